@@ -1,0 +1,42 @@
+"""ILA (Implicit Temporal Modeling with Learnable Alignment) for Hugging Face Transformers.
+
+Importing the package registers its classes with Transformers' Auto classes and pipelines.
+"""
+
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForVideoClassification,
+    AutoProcessor,
+    AutoVideoProcessor,
+)
+
+from .configuration_ila import IlaConfig, IlaTextConfig, IlaVisionConfig
+from .modeling_ila import IlaForVideoClassification, IlaModel, IlaPreTrainedModel, IlaVisionModel
+from .processing_ila import IlaProcessor
+from .video_processing_ila import IlaVideoProcessor
+from .video_reading_ila import VideoDecodingError, read_video
+
+
+__version__ = "0.1.0"
+__all__ = [
+    "IlaConfig",
+    "IlaForVideoClassification",
+    "IlaModel",
+    "IlaPreTrainedModel",
+    "IlaProcessor",
+    "IlaTextConfig",
+    "IlaVideoProcessor",
+    "IlaVisionConfig",
+    "IlaVisionModel",
+    "VideoDecodingError",
+    "read_video",
+]
+
+AutoConfig.register("ila", IlaConfig, exist_ok=True)
+AutoConfig.register("ila_vision_model", IlaVisionConfig, exist_ok=True)
+AutoModel.register(IlaConfig, IlaModel, exist_ok=True)
+AutoModel.register(IlaVisionConfig, IlaVisionModel, exist_ok=True)
+AutoModelForVideoClassification.register(IlaConfig, IlaForVideoClassification, exist_ok=True)
+AutoVideoProcessor.register(IlaConfig, IlaVideoProcessor, exist_ok=True)
+AutoProcessor.register(IlaConfig, IlaProcessor, exist_ok=True)

@@ -1,0 +1,814 @@
+"""ILA: CLIP turned into a video recogniser by aligning neighbouring frames.
+
+What is unusual about this model:
+- There is no attention over time inside the tower. Every layer aligns each frame with its neighbour (`alignment_ila.py`)
+  and lets one token of what they share take part in the frame's spatial attention.
+- Layers work on (B, T, L, D), so the number of frames travels with the tensor.
+- The classes are text: logits are cosines between the video and the class names, which adapt to the video (prompt).
+  The tokenised names are part of the checkpoint (`class_input_ids`), and their features are computed once.
+- Several views of one video may be given together; they are averaged as probabilities.
+
+Shapes: `B` videos, `V` views, `T` frames, `h`, `w` patch rows and columns, `L` = 1 + h*w tokens, `D` width,
+`E` projection, `K` classes.
+"""
+
+import copy
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torchvision.ops import StochasticDepth
+from transformers import AutoTokenizer, CLIPTextModel, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import initialization as init
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.models.clip.modeling_clip import (
+    CLIPAttention,
+    CLIPEncoderLayer,
+    CLIPPreTrainedModel,
+    CLIPVisionEmbeddings,
+    image_text_contrastive_loss,
+)
+from transformers.models.x_clip.modeling_x_clip import XCLIPMultiframeIntegrationTransformer, XCLIPPromptGenerator
+from transformers.processing_utils import Unpack
+from transformers.utils import ModelOutput, TransformersKwargs, logging
+from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
+
+from .alignment_ila import ImplicitAlignment, PointLayer
+from .configuration_ila import IlaConfig, IlaVisionConfig
+
+
+logger = logging.get_logger(__name__)
+
+# Arguments of `from_pretrained` that say where the files are.
+_SOURCE_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
+
+
+@dataclass
+class IlaVisionModelOutput(ModelOutput):
+    """Output of the vision tower and of `get_video_features`.
+
+    last_hidden_state: (B, T, L, D).
+    pooler_output: class token of every frame after the last layer norm, (B, T, D); of `get_video_features`: (B, E).
+    alignment_loss: sum over layers of the mean over pairs of 1 - cosine (Eq. 10 up to a constant and gamma), scalar;
+        `None` where nothing is aligned.
+    hidden_states: embeddings and every layer's output, each (B, T, L, D).
+    attentions: under "eager", each (B*T, heads, L or L+1, L or L+1); the last token is the mutual-information token.
+    interactive_points: per aligning layer (B, T-1, 2, 2): previous/current frame, x/y in [-1, 1].
+    alignment_masks: per aligning layer (B, T-1, 2, h, w).
+    """
+
+    last_hidden_state: torch.Tensor | None = None
+    pooler_output: torch.Tensor | None = None
+    alignment_loss: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+    interactive_points: tuple[torch.Tensor, ...] | None = None
+    alignment_masks: tuple[torch.Tensor, ...] | None = None
+
+
+@dataclass
+class IlaOutput(ModelOutput):
+    """Output of `IlaModel`.
+
+    loss: with `return_loss`, contrastive loss plus weighted alignment loss, scalar.
+    logits_per_video: (B, K). logits_per_text: its transpose.
+    text_embeds: unit length, (K, E), or (B, K, E) with the video-specific prompt.
+    video_embeds: unit length, (B, E).
+    """
+
+    loss: torch.Tensor | None = None
+    logits_per_video: torch.Tensor | None = None
+    logits_per_text: torch.Tensor | None = None
+    text_embeds: torch.Tensor | None = None
+    video_embeds: torch.Tensor | None = None
+    alignment_loss: torch.Tensor | None = None
+    text_model_output: BaseModelOutputWithPooling | None = None
+    vision_model_output: IlaVisionModelOutput | None = None
+
+    def to_tuple(self) -> tuple[Any, ...]:
+        return tuple(value.to_tuple() if isinstance(value, ModelOutput) else value for value in self.values())
+
+
+@dataclass
+class IlaVideoClassifierOutput(ModelOutput):
+    """Output of `IlaForVideoClassification`; see `IlaVisionModelOutput` for the fields below `alignment_loss`.
+
+    loss: with `labels`, classification loss plus weighted alignment loss, scalar.
+    logits: (B, K); for several views the log of the mean of their probabilities.
+    """
+
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    alignment_loss: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+    interactive_points: tuple[torch.Tensor, ...] | None = None
+    alignment_masks: tuple[torch.Tensor, ...] | None = None
+
+
+class IlaEncoderLayer(CLIPEncoderLayer):
+    """CLIP's layer on (B, T, L, D); where it aligns, the Implicit Spatio-Temporal block of Figure 3c."""
+
+    def __init__(self, config: IlaVisionConfig, layer_index: int) -> None:
+        super().__init__(config)
+        self.alignment = ImplicitAlignment(config) if layer_index in config.aligning_layers else None
+        depth = layer_index / max(1, config.num_hidden_layers - 1)
+        self.drop_path = StochasticDepth(config.drop_path_rate * depth, mode="row")
+
+    def forward(
+        self, hidden_states: torch.Tensor, grid: tuple[int, int], **kwargs: Unpack[TransformersKwargs]
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        """(B, T, L, D) and (h, w) -> hidden states (B, T, L, D), alignment loss, points (B, T-1, 2, 2)."""
+        batch_size, num_frames, num_tokens, _ = hidden_states.shape
+        tokens, loss, points = hidden_states, None, None
+        if self.alignment is not None and num_frames > 1:  # a single frame has nothing to align with
+            token, loss, points = self.alignment(hidden_states, *grid)
+            tokens = torch.cat([hidden_states, token[:, :, None]], dim=2)  # (B, T, L+1, D)
+        attended, _ = self.self_attn(self.layer_norm1(tokens).flatten(0, 1), **kwargs)  # Eq. 3b
+        attended = attended.unflatten(0, (batch_size, num_frames))[:, :, :num_tokens]  # the token is dropped
+        hidden_states = hidden_states + self.drop_path(attended)
+        hidden_states = hidden_states + self.drop_path(self.mlp(self.layer_norm2(hidden_states)))  # Eq. 4
+        return hidden_states, loss, points
+
+
+class IlaVisionEncoder(nn.Module):
+    def __init__(self, config: IlaVisionConfig) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([IlaEncoderLayer(config, index) for index in range(config.num_hidden_layers)])
+        self.gradient_checkpointing = False
+
+    def forward(
+        self, hidden_states: torch.Tensor, grid: tuple[int, int], **kwargs: Unpack[TransformersKwargs]
+    ) -> tuple[torch.Tensor, list[torch.Tensor], list[tuple[ImplicitAlignment, torch.Tensor]]]:
+        """(B, T, L, D) -> hidden states, the aligning layers' losses, and their modules with their points."""
+        losses, alignments = [], []
+        for layer in self.layers:
+            hidden_states, loss, points = layer(hidden_states, grid, **kwargs)
+            if loss is not None:
+                losses.append(loss)
+                alignments.append((layer.alignment, points))
+        return hidden_states, losses, alignments
+
+
+class Projection(nn.Linear):
+    """From a tower's width to the shared space, E."""
+
+
+class IlaPreTrainedModel(CLIPPreTrainedModel):
+    """Initialisation, and loading at another number of frames or image size than the checkpoint's."""
+
+    config: IlaConfig
+    config_class = IlaConfig
+    base_model_prefix = "ila"
+    input_modalities = ("video", "text")
+    _no_split_modules = ["CLIPTextEmbeddings", "CLIPEncoderLayer", "CLIPVisionEmbeddings", "IlaEncoderLayer"]
+    _keep_in_fp32_modules_strict = ["norm"]  # AlignmentBatchNorm: half precision spoils running statistics
+    _can_record_outputs = {"hidden_states": IlaEncoderLayer, "attentions": CLIPAttention}
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Called for every module that has weights of its own, and only for those."""
+        super()._init_weights(module)
+        factor = self.config.initializer_factor
+        if isinstance(module, PointLayer):
+            init.zeros_(module.weight)
+            init.zeros_(module.bias)
+        elif isinstance(module, Projection):
+            init.normal_(module.weight, std=module.in_features**-0.5 * factor)
+        elif isinstance(module, XCLIPMultiframeIntegrationTransformer):
+            init.normal_(module.position_embedding, std=self.config.initializer_range)
+        elif isinstance(module, XCLIPPromptGenerator):
+            init.constant_(module.alpha, self.config.prompt_alpha)
+        elif isinstance(module, IlaModel):
+            module.init_own_weights(factor)
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: Any, *model_args: Any, config: Any = None, **kwargs: Any
+    ) -> Any:
+        """`PreTrainedModel.from_pretrained`; another `num_frames` or `image_size` than the checkpoint's interpolates the
+        position embeddings and says so.
+        """
+        asks_for_size = isinstance(config, PreTrainedConfig) or not {"num_frames", "image_size"}.isdisjoint(kwargs)
+        if pretrained_model_name_or_path is None or not asks_for_size:
+            return super().from_pretrained(pretrained_model_name_or_path, *model_args, config=config, **kwargs)
+        source = {name: kwargs[name] for name in _SOURCE_ARGUMENTS if name in kwargs}
+        if not isinstance(config, PreTrainedConfig):
+            path = config if config is not None else pretrained_model_name_or_path
+            config, kwargs = cls.config_class.from_pretrained(path, return_unused_kwargs=True, **kwargs)
+            kwargs = {**kwargs, **source}
+        wanted = vision_sizes(config)
+        config = copy.deepcopy(config)
+        set_vision_sizes(config, stored_sizes(cls.config_class, pretrained_model_name_or_path, wanted, **source))
+        loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, config=config, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        model.resize_positions(**wanted)
+        return loaded
+
+    def resize_positions(self, *, num_frames: int | None = None, image_size: int | None = None) -> None:
+        """Interpolate the position embeddings to another number of frames or image size (pixels), in place."""
+        before = vision_sizes(self.config)
+        wanted = {"num_frames": num_frames or before["num_frames"], "image_size": image_size or before["image_size"]}
+        mit = getattr(self, "mit", None)
+        if mit is not None and wanted["num_frames"] != before["num_frames"]:
+            resized = F.interpolate(
+                mit.position_embedding.detach().float().mT, size=wanted["num_frames"], mode="linear"
+            )
+            mit.position_embedding = nn.Parameter(resized.mT.to(mit.position_embedding.dtype).contiguous())
+            logger.warning(f"Positions were interpolated: {before['num_frames']} to {wanted['num_frames']} frames.")
+        if wanted["image_size"] != before["image_size"]:
+            embeddings = next(module for module in self.modules() if isinstance(module, CLIPVisionEmbeddings))
+            _resize_patch_positions(embeddings, wanted["image_size"])
+            logger.warning(f"Positions were interpolated: {before['image_size']} to {wanted['image_size']} pixels.")
+        set_vision_sizes(self.config, wanted)
+
+
+def vision_sizes(config: PreTrainedConfig) -> dict[str, int]:
+    vision = getattr(config, "vision_config", config)
+    return {"num_frames": vision.num_frames, "image_size": vision.image_size}
+
+
+def set_vision_sizes(config: PreTrainedConfig, sizes: dict[str, int]) -> None:
+    vision = getattr(config, "vision_config", config)
+    vision.num_frames, vision.image_size = sizes["num_frames"], sizes["image_size"]
+
+
+def stored_sizes(config_class: Any, path: Any, wanted: dict[str, int], **source: Any) -> dict[str, int]:
+    """Number of frames and image size of a checkpoint; `wanted` frames for a CLIP checkpoint, which knows none."""
+    sizes = vision_sizes(config_class.from_pretrained(path, **source))
+    config_dict, _ = config_class.get_config_dict(path, **source)
+    knows_frames = "num_frames" in config_dict.get("vision_config", config_dict)
+    return sizes if knows_frames else {**sizes, "num_frames": wanted["num_frames"]}
+
+
+def _resize_patch_positions(embeddings: CLIPVisionEmbeddings, image_size: int) -> None:
+    weight = embeddings.position_embedding.weight.detach()  # (1 + grid * grid, D)
+    before, after = math.isqrt(weight.shape[0] - 1), image_size // embeddings.patch_size
+    patches = weight[1:].float().mT.unflatten(1, (before, before))[None]  # (1, D, grid, grid)
+    patches = F.interpolate(patches, size=(after, after), mode="bicubic", align_corners=False)
+    resized = torch.cat([weight[:1], patches[0].flatten(1).mT.to(weight.dtype)])
+    embeddings.position_embedding = nn.Embedding.from_pretrained(resized, freeze=False)
+    embeddings.image_size = image_size
+    embeddings.num_patches, embeddings.num_positions = after * after, len(resized)
+    embeddings.position_ids = torch.arange(len(resized), device=weight.device)[None]
+
+
+class IlaVisionModel(IlaPreTrainedModel):
+    """CLIP's vision tower on videos, with the temporal module of `config.temporal_module` in its layers."""
+
+    config: IlaVisionConfig
+    config_class = IlaVisionConfig
+    base_model_prefix = "vision_model"  # so that the tower alone loads from a folder that holds both
+    main_input_name = "pixel_values"
+    input_modalities = ("video",)
+    _keys_to_ignore_on_load_unexpected = [r"^(text_|visual_projection|logit_scale|mit\.|prompts_|class)"]
+    _input_embed_layer = "patch_embedding"
+
+    def __init__(self, config: IlaVisionConfig) -> None:
+        super().__init__(config)
+        self.embeddings = CLIPVisionEmbeddings(config)
+        self.pre_layrnorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.encoder = IlaVisionEncoder(config)
+        self.post_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.post_init()
+
+    @merge_with_config_defaults
+    @capture_outputs(tie_last_hidden_states=False)
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        interpolate_pos_encoding: bool = False,
+        output_alignment: bool = False,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> IlaVisionModelOutput:
+        """
+        Args:
+            pixel_values: (B, T, C, H, W) with T = `config.num_frames` and H = W = `config.image_size`.
+            interpolate_pos_encoding: take any H and W.
+            output_alignment: return `interactive_points` and `alignment_masks`.
+
+        Raises:
+            ValueError: on another rank, number of frames, channels or size.
+        """
+        self._check_pixel_values(pixel_values, interpolate_pos_encoding)
+        batch_size, num_frames, _, height, width = pixel_values.shape
+        grid = (height // self.config.patch_size, width // self.config.patch_size)
+        hidden_states = self.embeddings(pixel_values.flatten(0, 1), interpolate_pos_encoding=interpolate_pos_encoding)
+        hidden_states = self.pre_layrnorm(hidden_states).unflatten(0, (batch_size, num_frames))  # (B, T, L, D)
+        hidden_states, losses, alignments = self.encoder(hidden_states, grid, **kwargs)
+        output = IlaVisionModelOutput(
+            last_hidden_state=hidden_states,
+            pooler_output=self.post_layernorm(hidden_states[:, :, 0]),  # (B, T, D)
+            alignment_loss=torch.stack(losses).sum() if losses else None,
+        )
+        if output_alignment:
+            output.interactive_points = tuple(points for _, points in alignments)
+            output.alignment_masks = tuple(alignment.masks(points, *grid) for alignment, points in alignments)
+        return output
+
+    def _check_pixel_values(self, pixel_values: torch.Tensor, any_size: bool) -> None:
+        config = self.config
+        frames, channels, size = config.num_frames, config.num_channels, config.image_size
+        given = tuple(pixel_values.shape)
+        fits = len(given) == 5 and given[1:3] == (frames, channels)
+        if not fits or (given[3:] != (size, size) and not any_size):
+            raise ValueError(
+                "`pixel_values` must be (videos, frames, channels, height, width) = "
+                f"(any, {frames}, {channels}, {size}, {size}), got {given}. Another number of frames or image size: "
+                "`from_pretrained(..., num_frames=..., image_size=...)`."
+            )
+
+
+def frame_integration(config: IlaConfig) -> XCLIPMultiframeIntegrationTransformer | None:
+    """The transformer over the frames' class tokens (Eq. 8), width E; `None` for no layers."""
+    vision, width = config.vision_config, config.projection_dim
+    if vision.mit_num_hidden_layers == 0:
+        return None
+    mit = copy.copy(vision)
+    mit.hidden_size = width
+    mit.num_hidden_layers = vision.mit_num_hidden_layers
+    mit.num_attention_heads = vision.mit_num_attention_heads or _default_heads(width)
+    mit.intermediate_size = vision.mit_intermediate_size or 4 * width
+    return XCLIPMultiframeIntegrationTransformer(mit)
+
+
+def prompt_generator(config: IlaConfig) -> XCLIPPromptGenerator:
+    """X-CLIP's video-specific prompt (Section 3.1): class features ask the video's patches."""
+    config.prompt_num_attention_heads = config.prompt_num_attention_heads or _default_heads(config.projection_dim)
+    return XCLIPPromptGenerator(config)
+
+
+def _default_heads(width: int) -> int:
+    return width // 64 if width % 64 == 0 else 1
+
+
+class IlaModel(IlaPreTrainedModel):
+    """Video tower and text tower (no text tower with `classification_head="linear"`): cosines of videos and texts."""
+
+    # CLIP's text tower where the head is linear; the classifier's own where there is none.
+    _keys_to_ignore_on_load_unexpected = [r"^(text_model|text_projection|logit_scale|class)"]
+
+    def __init__(self, config: IlaConfig) -> None:
+        super().__init__(config)
+        width, projection = config.vision_config.hidden_size, config.projection_dim
+        self.vision_model = IlaVisionModel._from_config(config.vision_config)
+        self.visual_projection = Projection(width, projection, bias=False)
+        self.mit = frame_integration(config)
+        if config.classification_head == "text":
+            self.text_model = CLIPTextModel._from_config(config.text_config)
+            self.text_projection = Projection(config.text_config.hidden_size, projection, bias=False)
+            self.logit_scale = nn.Parameter(torch.tensor(float(config.logit_scale_init_value)))
+            if config.use_video_prompt:
+                self.prompts_visual_layernorm = nn.LayerNorm(width, eps=config.vision_config.layer_norm_eps)
+                self.prompts_visual_projection = nn.Parameter(torch.empty(width, projection))
+                self.prompts_generator = prompt_generator(config)
+        self.post_init()
+
+    def init_own_weights(self, factor: float) -> None:
+        """Initialise what belongs to this module itself, as CLIP and X-CLIP do."""
+        if self.config.classification_head == "text":
+            init.constant_(self.logit_scale, self.config.logit_scale_init_value)
+            if self.config.use_video_prompt:
+                init.normal_(self.prompts_visual_projection, std=self.config.vision_config.hidden_size**-0.5 * factor)
+
+    def set_attn_implementation(self, attn_implementation: str | dict, *args: Any, **kwargs: Any) -> None:
+        super().set_attn_implementation(attn_implementation, *args, **kwargs)
+        if self.mit is not None:  # it has a configuration of its own, derived from the vision tower's
+            for module in self.mit.modules():
+                if hasattr(module, "config"):
+                    module.config._attn_implementation = self.config.vision_config._attn_implementation
+
+    @can_return_tuple
+    def get_video_features(
+        self,
+        pixel_values: torch.Tensor,
+        interpolate_pos_encoding: bool = False,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> IlaVisionModelOutput:
+        """Video features v of Eq. 8, not normalised: (B, T, C, H, W) -> `pooler_output` (B, E)."""
+        kwargs.pop("return_dict", None)
+        outputs = self.vision_model(
+            pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, return_dict=True, **kwargs
+        )
+        frames = self.visual_projection(outputs.pooler_output)  # (B, T, E)
+        outputs.pooler_output = frames.mean(1) if self.mit is None else self.mit(frames).pooler_output
+        return outputs
+
+    @can_return_tuple
+    def get_text_features(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> BaseModelOutputWithPooling:
+        """Text features c, not normalised: (K, length) -> `pooler_output` (K, E).
+
+        Raises:
+            ValueError: where there is no text tower (`classification_head="linear"`).
+        """
+        if self.config.classification_head != "text":
+            head = self.config.classification_head
+            raise ValueError(f'There is no text tower: `classification_head` is "{head}"; it takes "text".')
+        kwargs.pop("return_dict", None)
+        outputs = self.text_model(
+            input_ids, attention_mask=attention_mask, position_ids=position_ids, return_dict=True, **kwargs
+        )
+        outputs.pooler_output = self.text_projection(outputs.pooler_output)
+        return outputs
+
+    def match(
+        self, video_outputs: IlaVisionModelOutput, text_embeds: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Scaled cosines of videos and texts.
+
+        Args:
+            video_outputs: of `get_video_features`.
+            text_embeds: (K, E).
+
+        Returns:
+            Logits (B, K), unit video features (B, E), unit text features (K, E) or, with the prompt, (B, K, E).
+        """
+        video_embeds = video_outputs.pooler_output
+        text_embeds = text_embeds.to(video_embeds)
+        if self.config.use_video_prompt:
+            patches = self.prompts_visual_layernorm(video_outputs.last_hidden_state[:, :, 1:]).mean(1)
+            patches = patches @ self.prompts_visual_projection  # (B, h*w, E): mean over frames, then projected
+            text_embeds = text_embeds.expand(len(video_embeds), -1, -1)
+            text_embeds = text_embeds + self.prompts_generator(text_embeds, patches)
+        video_embeds, text_embeds = F.normalize(video_embeds, dim=-1), F.normalize(text_embeds, dim=-1)
+        if self.config.use_video_prompt:  # every video has its own texts
+            cosines = (text_embeds @ video_embeds[..., None])[..., 0]
+        else:
+            cosines = video_embeds @ text_embeds.mT
+        return self.logit_scale.exp().to(cosines) * cosines, video_embeds, text_embeds
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        pixel_values: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        return_loss: bool | None = None,
+        interpolate_pos_encoding: bool = False,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> IlaOutput:
+        """
+        Args:
+            input_ids: tokenised texts, (K, length).
+            pixel_values: (B, T, C, H, W).
+            return_loss: contrastive loss of matching pairs (K = B) plus the weighted alignment loss.
+        """
+        video_outputs = self.get_video_features(pixel_values, interpolate_pos_encoding, **kwargs)
+        text_outputs = self.get_text_features(input_ids, attention_mask, position_ids, **kwargs)
+        logits, video_embeds, text_embeds = self.match(video_outputs, text_outputs.pooler_output)
+        loss = None
+        if return_loss:
+            loss = self.add_alignment_loss(image_text_contrastive_loss(logits.T), video_outputs.alignment_loss)
+        return IlaOutput(
+            loss=loss,
+            logits_per_video=logits,
+            logits_per_text=logits.T,
+            text_embeds=text_embeds,
+            video_embeds=video_embeds,
+            alignment_loss=video_outputs.alignment_loss,
+            text_model_output=text_outputs,
+            vision_model_output=video_outputs,
+        )
+
+    def add_alignment_loss(self, loss: torch.Tensor, alignment_loss: torch.Tensor | None) -> torch.Tensor:
+        """Section 3.3: the sum of both losses, the alignment's weighted by gamma."""
+        weight = self.config.alignment_loss_weight
+        return loss if alignment_loss is None or not weight else loss + weight * alignment_loss.to(loss)
+
+
+class IlaForVideoClassification(IlaModel):
+    """Video classifier with a text head (classes are names) or a linear head (classes are numbers)."""
+
+    class_input_ids: torch.Tensor  # (K, length), with class_features="tokens"
+    class_embeds: torch.Tensor  # (K, E), with class_features="embeddings"
+    accepts_loss_kwargs = False  # the loss is a mean; the Trainer must not rescale it by a count of items
+    main_input_name = "pixel_values"
+
+    def __init__(self, config: IlaConfig) -> None:
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.tokenizer: PreTrainedTokenizerBase | None = None
+        self._text_cache: tuple[Any, torch.Tensor] | None = None
+        if config.classification_head == "linear":
+            self.classifier_norm = nn.LayerNorm(config.projection_dim)
+            self.classifier_dropout = nn.Dropout(config.classifier_dropout)
+            self.classifier = nn.Linear(config.projection_dim, config.num_labels)
+        elif config.class_features == "embeddings":
+            self.register_buffer("class_embeds", torch.zeros(config.num_labels, config.projection_dim))
+        else:
+            self.register_buffer("class_input_ids", placeholder_class_input_ids(config))
+        self.freeze_text_model(config.freeze_text_model)
+        self.post_init()
+
+    def init_own_weights(self, factor: float) -> None:
+        super().init_own_weights(factor)
+        if "class_input_ids" in self._buffers:
+            init.copy_(self.class_input_ids, placeholder_class_input_ids(self.config))
+        if "class_embeds" in self._buffers:
+            init.normal_(self.class_embeds, std=self.config.projection_dim**-0.5)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: Any,
+        *model_args: Any,
+        labels: Sequence[str] | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Load an ILA or CLIP checkpoint, optionally for other classes.
+
+        Args:
+            pretrained_model_name_or_path: folder or Hub id of an ILA or CLIP checkpoint.
+            labels: class names. Sets `id2label` and `label2id`, and the text head's tokens.
+            tokenizer: of the text tower; by default the checkpoint's own.
+            kwargs: of `PreTrainedModel.from_pretrained`, and any configuration field.
+
+        Raises:
+            ValueError: `labels` for a text head without a tokenizer, or labels that are no list of different names.
+        """
+        source = {name: kwargs[name] for name in _SOURCE_ARGUMENTS if name in kwargs}
+        loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        model.freeze_text_model(model.config.freeze_text_model)  # loading made every weight trainable
+        model.tokenizer = tokenizer
+        if labels is not None:
+            if tokenizer is None and model.config.classification_head == "text":
+                model.tokenizer = load_tokenizer(pretrained_model_name_or_path, **source)
+            model.set_labels(labels)
+        return loaded
+
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
+        """`PreTrainedModel.save_pretrained`, with the tokenizer beside it so that `set_labels` works on what is saved."""
+        super().save_pretrained(save_directory, *args, **kwargs)
+        if self.tokenizer is not None and kwargs.get("is_main_process", True):
+            self.tokenizer.save_pretrained(save_directory)
+
+    def freeze_text_model(self, freeze: bool = True) -> None:
+        """Stop (or with `False` resume) training the text tower and its projection."""
+        self.config.freeze_text_model = freeze
+        if self.config.classification_head == "text":
+            self.text_model.requires_grad_(not freeze)
+            self.text_projection.requires_grad_(not freeze)
+
+    def set_labels(self, labels: Sequence[str], tokenizer: PreTrainedTokenizerBase | None = None) -> None:
+        """Name the classes anew.
+
+        The text head tokenises the names. The linear head keeps its weights if the number of classes stays, and starts
+        anew otherwise.
+
+        Args:
+            labels: K different names.
+            tokenizer: of the text tower; by default the one given before, or that of the checkpoint loaded.
+
+        Raises:
+            ValueError: no list of different names, or no tokenizer.
+        """
+        labels = check_labels(labels)
+        if self.config.classification_head == "linear":
+            if len(labels) != self.config.num_labels:
+                self._renew_classifier(len(labels))
+            self._name_classes(len(labels), labels)
+            return
+        self.tokenizer = tokenizer or self.tokenizer or load_tokenizer(self.name_or_path)
+        self.set_class_input_ids(tokenize_labels(labels, self.tokenizer, self.config.text_config), labels)
+
+    def set_class_input_ids(self, input_ids: torch.Tensor, labels: Sequence[str] | None = None) -> None:
+        """Set the classes' tokens.
+
+        Args:
+            input_ids: (K, length), length at most the text tower's; shorter ones are padded with 0 behind.
+            labels: K names; by default the present ones, or `LABEL_0`... where K changes.
+
+        Raises:
+            ValueError: no text head, another rank, too long, or ids outside the vocabulary.
+        """
+        self._require_text_head("set_class_input_ids")
+        ids = torch.as_tensor(input_ids)
+        limit, vocabulary = self.config.text_config.max_position_embeddings, self.config.text_config.vocab_size
+        if ids.ndim != 2 or ids.is_floating_point() or not 0 < ids.shape[1] <= limit or len(ids) == 0:
+            shape, dtype = tuple(ids.shape), ids.dtype
+            raise ValueError(f"`input_ids` must be integers of shape (classes, 1 to {limit}), got {shape} of {dtype}.")
+        if ids.min() < 0 or ids.max() >= vocabulary:
+            found = f"{ids.min().item()} to {ids.max().item()}"
+            raise ValueError(f"`input_ids` must lie between 0 and {vocabulary - 1} (vocab_size), got {found}.")
+        ids = F.pad(ids.long(), (0, limit - ids.shape[1])).to(self.text_projection.weight.device)
+        self._name_classes(len(ids), labels)
+        self._use_class_features("tokens", "class_input_ids", ids)
+
+    def set_class_embeddings(self, embeds: torch.Tensor, labels: Sequence[str] | None = None) -> None:
+        """Set ready text features of the classes, (K, E); the text tower is not used any more.
+
+        Raises:
+            ValueError: no text head, or another shape.
+        """
+        self._require_text_head("set_class_embeddings")
+        embeds = torch.as_tensor(embeds)
+        if embeds.ndim != 2 or embeds.shape[1] != self.config.projection_dim or len(embeds) == 0:
+            shape = tuple(embeds.shape)
+            raise ValueError(f"`embeds` must be (classes, {self.config.projection_dim}), got {shape}.")
+        self._name_classes(len(embeds), labels)
+        self._use_class_features("embeddings", "class_embeds", embeds.detach().to(self.text_projection.weight))
+
+    def _use_class_features(self, kind: str, name: str, tensor: torch.Tensor) -> None:
+        for buffer in ("class_input_ids", "class_embeds"):
+            self._buffers.pop(buffer, None)
+        self.register_buffer(name, tensor)
+        self.config.class_features = kind
+        self._text_cache = None
+
+    def _require_text_head(self, caller: str) -> None:
+        if self.config.classification_head != "text":
+            head = self.config.classification_head
+            raise ValueError(f'`{caller}` needs `classification_head="text"`, this model has "{head}".')
+
+    def _name_classes(self, num_labels: int, labels: Sequence[str] | None) -> None:
+        if labels is None and num_labels == self.config.num_labels:
+            return
+        names = list(labels) if labels is not None else [f"LABEL_{index}" for index in range(num_labels)]
+        if len(names) != num_labels:
+            raise ValueError(f"`labels` must name {num_labels} classes, got {len(names)}.")
+        self.config.id2label = dict(enumerate(names))
+        self.config.label2id = {name: index for index, name in enumerate(names)}
+        self.num_labels = num_labels
+
+    def _renew_classifier(self, num_labels: int) -> None:
+        old = self.classifier
+        logger.warning(f"The linear head starts anew: {num_labels} classes instead of {old.out_features}.")
+        self.classifier = nn.Linear(old.in_features, num_labels).to(old.weight)
+        self._init_weights(self.classifier)
+
+    def class_text_features(self) -> torch.Tensor:
+        """Text features of the classes, (K, E), computed once as long as the text tower takes no gradient.
+
+        Train and eval mode of no module is touched.
+        """
+        if self.config.class_features == "embeddings":
+            return self.class_embeds
+        weights = [*self.text_model.parameters(), *self.text_projection.parameters()]
+        trained = torch.is_grad_enabled() and any(weight.requires_grad for weight in weights)
+        random = self.training and self.config.text_config.attention_dropout > 0
+        if torch.compiler.is_compiling():
+            cached = None if trained or random or self._text_cache is None else self._text_cache[1]
+            return self._encode_classes(self.class_input_ids) if cached is None else cached
+        if trained or random:
+            return self._encode_classes(self.class_input_ids)
+        state = tensor_state([self.class_input_ids, *weights])
+        if self._text_cache is None or self._text_cache[0] != state:
+            device = self.class_input_ids.device.type
+            with torch.inference_mode(False), torch.no_grad(), torch.autocast(device, enabled=False):
+                self._text_cache = (state, self._encode_classes(self._shortest(self.class_input_ids)))
+        return self._text_cache[1]
+
+    def _encode_classes(self, input_ids: torch.Tensor) -> torch.Tensor:
+        return self.get_text_features(input_ids).pooler_output
+
+    def _shortest(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """Cut what follows the last end of text: attention is causal, so nothing before it changes."""
+        end = self.config.text_config.eos_token_id
+        ends = input_ids.argmax(-1) if end == 2 else (input_ids == end).int().argmax(-1)  # as CLIPTextModel reads them
+        return input_ids[:, : int(ends.max()) + 1]
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        interpolate_pos_encoding: bool = False,
+        output_alignment: bool = False,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> IlaVideoClassifierOutput:
+        """
+        Args:
+            pixel_values: (B, T, C, H, W), or (B, V, T, C, H, W) for several views of each video.
+            labels: class indices (B,), or class probabilities (B, K).
+            interpolate_pos_encoding: take any H and W.
+            output_alignment: return `interactive_points` and `alignment_masks`, for views with B * V in place of B.
+
+        Raises:
+            ValueError: on another rank, number of frames, channels or size; on labels of another shape.
+        """
+        views = pixel_values.shape[1] if pixel_values.ndim == 6 else None
+        outputs = self.get_video_features(
+            pixel_values if views is None else pixel_values.flatten(0, 1),
+            interpolate_pos_encoding,
+            output_alignment=output_alignment,
+            **kwargs,
+        )
+        logits = self.classify(outputs)  # (B, K), with views (B * V, K)
+        if views is not None:
+            logits = self.fuse_views(logits.unflatten(0, (-1, views)))
+        loss = None
+        if labels is not None:
+            loss = self.add_alignment_loss(self.classification_loss(logits, labels), outputs.alignment_loss)
+        return IlaVideoClassifierOutput(
+            loss=loss,
+            logits=logits,
+            alignment_loss=outputs.alignment_loss,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            interactive_points=outputs.interactive_points,
+            alignment_masks=outputs.alignment_masks,
+        )
+
+    def classify(self, video_outputs: IlaVisionModelOutput) -> torch.Tensor:
+        """Output of `get_video_features` -> logits (B, K)."""
+        if self.config.classification_head == "text":
+            return self.match(video_outputs, self.class_text_features())[0]
+        features = F.normalize(video_outputs.pooler_output, dim=-1)
+        return self.classifier(self.classifier_dropout(self.classifier_norm(features)))
+
+    def fuse_views(self, logits: torch.Tensor) -> torch.Tensor:
+        """(B, V, K) -> (B, K), such that the softmax (sigmoid for several labels) is the mean over the views."""
+        logits = logits.float()
+        if self.config.problem_type == "multi_label_classification":
+            yes, no = F.logsigmoid(logits).logsumexp(1), F.logsigmoid(-logits).logsumexp(1)
+            return yes - no
+        return logits.log_softmax(-1).logsumexp(1) - math.log(logits.shape[1])
+
+    def classification_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Cross-entropy with class indices or probabilities; binary cross-entropy for several labels."""
+        logits, soft = logits.float(), labels.is_floating_point()
+        expected = tuple(logits.shape) if soft or labels.ndim == 2 else (len(logits),)
+        if tuple(labels.shape) != expected:
+            allowed = f"class indices ({len(logits)},) or probabilities {tuple(logits.shape)}"
+            raise ValueError(f"`labels` must be {allowed}, got {tuple(labels.shape)} of {labels.dtype}.")
+        if self.config.problem_type == "multi_label_classification":
+            return F.binary_cross_entropy_with_logits(logits, labels.to(logits))
+        smoothing = self.config.label_smoothing if self.training else 0.0
+        target = labels.to(logits) if soft or labels.ndim == 2 else labels.long()
+        return F.cross_entropy(logits, target, label_smoothing=smoothing)
+
+
+def tensor_state(tensors: Iterable[torch.Tensor]) -> list[tuple[Any, ...]]:
+    """What changes when any of the tensors is replaced, moved, cast or written to."""
+    return [
+        (id(tensor), tensor.data_ptr(), tensor.device, tensor.dtype, 0 if tensor.is_inference() else tensor._version)
+        for tensor in tensors
+    ]
+
+
+def check_labels(labels: Sequence[str]) -> list[str]:
+    """The labels as a list; a ValueError unless they are different, non-empty names."""
+    names = [] if isinstance(labels, str) or not isinstance(labels, Iterable) else list(labels)
+    if not names or not all(isinstance(name, str) and name.strip() for name in names):
+        raise ValueError(f"`labels` must be a list of class names, got {labels!r}.")
+    if len(set(names)) != len(names):
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        raise ValueError(f"`labels` must be different names, these repeat: {repeated}.")
+    return names
+
+
+def load_tokenizer(path: Any, **source: Any) -> PreTrainedTokenizerBase:
+    """The tokenizer of a checkpoint; a ValueError that says what to do where there is none."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, **source)
+    except Exception as error:  # the library raises five kinds, depending on what is missing
+        raise ValueError(no_tokenizer(path)) from error
+    if len(tokenizer) <= len(tokenizer.all_special_ids):  # built without any file
+        raise ValueError(no_tokenizer(path))
+    return tokenizer
+
+
+def no_tokenizer(path: Any) -> str:
+    return (
+        f"Class names need a tokenizer and {str(path)!r} holds none (tokenizer.json, or vocab.json with merges.txt). "
+        "Pass `tokenizer=`, or use `set_class_input_ids` or `set_class_embeddings`."
+    )
+
+
+def tokenize_labels(
+    labels: Sequence[str], tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig
+) -> torch.Tensor:
+    """Class names -> (K, length) as CLIP reads them: the bare name, padded to the text tower's length."""
+    length = config.max_position_embeddings
+    longest = max(len(ids) for ids in tokenizer(list(labels))["input_ids"])
+    if longest > length:
+        logger.warning(f"Class names are cut to {length} tokens; the longest has {longest}.")
+    encoded = tokenizer(list(labels), padding="max_length", truncation=True, max_length=length, return_tensors="pt")
+    return encoded["input_ids"]
+
+
+def placeholder_class_input_ids(config: IlaConfig) -> torch.Tensor:
+    """Different tokens for every class until `set_labels` names them: two tokens that count, and the end of text."""
+    text = config.text_config
+    end = text.vocab_size - 1 if text.eos_token_id == 2 else text.eos_token_id
+    usable = [token for token in range(3, min(text.vocab_size, 1024)) if token != end] or [0]
+    ids = torch.zeros(config.num_labels, text.max_position_embeddings, dtype=torch.long)
+    for index in range(config.num_labels):
+        row = [usable[index % len(usable)], usable[index // len(usable) % len(usable)]]
+        row += [end] if isinstance(end, int) and end < text.vocab_size else []
+        ids[index, : len(row)] = torch.tensor(row[: ids.shape[1]])
+    return ids

@@ -1,0 +1,44 @@
+"""Videos and class names to model inputs: the video processor and CLIP's tokenizer behind one call."""
+
+from typing import Any
+
+from transformers.processing_utils import ProcessingKwargs, ProcessorMixin
+
+from .video_processing_ila import IlaVideoProcessor, IlaVideoProcessorKwargs
+
+
+class IlaProcessorKwargs(ProcessingKwargs, total=False):
+    """Options of a call: those of `IlaVideoProcessor` and of the tokenizer."""
+
+    videos_kwargs: IlaVideoProcessorKwargs  # type: ignore[misc]
+
+
+class IlaProcessor(ProcessorMixin):
+    """`processor(videos=..., text=[...], return_tensors="pt")` -> `pixel_values`, `input_ids`, `attention_mask`.
+
+    Texts are padded to the longest, so that a list of class names makes one tensor (K, length).
+
+    Args:
+        video_processor: an `IlaVideoProcessor`; what it accepts as videos, so does this.
+        tokenizer: the CLIP tokenizer of the text tower.
+
+    Raises:
+        ValueError: neither videos nor text, or whatever the two parts refuse.
+    """
+
+    valid_processor_kwargs = IlaProcessorKwargs  # type: ignore[assignment]
+    text_kwargs: Any = {"padding": True}  # noqa: RUF012
+
+    def __init__(self, video_processor: Any = None, tokenizer: Any = None, **kwargs: Any) -> None:
+        super().__init__(video_processor, tokenizer, **kwargs)
+
+    @classmethod
+    def _get_arguments_from_pretrained(
+        cls, pretrained_model_name_or_path: Any, processor_dict: dict | None = None, **kwargs: Any
+    ) -> list:
+        """The two parts by class, not by Auto class: a CLIP folder names an image processor where ours is wanted."""
+        kwargs.setdefault("subfolder", "")
+        return [
+            IlaVideoProcessor.from_pretrained(pretrained_model_name_or_path, **kwargs),
+            cls._load_tokenizer_from_pretrained("tokenizer", pretrained_model_name_or_path, **kwargs),
+        ]

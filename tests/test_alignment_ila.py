@@ -1,0 +1,249 @@
+"""The alignment against a plain reference: the paper's equations written out in loops over scalars, in float64."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.checkpoint import checkpoint
+
+from transformers_ila.alignment_ila import ImplicitAlignment, alignment_masks
+from transformers_ila.configuration_ila import IlaVisionConfig
+
+
+EXACT = 1e-10
+
+
+def config(**fields):
+    return IlaVisionConfig(
+        **{
+            "hidden_size": 8,
+            "intermediate_size": 16,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "image_size": 16,
+            "patch_size": 4,
+            "alignment_hidden_size": 8,
+            **fields,
+        }
+    )
+
+
+def random_alignment(vision_config, seed=0):
+    """A module in float64 with non-trivial weights and statistics everywhere."""
+    generator = torch.Generator().manual_seed(seed)
+    module = ImplicitAlignment(vision_config).double()
+    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+        if tensor.is_floating_point():
+            values = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
+            tensor.data.copy_(values.abs() + 0.5 if "var" in name else 0.5 * values)
+    return module.eval()
+
+
+# --- the reference ---------------------------------------------------------------------------------------------------
+
+
+def loop_conv(image, conv):
+    """(channels, rows, columns) -> (out, rows, columns): any kernel, groups, zero padding that keeps the size."""
+    weight, bias = conv.weight.detach().numpy(), conv.bias.detach().numpy()
+    out_channels, per_group, kernel, _ = weight.shape
+    _, rows, columns = image.shape
+    reach = kernel // 2
+    out = np.zeros((out_channels, rows, columns))
+    for o, r, c in itertools.product(range(out_channels), range(rows), range(columns)):
+        first = (o * conv.groups // out_channels) * per_group
+        total = bias[o]
+        for i, dr, dc in itertools.product(range(per_group), range(kernel), range(kernel)):
+            rr, cc = r + dr - reach, c + dc - reach
+            if 0 <= rr < rows and 0 <= cc < columns:
+                total += weight[o, i, dr, dc] * image[first + i, rr, cc]
+        out[o, r, c] = total
+    return out
+
+
+def loop_norm(image, norm):
+    out = np.empty_like(image)
+    for channel in range(len(image)):
+        mean, var = norm.running_mean[channel].item(), norm.running_var[channel].item()
+        scale, shift = norm.weight[channel].item(), norm.bias[channel].item()
+        out[channel] = (image[channel] - mean) / math.sqrt(var + norm.eps) * scale + shift
+    return out
+
+
+def loop_pool(image):
+    channels, rows, columns = image.shape
+    high, wide = min(2, rows), min(2, columns)
+    out = np.empty((channels, rows // high, columns // wide))
+    for k, r, c in itertools.product(range(channels), range(rows // high), range(columns // wide)):
+        out[k, r, c] = image[k, r * high : (r + 1) * high, c * wide : (c + 1) * wide].max()
+    return out
+
+
+def loop_conv_norm(image, block):
+    layers = block.convolution if isinstance(block.convolution, torch.nn.Sequential) else [block.convolution]
+    for layer in layers:
+        image = loop_conv(image, layer)
+    image = loop_norm(image, block.norm)
+    return np.maximum(loop_pool(image) if block.pool else image, 0)
+
+
+def loop_grouped(vector, layer):
+    weight, bias = layer.weight.detach().numpy()[..., 0], layer.bias.detach().numpy()
+    half_in, half_out = len(vector) // 2, len(weight) // 2
+    out = []
+    for o in range(len(weight)):
+        offset = half_in if o >= half_out else 0
+        out.append(bias[o] + sum(weight[o, i] * vector[offset + i] for i in range(half_in)))
+    return np.array(out)
+
+
+def loop_points(previous, current, module):
+    """Eq. 5 for one pair, frames as (D, rows, columns): [[x, y] of previous, [x, y] of current]."""
+    image = np.concatenate([previous, current])
+    *blocks, head = module.convolution_module
+    for block in [*blocks, *head.convolutions]:
+        image = loop_conv_norm(image, block)
+    vector = image.max((1, 2))
+    values = loop_grouped(np.maximum(loop_grouped(vector, head.hidden), 0), head.points)
+    return 0.75 * np.tanh(values).reshape(2, 2)
+
+
+def loop_weight(s, eta, delta, beta):
+    return eta if s <= delta else max(0.0, eta - beta * (s - delta))
+
+
+def loop_mask(point, rows, columns, distance, eta, delta, beta):
+    """Eq. 6."""
+    mask = np.empty((rows, columns))
+    for r, c in itertools.product(range(rows), range(columns)):
+        u = -1 + 2 * c / (columns - 1) if columns > 1 else 0.0
+        v = -1 + 2 * r / (rows - 1) if rows > 1 else 0.0
+        if distance == "separable":
+            mask[r, c] = loop_weight(abs(u - point[0]), eta, delta, beta)
+            mask[r, c] *= loop_weight(abs(v - point[1]), eta, delta, beta)
+        else:
+            mask[r, c] = loop_weight(math.hypot(u - point[0], v - point[1]), eta, delta, beta)
+    return mask
+
+
+def loop_pooled(mask, frame):
+    """Eq. 7 and Eq. 3a: the plain mean of the weighted patches, (D,)."""
+    _, rows, columns = frame.shape
+    total = np.zeros(len(frame))
+    for r, c in itertools.product(range(rows), range(columns)):
+        total += mask[r, c] * frame[:, r, c]
+    return total / (rows * columns)
+
+
+def loop_alignment(hidden, module, rows, columns):
+    """(T, 1 + N, D) of one video -> tokens (T, D), 1 - cosine per pair, points (T-1, 2, 2)."""
+    frames = [frame[1:].T.reshape(-1, rows, columns) for frame in hidden]
+    c = module.config
+    tokens, losses, all_points = [None] * len(frames), [], []
+    for t in range(1, len(frames)):
+        points = loop_points(frames[t - 1], frames[t], module)
+        numbers = (c.alignment_distance, c.alignment_eta, c.alignment_delta, c.alignment_beta)
+        previous = loop_pooled(loop_mask(points[0], rows, columns, *numbers), frames[t - 1])
+        current = loop_pooled(loop_mask(points[1], rows, columns, *numbers), frames[t])
+        cosine = previous @ current / math.sqrt((previous @ previous) * (current @ current))  # Eq. 9
+        losses.append(1 - cosine)
+        all_points.append(points)
+        tokens[t] = current
+        if t == 1:
+            tokens[0] = previous
+    return np.stack(tokens), losses, np.stack(all_points)
+
+
+# --- the tests -------------------------------------------------------------------------------------------------------
+
+FORMS = [
+    {},
+    {"alignment_distance": "euclidean"},
+    {"alignment_conv": "standard"},
+    {"alignment_eta": 0.8, "alignment_delta": 0.1, "alignment_beta": 0.9, "alignment_distance": "euclidean"},
+    {"alignment_eta": 1.2, "alignment_beta": 2.0},
+]
+
+
+@pytest.mark.parametrize("grid", [(4, 4), (3, 5), (2, 1)])
+@pytest.mark.parametrize("fields", FORMS)
+def test_points_masks_token_and_loss_equal_the_loops(fields, grid):
+    module = random_alignment(config(**fields))
+    rows, columns = grid
+    hidden = torch.randn(2, 3, 1 + rows * columns, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    token, loss, points = module(hidden, rows, columns)
+    expected = [loop_alignment(video.numpy(), module, rows, columns) for video in hidden]
+    assert np.abs(points.detach().numpy() - np.stack([points for _, _, points in expected])).max() < EXACT
+    assert np.abs(token.detach().numpy() - np.stack([tokens for tokens, _, _ in expected])).max() < EXACT
+    mean = np.mean([losses for _, losses, _ in expected])
+    assert abs(loss.item() - mean) < 1e-6  # cosines are taken in float32 on purpose
+    assert points.abs().max() <= 0.75 and points.std() > 0.01
+
+
+@pytest.mark.parametrize("distance", ["separable", "euclidean"])
+@pytest.mark.parametrize("grid", [(7, 7), (14, 9), (1, 4), (1, 1)])
+def test_masks_equal_the_loops_also_with_jitter(distance, grid):
+    points = torch.tensor([[0.3, -0.6], [0.0, 0.0], [-0.75, 0.75]], dtype=torch.float64)
+    for jitter in (0.0, 0.2):
+        masks = alignment_masks(points, *grid, distance=distance, jitter=jitter)
+        for point, mask in zip(points.numpy(), masks.numpy()):
+            moves = [-jitter, 0, jitter] if jitter else [0]
+            all_masks = [loop_mask(point + [dx, dy], *grid, distance, 1, 0.25, 1.5) for dx in moves for dy in moves]
+            assert np.abs(mask - np.mean(all_masks, 0)).max() < EXACT
+
+
+def test_masks_have_finite_gradients_at_the_point_itself():
+    points = torch.zeros(1, 2, dtype=torch.float64, requires_grad=True)
+    for distance in ("separable", "euclidean"):
+        alignment_masks(points, 5, 5, distance=distance, beta=1.0, delta=0.0).sum().backward()
+        assert torch.isfinite(points.grad).all()
+
+
+def test_a_new_module_points_at_the_centre_of_every_frame():
+    from transformers_ila import IlaVisionModel
+
+    model = IlaVisionModel(config(num_frames=3)).eval()
+    output = model(torch.randn(1, 3, 3, 16, 16), output_alignment=True)
+    assert output.interactive_points[0].abs().max() == 0
+    mask = output.alignment_masks[0]
+    assert torch.equal(mask, mask.flip(-1)) and torch.equal(mask, mask.flip(-2)) and mask.max() <= 1
+
+
+def test_jitter_acts_in_training_mode_only():
+    module = random_alignment(config())
+    hidden = torch.randn(1, 3, 17, 8, dtype=torch.float64)
+    token = module(hidden, 4, 4).token
+    module.training = True  # the batch norms stay in eval mode
+    assert not torch.allclose(token, module(hidden, 4, 4).token)
+    module.jitter = 0.0
+    assert torch.equal(token, module(hidden, 4, 4).token)
+
+
+@pytest.mark.parametrize("use_reentrant", [True, False])
+def test_checkpointing_updates_batch_statistics_once(use_reentrant):
+    hidden = torch.randn(2, 3, 17, 8, dtype=torch.float64, requires_grad=True)
+    plain, checkpointed = random_alignment(config()).train(), random_alignment(config()).train()
+    for module in (plain, checkpointed):
+        for name, buffer in module.named_buffers():
+            buffer.zero_() if "num_batches" in name else None
+    plain(hidden, 4, 4).token.sum().backward()
+    checkpoint(lambda x: checkpointed(x, 4, 4).token, hidden, use_reentrant=use_reentrant).sum().backward()
+    for (name, buffer), expected in zip(checkpointed.named_buffers(), plain.buffers()):
+        assert torch.equal(buffer, expected), name
+        assert "num_batches" not in name or buffer == 1
+    for weight, expected in zip(checkpointed.parameters(), plain.parameters()):
+        assert torch.allclose(weight.grad, expected.grad)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_keeps_float32_statistics(dtype):
+    module = ImplicitAlignment(config())
+    before = {name: buffer.clone() for name, buffer in random_alignment(config()).float().named_buffers()}
+    module.load_state_dict(before, strict=False)
+    module.to(dtype)
+    for name, buffer in module.named_buffers():
+        assert torch.equal(buffer, before[name]), name
+    assert module.convolution_module[1].hidden.weight.dtype == dtype
+    token, loss, points = module(torch.randn(1, 3, 17, 8, dtype=dtype), 4, 4)
+    assert token.dtype == points.dtype == dtype and loss.dtype == torch.float32

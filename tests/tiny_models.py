@@ -1,0 +1,66 @@
+"""Small configurations and checkpoints in the original formats, made on the spot."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
+
+from transformers_ila import IlaConfig
+
+
+TINY_VISION = {
+    "hidden_size": 32,
+    "intermediate_size": 37,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "image_size": 28,
+    "patch_size": 4,
+}
+TINY_TEXT = {
+    "hidden_size": 32,
+    "intermediate_size": 37,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "vocab_size": 99,
+    "max_position_embeddings": 16,
+    "bos_token_id": 97,
+    "eos_token_id": 98,
+}
+TINY_ILA = {"num_frames": 4, "alignment_hidden_size": 8}
+
+
+def tiny_config(**fields: Any) -> IlaConfig:
+    """An IlaConfig that computes in milliseconds; `fields` as for IlaConfig."""
+    return IlaConfig(
+        **{
+            "vision_config": dict(TINY_VISION),
+            "text_config": dict(TINY_TEXT),
+            "projection_dim": 64,
+            **TINY_ILA,
+            **fields,
+        }
+    )
+
+
+def byte_tokenizer(folder: Path) -> CLIPTokenizer:
+    """A CLIP tokenizer that knows the letters and no merges, saved in `folder` as CLIP checkpoints hold theirs."""
+    letters = [chr(code) for code in range(33, 127)]
+    tokens = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.json").write_text(json.dumps({token: index for index, token in enumerate(tokens)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    tokenizer = CLIPTokenizer.from_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return tokenizer
+
+
+def save_clip(folder: Path, *, tokenizer: bool = True, **text_fields: Any) -> Path:
+    """A CLIP checkpoint with random weights, as `CLIPModel.save_pretrained` writes it."""
+    text = {**TINY_TEXT, "vocab_size": 192, "bos_token_id": 188, "eos_token_id": 189, **text_fields}
+    text["max_position_embeddings"] = 32
+    config = CLIPConfig(vision_config=dict(TINY_VISION), text_config=text, projection_dim=64)
+    CLIPModel(config).save_pretrained(folder)
+    if tokenizer:
+        byte_tokenizer(Path(folder))
+    return Path(folder)
