@@ -84,7 +84,7 @@ def loop_conv_norm(image, block):
     layers = block.convolution if isinstance(block.convolution, torch.nn.Sequential) else [block.convolution]
     for layer in layers:
         image = loop_conv(image, layer)
-    image = loop_norm(image, block.norm)
+    image = loop_norm(image, block.batch_norm)
     return np.maximum(loop_pool(image) if block.pool else image, 0)
 
 

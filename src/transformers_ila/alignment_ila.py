@@ -124,12 +124,12 @@ class ConvNorm(nn.Module):
     def __init__(self, convolution: nn.Module, channels: int, *, pool: bool = False) -> None:
         super().__init__()
         self.convolution = convolution
-        self.norm = AlignmentBatchNorm(channels)
+        self.batch_norm = AlignmentBatchNorm(channels)
         self.pool = pool
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         features = self.convolution(features)
-        features = self.norm(features.to(self.norm.weight.dtype)).to(features.dtype)
+        features = self.batch_norm(features.to(self.batch_norm.weight.dtype)).to(features.dtype)
         if self.pool:  # a grid smaller than the window is pooled over what it has
             features = F.max_pool2d(features, [min(2, size) for size in features.shape[-2:]])
         return features.relu()

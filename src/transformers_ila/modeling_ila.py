@@ -167,7 +167,7 @@ class IlaPreTrainedModel(CLIPPreTrainedModel):
     base_model_prefix = "ila"
     input_modalities = ("video", "text")
     _no_split_modules = ["CLIPTextEmbeddings", "CLIPEncoderLayer", "CLIPVisionEmbeddings", "IlaEncoderLayer"]
-    _keep_in_fp32_modules_strict = ["norm"]  # AlignmentBatchNorm: half precision spoils running statistics
+    _keep_in_fp32_modules_strict = ["batch_norm"]  # half precision spoils running statistics
     _can_record_outputs = {"hidden_states": IlaEncoderLayer, "attentions": CLIPAttention}
 
     @torch.no_grad()
@@ -350,6 +350,7 @@ def _default_heads(width: int) -> int:
 class IlaModel(IlaPreTrainedModel):
     """Video tower and text tower (no text tower with `classification_head="linear"`): cosines of videos and texts."""
 
+    main_input_name = "pixel_values"
     # CLIP's text tower where the head is linear; the classifier's own where there is none.
     _keys_to_ignore_on_load_unexpected = [r"^(text_model|text_projection|logit_scale|class)"]
 
@@ -382,6 +383,9 @@ class IlaModel(IlaPreTrainedModel):
             for module in self.mit.modules():
                 if hasattr(module, "config"):
                     module.config._attn_implementation = self.config.vision_config._attn_implementation
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.vision_model.get_input_embeddings()
 
     @can_return_tuple
     def get_video_features(
@@ -494,7 +498,6 @@ class IlaForVideoClassification(IlaModel):
     class_input_ids: torch.Tensor  # (K, length), with class_features="tokens"
     class_embeds: torch.Tensor  # (K, E), with class_features="embeddings"
     accepts_loss_kwargs = False  # the loss is a mean; the Trainer must not rescale it by a count of items
-    main_input_name = "pixel_values"
 
     def __init__(self, config: IlaConfig) -> None:
         super().__init__(config)

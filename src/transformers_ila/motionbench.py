@@ -27,7 +27,7 @@ MOTIONS: dict[str, tuple[int, int, int, int]] = {
     "turning counterclockwise": (0, 0, 0, -1),
 }
 # Change per frame, drawn once per video: position and size phase in cycles, turn in cycles of 360 degrees.
-SPEEDS = np.array([(0.035, 0.065), (0.035, 0.065), (0.03, 0.05), (0.025, 0.045)])
+SPEEDS = np.array([(0.075, 0.11), (0.075, 0.11), (0.075, 0.11), (0.075, 0.11)])
 SIZES = (0.15, 0.34)  # half the flag's height, as a share of the picture: smallest, largest
 
 

@@ -1,0 +1,148 @@
+"""Transformers' ModelTesterMixin and ConfigTester, run against our models and configurations."""
+
+import unittest
+from typing import Any
+
+import torch
+from tiny_models import tiny_config
+from transformers.testing_utils import torch_device
+from transformers_common_suite import common_suite
+
+from transformers_ila import IlaConfig, IlaForVideoClassification, IlaModel, IlaVisionConfig, IlaVisionModel
+
+
+models = common_suite("test_modeling_common")
+configurations = common_suite("test_configuration_common")
+
+
+class IlaTester:
+    """What the suite asks of a tester: a small configuration and inputs for it."""
+
+    batch_size = 3
+
+    def __init__(self, config: Any, *, is_training: bool = True) -> None:
+        self.config, self.is_training = config, is_training
+        vision = getattr(config, "vision_config", config)
+        self.num_hidden_layers = vision.num_hidden_layers
+        self.num_attention_heads = vision.num_attention_heads
+        self.hidden_size = vision.hidden_size
+        self.seq_length = 1 + (vision.image_size // vision.patch_size) ** 2
+        self.num_frames, self.image_size = vision.num_frames, vision.image_size
+
+    def prepare_config_and_inputs_for_common(self) -> tuple[Any, dict[str, torch.Tensor]]:
+        size = (self.batch_size, self.num_frames, 3, self.image_size, self.image_size)
+        return type(self.config).from_dict(self.config.to_dict()), {"pixel_values": models.floats_tensor(size)}
+
+    def text_inputs(self) -> dict[str, torch.Tensor]:
+        text = self.config.text_config
+        input_ids = models.ids_tensor((self.batch_size, 7), text.vocab_size - 2)
+        input_ids[:, -1] = text.eos_token_id
+        return {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)}
+
+
+class IlaModelTester(IlaTester):
+    def prepare_config_and_inputs_for_common(self) -> tuple[Any, dict[str, torch.Tensor]]:
+        config, inputs = super().prepare_config_and_inputs_for_common()
+        return config, {**inputs, **self.text_inputs()}
+
+
+class SuiteOverrides(models.ModelTesterMixin):
+    """Overrides that hold for all our models, each with its reason."""
+
+    test_resize_embeddings = False  # no model here has an output vocabulary
+
+    def test_attention_outputs(self) -> None:
+        # the mutual-information token takes part in the attention, so maps are one longer than hidden states
+        self.model_tester.encoder_seq_length = self.model_tester.seq_length + 1
+        super().test_attention_outputs()
+
+    def _text_features_prepare_config_and_inputs(self) -> tuple[Any, dict[str, torch.Tensor]]:
+        # a classifier's forward takes no text, so its tester's inputs hold none
+        return self.model_tester.prepare_config_and_inputs_for_common()[0], self.model_tester.text_inputs()
+
+    def _video_features_prepare_config_and_inputs(self) -> tuple[Any, dict[str, torch.Tensor]]:
+        # the suite renames the key to that of vision-language models, `pixel_values_videos`
+        config, inputs = self.model_tester.prepare_config_and_inputs_for_common()
+        return config, {"pixel_values": inputs["pixel_values"]}
+
+    def test_model_get_set_embeddings(self) -> None:
+        # the input embedding is a convolution over pixels, not an `nn.Embedding`
+        config, _ = self.model_tester.prepare_config_and_inputs_for_common()
+        for model_class in self.all_model_classes:
+            model = model_class(config)
+            self.assertIsInstance(model.get_input_embeddings(), torch.nn.Conv2d)
+            self.assertIsNone(model.get_output_embeddings())
+
+    @unittest.skip("the inputs are pixels: there are no `inputs_embeds`")
+    def test_inputs_embeds(self) -> None: ...
+
+    @unittest.skip("the inputs are pixels: there are no `inputs_embeds`")
+    def test_inputs_embeds_matches_input_ids(self) -> None: ...
+
+
+class IlaVisionModelCommonTest(SuiteOverrides, unittest.TestCase):
+    all_model_classes = (IlaVisionModel,)
+
+    def setUp(self) -> None:
+        # a tower has no loss, so it is not trained alone
+        self.model_tester = IlaTester(tiny_config().vision_config, is_training=False)
+        self.config_tester = configurations.ConfigTester(
+            self, config_class=IlaVisionConfig, has_text_modality=False, hidden_size=32, num_attention_heads=4
+        )
+
+    def test_config(self) -> None:
+        self.config_tester.run_common_tests()
+
+
+class IlaModelCommonTest(SuiteOverrides, unittest.TestCase):
+    all_model_classes = (IlaModel,)
+    additional_model_inputs = ["input_ids", "attention_mask"]
+
+    def setUp(self) -> None:
+        self.model_tester = IlaModelTester(tiny_config())
+        common = ["projection_dim", "initializer_range", "num_frames"]
+        self.config_tester = configurations.ConfigTester(
+            self, config_class=IlaConfig, has_text_modality=False, common_properties=common
+        )
+
+    def test_config(self) -> None:
+        self.config_tester.run_common_tests()
+
+    def _prepare_for_class(self, inputs: dict, model_class: Any, return_labels: bool = False) -> dict:
+        # the contrastive loss needs no labels, it is asked for
+        inputs = super()._prepare_for_class(inputs, model_class, return_labels=return_labels)
+        return {**inputs, "return_loss": True} if return_labels else inputs
+
+    @unittest.skip("hidden states are those of the towers, which are tested on their own")
+    def test_hidden_states_output(self) -> None: ...
+
+    @unittest.skip("attentions are those of the towers, which are tested on their own")
+    def test_attention_outputs(self) -> None: ...
+
+    @unittest.skip("hidden states and attentions are those of the towers, which are tested on their own")
+    def test_retain_grad_hidden_states_attentions(self) -> None: ...
+
+
+class IlaForVideoClassificationCommonTest(SuiteOverrides, unittest.TestCase):
+    all_model_classes = (IlaForVideoClassification,)
+
+    def setUp(self) -> None:
+        self.model_tester = IlaTester(tiny_config(num_labels=4))
+
+    def _prepare_for_class(self, inputs: dict, model_class: Any, return_labels: bool = False) -> dict:
+        # the suite adds labels to the classes it knows by name
+        inputs = super()._prepare_for_class(inputs, model_class, return_labels=return_labels)
+        if return_labels:
+            inputs["labels"] = torch.zeros(self.model_tester.batch_size, dtype=torch.long, device=torch_device)
+        return inputs
+
+
+class IlaForVideoClassificationLinearHeadCommonTest(IlaForVideoClassificationCommonTest):
+    def setUp(self) -> None:
+        self.model_tester = IlaTester(tiny_config(num_labels=4, classification_head="linear"))
+
+    def _text_features_prepare_config_and_inputs(self) -> Any:
+        self.skipTest("a linear head has no text tower")
+
+
+del SuiteOverrides  # base classes, no tests of their own
