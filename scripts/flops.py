@@ -1,7 +1,7 @@
 """Print multiply-accumulates and parameters of the paper's models beside its Tables 1 and 2.
 
-The paper's "FLOPs" are multiply-accumulates of one view, text features cached, prompt generator included. They are counted
-by torch's flop counter on the meta device: nothing is computed and no weight is stored.
+The paper's "FLOPs" are multiply-accumulates of one view, text features cached, prompt generator included. They are
+counted by torch's flop counter on the meta device: nothing is computed and no weight is stored.
 """
 
 from dataclasses import dataclass

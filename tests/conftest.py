@@ -1,8 +1,13 @@
-"""Marks that transformers' own suites carry, so that pytest knows them; one thread per test process."""
+"""Marks that transformers' own suites carry, so that pytest knows them; the scripts; one thread per test process."""
+
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 
+
+sys.path.append(str(Path(__file__).parents[1] / "scripts"))
 
 SUITE_MARKS = (
     "accelerate_tests",

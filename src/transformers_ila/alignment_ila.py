@@ -6,8 +6,8 @@ What is unusual about it:
 - It is the only place in the tower with convolutions and batch statistics; those stay in float32.
 
 Shapes: `B` videos, `T` frames, `h`, `w` patch rows and columns, `N = h * w`, `L = 1 + N` tokens, `D` width,
-`C` channels of the convolution module. In a pair, index 0 is the previous frame and 1 the current; in a point, index 0 is
-x (columns) and 1 is y (rows), both in [-1, 1].
+`C` channels of the convolution module. In a pair, index 0 is the previous frame and 1 the current; in a point, index 0
+is x (columns) and 1 is y (rows), both in [-1, 1].
 """
 
 from collections.abc import Callable, Iterator
@@ -184,7 +184,8 @@ def convolution_module(config: IlaVisionConfig) -> nn.Sequential:
 class ImplicitAlignment(nn.Module):
     """Eq. 2, 5, 6, 7 and 3a for one layer: hidden states in, mutual-information tokens out.
 
-    Frame t >= 2 takes its token from the pair (t, t-1), as the current frame; frame 1 from the pair (2, 1), as the previous.
+    Frame t >= 2 takes its token from the pair (t, t-1), as its current frame; frame 1 from the pair (2, 1), as its
+    previous one.
     """
 
     def __init__(self, config: IlaVisionConfig) -> None:

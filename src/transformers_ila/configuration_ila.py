@@ -147,8 +147,8 @@ class IlaConfig(CLIPConfig):
     they are handed down to `vision_config`.
 
     Fields beyond `CLIPConfig`:
-        classification_head: "text" (cosine to the class names' text features, Eq. 8) or "linear" (one-hot labels and no
-            text tower, Section 4.1 on Something-Something V2).
+        classification_head: "text" (cosine to the class names' text features, Eq. 8) or "linear" (one-hot labels and
+            no text tower, Section 4.1 on Something-Something V2).
         use_video_prompt: adapt the text features to the video (Section 3.1, Table 11).
         prompt_layers, prompt_alpha: depth of the prompt generator and the initial weight of what it adds.
         prompt_num_attention_heads: `None` for E / 64.
@@ -162,8 +162,8 @@ class IlaConfig(CLIPConfig):
         initializer_range: standard deviation of new weights without a rule of their own.
 
     Raises:
-        StrictDataclassFieldValidationError, StrictDataclassClassValidationError: on a value that is not allowed, naming
-            the field, the value and what is allowed.
+        StrictDataclassFieldValidationError, StrictDataclassClassValidationError: on a value that is not allowed,
+            naming the field, the value and what is allowed.
     """
 
     model_type = "ila"

@@ -1,8 +1,8 @@
 """ILA: CLIP turned into a video recogniser by aligning neighbouring frames.
 
 What is unusual about this model:
-- There is no attention over time inside the tower. Every layer aligns each frame with its neighbour (`alignment_ila.py`)
-  and lets one token of what they share take part in the frame's spatial attention.
+- There is no attention over time inside the tower. Every layer aligns each frame with its neighbour
+  (`alignment_ila.py`) and lets one token of what they share take part in the frame's spatial attention.
 - Layers work on (B, T, L, D), so the number of frames travels with the tensor.
 - The classes are text: logits are cosines between the video and the class names, which adapt to the video (prompt).
   The tokenised names are part of the checkpoint (`class_input_ids`), and their features are computed once.
@@ -16,7 +16,7 @@ import copy
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -62,8 +62,8 @@ class IlaVisionModelOutput(ModelOutput):
     alignment_masks: per aligning layer (B, T-1, 2, h, w).
     """
 
-    last_hidden_state: torch.Tensor | None = None
-    pooler_output: torch.Tensor | None = None
+    last_hidden_state: torch.Tensor = None  # type: ignore[assignment]
+    pooler_output: torch.Tensor = None  # type: ignore[assignment]
     alignment_loss: torch.Tensor | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
@@ -146,7 +146,8 @@ class IlaVisionEncoder(nn.Module):
         self, hidden_states: torch.Tensor, grid: tuple[int, int], **kwargs: Unpack[TransformersKwargs]
     ) -> tuple[torch.Tensor, list[torch.Tensor], list[tuple[ImplicitAlignment, torch.Tensor]]]:
         """(B, T, L, D) -> hidden states, the aligning layers' losses, and their modules with their points."""
-        losses, alignments = [], []
+        losses: list[torch.Tensor] = []
+        alignments: list[tuple[Any, torch.Tensor]] = []
         for layer in self.layers:
             hidden_states, loss, points = layer(hidden_states, grid, **kwargs)
             if loss is not None:
@@ -165,7 +166,7 @@ class IlaPreTrainedModel(CLIPPreTrainedModel):
     config: IlaConfig
     config_class = IlaConfig
     base_model_prefix = "ila"
-    input_modalities = ("video", "text")
+    input_modalities: tuple[str, ...] = ("video", "text")
     _no_split_modules = ["CLIPTextEmbeddings", "CLIPEncoderLayer", "CLIPVisionEmbeddings", "IlaEncoderLayer"]
     _keep_in_fp32_modules_strict = ["batch_norm"]  # half precision spoils running statistics
     _can_record_outputs = {"hidden_states": IlaEncoderLayer, "attentions": CLIPAttention}
@@ -191,8 +192,8 @@ class IlaPreTrainedModel(CLIPPreTrainedModel):
     def from_pretrained(
         cls, pretrained_model_name_or_path: Any, *model_args: Any, config: Any = None, **kwargs: Any
     ) -> Any:
-        """`PreTrainedModel.from_pretrained`; another `num_frames` or `image_size` than the checkpoint's interpolates the
-        position embeddings and says so.
+        """`PreTrainedModel.from_pretrained`; another `num_frames` or `image_size` than the checkpoint's interpolates
+        the position embeddings and says so.
         """
         asks_for_size = isinstance(config, PreTrainedConfig) or not {"num_frames", "image_size"}.isdisjoint(kwargs)
         if pretrained_model_name_or_path is None or not asks_for_size:
@@ -554,7 +555,7 @@ class IlaForVideoClassification(IlaModel):
         return loaded
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
-        """`PreTrainedModel.save_pretrained`, with the tokenizer beside it so that `set_labels` works on what is saved."""
+        """`PreTrainedModel.save_pretrained`, with the tokenizer beside it: `set_labels` works on what is saved."""
         super().save_pretrained(save_directory, *args, **kwargs)
         if self.tokenizer is not None and kwargs.get("is_main_process", True):
             self.tokenizer.save_pretrained(save_directory)
@@ -625,7 +626,7 @@ class IlaForVideoClassification(IlaModel):
         self._name_classes(len(embeds), labels)
         self._use_class_features("embeddings", "class_embeds", embeds.detach().to(self.text_projection.weight))
 
-    def _use_class_features(self, kind: str, name: str, tensor: torch.Tensor) -> None:
+    def _use_class_features(self, kind: Literal["tokens", "embeddings"], name: str, tensor: torch.Tensor) -> None:
         for buffer in ("class_input_ids", "class_embeds"):
             self._buffers.pop(buffer, None)
         self.register_buffer(name, tensor)

@@ -1,9 +1,9 @@
 """Generated videos in which only motion tells the class.
 
-Every video shows one flag on a noisy ground. Position, size and orientation of the flag are drawn from the same
-distribution in every frame of every class: positions live on a torus, sizes on a cycle, orientations on a circle, all start
-uniformly at random, and only how they change from frame to frame depends on the class. So no single frame, and no set of
-frames without their order, carries the label.
+Every video shows one flag on a noisy ground. Position, size and orientation of the flag are distributed alike in every
+frame of every class: positions live on a torus, sizes on a cycle, orientations on a circle, all start uniformly at
+random, and only how they change from frame to frame depends on the class. So no single frame carries the label. Frames
+without their order can at best tell along which line something changes, never which way.
 """
 
 from collections.abc import Iterator

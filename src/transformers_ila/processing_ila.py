@@ -7,7 +7,7 @@ from transformers.processing_utils import ProcessingKwargs, ProcessorMixin
 from .video_processing_ila import IlaVideoProcessor, IlaVideoProcessorKwargs
 
 
-class IlaProcessorKwargs(ProcessingKwargs, total=False):
+class IlaProcessorKwargs(ProcessingKwargs, total=False):  # type: ignore[call-arg]
     """Options of a call: those of `IlaVideoProcessor` and of the tokenizer."""
 
     videos_kwargs: IlaVideoProcessorKwargs  # type: ignore[misc]

@@ -165,7 +165,7 @@ INDEX_RULES: dict[str, Callable[..., np.ndarray]] = {
 # -- the processor ---------------------------------------------------------------------------------------------------
 
 
-class IlaVideoProcessorKwargs(VideosKwargs, total=False):
+class IlaVideoProcessorKwargs(VideosKwargs, total=False):  # type: ignore[call-arg]
     """What a call, and the saved JSON, may say beside transformers' own options.
 
     frame_sampling: "segments" | "uniform" | "dense", the rule that picks the frames (`INDEX_RULES`).

@@ -1,0 +1,36 @@
+# make demo | make test | make lint. Needs Python >= 3.11 and make, nothing else.
+#   make demo CLIP=<hub id or folder> VIDEOS=<folder with one sub-folder per class>
+#   make test VENV=<an existing environment, used as it is>
+
+PYTHON ?= python3
+
+ifeq ($(origin VENV), undefined)
+VENV := .venv
+READY := $(VENV)/ready
+endif
+
+BIN := $(VENV)/bin
+
+.PHONY: setup demo test lint
+setup: $(READY)
+
+demo: setup
+	$(BIN)/python scripts/demo.py $(if $(CLIP),--clip "$(CLIP)") $(if $(VIDEOS),--videos "$(VIDEOS)")
+
+test: setup
+	$(BIN)/python -m pytest -q -n auto -m "not slow"
+	$(BIN)/python -m pytest -q -m slow
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m mypy src
+
+# pip only brings uv, which installs in seconds and hard-links from its cache; where uv reaches no index, pip goes on.
+$(VENV)/ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed (make PYTHON=...), this is " + sys.version)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip install --python $(BIN)/python --constraint constraints.txt --editable '.[dev]' \
+		|| $(BIN)/python -m pip install --constraint constraints.txt --editable '.[dev]'
+	@touch $@
