@@ -382,7 +382,8 @@ def test_stochastic_depth_rises_with_depth_and_acts_in_training_only():
     assert [layer.drop_path.p for layer in layers] == [0.0, 0.5]
     assert torch.equal(model.eval()(pixels()).logits, model(pixels()).logits)
     model.train()
-    assert not torch.equal(model(pixels()).logits, model(pixels()).logits)
+    torch.manual_seed(0)
+    assert len({model(pixels()).logits.sum().item() for _ in range(16)}) > 1
 
 
 def test_device_map(tmp_path):

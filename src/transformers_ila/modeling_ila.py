@@ -22,7 +22,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from torchvision.ops import StochasticDepth
-from transformers import AutoTokenizer, CLIPTextModel, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import CLIPTextModel, PreTrainedConfig, PreTrainedTokenizerBase
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.clip.modeling_clip import (
@@ -39,7 +39,15 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import capture_outputs
 
 from .alignment_ila import ImplicitAlignment, PointLayer
+from .class_names_ila import check_labels, load_tokenizer, placeholder_class_input_ids, tokenize_labels
 from .configuration_ila import IlaConfig, IlaVisionConfig
+from .positions_ila import (
+    resize_frame_positions,
+    resize_patch_positions,
+    set_vision_sizes,
+    stored_sizes,
+    vision_sizes,
+)
 
 
 logger = logging.get_logger(__name__)
@@ -217,46 +225,13 @@ class IlaPreTrainedModel(CLIPPreTrainedModel):
         wanted = {"num_frames": num_frames or before["num_frames"], "image_size": image_size or before["image_size"]}
         mit = getattr(self, "mit", None)
         if mit is not None and wanted["num_frames"] != before["num_frames"]:
-            resized = F.interpolate(
-                mit.position_embedding.detach().float().mT, size=wanted["num_frames"], mode="linear"
-            )
-            mit.position_embedding = nn.Parameter(resized.mT.to(mit.position_embedding.dtype).contiguous())
+            resize_frame_positions(mit, wanted["num_frames"])
             logger.warning(f"Positions were interpolated: {before['num_frames']} to {wanted['num_frames']} frames.")
         if wanted["image_size"] != before["image_size"]:
             embeddings = next(module for module in self.modules() if isinstance(module, CLIPVisionEmbeddings))
-            _resize_patch_positions(embeddings, wanted["image_size"])
+            resize_patch_positions(embeddings, wanted["image_size"])
             logger.warning(f"Positions were interpolated: {before['image_size']} to {wanted['image_size']} pixels.")
         set_vision_sizes(self.config, wanted)
-
-
-def vision_sizes(config: PreTrainedConfig) -> dict[str, int]:
-    vision = getattr(config, "vision_config", config)
-    return {"num_frames": vision.num_frames, "image_size": vision.image_size}
-
-
-def set_vision_sizes(config: PreTrainedConfig, sizes: dict[str, int]) -> None:
-    vision = getattr(config, "vision_config", config)
-    vision.num_frames, vision.image_size = sizes["num_frames"], sizes["image_size"]
-
-
-def stored_sizes(config_class: Any, path: Any, wanted: dict[str, int], **source: Any) -> dict[str, int]:
-    """Number of frames and image size of a checkpoint; `wanted` frames for a CLIP checkpoint, which knows none."""
-    sizes = vision_sizes(config_class.from_pretrained(path, **source))
-    config_dict, _ = config_class.get_config_dict(path, **source)
-    knows_frames = "num_frames" in config_dict.get("vision_config", config_dict)
-    return sizes if knows_frames else {**sizes, "num_frames": wanted["num_frames"]}
-
-
-def _resize_patch_positions(embeddings: CLIPVisionEmbeddings, image_size: int) -> None:
-    weight = embeddings.position_embedding.weight.detach()  # (1 + grid * grid, D)
-    before, after = math.isqrt(weight.shape[0] - 1), image_size // embeddings.patch_size
-    patches = weight[1:].float().mT.unflatten(1, (before, before))[None]  # (1, D, grid, grid)
-    patches = F.interpolate(patches, size=(after, after), mode="bicubic", align_corners=False)
-    resized = torch.cat([weight[:1], patches[0].flatten(1).mT.to(weight.dtype)])
-    embeddings.position_embedding = nn.Embedding.from_pretrained(resized, freeze=False)
-    embeddings.image_size = image_size
-    embeddings.num_patches, embeddings.num_positions = after * after, len(resized)
-    embeddings.position_ids = torch.arange(len(resized), device=weight.device)[None]
 
 
 class IlaVisionModel(IlaPreTrainedModel):
@@ -762,57 +737,3 @@ def tensor_state(tensors: Iterable[torch.Tensor]) -> list[tuple[Any, ...]]:
         (id(tensor), tensor.data_ptr(), tensor.device, tensor.dtype, 0 if tensor.is_inference() else tensor._version)
         for tensor in tensors
     ]
-
-
-def check_labels(labels: Sequence[str]) -> list[str]:
-    """The labels as a list; a ValueError unless they are different, non-empty names."""
-    names = [] if isinstance(labels, str) or not isinstance(labels, Iterable) else list(labels)
-    if not names or not all(isinstance(name, str) and name.strip() for name in names):
-        raise ValueError(f"`labels` must be a list of class names, got {labels!r}.")
-    if len(set(names)) != len(names):
-        repeated = sorted({name for name in names if names.count(name) > 1})
-        raise ValueError(f"`labels` must be different names, these repeat: {repeated}.")
-    return names
-
-
-def load_tokenizer(path: Any, **source: Any) -> PreTrainedTokenizerBase:
-    """The tokenizer of a checkpoint; a ValueError that says what to do where there is none."""
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path, **source)
-    except Exception as error:  # the library raises five kinds, depending on what is missing
-        raise ValueError(no_tokenizer(path)) from error
-    if len(tokenizer) <= len(tokenizer.all_special_ids):  # built without any file
-        raise ValueError(no_tokenizer(path))
-    return tokenizer
-
-
-def no_tokenizer(path: Any) -> str:
-    return (
-        f"Class names need a tokenizer and {str(path)!r} holds none (tokenizer.json, or vocab.json with merges.txt). "
-        "Pass `tokenizer=`, or use `set_class_input_ids` or `set_class_embeddings`."
-    )
-
-
-def tokenize_labels(
-    labels: Sequence[str], tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig
-) -> torch.Tensor:
-    """Class names -> (K, length) as CLIP reads them: the bare name, padded to the text tower's length."""
-    length = config.max_position_embeddings
-    longest = max(len(ids) for ids in tokenizer(list(labels))["input_ids"])
-    if longest > length:
-        logger.warning(f"Class names are cut to {length} tokens; the longest has {longest}.")
-    encoded = tokenizer(list(labels), padding="max_length", truncation=True, max_length=length, return_tensors="pt")
-    return encoded["input_ids"]
-
-
-def placeholder_class_input_ids(config: IlaConfig) -> torch.Tensor:
-    """Different tokens for every class until `set_labels` names them: two tokens that count, and the end of text."""
-    text = config.text_config
-    end = text.vocab_size - 1 if text.eos_token_id == 2 else text.eos_token_id
-    usable = [token for token in range(3, min(text.vocab_size, 1024)) if token != end] or [0]
-    ids = torch.zeros(config.num_labels, text.max_position_embeddings, dtype=torch.long)
-    for index in range(config.num_labels):
-        row = [usable[index % len(usable)], usable[index // len(usable) % len(usable)]]
-        row += [end] if isinstance(end, int) and end < text.vocab_size else []
-        ids[index, : len(row)] = torch.tensor(row[: ids.shape[1]])
-    return ids
