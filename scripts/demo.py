@@ -54,6 +54,7 @@ def small_config(args: DemoArguments, labels: list[str]) -> IlaConfig:
     return IlaConfig(
         vision_config=vision,
         projection_dim=64,
+        mit_num_attention_heads=4,
         classification_head="linear",  # there are no pretrained words to compare with
         classifier_dropout=0.0,
         alignment_loss_weight=0.1,

@@ -82,6 +82,14 @@ def test_labels_without_a_tokenizer_say_what_to_do(tmp_path, clip):
     assert model.config.id2label[2] == LABELS[2]
 
 
+def test_a_tokenizer_of_another_text_tower_is_refused(tmp_path):
+    save_clip(tmp_path, eos_token_id=150)
+    with pytest.raises(ValueError, match="eos_token_id.*150"):
+        IlaForVideoClassification.from_pretrained(tmp_path, labels=LABELS)
+    save_clip(tmp_path / "old", eos_token_id=2)
+    assert IlaForVideoClassification.from_pretrained(tmp_path / "old", labels=LABELS).num_labels == 3
+
+
 @pytest.mark.parametrize("labels", ["abseiling", [], ["a", "a"], ["a", ""], [1, 2], 3])
 def test_bad_labels(clip, labels):
     with pytest.raises(ValueError, match="`labels` must be"):

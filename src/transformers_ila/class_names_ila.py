@@ -45,12 +45,19 @@ def _no_tokenizer(path: Any) -> str:
 def tokenize_labels(
     labels: Sequence[str], tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig
 ) -> torch.Tensor:
-    """Class names -> (K, length) as CLIP reads them: the bare name, padded to the text tower's length."""
+    """Class names -> (K, length) as CLIP reads them: the bare name, padded to the text tower's length.
+
+    Raises:
+        ValueError: a tokenizer of another text tower.
+    """
     length = config.max_position_embeddings
     longest = max(len(ids) for ids in tokenizer(list(labels))["input_ids"])
     if longest > length:
         logger.warning(f"Class names are cut to {length} tokens; the longest has {longest}.")
     encoded = tokenizer(list(labels), padding="max_length", truncation=True, max_length=length, return_tensors="pt")
+    end = config.eos_token_id  # CLIPTextModel reads the text's feature there; 2 is CLIP's old sign for "the highest id"
+    if end != 2 and not (encoded["input_ids"] == end).any(-1).all():
+        raise ValueError(f"The tokenizer does not end texts with the text tower's `eos_token_id`, {end}.")
     return encoded["input_ids"]
 
 

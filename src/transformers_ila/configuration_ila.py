@@ -158,7 +158,8 @@ class IlaConfig(CLIPConfig):
             (`IlaForVideoClassification.set_class_embeddings`).
         classifier_dropout: of the linear head.
         alignment_loss_weight: gamma of Section 3.3.
-        label_smoothing: of the classification loss, in training mode.
+        label_smoothing: of the classification loss, in training mode. Not `TrainingArguments.label_smoothing_factor`,
+            which computes a loss of its own without the alignment loss.
         initializer_range: standard deviation of new weights without a rule of their own.
 
     Raises:
