@@ -8,7 +8,14 @@ from tiny_models import tiny_config
 from transformers.testing_utils import torch_device
 from transformers_common_suite import common_suite
 
-from transformers_ila import IlaConfig, IlaForVideoClassification, IlaModel, IlaVisionConfig, IlaVisionModel
+from transformers_ila import (
+    IlaConfig,
+    IlaForVideoClassification,
+    IlaModel,
+    IlaTextConfig,
+    IlaVisionConfig,
+    IlaVisionModel,
+)
 
 
 models = common_suite("test_modeling_common")
@@ -94,9 +101,15 @@ class IlaVisionModelCommonTest(SuiteOverrides, unittest.TestCase):
         self.config_tester.run_common_tests()
 
 
+class IlaTextConfigCommonTest(unittest.TestCase):
+    def test_config(self) -> None:
+        fields = {"hidden_size": 32, "num_attention_heads": 4}
+        configurations.ConfigTester(self, config_class=IlaTextConfig, **fields).run_common_tests()
+
+
 class IlaModelCommonTest(SuiteOverrides, unittest.TestCase):
     all_model_classes = (IlaModel,)
-    additional_model_inputs = ["input_ids", "attention_mask"]
+    additional_model_inputs = ["pixel_values", "attention_mask"]
 
     def setUp(self) -> None:
         self.model_tester = IlaModelTester(tiny_config())

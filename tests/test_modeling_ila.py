@@ -178,6 +178,58 @@ def test_class_tokens_and_class_embeddings(tmp_path):
     assert torch.equal(loaded.eval()(pixels()).logits, model(pixels()).logits)
 
 
+def test_the_tokenizer_stays_with_checkpoints_saved_again(tmp_path, clip):
+    folder = clip
+    for name in "abc":  # the second and third time without naming labels
+        labels = {"labels": LABELS} if name == "a" else {}
+        IlaForVideoClassification.from_pretrained(folder, **labels).save_pretrained(tmp_path / name)
+        folder = tmp_path / name
+    model = IlaForVideoClassification.from_pretrained(folder)
+    model.set_labels(["walking", "running"])
+    assert model.num_labels == 2
+
+
+def test_names_given_the_librarys_way_are_tokenised_and_missing_ones_are_told(clip, caplog):
+    named = IlaForVideoClassification.from_pretrained(clip, labels=LABELS)
+    names = dict(enumerate(LABELS))
+    model = IlaForVideoClassification.from_pretrained(clip, id2label=names, label2id={v: k for k, v in names.items()})
+    assert torch.equal(model.class_input_ids, named.class_input_ids) and "placeholders" not in caplog.text
+    IlaForVideoClassification.from_pretrained(clip, num_labels=3)
+    assert "placeholders" in caplog.text
+
+
+def test_tokenizer_and_configuration_in_other_forms(tmp_path, clip):
+    save_clip(tmp_path, tokenizer=False)
+    named = IlaForVideoClassification.from_pretrained(clip, labels=LABELS)
+    model = IlaForVideoClassification.from_pretrained(tmp_path, labels=tuple(LABELS), tokenizer=str(clip))
+    assert torch.equal(model.class_input_ids, named.class_input_ids)
+    config = CLIPModel.from_pretrained(clip).config
+    assert IlaForVideoClassification.from_pretrained(clip, config=config, labels=LABELS).num_labels == 3
+
+
+def test_classes_are_named_also_when_weights_are_offloaded():
+    accelerate = pytest.importorskip("accelerate")
+    model = IlaForVideoClassification(tiny_config(num_labels=3)).eval()
+    ids = torch.randint(3, 90, (2, 5))
+    expected = copy.deepcopy(model)
+    expected.set_class_input_ids(ids)
+    accelerate.cpu_offload(model, execution_device=torch.device("cpu"))
+    model(pixels())
+    model.set_class_input_ids(ids)
+    torch.testing.assert_close(model(pixels()).logits, expected(pixels()).logits, **CLOSE)
+
+
+def test_switching_adapters_of_the_text_tower_shows():
+    peft = pytest.importorskip("peft")
+    base = IlaForVideoClassification(tiny_config(num_labels=3)).eval()
+    expected = base(pixels()).logits
+    model = peft.get_peft_model(base, peft.LoraConfig(target_modules=["q_proj", "v_proj"], init_lora_weights=False))
+    model.eval()
+    assert not torch.allclose(model(pixel_values=pixels()).logits, expected)
+    with model.disable_adapter():
+        torch.testing.assert_close(model(pixel_values=pixels()).logits, expected, **CLOSE)
+
+
 @pytest.mark.parametrize(
     "ids", [torch.zeros(3), torch.zeros(3, 4), torch.full((2, 4), 99), torch.zeros(2, 17, dtype=torch.long)]
 )
@@ -287,6 +339,14 @@ def test_alignment_is_returned_on_request(distance):
     assert abs(points[0, 0, 1, 0] - x) <= 0.34 and abs(points[0, 0, 1, 1] - y) <= 0.34
 
 
+def test_one_value_per_channel_trains():
+    model = IlaForVideoClassification(tiny_config(num_labels=2, num_frames=2, image_size=8)).train()
+    output = model(pixels(frames=2, size=8, batch=1), labels=torch.tensor([0]))
+    output.loss.backward()
+    assert torch.isfinite(output.loss)
+    assert all(torch.isfinite(buffer).all() for buffer in model.buffers())
+
+
 @pytest.mark.parametrize("size,patch", [(28, 4), (12, 4), (8, 4), (4, 4), (14, 4)])
 @pytest.mark.parametrize("frames", [1, 2, 5])
 def test_small_grids_and_few_frames(size, patch, frames):
@@ -310,12 +370,21 @@ def test_any_size_with_interpolated_positions():
 
 
 @pytest.mark.parametrize(
-    "shape", [(4, 3, 28, 28), (2, 5, 3, 28, 28), (2, 4, 1, 28, 28), (2, 4, 3, 32, 28), (2, 2, 9, 3, 28, 28)]
+    "shape", [(4, 3, 28, 28), (2, 5, 3, 28, 28), (2, 4, 1, 28, 28), (2, 4, 3, 32, 28), (2, 2, 9, 3, 28, 28), (28,)]
 )
 def test_wrong_shapes_say_what_was_expected(shape):
     model = IlaForVideoClassification(tiny_config())
-    with pytest.raises(ValueError, match=r"any, 4, 3, 28, 28.*got \("):
+    with pytest.raises(ValueError, match=r"any, 4, 3, 28, 28.*got") as error:
         model(torch.randn(*shape))
+    assert str(shape) in str(error.value) and ("several views" in str(error.value)) == (len(shape) != 5)
+    with pytest.raises(ValueError, match="got list"):
+        model([1, 2])
+
+
+def test_wrong_class_indices_say_which():
+    model = IlaForVideoClassification(tiny_config(num_labels=3))
+    with pytest.raises(ValueError, match=r"0 to 2, got \[7\]"):
+        model(pixels(), labels=torch.tensor([0, 7]))
 
 
 def test_order_of_frames_matters_to_the_alignment_alone():
@@ -329,6 +398,18 @@ def test_order_of_frames_matters_to_the_alignment_alone():
 
 
 # --- machinery -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_clip_in_half_precision_gets_float32_statistics(tmp_path, clip, dtype):
+    model = IlaForVideoClassification.from_pretrained(clip, labels=LABELS, num_frames=4, dtype=dtype)
+    model.save_pretrained(tmp_path)
+    for loaded in (model, IlaForVideoClassification.from_pretrained(tmp_path, dtype=dtype)):
+        norms = {name: tensor.dtype for name, tensor in loaded.state_dict().items() if "batch_norm" in name}
+        counts = {dtype for name, dtype in norms.items() if "num_batches" in name}
+        assert counts == {torch.int64} and set(norms.values()) == {torch.float32, torch.int64}
+        assert loaded.visual_projection.weight.dtype == dtype
+        assert torch.isfinite(loaded.eval()(pixels().to(dtype)).logits).all()
 
 
 @pytest.mark.parametrize("head", ["text", "linear"])
@@ -411,10 +492,11 @@ def test_lora_trains_by_module_name():
     assert any("lora_A" in name for name in trained) and any("point" in name for name in trained)
 
 
-def test_a_model_of_its_own_never_shares_its_callers_configuration():
+def test_building_a_model_leaves_the_configuration_as_it_is():
     config = tiny_config(num_labels=3)
-    IlaForVideoClassification(config).set_class_embeddings(torch.randn(7, 64))
-    assert IlaForVideoClassification(copy.deepcopy(tiny_config(num_labels=3))).num_labels == 3
+    before = config.to_dict()
+    IlaForVideoClassification(config)
+    assert config.to_dict() == before
 
 
 @pytest.mark.slow

@@ -99,7 +99,7 @@ def test_only_models_that_see_the_order_of_frames_learn(tmp_path):
             str(tmp_path),
             max_steps=1200,
             per_device_train_batch_size=32,
-            learning_rate=2e-3,
+            learning_rate=1e-3,
             lr_scheduler_type="cosine",
             warmup_steps=0.1,
             weight_decay=0.05,

@@ -52,6 +52,16 @@ def test_pipeline_gives_the_models_probabilities(saved, videos):
     assert len(classify([path, str(samples[1][0])])) == 2
 
 
+def test_pipeline_in_batches(saved, videos):
+    """The pipeline refuses batches unless it is given something to pad with, by this name."""
+    processor = IlaVideoProcessor.from_pretrained(saved)
+    classify = pipeline("video-classification", model=str(saved), feature_extractor=processor)
+    paths = [str(path) for path, _ in videos[1][:5]]
+    single, batched = (classify(paths, batch_size=size) for size in (1, 2))
+    for one, other in zip(single, batched):
+        assert [answer["label"] for answer in one] == [answer["label"] for answer in other]
+
+
 def test_pipeline_in_a_fresh_process(saved, videos):
     code = (
         "import json, sys, transformers_ila; from transformers import pipeline\n"

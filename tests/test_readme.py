@@ -46,6 +46,10 @@ def test_the_examples_run_one_after_the_other(place):
     assert answer.returncode == 0 and "'label'" in answer.stdout, answer.stderr
 
 
+def test_nothing_is_left_to_fill_in():
+    assert not re.findall(r"^[A-Z]+_[A-Z]+$", (REPOSITORY / "README.md").read_text(), re.MULTILINE)
+
+
 def test_five_lines_are_enough():
     lines = [line for line in examples()["session"].splitlines() if line.strip()]
     assert len(lines) == 5

@@ -34,6 +34,7 @@ __all__ = [
 ]
 
 AutoConfig.register("ila", IlaConfig, exist_ok=True)
+AutoConfig.register("ila_text_model", IlaTextConfig, exist_ok=True)
 AutoConfig.register("ila_vision_model", IlaVisionConfig, exist_ok=True)
 AutoModel.register(IlaConfig, IlaModel, exist_ok=True)
 AutoModel.register(IlaVisionConfig, IlaVisionModel, exist_ok=True)

@@ -89,7 +89,10 @@ def alignment_masks(
 
 
 class AlignmentBatchNorm(nn.BatchNorm2d):
-    """Batch normalisation that keeps its statistics in float32 when the model is cast to half precision."""
+    """Batch normalisation that stays in float32 when the model is built in, or cast to, half precision."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, dtype=torch.float32)
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> "AlignmentBatchNorm":
         def keep_precision(tensor: torch.Tensor) -> torch.Tensor:
@@ -118,6 +121,14 @@ def _statistics_left_alone(module: nn.Module) -> Iterator[None]:
             norm.momentum, norm.num_batches_tracked = momentum, count
 
 
+def _normalise(features: torch.Tensor, norm: nn.modules.batchnorm._BatchNorm) -> torch.Tensor:
+    """Batch normalisation in the statistics' precision; one value per channel has no variance, so none is taken."""
+    features = features.to(norm.running_mean.dtype)  # type: ignore[union-attr]
+    if features.numel() > features.shape[1] or not norm.training:
+        return norm(features)
+    return F.batch_norm(features, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
+
+
 class ConvNorm(nn.Module):
     """3x3 or 1x1 convolution, batch normalisation, optional 2x2 max pool, ReLU. (B, C, h, w) -> (B, C', h', w')"""
 
@@ -129,7 +140,7 @@ class ConvNorm(nn.Module):
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         features = self.convolution(features)
-        features = self.batch_norm(features.to(self.batch_norm.weight.dtype)).to(features.dtype)
+        features = _normalise(features, self.batch_norm).to(features.dtype)
         if self.pool:  # a grid smaller than the window is pooled over what it has
             features = F.max_pool2d(features, [min(2, size) for size in features.shape[-2:]])
         return features.relu()

@@ -15,9 +15,10 @@ logger = logging.get_logger(__name__)
 
 def check_labels(labels: Sequence[str]) -> list[str]:
     """The labels as a list; a ValueError unless they are different, non-empty names."""
-    names = [] if isinstance(labels, str) or not isinstance(labels, Iterable) else list(labels)
-    if not names or not all(isinstance(name, str) and name.strip() for name in names):
+    given = [] if isinstance(labels, str) or not isinstance(labels, Iterable) else list(labels)
+    if not given or not all(isinstance(name, str) and name.strip() for name in given):
         raise ValueError(f"`labels` must be a list of class names, got {labels!r}.")
+    names = [str(name) for name in given]  # NumPy's strings are none for JSON
     if len(set(names)) != len(names):
         repeated = sorted({name for name in names if names.count(name) > 1})
         raise ValueError(f"`labels` must be different names, these repeat: {repeated}.")
@@ -29,7 +30,7 @@ def load_tokenizer(path: Any, **source: Any) -> PreTrainedTokenizerBase:
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, **source)
     except Exception as error:  # the library raises five kinds, depending on what is missing
-        raise ValueError(_no_tokenizer(path)) from error
+        raise ValueError(_no_tokenizer(path) + f" ({type(error).__name__} behind this.)") from error
     if len(tokenizer) <= len(tokenizer.all_special_ids):  # built without any file
         raise ValueError(_no_tokenizer(path))
     return tokenizer
@@ -55,7 +56,7 @@ def tokenize_labels(
     if longest > length:
         logger.warning(f"Class names are cut to {length} tokens; the longest has {longest}.")
     encoded = tokenizer(list(labels), padding="max_length", truncation=True, max_length=length, return_tensors="pt")
-    end = config.eos_token_id  # CLIPTextModel reads the text's feature there; 2 is CLIP's old sign for "the highest id"
+    end = config.eos_token_id  # where CLIPTextModel reads the feature; 2 is CLIP's old sign for "the highest id"
     if end != 2 and not (encoded["input_ids"] == end).any(-1).all():
         raise ValueError(f"The tokenizer does not end texts with the text tower's `eos_token_id`, {end}.")
     return encoded["input_ids"]

@@ -248,8 +248,11 @@ class IlaConfig(CLIPConfig):
         if size not in CLIP_SIZES:
             raise ValueError(f"`size` is {size!r}; allowed: {', '.join(CLIP_SIZES)}.")
         vision, text, projection_dim = CLIP_SIZES[size]
-        vision, text = ({**fields, "projection_dim": projection_dim} for fields in (vision, text))
-        return cls(vision_config=vision, text_config=text, **{"projection_dim": projection_dim, **kwargs})
+        towers = {
+            "vision_config": {**vision, "projection_dim": projection_dim, **kwargs.pop("vision_config", {})},
+            "text_config": {**text, "projection_dim": projection_dim, **kwargs.pop("text_config", {})},
+        }
+        return cls(**towers, **{"projection_dim": projection_dim, **kwargs})
 
     def validate_towers(self) -> None:
         self.vision_config.validate()

@@ -23,7 +23,7 @@ class VideoFolder(Dataset):
     Args:
         samples: paths and class indices, as `find_videos` gives them.
         processor: reads and crops the videos; `random_frames=True` draws other frames each time (training).
-        keep: hold the processed videos in memory; for sets that fit there.
+        keep: hold the processed videos in memory, in every worker process; for sets that fit there.
     """
 
     def __init__(self, samples: list[Sample], processor: IlaVideoProcessor, *, keep: bool = False) -> None:

@@ -14,6 +14,7 @@ Shapes: `B` videos, `V` views, `T` frames, `h`, `w` patch rows and columns, `L` 
 
 import copy
 import math
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -176,7 +177,8 @@ class IlaPreTrainedModel(CLIPPreTrainedModel):
     base_model_prefix = "ila"
     input_modalities: tuple[str, ...] = ("video", "text")
     _no_split_modules = ["CLIPTextEmbeddings", "CLIPEncoderLayer", "CLIPVisionEmbeddings", "IlaEncoderLayer"]
-    _keep_in_fp32_modules_strict = ["batch_norm"]  # half precision spoils running statistics
+    # Half precision spoils running statistics; the count of batches beside them is an integer and stays one.
+    _keep_in_fp32_modules_strict = [f"batch_norm.{name}" for name in ("weight", "bias", "running_mean", "running_var")]
     _can_record_outputs = {"hidden_states": IlaEncoderLayer, "attentions": CLIPAttention}
 
     @torch.no_grad()
@@ -189,6 +191,8 @@ class IlaPreTrainedModel(CLIPPreTrainedModel):
             init.zeros_(module.bias)
         elif isinstance(module, Projection):
             init.normal_(module.weight, std=module.in_features**-0.5 * factor)
+        elif isinstance(module, nn.Linear) and hasattr(module, "init_std"):
+            init.normal_(module.weight, std=module.init_std * factor)
         elif isinstance(module, XCLIPMultiframeIntegrationTransformer):
             init.normal_(module.position_embedding, std=self.config.initializer_range)
         elif isinstance(module, XCLIPPromptGenerator):
@@ -203,6 +207,8 @@ class IlaPreTrainedModel(CLIPPreTrainedModel):
         """`PreTrainedModel.from_pretrained`; another `num_frames` or `image_size` than the checkpoint's interpolates
         the position embeddings and says so.
         """
+        if isinstance(config, PreTrainedConfig) and config.model_type in ("clip", "clip_vision_model"):
+            config = cls.config_class.from_dict(config.to_dict())
         asks_for_size = isinstance(config, PreTrainedConfig) or not {"num_frames", "image_size"}.isdisjoint(kwargs)
         if pretrained_model_name_or_path is None or not asks_for_size:
             return super().from_pretrained(pretrained_model_name_or_path, *model_args, config=config, **kwargs)
@@ -222,7 +228,8 @@ class IlaPreTrainedModel(CLIPPreTrainedModel):
     def resize_positions(self, *, num_frames: int | None = None, image_size: int | None = None) -> None:
         """Interpolate the position embeddings to another number of frames or image size (pixels), in place."""
         before = vision_sizes(self.config)
-        wanted = {"num_frames": num_frames or before["num_frames"], "image_size": image_size or before["image_size"]}
+        asked = {"num_frames": num_frames, "image_size": image_size}
+        wanted = {name: before[name] if value is None else value for name, value in asked.items()}
         mit = getattr(self, "mit", None)
         if mit is not None and wanted["num_frames"] != before["num_frames"]:
             resize_frame_positions(mit, wanted["num_frames"])
@@ -271,7 +278,7 @@ class IlaVisionModel(IlaPreTrainedModel):
         Raises:
             ValueError: on another rank, number of frames, channels or size.
         """
-        self._check_pixel_values(pixel_values, interpolate_pos_encoding)
+        check_pixel_values(pixel_values, self.config, any_size=interpolate_pos_encoding)
         batch_size, num_frames, _, height, width = pixel_values.shape
         grid = (height // self.config.patch_size, width // self.config.patch_size)
         hidden_states = self.embeddings(pixel_values.flatten(0, 1), interpolate_pos_encoding=interpolate_pos_encoding)
@@ -287,17 +294,23 @@ class IlaVisionModel(IlaPreTrainedModel):
             output.alignment_masks = tuple(alignment.masks(points, *grid) for alignment, points in alignments)
         return output
 
-    def _check_pixel_values(self, pixel_values: torch.Tensor, any_size: bool) -> None:
-        config = self.config
-        frames, channels, size = config.num_frames, config.num_channels, config.image_size
-        given = tuple(pixel_values.shape)
-        fits = len(given) == 5 and given[1:3] == (frames, channels)
-        if not fits or (given[3:] != (size, size) and not any_size):
-            raise ValueError(
-                "`pixel_values` must be (videos, frames, channels, height, width) = "
-                f"(any, {frames}, {channels}, {size}, {size}), got {given}. Another number of frames or image size: "
-                "`from_pretrained(..., num_frames=..., image_size=...)`."
-            )
+
+def check_pixel_values(
+    pixel_values: torch.Tensor, config: IlaVisionConfig, *, any_size: bool = False, views: bool = False
+) -> None:
+    """Raise a ValueError unless the shape is (B, T, C, H, W) as configured, or with `views` (B, V, T, C, H, W)."""
+    frames, channels, size = config.num_frames, config.num_channels, config.image_size
+    shape = tuple(pixel_values.shape) if isinstance(pixel_values, torch.Tensor) else None
+    if shape is not None and len(shape) == 5 + views and shape[-4:-2] == (frames, channels):
+        if shape[-2:] == (size, size) or any_size:
+            return
+    several = "with several views (videos, views, ...), " if views or shape is None or len(shape) != 5 else ""
+    raise ValueError(
+        "`pixel_values` must be (videos, frames, channels, height, width) = "
+        f"(any, {frames}, {channels}, {size}, {size}), {several}"
+        f"got {type(pixel_values).__name__ if shape is None else shape}. Another number of frames or image size: "
+        "`from_pretrained(..., num_frames=..., image_size=...)`."
+    )
 
 
 def frame_integration(config: IlaConfig) -> XCLIPMultiframeIntegrationTransformer | None:
@@ -310,13 +323,21 @@ def frame_integration(config: IlaConfig) -> XCLIPMultiframeIntegrationTransforme
     mit.num_hidden_layers = vision.mit_num_hidden_layers
     mit.num_attention_heads = vision.mit_num_attention_heads or _default_heads(width)
     mit.intermediate_size = vision.mit_intermediate_size or 4 * width
-    return XCLIPMultiframeIntegrationTransformer(mit)
+    integration = XCLIPMultiframeIntegrationTransformer(mit)
+    for layer in integration.encoder.layers:  # X-CLIP's rule, which its classes leave to its own models
+        depth = (2 * mit.num_hidden_layers) ** -0.5
+        for linear in (layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj):
+            linear.init_std = width**-0.5 * depth
+        layer.self_attn.out_proj.init_std = width**-0.5
+        layer.mlp.fc1.init_std, layer.mlp.fc2.init_std = (2 * width) ** -0.5, width**-0.5 * depth
+    return integration
 
 
 def prompt_generator(config: IlaConfig) -> XCLIPPromptGenerator:
     """X-CLIP's video-specific prompt (Section 3.1): class features ask the video's patches."""
-    config.prompt_num_attention_heads = config.prompt_num_attention_heads or _default_heads(config.projection_dim)
-    return XCLIPPromptGenerator(config)
+    prompt = copy.copy(config)
+    prompt.prompt_num_attention_heads = config.prompt_num_attention_heads or _default_heads(config.projection_dim)
+    return XCLIPPromptGenerator(prompt)
 
 
 def _default_heads(width: int) -> int:
@@ -326,7 +347,6 @@ def _default_heads(width: int) -> int:
 class IlaModel(IlaPreTrainedModel):
     """Video tower and text tower (no text tower with `classification_head="linear"`): cosines of videos and texts."""
 
-    main_input_name = "pixel_values"
     # CLIP's text tower where the head is linear; the classifier's own where there is none.
     _keys_to_ignore_on_load_unexpected = [r"^(text_model|text_projection|logit_scale|class)"]
 
@@ -355,10 +375,10 @@ class IlaModel(IlaPreTrainedModel):
 
     def set_attn_implementation(self, attn_implementation: str | dict, *args: Any, **kwargs: Any) -> None:
         super().set_attn_implementation(attn_implementation, *args, **kwargs)
-        if self.mit is not None:  # it has a configuration of its own, derived from the vision tower's
-            for module in self.mit.modules():
+        for part in (self.mit, getattr(self, "prompts_generator", None)):  # their configurations are copies
+            for module in part.modules() if part is not None else ():
                 if hasattr(module, "config"):
-                    module.config._attn_implementation = self.config.vision_config._attn_implementation
+                    module.config._attn_implementation_internal = self.config.vision_config._attn_implementation
 
     def get_input_embeddings(self) -> nn.Module:
         return self.vision_model.get_input_embeddings()
@@ -473,13 +493,16 @@ class IlaForVideoClassification(IlaModel):
 
     class_input_ids: torch.Tensor  # (K, length), with class_features="tokens"
     class_embeds: torch.Tensor  # (K, E), with class_features="embeddings"
+    main_input_name = "pixel_values"
     accepts_loss_kwargs = False  # the loss is a mean; the Trainer must not rescale it by a count of items
 
     def __init__(self, config: IlaConfig) -> None:
         super().__init__(config)
         self.num_labels = config.num_labels
         self.tokenizer: PreTrainedTokenizerBase | None = None
+        self._source: dict[str, Any] = {}  # where the checkpoint came from, beside its name
         self._text_cache: tuple[Any, torch.Tensor] | None = None
+        self.register_load_state_dict_post_hook(_forget_text_features)
         if config.classification_head == "linear":
             self.classifier_norm = nn.LayerNorm(config.projection_dim)
             self.classifier_dropout = nn.Dropout(config.classifier_dropout)
@@ -512,28 +535,43 @@ class IlaForVideoClassification(IlaModel):
         Args:
             pretrained_model_name_or_path: folder or Hub id of an ILA or CLIP checkpoint.
             labels: class names. Sets `id2label` and `label2id`, and the text head's tokens.
-            tokenizer: of the text tower; by default the checkpoint's own.
+            tokenizer: of the text tower, or where to load it from; by default the checkpoint's own.
             kwargs: of `PreTrainedModel.from_pretrained`, and any configuration field.
 
         Raises:
             ValueError: `labels` for a text head without a tokenizer, or labels that are no list of different names.
         """
+        wants_info = kwargs.pop("output_loading_info", False)
+        kwargs["output_loading_info"] = True
         source = {name: kwargs[name] for name in _SOURCE_ARGUMENTS if name in kwargs}
-        loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
-        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        model, info = super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
         model.freeze_text_model(model.config.freeze_text_model)  # loading made every weight trainable
-        model.tokenizer = tokenizer
+        model._source = source
+        model.tokenizer = tokenizer if not isinstance(tokenizer, (str, os.PathLike)) else load_tokenizer(tokenizer)
+        if labels is None and "class_input_ids" in info["missing_keys"]:  # a CLIP checkpoint
+            labels = given_labels(model.config)
+            if labels is None:
+                logger.warning("The classes have no names yet, their tokens are placeholders: call `set_labels`.")
         if labels is not None:
-            if tokenizer is None and model.config.classification_head == "text":
-                model.tokenizer = load_tokenizer(pretrained_model_name_or_path, **source)
             model.set_labels(labels)
-        return loaded
+        return (model, info) if wants_info else model
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
         """`PreTrainedModel.save_pretrained`, with the tokenizer beside it: `set_labels` works on what is saved."""
         super().save_pretrained(save_directory, *args, **kwargs)
-        if self.tokenizer is not None and kwargs.get("is_main_process", True):
-            self.tokenizer.save_pretrained(save_directory)
+        tokenizer = self._find_tokenizer() if kwargs.get("is_main_process", True) else None
+        if tokenizer is not None:
+            tokenizer.save_pretrained(save_directory)
+
+    def _find_tokenizer(self) -> PreTrainedTokenizerBase | None:
+        """The tokenizer in use, else the checkpoint's; looked for once."""
+        has_text = self.config.classification_head == "text"
+        if self.tokenizer is None and has_text and self.name_or_path and "nowhere" not in self._source:
+            try:
+                self.tokenizer = load_tokenizer(self.name_or_path, **self._source)
+            except ValueError:
+                self._source["nowhere"] = True
+        return self.tokenizer
 
     def freeze_text_model(self, freeze: bool = True) -> None:
         """Stop (or with `False` resume) training the text tower and its projection."""
@@ -561,7 +599,7 @@ class IlaForVideoClassification(IlaModel):
                 self._renew_classifier(len(labels))
             self._name_classes(len(labels), labels)
             return
-        self.tokenizer = tokenizer or self.tokenizer or load_tokenizer(self.name_or_path)
+        self.tokenizer = tokenizer or self.tokenizer or load_tokenizer(self.name_or_path, **self._source)
         self.set_class_input_ids(tokenize_labels(labels, self.tokenizer, self.config.text_config), labels)
 
     def set_class_input_ids(self, input_ids: torch.Tensor, labels: Sequence[str] | None = None) -> None:
@@ -583,9 +621,8 @@ class IlaForVideoClassification(IlaModel):
         if ids.min() < 0 or ids.max() >= vocabulary:
             found = f"{ids.min().item()} to {ids.max().item()}"
             raise ValueError(f"`input_ids` must lie between 0 and {vocabulary - 1} (vocab_size), got {found}.")
-        ids = F.pad(ids.long(), (0, limit - ids.shape[1])).to(self.text_projection.weight.device)
         self._name_classes(len(ids), labels)
-        self._use_class_features("tokens", "class_input_ids", ids)
+        self._use_class_features("tokens", "class_input_ids", F.pad(ids.long(), (0, limit - ids.shape[1])))
 
     def set_class_embeddings(self, embeds: torch.Tensor, labels: Sequence[str] | None = None) -> None:
         """Set ready text features of the classes, (K, E); the text tower is not used any more.
@@ -599,12 +636,12 @@ class IlaForVideoClassification(IlaModel):
             shape = tuple(embeds.shape)
             raise ValueError(f"`embeds` must be (classes, {self.config.projection_dim}), got {shape}.")
         self._name_classes(len(embeds), labels)
-        self._use_class_features("embeddings", "class_embeds", embeds.detach().to(self.text_projection.weight))
+        self._use_class_features("embeddings", "class_embeds", embeds.detach().to(self.text_projection.weight.dtype))
 
     def _use_class_features(self, kind: Literal["tokens", "embeddings"], name: str, tensor: torch.Tensor) -> None:
-        for buffer in ("class_input_ids", "class_embeds"):
-            self._buffers.pop(buffer, None)
-        self.register_buffer(name, tensor)
+        old = [self._buffers.pop(buffer, None) for buffer in ("class_input_ids", "class_embeds")]
+        device = next(buffer.device for buffer in old if buffer is not None)  # weights may be offloaded, buffers stay
+        self.register_buffer(name, tensor.to(device))
         self.config.class_features = kind
         self._text_cache = None
 
@@ -630,26 +667,35 @@ class IlaForVideoClassification(IlaModel):
         self._init_weights(self.classifier)
 
     def class_text_features(self) -> torch.Tensor:
-        """Text features of the classes, (K, E), computed once as long as the text tower takes no gradient.
+        """Text features of the classes, (K, E), computed once as long as they stay the same.
 
-        Train and eval mode of no module is touched.
+        They are computed anew when the tokens or a weight of the text tower was written to, moved, cast or replaced
+        (writing through `.data` hides that), and every time while they are not constant. Compiled code takes what was
+        computed before it was compiled; call this once before. Train and eval mode of no module is touched.
         """
         if self.config.class_features == "embeddings":
             return self.class_embeds
         weights = [*self.text_model.parameters(), *self.text_projection.parameters()]
-        trained = torch.is_grad_enabled() and any(weight.requires_grad for weight in weights)
-        random = self.training and self.config.text_config.attention_dropout > 0
-        if torch.compiler.is_compiling():
-            cached = None if trained or random or self._text_cache is None else self._text_cache[1]
-            return self._encode_classes(self.class_input_ids) if cached is None else cached
-        if trained or random:
+        if not self._text_is_constant(weights):
             return self._encode_classes(self.class_input_ids)
+        if torch.compiler.is_compiling():
+            return self._encode_classes(self.class_input_ids) if self._text_cache is None else self._text_cache[1]
         state = tensor_state([self.class_input_ids, *weights])
         if self._text_cache is None or self._text_cache[0] != state:
             device = self.class_input_ids.device.type
             with torch.inference_mode(False), torch.no_grad(), torch.autocast(device, enabled=False):
                 self._text_cache = (state, self._encode_classes(self._shortest(self.class_input_ids)))
         return self._text_cache[1]
+
+    def _text_is_constant(self, weights: list[torch.Tensor]) -> bool:
+        """Not while gradients are taken, dropout is drawn, or adapters (which can be switched) are on."""
+        trained = torch.is_grad_enabled() and any(weight.requires_grad for weight in weights)
+        random = self.training and self.config.text_config.attention_dropout > 0
+        return not trained and not random and not any(hasattr(m, "active_adapter") for m in self.text_model.modules())
+
+    def _apply(self, *args: Any, **kwargs: Any) -> "IlaForVideoClassification":
+        self._text_cache = None
+        return super()._apply(*args, **kwargs)
 
     def _encode_classes(self, input_ids: torch.Tensor) -> torch.Tensor:
         return self.get_text_features(input_ids).pooler_output
@@ -679,7 +725,9 @@ class IlaForVideoClassification(IlaModel):
         Raises:
             ValueError: on another rank, number of frames, channels or size; on labels of another shape.
         """
-        views = pixel_values.shape[1] if pixel_values.ndim == 6 else None
+        views = pixel_values.shape[1] if getattr(pixel_values, "ndim", 5) == 6 else None
+        if views is not None:
+            check_pixel_values(pixel_values, self.config.vision_config, any_size=interpolate_pos_encoding, views=True)
         outputs = self.get_video_features(
             pixel_values if views is None else pixel_values.flatten(0, 1),
             interpolate_pos_encoding,
@@ -692,15 +740,19 @@ class IlaForVideoClassification(IlaModel):
         loss = None
         if labels is not None:
             loss = self.add_alignment_loss(self.classification_loss(logits, labels), outputs.alignment_loss)
-        return IlaVideoClassifierOutput(
+        output = IlaVideoClassifierOutput(
             loss=loss,
             logits=logits,
-            alignment_loss=outputs.alignment_loss,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             interactive_points=outputs.interactive_points,
             alignment_masks=outputs.alignment_masks,
         )
+        if labels is not None:
+            output.alignment_loss = outputs.alignment_loss
+        else:  # an attribute, no entry: pipelines cut every entry along the batch, and this one has none
+            object.__setattr__(output, "alignment_loss", outputs.alignment_loss)
+        return output
 
     def classify(self, video_outputs: IlaVisionModelOutput) -> torch.Tensor:
         """Output of `get_video_features` -> logits (B, K)."""
@@ -724,11 +776,30 @@ class IlaForVideoClassification(IlaModel):
         if tuple(labels.shape) != expected:
             allowed = f"class indices ({len(logits)},) or probabilities {tuple(logits.shape)}"
             raise ValueError(f"`labels` must be {allowed}, got {tuple(labels.shape)} of {labels.dtype}.")
+        if not soft and labels.device.type == "cpu" and not torch.compiler.is_compiling():  # elsewhere it would wait
+            check_class_indices(labels, logits.shape[1])
         if self.config.problem_type == "multi_label_classification":
             return F.binary_cross_entropy_with_logits(logits, labels.to(logits))
         smoothing = self.config.label_smoothing if self.training else 0.0
         target = labels.to(logits) if soft or labels.ndim == 2 else labels.long()
         return F.cross_entropy(logits, target, label_smoothing=smoothing)
+
+
+def check_class_indices(labels: torch.Tensor, num_labels: int) -> None:
+    """Raise a ValueError unless every index is in [0, K) or -100, which the loss ignores."""
+    wrong = labels[((labels < 0) & (labels != -100)) | (labels >= num_labels)]
+    if labels.ndim == 1 and len(wrong):
+        raise ValueError(f"`labels` must be class indices 0 to {num_labels - 1}, got {wrong.unique().tolist()}.")
+
+
+def given_labels(config: IlaConfig) -> list[str] | None:
+    """The configuration's class names, `None` if they are the library's numbered ones."""
+    names = [config.id2label[index] for index in range(config.num_labels)]
+    return None if names == [f"LABEL_{index}" for index in range(len(names))] else names
+
+
+def _forget_text_features(model: "IlaForVideoClassification", _: Any) -> None:
+    model._text_cache = None
 
 
 def tensor_state(tensors: Iterable[torch.Tensor]) -> list[tuple[Any, ...]]:

@@ -228,6 +228,7 @@ class IlaVideoProcessor(BaseVideoProcessor):
 
         Frame count and crop follow the configuration, the short side the paper's 256 : 224; `kwargs` win over both.
         """
+        config = getattr(config, "config", config)
         vision = getattr(config, "vision_config", None) or config
         size = vision.image_size
         height, width = (size, size) if isinstance(size, int) else size
