@@ -177,7 +177,7 @@ def test_points_masks_token_and_loss_equal_the_loops(fields, grid):
     assert np.abs(points.detach().numpy() - np.stack([points for _, _, points in expected])).max() < EXACT
     assert np.abs(token.detach().numpy() - np.stack([tokens for tokens, _, _ in expected])).max() < EXACT
     mean = np.mean([losses for _, losses, _ in expected])
-    assert abs(loss.item() - mean) < 1e-6  # cosines are taken in float32 on purpose
+    assert abs(loss.item() - mean) < EXACT
     assert points.abs().max() <= 0.75 and points.std() > 0.01
 
 

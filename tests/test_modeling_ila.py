@@ -516,3 +516,76 @@ def test_logit_scale_and_prompt_start_as_the_design_wants():
     model = IlaForVideoClassification(tiny_config())
     assert math.isclose(model.logit_scale.item(), 2.6592, rel_tol=1e-6)
     assert torch.equal(model.prompts_generator.alpha, torch.full((64,), 0.1))
+
+
+# --- equations of the layer and the heads, written out video by video and frame by frame, in float64 ------------------
+
+EXACT = {"atol": 1e-10, "rtol": 1e-10}
+
+
+def attention(query, key, value, heads):
+    """softmax(q k / sqrt(d)) v, head by head: (n, D), (m, D), (m, D) -> (n, D)."""
+    size = query.shape[1] // heads
+    parts = []
+    for head in range(heads):
+        cut = slice(head * size, (head + 1) * size)
+        weights = (query[:, cut] @ key[:, cut].T / math.sqrt(size)).softmax(-1)
+        parts.append(weights @ value[:, cut])
+    return torch.cat(parts, 1)
+
+
+def self_attention(module, tokens, heads):
+    mixed = attention(module.q_proj(tokens), module.k_proj(tokens), module.v_proj(tokens), heads)
+    return module.out_proj(mixed)
+
+
+def test_layer_equals_equations_3_and_4():
+    model = randomised(IlaVisionModel(tiny_config().vision_config)).double().eval()
+    layer = model.encoder.layers[0]
+    z = torch.randn(2, 4, 50, 32, dtype=torch.float64)
+    output, _, _ = layer(z, (7, 7))
+    tokens = layer.alignment(z, 7, 7).token
+    for video in range(2):
+        for frame in range(4):
+            joined = torch.cat([z[video, frame], tokens[video, frame, None]])  # [z, z_mut]
+            attended = self_attention(layer.self_attn, layer.layer_norm1(joined), 4) + joined  # Eq. 3b
+            kept = attended[:-1]  # the token is dropped
+            expected = layer.mlp(layer.layer_norm2(kept)) + kept  # Eq. 4
+            torch.testing.assert_close(output[video, frame], expected, **EXACT)
+
+
+def test_logits_equal_equation_8_and_the_prompt():
+    model = randomised(IlaForVideoClassification(tiny_config(num_labels=3, projection_dim=128))).double().eval()
+    video = pixels().double()
+    logits = model(video).logits
+    tower = model.vision_model(video)
+    texts = model.get_text_features(model.class_input_ids).pooler_output
+    mit, prompt = model.mit.encoder.layers[0], model.prompts_generator
+    for index in range(2):
+        frames = model.visual_projection(tower.pooler_output[index])  # (T, E), projected class tokens
+        x = frames + model.mit.position_embedding[0]
+        x = x + self_attention(mit.self_attn, mit.layer_norm1(x), 2)
+        x = x + mit.mlp(mit.layer_norm2(x)) + frames
+        v = x.mean(0)  # Eq. 8
+        patches = (
+            model.prompts_visual_layernorm(tower.last_hidden_state[index, :, 1:]) @ model.prompts_visual_projection
+        )
+        memory = prompt.layernorm(patches.mean(0))
+        t = texts
+        for layer in prompt.decoder:
+            cross, query = layer.cross_attn, layer.norm1(t)
+            mixed = attention(cross.q_proj(query), cross.k_proj(memory), cross.v_proj(memory), 2)
+            t = t + cross.proj(mixed)
+            t = t + layer.mlp(layer.norm3(t))
+        c = texts + prompt.alpha * t
+        cosines = torch.stack([v @ one / (v.norm() * one.norm()) for one in c])
+        torch.testing.assert_close(logits[index], model.logit_scale.exp() * cosines, **EXACT)
+
+
+def test_linear_head_is_normalised_mean_norm_dropout_linear():
+    config = tiny_config(num_labels=3, classification_head="linear", mit_num_hidden_layers=0)
+    model = randomised(IlaForVideoClassification(config)).double().eval()
+    frames = model.visual_projection(model.vision_model(pixels().double()).pooler_output)
+    mean = frames.mean(1)
+    expected = model.classifier(model.classifier_norm(mean / mean.norm(dim=-1, keepdim=True)))
+    torch.testing.assert_close(model(pixels().double()).logits, expected, **EXACT)

@@ -28,13 +28,18 @@ class Alignment(NamedTuple):
     """What one layer's alignment hands on.
 
     token: mutual-information token of every frame, (B, T, D).
-    loss: mean over videos and pairs of 1 - cosine of the two pooled features (Eq. 9, 10), float32 scalar.
+    loss: mean over videos and pairs of 1 - cosine of the two pooled features (Eq. 9, 10), scalar, at least float32.
     points: interactive points, (B, T-1, 2, 2): previous/current, x/y.
     """
 
     token: torch.Tensor
     loss: torch.Tensor
     points: torch.Tensor
+
+
+def at_least_float32(tensor: torch.Tensor) -> torch.Tensor:
+    """Half precision to float32, anything else as it is: for sums over many values."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def point_weights(distance: torch.Tensor, *, eta: float, delta: float, beta: float) -> torch.Tensor:
@@ -213,7 +218,7 @@ class ImplicitAlignment(nn.Module):
         pooled = pool_by_role(masks, patches)  # (B, T, 2, D)
         previous, current = pooled[:, :-1, 0], pooled[:, 1:, 1]  # (B, T-1, D), pair by pair
         token = torch.cat([previous[:, :1], current], dim=1)
-        similarity = F.cosine_similarity(previous.float(), current.float(), dim=-1)  # Eq. 9
+        similarity = F.cosine_similarity(at_least_float32(previous), at_least_float32(current), dim=-1)  # Eq. 9
         return Alignment(token, (1 - similarity).mean(), points)
 
     def predict_points(self, patches: torch.Tensor, height: int, width: int) -> torch.Tensor:

@@ -39,7 +39,7 @@ from transformers.utils import ModelOutput, TransformersKwargs, logging
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from .alignment_ila import ImplicitAlignment, PointLayer
+from .alignment_ila import ImplicitAlignment, PointLayer, at_least_float32
 from .class_names_ila import check_labels, load_tokenizer, placeholder_class_input_ids, tokenize_labels
 from .configuration_ila import IlaConfig, IlaVisionConfig
 from .positions_ila import (
@@ -763,7 +763,7 @@ class IlaForVideoClassification(IlaModel):
 
     def fuse_views(self, logits: torch.Tensor) -> torch.Tensor:
         """(B, V, K) -> (B, K), such that the softmax (sigmoid for several labels) is the mean over the views."""
-        logits = logits.float()
+        logits = at_least_float32(logits)
         if self.config.problem_type == "multi_label_classification":
             yes, no = F.logsigmoid(logits).logsumexp(1), F.logsigmoid(-logits).logsumexp(1)
             return yes - no
@@ -771,7 +771,7 @@ class IlaForVideoClassification(IlaModel):
 
     def classification_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Cross-entropy with class indices or probabilities; binary cross-entropy for several labels."""
-        logits, soft = logits.float(), labels.is_floating_point()
+        logits, soft = at_least_float32(logits), labels.is_floating_point()
         expected = tuple(logits.shape) if soft or labels.ndim == 2 else (len(logits),)
         if tuple(labels.shape) != expected:
             allowed = f"class indices ({len(logits)},) or probabilities {tuple(logits.shape)}"
