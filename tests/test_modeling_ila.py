@@ -518,7 +518,7 @@ def test_logit_scale_and_prompt_start_as_the_design_wants():
     assert torch.equal(model.prompts_generator.alpha, torch.full((64,), 0.1))
 
 
-# --- equations of the layer and the heads, written out video by video and frame by frame, in float64 ------------------
+# --- equations of the layer and the heads, written out video by video and frame by frame, in float64 -----------------
 
 EXACT = {"atol": 1e-10, "rtol": 1e-10}
 
