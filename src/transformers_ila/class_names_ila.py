@@ -25,6 +25,12 @@ def check_labels(labels: Sequence[str]) -> list[str]:
     return names
 
 
+def given_labels(config: IlaConfig) -> list[str] | None:
+    """The configuration's class names, `None` if they are the library's numbered ones."""
+    names = [config.id2label[index] for index in range(config.num_labels)]
+    return None if names == [f"LABEL_{index}" for index in range(len(names))] else names
+
+
 def load_tokenizer(path: Any, **source: Any) -> PreTrainedTokenizerBase:
     """The tokenizer of a checkpoint; a ValueError that says what to do where there is none."""
     try:

@@ -16,7 +16,6 @@ import copy
 import math
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -35,13 +34,14 @@ from transformers.models.clip.modeling_clip import (
 )
 from transformers.models.x_clip.modeling_x_clip import XCLIPMultiframeIntegrationTransformer, XCLIPPromptGenerator
 from transformers.processing_utils import Unpack
-from transformers.utils import ModelOutput, TransformersKwargs, logging
+from transformers.utils import TransformersKwargs, logging
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from .alignment_ila import ImplicitAlignment, PointLayer, at_least_float32
-from .class_names_ila import check_labels, load_tokenizer, placeholder_class_input_ids, tokenize_labels
+from .class_names_ila import check_labels, given_labels, load_tokenizer, placeholder_class_input_ids, tokenize_labels
 from .configuration_ila import IlaConfig, IlaVisionConfig
+from .outputs_ila import IlaOutput, IlaVideoClassifierOutput, IlaVisionModelOutput
 from .positions_ila import (
     resize_frame_positions,
     resize_patch_positions,
@@ -55,69 +55,6 @@ logger = logging.get_logger(__name__)
 
 # Arguments of `from_pretrained` that say where the files are.
 _SOURCE_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
-
-
-@dataclass
-class IlaVisionModelOutput(ModelOutput):
-    """Output of the vision tower and of `get_video_features`.
-
-    last_hidden_state: (B, T, L, D).
-    pooler_output: class token of every frame after the last layer norm, (B, T, D); of `get_video_features`: (B, E).
-    alignment_loss: sum over layers of the mean over pairs of 1 - cosine (Eq. 10 up to a constant and gamma), scalar;
-        `None` where nothing is aligned.
-    hidden_states: embeddings and every layer's output, each (B, T, L, D).
-    attentions: under "eager", each (B*T, heads, L or L+1, L or L+1); the last token is the mutual-information token.
-    interactive_points: per aligning layer (B, T-1, 2, 2): previous/current frame, x/y in [-1, 1].
-    alignment_masks: per aligning layer (B, T-1, 2, h, w).
-    """
-
-    last_hidden_state: torch.Tensor = None  # type: ignore[assignment]
-    pooler_output: torch.Tensor = None  # type: ignore[assignment]
-    alignment_loss: torch.Tensor | None = None
-    hidden_states: tuple[torch.Tensor, ...] | None = None
-    attentions: tuple[torch.Tensor, ...] | None = None
-    interactive_points: tuple[torch.Tensor, ...] | None = None
-    alignment_masks: tuple[torch.Tensor, ...] | None = None
-
-
-@dataclass
-class IlaOutput(ModelOutput):
-    """Output of `IlaModel`.
-
-    loss: with `return_loss`, contrastive loss plus weighted alignment loss, scalar.
-    logits_per_video: (B, K). logits_per_text: its transpose.
-    text_embeds: unit length, (K, E), or (B, K, E) with the video-specific prompt.
-    video_embeds: unit length, (B, E).
-    """
-
-    loss: torch.Tensor | None = None
-    logits_per_video: torch.Tensor | None = None
-    logits_per_text: torch.Tensor | None = None
-    text_embeds: torch.Tensor | None = None
-    video_embeds: torch.Tensor | None = None
-    alignment_loss: torch.Tensor | None = None
-    text_model_output: BaseModelOutputWithPooling | None = None
-    vision_model_output: IlaVisionModelOutput | None = None
-
-    def to_tuple(self) -> tuple[Any, ...]:
-        return tuple(value.to_tuple() if isinstance(value, ModelOutput) else value for value in self.values())
-
-
-@dataclass
-class IlaVideoClassifierOutput(ModelOutput):
-    """Output of `IlaForVideoClassification`; see `IlaVisionModelOutput` for the fields below `alignment_loss`.
-
-    loss: with `labels`, classification loss plus weighted alignment loss, scalar.
-    logits: (B, K); for several views the log of the mean of their probabilities.
-    """
-
-    loss: torch.Tensor | None = None
-    logits: torch.Tensor | None = None
-    alignment_loss: torch.Tensor | None = None
-    hidden_states: tuple[torch.Tensor, ...] | None = None
-    attentions: tuple[torch.Tensor, ...] | None = None
-    interactive_points: tuple[torch.Tensor, ...] | None = None
-    alignment_masks: tuple[torch.Tensor, ...] | None = None
 
 
 class IlaEncoderLayer(CLIPEncoderLayer):
@@ -790,12 +727,6 @@ def check_class_indices(labels: torch.Tensor, num_labels: int) -> None:
     wrong = labels[((labels < 0) & (labels != -100)) | (labels >= num_labels)]
     if labels.ndim == 1 and len(wrong):
         raise ValueError(f"`labels` must be class indices 0 to {num_labels - 1}, got {wrong.unique().tolist()}.")
-
-
-def given_labels(config: IlaConfig) -> list[str] | None:
-    """The configuration's class names, `None` if they are the library's numbered ones."""
-    names = [config.id2label[index] for index in range(config.num_labels)]
-    return None if names == [f"LABEL_{index}" for index in range(len(names))] else names
 
 
 def _forget_text_features(model: "IlaForVideoClassification", _: Any) -> None:
