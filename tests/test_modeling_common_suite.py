@@ -109,6 +109,7 @@ class IlaTextConfigCommonTest(unittest.TestCase):
 
 class IlaModelCommonTest(SuiteOverrides, unittest.TestCase):
     all_model_classes = (IlaModel,)
+    _is_composite = True
     additional_model_inputs = ["pixel_values", "attention_mask"]
 
     def setUp(self) -> None:
@@ -138,6 +139,7 @@ class IlaModelCommonTest(SuiteOverrides, unittest.TestCase):
 
 class IlaForVideoClassificationCommonTest(SuiteOverrides, unittest.TestCase):
     all_model_classes = (IlaForVideoClassification,)
+    _is_composite = True
 
     def setUp(self) -> None:
         self.model_tester = IlaTester(tiny_config(num_labels=4))
