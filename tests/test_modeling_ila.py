@@ -198,6 +198,20 @@ def test_names_given_the_librarys_way_are_tokenised_and_missing_ones_are_told(cl
     assert "placeholders" in caplog.text
 
 
+def test_a_checkpoint_without_a_tokenizer_is_saved_and_named_later(tmp_path, clip, caplog):
+    save_clip(tmp_path / "clip", tokenizer=False)
+    names = dict(enumerate(LABELS))
+    model = IlaForVideoClassification.from_pretrained(tmp_path / "clip", id2label=names)
+    assert "placeholders" in caplog.text
+    model.save_pretrained(tmp_path / "saved")
+    with pytest.raises(ValueError, match="holds none"):
+        model.set_labels(LABELS)
+    model.set_labels(LABELS, AutoTokenizer.from_pretrained(clip))
+    assert torch.equal(
+        model.class_input_ids, IlaForVideoClassification.from_pretrained(clip, labels=LABELS).class_input_ids
+    )
+
+
 def test_tokenizer_and_configuration_in_other_forms(tmp_path, clip):
     save_clip(tmp_path, tokenizer=False)
     named = IlaForVideoClassification.from_pretrained(clip, labels=LABELS)

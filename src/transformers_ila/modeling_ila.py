@@ -438,6 +438,7 @@ class IlaForVideoClassification(IlaModel):
         self.num_labels = config.num_labels
         self.tokenizer: PreTrainedTokenizerBase | None = None
         self._source: dict[str, Any] = {}  # where the checkpoint came from, beside its name
+        self._has_no_tokenizer = False  # known once it was looked for
         self._text_cache: tuple[Any, torch.Tensor] | None = None
         self.register_load_state_dict_post_hook(_forget_text_features)
         if config.classification_head == "linear":
@@ -486,9 +487,9 @@ class IlaForVideoClassification(IlaModel):
         model._source = source
         model.tokenizer = tokenizer if not isinstance(tokenizer, (str, os.PathLike)) else load_tokenizer(tokenizer)
         if labels is None and "class_input_ids" in info["missing_keys"]:  # a CLIP checkpoint
-            labels = given_labels(model.config)
+            labels = given_labels(model.config) if model._find_tokenizer() is not None else None
             if labels is None:
-                logger.warning("The classes have no names yet, their tokens are placeholders: call `set_labels`.")
+                logger.warning("The class names are not tokenised, placeholders stand for them: call `set_labels`.")
         if labels is not None:
             model.set_labels(labels)
         return (model, info) if wants_info else model
@@ -503,11 +504,11 @@ class IlaForVideoClassification(IlaModel):
     def _find_tokenizer(self) -> PreTrainedTokenizerBase | None:
         """The tokenizer in use, else the checkpoint's; looked for once."""
         has_text = self.config.classification_head == "text"
-        if self.tokenizer is None and has_text and self.name_or_path and "nowhere" not in self._source:
+        if self.tokenizer is None and has_text and self.name_or_path and not self._has_no_tokenizer:
             try:
                 self.tokenizer = load_tokenizer(self.name_or_path, **self._source)
             except ValueError:
-                self._source["nowhere"] = True
+                self._has_no_tokenizer = True
         return self.tokenizer
 
     def freeze_text_model(self, freeze: bool = True) -> None:
