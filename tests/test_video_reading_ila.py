@@ -19,9 +19,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from transformers_ila import video_reading_ila
+from transformers_ila import video_container_ila
 from transformers_ila.video_processing_ila import segment_indices
-from transformers_ila.video_reading_ila import VideoDecodingError, read_video
+from transformers_ila.video_reading_ila import ReadLimits, VideoDecodingError, read_video
 
 
 SHARED = Path(__file__).resolve().parents[1] / ".." / "shared" / "videos"
@@ -256,7 +256,7 @@ def test_url_errors(server, temporary_files):
             read_video(url, EIGHT_SEGMENTS)
         assert url in str(error.value)
     with pytest.raises(VideoDecodingError, match="timed out"):
-        read_video(f"{server}/silent", EIGHT_SEGMENTS, timeout=0.2)
+        read_video(f"{server}/silent", EIGHT_SEGMENTS, limits=ReadLimits(timeout=0.2))
 
 
 # -- folders of images -----------------------------------------------------------------------------------------------
@@ -387,7 +387,7 @@ def test_text_file_object():
 
 
 def test_without_pyav_only_files_fail(tmp_path, monkeypatch, video):
-    monkeypatch.setattr(video_reading_ila, "av", None)
+    monkeypatch.setattr(video_container_ila, "av", None)
     with pytest.raises(ImportError, match="pip install av"):
         read_video(video, EIGHT_SEGMENTS)
     Image.fromarray(barcode_frame(3)).save(tmp_path / "3.png")

@@ -1,107 +1,125 @@
-"""A video file, however it is handed over, to exactly the frames asked for.
+"""A video, however it is handed over, to exactly the frames asked for.
 
 What is unusual here:
-- the index rule is given the *true* number of frames: packets are counted, headers are never believed;
+- the index rule is given the *true* number of frames, never what a header promises;
 - packets that cannot be decoded are skipped and counted, so that a damaged file gives what it still holds;
 - repeated indices give repeated frames; only wanted frames are converted and kept, so memory is that of the result;
-- the container format is checked against a list: playlists and concat scripts would open other files;
-- colour conversion runs with `threads=1`: PyAV's default starts a pool of threads for every single frame.
+- what a file may cost (pixels, frames, seconds, bytes) and which formats it may have is limited (`ReadLimits`).
+
+This file knows the sources; `video_decoding_ila.py` decodes.
 """
 
 import http.client
 import io
-import logging
 import os
 import re
-import shutil
 import tempfile
+import time
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import Image
-from transformers.video_utils import VideoMetadata
+from PIL import Image, ImageOps
+
+from .video_container_ila import ReadLimits, VideoDecodingError, VideoFile
+from .video_decoding_ila import (
+    IlaVideoMetadata,
+    IndexRule,
+    checked_indices,
+    count_frames,
+    decode_video,
+    scaled_size,
+)
 
 
-try:
-    import av
-
-    AV_ERRORS: tuple[type[Exception], ...] = (av.error.FFmpegError,)
-except ImportError:
-    av = None  # type: ignore[assignment]  # only reading files needs it; frames in memory do without
-    AV_ERRORS = ()
-
-logger = logging.getLogger(__name__)
-
-IndexRule = Callable[[int], Sequence[int]]
 VideoSource = str | Path | bytes | bytearray | memoryview | BinaryIO | dict
 
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
-ALLOWED_FORMATS = (  # FFmpeg's demuxer names: media only, nothing that names further files
-    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,flv,live_flv,asf,ogg,gif,apng,nut,mxf,dv,rm,"
-    "ivf,obu,av1,h263,h264,hevc,vvc,mjpeg,mjpeg_2000,vc1,yuv4mpegpipe,jpeg_pipe,png_pipe,webp_pipe,bmp_pipe,swf,wtv"
-)
-OPEN_OPTIONS = {"format_whitelist": ALLOWED_FORMATS, "protocol_whitelist": "file"}
-
-
-class VideoDecodingError(ValueError):
-    """A video that cannot be read; the message names it and the reason in one line."""
-
-    def __init__(self, name: str, reason: object) -> None:
-        super().__init__(" ".join(f"Cannot read the video {name}: {reason}".split()))
-
-
-@dataclass
-class IlaVideoMetadata(VideoMetadata):
-    """Transformers' `VideoMetadata` with measured timestamps instead of `index / fps`.
-
-    Adds `timestamps` (seconds, one per returned frame, None where the file has none), `rotation` (degrees, already
-    applied to the frames) and `frames_lost` (what damaged packets cost).
-    """
-
-    timestamps: list[float | None] | None = None  # type: ignore[assignment]
-    rotation: int = 0
-    frames_lost: int = 0
+DOWNLOAD_PIECE = 2**18  # bytes
+DEFAULT_LIMITS = ReadLimits()
 
 
 def read_video(
-    source: VideoSource, index_rule: IndexRule, *, timeout: float = 30.0
+    source: VideoSource, index_rule: IndexRule, *, short_side: int | None = None, limits: ReadLimits = DEFAULT_LIMITS
 ) -> tuple[np.ndarray, IlaVideoMetadata]:
     """Read the frames that `index_rule` picks, in its order and with its repeats.
 
     Args:
         source: path (`str`, `pathlib.Path`), http(s) URL, the file's bytes, a binary file object (read from its
             start, left open), a folder of frame images in natural order, or `{"path": ..., "bytes": ...}`.
-        index_rule: maps the number of frames the video really has to the indices wanted, each in `[0, total)`.
-        timeout: seconds a URL's server may stay silent.
+        index_rule: maps the number of frames the video really has to the indices wanted, each in `[0, total)`. It is
+            called again where a damaged file turns out to have fewer.
+        short_side: scale frames down to this short side (pixels) while converting them to RGB. Cheaper than scaling
+            afterwards, but not the same pixels (benchmarks/README.md); None leaves them as they are.
+        limits: what reading may cost.
 
     Returns:
         frames `(T, H, W, 3)` uint8 RGB, upright, and their metadata.
 
     Raises:
-        VideoDecodingError: nothing readable there; the message names the source and the reason.
+        VideoDecodingError: nothing readable there, or a limit met; the message names the source and the reason.
         ValueError: a source of another kind, or an index outside the video.
         ImportError: PyAV is missing (folders of images are read without it).
     """
+    if short_side is not None and short_side < 1:
+        raise ValueError(f"short_side must be at least 1 pixel, got {short_side}.")
+    with _as_file(source, limits) as video:
+        if _is_folder(video):
+            return _read_folder(video, index_rule, short_side=short_side)
+        return decode_video(video, index_rule, short_side=short_side)
+
+
+def check_video(source: VideoSource, *, limits: ReadLimits = DEFAULT_LIMITS) -> IlaVideoMetadata:
+    """Decode all of a video and keep nothing: its metadata, with every frame lost or corrupt counted.
+
+    `frames_indices` and `timestamps` are empty. Arguments and errors as in `read_video`.
+    """
+    with _as_file(source, limits) as video:
+        return _check_folder(video) if _is_folder(video) else count_frames(video)
+
+
+# -- sources ---------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _as_file(source: Any, limits: ReadLimits) -> Iterator[VideoFile]:
+    """The source as a path or a binary file object, with a name for messages."""
+    deadline = time.monotonic() + limits.max_seconds
+
+    def video_file(file: str | BinaryIO, name: str) -> VideoFile:
+        return VideoFile(file=file, name=name, limits=limits, deadline=deadline)
+
     if isinstance(source, dict):
         source = _source_of_dict(source)
     if isinstance(source, (bytes, bytearray, memoryview)):
-        return _read_file(io.BytesIO(source), index_rule, name=f"({len(source)} bytes in memory)")
-    if hasattr(source, "read"):
-        return _read_file(_seekable(source), index_rule, name=str(getattr(source, "name", "(file object)")))
-    if isinstance(source, str) and source.lower().startswith(("http://", "https://")):
-        with _downloaded(source, timeout=timeout) as path:
-            return _read_file(path, index_rule, name=source)
-    if isinstance(source, (str, os.PathLike)):
-        return _read_path(os.fspath(source), index_rule)
-    raise ValueError(
-        f"Cannot read a video from {type(source).__name__} {source!r:.80}: give a path, an http(s) URL, bytes, a "
-        "binary file object, a folder of frame images or a dict with 'path' or 'bytes'."
-    )
+        yield video_file(io.BytesIO(source), f"({len(source)} bytes in memory)")
+    elif hasattr(source, "read"):
+        yield video_file(_seekable(source), repr(str(getattr(source, "name", "(file object)"))))
+    elif isinstance(source, str) and source.lower().startswith(("http://", "https://")):
+        with tempfile.TemporaryFile(prefix="ila_video_") as file:  # without a name where the system can: never left
+            copy = video_file(file, repr(source))
+            _download(source, copy)
+            yield copy
+    elif isinstance(source, (str, os.PathLike)):
+        path = os.fspath(source)
+        if not (os.path.isfile(path) or os.path.isdir(path)):
+            raise VideoDecodingError(repr(path), _why_no_path(path))
+        # Absolute, because FFmpeg takes what stands before a colon for a protocol and a leading dash for an option.
+        yield video_file(os.path.abspath(path), repr(path))
+    else:
+        raise ValueError(
+            f"Cannot read a video from {type(source).__name__} {source!r:.80}: give a path, an http(s) URL, bytes, a "
+            "binary file object, a folder of frame images or a dict with 'path' or 'bytes'."
+        )
+
+
+def _why_no_path(path: Any) -> str:
+    if isinstance(path, str) and "://" in path:
+        return "no such file or folder, and of URLs only http and https are read"
+    return "neither a regular file nor a folder" if os.path.lexists(path) else "no such file or folder"
 
 
 def _source_of_dict(source: dict) -> Any:
@@ -112,17 +130,8 @@ def _source_of_dict(source: dict) -> Any:
     raise ValueError(f"A video given as a dict needs 'path' or 'bytes'; got the keys {sorted(map(str, source))}.")
 
 
-def _read_path(path: str, index_rule: IndexRule) -> tuple[np.ndarray, IlaVideoMetadata]:
-    if os.path.isdir(path):
-        return _read_folder(path, index_rule)
-    if not os.path.isfile(path):
-        raise VideoDecodingError(repr(path), "no such file or folder")
-    # Absolute, because FFmpeg takes what stands before a colon for a protocol and a leading dash for an option.
-    return _read_file(os.path.abspath(path), index_rule, name=path)
-
-
 def _seekable(file: Any) -> BinaryIO:
-    """The file itself; what cannot be rewound is copied, as reading takes two passes."""
+    """The file itself; what cannot be rewound is copied, as reading goes back and forth."""
     if hasattr(file, "seekable") and file.seekable() and isinstance(file.read(0), bytes):
         return file
     content = file.read()
@@ -131,17 +140,38 @@ def _seekable(file: Any) -> BinaryIO:
     raise ValueError(f"A file object must be opened in binary mode; reading gave {type(content).__name__}.")
 
 
-@contextmanager
-def _downloaded(url: str, *, timeout: float) -> Iterator[str]:
-    """The path of a temporary copy, removed however the block ends."""
-    with tempfile.NamedTemporaryFile(prefix="ila_video_") as file:
-        try:
-            with urllib.request.urlopen(url, timeout=timeout) as response:
-                shutil.copyfileobj(response, file)
-            file.flush()
-        except (OSError, ValueError, http.client.HTTPException) as error:  # OSError holds URLError and time-outs
-            raise VideoDecodingError(url, error) from error
-        yield file.name
+def _download(url: str, copy: VideoFile) -> None:
+    """The content behind an http(s) URL into the copy's file, within its limits."""
+    limit = copy.limits.max_download_bytes
+    too_large = f"more than max_download_bytes={limit} bytes"
+    opener = urllib.request.OpenerDirector()
+    for handler in (  # of urllib's own handlers those for http and https: a redirection to anything else fails
+        urllib.request.ProxyHandler(),
+        urllib.request.UnknownHandler(),
+        urllib.request.HTTPHandler(),
+        urllib.request.HTTPSHandler(),
+        urllib.request.HTTPDefaultErrorHandler(),
+        urllib.request.HTTPRedirectHandler(),
+        urllib.request.HTTPErrorProcessor(),
+    ):
+        opener.add_handler(handler)
+    try:
+        request = urllib.request.Request(url, headers={"User-Agent": "transformers-ila"})
+        with opener.open(request, timeout=copy.limits.timeout) as response:
+            announced = int(response.headers.get("Content-Length") or -1)
+            if announced > limit:
+                raise VideoDecodingError(copy.name, too_large)
+            received = 0
+            while piece := response.read1(DOWNLOAD_PIECE):
+                received += len(piece)
+                if received > limit:
+                    raise VideoDecodingError(copy.name, too_large)
+                copy.check_time()
+                copy.file.write(piece)
+            if received < announced:
+                raise VideoDecodingError(copy.name, f"the download ended after {received} of {announced} bytes")
+    except (OSError, http.client.HTTPException) as error:  # OSError holds URLError and time-outs
+        raise VideoDecodingError(copy.name, error) from error
 
 
 # -- folders of images -----------------------------------------------------------------------------------------------
@@ -152,175 +182,73 @@ def _natural_key(name: str) -> list[tuple[int, int, str]]:
     return [(0, int(part), part) if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", name)]
 
 
-def _read_folder(folder: str, index_rule: IndexRule) -> tuple[np.ndarray, IlaVideoMetadata]:
-    names = [n for n in os.listdir(folder) if n.lower().endswith(IMAGE_SUFFIXES) and not n.startswith(".")]
+def _is_folder(video: VideoFile) -> bool:
+    return isinstance(video.file, str) and os.path.isdir(video.file)
+
+
+def _image_paths(folder: VideoFile) -> list[str]:
+    """In natural order: at least one, at most as many as the limits allow."""
+    try:
+        names = [n for n in os.listdir(folder.file) if n.lower().endswith(IMAGE_SUFFIXES) and not n.startswith(".")]
+    except OSError as error:
+        raise VideoDecodingError(folder.name, error) from error
     if not names:
-        raise VideoDecodingError(repr(folder), f"no images in this folder (looked for {', '.join(IMAGE_SUFFIXES)})")
-    names.sort(key=_natural_key)
-    indices = _checked_indices(index_rule(len(names)), total=len(names))
-    images = {i: _open_image(os.path.join(folder, names[i])) for i in sorted(set(indices))}
-    size = images[indices[0]].size  # images of other sizes follow the first one, as frames of a stream do
-    images = {i: image if image.size == size else image.resize(size) for i, image in images.items()}
-    metadata = _metadata(len(names), indices, times={}, size=size, backend="pillow")
-    return np.stack([np.asarray(images[i]) for i in indices]), metadata
+        raise VideoDecodingError(folder.name, f"no images in this folder (looked for {', '.join(IMAGE_SUFFIXES)})")
+    folder.check_count(len(names))
+    return [os.path.join(folder.file, name) for name in sorted(names, key=_natural_key)]
 
 
-def _open_image(path: str) -> Image.Image:
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise VideoDecodingError(repr(path), error) from error
+def _read_folder(
+    folder: VideoFile, index_rule: IndexRule, *, short_side: int | None
+) -> tuple[np.ndarray, IlaVideoMetadata]:
+    paths = _image_paths(folder)
+    indices = checked_indices(index_rule(len(paths)), total=len(paths))
+    images: dict[int, np.ndarray] = {}
+    size: tuple[int, int] | None = None
+    for index in dict.fromkeys(indices):
+        image = _open_image(paths[index], folder)
+        size = size or scaled_size(*image.size, short_side=short_side)
+        # images of other sizes follow the first one, as frames of a stream do
+        images[index] = np.asarray(image if image.size == size else image.resize(size))
+    frames = np.stack([images[index] for index in indices])
+    return frames, _folder_metadata(len(paths), indices, size=frames.shape[2:0:-1])
 
 
-# -- video files -----------------------------------------------------------------------------------------------------
+def _check_folder(folder: VideoFile) -> IlaVideoMetadata:
+    paths = _image_paths(folder)
+    good, size, reason = 0, (0, 0), None
+    for path in paths:
+        try:
+            size = _open_image(path, folder).size
+            good += 1
+        except VideoDecodingError as error:
+            reason = error
+    if good == 0:
+        raise VideoDecodingError(folder.name, f"none of its {len(paths)} images can be read: {reason}")
+    metadata = _folder_metadata(good, [], size=size)
+    metadata.frames_lost = len(paths) - good
+    return metadata
 
 
-@dataclass
-class _Decoded:
-    """One pass over the stream: the wanted frames and what was learned on the way."""
-
-    frames: np.ndarray | None  # (T, H, W, 3), rows of frames that never came stay unwritten
-    total: int
-    times: dict[int, float | None]  # index -> seconds
-    rotation: int
-    lost: int  # packets that did not decode
-    reason: str  # why packets were lost, for the error when nothing came
-
-
-def _read_file(file: str | BinaryIO, index_rule: IndexRule, *, name: str) -> tuple[np.ndarray, IlaVideoMetadata]:
-    if av is None:
-        raise ImportError("Reading video files needs PyAV: pip install av")
-    name = name if name.startswith("(") else repr(name)
-    try:
-        scanned, rate, duration = _scan(file, name=name)
-        total = scanned
-        indices = _checked_indices(index_rule(total), total=total)
-        decoded = _decode(file, indices, name=name)
-        if decoded.total != total and decoded.total > 0:  # headers promise, packets hint, only decoded frames are true
-            total = decoded.total
-            indices = _checked_indices(index_rule(total), total=total)
-            decoded = _decode(file, indices, name=name)
-    except AV_ERRORS as error:
-        raise VideoDecodingError(name, _reason(error)) from error
-    if decoded.frames is None or decoded.total <= max(indices):
-        raise VideoDecodingError(name, decoded.reason or "its video stream holds no frame that decodes")
-    lost = max(decoded.lost, scanned - total) if decoded.lost else 0  # one bad packet may cost those that refer to it
-    if lost:
-        logger.warning("%s: damaged, %d of %d frames are lost", name, lost, total + lost)
-    height, width = decoded.frames.shape[1:3]
-    metadata = _metadata(total, indices, times=decoded.times, size=(width, height), backend="pyav", fps=rate)
-    metadata.duration = duration or (total / rate if rate else None)
-    metadata.rotation, metadata.frames_lost = decoded.rotation, lost
-    return decoded.frames, metadata
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, av.error.ArgumentError):  # what FFmpeg says of a format that is not on the list
-        return "invalid, or a container format that is not allowed"
-    return str(getattr(error, "strerror", None) or error)
-
-
-@contextmanager
-def _open(file: str | BinaryIO, *, name: str) -> Iterator[tuple[Any, Any]]:
-    """(container, video stream), closed however the block ends."""
-    if not isinstance(file, str):
-        file.seek(0)
-    with av.open(file, options=OPEN_OPTIONS, metadata_errors="replace") as container:
-        yield container, _best_stream(container, name=name)
-
-
-def _best_stream(container: Any, *, name: str) -> Any:
-    """The default video stream, among several the largest; a cover picture is no video."""
-    pictures = av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails
-    streams = [s for s in container.streams.video if s.codec_context is not None and not s.disposition & pictures]
-    if not streams:
-        raise VideoDecodingError(name, "it has no video stream")
-    default = av.stream.Disposition.default
-    return max(streams, key=lambda s: (bool(s.disposition & default), s.width * s.height, -s.index))
-
-
-def _packets(container: Any, stream: Any) -> Iterator[Any]:
-    """All packets, the last one empty (it flushes the decoder); an unreadable rest ends the stream."""
-    try:
-        yield from container.demux(stream)
-    except AV_ERRORS:
-        yield None  # the decoder's spelling of an empty packet
-
-
-def _scan(file: str | BinaryIO, *, name: str) -> tuple[int, float | None, float | None]:
-    """(frames to show, frames per second, seconds), from the packets alone: nothing is decoded."""
-    with _open(file, name=name) as (container, stream):
-        total = sum(p is not None and p.size > 0 and not p.is_discard for p in _packets(container, stream))
-        rate = stream.average_rate or stream.guessed_rate
-        duration: float | None = container.duration / av.time_base if container.duration else None
-        if stream.duration is not None and stream.time_base is not None:
-            duration = float(stream.duration * stream.time_base)
-    if total == 0:
-        raise VideoDecodingError(name, "its video stream is empty")
-    return total, float(rate) if rate else None, duration
-
-
-def _decode(file: str | BinaryIO, indices: list[int], *, name: str) -> _Decoded:
-    """Decode the whole stream, convert and keep only the frames at `indices`."""
-    positions: dict[int, list[int]] = {}
-    for position, index in enumerate(indices):
-        positions.setdefault(index, []).append(position)
-    result = _Decoded(frames=None, total=0, times={}, rotation=0, lost=0, reason="")
-    with _open(file, name=name) as (container, stream):
-        for packet in _packets(container, stream):
-            try:
-                frames = stream.codec_context.decode(packet)
-            except AV_ERRORS as error:
-                result.lost += 1
-                result.reason = _reason(error)
-                continue
-            for frame in frames:
-                if result.total in positions:
-                    _keep(result, frame, positions[result.total], count=len(indices))
-                result.total += 1
-    return result
-
-
-def _keep(result: _Decoded, frame: Any, positions: list[int], *, count: int) -> None:
-    """Write one frame to its places in the result; frames of another size follow the first one kept."""
-    if result.frames is None:
-        result.rotation = frame.rotation
-        turned = result.rotation // 90 % 2 == 1
-        height, width = (frame.width, frame.height) if turned else (frame.height, frame.width)
-        result.frames = np.empty((count, height, width, 3), dtype=np.uint8)
-    turns = result.rotation // 90
-    height, width = result.frames.shape[1:3] if turns % 2 == 0 else result.frames.shape[2:0:-1]
-    image = frame.to_ndarray(format="rgb24", width=width, height=height, threads=1)
-    result.frames[positions] = np.rot90(image, k=turns)
-    result.times[result.total] = frame.time
-
-
-# -- shared ----------------------------------------------------------------------------------------------------------
-
-
-def _checked_indices(indices: Sequence[int], *, total: int) -> list[int]:
-    indices = [int(index) for index in indices]
-    if not indices or min(indices) < 0 or max(indices) >= total:
-        raise ValueError(f"The index rule must give at least one index in [0, {total}); it gave {indices}.")
-    return indices
-
-
-def _metadata(
-    total: int,
-    indices: list[int],
-    *,
-    times: dict[int, float | None],
-    size: tuple[int, int],
-    backend: str,
-    fps: float | None = None,
-) -> IlaVideoMetadata:
+def _folder_metadata(total: int, indices: list[int], *, size: tuple[int, int]) -> IlaVideoMetadata:
     return IlaVideoMetadata(
         total_num_frames=total,
-        fps=fps,
         width=size[0],
         height=size[1],
-        video_backend=backend,
+        video_backend="pillow",
         frames_indices=indices,
-        timestamps=[times.get(index) for index in indices],
+        timestamps=[None] * len(indices),
     )
+
+
+def _open_image(path: str, folder: VideoFile) -> Image.Image:
+    """Upright and in RGB."""
+    folder.check_time()
+    try:
+        with Image.open(path) as image:
+            folder.check_size(*image.size)
+            return ImageOps.exif_transpose(image).convert("RGB")
+    except VideoDecodingError as error:
+        raise VideoDecodingError(repr(path), error.reason) from error
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise VideoDecodingError(repr(path), error) from error

@@ -1,0 +1,190 @@
+"""A video file, opened with care: which formats, what it may cost, which of its streams, its packets one by one."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+
+try:
+    import av
+
+    AV_ERRORS: tuple[type[Exception], ...] = (av.error.FFmpegError,)
+except ImportError:
+    av = None  # type: ignore[assignment]  # only reading files needs it; frames in memory do without
+    AV_ERRORS = ()
+
+MEDIA_FORMATS = (  # FFmpeg's demuxer names: media only, nothing that names further files
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,flv,live_flv,asf,ogg,gif,apng,nut,mxf,dv,rm,"
+    "ivf,obu,av1,h263,h264,hevc,vvc,mjpeg,mjpeg_2000,vc1,yuv4mpegpipe,jpeg_pipe,png_pipe,webp_pipe,bmp_pipe,swf,wtv"
+)
+ONE_FRAME_PER_PACKET = ("h264", "hevc", "av1", "vp9", "mjpeg")  # not VP8 (hidden frames), not MPEG-4 in AVI (packed)
+DEMUXER_RETRIES = 100  # unreadable places of one file that are stepped over
+FIELDS_UNKNOWN, FIELDS_NONE = 0, 1  # FFmpeg's numbers of field orders
+
+
+class VideoDecodingError(ValueError):
+    """A video that cannot be read; the message names it and the reason in one line."""
+
+    def __init__(self, name: str, reason: object) -> None:
+        super().__init__(" ".join(f"Cannot read the video {name}: {reason}".split()))
+        self.name, self.reason = name, reason
+
+    def __reduce__(self) -> tuple[Any, ...]:  # DataLoader workers send their errors back pickled
+        return type(self), (self.name, str(self.reason))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadLimits:
+    """What reading one video may cost at most; beyond it a `VideoDecodingError` says which limit was met.
+
+    max_pixels: of one frame, width x height, checked before any is decoded; the default is 8192 x 8192.
+    max_frames: of one video, counted by index, scan or decoding. The default is more than nine hours at 30 a second.
+    max_seconds: of time spent on one video, download included.
+    max_download_bytes: of one URL. timeout: seconds its server may stay silent.
+    formats: FFmpeg's names of the container formats that may be opened, comma-separated.
+    """
+
+    max_pixels: int = 8192 * 8192
+    max_frames: int = 1_000_000
+    max_seconds: float = 300.0
+    max_download_bytes: int = 2**31
+    timeout: float = 30.0
+    formats: str = MEDIA_FORMATS
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if name != "formats" and not value > 0:
+                raise ValueError(f"{name} must be above 0, got {value!r}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoFile:
+    """A path or binary file object, what it is called in messages, and what reading it may cost."""
+
+    file: Any
+    name: str
+    limits: ReadLimits
+    deadline: float  # on time.monotonic()
+
+    def check_time(self) -> None:
+        if time.monotonic() > self.deadline:
+            raise VideoDecodingError(self.name, f"reading it takes longer than max_seconds={self.limits.max_seconds}")
+
+    def check_count(self, frames: int) -> None:
+        if frames > self.limits.max_frames:
+            raise VideoDecodingError(self.name, f"it has more frames than max_frames={self.limits.max_frames}")
+
+    def check_size(self, width: int, height: int) -> None:
+        if width * height > self.limits.max_pixels:
+            size = f"{width} x {height}"
+            raise VideoDecodingError(self.name, f"frames of {size} pixels exceed max_pixels={self.limits.max_pixels}")
+
+
+class OpenVideo:
+    """An open container, its best video stream and that stream's decoder, within the file's limits."""
+
+    container: Any
+    stream: Any
+    decoder: Any
+    at_start: bool
+
+    def __init__(self, file: VideoFile) -> None:
+        self.file = file
+        self.open()
+
+    def open(self) -> None:
+        limits = self.file.limits
+        if not isinstance(self.file.file, str):
+            self.file.file.seek(0)
+        decoding = {"max_pixels": str(limits.max_pixels)}  # for probing, and where the size changes inside the stream
+        opening = {"format_whitelist": limits.formats, "protocol_whitelist": "file", **decoding}
+        self.container = av.open(self.file.file, options=opening, metadata_errors="replace")
+        self.at_start = True
+        try:
+            self.stream = _best_stream(self.container, name=self.file.name)
+            self.decoder = self.stream.codec_context
+            self.file.check_size(self.decoder.width, self.decoder.height)
+            self.decoder.options = decoding
+            # With several threads FFmpeg leaves out the concealment of errors: damaged parts of a frame then show
+            # whatever the memory held before, another video perhaps.
+            self.decoder.thread_count = 1
+            for stream in self.container.streams:
+                if stream is not self.stream:
+                    stream.discard = av.stream.Discard.all
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        self.container.close()
+
+    def packets(self) -> Iterator[Any]:
+        """All packets of the stream from its start; the last one is empty and flushes the decoder."""
+        if not self.at_start:
+            self.close()
+            self.open()
+        return self.packets_here()
+
+    def packets_here(self) -> Iterator[Any]:
+        """The packets from where the file stands; places that cannot be read are stepped over and counted."""
+        self.at_start = False
+        count = 0
+        for _ in range(DEMUXER_RETRIES):
+            try:
+                for packet in self.container.demux(self.stream):
+                    count += 1
+                    self.file.check_count(count)
+                    self.file.check_time()
+                    yield packet
+                return
+            except AV_ERRORS:
+                self.file.check_time()
+        yield None  # the decoder's spelling of an empty packet
+
+    def seek(self, timestamp: int) -> Iterator[Any]:
+        """The packets from the last key frame at or before a time (in the stream's time base)."""
+        self.container.seek(timestamp, stream=self.stream)
+        return self.packets_here()
+
+    @property
+    def format(self) -> str:
+        return self.container.format.name.split(",")[0]
+
+    @property
+    def one_frame_per_packet(self) -> bool:
+        """Interlaced video may come as one packet per field."""
+        progressive = self.decoder.field_order in (FIELDS_UNKNOWN, FIELDS_NONE)
+        return self.decoder.codec.canonical_name in ONE_FRAME_PER_PACKET and progressive
+
+
+@contextmanager
+def opened(file: VideoFile) -> Iterator[OpenVideo]:
+    """The open video, closed however the block ends; FFmpeg's errors in it become VideoDecodingErrors."""
+    if av is None:
+        raise ImportError("Reading video files needs PyAV: pip install av")
+    try:
+        video = OpenVideo(file)
+        try:
+            yield video
+        finally:
+            video.close()
+    except AV_ERRORS as error:
+        raise VideoDecodingError(file.name, reason_of(error)) from error
+
+
+def reason_of(error: Exception) -> str:
+    if isinstance(error, av.error.ArgumentError):  # what FFmpeg says of formats off the list and sizes over the limit
+        return "it is invalid, of a container format that is not allowed, or its frames exceed max_pixels"
+    return str(getattr(error, "strerror", None) or error)
+
+
+def _best_stream(container: Any, *, name: str) -> Any:
+    """The default video stream, among several the largest; a cover picture is no video."""
+    pictures = av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails
+    streams = [s for s in container.streams.video if s.codec_context is not None and not s.disposition & pictures]
+    if not streams:
+        raise VideoDecodingError(name, "it has no video stream")
+    default = av.stream.Disposition.default
+    return max(streams, key=lambda s: (bool(s.disposition & default), s.width * s.height, -s.index))

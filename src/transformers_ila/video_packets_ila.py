@@ -1,0 +1,159 @@
+"""The packets of a video before any is decoded: how many frames there are, and where decoding may start."""
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from .video_container_ila import OpenVideo, VideoDecodingError
+
+
+SEEKABLE_FORMATS = ("mov", "matroska")  # whose seeks land where they should; each is checked all the same
+AVINDEX_KEYFRAME, AVINDEX_DISCARD = 1, 2  # FFmpeg's numbers
+
+
+def _nowhere() -> np.ndarray:
+    return np.empty(0, dtype=np.int64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PacketList:
+    """The packets of a stream in the order of the file, before any is decoded.
+
+    total: frames that will be shown. trusted: whether groups of pictures may be decoded on their own.
+    Of the K packets where decoding may start: `first` (K,) the index of their frame among all frames, ascending,
+    `seek_times` (K,) and `offsets` (K,), bytes, where to find them. times: (total,) of all frames, ascending, or None.
+    """
+
+    total: int
+    trusted: bool
+    first: np.ndarray = field(default_factory=_nowhere)
+    seek_times: np.ndarray = field(default_factory=_nowhere)
+    offsets: np.ndarray = field(default_factory=_nowhere)
+    times: np.ndarray | None = None
+
+
+def list_by_index(video: OpenVideo) -> PacketList | None:
+    """The sample table of an MP4 or MOV file; None where it is missing, incomplete, or leaves samples out."""
+    entries = video.stream.index_entries
+    if video.format != "mov" or len(entries) != video.stream.frames:
+        return None
+    video.file.check_count(len(entries))
+    file_size, fragmented = _size_and_fragments(video.file.file)
+    table = np.array([(e.flags, e.timestamp, e.pos, e.size) for e in entries], dtype=np.int64).reshape(-1, 4)
+    flags, timestamps, offsets, sizes = table.T
+    if fragmented or len(table) == 0 or np.any(flags & AVINDEX_DISCARD):
+        return None
+    keys = np.flatnonzero(flags & AVINDEX_KEYFRAME)
+    complete = np.all(sizes > 0) and np.all(offsets + sizes <= file_size)
+    first_packet = next(video.packets())
+    # Entries are in decoding time, seeks go by display time: the first packet tells how far the two are apart.
+    delay = 0 if first_packet.pts is None else first_packet.pts - timestamps[0]
+    return PacketList(
+        total=len(table),
+        trusted=bool(complete and video.one_frame_per_packet and len(keys) > 0 and keys[0] == 0),
+        first=keys,
+        seek_times=timestamps[keys] + delay,
+        offsets=offsets[keys],
+    )
+
+
+def list_by_scan(video: OpenVideo) -> PacketList:
+    """What a pass over all packets tells; trusted only where their times prove which frame is which."""
+    seekable = video.format in SEEKABLE_FORMATS and video.one_frame_per_packet
+    times: list[Any] = []
+    keys: list[int] = []
+    offsets: list[Any] = []
+    doubtful = False
+    for packet in video.packets():
+        if packet is None or packet.size == 0 or packet.is_discard:
+            doubtful |= packet is None or packet.size > 0
+            continue
+        if seekable and packet.is_keyframe and starts_anew(packet, video.decoder):
+            keys.append(len(times))
+            offsets.append(packet.pos)
+        doubtful |= packet.is_corrupt
+        times.append(packet.pts)
+    if not times:
+        raise VideoDecodingError(video.file.name, "its video stream is empty")
+    if not seekable or doubtful or None in times or None in offsets:
+        return PacketList(total=len(times), trusted=False)
+    displayed = np.array(times, dtype=np.int64)
+    ordered = np.unique(displayed)
+    unique = len(ordered) == len(times)
+    # What was decoded before a start must be shown before it: then all frames from it on come out of its own packets.
+    before = np.maximum.accumulate(np.concatenate([[np.iinfo(np.int64).min], displayed]))[keys]
+    starts = displayed[keys]
+    return PacketList(
+        total=len(times),
+        trusted=unique and len(keys) > 0 and bool(starts[0] == ordered[0] and np.all(before < starts)),
+        first=np.searchsorted(ordered, starts),
+        seek_times=starts,
+        offsets=np.array(offsets, dtype=np.int64),
+        times=ordered,
+    )
+
+
+def starts_anew(packet: Any, decoder: Any) -> bool:
+    """Whether a key packet refers to nothing before it; containers also mark weaker entry points in H.264 and HEVC.
+
+    The first slice tells: an IDR picture in H.264, any random access point in HEVC.
+    """
+    codec = decoder.codec.canonical_name
+    if codec not in ("h264", "hevc"):
+        return True
+    for header in _nal_headers(memoryview(packet), decoder.extradata or b"", hevc=codec == "hevc"):
+        kind = header >> 1 & 63 if codec == "hevc" else header & 31
+        if codec == "hevc" and kind < 32:
+            return 16 <= kind <= 21
+        if codec == "h264" and 1 <= kind <= 5:
+            return kind == 5
+    return False
+
+
+def _nal_headers(data: memoryview, extradata: bytes, *, hevc: bool) -> Iterator[int]:
+    """The first byte of every NAL unit, behind a length (MP4, Matroska) or a start code (all others)."""
+    if extradata[:1] != b"\1":
+        yield from (data[match.end()] for match in re.finditer(rb"\x00\x00\x01(?=.)", data, re.DOTALL))
+        return
+    place = 21 if hevc else 4
+    width = (extradata[place] & 3) + 1 if len(extradata) > place else 4
+    position = 0
+    while position + width < len(data):
+        yield data[position + width]
+        position += width + int.from_bytes(data[position : position + width], "big")
+
+
+def _size_and_fragments(file: str | BinaryIO) -> tuple[int, bool]:
+    """An MP4 file's bytes, and whether it goes on in fragments that its sample table does not list."""
+    with _aside(file) as boxes:
+        size = boxes.seek(0, os.SEEK_END)
+        position = 0
+        while position < size:
+            boxes.seek(position)
+            header = boxes.read(16)
+            if header[4:8] == b"moof":
+                return size, True
+            length = int.from_bytes(header[8:16] if header[:4] == b"\0\0\0\1" else header[:4], "big")
+            if length < 8:  # 0: up to the end of the file
+                break
+            position += length
+        return size, False
+
+
+@contextmanager
+def _aside(file: str | BinaryIO) -> Iterator[BinaryIO]:
+    """The file for a look elsewhere in it; a file object is put back to where the demuxer left it."""
+    if isinstance(file, str):
+        with open(file, "rb") as opened:
+            yield opened
+        return
+    place = file.tell()
+    try:
+        yield file
+    finally:
+        file.seek(place)
