@@ -48,12 +48,18 @@ def barcodes(frames: np.ndarray) -> list[int]:
 
 
 def write_video(
-    path: Path, frames: int, *, codec: str = "libx264", container_options: dict | None = None, **options
+    path: Path,
+    frames: int,
+    *,
+    codec: str = "libx264",
+    pix_fmt: str = "yuv420p",
+    container_options: dict | None = None,
+    **options,
 ) -> Path:
     """A barcode video of 25 frames a second; `options` go to the encoder."""
     with av.open(str(path), "w", options=container_options or {}) as container:
         stream = container.add_stream(codec, rate=25, options={k: str(v) for k, v in options.items()})
-        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, pix_fmt
         for index in range(frames):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(barcode_frame(index), format="rgb24")))
         container.mux(stream.encode(None))

@@ -15,7 +15,7 @@ from .configuration_ila import IlaConfig, IlaTextConfig, IlaVisionConfig
 from .modeling_ila import IlaForVideoClassification, IlaModel, IlaPreTrainedModel, IlaVisionModel
 from .processing_ila import IlaProcessor
 from .video_processing_ila import IlaVideoProcessor
-from .video_reading_ila import VideoDecodingError, read_video
+from .video_reading_ila import IlaVideoMetadata, ReadLimits, VideoDecodingError, check_video, read_video
 
 
 __version__ = "0.1.0"
@@ -26,10 +26,13 @@ __all__ = [
     "IlaPreTrainedModel",
     "IlaProcessor",
     "IlaTextConfig",
+    "IlaVideoMetadata",
     "IlaVideoProcessor",
     "IlaVisionConfig",
     "IlaVisionModel",
+    "ReadLimits",
     "VideoDecodingError",
+    "check_video",
     "read_video",
 ]
 

@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 
@@ -14,6 +15,8 @@ try:
 except ImportError:
     av = None  # type: ignore[assignment]  # only reading files needs it; frames in memory do without
     AV_ERRORS = ()
+DEMUX_ERRORS: tuple[type[Exception], ...] = (*AV_ERRORS, IndexError)  # damage announced a stream PyAV did not expect
+READ_ERRORS: tuple[type[Exception], ...] = (*AV_ERRORS, OSError)  # from the file object itself
 
 MEDIA_FORMATS = (  # FFmpeg's demuxer names: media only, nothing that names further files
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,flv,live_flv,asf,ogg,gif,apng,nut,mxf,dv,rm,"
@@ -100,7 +103,11 @@ class OpenVideo:
             self.file.file.seek(0)
         decoding = {"max_pixels": str(limits.max_pixels)}  # for probing, and where the size changes inside the stream
         opening = {"format_whitelist": limits.formats, "protocol_whitelist": "file", **decoding}
-        self.container = av.open(self.file.file, options=opening, metadata_errors="replace")
+        try:
+            self.container = av.open(self.file.file, options=opening, metadata_errors="replace")
+        except av.error.ArgumentError as error:  # what FFmpeg says of formats that are not on the list
+            reason = "invalid, or of a container format that is not allowed"
+            raise VideoDecodingError(self.file.name, reason) from error
         self.at_start = True
         try:
             self.stream = _best_stream(self.container, name=self.file.name)
@@ -139,7 +146,7 @@ class OpenVideo:
                     self.file.check_time()
                     yield packet
                 return
-            except AV_ERRORS:
+            except DEMUX_ERRORS:
                 self.file.check_time()
         yield None  # the decoder's spelling of an empty packet
 
@@ -153,10 +160,26 @@ class OpenVideo:
         return self.container.format.name.split(",")[0]
 
     @property
+    def codec(self) -> str:
+        return self.decoder.codec.canonical_name
+
+    @property
     def one_frame_per_packet(self) -> bool:
         """Interlaced video may come as one packet per field."""
-        progressive = self.decoder.field_order in (FIELDS_UNKNOWN, FIELDS_NONE)
-        return self.decoder.codec.canonical_name in ONE_FRAME_PER_PACKET and progressive
+        return self.codec in ONE_FRAME_PER_PACKET and self.decoder.field_order in (FIELDS_UNKNOWN, FIELDS_NONE)
+
+    @cached_property
+    def first_delay(self) -> int:
+        """How long after its decoding time the first packet is shown, in the stream's time base."""
+        packet = next(self.packets())
+        return 0 if packet is None or packet.pts is None or packet.dts is None else packet.pts - packet.dts
+
+    @cached_property
+    def nal_length(self) -> int:
+        """Bytes of the length before each NAL unit of H.264 and HEVC; 0 where start codes stand instead."""
+        extradata = self.decoder.extradata or b""
+        place = 21 if self.codec == "hevc" else 4
+        return (extradata[place] & 3) + 1 if extradata[:1] == b"\1" and len(extradata) > place else 0
 
 
 @contextmanager
@@ -170,13 +193,13 @@ def opened(file: VideoFile) -> Iterator[OpenVideo]:
             yield video
         finally:
             video.close()
-    except AV_ERRORS as error:
+    except READ_ERRORS as error:
         raise VideoDecodingError(file.name, reason_of(error)) from error
 
 
 def reason_of(error: Exception) -> str:
-    if isinstance(error, av.error.ArgumentError):  # what FFmpeg says of formats off the list and sizes over the limit
-        return "it is invalid, of a container format that is not allowed, or its frames exceed max_pixels"
+    if isinstance(error, av.error.ArgumentError):  # what decoders say of sizes over the limit
+        return "its data are invalid, or its frames exceed max_pixels"
     return str(getattr(error, "strerror", None) or error)
 
 

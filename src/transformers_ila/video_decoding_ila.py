@@ -6,8 +6,9 @@ Three ways lead to the same frames; the first that the file proves right is take
     scan        all packets are read, none is decoded (Matroska, fragmented MP4)
     sequential  everything is decoded and counted: all other files, and those that did not keep what they promised
 
-After index and scan only the groups of pictures that hold wanted frames are decoded. This is right because
-- the codec gives one frame per packet, in order of time inside a group, and the packets are complete;
+After index and scan only the groups of pictures that hold wanted frames are decoded, and of those not the frames that
+no other refers to, if nobody asked for them. This is right because
+- the codec gives one frame per packet, and the packets are complete;
 - decoding starts at a packet that refers to nothing before it (an IDR in H.264, any random access point in HEVC), and
   the seek is believed only if that packet lies where the listing says it does;
 - the frames that come out carry the times of the packets that went in, each once, none flagged corrupt.
@@ -16,6 +17,7 @@ for is not noticed; who wants every fault counted decodes everything (`check_vid
 """
 
 import logging
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +26,14 @@ import numpy as np
 from transformers.video_utils import VideoMetadata
 
 from .video_container_ila import AV_ERRORS, OpenVideo, VideoDecodingError, VideoFile, av, opened, reason_of
-from .video_packets_ila import PacketList, list_by_index, list_by_scan, starts_anew
+from .video_packets_ila import (
+    NotAsListed,
+    PacketList,
+    group_times,
+    list_by_index,
+    list_by_scan,
+    needed_packets,
+)
 
 
 logger = logging.getLogger(__name__)
@@ -32,6 +41,7 @@ logger = logging.getLogger(__name__)
 IndexRule = Callable[[int], Sequence[int]]
 
 SHORT = 100  # frames: up to here everything is decoded, which costs little and finds every fault
+END_SLACK = 1.0  # seconds that a header's duration may exceed its frames without anything being wrong
 NEAR = 8  # frames: a gap that is decoded through, because a seek costs about as much
 
 
@@ -43,7 +53,7 @@ class IlaVideoMetadata(VideoMetadata):
     rotation, mirrored: what the display matrix asks for, already applied to the frames: turned counter-clockwise by
         `rotation` degrees (0, 90, 180 or -90), then mirrored left to right.
     pixel_aspect: width / height of one pixel of the returned frames, 1.0 for square ones; frames are not stretched.
-    frames_lost: packets that gave no frame, as far as they were decoded.
+    frames_lost: packets that gave no frame, as far as they were decoded, and what is cut off at the end.
     frames_corrupt: frames that the decoder patched up because their data is damaged.
     """
 
@@ -81,7 +91,8 @@ def decode_video(
                     break
                 kept = keep_of(guess)
                 if _decode_groups(video, packets, kept):
-                    return kept.array, _metadata(video, kept, Tally(frames=guess))
+                    last = None if packets.times is None else int(packets.times[-1])
+                    return kept.array, _metadata(video, kept, Tally(frames=guess, last=last))
         kept, tally = _decode_sequentially(video, keep_of, guess=guess)
         return kept.array, _metadata(video, kept, tally, promised=promised)
 
@@ -91,11 +102,13 @@ def count_frames(file: VideoFile) -> IlaVideoMetadata:
     with opened(file) as video:
         indexed = list_by_index(video)
         promised = (indexed or list_by_scan(video)).total
-        kept = KeptFrames([])
+        kept = KeptFrames([0])  # one frame tells the size and how it lies
         tally = _decode_all(video, kept)
         if tally.frames == 0:
             raise VideoDecodingError(file.name, tally.reason)
-        return _metadata(video, kept, tally, promised=promised)
+        metadata = _metadata(video, kept, tally, promised=promised)
+        metadata.frames_indices, metadata.timestamps = [], []
+        return metadata
 
 
 # -- decoding ---------------------------------------------------------------------------------------------------------
@@ -103,11 +116,12 @@ def count_frames(file: VideoFile) -> IlaVideoMetadata:
 
 @dataclass
 class Tally:
-    """What decoding met: frames that came out, packets that did not decode (and why), frames patched up."""
+    """What decoding met: frames that came out, packets that did not decode (and why), frames patched up, the end."""
 
     frames: int = 0
     bad_packets: int = 0
     corrupt: int = 0
+    last: int | None = None  # latest time, in the stream's time base
     reason: str = "its video stream holds no frame that decodes"
 
 
@@ -120,7 +134,7 @@ class KeptFrames:
         for position, index in enumerate(indices):
             self.positions.setdefault(index, []).append(position)
         self.short_side = short_side
-        self.times: dict[int, float | None] = {}
+        self.times: dict[int, int | None] = {}  # index -> pts
         self.array: np.ndarray = np.empty((0, 0, 0, 3), dtype=np.uint8)
         self.rotation, self.mirrored = 0, False
         self.converter = av.video.reformatter.VideoReformatter()
@@ -134,13 +148,14 @@ class KeptFrames:
         if not self.times:
             self.rotation, self.mirrored = _orientation(frame)
             self.size = scaled_size(frame.width, frame.height, short_side=self.short_side)
-        width, height = self.size
-        image = self.converter.reformat(frame, width, height, "rgb24", threads=1).to_ndarray()
+            self.scaling = None if self.short_side is None else "BICUBIC"  # the nearest to what the processor does
+        # One thread, because by default a pool of threads would be started for every single frame.
+        image = self.converter.reformat(frame, *self.size, "rgb24", interpolation=self.scaling, threads=1).to_ndarray()
         image = np.rot90(image, k=self.rotation // 90)
         if not self.times:
             self.array = np.empty((len(self.indices), *image.shape), dtype=np.uint8)
         self.array[self.positions[index]] = image[:, ::-1] if self.mirrored else image
-        self.times[index] = frame.time
+        self.times[index] = frame.pts
 
 
 def _decode_groups(video: OpenVideo, packets: PacketList, kept: KeptFrames) -> bool:
@@ -152,45 +167,41 @@ def _decode_groups(video: OpenVideo, packets: PacketList, kept: KeptFrames) -> b
             plan[-1][1].append(index)
         else:
             plan.append((start, [index]))
-    for start, wanted in plan:
-        if not _decode_from(video, packets, start, wanted, kept):
-            logger.debug("%s: not as listed from packet %d on", video.file.name, packets.first[start])
-            return False
+    try:
+        for start, wanted in plan:
+            _decode_group(video, packets, start, wanted, kept)
+    except NotAsListed as reason:
+        logger.debug("%s is decoded from its start: %s", video.file.name, reason)
+        return False
     return True
 
 
-def _decode_from(video: OpenVideo, packets: PacketList, start: int, wanted: list[int], kept: KeptFrames) -> bool:
-    """Decode from a start to the last frame wanted of it; False as soon as anything is not as listed."""
+def _decode_group(video: OpenVideo, packets: PacketList, start: int, wanted: list[int], kept: KeptFrames) -> None:
+    """Decode from a start to the last frame wanted of it; NotAsListed if other frames come out than went in."""
     first = int(packets.first[start])
-    begin: int | None = None
+    times = group_times(video, packets, start, wanted[-1])
+    index_of = {times[index - first]: index for index in wanted}
     went_in: list[int] = []
     came_out: list[int] = []
-    for packet in video.seek(int(packets.seek_times[start])):
-        if packet is None:
-            return False
-        if begin is None:
-            if packet.pos != packets.offsets[start] or packet.pts is None or not starts_anew(packet, video.decoder):
-                return False
-            begin = packet.pts
-        if packet.size > 0:
+    for packet in needed_packets(video, packets, start, set(index_of)):
+        if packet is not None and packet.pts >= times[0]:  # what is shown before the start is not decodable from it
             went_in.append(packet.pts)
-        try:
-            frames = video.decoder.decode(packet)
-        except AV_ERRORS:
-            return False
-        for frame in frames:
+        for frame in _decoded(video, packet):
             if frame.is_corrupt or frame.pts is None:
-                return False
-            if frame.pts < begin:  # shown before the start: belongs to the group before
-                continue
-            index = first + len(came_out)
-            came_out.append(frame.pts)
-            if index in kept.positions:
-                kept.keep(index, frame)
-            if index == wanted[-1]:
-                listed = sorted(went_in) if packets.times is None else packets.times[first:].tolist()
-                return came_out == listed[: len(came_out)]
-    return False
+                raise NotAsListed("a frame is corrupt or has no time")
+            if frame.pts >= times[0]:
+                came_out.append(frame.pts)
+            if frame.pts in index_of:
+                kept.keep(index_of[frame.pts], frame)
+    if came_out != sorted(went_in):
+        raise NotAsListed("other frames came out than went in")
+
+
+def _decoded(video: OpenVideo, packet: Any) -> list[Any]:
+    try:
+        return video.decoder.decode(packet)
+    except AV_ERRORS as error:
+        raise NotAsListed(reason_of(error)) from error
 
 
 def _decode_sequentially(
@@ -219,6 +230,8 @@ def _decode_all(video: OpenVideo, kept: KeptFrames) -> Tally:
             continue
         for frame in frames:
             tally.corrupt += frame.is_corrupt
+            if frame.pts is not None:
+                tally.last = frame.pts if tally.last is None else max(tally.last, frame.pts)
             if tally.frames in kept.positions:
                 kept.keep(tally.frames, frame)
             tally.frames += 1
@@ -260,6 +273,25 @@ def scaled_size(width: int, height: int, *, short_side: int | None) -> tuple[int
     return int(short_side * width / height), short_side
 
 
+def _frames_cut_off(video: OpenVideo, last: int | None) -> int:
+    """How many frames of the header's duration no packet is left of: a Matroska or FLV file that ends too early."""
+    stream = video.stream
+    rate = stream.average_rate or stream.guessed_rate
+    if video.format not in ("matroska", "flv") or last is None or not rate:
+        return 0
+    declared = _seconds(stream.metadata.get("DURATION", ""))
+    if declared is None and len(video.container.streams) == 1 and video.container.duration:
+        declared = video.container.duration / av.time_base  # with sound it may be the sound's
+    missing = 0.0 if declared is None else declared - float(last * stream.time_base + 1 / rate)
+    return int(missing * rate) if missing > END_SLACK else 0
+
+
+def _seconds(clock: str) -> float | None:
+    """Of hours:minutes:seconds, as Matroska's tags have it."""
+    match = re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)", clock)
+    return None if match is None else 3600 * int(match[1]) + 60 * int(match[2]) + float(match[3])
+
+
 def _metadata(video: OpenVideo, kept: KeptFrames, tally: Tally, *, promised: int = 0) -> IlaVideoMetadata:
     stream = video.stream
     rate = stream.average_rate or stream.guessed_rate
@@ -271,9 +303,11 @@ def _metadata(video: OpenVideo, kept: KeptFrames, tally: Tally, *, promised: int
     lost = max(promised - tally.frames, tally.bad_packets)
     if not video.one_frame_per_packet and tally.bad_packets == 0:
         lost = 0  # fewer frames than packets are no sign of damage there
+    lost += _frames_cut_off(video, tally.last)
     if lost:
         logger.warning("%s: damaged, %d of %d frames are lost", video.file.name, lost, tally.frames + lost)
-    height, width = kept.array.shape[1:3] if kept.indices else (video.decoder.height, video.decoder.width)
+    height, width = kept.array.shape[1:3]
+    times = [kept.times[index] for index in kept.indices]
     turned = kept.rotation % 180 != 0
     aspect = float(stream.sample_aspect_ratio or 1)
     return IlaVideoMetadata(
@@ -284,7 +318,7 @@ def _metadata(video: OpenVideo, kept: KeptFrames, tally: Tally, *, promised: int
         duration=duration,
         video_backend="pyav",
         frames_indices=kept.indices,
-        timestamps=[kept.times[index] for index in kept.indices],
+        timestamps=[None if pts is None else float(pts * stream.time_base) for pts in times],
         rotation=kept.rotation,
         mirrored=kept.mirrored,
         pixel_aspect=1 / aspect if turned else aspect,

@@ -1,5 +1,6 @@
 """The packets of a video before any is decoded: how many frames there are, and where decoding may start."""
 
+import itertools
 import os
 import re
 from collections.abc import Iterator
@@ -13,7 +14,15 @@ from .video_container_ila import OpenVideo, VideoDecodingError
 
 
 SEEKABLE_FORMATS = ("mov", "matroska")  # whose seeks land where they should; each is checked all the same
+NAL_CODECS = ("h264", "hevc")
+MAX_REORDER = (
+    16  # frames that may be decoded before one that is shown earlier: the largest picture buffer of both codecs
+)
 AVINDEX_KEYFRAME, AVINDEX_DISCARD = 1, 2  # FFmpeg's numbers
+
+
+class NotAsListed(Exception):
+    """The file did not keep what the listing of its packets promised."""
 
 
 def _nowhere() -> np.ndarray:
@@ -26,13 +35,13 @@ class PacketList:
 
     total: frames that will be shown. trusted: whether groups of pictures may be decoded on their own.
     Of the K packets where decoding may start: `first` (K,) the index of their frame among all frames, ascending,
-    `seek_times` (K,) and `offsets` (K,), bytes, where to find them. times: (total,) of all frames, ascending, or None.
+    `key_times` (K,) and `offsets` (K,), bytes, where to find them. times: (total,) of all frames, ascending, or None.
     """
 
     total: int
     trusted: bool
     first: np.ndarray = field(default_factory=_nowhere)
-    seek_times: np.ndarray = field(default_factory=_nowhere)
+    key_times: np.ndarray = field(default_factory=_nowhere)
     offsets: np.ndarray = field(default_factory=_nowhere)
     times: np.ndarray | None = None
 
@@ -50,14 +59,11 @@ def list_by_index(video: OpenVideo) -> PacketList | None:
         return None
     keys = np.flatnonzero(flags & AVINDEX_KEYFRAME)
     complete = np.all(sizes > 0) and np.all(offsets + sizes <= file_size)
-    first_packet = next(video.packets())
-    # Entries are in decoding time, seeks go by display time: the first packet tells how far the two are apart.
-    delay = 0 if first_packet.pts is None else first_packet.pts - timestamps[0]
     return PacketList(
         total=len(table),
         trusted=bool(complete and video.one_frame_per_packet and len(keys) > 0 and keys[0] == 0),
         first=keys,
-        seek_times=timestamps[keys] + delay,
+        key_times=timestamps[keys],
         offsets=offsets[keys],
     )
 
@@ -73,7 +79,7 @@ def list_by_scan(video: OpenVideo) -> PacketList:
         if packet is None or packet.size == 0 or packet.is_discard:
             doubtful |= packet is None or packet.size > 0
             continue
-        if seekable and packet.is_keyframe and starts_anew(packet, video.decoder):
+        if seekable and packet.is_keyframe and starts_anew(packet, video):
             keys.append(len(times))
             offsets.append(packet.pos)
         doubtful |= packet.is_corrupt
@@ -92,40 +98,87 @@ def list_by_scan(video: OpenVideo) -> PacketList:
         total=len(times),
         trusted=unique and len(keys) > 0 and bool(starts[0] == ordered[0] and np.all(before < starts)),
         first=np.searchsorted(ordered, starts),
-        seek_times=starts,
+        key_times=starts,
         offsets=np.array(offsets, dtype=np.int64),
         times=ordered,
     )
 
 
-def starts_anew(packet: Any, decoder: Any) -> bool:
+def packets_from(video: OpenVideo, packets: PacketList, start: int) -> Iterator[Any]:
+    """The packets from a start on."""
+    # An index is in decoding time, seeks go by display time: the first packet tells how far the two are apart.
+    delay = video.first_delay if packets.times is None else 0
+    return video.seek(int(packets.key_times[start]) + delay)
+
+
+def group_times(video: OpenVideo, packets: PacketList, start: int, last: int) -> list[int]:
+    """Times of the frames from a start on, ascending, at least up to the frame of index `last`."""
+    first = int(packets.first[start])
+    if packets.times is not None:
+        return packets.times[first : last + 1].tolist()
+    count = last - first + 1 + MAX_REORDER
+    times = [packet.pts for packet in itertools.islice(packets_from(video, packets, start), count)]
+    ordered = sorted({time for time in times if time is not None})
+    if len(ordered) <= last - first or ordered[0] != times[0] or len(ordered) < len(times) - times.count(None):
+        raise NotAsListed("times are missing, repeated, or before that of the key frame")
+    return ordered
+
+
+def needed_packets(video: OpenVideo, packets: PacketList, start: int, wanted: set[int]) -> Iterator[Any]:
+    """What must be decoded from a start on to get the frames at the wanted times; an empty packet ends it."""
+    missing = set(wanted)
+    for count, packet in enumerate(packets_from(video, packets, start)):
+        if packet is None or packet.size == 0:
+            break
+        if count == 0 and (packet.pos != packets.offsets[start] or not starts_anew(packet, video)):
+            raise NotAsListed("the seek came out elsewhere, or at a frame that refers to earlier ones")
+        if packet.pts is None:
+            raise NotAsListed("a packet has no time")
+        if packet.pts not in missing and _is_disposable(packet, video):
+            continue
+        yield packet
+        missing.discard(packet.pts)
+        if not missing:
+            yield None  # the decoder's spelling of an empty packet
+            return
+    raise NotAsListed("the stream ended before the frames wanted")
+
+
+def starts_anew(packet: Any, video: OpenVideo) -> bool:
     """Whether a key packet refers to nothing before it; containers also mark weaker entry points in H.264 and HEVC.
 
     The first slice tells: an IDR picture in H.264, any random access point in HEVC.
     """
-    codec = decoder.codec.canonical_name
-    if codec not in ("h264", "hevc"):
+    if video.codec not in NAL_CODECS:
         return True
-    for header in _nal_headers(memoryview(packet), decoder.extradata or b"", hevc=codec == "hevc"):
-        kind = header >> 1 & 63 if codec == "hevc" else header & 31
-        if codec == "hevc" and kind < 32:
-            return 16 <= kind <= 21
-        if codec == "h264" and 1 <= kind <= 5:
-            return kind == 5
-    return False
+    header = _slice_header(packet, video)
+    if header is None:
+        return False
+    return header & 31 == 5 if video.codec == "h264" else 16 <= header >> 1 & 63 <= 21
 
 
-def _nal_headers(data: memoryview, extradata: bytes, *, hevc: bool) -> Iterator[int]:
-    """The first byte of every NAL unit, behind a length (MP4, Matroska) or a start code (all others)."""
-    if extradata[:1] != b"\1":
+def _is_disposable(packet: Any, video: OpenVideo) -> bool:
+    """Whether no other frame refers to this one: H.264 says so in its slices (nal_ref_idc 0)."""
+    return video.codec == "h264" and (_slice_header(packet, video) or 255) & 0x60 == 0
+
+
+def _slice_header(packet: Any, video: OpenVideo) -> int | None:
+    """The first byte of a packet's first slice."""
+    for header in _nal_headers(memoryview(packet), video.nal_length):
+        if 1 <= header & 31 <= 5 if video.codec == "h264" else header >> 1 & 63 < 32:
+            return header
+    return None
+
+
+def _nal_headers(data: memoryview, length: int) -> Iterator[int]:
+    """The first byte of every NAL unit; units stand behind their length (MP4, Matroska) or behind start codes (0)."""
+    if length == 0:
         yield from (data[match.end()] for match in re.finditer(rb"\x00\x00\x01(?=.)", data, re.DOTALL))
         return
-    place = 21 if hevc else 4
-    width = (extradata[place] & 3) + 1 if len(extradata) > place else 4
     position = 0
-    while position + width < len(data):
-        yield data[position + width]
-        position += width + int.from_bytes(data[position : position + width], "big")
+    while position + length < len(data):
+        yield data[position + length]
+        position += length + int.from_bytes(data[position : position + length], "big")
 
 
 def _size_and_fragments(file: str | BinaryIO) -> tuple[int, bool]:

@@ -29,7 +29,7 @@ from transformers.utils import logging
 from transformers.video_processing_utils import BaseVideoProcessor
 from transformers.video_utils import VideoMetadata, make_batched_metadata
 
-from .video_reading_ila import read_video
+from .video_reading_ila import ReadLimits, read_video
 
 
 logger = logging.get_logger(__name__)
@@ -172,6 +172,9 @@ class IlaVideoProcessorKwargs(VideosKwargs, total=False):  # type: ignore[call-a
     frame_stride: frames between two frames of a dense clip.
     num_clips, num_crops: views of one video; more than one in all gives (B, V, T, C, H, W).
     random_frames: draw the frames at random, as in training.
+    scale_in_decoder: let the reader scale frames while it converts them to RGB, which is faster; pixels differ a
+        little from those of the release's preprocessing, so it is off unless asked for.
+    read_limits: what reading one video may cost, as the arguments of `ReadLimits`; None means its defaults.
     """
 
     frame_sampling: str | None
@@ -179,6 +182,8 @@ class IlaVideoProcessorKwargs(VideosKwargs, total=False):  # type: ignore[call-a
     num_clips: int | None
     num_crops: int | None
     random_frames: bool | None
+    scale_in_decoder: bool | None
+    read_limits: dict[str, int | float | str] | None
 
 
 class IlaVideoProcessor(BaseVideoProcessor):
@@ -215,6 +220,8 @@ class IlaVideoProcessor(BaseVideoProcessor):
     num_clips = 1
     num_crops = 1
     random_frames = False
+    scale_in_decoder = False
+    read_limits: ClassVar[dict[str, int | float | str] | None] = None
     valid_kwargs = IlaVideoProcessorKwargs  # type: ignore[assignment]
     model_input_names = ["pixel_values"]  # noqa: RUF012
 
@@ -247,7 +254,11 @@ class IlaVideoProcessor(BaseVideoProcessor):
         _check_options(kwargs)
         _check_call({**vars(self), **kwargs})
         layout = kwargs.pop("input_data_format", None)
-        sources = [_frames_first(video, layout) if _in_memory(video) else video for video in _list_videos(videos)]
+        reader = _reader({**vars(self), **kwargs})
+        sources = [
+            _frames_first(video, layout) if _in_memory(video) else partial(reader, video)
+            for video in _list_videos(videos)
+        ]
         return super().preprocess(sources, **kwargs, input_data_format=ChannelDimension.FIRST)
 
     def sample_frames(
@@ -280,7 +291,7 @@ class IlaVideoProcessor(BaseVideoProcessor):
         do_sample_frames: bool | None = None,
         sample_indices_fn: Callable[..., np.ndarray] | None = None,
     ) -> tuple[list[torch.Tensor], list[VideoMetadata]]:
-        """Sources or frames to sampled frames (T', C, H, W), T' = all clips' frames one after the other."""
+        """Frames, or readers of sources, to sampled frames (T', C, H, W), T' = all clips' frames in turn."""
         known: list[Any]
         known = make_batched_metadata(videos, video_metadata) if video_metadata is not None else [None] * len(videos)
         options = sample_indices_fn.keywords if isinstance(sample_indices_fn, partial) else {}
@@ -300,7 +311,7 @@ class IlaVideoProcessor(BaseVideoProcessor):
                 metadata.frames_indices = list(range(len(video))) if as_is else rule(len(video))
                 frames = video[metadata.frames_indices]
             else:
-                array, metadata = read_video(video, rule)
+                array, metadata = video(rule)
                 frames = torch.from_numpy(array).permute(0, 3, 1, 2)
             sampled.append(frames)
             all_metadata.append(metadata)
@@ -379,6 +390,7 @@ OPTION_CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {  # option -> (is
     "num_crops": (_is_count, "an integer of at least 1"),
     "frame_sampling": (lambda v: isinstance(v, str) and v in INDEX_RULES, f"one of {', '.join(INDEX_RULES)}"),
     "random_frames": (lambda v: isinstance(v, bool), "True or False"),
+    "scale_in_decoder": (lambda v: isinstance(v, bool), "True or False"),
     "fps": (lambda v: v is None, "None, as the model fixes the number of frames: set num_frames"),
 }
 
@@ -398,6 +410,21 @@ def _check_call(options: Any) -> None:
         raise ValueError(f"num_crops={options['num_crops']} needs do_center_crop=True, got do_center_crop={crop}.")
     if options["data_format"] not in (None, ChannelDimension.FIRST):
         raise ValueError(f"data_format must be 'channels_first' (or None), got {options['data_format']!r}.")
+
+
+def _reader(options: Any) -> Callable[..., tuple[np.ndarray, VideoMetadata]]:
+    """`read_video` with these options."""
+    try:
+        limits = ReadLimits(**(options["read_limits"] or {}))
+    except TypeError as error:
+        allowed = ", ".join(ReadLimits.__dataclass_fields__)
+        raise ValueError(f"read_limits may have {allowed}; got {options['read_limits']!r}.") from error
+    short_side = None
+    if options["scale_in_decoder"] and options["do_resize"]:
+        several = options["num_crops"] > 1
+        sides = dict(options["crop_size" if several else "size"])
+        short_side = max(sides["height"], sides["width"]) if several else sides.get("shortest_edge")
+    return partial(read_video, short_side=short_side, limits=limits)
 
 
 # -- inputs ----------------------------------------------------------------------------------------------------------
