@@ -92,6 +92,9 @@ FILES = [  # name, encoder, options, way
     ("vp9.webm", "libvpx-vp9", {"g": 12, "deadline": "realtime", "cpu-used": 8}, "scan"),
     ("open_gop.mp4", "libx265", {"x265-params": "keyint=12:open-gop=1:scenecut=0:log-level=none"}, "scan"),
     ("open_gop.mkv", "libx265", {"x265-params": "keyint=12:open-gop=1:scenecut=0:log-level=none"}, "scan"),
+    ("no_b_frames.avi", "mpeg4", {"g": 12}, "scan"),
+    ("no_b_frames_mpeg4.mp4", "mpeg4", {"g": 12}, "scan"),
+    ("intra.avi", "mjpeg", {}, "scan"),
     ("vp8.webm", "libvpx", {"g": 12}, "sequential"),  # may have frames that are never shown
     ("plain.ts", "libx264", {"g": 12}, "sequential"),
     ("plain.mpg", "mpeg2video", {"g": 12}, "sequential"),

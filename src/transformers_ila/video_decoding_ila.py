@@ -18,6 +18,7 @@ for is not noticed; who wants every fault counted decodes everything (`check_vid
 
 import logging
 import re
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -41,6 +42,7 @@ logger = logging.getLogger(__name__)
 IndexRule = Callable[[int], Sequence[int]]
 
 SHORT = 100  # frames: up to here everything is decoded, which costs little and finds every fault
+PATIENCE = 1.5  # seconds of bad packets before the first frame, after which nothing is expected any more
 END_SLACK = 1.0  # seconds that a header's duration may exceed its frames without anything being wrong
 NEAR = 8  # frames: a gap that is decoded through, because a seek costs about as much
 
@@ -105,7 +107,7 @@ def count_frames(file: VideoFile) -> IlaVideoMetadata:
         kept = KeptFrames([0])  # one frame tells the size and how it lies
         tally = _decode_all(video, kept)
         if tally.frames == 0:
-            raise VideoDecodingError(file.name, tally.reason)
+            raise VideoDecodingError(file.name, tally.why_nothing())
         metadata = _metadata(video, kept, tally, promised=promised)
         metadata.frames_indices, metadata.timestamps = [], []
         return metadata
@@ -122,7 +124,12 @@ class Tally:
     bad_packets: int = 0
     corrupt: int = 0
     last: int | None = None  # latest time, in the stream's time base
-    reason: str = "its video stream holds no frame that decodes"
+    reason: str = ""
+
+    def why_nothing(self) -> str:
+        if self.bad_packets == 0:
+            return "its video stream holds no frame that decodes"
+        return f"none of its first {self.bad_packets} packets decodes: {self.reason}"
 
 
 class KeptFrames:
@@ -151,10 +158,15 @@ class KeptFrames:
             self.scaling = None if self.short_side is None else "BICUBIC"  # the nearest to what the processor does
         # One thread, because by default a pool of threads would be started for every single frame.
         image = self.converter.reformat(frame, *self.size, "rgb24", interpolation=self.scaling, threads=1).to_ndarray()
-        image = np.rot90(image, k=self.rotation // 90)
+        if self.rotation or self.mirrored:
+            pixels = np.rot90(
+                image.view("V3")[..., 0], k=self.rotation // 90
+            )  # whole pixels: turned four times faster
+            image = np.ascontiguousarray(pixels[:, ::-1] if self.mirrored else pixels)[..., None].view(np.uint8)
         if not self.times:
             self.array = np.empty((len(self.indices), *image.shape), dtype=np.uint8)
-        self.array[self.positions[index]] = image[:, ::-1] if self.mirrored else image
+        for position in self.positions[index]:
+            self.array[position] = image
         self.times[index] = frame.pts
 
 
@@ -214,19 +226,22 @@ def _decode_sequentially(
         kept = keep_of(tally.frames)
         tally = _decode_all(video, kept)
     if not kept.complete:
-        raise VideoDecodingError(video.file.name, tally.reason)
+        raise VideoDecodingError(video.file.name, tally.why_nothing())
     return kept, tally
 
 
 def _decode_all(video: OpenVideo, kept: KeptFrames) -> Tally:
     """Decode the stream from its start to its end, packets that fail are skipped and counted."""
     tally = Tally()
+    give_up = time.monotonic() + PATIENCE
     for packet in video.packets():
         try:
             frames = video.decoder.decode(packet)
         except AV_ERRORS as error:
             tally.bad_packets += 1
             tally.reason = reason_of(error)
+            if tally.frames == 0 and time.monotonic() > give_up:
+                break
             continue
         for frame in frames:
             tally.corrupt += frame.is_corrupt

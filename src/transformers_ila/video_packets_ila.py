@@ -13,7 +13,9 @@ import numpy as np
 from .video_container_ila import OpenVideo, VideoDecodingError
 
 
-SEEKABLE_FORMATS = ("mov", "matroska")  # whose seeks land where they should; each is checked all the same
+SEEKABLE_FORMATS = ("mov", "matroska", "avi")  # whose seeks land where they should; each is checked all the same
+UNPACKED = (b"I", b"P", b"S")  # packets of one MPEG-4 picture each, none shown out of turn
+SMALLEST_VOP = 16  # bytes: any coded MPEG-4 picture has more, one that is not coded has fewer
 NAL_CODECS = ("h264", "hevc")
 MAX_REORDER = (
     16  # frames that may be decoded before one that is shown earlier: the largest picture buffer of both codecs
@@ -70,24 +72,28 @@ def list_by_index(video: OpenVideo) -> PacketList | None:
 
 def list_by_scan(video: OpenVideo) -> PacketList:
     """What a pass over all packets tells; trusted only where their times prove which frame is which."""
-    seekable = video.format in SEEKABLE_FORMATS and video.one_frame_per_packet
+    mpeg4 = video.codec == "mpeg4"
     times: list[Any] = []
     keys: list[int] = []
     offsets: list[Any] = []
-    doubtful = False
+    kinds: list[bytes] = []
+    doubtful = video.format not in SEEKABLE_FORMATS or not (mpeg4 or video.one_frame_per_packet)
     for packet in video.packets():
         if packet is None or packet.size == 0 or packet.is_discard:
             doubtful |= packet is None or packet.size > 0
             continue
-        if seekable and packet.is_keyframe and starts_anew(packet, video):
+        if not doubtful and packet.is_keyframe and starts_anew(packet, video):
             keys.append(len(times))
             offsets.append(packet.pos)
         doubtful |= packet.is_corrupt
         times.append(packet.pts)
+        if mpeg4:
+            kinds.append(_vop_kinds(packet))
     if not times:
         raise VideoDecodingError(video.file.name, "its video stream is empty")
-    if not seekable or doubtful or None in times or None in offsets:
-        return PacketList(total=len(times), trusted=False)
+    total = _mpeg4_frames(kinds) or len(times)
+    if doubtful or None in times or None in offsets or any(kind not in UNPACKED for kind in kinds):
+        return PacketList(total=total, trusted=False)
     displayed = np.array(times, dtype=np.int64)
     ordered = np.unique(displayed)
     unique = len(ordered) == len(times)
@@ -95,7 +101,7 @@ def list_by_scan(video: OpenVideo) -> PacketList:
     before = np.maximum.accumulate(np.concatenate([[np.iinfo(np.int64).min], displayed]))[keys]
     starts = displayed[keys]
     return PacketList(
-        total=len(times),
+        total=total,
         trusted=unique and len(keys) > 0 and bool(starts[0] == ordered[0] and np.all(before < starts)),
         first=np.searchsorted(ordered, starts),
         key_times=starts,
@@ -147,8 +153,10 @@ def needed_packets(video: OpenVideo, packets: PacketList, start: int, wanted: se
 def starts_anew(packet: Any, video: OpenVideo) -> bool:
     """Whether a key packet refers to nothing before it; containers also mark weaker entry points in H.264 and HEVC.
 
-    The first slice tells: an IDR picture in H.264, any random access point in HEVC.
+    The first slice tells: an IDR picture in H.264, any random access point in HEVC, an I picture in MPEG-4.
     """
+    if video.codec == "mpeg4":
+        return _vop_kinds(packet)[:1] == b"I"
     if video.codec not in NAL_CODECS:
         return True
     header = _slice_header(packet, video)
@@ -160,6 +168,19 @@ def starts_anew(packet: Any, video: OpenVideo) -> bool:
 def _is_disposable(packet: Any, video: OpenVideo) -> bool:
     """Whether no other frame refers to this one: H.264 says so in its slices (nal_ref_idc 0)."""
     return video.codec == "h264" and (_slice_header(packet, video) or 255) & 0x60 == 0
+
+
+def _vop_kinds(packet: Any) -> bytes:
+    """The kinds of the MPEG-4 pictures in a packet: I, P, B, S, or N for one that only says that the last stays."""
+    if packet.size < SMALLEST_VOP:
+        return b"N" if b"\x00\x00\x01\xb6" in bytes(packet) else b""
+    return bytes(b"IPBS"[match[1][0] >> 6] for match in re.finditer(rb"\x00\x00\x01\xb6(.)", packet, re.DOTALL))
+
+
+def _mpeg4_frames(kinds: list[bytes]) -> int:
+    """How many frames come out: some AVI files pack a P and a B into one packet, and an N follows for the B."""
+    packed = any(len(kind) > 1 for kind in kinds)
+    return sum(kind not in (b"", b"" if packed else b"N") for kind in kinds)
 
 
 def _slice_header(packet: Any, video: OpenVideo) -> int | None:
