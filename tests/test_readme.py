@@ -13,10 +13,11 @@ from transformers_ila.motionbench import make_videos, write_folder, write_mp4
 
 
 REPOSITORY = Path(__file__).parents[1]
+README = REPOSITORY / "README.md"
 
 
 def examples():
-    text = (REPOSITORY / "README.md").read_text()
+    text = README.read_text()
     return dict(re.findall(r"<!-- test: (\w+) -->\n```python\n(.*?)```", text, re.DOTALL))
 
 
@@ -37,17 +38,29 @@ def run(code, place):
 
 def test_the_examples_run_one_after_the_other(place):
     code = examples()
-    assert list(code) == ["session", "trainer", "pipeline"]
+    assert list(code) == ["session", "trainer", "pipeline", "reading"]
     session = run(code["session"], place)
     assert session.returncode == 0 and session.stdout.startswith("tensor([["), session.stderr
     trainer = run(code["trainer"].replace("num_train_epochs=10", "num_train_epochs=1"), place)
     assert trainer.returncode == 0, trainer.stderr
     answer = run(code["pipeline"], place)
     assert answer.returncode == 0 and "'label'" in answer.stdout, answer.stderr
+    reading = run(code["reading"], place)
+    assert reading.returncode == 0 and reading.stdout.startswith("(3, "), reading.stderr
+
+
+def test_check_command(place):
+    (command,) = re.findall(r"^\.venv/bin/python (scripts/check_videos\.py .*)$", README.read_text(), re.MULTILINE)
+    script, *arguments = command.split()
+    check = subprocess.run(
+        [sys.executable, REPOSITORY / script, *arguments], cwd=place, capture_output=True, text=True, timeout=300
+    )
+    assert check.returncode == 0 and "48 ok" in check.stdout, check.stderr
+    assert len((place / "usable.txt").read_text().splitlines()) == 48
 
 
 def test_nothing_is_left_to_fill_in():
-    assert not re.findall(r"^[A-Z]+_[A-Z]+$", (REPOSITORY / "README.md").read_text(), re.MULTILINE)
+    assert not re.findall(r"^[A-Z]+_[A-Z]+$", README.read_text(), re.MULTILINE)
 
 
 def test_five_lines_are_enough():
@@ -59,7 +72,7 @@ def test_every_field_of_the_table_exists_with_the_value_it_names():
     from transformers_ila import IlaConfig
 
     config = IlaConfig()
-    text = (REPOSITORY / "README.md").read_text()
+    text = README.read_text()
     table = re.search(r"\| field \|.*?\n\n", text, re.DOTALL).group()
     names = [name for row in table.strip().splitlines()[2:] for name in re.findall(r"`(\w+)`", row.split("|")[1])]
     assert len(names) >= 12

@@ -461,6 +461,34 @@ def test_none_means_the_processors_own_setting():
     assert IlaVideoProcessor()(barcode_array(9), return_tensors="pt", **options)["pixel_values"].shape[1] == 8
 
 
+@pytest.mark.parametrize("several", [{}, {"num_crops": 3, "crop_size": {"height": 24, "width": 24}}])
+def test_scaling_in_the_decoder_is_nearly_the_same(tmp_path, several):
+    path = write_video(tmp_path / "clip.mp4", 20, crf=5)
+    options = {"size": {"shortest_edge": 24}, "do_center_crop": bool(several), "do_normalize": False, **several}
+    exact = IlaVideoProcessor(**options)(path, return_tensors="pt").pixel_values
+    scaled = IlaVideoProcessor(scale_in_decoder=True, **options)(path, return_tensors="pt").pixel_values
+    assert scaled.shape == exact.shape
+    assert not torch.equal(scaled, exact)
+    assert (scaled - exact).abs().mean() < 0.03
+    call = IlaVideoProcessor(**options)(path, return_tensors="pt", scale_in_decoder=True).pixel_values
+    assert torch.equal(call, scaled)
+
+
+def test_read_limits(video, tmp_path):
+    processor = IlaVideoProcessor(read_limits={"max_frames": 49})
+    with pytest.raises(VideoDecodingError, match="max_frames=49"):
+        processor(video)
+    with pytest.raises(VideoDecodingError, match="max_frames=49"):
+        processor(video, do_sample_frames=False)
+    assert processor(video, read_limits={"max_frames": 51}, return_tensors="pt").pixel_values.shape[1] == 8
+    processor.save_pretrained(tmp_path)
+    assert IlaVideoProcessor.from_pretrained(tmp_path).read_limits == {"max_frames": 49}
+    with pytest.raises(ValueError, match="read_limits may have max_pixels, .*max_bytes"):
+        IlaVideoProcessor(read_limits={"max_bytes": 5})(video)
+    with pytest.raises(ValueError, match="max_frames must be above 0"):
+        IlaVideoProcessor(read_limits={"max_frames": 0})(video)
+
+
 def test_saved_and_loaded_identically(tmp_path):
     processor = IlaVideoProcessor(
         num_frames=16, frame_sampling="dense", frame_stride=2, num_clips=4, num_crops=3, random_frames=True, size=300

@@ -21,7 +21,7 @@ from PIL import Image
 
 from transformers_ila import video_container_ila
 from transformers_ila.video_processing_ila import segment_indices
-from transformers_ila.video_reading_ila import ReadLimits, VideoDecodingError, read_video
+from transformers_ila.video_reading_ila import ReadLimits, VideoDecodingError, check_video, read_video
 
 
 SHARED = Path(__file__).resolve().parents[1] / ".." / "shared" / "videos"
@@ -214,8 +214,27 @@ class Handler(http.server.SimpleHTTPRequestHandler):
     stop = threading.Event()
 
     def do_GET(self) -> None:
+        content = Path(self.directory, "clip.mp4").read_bytes()
         if self.path == "/silent":
             self.stop.wait(10)
+        elif self.path.startswith("/to/"):
+            self.send_response(302)
+            self.send_header("Location", self.path.removeprefix("/to/"))
+            self.end_headers()
+        elif self.path == "/unannounced":  # no Content-Length: the end of the connection ends it
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(content)
+        elif self.path == "/broken_off":
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content[:-1000])
+        elif self.path == "/slow":  # never silent for long, never done
+            self.send_response(200)
+            self.end_headers()
+            while not self.stop.wait(0.05):
+                self.wfile.write(b"x")
         else:
             super().do_GET()
 
@@ -263,6 +282,31 @@ def test_url_errors(server, temporary_files):
         assert url in str(error.value)
     with pytest.raises(VideoDecodingError, match="timed out"):
         read_video(f"{server}/silent", EIGHT_SEGMENTS, limits=ReadLimits(timeout=0.2))
+    with pytest.raises(VideoDecodingError, match=r"max_seconds=0\.5"):
+        read_video(f"{server}/slow", EIGHT_SEGMENTS, limits=ReadLimits(max_seconds=0.5))
+    with pytest.raises(VideoDecodingError, match="the download ended after"):
+        read_video(f"{server}/broken_off", EIGHT_SEGMENTS)
+
+
+@pytest.mark.parametrize("page", ["clip.mp4", "unannounced"])
+def test_download_limit(server, temporary_files, video, page):
+    size = video.stat().st_size
+    assert len(read_video(f"{server}/{page}", EIGHT_SEGMENTS, limits=ReadLimits(max_download_bytes=size))[0]) == 8
+    with pytest.raises(VideoDecodingError, match=f"max_download_bytes={size - 1}"):
+        read_video(f"{server}/{page}", EIGHT_SEGMENTS, limits=ReadLimits(max_download_bytes=size - 1))
+
+
+def test_redirections_lead_to_http_only(server, temporary_files, video):
+    assert len(read_video(f"{server}/to/{server}/clip.mp4", EIGHT_SEGMENTS)[0]) == 8
+    for target in (f"file://{video}", "ftp://127.0.0.1/clip.mp4", f"data:video/mp4,{video}"):
+        with pytest.raises(VideoDecodingError, match="not allowed|unknown url type"):
+            read_video(f"{server}/to/{target}", EIGHT_SEGMENTS)
+
+
+@pytest.mark.parametrize("url", ["ftp://127.0.0.1/a.mp4", "rtsp://127.0.0.1/a", "file:///a.mp4", "concat:a.mp4|b.mp4"])
+def test_other_protocols_are_names_of_files_at_most(url):
+    with pytest.raises(VideoDecodingError, match="no such file"):
+        read_video(url, EIGHT_SEGMENTS)
 
 
 # -- folders of images -----------------------------------------------------------------------------------------------
@@ -286,6 +330,39 @@ def test_folder_images_of_another_mode_and_size(tmp_path):
     Image.fromarray(barcode_frame(2)).convert("L").resize((2 * WIDTH, 2 * HEIGHT)).save(tmp_path / "2.png")
     frames, _ = read_video(str(tmp_path), range)
     assert barcodes(frames) == [1, 2]
+
+
+def test_folder_has_the_same_limits(tmp_path):
+    for index in range(4):
+        Image.fromarray(barcode_frame(index)).save(tmp_path / f"{index}.png")
+    for limits, reason in [
+        (ReadLimits(max_frames=3), "max_frames=3"),
+        (ReadLimits(max_pixels=WIDTH * HEIGHT - 1), "max_pixels"),
+        (ReadLimits(max_seconds=1e-9), "max_seconds"),
+    ]:
+        with pytest.raises(VideoDecodingError, match=reason):
+            read_video(tmp_path, range, limits=limits)
+
+
+def test_folder_scaled_and_upright(tmp_path):
+    turned = Image.Exif()
+    turned[0x0112] = 6  # to be turned clockwise
+    Image.fromarray(barcode_frame(5)).save(tmp_path / "1.png", exif=turned)
+    frames, _ = read_video(tmp_path, range)
+    assert np.array_equal(frames[0], np.rot90(barcode_frame(5), -1))
+    assert read_video(tmp_path, range, short_side=24)[0].shape == (1, 32, 24, 3)
+
+
+def test_check_folder(tmp_path):
+    for index in range(4):
+        Image.fromarray(barcode_frame(index)).save(tmp_path / f"{index}.png")
+    (tmp_path / "2.png").write_bytes(b"broken")
+    metadata = check_video(tmp_path)
+    assert (metadata.total_num_frames, metadata.frames_lost, metadata.width) == (3, 1, WIDTH)
+    for index in range(4):
+        (tmp_path / f"{index}.png").write_bytes(b"broken")
+    with pytest.raises(VideoDecodingError, match="none of its 4 images"):
+        check_video(tmp_path)
 
 
 def test_empty_folder(tmp_path):
