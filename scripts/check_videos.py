@@ -66,7 +66,9 @@ def check_arguments(source: str, args: CheckArguments) -> None:
     if args.drop_damaged and args.clean_list is None:
         raise ValueError("--drop_damaged needs --clean_list.")
     taken = {Path(source).resolve(): "the input"}
-    for option, file in {"--report": args.report, "--clean_list": args.clean_list}.items():
+    journal = str(Path(args.report).with_suffix(".journal"))
+    files = {"--report": args.report, "the journal beside --report": journal, "--clean_list": args.clean_list}
+    for option, file in files.items():
         if file is None:
             continue
         path = Path(file).resolve()

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from .video_bitstream_ila import Picture, picture_in
+
 
 try:
     import av
@@ -43,7 +45,7 @@ class ReadLimits:
     """What reading one video may cost at most; beyond it a `VideoDecodingError` says which limit was met.
 
     max_pixels: of one frame, width x height, checked before any is decoded; the default is 8192 x 8192.
-    max_frames: of one video, counted by index, scan or decoding. The default is more than nine hours at 30 a second.
+    max_frames: of one video, counted as packets. The default is more than nine hours at 30 a second.
     max_seconds: of time spent on one video, download included.
     max_download_bytes: of one URL. timeout: seconds its server may stay silent.
     formats: FFmpeg's names of the container formats that may be opened, comma-separated.
@@ -104,7 +106,8 @@ class OpenVideo:
         decoding = {"max_pixels": str(limits.max_pixels)}  # for probing, and where the size changes inside the stream
         opening = {"format_whitelist": limits.formats, "protocol_whitelist": "file", **decoding}
         try:
-            self.container = av.open(self.file.file, options=opening, metadata_errors="replace")
+            rest = max(self.file.deadline - time.monotonic(), 0.001)
+            self.container = av.open(self.file.file, options=opening, metadata_errors="replace", timeout=rest)
         except av.error.ArgumentError as error:  # what FFmpeg says of formats that are not on the list
             reason = "invalid, or of a container format that is not allowed"
             raise VideoDecodingError(self.file.name, reason) from error
@@ -114,8 +117,8 @@ class OpenVideo:
             self.decoder = self.stream.codec_context
             self.file.check_size(self.decoder.width, self.decoder.height)
             self.decoder.options = decoding
-            # With several threads FFmpeg leaves out the concealment of errors: damaged parts of a frame then show
-            # whatever the memory held before, another video perhaps.
+            # With several threads FFmpeg leaves out H.264's concealment of errors: damaged parts of a frame then show
+            # whatever the memory held before.
             self.decoder.thread_count = 1
             for stream in self.container.streams:
                 if stream is not self.stream:
@@ -135,7 +138,7 @@ class OpenVideo:
         return self.packets_here()
 
     def packets_here(self) -> Iterator[Any]:
-        """The packets from where the file stands; places that cannot be read are stepped over and counted."""
+        """The packets from where the file stands; places that cannot be read are stepped over."""
         self.at_start = False
         count = 0
         for _ in range(DEMUXER_RETRIES):
@@ -159,7 +162,7 @@ class OpenVideo:
     def format(self) -> str:
         return self.container.format.name.split(",")[0]
 
-    @property
+    @cached_property
     def codec(self) -> str:
         return self.decoder.codec.canonical_name
 
@@ -175,11 +178,17 @@ class OpenVideo:
         return 0 if packet is None or packet.pts is None or packet.dts is None else packet.pts - packet.dts
 
     @cached_property
-    def nal_length(self) -> int:
-        """Bytes of the length before each NAL unit of H.264 and HEVC; 0 where start codes stand instead."""
-        extradata = self.decoder.extradata or b""
+    def _header(self) -> bytes:
+        return self.decoder.extradata or b""
+
+    @cached_property
+    def _nal_length(self) -> int:
         place = 21 if self.codec == "hevc" else 4
-        return (extradata[place] & 3) + 1 if extradata[:1] == b"\1" and len(extradata) > place else 0
+        return (self._header[place] & 3) + 1 if self._header[:1] == b"\1" and len(self._header) > place else 0
+
+    def picture_in(self, packet: Any) -> Picture:
+        """What a packet's bytes say about its picture."""
+        return picture_in(packet, codec=self.codec, nal_length=self._nal_length, header=self._header)
 
 
 @contextmanager
@@ -194,6 +203,7 @@ def opened(file: VideoFile) -> Iterator[OpenVideo]:
         finally:
             video.close()
     except READ_ERRORS as error:
+        file.check_time()
         raise VideoDecodingError(file.name, reason_of(error)) from error
 
 

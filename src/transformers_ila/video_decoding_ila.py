@@ -17,10 +17,12 @@ for is not noticed; who wants every fault counted decodes everything (`check_vid
 """
 
 import logging
+import operator
 import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -31,6 +33,7 @@ from .video_packets_ila import (
     NotAsListed,
     PacketList,
     group_times,
+    is_cut_off,
     list_by_index,
     list_by_scan,
     needed_packets,
@@ -55,8 +58,9 @@ class IlaVideoMetadata(VideoMetadata):
     rotation, mirrored: what the display matrix asks for, already applied to the frames: turned counter-clockwise by
         `rotation` degrees (0, 90, 180 or -90), then mirrored left to right.
     pixel_aspect: width / height of one pixel of the returned frames, 1.0 for square ones; frames are not stretched.
-    frames_lost: packets that gave no frame, as far as they were decoded, and what is cut off at the end.
-    frames_corrupt: frames that the decoder patched up because their data is damaged.
+    frames_lost: packets that gave no frame, as far as they were decoded, and what is cut off at the end. 0 for a long
+        video of which only some groups were decoded.
+    frames_corrupt: frames that the decoder says it patched up because their data is damaged; not all decoders say.
     """
 
     timestamps: list[float | None] | None = None  # type: ignore[assignment]
@@ -78,8 +82,12 @@ def decode_video(
         ImportError: PyAV is missing.
     """
 
+    @cache  # a random rule draws once, whichever way the frames come
+    def indices_of(total: int) -> list[int]:
+        return checked_indices(index_rule(total), total=total)
+
     def keep_of(total: int) -> KeptFrames:
-        return KeptFrames(checked_indices(index_rule(total), total=total), short_side=short_side)
+        return KeptFrames(indices_of(total), short_side=short_side)
 
     with opened(file) as video:
         promised = guess = 0
@@ -93,8 +101,7 @@ def decode_video(
                     break
                 kept = keep_of(guess)
                 if _decode_groups(video, packets, kept):
-                    last = None if packets.times is None else int(packets.times[-1])
-                    return kept.array, _metadata(video, kept, Tally(frames=guess, last=last))
+                    return kept.array, _metadata(video, kept, Tally(frames=guess, last=packets.last_time))
         kept, tally = _decode_sequentially(video, keep_of, guess=guess)
         return kept.array, _metadata(video, kept, tally, promised=promised)
 
@@ -144,6 +151,8 @@ class KeptFrames:
         self.times: dict[int, int | None] = {}  # index -> pts
         self.array: np.ndarray = np.empty((0, 0, 0, 3), dtype=np.uint8)
         self.rotation, self.mirrored = 0, False
+        self.size = (0, 0)
+        self.scaling: str | None = None
         self.converter = av.video.reformatter.VideoReformatter()
 
     @property
@@ -180,6 +189,8 @@ def _decode_groups(video: OpenVideo, packets: PacketList, kept: KeptFrames) -> b
         else:
             plan.append((start, [index]))
     try:
+        if packets.times is None:
+            group_times(video, packets, 0, 0)  # nothing must come before the first key frame
         for start, wanted in plan:
             _decode_group(video, packets, start, wanted, kept)
     except NotAsListed as reason:
@@ -255,7 +266,10 @@ def _decode_all(video: OpenVideo, kept: KeptFrames) -> Tally:
 
 def checked_indices(indices: Sequence[int], *, total: int) -> list[int]:
     """The rule's indices as a list; ValueError if there are none or one lies outside [0, total)."""
-    indices = [int(index) for index in indices]
+    try:
+        indices = [operator.index(index) for index in indices]
+    except TypeError as error:
+        raise ValueError(f"The index rule must give whole numbers, it gave {indices!r:.80}.") from error
     if not indices or min(indices) < 0 or max(indices) >= total:
         raise ValueError(f"The index rule must give at least one index in [0, {total}); it gave {indices}.")
     return indices
@@ -289,10 +303,10 @@ def scaled_size(width: int, height: int, *, short_side: int | None) -> tuple[int
 
 
 def _frames_cut_off(video: OpenVideo, last: int | None) -> int:
-    """How many frames of the header's duration no packet is left of: a Matroska or FLV file that ends too early."""
+    """How many frames of the header's duration no packet is left of, where a Matroska file is cut off."""
     stream = video.stream
     rate = stream.average_rate or stream.guessed_rate
-    if video.format not in ("matroska", "flv") or last is None or not rate:
+    if last is None or not rate or not is_cut_off(video):
         return 0
     declared = _seconds(stream.metadata.get("DURATION", ""))
     if declared is None and len(video.container.streams) == 1 and video.container.duration:

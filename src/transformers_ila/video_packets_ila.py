@@ -2,7 +2,6 @@
 
 import itertools
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -10,16 +9,15 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from .video_container_ila import OpenVideo, VideoDecodingError
+from .video_bitstream_ila import NAL_CODECS, mpeg4_frames, vop_kinds
+from .video_container_ila import AV_ERRORS, OpenVideo, VideoDecodingError
 
 
 SEEKABLE_FORMATS = ("mov", "matroska", "avi")  # whose seeks land where they should; each is checked all the same
 UNPACKED = (b"I", b"P", b"S")  # packets of one MPEG-4 picture each, none shown out of turn
-SMALLEST_VOP = 16  # bytes: any coded MPEG-4 picture has more, one that is not coded has fewer
-NAL_CODECS = ("h264", "hevc")
-MAX_REORDER = (
-    16  # frames that may be decoded before one that is shown earlier: the largest picture buffer of both codecs
-)
+MAX_REORDER = 16  # frames decoded before one that is shown earlier; the picture buffers hold no more
+KEY_BYTES = 4096  # of a key frame, enough to see what it is
+MAX_BOXES = 10_000  # of an MP4 file; more are no sample table worth trusting
 AVINDEX_KEYFRAME, AVINDEX_DISCARD = 1, 2  # FFmpeg's numbers
 
 
@@ -47,6 +45,10 @@ class PacketList:
     offsets: np.ndarray = field(default_factory=_nowhere)
     times: np.ndarray | None = None
 
+    @property
+    def last_time(self) -> int | None:
+        return None if self.times is None else int(self.times[-1])
+
 
 def list_by_index(video: OpenVideo) -> PacketList | None:
     """The sample table of an MP4 or MOV file; None where it is missing, incomplete, or leaves samples out."""
@@ -54,20 +56,34 @@ def list_by_index(video: OpenVideo) -> PacketList | None:
     if video.format != "mov" or len(entries) != video.stream.frames:
         return None
     video.file.check_count(len(entries))
-    file_size, fragmented = _size_and_fragments(video.file.file)
+    file_size, fragmented = _size_and_fragments(video)
     table = np.array([(e.flags, e.timestamp, e.pos, e.size) for e in entries], dtype=np.int64).reshape(-1, 4)
     flags, timestamps, offsets, sizes = table.T
     if fragmented or len(table) == 0 or np.any(flags & AVINDEX_DISCARD):
         return None
     keys = np.flatnonzero(flags & AVINDEX_KEYFRAME)
+    plain = video.one_frame_per_packet and _keys_are_plain(video, offsets[keys], sizes[keys])
     complete = np.all(sizes > 0) and np.all(offsets + sizes <= file_size)
     return PacketList(
         total=len(table),
-        trusted=bool(complete and video.one_frame_per_packet and len(keys) > 0 and keys[0] == 0),
+        trusted=bool(complete and plain and len(keys) > 0 and keys[0] == 0),
         first=keys,
         key_times=timestamps[keys],
         offsets=offsets[keys],
     )
+
+
+def _keys_are_plain(video: OpenVideo, offsets: np.ndarray, sizes: np.ndarray) -> bool:
+    """Whether the first key frame starts anew, and none changes what the header says of the stream."""
+    if video.codec not in NAL_CODECS:
+        return True
+    with _aside(video.file.file) as file:
+        for count, (offset, size) in enumerate(zip(offsets.tolist(), sizes.tolist())):
+            file.seek(offset)
+            picture = video.picture_in(file.read(min(size, KEY_BYTES)))
+            if not picture.steady or (count == 0 and not picture.anew):
+                return False
+    return True
 
 
 def list_by_scan(video: OpenVideo) -> PacketList:
@@ -82,27 +98,32 @@ def list_by_scan(video: OpenVideo) -> PacketList:
         if packet is None or packet.size == 0 or packet.is_discard:
             doubtful |= packet is None or packet.size > 0
             continue
-        if not doubtful and packet.is_keyframe and starts_anew(packet, video):
+        if mpeg4:
+            kinds.append(vop_kinds(packet))
+        elif not doubtful:
+            picture = video.picture_in(packet)
+            doubtful |= picture.pictures != 1 or not picture.steady
+        if not doubtful and packet.is_keyframe and video.picture_in(packet).anew:
             keys.append(len(times))
             offsets.append(packet.pos)
         doubtful |= packet.is_corrupt
         times.append(packet.pts)
-        if mpeg4:
-            kinds.append(_vop_kinds(packet))
     if not times:
         raise VideoDecodingError(video.file.name, "its video stream is empty")
-    total = _mpeg4_frames(kinds) or len(times)
+    total = mpeg4_frames(kinds) or len(times)
     if doubtful or None in times or None in offsets or any(kind not in UNPACKED for kind in kinds):
         return PacketList(total=total, trusted=False)
     displayed = np.array(times, dtype=np.int64)
     ordered = np.unique(displayed)
     unique = len(ordered) == len(times)
+    reordered = bool(np.any(displayed[1:] < displayed[:-1]))
     # What was decoded before a start must be shown before it: then all frames from it on come out of its own packets.
     before = np.maximum.accumulate(np.concatenate([[np.iinfo(np.int64).min], displayed]))[keys]
     starts = displayed[keys]
+    closed = len(keys) > 0 and bool(starts[0] == ordered[0] and np.all(before < starts))
     return PacketList(
         total=total,
-        trusted=unique and len(keys) > 0 and bool(starts[0] == ordered[0] and np.all(before < starts)),
+        trusted=unique and closed and reordered >= video.decoder.has_b_frames,
         first=np.searchsorted(ordered, starts),
         key_times=starts,
         offsets=np.array(offsets, dtype=np.int64),
@@ -114,7 +135,10 @@ def packets_from(video: OpenVideo, packets: PacketList, start: int) -> Iterator[
     """The packets from a start on."""
     # An index is in decoding time, seeks go by display time: the first packet tells how far the two are apart.
     delay = video.first_delay if packets.times is None else 0
-    return video.seek(int(packets.key_times[start]) + delay)
+    try:
+        yield from video.seek(int(packets.key_times[start]) + delay)
+    except AV_ERRORS as error:
+        raise NotAsListed(f"the seek failed: {error}") from error
 
 
 def group_times(video: OpenVideo, packets: PacketList, start: int, last: int) -> list[int]:
@@ -123,10 +147,15 @@ def group_times(video: OpenVideo, packets: PacketList, start: int, last: int) ->
     if packets.times is not None:
         return packets.times[first : last + 1].tolist()
     count = last - first + 1 + MAX_REORDER
-    times = [packet.pts for packet in itertools.islice(packets_from(video, packets, start), count)]
-    ordered = sorted({time for time in times if time is not None})
-    if len(ordered) <= last - first or ordered[0] != times[0] or len(ordered) < len(times) - times.count(None):
+    group = itertools.islice(packets_from(video, packets, start), count)
+    times = [packet.pts for packet in group if packet is not None and packet.size > 0]
+    if None in times:
+        raise NotAsListed("a packet has no time")
+    ordered = sorted(set(times))
+    if len(ordered) <= last - first or len(ordered) < len(times) or ordered[0] != times[0]:
         raise NotAsListed("times are missing, repeated, or before that of the key frame")
+    if video.decoder.has_b_frames and ordered == times and len(times) > 1:
+        raise NotAsListed("the decoder shows frames in another order, and the times do not say in which")
     return ordered
 
 
@@ -136,11 +165,12 @@ def needed_packets(video: OpenVideo, packets: PacketList, start: int, wanted: se
     for count, packet in enumerate(packets_from(video, packets, start)):
         if packet is None or packet.size == 0:
             break
-        if count == 0 and (packet.pos != packets.offsets[start] or not starts_anew(packet, video)):
+        picture = video.picture_in(packet)
+        if count == 0 and (packet.pos != packets.offsets[start] or not picture.anew):
             raise NotAsListed("the seek came out elsewhere, or at a frame that refers to earlier ones")
-        if packet.pts is None:
-            raise NotAsListed("a packet has no time")
-        if packet.pts not in missing and _is_disposable(packet, video):
+        if packet.pts is None or picture.pictures != 1 or not picture.steady:
+            raise NotAsListed("a packet has no time, not one picture, or new parameters")
+        if picture.disposable and packet.pts not in missing:
             continue
         yield packet
         missing.discard(packet.pts)
@@ -150,73 +180,43 @@ def needed_packets(video: OpenVideo, packets: PacketList, start: int, wanted: se
     raise NotAsListed("the stream ended before the frames wanted")
 
 
-def starts_anew(packet: Any, video: OpenVideo) -> bool:
-    """Whether a key packet refers to nothing before it; containers also mark weaker entry points in H.264 and HEVC.
-
-    The first slice tells: an IDR picture in H.264, any random access point in HEVC, an I picture in MPEG-4.
-    """
-    if video.codec == "mpeg4":
-        return _vop_kinds(packet)[:1] == b"I"
-    if video.codec not in NAL_CODECS:
-        return True
-    header = _slice_header(packet, video)
-    if header is None:
-        return False
-    return header & 31 == 5 if video.codec == "h264" else 16 <= header >> 1 & 63 <= 21
-
-
-def _is_disposable(packet: Any, video: OpenVideo) -> bool:
-    """Whether no other frame refers to this one: H.264 says so in its slices (nal_ref_idc 0)."""
-    return video.codec == "h264" and (_slice_header(packet, video) or 255) & 0x60 == 0
-
-
-def _vop_kinds(packet: Any) -> bytes:
-    """The kinds of the MPEG-4 pictures in a packet: I, P, B, S, or N for one that only says that the last stays."""
-    if packet.size < SMALLEST_VOP:
-        return b"N" if b"\x00\x00\x01\xb6" in bytes(packet) else b""
-    return bytes(b"IPBS"[match[1][0] >> 6] for match in re.finditer(rb"\x00\x00\x01\xb6(.)", packet, re.DOTALL))
-
-
-def _mpeg4_frames(kinds: list[bytes]) -> int:
-    """How many frames come out: some AVI files pack a P and a B into one packet, and an N follows for the B."""
-    packed = any(len(kind) > 1 for kind in kinds)
-    return sum(kind not in (b"", b"" if packed else b"N") for kind in kinds)
-
-
-def _slice_header(packet: Any, video: OpenVideo) -> int | None:
-    """The first byte of a packet's first slice."""
-    for header in _nal_headers(memoryview(packet), video.nal_length):
-        if 1 <= header & 31 <= 5 if video.codec == "h264" else header >> 1 & 63 < 32:
-            return header
-    return None
-
-
-def _nal_headers(data: memoryview, length: int) -> Iterator[int]:
-    """The first byte of every NAL unit; units stand behind their length (MP4, Matroska) or behind start codes (0)."""
-    if length == 0:
-        yield from (data[match.end()] for match in re.finditer(rb"\x00\x00\x01(?=.)", data, re.DOTALL))
-        return
-    position = 0
-    while position + length < len(data):
-        yield data[position + length]
-        position += length + int.from_bytes(data[position : position + length], "big")
-
-
-def _size_and_fragments(file: str | BinaryIO) -> tuple[int, bool]:
+def _size_and_fragments(video: OpenVideo) -> tuple[int, bool]:
     """An MP4 file's bytes, and whether it goes on in fragments that its sample table does not list."""
-    with _aside(file) as boxes:
+    with _aside(video.file.file) as boxes:
         size = boxes.seek(0, os.SEEK_END)
         position = 0
-        while position < size:
+        for _ in range(MAX_BOXES):
+            if position >= size:
+                return size, False
             boxes.seek(position)
             header = boxes.read(16)
             if header[4:8] == b"moof":
                 return size, True
             length = int.from_bytes(header[8:16] if header[:4] == b"\0\0\0\1" else header[:4], "big")
             if length < 8:  # 0: up to the end of the file
-                break
+                return size, False
             position += length
-        return size, False
+        return size, True
+
+
+def is_cut_off(video: OpenVideo) -> bool:
+    """Whether a Matroska file ends before the end that its header declares."""
+    if video.format != "matroska":
+        return False
+    with _aside(video.file.file) as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        head = file.read(256)
+        position = 0
+        for identifier in (b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"):  # EBML header, segment
+            if head[position : position + 4] != identifier or position + 12 > len(head):
+                return False
+            width = 9 - head[position + 4].bit_length()  # of the length that follows, itself included
+            length = int.from_bytes(head[position + 4 : position + 4 + width], "big") & (1 << 7 * width) - 1
+            if width > 8 or length == (1 << 7 * width) - 1:  # unknown: a live recording
+                return False
+            position += 4 + width + length
+    return position > size
 
 
 @contextmanager

@@ -29,6 +29,7 @@ from transformers.utils import logging
 from transformers.video_processing_utils import BaseVideoProcessor
 from transformers.video_utils import VideoMetadata, make_batched_metadata
 
+from .video_container_ila import MEDIA_FORMATS
 from .video_reading_ila import ReadLimits, read_video
 
 
@@ -419,6 +420,8 @@ def _reader(options: Any) -> Callable[..., tuple[np.ndarray, VideoMetadata]]:
     except TypeError as error:
         allowed = ", ".join(ReadLimits.__dataclass_fields__)
         raise ValueError(f"read_limits may have {allowed}; got {options['read_limits']!r}.") from error
+    if not set(limits.formats.split(",")) <= set(MEDIA_FORMATS.split(",")):  # or a processor's JSON could open files
+        raise ValueError(f"The formats of read_limits must be among {MEDIA_FORMATS}; got {limits.formats!r}.")
     short_side = None
     if options["scale_in_decoder"] and options["do_resize"]:
         several = options["num_crops"] > 1

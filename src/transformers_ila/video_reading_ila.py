@@ -15,8 +15,9 @@ import os
 import re
 import tempfile
 import time
+import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -38,6 +39,7 @@ from .video_decoding_ila import (
 VideoSource = str | Path | bytes | bytearray | memoryview | BinaryIO | dict
 
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+IMAGE_FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # others may start programs, as PostScript does
 DOWNLOAD_PIECE = 2**18  # bytes
 DEFAULT_LIMITS = ReadLimits()
 
@@ -51,7 +53,7 @@ def read_video(
         source: path (`str`, `pathlib.Path`), http(s) URL, the file's bytes, a binary file object (read from its
             start, left open), a folder of frame images in natural order, or `{"path": ..., "bytes": ...}`.
         index_rule: maps the number of frames the video really has to the indices wanted, each in `[0, total)`. It is
-            called again where a damaged file turns out to have fewer.
+            called once, and again where a file turns out to have more or fewer frames than its packets promised.
         short_side: scale frames down to this short side (pixels) while converting them to RGB. Cheaper than scaling
             afterwards, but not the same pixels (benchmarks/README.md); None leaves them as they are.
         limits: what reading may cost.
@@ -86,10 +88,10 @@ def check_video(source: VideoSource, *, limits: ReadLimits = DEFAULT_LIMITS) -> 
 
 @contextmanager
 def _as_file(source: Any, limits: ReadLimits) -> Iterator[VideoFile]:
-    """The source as a path or a binary file object, with a name for messages."""
+    """The source as a file or folder on disk, or a binary file object, with a name for messages."""
     deadline = time.monotonic() + limits.max_seconds
 
-    def video_file(file: str | BinaryIO, name: str) -> VideoFile:
+    def video_file(file: Any, name: str) -> VideoFile:
         return VideoFile(file=file, name=name, limits=limits, deadline=deadline)
 
     if isinstance(source, dict):
@@ -97,14 +99,22 @@ def _as_file(source: Any, limits: ReadLimits) -> Iterator[VideoFile]:
     if isinstance(source, (bytes, bytearray, memoryview)):
         yield video_file(io.BytesIO(source), f"({len(source)} bytes in memory)")
     elif hasattr(source, "read"):
-        yield video_file(_seekable(source), repr(str(getattr(source, "name", "(file object)"))))
+        name = repr(str(getattr(source, "name", "(file object)")))
+        plain = PlainFile(source)
+        if plain.can_go_back(name):
+            yield video_file(plain, name)
+        else:
+            with tempfile.TemporaryFile(prefix="ila_video_") as file:
+                copy = video_file(file, name)
+                _copy(plain.read, copy)
+                yield copy
     elif isinstance(source, str) and source.lower().startswith(("http://", "https://")):
         with tempfile.TemporaryFile(prefix="ila_video_") as file:  # without a name where the system can: never left
             copy = video_file(file, repr(source))
             _download(source, copy)
             yield copy
     elif isinstance(source, (str, os.PathLike)):
-        path = os.fspath(source)
+        path = os.fsdecode(source)
         if not (os.path.isfile(path) or os.path.isdir(path)):
             raise VideoDecodingError(repr(path), _why_no_path(path))
         # Absolute, because FFmpeg takes what stands before a colon for a protocol and a leading dash for an option.
@@ -130,20 +140,61 @@ def _source_of_dict(source: dict) -> Any:
     raise ValueError(f"A video given as a dict needs 'path' or 'bytes'; got the keys {sorted(map(str, source))}.")
 
 
-def _seekable(file: Any) -> BinaryIO:
-    """The file itself; what cannot be rewound is copied, as reading goes back and forth."""
-    if hasattr(file, "seekable") and file.seekable() and isinstance(file.read(0), bytes):
-        return file
-    content = file.read()
-    if isinstance(content, bytes):
-        return io.BytesIO(content)
-    raise ValueError(f"A file object must be opened in binary mode; reading gave {type(content).__name__}.")
+class PlainFile:
+    """A binary file object as the demuxer needs it: to read, to seek and to tell, with no error but OSError."""
+
+    def __init__(self, file: Any) -> None:
+        self.file = file
+
+    def read(self, size: int = -1) -> bytes:
+        return self._do("read", size)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        place = self._do("seek", offset, whence)
+        return self.tell() if place is None else place
+
+    def tell(self) -> int:
+        return self._do("tell")
+
+    def _do(self, method: str, *arguments: int) -> Any:
+        try:
+            return getattr(self.file, method)(*arguments)
+        except OSError:
+            raise
+        except Exception as error:  # whatever gzip, tar, a network file system and others raise
+            raise OSError(f"{type(error).__name__}: {error}") from error
+
+    def can_go_back(self, name: str) -> bool:
+        """Whether the file can be rewound, as reading goes back and forth."""
+        try:
+            if not isinstance(self.read(0), bytes):
+                raise ValueError(f"A file object must be opened in binary mode; {name} gives text.")
+            self.seek(self.tell())
+        except OSError as error:
+            if getattr(self.file, "closed", False):
+                raise VideoDecodingError(name, "the file object is closed") from error
+            return False
+        return not hasattr(self.file, "seekable") or self.file.seekable()
+
+
+def _copy(read: Callable[[int], bytes], copy: VideoFile) -> int:
+    """What `read` gives, until it gives nothing more, into the copy's file within its limits; the number of bytes."""
+    limit, received = copy.limits.max_download_bytes, 0
+    try:
+        while piece := read(DOWNLOAD_PIECE):
+            received += len(piece)
+            if received > limit:
+                raise VideoDecodingError(copy.name, f"more than max_download_bytes={limit} bytes")
+            copy.check_time()
+            copy.file.write(piece)
+    except (OSError, http.client.HTTPException) as error:
+        raise VideoDecodingError(copy.name, error) from error
+    return received
 
 
 def _download(url: str, copy: VideoFile) -> None:
     """The content behind an http(s) URL into the copy's file, within its limits."""
     limit = copy.limits.max_download_bytes
-    too_large = f"more than max_download_bytes={limit} bytes"
     opener = urllib.request.OpenerDirector()
     for handler in (  # of urllib's own handlers those for http and https: a redirection to anything else fails
         urllib.request.ProxyHandler(),
@@ -156,22 +207,26 @@ def _download(url: str, copy: VideoFile) -> None:
     ):
         opener.add_handler(handler)
     try:
-        request = urllib.request.Request(url, headers={"User-Agent": "transformers-ila"})
+        request = urllib.request.Request(_ascii(url), headers={"User-Agent": "transformers-ila"})
         with opener.open(request, timeout=copy.limits.timeout) as response:
-            announced = int(response.headers.get("Content-Length") or -1)
+            length = response.headers.get("Content-Length", "")
+            announced = int(length) if length.isascii() and length.isdigit() else 0
             if announced > limit:
-                raise VideoDecodingError(copy.name, too_large)
-            received = 0
-            while piece := response.read1(DOWNLOAD_PIECE):
-                received += len(piece)
-                if received > limit:
-                    raise VideoDecodingError(copy.name, too_large)
-                copy.check_time()
-                copy.file.write(piece)
+                raise VideoDecodingError(copy.name, f"more than max_download_bytes={limit} bytes")
+            received = _copy(response.read1, copy)
             if received < announced:
                 raise VideoDecodingError(copy.name, f"the download ended after {received} of {announced} bytes")
-    except (OSError, http.client.HTTPException) as error:  # OSError holds URLError and time-outs
+    except VideoDecodingError:
+        raise
+    except (OSError, ValueError, http.client.HTTPException) as error:  # OSError holds URLError and time-outs
         raise VideoDecodingError(copy.name, error) from error
+
+
+def _ascii(url: str) -> str:
+    """The URL as it goes over the wire: other letters encoded in the host's way, and in the rest's."""
+    parts = urllib.parse.urlsplit(url)
+    rest = [urllib.parse.quote(part, safe="%/:=&?~+!$,;'@()*[]") for part in (parts.path, parts.query)]
+    return urllib.parse.urlunsplit((parts.scheme, parts.netloc.encode("idna").decode(), *rest, ""))
 
 
 # -- folders of images -----------------------------------------------------------------------------------------------
@@ -205,10 +260,10 @@ def _read_folder(
     indices = checked_indices(index_rule(len(paths)), total=len(paths))
     images: dict[int, np.ndarray] = {}
     size: tuple[int, int] | None = None
-    for index in dict.fromkeys(indices):
+    for index in sorted(set(indices)):
         image = _open_image(paths[index], folder)
         size = size or scaled_size(*image.size, short_side=short_side)
-        # images of other sizes follow the first one, as frames of a stream do
+        # images of other sizes follow the first one, as frames of a file do
         images[index] = np.asarray(image if image.size == size else image.resize(size))
     frames = np.stack([images[index] for index in indices])
     return frames, _folder_metadata(len(paths), indices, size=frames.shape[2:0:-1])
@@ -245,10 +300,13 @@ def _open_image(path: str, folder: VideoFile) -> Image.Image:
     """Upright and in RGB."""
     folder.check_time()
     try:
-        with Image.open(path) as image:
-            folder.check_size(*image.size)
+        with Image.open(path, formats=IMAGE_FORMATS) as opened:
+            folder.check_size(*opened.size)
+            image: Image.Image = opened
+            if image.mode.startswith("I"):  # 16 bits of grey, which Pillow would cut off at 255
+                image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
             return ImageOps.exif_transpose(image).convert("RGB")
     except VideoDecodingError as error:
         raise VideoDecodingError(repr(path), error.reason) from error
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise VideoDecodingError(repr(path), error) from error
+    except Exception as error:  # what Pillow's readers raise on damaged files is not limited to anything
+        raise VideoDecodingError(repr(path), f"{type(error).__name__}: {error}") from error
