@@ -5,8 +5,8 @@
 Eight frames of each clip, those that `load_video(num_frames=8)` takes: every (total / 8)-th from the first on. The
 long clips are encoded by the script; with --videos every video of that folder is read too. Readers take turns in every
 round and the median of the rounds is shown. All decode with one thread but "transformers" and "PyAV sequential", whose
-default is as many as there are cores. torchcodec joins where it can be imported (it needs FFmpeg's libraries). Memory,
-on Linux, is how far the peak of a fresh process rises above what it held before it read.
+default is as many as there are cores. torchcodec joins where it can be imported (it needs FFmpeg's libraries). Memory
+and threads, on Linux, are how far the peaks of a fresh process rise above what it had before it read.
 
 At 30 frames a second the eight frames of the two-minute clip are all key frames, at 25 they lie anywhere in their
 groups: that is what a reader can save at most, and what it saves on average.
@@ -19,6 +19,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -147,22 +148,28 @@ def medians(path: str, readers: list[str], rounds: int) -> dict[str, float | Non
     return {name: None if name in failed else statistics.median(times[name]) for name in readers}
 
 
-def peak_growth(path: str, reader: str) -> float:
-    """MB that the peak of a fresh process grows by while it reads."""
+def costs(path: str, reader: str) -> tuple[float, int]:
+    """MB that the peak of a fresh process rises by while it reads, and the most threads it has beyond those before."""
     command = [sys.executable, __file__, "--measure", reader, path]
-    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    memory, threads = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    return float(memory), int(threads)
 
 
 def measure(reader: str, path: str) -> None:
-    """In the fresh process: what one reading adds to what is resident."""
+    """In the fresh process: what one reading adds."""
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew from here
-    before = _status("VmRSS")
-    READERS[reader](path)
-    print((_status("VmHWM") - before) / 1024)
+    memory, most = _status("VmRSS"), 0
+    reading = threading.Thread(target=READERS[reader], args=(path,))
+    threads = _status("Threads") + 1
+    reading.start()
+    while reading.is_alive():
+        most = max(most, _status("Threads"))
+        time.sleep(0.0005)
+    print((_status("VmHWM") - memory) / 1024, max(most - threads, 0))
 
 
 def _status(name: str) -> int:
-    """kB"""
+    """Memory in kB."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(name))
 
@@ -197,14 +204,13 @@ def table(clips: dict[str, str], rounds: int) -> list[str]:
     return lines
 
 
-def memory_table(clip: str, path: str) -> list[str]:
+def cost_table(clips: dict[str, str]) -> list[str]:
     readers = [name for name in READERS if torchcodec or name != "torchcodec"]
-    growth = " | ".join(f"{peak_growth(path, name):.0f}" for name in readers)
-    return [
-        "| peak memory, MB | " + " | ".join(readers) + " |",
-        "|---|" + "---|" * len(readers),
-        f"| {clip} | {growth} |",
-    ]
+    lines = ["| MB, threads added | " + " | ".join(readers) + " |", "|---|" + "---|" * len(readers)]
+    for clip, path in clips.items():
+        cells = ("{:.0f}, {}".format(*costs(path, name)) for name in readers)
+        lines.append(f"| {clip} | " + " | ".join(cells) + " |")
+    return lines
 
 
 def main() -> None:
@@ -218,11 +224,11 @@ def main() -> None:
             frames = footage(arguments.videos, width=width, height=height)
             write_clip(path, frames, minutes=minutes, fps=fps, gop=gop)
             clips[name] = str(path)
-        longest = next(iter(clips.items()))
+        written = dict(clips)
         for path in sorted(Path(arguments.videos).iterdir()) if arguments.videos else []:
             if path.suffix in (".mp4", ".mkv", ".mov", ".webm", ".avi"):
                 clips[path.name] = str(path)
-        lines = [versions(), "", *table(clips, arguments.rounds), "", *memory_table(*longest)]
+        lines = [versions(), "", *table(clips, arguments.rounds), "", *cost_table(written)]
     print("\n".join(lines))
     if arguments.output:
         Path(arguments.output).write_text("\n".join(lines) + "\n", encoding="utf-8")

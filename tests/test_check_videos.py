@@ -386,6 +386,7 @@ BAD_ARGUMENTS = {
     "root": (["list.txt", "--videos", "gone"], "no folder 'gone'"),
     "root of a folder": ([".", "--videos", "nothing"], "goes only with a list"),
     "over the input": (["list.txt", "--clean_list", "./list.txt"], "'./list.txt' would overwrite the input"),
+    "journal over the input": (["list.journal", "--report", "list.csv"], "would overwrite the input"),
     "report over the input": (["list.csv", "--report", "list.csv"], "'list.csv' would overwrite the input"),
     "over the report": (["list.txt", "--report", "a.csv", "--clean_list", "a.csv"], "overwrite the file of --report"),
     "drop what": (["list.txt", "--drop_damaged"], "--drop_damaged needs --clean_list"),

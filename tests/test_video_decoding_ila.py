@@ -16,6 +16,7 @@ import pytest
 from test_video_reading_ila import SHARED, barcode_frame, barcodes, manifest, needs_shared, packet_places, write_video
 
 from transformers_ila import video_decoding_ila
+from transformers_ila.video_bitstream_ila import Picture, picture_in
 from transformers_ila.video_processing_ila import dense_indices, segment_indices, uniform_indices
 from transformers_ila.video_reading_ila import ReadLimits, VideoDecodingError, check_video, read_video
 
@@ -121,6 +122,94 @@ def test_open_gop_of_h264_starts_only_at_idr_pictures(tmp_path, ways):
     assert_equal_to_sequential(path)
 
 
+def remux(path: Path, parts: list[Path], change=lambda packet: packet) -> Path:
+    """The parts' packets, one part after the other, into one file; `change` may edit each."""
+    with av.open(str(path), "w") as output:
+        stream, shift = None, 0
+        for part in parts:
+            with av.open(str(part)) as container:
+                video = container.streams.video[0]
+                stream = stream or output.add_stream_from_template(video)
+                packets = [packet for packet in container.demux(video) if packet.size]
+                for packet in packets:
+                    packet.pts, packet.dts, packet.stream = packet.pts + shift, packet.dts + shift, stream
+                    output.mux(change(packet))
+                shift += len(packets) * packets[0].duration
+    return path
+
+
+@pytest.mark.parametrize("suffix", ["mkv", "mp4"])
+def test_times_in_decoding_order_do_not_tell_the_order_of_b_frames(tmp_path, ways, suffix):
+    def lie(packet):
+        packet.pts = packet.dts
+        return packet
+
+    path = write_video(tmp_path / "clip.mp4", 120, g=30, bf=3, b_strategy=0, sc_threshold=0)
+    assert_equal_to_sequential(remux(tmp_path / f"lying.{suffix}", [path], lie))
+    assert ways[-1] == "sequential"
+
+
+def test_h264_in_avi_has_no_times_of_display(tmp_path, ways):
+    assert_equal_to_sequential(write_video(tmp_path / "clip.avi", 120, g=30, bf=3, b_strategy=0, sc_threshold=0))
+    assert ways[-1] == "sequential"
+
+
+def units(*contents: bytes) -> bytes:
+    return b"".join(len(content).to_bytes(4, "big") + content for content in contents)
+
+
+SPS, OTHER_SPS, IDR, SLICE, DISPOSABLE = b"\x67ab", b"\x67cd", b"\x65\x88x", b"\x41\x9ax", b"\x01\x9ax"
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (units(IDR), Picture(1, anew=True, disposable=False, steady=True)),
+        (units(SPS, IDR), Picture(1, anew=True, disposable=False, steady=True)),
+        (units(OTHER_SPS, IDR), Picture(1, anew=True, disposable=False, steady=False)),
+        (units(SLICE), Picture(1, anew=False, disposable=False, steady=True)),
+        (units(DISPOSABLE), Picture(1, anew=False, disposable=True, steady=True)),
+        (units(SLICE, b"\x41\x20y"), Picture(1, anew=False, disposable=False, steady=True)),  # its second slice
+        (units(SLICE, SLICE), Picture(2, anew=False, disposable=False, steady=True)),
+        (units(b"\x06sei"), Picture(0, anew=False, disposable=False, steady=True)),
+        (units(IDR)[:6], Picture(1, anew=True, disposable=False, steady=True)),  # the first bytes only
+    ],
+)
+def test_what_the_bytes_of_h264_say(data, expected):
+    assert picture_in(data, codec="h264", nal_length=4, header=b"header" + SPS) == expected
+    starts = data.replace(b"\0\0\0\x03", b"\0\0\0\1").replace(b"\0\0\0\x04", b"\0\0\0\1")
+    if b"\0\0\0\1" in starts:
+        assert picture_in(starts, codec="h264", nal_length=0, header=b"header" + SPS) == expected
+
+
+HEVC = {"idr": b"\x26\x01\x80", "bla": b"\x20\x01\x80", "cra": b"\x2a\x01\x80", "trail": b"\x02\x01\x80"}
+
+
+@pytest.mark.parametrize(
+    ("kinds", "anew", "steady"),
+    [(["idr"], True, True), (["cra"], True, True), (["bla"], True, False), (["trail"], False, True)],
+)
+def test_what_the_bytes_of_hevc_say(kinds, anew, steady):
+    data = units(*(HEVC[kind] for kind in kinds))
+    assert picture_in(data, codec="hevc", nal_length=4, header=b"") == Picture(1, anew, False, steady)
+    ended = units(HEVC[kinds[0]], b"\x48\x01")  # end of sequence
+    assert not picture_in(ended, codec="hevc", nal_length=4, header=b"").steady
+
+
+def test_the_rule_is_called_once(tmp_path, ways):
+    path = write_video(tmp_path / "open.mp4", 120, g=12, bf=3, **{"x264-params": "open-gop=1"})
+    totals = []
+    read_video(path, lambda total: totals.append(total) or [100])
+    assert len(ways) > 1  # or more than one way was not tried
+    assert totals == [120]
+
+
+@pytest.mark.parametrize("answer", [None, 5, [1.9], ["1"]])
+def test_rule_that_gives_no_whole_numbers(tmp_path, answer):
+    with pytest.raises(ValueError, match="index rule must give"):
+        read_video(write_video(tmp_path / "clip.mp4", 5), lambda total: answer)
+
+
 def test_fragmented_and_hybrid_files_are_scanned(tmp_path, ways):
     """A sample table in front of further fragments lists only the first part of the video."""
     fragmented = {"movflags": "frag_keyframe"}
@@ -181,6 +270,17 @@ def test_start_before_time_zero(tmp_path, ways):
         container_options={"avoid_negative_ts": "disabled"},
     )
     assert_equal_to_sequential(path)
+
+
+def test_a_failing_seek_leads_to_decoding_from_the_start(tmp_path, ways, monkeypatch):
+    path = write_video(tmp_path / "clip.mp4", 90, g=12)
+
+    def fail(self, time):
+        raise av.error.PermissionError(1, "not permitted")
+
+    monkeypatch.setattr(video_decoding_ila.OpenVideo, "seek", fail)
+    assert barcodes(read_video(path, lambda total: [80])[0]) == [80]
+    assert ways == ["index?", "scan?", "sequential"]
 
 
 def test_a_lying_seek_is_noticed(tmp_path, ways, monkeypatch):
@@ -437,6 +537,11 @@ def test_cut_off_files_say_what_is_missing(tmp_path, suffix):
     for metadata in (check_video(cut), read_video(cut, RULES["segments"])[1]):
         assert 40 < metadata.total_num_frames < 160
         assert metadata.total_num_frames + metadata.frames_lost == pytest.approx(200, abs=3)
+
+
+def test_a_last_frame_shown_for_long_is_not_an_end_cut_off(tmp_path):
+    path = write_timed(tmp_path / "slides.mkv", [0, 1000, 2000, 30000], g=1)
+    assert check_video(path).frames_lost == 0
 
 
 def test_check_video_sees_frames_upright(tmp_path):

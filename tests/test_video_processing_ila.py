@@ -485,6 +485,8 @@ def test_read_limits(video, tmp_path):
     assert IlaVideoProcessor.from_pretrained(tmp_path).read_limits == {"max_frames": 49}
     with pytest.raises(ValueError, match="read_limits may have max_pixels, .*max_bytes"):
         IlaVideoProcessor(read_limits={"max_bytes": 5})(video)
+    with pytest.raises(ValueError, match="formats of read_limits"):
+        IlaVideoProcessor(read_limits={"formats": "concat,mov"})(video)
     with pytest.raises(ValueError, match="max_frames must be above 0"):
         IlaVideoProcessor(read_limits={"max_frames": 0})(video)
 

@@ -3,14 +3,18 @@
 Every frame of the videos made here carries its index as a barcode, so that a frame proves which one it is.
 """
 
+import contextlib
 import http.server
+import importlib
 import io
 import json
 import os
 import sys
+import tarfile
 import tempfile
 import threading
 import warnings
+import zipfile
 from functools import partial
 from pathlib import Path
 
@@ -178,6 +182,51 @@ def test_source_kinds(video, kind):
     assert barcodes(frames) == segment_indices(50, num_frames=8).tolist()
 
 
+@pytest.mark.parametrize("kind", ["gzip", "bz2", "lzma", "zip", "tar", "spooled"])
+def test_files_that_are_not_quite_files(tmp_path, video, kind):
+    packed = tmp_path / "packed"
+    with contextlib.ExitStack() as stack:
+        if kind == "zip":
+            with zipfile.ZipFile(packed, "w") as archive:
+                archive.write(video, "clip.mp4")
+            file = stack.enter_context(stack.enter_context(zipfile.ZipFile(packed)).open("clip.mp4"))
+        elif kind == "tar":
+            with tarfile.open(packed, "w") as archive:
+                archive.add(video, "clip.mp4")
+            archive = stack.enter_context(tarfile.open(packed, "r|"))
+            file = archive.extractfile(next(iter(archive)))
+        elif kind == "spooled":
+            file = stack.enter_context(tempfile.SpooledTemporaryFile())
+            file.write(video.read_bytes())
+        else:
+            module = importlib.import_module(kind)
+            with module.open(packed, "wb") as output:
+                output.write(video.read_bytes())
+            file = stack.enter_context(module.open(packed, "rb"))
+        assert barcodes(read_video(file, EIGHT_SEGMENTS)[0]) == segment_indices(50, num_frames=8).tolist()
+        if kind in ("gzip", "bz2", "lzma"):
+            packed.write_bytes(packed.read_bytes()[:-500])
+            with module.open(packed, "rb") as cut, pytest.raises(VideoDecodingError):
+                read_video(cut, EIGHT_SEGMENTS)
+
+
+def test_files_that_cannot_be_read(tmp_path, video):
+    closed = video.open("rb")
+    closed.close()
+    with pytest.raises(VideoDecodingError, match="closed"):
+        read_video(closed, EIGHT_SEGMENTS)
+    with (tmp_path / "out").open("wb") as write_only, pytest.raises(VideoDecodingError, match="not readable|read"):
+        read_video(write_only, EIGHT_SEGMENTS)
+    (tmp_path / "empty.mp4").touch()
+    with (tmp_path / "empty.mp4").open("rb") as empty, pytest.raises(VideoDecodingError):
+        read_video(empty, EIGHT_SEGMENTS)
+
+
+def test_pipes_have_a_limit(video):
+    with pytest.raises(VideoDecodingError, match="max_download_bytes=1000"):
+        read_video(Pipe(video.read_bytes()), EIGHT_SEGMENTS, limits=ReadLimits(max_download_bytes=1000))
+
+
 def test_open_file_is_read_from_its_start_and_left_open(video):
     with video.open("rb") as file:
         file.seek(100)
@@ -303,6 +352,14 @@ def test_redirections_lead_to_http_only(server, temporary_files, video):
             read_video(f"{server}/to/{target}", EIGHT_SEGMENTS)
 
 
+def test_urls_in_any_letters(server, video):
+    (video.parent / "动作 é.mp4").write_bytes(video.read_bytes())
+    assert len(read_video(f"{server}/动作 é.mp4", EIGHT_SEGMENTS)[0]) == 8
+    for url in ("http://[::1", "http://℀.com/x", f"{server}/to/http://[::1/"):
+        with pytest.raises(VideoDecodingError):
+            read_video(url, EIGHT_SEGMENTS)
+
+
 @pytest.mark.parametrize("url", ["ftp://127.0.0.1/a.mp4", "rtsp://127.0.0.1/a", "file:///a.mp4", "concat:a.mp4|b.mp4"])
 def test_other_protocols_are_names_of_files_at_most(url):
     with pytest.raises(VideoDecodingError, match="no such file"):
@@ -351,6 +408,19 @@ def test_folder_scaled_and_upright(tmp_path):
     frames, _ = read_video(tmp_path, range)
     assert np.array_equal(frames[0], np.rot90(barcode_frame(5), -1))
     assert read_video(tmp_path, range, short_side=24)[0].shape == (1, 32, 24, 3)
+
+
+def test_folder_images_of_16_bits(tmp_path):
+    ramp = np.linspace(0, 65535, WIDTH).astype(np.uint16)
+    Image.fromarray(np.broadcast_to(ramp, (HEIGHT, WIDTH)).copy()).save(tmp_path / "1.png")
+    frames, _ = read_video(tmp_path, range)
+    assert np.abs(frames[0, 0, :, 0] - np.linspace(0, 255, WIDTH)).max() <= 1
+
+
+def test_folder_images_start_no_program(tmp_path):
+    (tmp_path / "1.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n")
+    with pytest.raises(VideoDecodingError, match="cannot identify"):
+        read_video(tmp_path, range)
 
 
 def test_check_folder(tmp_path):
