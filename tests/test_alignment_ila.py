@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from transformers_ila.alignment_ila import ImplicitAlignment, alignment_masks
+from transformers_ila.alignment_ila import ImplicitAlignment, ResidualAlignment, alignment_masks
 from transformers_ila.configuration_ila import IlaVisionConfig
 
 
@@ -30,10 +30,10 @@ def config(**fields):
     )
 
 
-def random_alignment(vision_config, seed=0):
+def random_alignment(vision_config, seed=0, kind=ImplicitAlignment):
     """A module in float64 with non-trivial weights and statistics everywhere."""
     generator = torch.Generator().manual_seed(seed)
-    module = ImplicitAlignment(vision_config).double()
+    module = kind(vision_config).double()
     for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
         if tensor.is_floating_point():
             values = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
@@ -101,7 +101,7 @@ def loop_grouped(vector, layer):
 def loop_points(previous, current, module):
     """Eq. 5 for one pair, frames as (D, rows, columns): [[x, y] of previous, [x, y] of current]."""
     image = np.concatenate([previous, current])
-    *blocks, head = module.convolution_module
+    blocks, head = module.pairs.interaction, module.pairs.point_head
     for block in [*blocks, *head.convolutions]:
         image = loop_conv_norm(image, block)
     vector = image.max((1, 2))
@@ -139,7 +139,7 @@ def loop_pooled(mask, frame):
 def loop_alignment(hidden, module, rows, columns):
     """(T, 1 + N, D) of one video -> tokens (T, D), 1 - cosine per pair, points (T-1, 2, 2)."""
     frames = [frame[1:].T.reshape(-1, rows, columns) for frame in hidden]
-    c = module.config
+    c = module.pairs.config
     tokens, losses, all_points = [None] * len(frames), [], []
     for t in range(1, len(frames)):
         points = loop_points(frames[t - 1], frames[t], module)
@@ -172,7 +172,8 @@ def test_points_masks_token_and_loss_equal_the_loops(fields, grid):
     module = random_alignment(config(**fields))
     rows, columns = grid
     hidden = torch.randn(2, 3, 1 + rows * columns, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    token, loss, points = module(hidden, rows, columns)
+    _, tokens, loss, points = module(hidden, rows, columns)
+    token = tokens[:, :, -1]
     expected = [loop_alignment(video.numpy(), module, rows, columns) for video in hidden]
     assert np.abs(points.detach().numpy() - np.stack([points for _, _, points in expected])).max() < EXACT
     assert np.abs(token.detach().numpy() - np.stack([tokens for tokens, _, _ in expected])).max() < EXACT
@@ -213,11 +214,11 @@ def test_a_new_module_points_at_the_centre_of_every_frame():
 def test_jitter_acts_in_training_mode_only():
     module = random_alignment(config())
     hidden = torch.randn(1, 3, 17, 8, dtype=torch.float64)
-    token = module(hidden, 4, 4).token
-    module.training = True  # the batch norms stay in eval mode
-    assert not torch.allclose(token, module(hidden, 4, 4).token)
-    module.jitter = 0.0
-    assert torch.equal(token, module(hidden, 4, 4).token)
+    token = module(hidden, 4, 4).tokens
+    module.pairs.training = True  # the batch norms stay in eval mode
+    assert not torch.allclose(token, module(hidden, 4, 4).tokens)
+    module.pairs.jitter = 0.0
+    assert torch.equal(token, module(hidden, 4, 4).tokens)
 
 
 @pytest.mark.parametrize("use_reentrant", [True, False])
@@ -227,8 +228,8 @@ def test_checkpointing_updates_batch_statistics_once(use_reentrant):
     for module in (plain, checkpointed):
         for name, buffer in module.named_buffers():
             buffer.zero_() if "num_batches" in name else None
-    plain(hidden, 4, 4).token.sum().backward()
-    checkpoint(lambda x: checkpointed(x, 4, 4).token, hidden, use_reentrant=use_reentrant).sum().backward()
+    plain(hidden, 4, 4).tokens.sum().backward()
+    checkpoint(lambda x: checkpointed(x, 4, 4).tokens, hidden, use_reentrant=use_reentrant).sum().backward()
     for (name, buffer), expected in zip(checkpointed.named_buffers(), plain.buffers()):
         assert torch.equal(buffer, expected), name
         assert "num_batches" not in name or buffer == 1
@@ -244,6 +245,85 @@ def test_half_precision_keeps_float32_statistics(dtype):
     module.to(dtype)
     for name, buffer in module.named_buffers():
         assert torch.equal(buffer, before[name]), name
-    assert module.convolution_module[1].hidden.weight.dtype == dtype
-    token, loss, points = module(torch.randn(1, 3, 17, 8, dtype=dtype), 4, 4)
-    assert token.dtype == points.dtype == dtype and loss.dtype == torch.float32
+    assert module.pairs.point_head.hidden.weight.dtype == dtype
+    _, tokens, loss, points = module(torch.randn(1, 3, 17, 8, dtype=dtype), 4, 4)
+    assert tokens.dtype == points.dtype == dtype and loss.dtype == torch.float32
+
+
+# --- the other fusions (Table 9) and the published network -----------------------------------------------------------
+
+
+def loop_masks(previous, current, module, rows, columns):
+    """Masks and points of one pair of frames, (N, D) each."""
+    config = module.pairs.config
+    frames = [frame.T.reshape(-1, rows, columns) for frame in (previous, current)]
+    points = loop_points(*frames, module)
+    numbers = (config.alignment_distance, config.alignment_eta, config.alignment_delta, config.alignment_beta)
+    return [loop_mask(point, rows, columns, *numbers) for point in points], points
+
+
+@pytest.mark.parametrize("grid", [(4, 4), (3, 5)])
+@pytest.mark.parametrize("fusion", ["add", "concat"])
+def test_adding_and_appending_aligned_patches(fusion, grid):
+    module = random_alignment(config(alignment_fusion=fusion))
+    rows, columns = grid
+    hidden = torch.randn(1, 3, 1 + rows * columns, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    kept, tokens, _, _ = module(hidden, rows, columns)
+    frames = hidden[0, :, 1:].numpy()
+    for t in range(3):
+        pair = (0, 1) if t == 0 else (t - 1, t)
+        masks, _ = loop_masks(frames[pair[0]], frames[pair[1]], module, rows, columns)
+        aligned = masks[0 if t == 0 else 1].reshape(-1, 1) * frames[t]
+        expected = frames[t] + aligned if fusion == "add" else np.concatenate([frames[t], aligned])
+        assert np.abs(tokens[0, t, 1:].detach().numpy() - expected).max() < EXACT
+    assert kept is hidden and torch.equal(tokens[:, :, 0], hidden[:, :, 0])
+
+
+@pytest.mark.parametrize("frames", [2, 4])
+@pytest.mark.parametrize("grid", [(4, 4), (3, 5)])
+@pytest.mark.parametrize("conv", ["depthwise_separable", "standard"])
+def test_residual_alignment_equals_its_equation_frame_by_frame(conv, grid, frames):
+    module = random_alignment(config(alignment_fusion="residual", alignment_conv=conv), kind=ResidualAlignment)
+    rows, columns = grid
+    x = torch.randn(1, frames, 1 + rows * columns, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    hidden, tokens, loss, points = module(x, rows, columns)
+    y = module.message_norm(module.message(x))[0]  # (T, L, D)
+    roles = {t: [] for t in range(frames)}  # (mask, features) of each role
+    losses = []
+    for t in range(1, frames):
+        masks, expected = loop_masks(y[t - 1, 1:].detach().numpy(), y[t, 1:].detach().numpy(), module, rows, columns)
+        assert np.abs(points[0, t - 1].detach().numpy() - expected).max() < EXACT
+        image = np.concatenate([y[i, 1:].detach().numpy().T.reshape(-1, rows, columns) for i in (t - 1, t)])
+        for block in module.pairs.interaction:
+            image = loop_conv_norm(image, block)
+        half = len(image) // 2
+        roles[t - 1].append((masks[0], image[:half]))
+        roles[t].append((masks[1], image[half:]))
+        pooled = [(mask.reshape(-1, 1) * y[i, 1:].detach().numpy()).sum(0) for mask, i in zip(masks, (t - 1, t))]
+        losses.append(1 - pooled[0] @ pooled[1] / np.linalg.norm(pooled[0]) / np.linalg.norm(pooled[1]))
+    assert abs(loss.item() - np.mean(losses)) < EXACT
+    shared = [torch.tensor(np.mean([features for _, features in roles[t]], 0)) for t in range(frames)]
+    kernel, bias = module.temporal_convolution.weight[..., 0, 0], module.temporal_convolution.bias
+    for t in range(frames):
+        weights = torch.tensor(np.mean([mask for mask, _ in roles[t]], 0)).reshape(-1, 1)
+        mixed = bias[:, None, None] + sum(
+            torch.einsum("oi,ihw->ohw", kernel[:, :, step + 1], shared[t + step])
+            for step in (-1, 0, 1)
+            if 0 <= t + step < frames
+        )
+        interaction = module.interaction_projection(mixed.flatten(1).T)
+        aligned = torch.cat([y[t, :1], weights * y[t, 1:]])
+        expected = x[0, t] + module.aligned_skip(aligned) + module.interaction_skip(torch.cat([y[t, :1], interaction]))
+        assert (hidden[0, t] - expected).abs().max() < EXACT
+    assert tokens is hidden
+
+
+def test_a_new_residual_model_is_plain_clip():
+    from transformers_ila import IlaVisionModel
+
+    fields = {"num_frames": 3}
+    model = IlaVisionModel(config(alignment_fusion="residual", **fields)).eval()
+    plain = IlaVisionModel(config(temporal_module="none", **fields)).eval()
+    plain.load_state_dict(model.state_dict(), strict=False)
+    pixels = torch.randn(1, 3, 3, 16, 16)
+    assert torch.equal(model(pixels).last_hidden_state, plain(pixels).last_hidden_state)

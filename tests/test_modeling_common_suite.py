@@ -54,13 +54,15 @@ class IlaModelTester(IlaTester):
 
 
 class SuiteOverrides(models.ModelTesterMixin):
+    extra_tokens = 1
+
     """Overrides that hold for all our models, each with its reason."""
 
     test_resize_embeddings = False  # no model here has an output vocabulary
 
     def test_attention_outputs(self) -> None:
         # the mutual-information token takes part in the attention, so maps are one longer than hidden states
-        self.model_tester.encoder_seq_length = self.model_tester.seq_length + 1
+        self.model_tester.encoder_seq_length = self.model_tester.seq_length + self.extra_tokens
         super().test_attention_outputs()
 
     def _text_features_prepare_config_and_inputs(self) -> tuple[Any, dict[str, torch.Tensor]]:
@@ -161,3 +163,11 @@ class IlaForVideoClassificationLinearHeadCommonTest(IlaForVideoClassificationCom
 
 
 del SuiteOverrides  # base classes, no tests of their own
+
+
+class IlaForVideoClassificationResidualCommonTest(IlaForVideoClassificationCommonTest):
+    extra_tokens = 0
+
+    def setUp(self):
+        super().setUp()
+        self.model_tester = IlaTester(tiny_config(num_labels=4, alignment_fusion="residual"))

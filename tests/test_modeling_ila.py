@@ -50,7 +50,7 @@ def test_one_line_from_a_clip_folder(clip):
     for name, weight in original.items():
         assert torch.equal(weights[name], weight), name
     assert all(name not in original for name in info["missing_keys"])
-    assert model.vision_model.encoder.layers[0].alignment.convolution_module[1].points.weight.abs().max() == 0
+    assert model.vision_model.encoder.layers[0].alignment.pairs.point_head.points.weight.abs().max() == 0
     assert all(torch.isfinite(weight).all() for weight in weights.values())
     expected = AutoTokenizer.from_pretrained(clip)(LABELS, padding="max_length", max_length=32)["input_ids"]
     assert model.class_input_ids.tolist() == expected
@@ -558,7 +558,7 @@ def test_layer_equals_equations_3_and_4():
     layer = model.encoder.layers[0]
     z = torch.randn(2, 4, 50, 32, dtype=torch.float64)
     output, _, _ = layer(z, (7, 7))
-    tokens = layer.alignment(z, 7, 7).token
+    tokens = layer.alignment(z, 7, 7).tokens[:, :, -1]
     for video in range(2):
         for frame in range(4):
             joined = torch.cat([z[video, frame], tokens[video, frame, None]])  # [z, z_mut]

@@ -1,9 +1,12 @@
-"""Implicit alignment of neighbouring frames (Section 3.2 of the paper): points, masks, mutual-information token.
+"""Implicit alignment of neighbouring frames (Section 3.2 of the paper): points, masks, and how they enter a layer.
 
 What is unusual about it:
 - Every pair of neighbouring frames predicts one point per frame; a mask around it is all that "aligning" means here.
-- The weighted feature map never exists: mask and tokens meet in one small matrix product (Eq. 3a).
+- For the paper's mutual-information token the weighted feature map never exists: mask and tokens meet in one small
+  matrix product (Eq. 3a).
 - It is the only place in the tower with convolutions and batch statistics; those stay in float32.
+- There are two networks of this name: the paper's (`ImplicitAlignment`) and the one behind the published checkpoints
+  (`ResidualAlignment`). Both predict points and masks the same way (`PairPoints`).
 
 Shapes: `B` videos, `T` frames, `h`, `w` patch rows and columns, `N = h * w`, `L = 1 + N` tokens, `D` width,
 `C` channels of the convolution module. In a pair, index 0 is the previous frame and 1 the current; in a point, index 0
@@ -27,12 +30,14 @@ POINT_RANGE = 0.75  # points are this times tanh, so that a mask's flat top neve
 class Alignment(NamedTuple):
     """What one layer's alignment hands on.
 
-    token: mutual-information token of every frame, (B, T, D).
+    hidden_states: of the frames, (B, T, L, D); they go on through the layer.
+    tokens: what the spatial attention sees, (B, T, L or more, D); what lies behind the first L is dropped after it.
     loss: mean over videos and pairs of 1 - cosine of the two pooled features (Eq. 9, 10), scalar, at least float32.
     points: interactive points, (B, T-1, 2, 2): previous/current, x/y.
     """
 
-    token: torch.Tensor
+    hidden_states: torch.Tensor
+    tokens: torch.Tensor
     loss: torch.Tensor
     points: torch.Tensor
 
@@ -180,55 +185,51 @@ class PointHead(nn.Module):
         return POINT_RANGE * points.tanh().unflatten(1, (2, 2))[..., 0]
 
 
-def convolution_module(config: IlaVisionConfig) -> nn.Sequential:
-    """The convolution module of Eq. 5: two frames' patches side by side, (B, 2 D, h, w), to their points, (B, 2, 2).
+class ZeroLinear(nn.Linear):
+    """Initialised with 0, so that a tower starts as plain CLIP."""
 
-    "depthwise_separable" is the one behind Table 1. "standard" is the one behind Table 2 (Appendix A: two more 3x3
-    convolutions).
+
+def interaction_module(config: IlaVisionConfig) -> nn.Sequential:
+    """The first half of Eq. 5's convolution module: two frames' patches side by side, (B, 2 D, h, w), to features.
+
+    "depthwise_separable" is the one of Table 1, "standard" that of Table 2 (Appendix A: two 3x3 convolutions more).
+    The published network (`alignment_fusion="residual"`) has its own form of the first, with twice the channels.
     """
     pair, channels = 2 * config.hidden_size, config.alignment_hidden_size
-    if config.alignment_conv == "depthwise_separable":
-        depthwise = nn.Conv2d(pair, pair, 3, padding=1, groups=pair)
-        separable = nn.Sequential(depthwise, nn.Conv2d(pair, channels, 1))
-        return nn.Sequential(ConvNorm(separable, channels), PointHead(channels, channels))
     wide = 2 * channels
-    return nn.Sequential(
-        ConvNorm(_conv3x3(pair, wide), wide), ConvNorm(_conv3x3(wide, wide), wide), PointHead(wide, channels)
-    )
+    if config.alignment_conv == "standard":
+        return nn.Sequential(ConvNorm(_conv3x3(pair, wide), wide), ConvNorm(_conv3x3(wide, wide), wide))
+    depthwise = nn.Conv2d(pair, pair, 3, padding=1, groups=pair)
+    if config.alignment_fusion == "residual":
+        pointwise = nn.Conv2d(pair, wide, 1)
+        return nn.Sequential(
+            ConvNorm(depthwise, pair), ConvNorm(pointwise, wide), ConvNorm(_conv3x3(wide, wide), wide)
+        )
+    return nn.Sequential(ConvNorm(nn.Sequential(depthwise, nn.Conv2d(pair, channels, 1)), channels))
 
 
-class ImplicitAlignment(nn.Module):
-    """Eq. 2, 5, 6, 7 and 3a for one layer: hidden states in, mutual-information tokens out.
-
-    Frame t >= 2 takes its token from the pair (t, t-1), as its current frame; frame 1 from the pair (2, 1), as its
-    previous one.
-    """
+class PairPoints(nn.Module):
+    """Eq. 5 and 6 for one layer: what each pair of neighbouring frames shares, as features, points and masks."""
 
     def __init__(self, config: IlaVisionConfig) -> None:
         super().__init__()
         self.config = config
         self.jitter = config.alignment_jitter  # in use; a training schedule may lower it
-        self.convolution_module = convolution_module(config)
+        self.interaction = interaction_module(config)
+        wide = config.alignment_conv == "standard" or config.alignment_fusion == "residual"
+        channels = config.alignment_hidden_size
+        self.point_head = PointHead(2 * channels if wide else channels, channels)
 
-    def forward(self, hidden_states: torch.Tensor, height: int, width: int) -> Alignment:
-        """hidden_states: (B, T, L, D), T >= 2, class token first; height * width = L - 1."""
-        patches = hidden_states[:, :, 1:]  # (B, T, N, D)
-        points = self.predict_points(patches, height, width)
-        masks = self.masks(points, height, width)
-        pooled = pool_by_role(masks, patches)  # (B, T, 2, D)
-        previous, current = pooled[:, :-1, 0], pooled[:, 1:, 1]  # (B, T-1, D), pair by pair
-        token = torch.cat([previous[:, :1], current], dim=1)
-        similarity = F.cosine_similarity(at_least_float32(previous), at_least_float32(current), dim=-1)  # Eq. 9
-        return Alignment(token, (1 - similarity).mean(), points)
-
-    def predict_points(self, patches: torch.Tensor, height: int, width: int) -> torch.Tensor:
-        """Eq. 5: (B, T, N, D) -> (B, T-1, 2, 2)."""
+    def forward(self, patches: torch.Tensor, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, T, N, D) -> features (B, T-1, C, h, w) and points (B, T-1, 2, 2)."""
         batch_size, num_frames = patches.shape[:2]
         pairs = torch.cat([patches[:, :-1], patches[:, 1:]], dim=-1)  # (B, T-1, N, 2 D)
         pairs = pairs.reshape(-1, height, width, pairs.shape[-1]).permute(0, 3, 1, 2)  # channels last in memory
         with _statistics_left_alone(self) if self.training and _is_recomputing() else nullcontext():
-            points = self.convolution_module(pairs)
-        return points.unflatten(0, (batch_size, num_frames - 1))
+            features = self.interaction(pairs)
+            points = self.point_head(features)
+        shape = (batch_size, num_frames - 1)
+        return features.unflatten(0, shape), points.unflatten(0, shape)
 
     def masks(self, points: torch.Tensor, height: int, width: int) -> torch.Tensor:
         """Eq. 6 with this layer's numbers: (B, T-1, 2, 2) -> (B, T-1, 2, h, w); with jitter in training mode only."""
@@ -243,6 +244,89 @@ class ImplicitAlignment(nn.Module):
             beta=config.alignment_beta,
             jitter=self.jitter if self.training else 0.0,
         )
+
+
+class ImplicitAlignment(nn.Module):
+    """The paper's alignment for one layer: Eq. 2, 5, 6, 7 and 3a.
+
+    Frame t >= 2 takes its aligned features from the pair (t, t-1), as its current frame; frame 1 from the pair (2, 1),
+    as its previous one. They join the spatial attention, and only that, in one of three ways (Table 9):
+    "mi_token" pools them to one more token, "concat" appends them as N more tokens, "add" adds them to the patches.
+    """
+
+    def __init__(self, config: IlaVisionConfig) -> None:
+        super().__init__()
+        self.fusion = config.alignment_fusion
+        self.pairs = PairPoints(config)
+
+    def forward(self, hidden_states: torch.Tensor, height: int, width: int) -> Alignment:
+        """hidden_states: (B, T, L, D), T >= 2, class token first; height * width = L - 1."""
+        patches = hidden_states[:, :, 1:]  # (B, T, N, D)
+        _, points = self.pairs(patches, height, width)
+        masks = self.pairs.masks(points, height, width)
+        pooled = pool_by_role(masks, patches)
+        if self.fusion == "mi_token":
+            token = torch.cat([pooled[:, :1, 0], pooled[:, 1:, 1]], dim=1)
+            tokens = torch.cat([hidden_states, token[:, :, None]], dim=2)  # (B, T, L+1, D)
+        else:
+            own = torch.cat([masks[:, :1, 0], masks[:, :, 1]], dim=1).flatten(-2)  # (B, T, N)
+            aligned = own[..., None].to(patches.dtype) * patches  # Eq. 7
+            if self.fusion == "concat":
+                tokens = torch.cat([hidden_states, aligned], dim=2)  # (B, T, L+N, D)
+            else:
+                tokens = torch.cat([hidden_states[:, :, :1], patches + aligned], dim=2)
+        return Alignment(hidden_states, tokens, alignment_loss(pooled), points)
+
+
+class ResidualAlignment(nn.Module):
+    """The alignment of the published checkpoints, which is not the paper's: no token, the frames themselves change.
+
+    With y = LN(W x) and the pairs' features F (first half of the channels: previous frame, second: current):
+
+        x' = x + A [y_cls, mean over roles of mask * y] + I [y_cls, W' (conv over time of the mean over roles of F)]
+
+    A, I: D x D, initialised with 0. A frame has two roles, current in the pair with its predecessor and previous in
+    that with its successor; the first and the last frame have one. Costs B/32 with 8 frames 50 instead of 40 GMACs.
+    """
+
+    def __init__(self, config: IlaVisionConfig) -> None:
+        super().__init__()
+        width, channels = config.hidden_size, config.alignment_hidden_size
+        self.message = nn.Linear(width, width)
+        self.message_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.pairs = PairPoints(config)
+        self.temporal_convolution = nn.Conv3d(channels, channels, (3, 1, 1), padding=(1, 0, 0))
+        self.interaction_projection = nn.Linear(channels, width)
+        self.aligned_skip = ZeroLinear(width, width)
+        self.interaction_skip = ZeroLinear(width, width)
+
+    def forward(self, hidden_states: torch.Tensor, height: int, width: int) -> Alignment:
+        """hidden_states: (B, T, L, D), T >= 2, class token first; height * width = L - 1."""
+        message = self.message_norm(self.message(hidden_states))
+        class_token, patches = message[:, :, :1], message[:, :, 1:]
+        features, points = self.pairs(patches, height, width)
+        masks = self.pairs.masks(points, height, width)
+        weights = mean_over_roles(masks[:, :, 0], masks[:, :, 1]).flatten(-2)  # (B, T, N)
+        aligned = torch.cat([class_token, weights[..., None].to(patches.dtype) * patches], dim=2)
+        interaction = mean_over_roles(*features.chunk(2, dim=2)).transpose(1, 2)  # (B, C, T, h, w)
+        interaction = self.temporal_convolution(interaction).flatten(-2).permute(0, 2, 3, 1)  # (B, T, N, C)
+        interaction = torch.cat([class_token, self.interaction_projection(interaction)], dim=2)
+        hidden_states = hidden_states + self.aligned_skip(aligned) + self.interaction_skip(interaction)
+        loss = alignment_loss(pool_by_role(masks, patches))
+        return Alignment(hidden_states, hidden_states, loss, points)
+
+
+def alignment_loss(pooled: torch.Tensor) -> torch.Tensor:
+    """Mean over pairs of 1 - cosine (Eq. 9, 10) of what `pool_by_role` gives, scalar."""
+    previous, current = pooled[:, :-1, 0], pooled[:, 1:, 1]  # (B, T-1, D), pair by pair
+    return (1 - F.cosine_similarity(at_least_float32(previous), at_least_float32(current), dim=-1)).mean()
+
+
+def mean_over_roles(as_previous: torch.Tensor, as_current: torch.Tensor) -> torch.Tensor:
+    """Per pair to per frame: (B, T-1, ...) twice -> (B, T, ...), the mean of a frame's one or two roles."""
+    first, last = as_previous[:, :1], as_current[:, -1:]
+    both = (as_previous[:, 1:] + as_current[:, :-1]) / 2
+    return torch.cat([first, both, last], dim=1)
 
 
 def pool_by_role(masks: torch.Tensor, patches: torch.Tensor) -> torch.Tensor:

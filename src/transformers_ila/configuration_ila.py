@@ -49,7 +49,8 @@ class IlaVisionConfig(CLIPVisionConfig):
         num_frames: frames T of one clip, >= 1.
         temporal_module: "ila" (implicit alignment, Section 3.2) or "none" (plain CLIP on every frame).
         alignment_fusion: how aligned features enter the layer. "mi_token": pooled to one mutual-information token
-            that joins the spatial attention (Eq. 3).
+            that joins the spatial attention (Eq. 3). "residual": added to the frames through linear layers, as in the
+            published checkpoints. "add", "concat": added to the patches, or appended to them (Table 9).
         alignment_conv: convolution module of Eq. 5. "depthwise_separable" (Kinetics-400, Table 1) or "standard"
             (Something-Something V2, Table 2 and Appendix A: two more 3x3 convolutions).
         alignment_hidden_size: channels of the point head, even; "standard" works on twice as many before it.
@@ -71,7 +72,7 @@ class IlaVisionConfig(CLIPVisionConfig):
     patch_size: int = 32
     num_frames: int = 8
     temporal_module: Literal["ila", "none"] = "ila"
-    alignment_fusion: Literal["mi_token"] = "mi_token"
+    alignment_fusion: Literal["mi_token", "residual", "add", "concat"] = "mi_token"
     alignment_conv: Literal["depthwise_separable", "standard"] = "depthwise_separable"
     alignment_hidden_size: int = 128
     alignment_layers: list[int] | tuple[int, ...] | None = None

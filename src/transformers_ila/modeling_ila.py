@@ -2,7 +2,7 @@
 
 What is unusual about this model:
 - There is no attention over time inside the tower. Every layer aligns each frame with its neighbour
-  (`alignment_ila.py`) and lets one token of what they share take part in the frame's spatial attention.
+  (`alignment_ila.py`); in the paper's network one token of what they share joins the frame's spatial attention.
 - Layers work on (B, T, L, D), so the number of frames travels with the tensor.
 - The classes are text: logits are cosines between the video and the class names, which adapt to the video (prompt).
   The tokenised names are part of the checkpoint (`class_input_ids`), and their features are computed once.
@@ -38,7 +38,7 @@ from transformers.utils import TransformersKwargs, logging
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from .alignment_ila import ImplicitAlignment, PointLayer, at_least_float32
+from .alignment_ila import ImplicitAlignment, PairPoints, PointLayer, ResidualAlignment, ZeroLinear, at_least_float32
 from .class_names_ila import check_labels, given_labels, load_tokenizer, placeholder_class_input_ids, tokenize_labels
 from .configuration_ila import IlaConfig, IlaVisionConfig
 from .outputs_ila import IlaOutput, IlaVideoClassifierOutput, IlaVisionModelOutput
@@ -62,7 +62,11 @@ class IlaEncoderLayer(CLIPEncoderLayer):
 
     def __init__(self, config: IlaVisionConfig, layer_index: int) -> None:
         super().__init__(config)
-        self.alignment = ImplicitAlignment(config) if layer_index in config.aligning_layers else None
+        self.alignment: ImplicitAlignment | ResidualAlignment | None = None
+        if layer_index in config.aligning_layers:
+            self.alignment = (ResidualAlignment if config.alignment_fusion == "residual" else ImplicitAlignment)(
+                config
+            )
         depth = layer_index / max(1, config.num_hidden_layers - 1)
         self.drop_path = StochasticDepth(config.drop_path_rate * depth, mode="row")
 
@@ -73,10 +77,11 @@ class IlaEncoderLayer(CLIPEncoderLayer):
         batch_size, num_frames, num_tokens, _ = hidden_states.shape
         tokens, loss, points = hidden_states, None, None
         if self.alignment is not None and num_frames > 1:  # a single frame has nothing to align with
-            token, loss, points = self.alignment(hidden_states, *grid)
-            tokens = torch.cat([hidden_states, token[:, :, None]], dim=2)  # (B, T, L+1, D)
+            hidden_states, tokens, loss, points = self.alignment(hidden_states, *grid)
         attended, _ = self.self_attn(self.layer_norm1(tokens).flatten(0, 1), **kwargs)  # Eq. 3b
-        attended = attended.unflatten(0, (batch_size, num_frames))[:, :, :num_tokens]  # the token is dropped
+        attended = attended.unflatten(0, (batch_size, num_frames))[
+            :, :, :num_tokens
+        ]  # tokens of the alignment are dropped
         hidden_states = hidden_states + self.drop_path(attended)
         hidden_states = hidden_states + self.drop_path(self.mlp(self.layer_norm2(hidden_states)))  # Eq. 4
         return hidden_states, loss, points
@@ -90,15 +95,16 @@ class IlaVisionEncoder(nn.Module):
 
     def forward(
         self, hidden_states: torch.Tensor, grid: tuple[int, int], **kwargs: Unpack[TransformersKwargs]
-    ) -> tuple[torch.Tensor, list[torch.Tensor], list[tuple[ImplicitAlignment, torch.Tensor]]]:
-        """(B, T, L, D) -> hidden states, the aligning layers' losses, and their modules with their points."""
+    ) -> tuple[torch.Tensor, list[torch.Tensor], list[tuple[PairPoints, torch.Tensor]]]:
+        """(B, T, L, D) -> hidden states, the aligning layers' losses, and what predicts their points, with them."""
         losses: list[torch.Tensor] = []
         alignments: list[tuple[Any, torch.Tensor]] = []
         for layer in self.layers:
             hidden_states, loss, points = layer(hidden_states, grid, **kwargs)
             if loss is not None:
+                alignment: Any = layer.alignment
                 losses.append(loss)
-                alignments.append((layer.alignment, points))
+                alignments.append((alignment.pairs, points))
         return hidden_states, losses, alignments
 
 
@@ -123,7 +129,7 @@ class IlaPreTrainedModel(CLIPPreTrainedModel):
         """Called for every module that has weights of its own, and only for those."""
         super()._init_weights(module)
         factor = self.config.initializer_factor
-        if isinstance(module, PointLayer):
+        if isinstance(module, (PointLayer, ZeroLinear)):
             init.zeros_(module.weight)
             init.zeros_(module.bias)
         elif isinstance(module, Projection):
@@ -228,7 +234,7 @@ class IlaVisionModel(IlaPreTrainedModel):
         )
         if output_alignment:
             output.interactive_points = tuple(points for _, points in alignments)
-            output.alignment_masks = tuple(alignment.masks(points, *grid) for alignment, points in alignments)
+            output.alignment_masks = tuple(pairs.masks(points, *grid) for pairs, points in alignments)
         return output
 
 

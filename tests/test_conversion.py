@@ -1,0 +1,200 @@
+"""Released and CLIP state dicts to ours and back; the released network against its golden tensors."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_models import tiny_config
+from transformers import CLIPConfig, CLIPModel
+
+from transformers_ila import IlaForVideoClassification, alignment_ila
+from transformers_ila.conversion import convert_state_dict, to_released_state_dict
+
+
+SHARED = Path(__file__).resolve().parents[1] / ".." / "shared" / "reference"
+needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the shared folder with the golden tensors is not here")
+GOLDEN = 1e-5  # of each tensor's largest value, float32 on CPU
+
+
+def released_model(*, head="text", **fields):
+    """A model of the released form with random weights everywhere, zero-initialised ones too."""
+    model = IlaForVideoClassification(
+        tiny_config(
+            vision_config={**WIDE_VISION},
+            text_config={**WIDE_TEXT},
+            alignment_fusion="residual",
+            classification_head=head,
+            alignment_conv="depthwise_separable" if head == "text" else "standard",
+            num_labels=5,
+            **fields,
+        )
+    )
+    with torch.no_grad():
+        for name, tensor in model.state_dict().items():
+            if tensor.is_floating_point():
+                tensor.copy_(torch.rand(tensor.shape) + 0.5 if "var" in name else 0.1 * torch.randn(tensor.shape))
+    return model.eval()
+
+
+WIDE_VISION = {  # heads of 64 channels, as CLIP's
+    "hidden_size": 128,
+    "intermediate_size": 96,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "image_size": 24,
+    "patch_size": 8,
+    "hidden_act": "quick_gelu",
+}
+WIDE_TEXT = {
+    "hidden_size": 64,
+    "intermediate_size": 80,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 1,
+    "vocab_size": 99,
+    "max_position_embeddings": 12,
+    "eos_token_id": 2,
+}
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize("fields", [{}, {"head": "linear"}, {"num_frames": 3, "mit_num_hidden_layers": 2}])
+def test_there_and_back(fields, prefix):
+    model = released_model(**fields)
+    released = to_released_state_dict(model)
+    config, converted = convert_state_dict({prefix + key: value for key, value in released.items()})
+    again = IlaForVideoClassification(config).eval()
+    missing, unexpected = again.load_state_dict(converted, strict=False)
+    assert not unexpected and set(missing) <= {"class_input_ids"}
+    if config.classification_head == "text":
+        again.set_class_input_ids(model.class_input_ids)
+    else:
+        assert config.num_labels == 5
+    pixels = torch.randn(2, config.num_frames, 3, 24, 24)
+    with torch.no_grad():
+        assert torch.equal(again(pixels).logits, model(pixels).logits)
+    back = to_released_state_dict(again)
+    assert back.keys() == released.keys() and all(torch.equal(back[key], released[key]) for key in back)
+
+
+def test_keys_left_over_and_missing_are_listed():
+    released = to_released_state_dict(released_model())
+    del released["visual.transformer.resblocks.1.message_attn.fc.bias"]
+    released["visual.extra"] = torch.zeros(1)
+    with pytest.raises(ValueError, match=r"left over: \['visual.extra'\]; keys missing: .*1\.message_attn\.fc\.bias"):
+        convert_state_dict(released)
+    with pytest.raises(ValueError, match="Neither a released ILA nor an OpenAI CLIP"):
+        convert_state_dict({"layer.weight": torch.zeros(1)})
+
+
+def test_wrong_shapes_are_listed():
+    released = to_released_state_dict(released_model())
+    released["visual.ln_post.weight"] = torch.zeros(7)
+    with pytest.raises(ValueError, match=r"post_layernorm.weight: \(7,\), expected \(128,\)"):
+        convert_state_dict(released)
+
+
+def test_only_the_released_form_goes_back():
+    for fields in ({}, {"alignment_fusion": "residual", "alignment_layers": [0]}):
+        with pytest.raises(ValueError, match="alignment_fusion"):
+            to_released_state_dict(IlaForVideoClassification(tiny_config(**fields)))
+
+
+def openai_state_dict(clip: CLIPModel) -> dict[str, torch.Tensor]:
+    """A CLIP of Transformers under OpenAI's names: what the release's tables say of both towers."""
+    ours = IlaForVideoClassification(released_model().config)
+    missing, _ = ours.load_state_dict(clip.state_dict(), strict=False)
+    assert all(".alignment." in key or key.startswith(("mit.", "prompts_", "class_")) for key in missing)
+    tensors = to_released_state_dict(ours)
+    mine = (".message_", ".temporal_", "mit.", "prompts_")
+    tensors = {key: value for key, value in tensors.items() if not any(part in key for part in mine)}
+    return {**tensors, "input_resolution": torch.tensor(24), "context_length": torch.tensor(12)}
+
+
+def test_openai_clip():
+    torch.manual_seed(0)
+    vision = {**WIDE_VISION, "intermediate_size": 96}
+    clip = CLIPModel(CLIPConfig(vision_config=vision, text_config=WIDE_TEXT, projection_dim=64)).eval()
+    config, converted = convert_state_dict(openai_state_dict(clip))
+    assert (config.vision_config.alignment_fusion, config.vision_config.image_size) == ("mi_token", 24)
+    model = IlaForVideoClassification(config).eval()
+    missing, unexpected = model.load_state_dict(converted, strict=False)
+    assert not unexpected
+    assert all(".alignment." in key or key.startswith(("mit.", "prompts_", "class_")) for key in missing)
+    ids = torch.randint(3, 90, (4, 12))
+    with torch.no_grad():
+        assert torch.equal(model.get_text_features(ids).pooler_output, clip.get_text_features(ids).pooler_output)
+
+
+# -- golden tensors of the released network ---------------------------------------------------------------------------
+
+
+def golden_model(file):
+    tensors = load_file(file)
+    weights = {key.removeprefix("weights."): value for key, value in tensors.items() if key.startswith("weights.")}
+    config, converted = convert_state_dict(weights)
+    model = IlaForVideoClassification(config).eval()
+    model.load_state_dict(converted, strict=False)
+    if "input.input_ids" in tensors:
+        model.set_class_input_ids(tensors["input.input_ids"])
+    return model, tensors
+
+
+def assert_golden(name, found, expected):
+    scale = expected.abs().max()
+    assert (found - expected).abs().max() <= GOLDEN * scale, name
+
+
+@needs_shared
+@pytest.mark.parametrize("file", sorted(SHARED.glob("*.safetensors")), ids=lambda file: file.stem)
+@torch.no_grad()
+def test_released_network_equals_the_golden_tensors(file, monkeypatch):
+    model, golden = golden_model(file)
+    pooled = []
+    pool = alignment_ila.pool_by_role
+
+    def recorded(masks, patches):
+        result = pool(masks, patches)
+        pooled.append(torch.cat([result[:, :-1, 0], result[:, 1:, 1]], dim=-1) * patches.shape[2])
+        return result
+
+    monkeypatch.setattr(alignment_ila, "pool_by_role", recorded)
+    pixels = golden["input.pixel_values"]
+    output = model(pixels, output_alignment=True, output_hidden_states=True)
+    for index, points in enumerate(output.interactive_points):
+        assert_golden("points", points.flatten(-2), golden[f"output.block{index}.points"])
+        assert_golden("pooled pairs", pooled[index], golden[f"output.block{index}.pooled_pairs"])
+        assert_golden("hidden", output.hidden_states[index + 1].flatten(0, 1), golden[f"output.block{index}.hidden"])
+    assert_golden("logits", output.logits, golden["output.logits"])
+    assert_golden("loss", output.alignment_loss, golden["output.alignment_cosine_loss"].sum())
+    if model.config.classification_head == "text":
+        assert_golden("text features", model.class_text_features(), golden["output.text_features"])
+        video = model.get_video_features(pixels).pooler_output
+        assert_golden("video features", video, golden["output.video_features"])
+    for module in model.modules():  # batch norms stay in eval mode
+        module.training = isinstance(module, alignment_ila.PairPoints)
+    output = model(pixels)
+    assert_golden("logits with jitter", output.logits, golden["output.logits_with_jitter"])
+    assert_golden("loss with jitter", output.alignment_loss, golden["output.alignment_cosine_loss_with_jitter"].sum())
+
+
+def published_shapes():
+    file = SHARED / "released_state_dict_shapes.json"
+    return json.loads(file.read_text()) if file.is_file() else {}
+
+
+@needs_shared
+@pytest.mark.parametrize("name", published_shapes())
+def test_published_checkpoints_convert_with_every_key_used(name):
+    shapes = published_shapes()[name]
+    released = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
+    config, converted = convert_state_dict(released)
+    data_set, size, frames = name.split()
+    assert config.num_frames == int(frames.removesuffix("f"))
+    assert f"/{config.vision_config.patch_size}" in size
+    assert config.vision_config.image_size == (336 if "336" in size else 224)
+    assert config.vision_config.alignment_conv == ("standard" if data_set == "ssv2" else "depthwise_separable")
+    assert config.classification_head == ("linear" if data_set == "ssv2" else "text")
+    fused = sum(".in_proj_" in key for key in shapes)
+    assert len(converted) == len(shapes) + 2 * fused
