@@ -54,10 +54,9 @@ class IlaModelTester(IlaTester):
 
 
 class SuiteOverrides(models.ModelTesterMixin):
-    extra_tokens = 1
-
     """Overrides that hold for all our models, each with its reason."""
 
+    extra_tokens = 1  # that the alignment gives the attention
     test_resize_embeddings = False  # no model here has an output vocabulary
 
     def test_attention_outputs(self) -> None:
@@ -162,12 +161,12 @@ class IlaForVideoClassificationLinearHeadCommonTest(IlaForVideoClassificationCom
         self.skipTest("a linear head has no text tower")
 
 
-del SuiteOverrides  # base classes, no tests of their own
-
-
 class IlaForVideoClassificationResidualCommonTest(IlaForVideoClassificationCommonTest):
     extra_tokens = 0
 
     def setUp(self):
         super().setUp()
         self.model_tester = IlaTester(tiny_config(num_labels=4, alignment_fusion="residual"))
+
+
+del SuiteOverrides  # base classes, no tests of their own
