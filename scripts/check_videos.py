@@ -88,8 +88,10 @@ def scan(paths: list[str], args: CheckArguments) -> list[VideoCheck]:
     if checks:
         print(f"{len(checks)} of {len(paths)} results taken over from {str(journal)!r}.", flush=True)
     counts = Counter(check.status(min_frames=args.min_frames) for check in checks.values())
-    todo = [path for path in paths if path not in checks]
-    results = check_videos(todo, journal=journal, workers=args.workers or usable_cpus(), max_seconds=args.max_seconds)
+    unchecked = [path for path in paths if path not in checks]
+    results = check_videos(
+        unchecked, journal=journal, workers=args.workers or usable_cpus(), max_seconds=args.max_seconds
+    )
     with tqdm(total=len(paths), initial=len(checks), unit="video") as bar, closing(results):
         for check in results:
             checks[check.path] = check

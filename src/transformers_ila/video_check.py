@@ -163,19 +163,19 @@ def _start_fork_server() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
-def _run(crew: list["_Worker"], todo: deque[str]) -> Iterator[VideoCheck]:
+def _run(crew: list["_Worker"], waiting: deque[str]) -> Iterator[VideoCheck]:
     busy = list(crew)
     try:
         for worker in busy:
-            worker.give(todo.popleft())
+            worker.give(waiting.popleft())
         while busy:
             wait([worker.pipe for worker in busy], timeout=POLL_SECONDS)
             for worker in list(busy):
                 result = worker.answer()
                 if result is None:
                     continue
-                if todo:
-                    worker.give(todo.popleft())
+                if waiting:
+                    worker.give(waiting.popleft())
                 else:
                     busy.remove(worker)
                 yield result

@@ -81,6 +81,11 @@ class VideoFile:
         if frames > self.limits.max_frames:
             raise VideoDecodingError(self.name, f"it has more frames than max_frames={self.limits.max_frames}")
 
+    def check_bytes(self, count: int) -> None:
+        limit = self.limits.max_download_bytes
+        if count > limit:
+            raise VideoDecodingError(self.name, f"more than max_download_bytes={limit} bytes")
+
     def check_size(self, width: int, height: int) -> None:
         if width * height > self.limits.max_pixels:
             size = f"{width} x {height}"

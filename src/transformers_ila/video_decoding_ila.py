@@ -168,9 +168,8 @@ class KeptFrames:
         # One thread, because by default a pool of threads would be started for every single frame.
         image = self.converter.reformat(frame, *self.size, "rgb24", interpolation=self.scaling, threads=1).to_ndarray()
         if self.rotation or self.mirrored:
-            pixels = np.rot90(
-                image.view("V3")[..., 0], k=self.rotation // 90
-            )  # whole pixels: turned four times faster
+            pixels = image.view("V3")[..., 0]  # (H, W): whole pixels are turned several times faster
+            pixels = np.rot90(pixels, k=self.rotation // 90)
             image = np.ascontiguousarray(pixels[:, ::-1] if self.mirrored else pixels)[..., None].view(np.uint8)
         if not self.times:
             self.array = np.empty((len(self.indices), *image.shape), dtype=np.uint8)

@@ -100,12 +100,12 @@ def list_by_scan(video: OpenVideo) -> PacketList:
             continue
         if mpeg4:
             kinds.append(vop_kinds(packet))
-        elif not doubtful:
+        if not doubtful:
             picture = video.picture_in(packet)
-            doubtful |= picture.pictures != 1 or not picture.steady
-        if not doubtful and packet.is_keyframe and video.picture_in(packet).anew:
-            keys.append(len(times))
-            offsets.append(packet.pos)
+            doubtful = picture.pictures != 1 or not picture.steady
+            if packet.is_keyframe and picture.anew:
+                keys.append(len(times))
+                offsets.append(packet.pos)
         doubtful |= packet.is_corrupt
         times.append(packet.pts)
     if not times:

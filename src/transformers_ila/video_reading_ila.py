@@ -179,12 +179,11 @@ class PlainFile:
 
 def _copy(read: Callable[[int], bytes], copy: VideoFile) -> int:
     """What `read` gives, until it gives nothing more, into the copy's file within its limits; the number of bytes."""
-    limit, received = copy.limits.max_download_bytes, 0
+    received = 0
     try:
         while piece := read(DOWNLOAD_PIECE):
             received += len(piece)
-            if received > limit:
-                raise VideoDecodingError(copy.name, f"more than max_download_bytes={limit} bytes")
+            copy.check_bytes(received)
             copy.check_time()
             copy.file.write(piece)
     except (OSError, http.client.HTTPException) as error:
@@ -194,7 +193,6 @@ def _copy(read: Callable[[int], bytes], copy: VideoFile) -> int:
 
 def _download(url: str, copy: VideoFile) -> None:
     """The content behind an http(s) URL into the copy's file, within its limits."""
-    limit = copy.limits.max_download_bytes
     opener = urllib.request.OpenerDirector()
     for handler in (  # of urllib's own handlers those for http and https: a redirection to anything else fails
         urllib.request.ProxyHandler(),
@@ -211,8 +209,7 @@ def _download(url: str, copy: VideoFile) -> None:
         with opener.open(request, timeout=copy.limits.timeout) as response:
             length = response.headers.get("Content-Length", "")
             announced = int(length) if length.isascii() and length.isdigit() else 0
-            if announced > limit:
-                raise VideoDecodingError(copy.name, f"more than max_download_bytes={limit} bytes")
+            copy.check_bytes(announced)
             received = _copy(response.read1, copy)
             if received < announced:
                 raise VideoDecodingError(copy.name, f"the download ended after {received} of {announced} bytes")
