@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from transformers import AutoModel, AutoModelForVideoClassification, AutoTokenizer, CLIPModel
 
 from transformers_ila import IlaConfig, IlaForVideoClassification, IlaModel, IlaVisionModel
-from transformers_ila.modeling_ila import IlaEncoderLayer
+from transformers_ila.layers_ila import IlaEncoderLayer
 
 
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}

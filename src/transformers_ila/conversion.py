@@ -242,6 +242,7 @@ def _infer_config(tensors: StateDict, *, released: bool) -> IlaConfig:
         "vocab_size": tensors["token_embedding.weight"].shape[0],
         "max_position_embeddings": tensors["positional_embedding"].shape[0],
         "projection_dim": projection,
+        "bos_token_id": tensors["token_embedding.weight"].shape[0] - 2,  # CLIP's last two tokens: start and end
         "eos_token_id": END_OF_TEXT_BY_ARGMAX,
     }
     prompt_layers = _layers(tensors, "prompts_generator.decoder.") if released else 2

@@ -21,14 +21,10 @@ from typing import Any, Literal
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torchvision.ops import StochasticDepth
-from transformers import CLIPTextModel, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import CLIPTextModel, PreTrainedTokenizerBase
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.clip.modeling_clip import (
-    CLIPAttention,
-    CLIPEncoderLayer,
-    CLIPPreTrainedModel,
     CLIPVisionEmbeddings,
     image_text_contrastive_loss,
 )
@@ -38,150 +34,15 @@ from transformers.utils import TransformersKwargs, logging
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from .alignment_ila import ImplicitAlignment, PairPoints, PointLayer, ResidualAlignment, ZeroLinear, at_least_float32
+from .alignment_ila import at_least_float32
 from .class_names_ila import check_labels, given_labels, load_tokenizer, placeholder_class_input_ids, tokenize_labels
 from .configuration_ila import IlaConfig, IlaVisionConfig
+from .layers_ila import IlaVisionEncoder
 from .outputs_ila import IlaOutput, IlaVideoClassifierOutput, IlaVisionModelOutput
-from .positions_ila import (
-    resize_frame_positions,
-    resize_patch_positions,
-    set_vision_sizes,
-    stored_sizes,
-    vision_sizes,
-)
+from .pretrained_ila import SOURCE_ARGUMENTS, IlaPreTrainedModel, Projection
 
 
 logger = logging.get_logger(__name__)
-
-# Arguments of `from_pretrained` that say where the files are.
-_SOURCE_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
-
-
-class IlaEncoderLayer(CLIPEncoderLayer):
-    """CLIP's layer on (B, T, L, D); where it aligns, the Implicit Spatio-Temporal block of Figure 3c."""
-
-    def __init__(self, config: IlaVisionConfig, layer_index: int) -> None:
-        super().__init__(config)
-        self.alignment: ImplicitAlignment | ResidualAlignment | None = None
-        if layer_index in config.aligning_layers:
-            self.alignment = (ResidualAlignment if config.alignment_fusion == "residual" else ImplicitAlignment)(
-                config
-            )
-        depth = layer_index / max(1, config.num_hidden_layers - 1)
-        self.drop_path = StochasticDepth(config.drop_path_rate * depth, mode="row")
-
-    def forward(
-        self, hidden_states: torch.Tensor, grid: tuple[int, int], **kwargs: Unpack[TransformersKwargs]
-    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-        """(B, T, L, D) and (h, w) -> hidden states (B, T, L, D), alignment loss, points (B, T-1, 2, 2)."""
-        batch_size, num_frames, num_tokens, _ = hidden_states.shape
-        tokens, loss, points = hidden_states, None, None
-        if self.alignment is not None and num_frames > 1:  # a single frame has nothing to align with
-            hidden_states, tokens, loss, points = self.alignment(hidden_states, *grid)
-        attended, _ = self.self_attn(self.layer_norm1(tokens).flatten(0, 1), **kwargs)  # Eq. 3b
-        attended = attended.unflatten(0, (batch_size, num_frames))[
-            :, :, :num_tokens
-        ]  # tokens of the alignment are dropped
-        hidden_states = hidden_states + self.drop_path(attended)
-        hidden_states = hidden_states + self.drop_path(self.mlp(self.layer_norm2(hidden_states)))  # Eq. 4
-        return hidden_states, loss, points
-
-
-class IlaVisionEncoder(nn.Module):
-    def __init__(self, config: IlaVisionConfig) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList([IlaEncoderLayer(config, index) for index in range(config.num_hidden_layers)])
-        self.gradient_checkpointing = False
-
-    def forward(
-        self, hidden_states: torch.Tensor, grid: tuple[int, int], **kwargs: Unpack[TransformersKwargs]
-    ) -> tuple[torch.Tensor, list[torch.Tensor], list[tuple[PairPoints, torch.Tensor]]]:
-        """(B, T, L, D) -> hidden states, the aligning layers' losses, and what predicts their points, with them."""
-        losses: list[torch.Tensor] = []
-        alignments: list[tuple[Any, torch.Tensor]] = []
-        for layer in self.layers:
-            hidden_states, loss, points = layer(hidden_states, grid, **kwargs)
-            if loss is not None:
-                alignment: Any = layer.alignment
-                losses.append(loss)
-                alignments.append((alignment.pairs, points))
-        return hidden_states, losses, alignments
-
-
-class Projection(nn.Linear):
-    """From a tower's width to the shared space, E."""
-
-
-class IlaPreTrainedModel(CLIPPreTrainedModel):
-    """Initialisation, and loading at another number of frames or image size than the checkpoint's."""
-
-    config: IlaConfig
-    config_class = IlaConfig
-    base_model_prefix = "ila"
-    input_modalities: tuple[str, ...] = ("video", "text")
-    _no_split_modules = ["CLIPTextEmbeddings", "CLIPEncoderLayer", "CLIPVisionEmbeddings", "IlaEncoderLayer"]
-    # Half precision spoils running statistics; the count of batches beside them is an integer and stays one.
-    _keep_in_fp32_modules_strict = [f"batch_norm.{name}" for name in ("weight", "bias", "running_mean", "running_var")]
-    _can_record_outputs = {"hidden_states": IlaEncoderLayer, "attentions": CLIPAttention}
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        """Called for every module that has weights of its own, and only for those."""
-        super()._init_weights(module)
-        factor = self.config.initializer_factor
-        if isinstance(module, (PointLayer, ZeroLinear)):
-            init.zeros_(module.weight)
-            init.zeros_(module.bias)
-        elif isinstance(module, Projection):
-            init.normal_(module.weight, std=module.in_features**-0.5 * factor)
-        elif isinstance(module, nn.Linear) and hasattr(module, "init_std"):
-            init.normal_(module.weight, std=module.init_std * factor)
-        elif isinstance(module, XCLIPMultiframeIntegrationTransformer):
-            init.normal_(module.position_embedding, std=self.config.initializer_range)
-        elif isinstance(module, XCLIPPromptGenerator):
-            init.constant_(module.alpha, self.config.prompt_alpha)
-        elif isinstance(module, IlaModel):
-            module.init_own_weights(factor)
-
-    @classmethod
-    def from_pretrained(
-        cls, pretrained_model_name_or_path: Any, *model_args: Any, config: Any = None, **kwargs: Any
-    ) -> Any:
-        """`PreTrainedModel.from_pretrained`; another `num_frames` or `image_size` than the checkpoint's interpolates
-        the position embeddings and says so.
-        """
-        if isinstance(config, PreTrainedConfig) and config.model_type in ("clip", "clip_vision_model"):
-            config = cls.config_class.from_dict(config.to_dict())
-        asks_for_size = isinstance(config, PreTrainedConfig) or not {"num_frames", "image_size"}.isdisjoint(kwargs)
-        if pretrained_model_name_or_path is None or not asks_for_size:
-            return super().from_pretrained(pretrained_model_name_or_path, *model_args, config=config, **kwargs)
-        source = {name: kwargs[name] for name in _SOURCE_ARGUMENTS if name in kwargs}
-        if not isinstance(config, PreTrainedConfig):
-            path = config if config is not None else pretrained_model_name_or_path
-            config, kwargs = cls.config_class.from_pretrained(path, return_unused_kwargs=True, **kwargs)
-            kwargs = {**kwargs, **source}
-        wanted = vision_sizes(config)
-        config = copy.deepcopy(config)
-        set_vision_sizes(config, stored_sizes(cls.config_class, pretrained_model_name_or_path, wanted, **source))
-        loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, config=config, **kwargs)
-        model = loaded[0] if isinstance(loaded, tuple) else loaded
-        model.resize_positions(**wanted)
-        return loaded
-
-    def resize_positions(self, *, num_frames: int | None = None, image_size: int | None = None) -> None:
-        """Interpolate the position embeddings to another number of frames or image size (pixels), in place."""
-        before = vision_sizes(self.config)
-        asked = {"num_frames": num_frames, "image_size": image_size}
-        wanted = {name: before[name] if value is None else value for name, value in asked.items()}
-        mit = getattr(self, "mit", None)
-        if mit is not None and wanted["num_frames"] != before["num_frames"]:
-            resize_frame_positions(mit, wanted["num_frames"])
-            logger.warning(f"Positions were interpolated: {before['num_frames']} to {wanted['num_frames']} frames.")
-        if wanted["image_size"] != before["image_size"]:
-            embeddings = next(module for module in self.modules() if isinstance(module, CLIPVisionEmbeddings))
-            resize_patch_positions(embeddings, wanted["image_size"])
-            logger.warning(f"Positions were interpolated: {before['image_size']} to {wanted['image_size']} pixels.")
-        set_vision_sizes(self.config, wanted)
 
 
 class IlaVisionModel(IlaPreTrainedModel):
@@ -487,7 +348,7 @@ class IlaForVideoClassification(IlaModel):
         """
         wants_info = kwargs.pop("output_loading_info", False)
         kwargs["output_loading_info"] = True
-        source = {name: kwargs[name] for name in _SOURCE_ARGUMENTS if name in kwargs}
+        source = {name: kwargs[name] for name in SOURCE_ARGUMENTS if name in kwargs}
         model, info = super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
         model.freeze_text_model(model.config.freeze_text_model)  # loading made every weight trainable
         model._source = source

@@ -3,8 +3,14 @@
 from typing import Any
 
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin
+from transformers.utils import cached_file, logging
 
 from .video_processing_ila import IlaVideoProcessor, IlaVideoProcessorKwargs
+
+
+logger = logging.get_logger(__name__)
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json")
 
 
 class IlaProcessorKwargs(ProcessingKwargs, total=False):  # type: ignore[call-arg]
@@ -31,6 +37,19 @@ class IlaProcessor(ProcessorMixin):
 
     def __init__(self, video_processor: Any = None, tokenizer: Any = None, **kwargs: Any) -> None:
         super().__init__(video_processor, tokenizer, **kwargs)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+        """The processor of a checkpoint; the video processor alone where it has no tokenizer (a linear head)."""
+        source = {name: kwargs[name] for name in ("cache_dir", "revision", "subfolder", "token") if name in kwargs}
+        offline = {"local_files_only": kwargs.get("local_files_only", False)}
+        quiet = {f"_raise_exceptions_for_{kind}": False for kind in ("missing_entries", "connection_errors")}
+        where = {**source, **offline, **quiet}
+        found = (cached_file(pretrained_model_name_or_path, name, **where) for name in TOKENIZER_FILES)
+        if any(file is not None for file in found):
+            return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        logger.info(f"{pretrained_model_name_or_path!r} has no tokenizer: its processor takes videos only.")
+        return IlaVideoProcessor.from_pretrained(pretrained_model_name_or_path, **kwargs)
 
     @classmethod
     def _get_arguments_from_pretrained(

@@ -1,0 +1,125 @@
+"""What all ILA models share: initialisation, and loading at other sizes than the checkpoint's."""
+
+import copy
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedConfig
+from transformers import initialization as init
+from transformers.models.clip.modeling_clip import CLIPAttention, CLIPPreTrainedModel, CLIPVisionEmbeddings
+from transformers.models.x_clip.modeling_x_clip import XCLIPMultiframeIntegrationTransformer, XCLIPPromptGenerator
+from transformers.utils import logging
+
+from .alignment_ila import PointLayer, ZeroLinear
+from .configuration_ila import IlaConfig
+from .layers_ila import IlaEncoderLayer
+from .positions_ila import (
+    resize_frame_positions,
+    resize_patch_positions,
+    set_vision_sizes,
+    stored_sizes,
+    vision_sizes,
+)
+
+
+logger = logging.get_logger(__name__)
+
+# Arguments of `from_pretrained` that say where the files are.
+SOURCE_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
+
+MEMORY_ALIGNMENT = 64  # bytes, as torch allocates
+
+
+class Projection(nn.Linear):
+    """From a tower's width to the shared space, E."""
+
+
+class IlaPreTrainedModel(CLIPPreTrainedModel):
+    """Initialisation, and loading at another number of frames or image size than the checkpoint's."""
+
+    config: IlaConfig
+    config_class = IlaConfig
+    base_model_prefix = "ila"
+    input_modalities: tuple[str, ...] = ("video", "text")
+    _no_split_modules = ["CLIPTextEmbeddings", "CLIPEncoderLayer", "CLIPVisionEmbeddings", "IlaEncoderLayer"]
+    # Half precision spoils running statistics; the count of batches beside them is an integer and stays one.
+    _keep_in_fp32_modules_strict = [f"batch_norm.{name}" for name in ("weight", "bias", "running_mean", "running_var")]
+    _can_record_outputs = {"hidden_states": IlaEncoderLayer, "attentions": CLIPAttention}
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Called for every module that has weights of its own, and only for those."""
+        super()._init_weights(module)
+        factor = self.config.initializer_factor
+        if isinstance(module, (PointLayer, ZeroLinear)):
+            init.zeros_(module.weight)
+            init.zeros_(module.bias)
+        elif isinstance(module, Projection):
+            init.normal_(module.weight, std=module.in_features**-0.5 * factor)
+        elif isinstance(module, nn.Linear) and hasattr(module, "init_std"):
+            init.normal_(module.weight, std=module.init_std * factor)
+        elif isinstance(module, XCLIPMultiframeIntegrationTransformer):
+            init.normal_(module.position_embedding, std=self.config.initializer_range)
+        elif isinstance(module, XCLIPPromptGenerator):
+            init.constant_(module.alpha, self.config.prompt_alpha)
+        elif hasattr(module, "init_own_weights"):
+            module.init_own_weights(factor)
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: Any, *model_args: Any, config: Any = None, **kwargs: Any
+    ) -> Any:
+        """`PreTrainedModel.from_pretrained`; another `num_frames` or `image_size` than the checkpoint's interpolates
+        the position embeddings and says so.
+        """
+        if isinstance(config, PreTrainedConfig) and config.model_type in ("clip", "clip_vision_model"):
+            config = cls.config_class.from_dict(config.to_dict())
+        asks_for_size = isinstance(config, PreTrainedConfig) or not {"num_frames", "image_size"}.isdisjoint(kwargs)
+        if pretrained_model_name_or_path is None or not asks_for_size:
+            loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, config=config, **kwargs)
+            model = loaded[0] if isinstance(loaded, tuple) else loaded
+            if pretrained_model_name_or_path is None:
+                model.name_or_path = ""  # and not "None", where its tokenizer would be looked for
+            align_memory(model)
+            return loaded
+        source = {name: kwargs[name] for name in SOURCE_ARGUMENTS if name in kwargs}
+        if not isinstance(config, PreTrainedConfig):
+            path = config if config is not None else pretrained_model_name_or_path
+            config, kwargs = cls.config_class.from_pretrained(path, return_unused_kwargs=True, **kwargs)
+            kwargs = {**kwargs, **source}
+        wanted = vision_sizes(config)
+        config = copy.deepcopy(config)
+        set_vision_sizes(config, stored_sizes(cls.config_class, pretrained_model_name_or_path, wanted, **source))
+        loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, config=config, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        model.resize_positions(**wanted)
+        align_memory(model)
+        return loaded
+
+    def resize_positions(self, *, num_frames: int | None = None, image_size: int | None = None) -> None:
+        """Interpolate the position embeddings to another number of frames or image size (pixels), in place."""
+        before = vision_sizes(self.config)
+        asked = {"num_frames": num_frames, "image_size": image_size}
+        wanted = {name: before[name] if value is None else value for name, value in asked.items()}
+        mit = getattr(self, "mit", None)
+        if mit is not None and wanted["num_frames"] != before["num_frames"]:
+            resize_frame_positions(mit, wanted["num_frames"])
+            logger.warning(f"Positions were interpolated: {before['num_frames']} to {wanted['num_frames']} frames.")
+        if wanted["image_size"] != before["image_size"]:
+            embeddings = next(module for module in self.modules() if isinstance(module, CLIPVisionEmbeddings))
+            resize_patch_positions(embeddings, wanted["image_size"])
+            logger.warning(f"Positions were interpolated: {before['image_size']} to {wanted['image_size']} pixels.")
+        set_vision_sizes(self.config, wanted)
+
+
+def align_memory(model: nn.Module) -> None:
+    """Move tensors that lie at odd addresses of the CPU's memory, as those mapped from a file do, to even ones.
+
+    Vector instructions add in another order at other addresses: without this the logits of a saved and loaded model
+    differ from the original's in the last bit. The model then does not depend on the file any more either.
+    """
+    for tensor in (*model.parameters(), *model.buffers()):
+        plain = type(tensor) in (torch.Tensor, nn.Parameter) and tensor.device.type == "cpu"
+        if plain and tensor.data_ptr() % MEMORY_ALIGNMENT:
+            tensor.data = tensor.data.clone()
