@@ -7,7 +7,7 @@ import pytest
 import torch
 
 
-sys.path.append(str(Path(__file__).parents[1] / "scripts"))
+sys.path += [str(Path(__file__).parents[1] / folder) for folder in ("scripts", "benchmarks")]
 
 SUITE_MARKS = (
     "accelerate_tests",

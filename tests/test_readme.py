@@ -38,13 +38,15 @@ def run(code, place):
 
 def test_the_examples_run_one_after_the_other(place):
     code = examples()
-    assert list(code) == ["session", "trainer", "pipeline", "reading"]
+    assert list(code) == ["session", "trainer", "pipeline", "export", "reading"]
     session = run(code["session"], place)
     assert session.returncode == 0 and session.stdout.startswith("tensor([["), session.stderr
     trainer = run(code["trainer"].replace("num_train_epochs=10", "num_train_epochs=1"), place)
     assert trainer.returncode == 0, trainer.stderr
     answer = run(code["pipeline"], place)
     assert answer.returncode == 0 and "'label'" in answer.stdout, answer.stderr
+    export = run(code["export"], place)
+    assert export.returncode == 0 and (place / "my-ila-export" / "modeling_ila.py").is_file(), export.stderr
     reading = run(code["reading"], place)
     assert reading.returncode == 0 and reading.stdout.startswith("(3, "), reading.stderr
 

@@ -286,7 +286,7 @@ class ResidualAlignment(nn.Module):
         x' = x + A [y_cls, mean over roles of mask * y] + I [y_cls, W' (conv over time of the mean over roles of F)]
 
     A, I: D x D, initialised with 0. A frame has two roles, current in the pair with its predecessor and previous in
-    that with its successor; the first and the last frame have one. Costs B/32 with 8 frames 50 instead of 40 GMACs.
+    that with its successor; the first and the last frame have one. Costs B/32 with 8 frames 52 instead of 39 GMACs.
     """
 
     def __init__(self, config: IlaVisionConfig) -> None:

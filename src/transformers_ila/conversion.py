@@ -20,7 +20,9 @@ StateDict = dict[str, torch.Tensor]
 
 END_OF_TEXT_BY_ARGMAX = 2  # CLIPTextModel's sign for "the largest token ends the text", which is how the release reads
 NOT_IN_CLIP = (".alignment.", "mit.", "prompts_", "classifier")
-NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size")  # numbers that OpenAI's archives hold as tensors
+NOT_WEIGHTS = re.compile(  # of OpenAI's archives: numbers held as tensors, and the mask of the text tower's attention
+    r"(module\.)?(input_resolution|context_length|vocab_size|(.*\.)?attn_mask)"
+)
 
 ATTENTION_LAYER = {  # of the towers and of the frame integration
     "layer_norm1": "ln_1",
@@ -186,7 +188,7 @@ def convert_state_dict(state_dict: Mapping[str, torch.Tensor]) -> tuple[IlaConfi
 
 
 def _without_module_prefix(state_dict: Mapping[str, torch.Tensor]) -> StateDict:
-    tensors = {key: value for key, value in state_dict.items() if key.removeprefix("module.") not in NOT_WEIGHTS}
+    tensors = {key: value for key, value in state_dict.items() if not NOT_WEIGHTS.fullmatch(key)}
     if tensors and all(key.startswith("module.") for key in tensors):
         return {key.removeprefix("module."): value for key, value in tensors.items()}
     return tensors

@@ -44,6 +44,9 @@ from .pretrained_ila import SOURCE_ARGUMENTS, IlaPreTrainedModel, Projection
 
 logger = logging.get_logger(__name__)
 
+# Arguments of `save_pretrained` that say where on the Hub the files go.
+UPLOAD_ARGUMENTS = ("push_to_hub", "repo_id", "commit_message", "token", "private", "create_pr", "revision")
+
 
 class IlaVisionModel(IlaPreTrainedModel):
     """CLIP's vision tower on videos, with the temporal module of `config.temporal_module` in its layers."""
@@ -362,11 +365,15 @@ class IlaForVideoClassification(IlaModel):
         return (model, info) if wants_info else model
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
-        """`PreTrainedModel.save_pretrained`, with the tokenizer beside it: `set_labels` works on what is saved."""
+        """`PreTrainedModel.save_pretrained`, with the tokenizer beside it: `set_labels` works on what is saved.
+
+        With `push_to_hub=True` the tokenizer is a commit of its own; `push_to_hub()` makes one of everything.
+        """
+        upload = {name: kwargs[name] for name in UPLOAD_ARGUMENTS if name in kwargs}
         super().save_pretrained(save_directory, *args, **kwargs)
         tokenizer = self._find_tokenizer() if kwargs.get("is_main_process", True) else None
         if tokenizer is not None:
-            tokenizer.save_pretrained(save_directory)
+            tokenizer.save_pretrained(save_directory, **upload)
 
     def _find_tokenizer(self) -> PreTrainedTokenizerBase | None:
         """The tokenizer in use, else the checkpoint's; looked for once."""

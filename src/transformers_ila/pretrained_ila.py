@@ -64,7 +64,7 @@ class IlaPreTrainedModel(CLIPPreTrainedModel):
         elif isinstance(module, XCLIPPromptGenerator):
             init.constant_(module.alpha, self.config.prompt_alpha)
         elif hasattr(module, "init_own_weights"):
-            module.init_own_weights(factor)
+            module.init_own_weights(factor)  # type: ignore[operator]
 
     @classmethod
     def from_pretrained(
@@ -78,7 +78,7 @@ class IlaPreTrainedModel(CLIPPreTrainedModel):
         asks_for_size = isinstance(config, PreTrainedConfig) or not {"num_frames", "image_size"}.isdisjoint(kwargs)
         if pretrained_model_name_or_path is None or not asks_for_size:
             loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, config=config, **kwargs)
-            model = loaded[0] if isinstance(loaded, tuple) else loaded
+            model: Any = loaded[0] if isinstance(loaded, tuple) else loaded
             if pretrained_model_name_or_path is None:
                 model.name_or_path = ""  # and not "None", where its tokenizer would be looked for
             align_memory(model)

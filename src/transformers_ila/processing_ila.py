@@ -10,6 +10,7 @@ from .video_processing_ila import IlaVideoProcessor, IlaVideoProcessorKwargs
 
 logger = logging.get_logger(__name__)
 
+SOURCE_ARGUMENTS = ("cache_dir", "local_files_only", "revision", "subfolder", "token")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json")
 
 
@@ -41,10 +42,8 @@ class IlaProcessor(ProcessorMixin):
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:  # type: ignore[override]
         """The processor of a checkpoint; the video processor alone where it has no tokenizer (a linear head)."""
-        source = {name: kwargs[name] for name in ("cache_dir", "revision", "subfolder", "token") if name in kwargs}
-        offline = {"local_files_only": kwargs.get("local_files_only", False)}
-        quiet = {f"_raise_exceptions_for_{kind}": False for kind in ("missing_entries", "connection_errors")}
-        where = {**source, **offline, **quiet}
+        where: dict[str, Any] = {name: kwargs[name] for name in SOURCE_ARGUMENTS if name in kwargs}
+        where |= {f"_raise_exceptions_for_{kind}": False for kind in ("missing_entries", "connection_errors")}
         found = (cached_file(pretrained_model_name_or_path, name, **where) for name in TOKENIZER_FILES)
         if any(file is not None for file in found):
             return super().from_pretrained(pretrained_model_name_or_path, **kwargs)

@@ -1,0 +1,382 @@
+"""Model cards: one template, filled from a configuration, a processor, and results with their origin.
+
+A card holds no accuracy that nobody measured or published, and says beside each which of the two it is.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from transformers.image_utils import PILImageResampling
+
+from . import complexity
+from .checkpoints import (
+    DATA_SETS,
+    PUBLISHED_VIEWS,
+    PublishedCheckpoint,
+    is_unused,
+    published_like,
+    released_processor,
+)
+from .configuration_ila import IlaConfig
+from .video_processing_ila import IlaVideoProcessor
+
+
+TEMPLATE = Path(__file__).with_name("model_card_template.md")
+RELEASE = "https://github.com/Francis-Rings/ILA"
+NO_LICENCE = "none-granted"
+USAGE_MODEL = re.compile(r'(pipeline\("video-classification", model=)"([^"]*)"')
+PAPER = "Implicit Temporal Modeling with Learnable Alignment for Video Recognition, ICCV 2023"
+CITATION = """@inproceedings{tu2023ila,
+  title     = {Implicit Temporal Modeling with Learnable Alignment for Video Recognition},
+  author    = {Tu, Shuyuan and Dai, Qi and Wu, Zuxuan and Cheng, Zhi-Qi and Hu, Han and Jiang, Yu-Gang},
+  booktitle = {Proceedings of the IEEE/CVF International Conference on Computer Vision (ICCV)},
+  year      = {2023}
+}"""
+
+
+@dataclass(frozen=True)
+class Result:
+    """One number and where it comes from."""
+
+    metric: Literal["top1", "top5", "mean_class_accuracy"]
+    percent: float
+    data_set: str
+    split: str | None
+    protocol: str
+    counts: str  # of the videos behind the number
+    origin: Literal["published", "measured"]
+    source: str
+    source_url: str | None = None
+
+
+METRICS = {  # -> the Hub's identifier, our words
+    "top1": ("accuracy", "Top-1 accuracy"),
+    "top5": ("top_5_accuracy", "Top-5 accuracy"),
+    "mean_class_accuracy": ("mean_class_accuracy", "Mean class accuracy"),
+}
+
+
+def published_results(checkpoint: PublishedCheckpoint) -> list[Result]:
+    """What the paper reports; it names no split and no number of videos."""
+    data_set = DATA_SETS[checkpoint.data_set]
+    clips, crops = PUBLISHED_VIEWS.split("x")
+    common = {
+        "data_set": data_set.title,
+        "split": None,
+        "protocol": f"{clips} clips x {crops} crops, {checkpoint.num_frames} frames each",
+        "counts": "not stated",
+        "origin": "published",
+        "source": f"the paper's Table {data_set.table}",
+        "source_url": RELEASE,
+    }
+    return [Result("top1", checkpoint.top1, **common), Result("top5", checkpoint.top5, **common)]  # type: ignore[arg-type]
+
+
+def measured_results(report: Mapping[str, Any]) -> list[Result]:
+    """What a report of `evaluation.evaluate` holds.
+
+    Raises:
+        ValueError: no such report, or one without an evaluated video.
+    """
+    try:
+        protocol, counts, metrics = report["protocol"], report["counts"], report["metrics"]
+        views = f"{protocol['clips']} clips x {protocol['crops']} crops, {protocol['frames_per_clip']} frames each"
+        if protocol["batch_statistics"]:
+            views += f", batch statistics of {protocol['batch_size']} videos (the release's fault)"
+        common = {
+            "data_set": report["data_set"]["name"] or "unnamed data set",
+            "split": report["data_set"]["split"],
+            "protocol": views,
+            "counts": f"{counts['evaluated']} of {counts['listed']} videos, {counts['unreadable']} unreadable",
+            "origin": "measured",
+            "source": f"transformers-ila {report['versions']['transformers_ila']}, {report['date'][:10]}, "
+            f"PyAV {report['decoder']['pyav']}",
+        }
+        values = {name: metrics[name] for name in METRICS}
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"This is no evaluation report: {error!r} is wrong or missing.") from error
+    if any(value is None for value in values.values()):
+        raise ValueError("The report has no accuracy: no video could be evaluated.")
+    return [Result(name, 100 * value, **common) for name, value in values.items()]  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Where weights come from, and what may be done with them."""
+
+    origin: str
+    licence: str
+    metadata: Mapping[str, Any] = field(default_factory=dict)  # of the card: license, license_name, ...
+    limits: Sequence[str] = ()
+
+
+OWN_WEIGHTS = Weights(
+    origin="",
+    licence="The code is Apache-2.0. Nobody has stated a licence for the weights; weights that started from CLIP's or "
+    "were trained on a data set are under the terms of those too.",
+)
+CLIP_WEIGHTS = Weights(
+    origin="The towers are OpenAI's CLIP; every other weight is new and untrained, so its labels mean nothing before "
+    "fine-tuning.",
+    licence="The code is Apache-2.0, OpenAI's CLIP weights are MIT.",
+    metadata={"license": "mit"},
+)
+BATCH_STATISTICS = (
+    "**Batch statistics.** A fault of the release: during its validation the network is left in train mode, so its "
+    "published Kinetics-400 numbers may have been taken with batch normalisation using the statistics of each batch. "
+    "This model is meant to be evaluated in eval mode, which may give other numbers. `scripts/evaluate.py "
+    "--batch_statistics` repeats the fault; it is off by default."
+)
+UNUSED_OUTPUTS = (
+    "The release's linear heads have 400 outputs whatever the data set has; those that no class was trained for are "
+    "kept, as the file's tensor has them, and are called unused."
+)
+
+
+def released_weights(config: IlaConfig) -> Weights:
+    """Of the ten published checkpoints, and of others that the release's code trained."""
+    limits = ["The released network is not the one that the paper's equations describe, and costs more."]
+    limits.append(BATCH_STATISTICS if config.classification_head == "text" else UNUSED_OUTPUTS)
+    return Weights(
+        origin=f"The weights were trained by the code of the official release ({RELEASE}) and converted by "
+        "`scripts/convert.py` from a file that its user had. They are not distributed with transformers-ila.",
+        licence="The code is Apache-2.0. **The published weights have no licence:** their authors released them "
+        "without one, so nobody but them may pass them on. Convert them for yourself, and do not re-host them.",
+        metadata={"license": "other", "license_name": NO_LICENCE, "license_link": RELEASE},
+        limits=limits,
+    )
+
+
+def model_card(
+    config: IlaConfig,
+    processor: IlaVideoProcessor,
+    *,
+    name: str,
+    title: str | None = None,
+    results: Sequence[Result] = (),
+    weights: Weights = OWN_WEIGHTS,
+    results_note: str = "",
+    usage_note: str = "",
+    data_note: str = "",
+) -> ModelCard:
+    """A card with metadata for the Hub.
+
+    Args:
+        config, processor: of the model; its size and cost are counted from them.
+        name: the repository's id or the folder, as the usage example loads it.
+        title: the headline; by default `name` without its owner.
+        results: with their origin; without any the card says that nobody has measured the model.
+        weights: their origin, licence and limits.
+        results_note, usage_note, data_note: sentences for these sections.
+    """
+    model_name = name.rstrip("/").rpartition("/")[2]
+    data = ModelCardData(
+        **weights.metadata,
+        library_name="transformers",
+        pipeline_tag="video-classification",
+        tags=["ila", "video-classification", "clip", "custom_code"],
+        model_name=model_name,
+        eval_results=[_eval_result(result) for result in results] or None,
+    )
+    return ModelCard.from_template(
+        data,
+        template_path=str(TEMPLATE),
+        name=name,
+        title=title or model_name,
+        summary=" ".join(part for part in (_summary(config), weights.origin) if part),
+        usage_note=usage_note or USAGE_NOTE,
+        results="\n\n".join(part for part in (_results(results), results_note) if part),
+        network=_network(config),
+        data="\n".join(part for part in (data_note and f"- {data_note}", _data(config, processor)) if part),
+        num_labels=len(_class_names(config)),
+        limits="\n".join(f"- {limit}" for limit in (*LIMITS, *weights.limits)),
+        licence=weights.licence,
+        citation=CITATION,
+    )
+
+
+USAGE_NOTE = (
+    "This needs Transformers, PyTorch, torchvision and PyAV (`pip install transformers torch torchvision av`) and "
+    "runs the model's code from this repository. With the package `transformers-ila` imported, its own classes are "
+    "used and nothing of the repository is executed."
+)
+LIMITS = (
+    "Every video gets one of the labels, also one that shows none; a score is not a probability of being right.",
+    "A clip is a few frames from the whole video: what happens between them is not seen, long videos need cutting.",
+    "Sound and text are not used. Biases of CLIP's training data and of the data set are in the model; it must not "
+    "decide about people.",
+)
+
+
+def published_card(checkpoint: PublishedCheckpoint) -> ModelCard:
+    """The card of a published checkpoint, for those who convert it."""
+    config = checkpoint.config()
+    return model_card(
+        config,
+        released_processor(config),
+        name=checkpoint.name,
+        title=checkpoint.title,
+        results=published_results(checkpoint),
+        weights=released_weights(config),
+        results_note=f"{PUBLISHED_NOTE} {paper_cost_note(checkpoint)}",
+        usage_note=f"`{checkpoint.name}` is the folder that `python scripts/convert.py --checkpoint FILE --output "
+        f"{checkpoint.name}` writes from the release's file. {USAGE_NOTE}",
+        data_note=training_note(checkpoint),
+    )
+
+
+def training_note(checkpoint: PublishedCheckpoint) -> str:
+    title = DATA_SETS[checkpoint.data_set].title
+    return f"Trained and evaluated by its authors on {title}; the paper states neither split nor numbers of videos."
+
+
+PUBLISHED_NOTE = "Published for this variant by its authors; nobody has measured it with this package."
+
+
+def paper_cost_note(checkpoint: PublishedCheckpoint) -> str:
+    gmacs = f"{checkpoint.gmacs} G multiply-accumulates per view (published)"
+    return f"Beside these accuracies the paper states {gmacs}, which is what the network of its equations costs."
+
+
+def card_of_folder(folder: str | Path, reports: Sequence[Mapping[str, Any]] = ()) -> ModelCard:
+    """The card of an exported folder, with what was measured of it; origin and licence stay those of its present card.
+
+    Args:
+        folder: as `hub.export` or `scripts/convert.py` writes it.
+        reports: of `evaluation.evaluate` on this model.
+
+    Raises:
+        ValueError: no report, or one of a model with another number of frames.
+        OSError: no such folder.
+    """
+    folder = Path(folder)
+    config = IlaConfig.from_pretrained(folder)
+    wrong = [report for report in reports if report.get("protocol", {}).get("frames_per_clip") != config.num_frames]
+    if wrong:
+        name = wrong[0].get("model", {}).get("name")
+        raise ValueError(f"The model takes {config.num_frames} frames; the report of {name!r} is of another model.")
+    results = [result for report in reports for result in measured_results(report)]
+    present = ModelCard.load(folder / "README.md") if (folder / "README.md").is_file() else None
+    weights = _weights_of(present, config)
+    published = published_like(config) if weights.metadata.get("license_name") == NO_LICENCE else None
+    return model_card(
+        config,
+        IlaVideoProcessor.from_pretrained(folder),
+        name=folder.resolve().name if present is None else example_model(present) or folder.resolve().name,
+        title=None if published is None else published.title,
+        results=[*([] if published is None else published_results(published)), *results],
+        weights=weights,
+        results_note="" if published is None else paper_cost_note(published),
+        data_note="" if published is None else training_note(published),
+    )
+
+
+def _weights_of(card: ModelCard | None, config: IlaConfig) -> Weights:
+    metadata = {} if card is None else {key: value for key, value in card.data.to_dict().items() if "license" in key}
+    if metadata.get("license_name") == NO_LICENCE:
+        return released_weights(config)
+    return replace(OWN_WEIGHTS, metadata=metadata)
+
+
+def example_model(card: ModelCard) -> str | None:
+    """What the card's usage example loads."""
+    found = USAGE_MODEL.search(card.text)
+    return None if found is None else found[2]
+
+
+def with_example_model(card: ModelCard, model: str) -> str:
+    """The card's text, with a usage example that loads `model`."""
+    return USAGE_MODEL.sub(lambda found: f'{found[1]}"{model}"', str(card))
+
+
+# -- sections --------------------------------------------------------------------------------------------------------
+
+
+def _class_names(config: IlaConfig) -> list[str]:
+    names = [config.id2label[index] for index in range(config.num_labels)]
+    return [name for name in names if not is_unused(name)]
+
+
+def _summary(config: IlaConfig) -> str:
+    head = "compared with the class names" if config.classification_head == "text" else "given to a linear head"
+    return (
+        f"ILA: CLIP turned into a video recogniser by aligning neighbouring frames ({PAPER}). "
+        f"{config.num_frames} frames of {config.vision_config.image_size} pixels become one vector that is {head}."
+    )
+
+
+def _results(results: Sequence[Result]) -> str:
+    if not results:
+        return "Nobody has measured or published an accuracy of this model."
+    rows = ["| data set | metric | value | views | videos | origin |", "|---|---|---|---|---|---|"]
+    for result in results:
+        data_set = result.data_set + (f", {result.split}" if result.split else "")
+        origin = f"{result.origin}: {result.source}"
+        value = f"{result.percent:.1f} %"
+        rows.append(
+            f"| {data_set} | {METRICS[result.metric][1]} | {value} | {result.protocol} | {result.counts} | {origin} |"
+        )
+    return "\n".join(rows)
+
+
+def _eval_result(result: Result) -> EvalResult:
+    identifier, title = METRICS[result.metric]
+    return EvalResult(
+        task_type="video-classification",
+        task_name="Video classification",
+        dataset_type=result.data_set.lower().replace(" ", "-"),
+        dataset_name=result.data_set,
+        dataset_split=result.split,
+        metric_type=identifier,
+        metric_value=round(result.percent, 2),
+        metric_name=f"{title} ({result.origin}), {result.protocol}; videos: {result.counts}",
+        source_name=f"{result.origin}: {result.source}",
+        source_url=result.source_url,
+    )
+
+
+def _network(config: IlaConfig) -> str:
+    vision, cost = config.vision_config, complexity.count(config)
+    tower = (
+        f"ViT, {vision.num_hidden_layers} layers of width {vision.hidden_size}, patches of {vision.patch_size} pixels"
+    )
+    temporal = f"`{vision.temporal_module}`"
+    if vision.temporal_module == "ila":
+        temporal += f", `alignment_fusion={vision.alignment_fusion}`, `alignment_conv={vision.alignment_conv}`"
+    cached = ", class features computed once" if config.classification_head == "text" else ""
+    text = f", and {cost.text_parameters:.1f} M in the text tower" if cost.text_parameters else ""
+    rows = {
+        "tower": tower,
+        "temporal module": temporal,
+        "head": f"`{config.classification_head}`, {len(_class_names(config))} classes",
+        "clip": f"{config.num_frames} frames of {vision.image_size} x {vision.image_size}",
+        "parameters (counted)": f"{cost.parameters:.1f} M{text}",
+        "multiply-accumulates per view (counted)": f"{cost.gmacs:.1f} G{cached}",
+    }
+    unused = config.num_labels - len(_class_names(config))
+    if unused:
+        rows["head"] += f"; {unused} further outputs are the release's, and belong to no class"
+    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())])
+
+
+def _data(config: IlaConfig, processor: IlaVideoProcessor) -> str:
+    names = _class_names(config)
+    shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    mean, std = (
+        ", ".join(f"{value:.3f}" for value in values) for values in (processor.image_mean, processor.image_std)
+    )
+    side, crop = dict(processor.size).get("shortest_edge"), dict(processor.crop_size)
+    resample = PILImageResampling(processor.resample).name.lower()
+    return "\n".join(
+        [
+            f"- Classes: {len(names)} ({shown}).",
+            "- Decoder: PyAV (FFmpeg) through `transformers_ila.read_video`, with exact frame counts.",
+            f"- Frames: {processor.num_frames} by the rule `{processor.frame_sampling}`.",
+            f"- Pixels: short side to {side} ({resample}), centre crop {crop['height']} x {crop['width']}, "
+            f"mean {mean}, std {std}.",
+        ]
+    )

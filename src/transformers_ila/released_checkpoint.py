@@ -1,0 +1,233 @@
+"""A file of the official release, or of OpenAI's CLIP, to a folder that `from_pretrained` and the pipeline load."""
+
+import gzip
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers.pre_tokenizers import ByteLevel
+from transformers import CLIPTokenizer, PreTrainedTokenizerBase
+
+from . import cards, hub
+from .checkpoint_files import CheckpointFile, read_checkpoint
+from .checkpoints import DATA_SETS, class_names, fill_up, published_like, released_processor
+from .class_names_ila import load_tokenizer
+from .configuration_ila import IlaConfig
+from .conversion import convert_state_dict, to_released_state_dict
+from .modeling_ila import IlaForVideoClassification
+from .processing_ila import IlaProcessor
+from .video_processing_ila import IlaVideoProcessor
+
+
+logger = logging.getLogger(__name__)
+
+CLIP_TOKENIZER = "openai/clip-vit-base-patch16"  # all of CLIP's towers have the same
+MERGES_FILES = (".txt", ".txt.gz")  # as OpenAI's bpe_simple_vocab_16e6.txt.gz
+BYTE_TOKENS = 512  # a symbol for every byte, inside a word and at its end
+SPECIAL_TOKENS = ("<|startoftext|>", "<|endoftext|>")
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What was converted. labels: where the class names are from; None if there are none yet."""
+
+    model: IlaForVideoClassification
+    processor: IlaProcessor | IlaVideoProcessor
+    labels: str | None
+    verified: tuple[str, ...] = ()
+
+
+def convert_checkpoint(
+    checkpoint: str | Path,
+    output: str | Path,
+    *,
+    labels: str | Path | None = None,
+    tokenizer: str | Path | None = None,
+    verify: bool = False,
+) -> Conversion:
+    """Convert a file to a folder with weights, configuration, processor, tokenizer, code and card.
+
+    Args:
+        checkpoint: a released `.pth`, or OpenAI's CLIP as a state dict or TorchScript archive. No pickle is executed.
+        output: the folder to write; it must not exist, or be empty. It appears when everything is in it.
+        labels: "kinetics400", "ssv2" or a file (`checkpoints.class_names`). By default a released file with text
+            head is taken for Kinetics-400, one with a linear head of 174 or of the release's 400 outputs for
+            Something-Something V2.
+        tokenizer: of the text head: a CLIP folder or Hub id, or a vocabulary file (`read_tokenizer`).
+        verify: check that the weights go back to the file's bit by bit, and that the folder's model computes what the
+            one in memory does.
+
+    Raises:
+        ValueError: a file that cannot be read or does not convert, labels or a tokenizer that do not fit, an output
+            that is not empty, a failed verification.
+    """
+    output = Path(output)
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise ValueError(f"The output {str(output)!r} exists and is not an empty folder.")
+    file = read_checkpoint(checkpoint)
+    config, tensors = convert_state_dict(file.state_dict)
+    released = config.vision_config.alignment_fusion == "residual"
+    source = labels if labels is not None else default_labels(config, file.settings) if released else None
+    names = None if source is None else _names_for(config, source)
+    text = None
+    if config.classification_head == "text":
+        text = read_tokenizer(tokenizer or CLIP_TOKENIZER, vocab_size=config.text_config.vocab_size)
+    model = _build(config, tensors, names, text)
+    video_processor = released_processor(config) if released else IlaVideoProcessor.for_model(config)
+    processor = video_processor if text is None else IlaProcessor(video_processor, text)
+    card = _card(file, model, video_processor, output.name, released=released)
+    with hub.written_whole(output) as draft:
+        hub.export(model, processor, draft, card=card)
+        verified = _verify(file, model, draft, released=released) if verify else ()
+    return Conversion(model, processor, None if source is None else str(source), verified)
+
+
+def default_labels(config: IlaConfig, settings: Mapping[str, Any]) -> str | None:
+    """The data set that a released checkpoint without given labels is taken for.
+
+    Raises:
+        ValueError: a text head whose settings speak of another number of classes than Kinetics-400 has.
+    """
+    if config.classification_head == "text":
+        data = settings.get("DATA", {})
+        classes = data.get("NUM_CLASSES") if isinstance(data, Mapping) else None
+        if classes not in (None, DATA_SETS["kinetics400"].num_labels):
+            raise ValueError(
+                f"The file was trained on {classes} classes, not on Kinetics-400: name them with `labels`."
+            )
+        return "kinetics400"
+    return "ssv2" if config.num_labels in (DATA_SETS["ssv2"].num_labels, RELEASED_OUTPUTS) else None
+
+
+RELEASED_OUTPUTS = 400  # of the release's linear heads, whatever the data set has
+
+
+def _names_for(config: IlaConfig, source: str | Path) -> list[str]:
+    names = class_names(source)
+    outputs = config.num_labels
+    if config.classification_head == "text" or len(names) == outputs:
+        return names
+    if outputs == RELEASED_OUTPUTS and len(names) < outputs:
+        logger.warning(f"The head has {outputs} outputs, as all of the release's; {len(names)} of them have a class.")
+        return fill_up(names, outputs)
+    raise ValueError(f"The checkpoint has {outputs} classes, {str(source)!r} names {len(names)}.")
+
+
+def _build(
+    config: IlaConfig,
+    tensors: dict[str, torch.Tensor],
+    names: Sequence[str] | None,
+    tokenizer: PreTrainedTokenizerBase | None,
+) -> IlaForVideoClassification:
+    model = IlaForVideoClassification(config).eval()
+    model.load_state_dict(tensors, strict=False)  # the names were compared already; half precision becomes float32
+    model.tokenizer = tokenizer
+    if names is not None:
+        model.set_labels(names, tokenizer)
+    return model
+
+
+def _card(
+    file: CheckpointFile, model: IlaForVideoClassification, processor: IlaVideoProcessor, name: str, *, released: bool
+) -> Any:
+    if not released:
+        return cards.model_card(model.config, processor, name=name, weights=cards.CLIP_WEIGHTS)
+    published = published_like(model.config)
+    notes = []
+    if published is not None:
+        notes += [
+            cards.PUBLISHED_NOTE,
+            "Shapes and classes say which variant this is, not that it is the same training.",
+        ]
+        notes += [cards.paper_cost_note(published)]
+    if file.max_accuracy is not None:
+        notes += [
+            f"The file itself records a best validation accuracy of {file.max_accuracy:.2f} %, by its training code."
+        ]
+    return cards.model_card(
+        model.config,
+        processor,
+        name=name,
+        title=None if published is None else published.title,
+        results=[] if published is None else cards.published_results(published),
+        results_note=" ".join(notes),
+        weights=cards.released_weights(model.config),
+    )
+
+
+@torch.no_grad()
+def _verify(
+    file: CheckpointFile, model: IlaForVideoClassification, folder: Path, *, released: bool
+) -> tuple[str, ...]:
+    done = []
+    loaded = IlaForVideoClassification.from_pretrained(folder).eval()
+    if released:
+        back = to_released_state_dict(loaded)
+        given = {key.removeprefix("module."): tensor for key, tensor in file.state_dict.items()}
+        wrong = [key for key, tensor in back.items() if not torch.equal(tensor, given[key].to(tensor.dtype))]
+        if wrong:
+            raise ValueError(f"Verification failed: these weights are not the file's: {wrong[:5]}.")
+        done.append(f"{len(back)} tensors of the folder are the file's, bit by bit")
+    vision = model.config.vision_config
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randn(1, vision.num_frames, 3, vision.image_size, vision.image_size, generator=generator)
+    logits = loaded(pixels).logits
+    if not logits.isfinite().all() or not torch.equal(logits, model(pixels).logits):
+        raise ValueError("Verification failed: the folder's model gives other logits than the converted one, or none.")
+    done.append(f"the folder's model gives the same {logits.shape[1]} finite logits for a random clip")
+    return tuple(done)
+
+
+# -- tokenizer -------------------------------------------------------------------------------------------------------
+
+
+def read_tokenizer(source: str | Path, *, vocab_size: int) -> PreTrainedTokenizerBase:
+    """CLIP's tokenizer from a folder, a Hub id, or a vocabulary file.
+
+    Args:
+        source: a CLIP folder or Hub id; `tokenizer.json`; `vocab.json` with `merges.txt` beside it; or the merges
+            alone (`merges.txt`, `bpe_simple_vocab_16e6.txt.gz`), from which the vocabulary follows.
+        vocab_size: of the text tower; as many merges are taken as it has tokens for.
+
+    Raises:
+        ValueError: nothing of the kind there, or a vocabulary larger or smaller than the text tower's.
+    """
+    path = Path(source)
+    if path.is_file():
+        if path.name.endswith(MERGES_FILES) and not path.with_name("vocab.json").is_file():
+            return _tokenizer_of_merges(path, vocab_size)
+        tokenizer: PreTrainedTokenizerBase = _tokenizer_of_folder(path.parent)
+    elif path.is_dir() and not (path / "config.json").is_file():
+        tokenizer = _tokenizer_of_folder(path)
+    else:
+        tokenizer = load_tokenizer(source)
+    if len(tokenizer) > vocab_size:
+        raise ValueError(f"The tokenizer of {str(source)!r} has {len(tokenizer)} tokens, the text tower {vocab_size}.")
+    return tokenizer
+
+
+def _tokenizer_of_folder(folder: Path) -> PreTrainedTokenizerBase:
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
+        raise ValueError(f"There is no tokenizer.json or vocab.json in {str(folder)!r}.")
+    return CLIPTokenizer.from_pretrained(folder)
+
+
+def _tokenizer_of_merges(path: Path, vocab_size: int) -> PreTrainedTokenizerBase:
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
+            lines = file.read().splitlines()[1:]  # behind a line with the version
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{str(path)!r} cannot be read as a list of merges: {error}.") from error
+    count = vocab_size - BYTE_TOKENS - len(SPECIAL_TOKENS)
+    merges = [tuple(line.split()) for line in lines[: max(count, 0)]]
+    if count < 0 or len(merges) != count or any(len(merge) != 2 for merge in merges):
+        raise ValueError(
+            f"{str(path)!r} must hold a version line and {max(count, 0)} or more lines with two symbols each, for "
+            f"the text tower's {vocab_size} tokens; it has {len(lines)}."
+        )
+    symbols = sorted(ByteLevel.alphabet())
+    tokens = [*symbols, *(symbol + "</w>" for symbol in symbols), *map("".join, merges), *SPECIAL_TOKENS]
+    return CLIPTokenizer(vocab={token: index for index, token in enumerate(tokens)}, merges=merges)
