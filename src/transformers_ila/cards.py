@@ -288,9 +288,9 @@ def example_model(card: ModelCard) -> str | None:
     return None if found is None else found[2]
 
 
-def with_example_model(card: ModelCard, model: str) -> str:
-    """The card's text, with a usage example that loads `model`."""
-    return USAGE_MODEL.sub(lambda found: f'{found[1]}"{model}"', str(card))
+def with_example_model(text: str, model: str) -> str:
+    """A card's text with a usage example that loads `model`."""
+    return USAGE_MODEL.sub(lambda found: f'{found[1]}"{model}"', text)
 
 
 # -- sections --------------------------------------------------------------------------------------------------------

@@ -34,7 +34,8 @@ def given_labels(config: IlaConfig) -> list[str] | None:
 def load_tokenizer(path: Any, **source: Any) -> PreTrainedTokenizerBase:
     """The tokenizer of a checkpoint; a ValueError that says what to do where there is none."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, **source)
+        # the library's own class; unset, it asks whether to run the code that lies beside it
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, **source)
     except Exception as error:  # the library raises five kinds, depending on what is missing
         raise ValueError(_no_tokenizer(path) + f" ({type(error).__name__} behind this.)") from error
     if len(tokenizer) <= len(tokenizer.all_special_ids):  # built without any file

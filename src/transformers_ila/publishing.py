@@ -19,6 +19,7 @@ from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OIDC
 from huggingface_hub.utils import get_session, hf_raise_for_status, validate_repo_id
 from huggingface_hub.utils.sha import git_hash
 
+from .cards import with_example_model
 from .hub import OWN_FILES
 from .motionbench import make_videos, write_mp4
 
@@ -44,7 +45,6 @@ NO_ANSWER = (httpx2.HTTPError, OSError, json.JSONDecodeError)  # of the Hub; a p
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 RELATIVE_IMPORT = re.compile(r"^\s*from \.(\w+) import ", re.MULTILINE)
 UNFILLED = re.compile(r"\{\{ |\[More Information Needed\]")  # of this package's template, of the Hub's
-USAGE_MODEL = re.compile(r'(pipeline\("video-classification", model=)"[^"]*"')
 
 # What a machine without this package does with the folder.
 TRY_OUT = """
@@ -298,7 +298,7 @@ def _additions(checked: CheckedFolder, repo_id: str) -> list[CommitOperationAdd]
 def published_card_text(checked: CheckedFolder, repo_id: str) -> str:
     """The card with a usage example that loads the repository."""
     text = (checked.folder / "README.md").read_bytes().decode("utf-8")
-    return USAGE_MODEL.sub(rf'\1"{repo_id}"', text)
+    return with_example_model(text, repo_id)
 
 
 def _deletions(checked: CheckedFolder, existing: Iterable[str]) -> list[CommitOperationDelete]:

@@ -1,0 +1,457 @@
+"""Exported folders: complete, loaded without the package to the last bit, and never half-written."""
+
+import ast
+import copy
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_models import TINY_ILA, TINY_VISION, byte_tokenizer, save_clip, tiny_config
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForVideoClassification,
+    AutoProcessor,
+    AutoVideoProcessor,
+    CLIPImageProcessor,
+    CLIPModel,
+    CLIPTokenizer,
+    dynamic_module_utils,
+    pipeline,
+)
+
+from transformers_ila import IlaConfig, IlaForVideoClassification, IlaModel, IlaProcessor, IlaVideoProcessor, hub
+from transformers_ila.hub import export
+from transformers_ila.motionbench import make_videos, write_mp4
+
+
+LABELS = ["jumping", "walking slowly", "clapping"]
+NEW_LABELS = ["sitting", "running", "waving", "jumping"]
+PACKAGE = Path(hub.__file__).parent
+CODE = {path.name for path in PACKAGE.glob("*_ila.py")}
+# What shipped files may import: what a user of Transformers with videos has, and PyAV.
+ALLOWED = {"torch", "torchvision", "transformers", "huggingface_hub", "av", "numpy", "PIL"} | sys.stdlib_module_names
+REMEMBERS = "tokenizer_config.json"  # how its tokenizer was loaded and what for
+AUTO_CLASSES = (AutoConfig, AutoModel, AutoModelForVideoClassification, AutoVideoProcessor, AutoProcessor)
+
+# One process that has no package loads every folder in all ways, computes, names classes anew, and saves.
+ELSEWHERE = """
+import builtins, json, sys
+import torch
+
+torch.set_num_threads(1)
+sys.modules["transformers_ila"] = None
+asked = []
+builtins.input = lambda text: asked.append(text) or "n"
+from transformers import AutoConfig, AutoModel, AutoModelForVideoClassification, AutoProcessor, AutoVideoProcessor
+from transformers import pipeline
+
+place, labels, *folders = sys.argv[1:]
+pixels = torch.load(f"{place}/pixels.pt")
+for folder in folders:
+    autos = (AutoConfig, AutoModel, AutoModelForVideoClassification, AutoVideoProcessor, AutoProcessor)
+    parts = [auto.from_pretrained(folder, trust_remote_code=True) for auto in autos]
+    config, model, classifier, video_processor, processor = parts
+    classify = pipeline("video-classification", model=folder, trust_remote_code=True)
+    parts += [classify.model, getattr(processor, "video_processor", processor), classify.video_processor]
+    assert all(type(part).__module__.startswith("transformers_modules.") for part in parts), parts
+    assert not classifier.training and type(config).__name__ == "IlaConfig"
+    video = f"{place}/clip.mp4"
+    with torch.no_grad():
+        got = {
+            "logits": classifier(pixels).logits,
+            "logits of the pipeline's model": classify.model(pixels).logits,
+            "video features": model.get_video_features(pixels).pooler_output,
+            "pixels": video_processor(video, return_tensors="pt")["pixel_values"],
+            "pixels of the processor": processor(videos=video, return_tensors="pt")["pixel_values"],
+            "answers": classify(video, top_k=9),
+        }
+        if hasattr(processor, "tokenizer"):
+            got["ids"] = processor(text=["walking"], return_tensors="pt")["input_ids"]
+        classifier.set_labels(json.loads(labels))
+        if config.classification_head == "text":
+            got["logits of other classes"] = classifier(pixels).logits
+    got["asked"] = list(asked)
+    got["labels"] = [classifier.config.id2label[index] for index in range(4)]
+    torch.save(got, f"{folder}.pt")
+    kept = AutoModelForVideoClassification.from_pretrained(folder, trust_remote_code=True)
+    for part in (kept, processor):
+        part.save_pretrained(f"{folder}-again")
+assert not [name for name in sys.modules if name.startswith("transformers_ila.")]
+"""
+
+
+def run_elsewhere(place: Path, *arguments: object, code: str = ELSEWHERE) -> None:
+    """Run code in a process with empty caches that is offline."""
+    caches = {"HF_HOME": place / "home", "HF_MODULES_CACHE": place / "modules", "PYTHONPATH": PACKAGE.parent}
+    environment = {**os.environ, **{name: str(path) for name, path in caches.items()}, "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-W", "ignore", "-c", code, *map(str, arguments)]
+    run = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=place, stdin=subprocess.DEVNULL)
+    assert run.returncode == 0, run.stderr
+
+
+def read(folder: Path, *, but: str = "") -> dict[str, bytes]:
+    files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {name: content for name, content in files.items() if name != but}
+
+
+def stirred(model: IlaForVideoClassification) -> IlaForVideoClassification:
+    """No weight is zero: what starts as zero would hide what it is multiplied with."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
+    return model.eval()
+
+
+class Place:
+    """Models in memory by name, their processors, and the folder where `<name>/` are the exports."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        clip = save_clip(root / "clip")
+        torch.manual_seed(0)
+        self.pixels = torch.randn(2, 4, 3, 28, 28)
+        torch.save(self.pixels, root / "pixels.pt")
+        write_mp4(root / "clip.mp4", next(make_videos(1, seed=3)).frames)
+        names = {"id2label": dict(enumerate(LABELS)), "label2id": {name: i for i, name in enumerate(LABELS)}}
+        config = tiny_config(classification_head="linear", **names)
+        IlaForVideoClassification(config).save_pretrained(root / "plain")
+        load = IlaForVideoClassification.from_pretrained
+        self.models = {
+            "text": stirred(load(clip, labels=LABELS, **TINY_ILA)),
+            "residual": stirred(load(clip, labels=LABELS, alignment_fusion="residual", **TINY_ILA)),
+            "linear": stirred(load(root / "plain")),
+        }
+        configs = {name: model.config for name, model in self.models.items()}
+        self.processors = {
+            "text": IlaProcessor(IlaVideoProcessor.for_model(configs["text"]), CLIPTokenizer.from_pretrained(clip)),
+            "residual": IlaVideoProcessor.for_model(configs["residual"], frame_sampling="uniform"),
+            "linear": IlaVideoProcessor.for_model(configs["linear"], image_mean=[0.1, 0.2, 0.3]),
+        }
+        for name, model in self.models.items():
+            export(model, self.processors[name], root / name)
+
+    @property
+    def folders(self) -> list[Path]:
+        return [self.root / name for name in self.models]
+
+    def model(self, name: str) -> IlaForVideoClassification:
+        """One to change."""
+        return copy.deepcopy(self.models[name])
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Place:
+    return Place(tmp_path_factory.mktemp("exports"))
+
+
+# -- where the package is missing ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def elsewhere(place) -> Path:
+    """The place, with what a process without the package made of every folder as `<name>.pt` and `<name>-again/`."""
+    run_elsewhere(place.root, place.root, json.dumps(NEW_LABELS), *place.folders)
+    return place.root
+
+
+def check_results(place: Place, name: str, got: dict) -> None:
+    model, processor = place.model(name), place.processors[name]
+    video_processor = getattr(processor, "video_processor", processor)
+    pixels = video_processor(str(place.root / "clip.mp4"), return_tensors="pt")["pixel_values"]
+    with torch.no_grad():
+        logits = model(place.pixels).logits
+        assert torch.equal(got["logits"], logits) and torch.equal(got["logits of the pipeline's model"], logits)
+        assert torch.equal(got["video features"], model.get_video_features(place.pixels).pooler_output)
+        assert torch.equal(got["pixels"], pixels) and torch.equal(got["pixels of the processor"], pixels)
+        scores = model(pixels).logits.softmax(-1)[0]
+        assert [answer["label"] for answer in got["answers"]] == [LABELS[i] for i in scores.argsort(descending=True)]
+        assert all(answer["score"] == scores[LABELS.index(answer["label"])].item() for answer in got["answers"])
+        if model.config.classification_head == "text":
+            ids = place.processors["text"](text=["walking"], return_tensors="pt")["input_ids"]
+            assert torch.equal(got["ids"], ids)
+            model.set_labels(NEW_LABELS)
+            assert torch.equal(got["logits of other classes"], model(place.pixels).logits)
+            assert got["logits of other classes"].shape == (2, 4)
+    assert got["labels"] == NEW_LABELS
+
+
+@pytest.mark.parametrize("name", ["text", "residual", "linear"])
+def test_without_the_package(place, elsewhere, name):
+    check_results(place, name, torch.load(elsewhere / f"{name}.pt"))
+
+
+def test_nobody_is_asked_again(elsewhere):
+    """Who trusts the code once, by `trust_remote_code=True`, is not asked when class names need the tokenizer."""
+    assert not torch.load(elsewhere / "text.pt")["asked"]
+
+
+@pytest.mark.slow
+def test_saved_by_plain_transformers_without_the_package(place, elsewhere):
+    folders = [folder.with_name(f"{folder.name}-again") for folder in place.folders]
+    run_elsewhere(elsewhere, elsewhere, json.dumps(NEW_LABELS), *folders)
+    for folder in folders:
+        check_results(place, folder.name.removesuffix("-again"), torch.load(f"{folder}.pt"))
+
+
+@pytest.mark.slow
+def test_export_of_a_model_that_remote_code_loaded(place, tmp_path):
+    code = """
+import sys
+from transformers import AutoModelForVideoClassification, AutoProcessor
+
+for folder in sys.argv[2:]:
+    load = {"pretrained_model_name_or_path": folder, "trust_remote_code": True}
+    parts = AutoModelForVideoClassification.from_pretrained(**load), AutoProcessor.from_pretrained(**load)
+    assert "transformers_ila" not in sys.modules or folder != sys.argv[2]
+    from transformers_ila.hub import export
+    export(*parts, sys.argv[1] + "/" + folder.rpartition("/")[2])
+"""
+    run_elsewhere(tmp_path, tmp_path, *place.folders, code=code)
+    for folder in place.folders:
+        assert read(tmp_path / folder.name, but=REMEMBERS) == read(folder, but=REMEMBERS)
+
+
+# -- where it is installed -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def no_remote_code(monkeypatch, tmp_path):
+    """Remote code can neither be loaded nor asked about."""
+
+    def refuse(*arguments, **options):
+        raise AssertionError(f"remote code was wanted: {arguments}")
+
+    for name in ("get_cached_module_file", "get_class_in_module"):
+        monkeypatch.setattr(dynamic_module_utils, name, refuse)
+    monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr("builtins.input", refuse)
+    before = {name for name in sys.modules if name.startswith("transformers_modules")}
+    yield
+    assert {name for name in sys.modules if name.startswith("transformers_modules")} == before
+    assert not (tmp_path / "modules").exists()
+
+
+@pytest.mark.parametrize("trust", [{"trust_remote_code": True}, {"trust_remote_code": False}, {}], ids=str)
+def test_with_the_package_nothing_of_the_folder_runs(place, no_remote_code, trust):
+    for name, model in place.models.items():
+        folder = place.root / name
+        parts = [auto.from_pretrained(folder, **trust) for auto in AUTO_CLASSES]
+        processor = IlaProcessor if model.config.classification_head == "text" else IlaVideoProcessor
+        expected = [IlaConfig, IlaModel, IlaForVideoClassification, IlaVideoProcessor, processor]
+        assert [type(part) for part in parts] == expected
+        classify = pipeline("video-classification", model=str(folder), **trust)
+        assert type(classify.model) is IlaForVideoClassification
+        assert type(classify.video_processor) is IlaVideoProcessor
+        with torch.no_grad():
+            for loaded in (parts[2], classify.model):
+                assert torch.equal(loaded(place.pixels).logits, model(place.pixels).logits)
+        assert parts[3].to_dict() == getattr(parts[4], "video_processor", parts[4]).to_dict()
+
+
+def test_export_of_a_loaded_model_is_the_same_export(place, tmp_path):
+    for name in place.models:
+        folder = place.root / name
+        model, processor = IlaForVideoClassification.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
+        assert export(model, processor, tmp_path / name) == tmp_path / name
+        assert read(tmp_path / name, but=REMEMBERS) == read(folder, but=REMEMBERS)
+
+
+def test_export_into_the_folder_it_was_loaded_from(place, tmp_path):
+    folder = tmp_path / "text"
+    export(place.models["text"], place.processors["text"], folder)
+    model = IlaForVideoClassification.from_pretrained(folder)
+    model.set_labels(NEW_LABELS)
+    export(model, place.processors["text"], folder)
+    expected = place.model("text")
+    expected.set_labels(NEW_LABELS)
+    loaded = IlaForVideoClassification.from_pretrained(folder)
+    assert list(loaded.config.id2label.values()) == NEW_LABELS
+    with torch.no_grad():
+        assert torch.equal(loaded(place.pixels).logits, expected(place.pixels).logits)
+        assert torch.equal(model(place.pixels).logits, expected(place.pixels).logits)  # its file was replaced
+    assert set(read(folder)) == set(read(place.root / "text"))
+
+
+def test_both_towers_alone(place, tmp_path):
+    model = IlaModel.from_pretrained(place.root / "text")
+    export(model, place.processors["text"], tmp_path / "towers", card="# Towers\n")
+    loaded = AutoModel.from_pretrained(tmp_path / "towers")
+    with torch.no_grad():
+        features = [one.get_video_features(place.pixels).pooler_output for one in (model, loaded)]
+    assert type(loaded) is IlaModel and torch.equal(*features)
+
+
+# -- what is in a folder ---------------------------------------------------------------------------------------------
+
+
+def test_files(place):
+    common = CODE | {"README.md", "config.json", "model.safetensors", "video_preprocessor_config.json"}
+    tokenizer = {"tokenizer.json", "tokenizer_config.json"}
+    for name in ("text", "residual"):
+        assert set(read(place.root / name)) == common | tokenizer | {"processor_config.json"}
+    assert set(read(place.root / "linear")) == common
+    for folder in place.folders:
+        files = read(folder)
+        assert all(files[name] == (PACKAGE / name).read_bytes() for name in CODE)
+        assert not [name for name, content in files.items() if str(place.root).encode() in content]
+        assert json.loads(files["config.json"])["auto_map"] == hub.MODEL_CODE
+        assert f'model="{folder.name}"' in files["README.md"].decode()
+        mask = os.umask(0)
+        os.umask(mask)
+        assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o666 & ~mask}
+        assert folder.stat().st_mode & 0o777 == 0o777 & ~mask
+
+
+def imports(path: Path) -> tuple[set[str], set[str]]:
+    """Siblings and others, wherever in the file."""
+    siblings, others = set(), set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            others |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            others.add(node.module.partition(".")[0])
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 1 and node.module, f"{path.name}: only `from .name_ila import` is found by the loader"
+            siblings.add(f"{node.module}.py")
+    return siblings, others
+
+
+def test_code_is_closed_and_needs_nothing_unusual(place):
+    folder = place.root / "text"
+    for name in CODE:
+        siblings, others = imports(folder / name)
+        assert siblings <= CODE and others <= ALLOWED, (name, siblings - CODE, others - ALLOWED)
+        found = {Path(file).name for file in dynamic_module_utils.get_relative_import_files(folder / name)}
+        assert siblings <= found <= CODE  # by which the loader copies what it needs
+        assert set(dynamic_module_utils.check_imports(folder / name)) == {Path(file).stem for file in siblings}
+        assert set(dynamic_module_utils.get_imports(folder / name)) <= others
+    for reference in {*hub.MODEL_CODE.values(), *hub.PROCESSOR_CODE.values(), *hub.VIDEO_PROCESSOR_CODE.values()}:
+        file, _, name = reference.partition(".")
+        tree = ast.parse((folder / f"{file}.py").read_text())
+        assert name in {node.name for node in tree.body if isinstance(node, ast.ClassDef)}
+
+
+def test_big_models_are_sharded_and_nothing_stale_stays(place, tmp_path, monkeypatch):
+    model, processor = place.models["text"], place.processors["text"]
+    folder = tmp_path / "model"
+
+    def exported(**options) -> set[str]:
+        export(model, processor, folder, **options)
+        loaded = IlaForVideoClassification.from_pretrained(folder)
+        with torch.no_grad():
+            assert torch.equal(loaded(place.pixels).logits, model(place.pixels).logits)
+        return {name for name in read(folder) if "safetensors" in name}
+
+    assert exported() == {"model.safetensors"}
+    kept = {"notes.txt": b"mine", "head.safetensors": b"mine", "runs/model.safetensors": b"mine"}
+    (folder / "runs").mkdir()
+    for name, content in kept.items():
+        (folder / name).write_bytes(content)
+    monkeypatch.setattr(hub, "MAX_SHARD_SIZE", "200KB")
+    several = exported()
+    index = json.loads((folder / "model.safetensors.index.json").read_text())
+    shards = set(index["weight_map"].values())
+    assert len(shards) > 3 and several == {"model.safetensors.index.json", *shards, *list(kept)[1:]}
+    monkeypatch.setattr(hub, "MAX_SHARD_SIZE", "400KB")
+    fewer = exported()
+    assert len(fewer) < len(several) and not fewer & shards
+    monkeypatch.undo()
+    assert exported() == {"model.safetensors", *list(kept)[1:]}
+    assert kept.items() <= read(folder).items()
+
+
+def test_no_processor_of_an_earlier_export_stays(place, tmp_path):
+    folder = tmp_path / "model"
+    export(place.models["text"], place.processors["text"], folder)
+    CLIPImageProcessor().save_pretrained(folder)  # as a CLIP folder has
+    config = tiny_config(classification_head="linear", vision_config={**TINY_VISION, "image_size": 32})
+    export(IlaForVideoClassification(config), IlaVideoProcessor.for_model(config), folder)
+    for auto in (AutoProcessor, AutoVideoProcessor):
+        processor = auto.from_pretrained(folder)
+        assert type(processor) is IlaVideoProcessor and dict(processor.crop_size) == {"height": 32, "width": 32}
+    assert set(read(folder)) == set(read(place.root / "linear"))
+
+
+def test_card_is_kept_unless_one_is_given(place, tmp_path, monkeypatch):
+    model, processor = place.models["linear"], place.processors["linear"]
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "README.md").write_text("mine")
+    export(model, processor, folder)
+    assert (folder / "README.md").read_text() == "mine"
+    export(model, processor, folder, card="---\nlicense: mit\n---\n# Other\n")
+    assert (folder / "README.md").read_text() == "---\nlicense: mit\n---\n# Other\n"
+    (folder / "README.md").unlink()
+    monkeypatch.chdir(folder)
+    export(model, processor, ".")
+    assert 'model="model"' in (folder / "README.md").read_text()
+    assert os.listdir(tmp_path) == ["model"] and set(read(folder)) == set(read(place.root / "linear"))
+
+
+# -- errors ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("where", [(IlaForVideoClassification, "save_pretrained"), (hub, "_set_auto_map")], ids=str)
+def test_a_failure_touches_nothing(place, tmp_path, monkeypatch, where):
+    """When some files were written already."""
+    owner, name = where
+    written = getattr(owner, name)
+
+    def fail(*arguments, **options):
+        written(*arguments, **options)
+        raise OSError("No space left on device")
+
+    model, processor = place.models["linear"], place.processors["linear"]
+    before = read(export(place.models["text"], place.processors["text"], tmp_path / "old"))
+    monkeypatch.setattr(owner, name, fail)
+    for folder in ("old", "new", "deep/er"):
+        with pytest.raises(OSError, match="No space left"):
+            export(model, processor, tmp_path / folder)
+    assert read(tmp_path) == {f"old/{name}": content for name, content in before.items()}
+    assert {path.name for path in tmp_path.iterdir()} <= {"old", "deep"} and not os.listdir(tmp_path / "deep")
+    monkeypatch.undo()
+    export(model, processor, tmp_path / "old", card="# New\n")
+    assert set(read(tmp_path / "old")) == set(read(place.root / "linear"))
+
+
+def test_wrong_inputs(place, tmp_path):
+    model, processor = place.models["text"], place.processors["text"]
+    config, tokenizer = model.config, processor.tokenizer
+    larger = IlaVideoProcessor.for_model(config, crop_size={"height": 32, "width": 32})
+    more = IlaVideoProcessor.for_model(config, num_frames=8)
+    few_tokens = IlaForVideoClassification(tiny_config())
+    clip = CLIPModel.from_pretrained(place.root / "clip")
+    images = CLIPImageProcessor()
+    vision = model.vision_model
+    for arguments, message in {
+        (model, larger): r"crops \{'height': 32, 'width': 32\}, the model takes 28 x 28 pixels: `for_model",
+        (model, IlaProcessor(larger, tokenizer)): "the model takes 28 x 28",
+        (model, more): "takes 8 frames, the model 4",
+        (few_tokens, processor): "tokenizer has 190 tokens, the model's text tower 99",
+        (clip, processor): "must be an IlaForVideoClassification or IlaModel, got CLIPModel",
+        (vision, processor): "must be an IlaForVideoClassification or IlaModel, got IlaVisionModel",
+        (model, images): "must be an IlaVideoProcessor or IlaProcessor, got CLIPImageProcessor",
+        (model, tokenizer): "must be an IlaVideoProcessor or IlaProcessor, got CLIPTokenizer",
+        (model, None): "must be an IlaVideoProcessor or IlaProcessor, got NoneType",
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            export(*arguments, tmp_path / "model")
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ValueError, match="file' is no folder"):
+        export(model, processor, tmp_path / "file")
+    assert read(tmp_path) == {"file": b"mine"}
+
+
+def test_another_tokenizer_is_the_one_that_is_shipped(place, tmp_path):
+    """The processor's, also where the model remembers one."""
+    tokenizer = byte_tokenizer(tmp_path / "tokenizer")
+    tokenizer.model_max_length = 12
+    model, processor = place.models["text"], place.processors["text"]
+    export(model, IlaProcessor(processor.video_processor, tokenizer), tmp_path / "model", card="# Short\n")
+    assert AutoProcessor.from_pretrained(tmp_path / "model").tokenizer.model_max_length == 12
