@@ -101,7 +101,14 @@ def measured_results(report: Mapping[str, Any]) -> list[Result]:
         raise ValueError(f"This is no evaluation report: {error!r} is wrong or missing.") from error
     if any(value is None for value in values.values()):
         raise ValueError("The report has no accuracy: no video could be evaluated.")
+    wrong = {name: value for name, value in values.items() if not _is_fraction(value)}
+    if wrong:
+        raise ValueError(f"This is no evaluation report: accuracies are from 0 to 1, got {wrong}.")
     return [Result(name, 100 * value, **common) for name, value in values.items()]  # type: ignore[arg-type]
+
+
+def _is_fraction(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1
 
 
 @dataclass(frozen=True)
@@ -180,7 +187,7 @@ def model_card(
         pipeline_tag="video-classification",
         tags=["ila", "video-classification", "clip", "custom_code"],
         model_name=model_name,
-        eval_results=[_eval_result(result) for result in results] or None,
+        eval_results=_eval_results(results) or None,
     )
     return ModelCard.from_template(
         data,
@@ -255,11 +262,11 @@ def card_of_folder(folder: str | Path, reports: Sequence[Mapping[str, Any]] = ()
     """
     folder = Path(folder)
     config = IlaConfig.from_pretrained(folder)
-    wrong = [report for report in reports if report.get("protocol", {}).get("frames_per_clip") != config.num_frames]
-    if wrong:
-        name = wrong[0].get("model", {}).get("name")
-        raise ValueError(f"The model takes {config.num_frames} frames; the report of {name!r} is of another model.")
     results = [result for report in reports for result in measured_results(report)]
+    wrong = [report for report in reports if report["protocol"]["frames_per_clip"] != config.num_frames]
+    if wrong:
+        name = (wrong[0].get("model") or {}).get("name")
+        raise ValueError(f"The model takes {config.num_frames} frames; the report of {name!r} is of another model.")
     present = ModelCard.load(folder / "README.md") if (folder / "README.md").is_file() else None
     weights = _weights_of(present, config)
     published = published_like(config) if weights.metadata.get("license_name") == NO_LICENCE else None
@@ -279,7 +286,13 @@ def _weights_of(card: ModelCard | None, config: IlaConfig) -> Weights:
     metadata = {} if card is None else {key: value for key, value in card.data.to_dict().items() if "license" in key}
     if metadata.get("license_name") == NO_LICENCE:
         return released_weights(config)
-    return replace(OWN_WEIGHTS, metadata=metadata)
+    if card is not None and CLIP_WEIGHTS.origin in card.text:
+        return CLIP_WEIGHTS
+    if "license" not in metadata:
+        return OWN_WEIGHTS
+    return replace(
+        OWN_WEIGHTS, metadata=metadata, licence=f"The code is Apache-2.0, the weights are {metadata['license']}."
+    )
 
 
 def example_model(card: ModelCard) -> str | None:
@@ -317,13 +330,18 @@ def _results(results: Sequence[Result]) -> str:
         data_set = result.data_set + (f", {result.split}" if result.split else "")
         origin = f"{result.origin}: {result.source}"
         value = f"{result.percent:.1f} %"
-        rows.append(
-            f"| {data_set} | {METRICS[result.metric][1]} | {value} | {result.protocol} | {result.counts} | {origin} |"
-        )
+        cells = (data_set, METRICS[result.metric][1], value, result.protocol, result.counts, origin)
+        rows.append(f"| {' | '.join(' '.join(cell.split()).replace('|', '/') for cell in cells)} |")
     return "\n".join(rows)
 
 
-def _eval_result(result: Result) -> EvalResult:
+def _eval_results(results: Sequence[Result]) -> list[EvalResult]:
+    """The Hub's format has one source, with an address, for all metrics of a data set; each name says the origin."""
+    one_source = all(result.source_url is not None for result in results)
+    return [_eval_result(result, with_source=one_source) for result in results]
+
+
+def _eval_result(result: Result, *, with_source: bool) -> EvalResult:
     identifier, title = METRICS[result.metric]
     return EvalResult(
         task_type="video-classification",
@@ -334,8 +352,8 @@ def _eval_result(result: Result) -> EvalResult:
         metric_type=identifier,
         metric_value=round(result.percent, 2),
         metric_name=f"{title} ({result.origin}), {result.protocol}; videos: {result.counts}",
-        source_name=f"{result.origin}: {result.source}",
-        source_url=result.source_url,
+        source_name=f"{result.origin}: {result.source}" if with_source else None,
+        source_url=result.source_url if with_source else None,
     )
 
 

@@ -72,12 +72,14 @@ def read_checkpoint(path: str | Path) -> CheckpointFile:
     content = _load_tensors(path)
     tensors = next((content[key] for key in STATE_DICT_KEYS if isinstance(content.get(key), dict)), content)
     settings, accuracy = content.get("config"), content.get("max_accuracy")
-    recorded = isinstance(accuracy, (int, float)) and not isinstance(accuracy, bool) and 0 < accuracy <= 100
     return CheckpointFile(
-        _only_tensors(tensors, path),
-        settings if isinstance(settings, dict) else {},
-        float(accuracy) if recorded else None,  # 0 is what training starts from
+        _only_tensors(tensors, path), settings if isinstance(settings, dict) else {}, _percentage(accuracy)
     )
+
+
+def _percentage(value: Any) -> float | None:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return float(value) if is_number and 0 < value <= 100 else None  # 0 is what training starts from
 
 
 def _only_tensors(tensors: Mapping[Any, Any], path: Path) -> dict[str, torch.Tensor]:
@@ -131,7 +133,8 @@ def _plain(value: Any, made: dict[int, Any]) -> Any:
     if not isinstance(value, dict):
         return value
     if id(value) not in made:
-        made[id(value)] = plain = {}
+        plain: dict[Any, Any] = {}
+        made[id(value)] = plain
         plain.update((key, _plain(inner, made)) for key, inner in dict.items(value))
     return made[id(value)]
 
@@ -169,7 +172,7 @@ def _pickled_names(stream: IO[bytes]) -> Iterator[str]:
         elif opcode.name == "MEMOIZE" or opcode.name.endswith("PUT"):
             memo[len(memo) if argument is None else argument] = pushed[-1] if pushed else None
         elif opcode.name.endswith("GET"):
-            pushed.append(memo.get(argument))
+            pushed.append(memo.get(int(str(argument))))
         elif opcode.stack_after:
             pushed.append(argument)
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 
 from .configuration_ila import IlaConfig
 from .modeling_ila import IlaForVideoClassification
@@ -172,7 +173,11 @@ def convert_state_dict(state_dict: Mapping[str, torch.Tensor]) -> tuple[IlaConfi
     released = any(".message_attn." in key for key in state_dict)
     if "visual.conv1.weight" not in state_dict:
         raise ValueError(f"Neither a released ILA nor an OpenAI CLIP ViT: keys such as {sorted(state_dict)[:5]}.")
-    config = _infer_config(state_dict, released=released)
+    try:
+        config = _infer_config(state_dict, released=released)
+    except (KeyError, IndexError, ValueError, ZeroDivisionError, StrictDataclassError) as error:
+        reason = f"{error!r} in its names or shapes"
+        raise ValueError(f"Neither a released ILA nor an OpenAI CLIP ViT: {reason}.") from error
     table = rename_table(config)
     _check_keys(state_dict, {place.key for place in table.values()})
     converted = {name: _taken(state_dict[place.key], place) for name, place in table.items()}

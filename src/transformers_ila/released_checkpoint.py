@@ -2,6 +2,7 @@
 
 import gzip
 import logging
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from .checkpoint_files import CheckpointFile, read_checkpoint
 from .checkpoints import DATA_SETS, class_names, fill_up, published_like, released_processor
 from .class_names_ila import load_tokenizer
 from .configuration_ila import IlaConfig
-from .conversion import convert_state_dict, to_released_state_dict
+from .conversion import StateDict, convert_state_dict, to_released_state_dict
 from .modeling_ila import IlaForVideoClassification
 from .processing_ila import IlaProcessor
 from .video_processing_ila import IlaVideoProcessor
@@ -25,6 +26,7 @@ from .video_processing_ila import IlaVideoProcessor
 logger = logging.getLogger(__name__)
 
 CLIP_TOKENIZER = "openai/clip-vit-base-patch16"  # all of CLIP's towers have the same
+TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "merges.txt")
 MERGES_FILES = (".txt", ".txt.gz")  # as OpenAI's bpe_simple_vocab_16e6.txt.gz
 BYTE_TOKENS = 512  # a symbol for every byte, inside a word and at its end
 SPECIAL_TOKENS = ("<|startoftext|>", "<|endoftext|>")
@@ -78,10 +80,10 @@ def convert_checkpoint(
     model = _build(config, tensors, names, text)
     video_processor = released_processor(config) if released else IlaVideoProcessor.for_model(config)
     processor = video_processor if text is None else IlaProcessor(video_processor, text)
-    card = _card(file, model, video_processor, output.name, released=released)
+    card = _card(file, model, video_processor, output.resolve().name, released=released)
     with hub.written_whole(output) as draft:
         hub.export(model, processor, draft, card=card)
-        verified = _verify(file, model, draft, released=released) if verify else ()
+        verified = _verify(file, tensors, model, draft) if verify else ()
     return Conversion(model, processor, None if source is None else str(source), verified)
 
 
@@ -89,17 +91,18 @@ def default_labels(config: IlaConfig, settings: Mapping[str, Any]) -> str | None
     """The data set that a released checkpoint without given labels is taken for.
 
     Raises:
-        ValueError: a text head whose settings speak of another number of classes than Kinetics-400 has.
+        ValueError: settings that speak of another number of classes than it has.
     """
-    if config.classification_head == "text":
-        data = settings.get("DATA", {})
-        classes = data.get("NUM_CLASSES") if isinstance(data, Mapping) else None
-        if classes not in (None, DATA_SETS["kinetics400"].num_labels):
-            raise ValueError(
-                f"The file was trained on {classes} classes, not on Kinetics-400: name them with `labels`."
-            )
-        return "kinetics400"
-    return "ssv2" if config.num_labels in (DATA_SETS["ssv2"].num_labels, RELEASED_OUTPUTS) else None
+    name = "kinetics400" if config.classification_head == "text" else "ssv2"
+    possible = {DATA_SETS[name].num_labels, RELEASED_OUTPUTS}
+    if config.classification_head == "linear" and config.num_labels not in possible:
+        return None
+    data = settings.get("DATA")
+    classes = data.get("NUM_CLASSES") if isinstance(data, Mapping) else None
+    if isinstance(classes, int) and classes not in possible:
+        title = DATA_SETS[name].title
+        raise ValueError(f"The file was trained on {classes} classes, not on {title}: name them with `labels`.")
+    return name
 
 
 RELEASED_OUTPUTS = 400  # of the release's linear heads, whatever the data set has
@@ -123,6 +126,10 @@ def _build(
     tokenizer: PreTrainedTokenizerBase | None,
 ) -> IlaForVideoClassification:
     model = IlaForVideoClassification(config).eval()
+    own = model.state_dict()
+    wrong = [name for name, tensor in tensors.items() if tensor.is_floating_point() != own[name].is_floating_point()]
+    if wrong:
+        raise ValueError(f"Tensors of another kind of numbers than the model's: {wrong[:5]}.")
     model.load_state_dict(tensors, strict=False)  # the names were compared already; half precision becomes float32
     model.tokenizer = tokenizer
     if names is not None:
@@ -144,9 +151,8 @@ def _card(
         ]
         notes += [cards.paper_cost_note(published)]
     if file.max_accuracy is not None:
-        notes += [
-            f"The file itself records a best validation accuracy of {file.max_accuracy:.2f} %, by its training code."
-        ]
+        accuracy = f"a best validation accuracy of {file.max_accuracy:.2f} %"
+        notes += [f"The file itself records {accuracy}, measured by the code that trained it."]
     return cards.model_card(
         model.config,
         processor,
@@ -160,17 +166,19 @@ def _card(
 
 @torch.no_grad()
 def _verify(
-    file: CheckpointFile, model: IlaForVideoClassification, folder: Path, *, released: bool
+    file: CheckpointFile, tensors: StateDict, model: IlaForVideoClassification, folder: Path
 ) -> tuple[str, ...]:
     done = []
     loaded = IlaForVideoClassification.from_pretrained(folder).eval()
-    if released:
-        back = to_released_state_dict(loaded)
+    found: Mapping[str, torch.Tensor] = loaded.state_dict()
+    given: Mapping[str, torch.Tensor] = tensors
+    if model.config.vision_config.alignment_fusion == "residual":  # then the file itself can be compared
         given = {key.removeprefix("module."): tensor for key, tensor in file.state_dict.items()}
-        wrong = [key for key, tensor in back.items() if not torch.equal(tensor, given[key].to(tensor.dtype))]
-        if wrong:
-            raise ValueError(f"Verification failed: these weights are not the file's: {wrong[:5]}.")
-        done.append(f"{len(back)} tensors of the folder are the file's, bit by bit")
+        found = to_released_state_dict(loaded)
+    wrong = [key for key in found if key in given and not torch.equal(found[key], given[key].to(found[key].dtype))]
+    if wrong:
+        raise ValueError(f"Verification failed: these weights are not the file's: {wrong[:5]}.")
+    done.append(f"{len(given.keys() & found.keys())} tensors of the folder are the file's, bit by bit")
     vision = model.config.vision_config
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randn(1, vision.num_frames, 3, vision.image_size, vision.image_size, generator=generator)
@@ -193,41 +201,59 @@ def read_tokenizer(source: str | Path, *, vocab_size: int) -> PreTrainedTokenize
         vocab_size: of the text tower; as many merges are taken as it has tokens for.
 
     Raises:
-        ValueError: nothing of the kind there, or a vocabulary larger or smaller than the text tower's.
+        ValueError: nothing of the kind there, a vocabulary larger than the text tower's, or one whose end of text is
+            not its highest token, where the text tower looks for it. A smaller one gets a warning.
     """
-    path = Path(source)
-    if path.is_file():
-        if path.name.endswith(MERGES_FILES) and not path.with_name("vocab.json").is_file():
-            return _tokenizer_of_merges(path, vocab_size)
-        tokenizer: PreTrainedTokenizerBase = _tokenizer_of_folder(path.parent)
-    elif path.is_dir() and not (path / "config.json").is_file():
-        tokenizer = _tokenizer_of_folder(path)
-    else:
-        tokenizer = load_tokenizer(source)
-    if len(tokenizer) > vocab_size:
-        raise ValueError(f"The tokenizer of {str(source)!r} has {len(tokenizer)} tokens, the text tower {vocab_size}.")
+    tokenizer = _tokenizer(source, vocab_size)
+    ids = tokenizer("a")["input_ids"]
+    found = f"the tokenizer of {str(source)!r} has {len(tokenizer)}, and reads 'a' as {ids}"
+    if len(tokenizer) > vocab_size or ids[-1] != len(tokenizer) - 1:
+        raise ValueError(f"The text tower has {vocab_size} tokens, the highest ends a text; {found}.")
+    if len(tokenizer) < vocab_size:
+        logger.warning(f"The text tower has {vocab_size} tokens; {found}: is it the one it was trained with?")
     return tokenizer
 
 
+def _tokenizer(source: str | Path, vocab_size: int) -> PreTrainedTokenizerBase:
+    path = Path(source)
+    if path.is_file():
+        if path.name in TOKENIZER_FILES and any((path.parent / name).is_file() for name in TOKENIZER_FILES[:2]):
+            return _tokenizer_of_folder(path.parent)
+        if not path.name.endswith(MERGES_FILES):
+            files = f"{', '.join(TOKENIZER_FILES)}, or merges in *{' or *'.join(MERGES_FILES)}"
+            raise ValueError(f"The vocabulary file must be {files}; got {str(path)!r}.")
+        return _tokenizer_of_merges(path, vocab_size)
+    if path.is_dir() and not (path / "config.json").is_file():
+        return _tokenizer_of_folder(path)
+    return load_tokenizer(source)
+
+
 def _tokenizer_of_folder(folder: Path) -> PreTrainedTokenizerBase:
-    if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
-        raise ValueError(f"There is no tokenizer.json or vocab.json in {str(folder)!r}.")
-    return CLIPTokenizer.from_pretrained(folder)
+    whole, *parts = ((folder / name).is_file() for name in TOKENIZER_FILES)
+    if not whole and not all(parts):
+        raise ValueError(f"There is no tokenizer.json, and no vocab.json with merges.txt, in {str(folder)!r}.")
+    try:
+        return CLIPTokenizer.from_pretrained(folder)
+    except Exception as error:  # of any kind, for files that hold something else
+        raise ValueError(f"The tokenizer in {str(folder)!r} cannot be read: {error!r}.") from error
 
 
 def _tokenizer_of_merges(path: Path, vocab_size: int) -> PreTrainedTokenizerBase:
     try:
         with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
-            lines = file.read().splitlines()[1:]  # behind a line with the version
-    except (OSError, UnicodeDecodeError) as error:
+            version, *lines = file.read().splitlines() or [""]
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise ValueError(f"{str(path)!r} cannot be read as a list of merges: {error}.") from error
-    count = vocab_size - BYTE_TOKENS - len(SPECIAL_TOKENS)
-    merges = [tuple(line.split()) for line in lines[: max(count, 0)]]
-    if count < 0 or len(merges) != count or any(len(merge) != 2 for merge in merges):
-        raise ValueError(
-            f"{str(path)!r} must hold a version line and {max(count, 0)} or more lines with two symbols each, for "
-            f"the text tower's {vocab_size} tokens; it has {len(lines)}."
-        )
+    count = max(vocab_size - BYTE_TOKENS - len(SPECIAL_TOKENS), 0)
+    merges = [tuple(line.split()) for line in lines[:count]]
     symbols = sorted(ByteLevel.alphabet())
     tokens = [*symbols, *(symbol + "</w>" for symbol in symbols), *map("".join, merges), *SPECIAL_TOKENS]
-    return CLIPTokenizer(vocab={token: index for index, token in enumerate(tokens)}, merges=merges)
+    if "#version" not in version or any(len(merge) != 2 for merge in merges) or len(set(tokens)) != vocab_size:
+        raise ValueError(
+            f"{str(path)!r} must hold a line with #version and {count} or more lines with two symbols each, for the "
+            f"text tower's {vocab_size} tokens; it has {len(lines)}, which make {len(set(tokens))} tokens."
+        )
+    try:
+        return CLIPTokenizer(vocab={token: index for index, token in enumerate(tokens)}, merges=merges)
+    except Exception as error:  # the library's has no class of its own
+        raise ValueError(f"{str(path)!r} is no list of merges: {error}.") from error
