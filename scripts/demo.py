@@ -51,6 +51,7 @@ def small_config(args: DemoArguments, labels: list[str]) -> IlaConfig:
     """Three layers, width 64, 4 x 4 patches: learns from scratch in minutes on two cores."""
     vision = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 3, "num_attention_heads": 2}
     vision |= {"image_size": 32, "patch_size": 8, "num_frames": args.num_frames, "alignment_hidden_size": 32}
+    vision["alignment_fusion"] = "residual"  # learns motion from scratch; one token per frame is too narrow for that
     vision["hidden_act"] = "gelu"  # one fused operation; CLIP's quick_gelu takes half of the time at this size
     return IlaConfig(
         vision_config=vision,

@@ -112,5 +112,5 @@ def test_only_models_that_see_the_order_of_frames_learn(tmp_path):
         trainer.train()
         results[name] = trainer.evaluate()["eval_accuracy"]
     chance = 1 / len(MOTIONS)
-    assert results["ila"] >= 2 * chance, results  # the demo trains three times as long and must reach 3 x chance
+    assert results["ila"] >= 4 * chance, results  # the demo trains twice as long and must reach 85 %
     assert results["none"] <= 1.5 * chance, results
