@@ -249,7 +249,7 @@ def test_ctrl_c_ends_the_workers(slow_set, monkeypatch, capsys):
 
 
 def wait_until(condition) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 180
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)

@@ -97,7 +97,7 @@ def test_only_models_that_see_the_order_of_frames_learn(tmp_path):
         model = IlaForVideoClassification(IlaForVideoClassification.config_class(**config))
         arguments = TrainingArguments(
             str(tmp_path),
-            max_steps=1200,
+            max_steps=1500,
             per_device_train_batch_size=32,
             learning_rate=1e-3,
             lr_scheduler_type="cosine",
@@ -112,5 +112,5 @@ def test_only_models_that_see_the_order_of_frames_learn(tmp_path):
         trainer.train()
         results[name] = trainer.evaluate()["eval_accuracy"]
     chance = 1 / len(MOTIONS)
-    assert results["ila"] >= 4 * chance, results  # the demo trains twice as long and must reach 85 %
+    assert results["ila"] >= 0.85, results  # the demo trains longer, on more videos
     assert results["none"] <= 1.5 * chance, results

@@ -6,13 +6,11 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
+from .video_lists import VIDEO_SUFFIXES
 from .video_processing_ila import IlaVideoProcessor
 
 
 Sample = tuple[Path, int]  # video, class index
-VIDEO_SUFFIXES = (
-    ".3gp", ".avi", ".flv", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv"
-)  # fmt: skip
 
 
 class VideoFolder(Dataset):

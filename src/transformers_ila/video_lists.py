@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from .data import VIDEO_SUFFIXES
 
-
+VIDEO_SUFFIXES = (
+    ".3gp", ".avi", ".flv", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv"
+)  # fmt: skip
 SEPARATOR = re.compile(r"[ \t,]+")
 LABELS_AT_END = re.compile(r"([ \t,]+[+-]?\d+)+$")
 HEADER = re.compile(r"[\"']?[a-z _-]*(clip|file|name|path|video)[a-z _-]*[\"']?([\t,].*)?", re.IGNORECASE)
