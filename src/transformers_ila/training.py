@@ -1,0 +1,403 @@
+"""Training: the paper's optimisation on Transformers' Trainer, and checkpoints that survive anything.
+
+What is unusual here:
+- CLIP's weights and the new ones learn at different rates (Appendix A); one schedule scales both.
+- The loss is the model's own, with class probabilities and the alignment loss; both parts are logged.
+- On several processes batch normalisation sees the whole batch, as on one.
+- A checkpoint counts only when a last file says what is in it, so that half of one is never resumed from.
+"""
+
+import json
+import logging
+import os
+import shutil
+import signal
+import time
+from collections.abc import Iterable
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import distributed, nn
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import ExportableState
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+
+from .alignment_ila import PairPoints
+from .moving_average import MovingAverage
+from .synchronised_norm import synchronise_batch_norm
+
+
+logger = logging.getLogger(__name__)
+
+NEW_PARTS = (".alignment.", "mit.", "prompts_", "classifier")  # what CLIP does not have
+COMPLETE = "complete.json"  # the last file of a checkpoint: every other one with its size
+
+
+@dataclass
+class IlaTrainingArguments(TrainingArguments):
+    """`TrainingArguments` with the paper's values for Kinetics-400 (Table 14) as defaults, and these beside them.
+
+    Fields:
+        new_lr_scale: learning rate of what CLIP does not have, over `learning_rate` (Appendix A: 10; SSv2: 1).
+        parameter_groups: "paper", or "release": the groups of the official code, which freezes CLIP.
+        freeze_clip: train only what CLIP does not have (Something-Something V2).
+        lr_batch_size: the global batch that `learning_rate` is meant for; another one scales it. None: as given.
+        warmup_epochs: of the schedule; ignored where `warmup_steps` is given.
+        min_lr_rate: where the cosine ends, over the peak.
+        jitter_decay_epoch: from this epoch on the masks' jitter is halved at each epoch's start; None: never.
+        ema_decay: keep a moving average of the weights, and evaluate and save that. None: no average.
+        sync_batch_norm: statistics of all processes' batches.
+    """
+
+    learning_rate: float = 8e-6
+    weight_decay: float = 0.003
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.98
+    num_train_epochs: float = 30
+    lr_scheduler_type: str = "cosine_with_min_lr"
+    lr_scheduler_kwargs: dict[str, Any] | str | None = None
+    report_to: str | list[str] = "tensorboard"
+    new_lr_scale: float = field(default=10.0, metadata={"help": "learning rate of new weights over CLIP's"})
+    parameter_groups: str = field(default="paper", metadata={"help": "paper or release"})
+    freeze_clip: bool = field(default=False, metadata={"help": "train only what CLIP does not have"})
+    lr_batch_size: int | None = field(default=None, metadata={"help": "global batch that learning_rate is meant for"})
+    warmup_epochs: float = field(default=5.0, metadata={"help": "ignored where warmup_steps is given"})
+    min_lr_rate: float = field(default=0.01, metadata={"help": "end of the cosine over its peak"})
+    jitter_decay_epoch: int | None = field(default=30, metadata={"help": "masks' jitter is halved from here on"})
+    ema_decay: float | None = field(default=None, metadata={"help": "moving average of the weights, e.g. 0.9999"})
+    sync_batch_norm: bool = field(default=True, metadata={"help": "batch statistics over all processes"})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        allowed = {
+            "new_lr_scale": (self.new_lr_scale > 0, "more than 0"),
+            "parameter_groups": (self.parameter_groups in ("paper", "release"), "paper or release"),
+            "warmup_epochs": (self.warmup_epochs >= 0, "0 or more"),
+            "min_lr_rate": (0 <= self.min_lr_rate < 1, "0 <= rate < 1"),
+            "ema_decay": (self.ema_decay is None or 0 < self.ema_decay < 1, "None or 0 < decay < 1"),
+            "lr_batch_size": (self.lr_batch_size is None or self.lr_batch_size > 0, "None or 1 and more"),
+        }
+        for name, (good, values) in allowed.items():
+            if not good:
+                raise ValueError(f"`{name}` must be {values}, got {getattr(self, name)!r}.")
+        if str(self.lr_scheduler_type).endswith("cosine_with_min_lr") and not self.lr_scheduler_kwargs:
+            self.lr_scheduler_kwargs = {"min_lr_rate": self.min_lr_rate}
+
+
+# -- parameter groups ------------------------------------------------------------------------------------------------
+
+
+RELEASED_GROUPS = {  # our part of a name -> learning rate (None: 10 x base), weight decay; CLIP is frozen
+    ".alignment.aligned_skip.": (None, 1e-3),
+    ".alignment.interaction_skip.": (None, 1e-3),
+    ".alignment.": (5e-4, 1e-2),
+    "mit.": (4e-4, 3e-3),
+}
+
+
+def is_new(name: str) -> bool:
+    """Whether CLIP does not have the parameter of this name."""
+    return any(part in name for part in NEW_PARTS)
+
+
+def parameter_groups(named: Iterable[tuple[str, nn.Parameter]], args: IlaTrainingArguments, lr: float) -> list[dict]:
+    """Parameters that are trained, by learning rate and weight decay; vectors and scalars never decay.
+
+    Args:
+        named: names and parameters, wrappers' prefixes allowed.
+        lr: the base rate, scaled to the batch already.
+    """
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in named:
+        if parameter.requires_grad:
+            rate, decay = _rate_and_decay(name, args, lr)
+            groups.setdefault((rate, decay if parameter.ndim > 1 else 0.0), []).append(parameter)
+    return [{"params": group, "lr": rate, "weight_decay": decay} for (rate, decay), group in groups.items()]
+
+
+def _rate_and_decay(name: str, args: IlaTrainingArguments, lr: float) -> tuple[float, float]:
+    if args.parameter_groups == "release":
+        for part, (rate, decay) in RELEASED_GROUPS.items():
+            if part in name:
+                return 10 * lr if rate is None else rate, decay
+    return lr * (args.new_lr_scale if is_new(name) else 1.0), args.weight_decay
+
+
+# -- callbacks -------------------------------------------------------------------------------------------------------
+
+
+class JitterDecay(TrainerCallback, ExportableState):
+    """Halves the jitter of the alignment masks at the start of each epoch from `epoch` on, as the release does."""
+
+    def __init__(self, epoch: int | None, initial: float | None = None) -> None:
+        self.epoch, self.initial = epoch, initial
+
+    def state(self) -> dict[str, Any]:
+        return {"args": {"epoch": self.epoch}, "attributes": {"initial": self.initial}}
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        alignments = [module for module in model.modules() if isinstance(module, PairPoints)]
+        if not alignments:
+            return
+        if self.initial is None:
+            self.initial = float(alignments[0].config.alignment_jitter)
+        halvings = 0 if self.epoch is None else max(0, int(state.epoch + 1e-6) - self.epoch + 1)
+        for alignment in alignments:
+            alignment.jitter = self.initial * 0.5**halvings
+
+
+class StopOnSignal(TrainerCallback):
+    """After SIGTERM: one checkpoint, then the end, on all processes at the same step."""
+
+    def __init__(self) -> None:
+        self.received = False
+        self._before: Any = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.received = False
+        try:
+            self._before = signal.signal(signal.SIGTERM, self._remember)
+        except ValueError:  # not the main thread: nobody can listen
+            self._before = None
+
+    def _remember(self, *_: Any) -> None:
+        self.received = True
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if _anywhere(self.received, args.device):
+            logger.warning(f"SIGTERM: saving at step {state.global_step}, then stopping.")
+            control.should_save = control.should_training_stop = True
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGTERM, self._before)
+
+
+def _anywhere(flag: bool, device: torch.device) -> bool:
+    """Whether any process says so."""
+    if not distributed.is_initialized() or distributed.get_world_size() == 1:
+        return flag
+    votes = torch.tensor(float(flag), device=device)
+    distributed.all_reduce(votes)
+    return bool(votes > 0)
+
+
+# -- checkpoints -----------------------------------------------------------------------------------------------------
+
+
+def last_complete_checkpoint(output_dir: str | Path) -> Path | None:
+    """The latest checkpoint of a run that was written to its end; those that were not are named in a warning."""
+    checkpoints = [path for path in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*") if _step(path) is not None]
+    for path in sorted(checkpoints, key=lambda path: _step(path) or 0, reverse=True):
+        reason = what_is_missing(path)
+        if reason is None:
+            return path
+        logger.warning(f"{str(path)!r} is not a whole checkpoint and is left alone: {reason}.")
+    return None
+
+
+def _step(path: Path) -> int | None:
+    number = path.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-")
+    return int(number) if number.isdecimal() else None
+
+
+def what_is_missing(checkpoint: Path) -> str | None:
+    """Why a checkpoint is not whole; None if it is."""
+    try:
+        sizes = json.loads((checkpoint / COMPLETE).read_text())
+    except (OSError, ValueError):
+        return f"{COMPLETE} is missing or broken"
+    for name, size in sizes.items():
+        file = checkpoint / name
+        if not file.is_file() or file.stat().st_size != size:
+            return f"{name} is missing or has another size"
+    return None
+
+
+def mark_complete(checkpoint: Path) -> None:
+    """Make sure that every file is on the disk, then write what there is; the file appears whole or not at all."""
+    files = [path for path in sorted(checkpoint.rglob("*")) if path.is_file() and path.name != COMPLETE]
+    for path in files:
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    draft = checkpoint / f".{COMPLETE}"
+    with draft.open("w") as file:
+        json.dump({str(path.relative_to(checkpoint)): path.stat().st_size for path in files}, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(checkpoint / COMPLETE)
+
+
+# -- the trainer -----------------------------------------------------------------------------------------------------
+
+
+class IlaTrainer(Trainer):
+    """`Trainer` for ILA: see the module. Takes `IlaTrainingArguments`.
+
+    Raises:
+        ValueError: a moving average of weights that are sharded (FSDP, DeepSpeed).
+        OSError: a checkpoint could not be written; the last whole one is named.
+    """
+
+    args: IlaTrainingArguments
+    model: Any
+    optimizer: Any
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.model_accepts_loss_kwargs = False  # the loss is a mean already, also with gradient accumulation
+        if self.args.freeze_clip or self.args.parameter_groups == "release":
+            for name, parameter in self.model.named_parameters():
+                parameter.requires_grad_(is_new(name))
+        if self.args.sync_batch_norm and self.args.world_size > 1:
+            self.model = self.model_wrapped = synchronise_batch_norm(self.model)
+        self.average: MovingAverage | None = None
+        if self.args.ema_decay is not None:
+            if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+                raise ValueError("`ema_decay` needs whole weights, and FSDP and DeepSpeed shard them.")
+            self.average = MovingAverage(self.model, self.args.ema_decay)
+            self.add_callback(self.average)
+        self.add_callback(JitterDecay(self.args.jitter_decay_epoch))
+        self.add_callback(StopOnSignal())
+        self._sums: torch.Tensor | None = None  # classification loss, alignment loss, how many batches
+        self._videos, self._waited, self._since = 0, 0.0, time.perf_counter()  # of this process since the last log
+
+    # optimisation
+
+    def scaled_learning_rate(self) -> float:
+        """`learning_rate`, for the global batch of this run."""
+        if self.args.lr_batch_size is None:
+            return self.args.learning_rate
+        batch = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        return self.args.learning_rate * batch / self.args.lr_batch_size
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        if self.optimizer is None:
+            model = self.model if model is None else model
+            kind, options = self.get_optimizer_cls_and_kwargs(self.args, model)
+            lr = self.scaled_learning_rate()
+            options["lr"] = lr
+            self.optimizer = kind(parameter_groups(model.named_parameters(), self.args, lr), **options)
+        return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        if not self.args.warmup_steps and self.args.warmup_epochs:
+            epochs = self.args.num_train_epochs if self.args.max_steps <= 0 else self._epochs_of_max_steps()
+            share = min(self.args.warmup_epochs / epochs, 1.0)
+            self.args.warmup_steps = max(1, round(share * num_training_steps))
+        return super().create_scheduler(num_training_steps, optimizer)
+
+    def _epochs_of_max_steps(self) -> float:
+        per_epoch = len(self.get_train_dataloader()) / self.args.gradient_accumulation_steps
+        return self.args.max_steps / max(per_epoch, 1)
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        outputs = model(**inputs)
+        if model.training:
+            self._count(outputs, len(inputs["pixel_values"]))
+        return (outputs.loss, outputs) if return_outputs else outputs.loss
+
+    def _count(self, outputs: Any, videos: int) -> None:
+        """Add to what the next log line says."""
+        loss = outputs.loss.detach().float()
+        alignment = (
+            torch.zeros_like(loss) if outputs.alignment_loss is None else outputs.alignment_loss.detach().float()
+        )
+        weight = self.accelerator.unwrap_model(self.model).config.alignment_loss_weight
+        parts = torch.stack([loss - weight * alignment, alignment, torch.ones_like(loss)])
+        self._sums = parts if self._sums is None else self._sums + parts
+        self._videos += videos
+
+    # logging
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        started = time.perf_counter()
+        try:
+            return super().get_batch_samples(*args, **kwargs)
+        finally:
+            self._waited += time.perf_counter() - started
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Training lines also have both parts of the loss, videos per second over all processes, the share of the time
+        that was spent waiting for data, and the peak memory of this process's device in GiB."""
+        if "loss" in logs and self._sums is not None:
+            logs |= self._measured()
+        super().log(logs, start_time)
+
+    def _measured(self) -> dict[str, float]:
+        assert self._sums is not None
+        now = time.perf_counter()
+        seconds = max(now - self._since, 1e-9)
+        sums = self.accelerator.reduce(self._sums, "sum") if self.args.world_size > 1 else self._sums
+        measured = {
+            "classification_loss": (sums[0] / sums[2]).item(),
+            "alignment_loss": (sums[1] / sums[2]).item(),
+            "videos_per_second": self._videos * self.args.world_size / seconds,
+            "data_wait": min(self._waited / seconds, 1.0),
+        }
+        if self.args.device.type == "cuda":
+            measured["memory_gib"] = torch.cuda.max_memory_allocated(self.args.device) / 2**30
+        self._sums, self._videos, self._waited, self._since = None, 0, 0.0, now
+        return measured
+
+    # checkpoints
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
+        """`Trainer.train`; `resume_from_checkpoint=True` takes the last whole checkpoint, if there is one."""
+        if resume_from_checkpoint is True:
+            found = last_complete_checkpoint(self.args.output_dir)
+            resume_from_checkpoint = None if found is None else str(found)
+        elif isinstance(resume_from_checkpoint, str) and (missing := what_is_missing(Path(resume_from_checkpoint))):
+            raise ValueError(f"{resume_from_checkpoint!r} is not a whole checkpoint: {missing}.")
+        if resume_from_checkpoint and self.average is not None:
+            self.average.load(resume_from_checkpoint)
+        self._since = time.perf_counter()
+        return super().train(resume_from_checkpoint=resume_from_checkpoint or None, **kwargs)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """As the Trainer does, but older checkpoints go only when this one is whole."""
+        folder = Path(self._get_output_dir(trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        if self.args.should_save and folder.exists():
+            shutil.rmtree(folder)  # of a run that broke off here
+        self.accelerator.wait_for_everyone()
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            super()._save_checkpoint(model, trial)
+            if self.average is not None and self.args.should_save:
+                self.average.save(folder)
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                mark_complete(folder)
+        except Exception as error:  # the libraries have an error each for a full disk
+            raise OSError(self._why_not_saved(folder, error)) from error
+        finally:
+            self.args.save_total_limit = limit
+        if self.args.should_save:
+            best = self.state.best_model_checkpoint
+            rotate_checkpoints(
+                output_dir=str(folder.parent), save_total_limit=limit, best_model_checkpoint=best, use_mtime=False
+            )
+
+    def _why_not_saved(self, folder: Path, error: Exception) -> str:
+        shutil.rmtree(folder, ignore_errors=True)  # half of a checkpoint only takes room
+        last = last_complete_checkpoint(folder.parent)
+        free = shutil.disk_usage(folder.parent).free / 2**20
+        kept = f"the last whole checkpoint is {str(last)!r}" if last else "there is no earlier one"
+        return f"{str(folder)!r} could not be written ({error}); {free:.0f} MiB are free; {kept}."
+
+    # the moving average
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        with self.average.in_place() if self.average is not None else nullcontext():
+            return super().evaluate(*args, **kwargs)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """The averaged weights where there are any; a checkpoint to resume from has the last step's."""
+        averaged = self.average is not None and not _internal_call
+        with self.average.in_place() if averaged and self.average is not None else nullcontext():
+            super().save_model(output_dir, _internal_call=_internal_call)
