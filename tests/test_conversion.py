@@ -79,6 +79,13 @@ def test_there_and_back(fields, prefix):
     assert back.keys() == released.keys() and all(torch.equal(back[key], released[key]) for key in back)
 
 
+def test_heads_of_a_projection_that_is_no_multiple_of_64():
+    for projection, heads in ((160, 2), (96, 1), (32, 1)):
+        model = released_model(projection_dim=projection)
+        config, _ = convert_state_dict(to_released_state_dict(model))
+        assert config.vision_config.mit_num_attention_heads == config.prompt_num_attention_heads == heads
+
+
 def test_keys_left_over_and_missing_are_listed():
     released = to_released_state_dict(released_model())
     del released["visual.transformer.resblocks.1.message_attn.fc.bias"]

@@ -267,6 +267,9 @@ def card_of_folder(folder: str | Path, reports: Sequence[Mapping[str, Any]] = ()
     if wrong:
         name = (wrong[0].get("model") or {}).get("name")
         raise ValueError(f"The model takes {config.num_frames} frames; the report of {name!r} is of another model.")
+    others = [report["model"]["labels"] for report in reports if report["model"]["labels"] != config.num_labels]
+    if others:
+        raise ValueError(f"The model has {config.num_labels} classes; a report is of a model with {others[0]}.")
     present = ModelCard.load(folder / "README.md") if (folder / "README.md").is_file() else None
     weights = _weights_of(present, config)
     published = published_like(config) if weights.metadata.get("license_name") == NO_LICENCE else None

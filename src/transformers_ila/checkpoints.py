@@ -132,7 +132,7 @@ def _read_names(text: str, source: str) -> list[str]:
     names = _by_id(lines[1:], source) if has_ids else lines
     if not names:
         raise ValueError(f"{source!r} names no class.")
-    if not has_ids and all(re.match(r"\d+\s*,", name) for name in names):
+    if not has_ids and all(re.match(r"\d+\s*[,;\t]", name) for name in names[1:] or names):
         raise ValueError(f"{source!r} has ids and not the header `id,name`: put it into the first line.")
     repeated = sorted({name for name in names if names.count(name) > 1 or not name})
     if repeated:

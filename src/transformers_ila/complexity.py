@@ -20,7 +20,10 @@ class Complexity(NamedTuple):
 
 def count(config: IlaConfig) -> Complexity:
     """Counted by torch's flop counter on the meta device."""
-    config = IlaConfig.from_dict(config.to_dict())
+    fields = config.to_dict()
+    for part in (fields, fields["vision_config"], fields["text_config"]):
+        part.pop("dtype", None)  # which only the towers would follow
+    config = IlaConfig.from_dict(fields)
     config.class_features = "embeddings"  # as if they had been computed once
     with torch.device("meta"):
         model = IlaForVideoClassification(config).eval()

@@ -219,7 +219,7 @@ def _infer_config(tensors: StateDict, *, released: bool) -> IlaConfig:
     vision: dict[str, Any] = {
         "hidden_size": width,
         "intermediate_size": tensors["visual.transformer.resblocks.0.mlp.c_fc.weight"].shape[0],
-        "num_attention_heads": width // 64,
+        "num_attention_heads": _heads(width),
         "num_hidden_layers": _layers(tensors, "visual.transformer.resblocks."),
         "patch_size": patch_size,
         "image_size": grid * patch_size,
@@ -235,6 +235,9 @@ def _infer_config(tensors: StateDict, *, released: bool) -> IlaConfig:
             "mit_num_hidden_layers": _layers(tensors, "mit.resblocks."),
             "mit_intermediate_size": tensors["mit.resblocks.0.mlp.c_fc.weight"].shape[0],
         }
+    odd = released and projection % 64 != 0  # else the configuration's own rule says the same
+    if odd:
+        vision["mit_num_attention_heads"] = _heads(projection)
     if "mit.classify_head.2.weight" in tensors:
         classes = tensors["mit.classify_head.2.weight"].shape[0]
         return IlaConfig(
@@ -244,7 +247,7 @@ def _infer_config(tensors: StateDict, *, released: bool) -> IlaConfig:
     text = {
         "hidden_size": text_width,
         "intermediate_size": tensors["transformer.resblocks.0.mlp.c_fc.weight"].shape[0],
-        "num_attention_heads": text_width // 64,
+        "num_attention_heads": _heads(text_width),
         "num_hidden_layers": _layers(tensors, "transformer.resblocks."),
         "vocab_size": tensors["token_embedding.weight"].shape[0],
         "max_position_embeddings": tensors["positional_embedding"].shape[0],
@@ -253,7 +256,17 @@ def _infer_config(tensors: StateDict, *, released: bool) -> IlaConfig:
         "eos_token_id": END_OF_TEXT_BY_ARGMAX,
     }
     prompt_layers = _layers(tensors, "prompts_generator.decoder.") if released else 2
-    return IlaConfig(vision_config=vision, text_config=text, projection_dim=projection, prompt_layers=prompt_layers)
+    return IlaConfig(
+        vision_config=vision,
+        text_config=text,
+        projection_dim=projection,
+        prompt_layers=prompt_layers,
+        prompt_num_attention_heads=_heads(projection) if odd else None,
+    )
+
+
+def _heads(width: int) -> int:
+    return max(1, width // 64)
 
 
 def _layers(tensors: StateDict, prefix: str) -> int:
