@@ -55,7 +55,8 @@ def export(model: Any, processor: Any, folder: str | Path, *, card: ModelCard | 
 
     A machine without this package loads it with `trust_remote_code=True` through AutoConfig, AutoModel,
     AutoModelForVideoClassification, AutoVideoProcessor, AutoProcessor and the pipeline. Where the package is imported
-    its own classes are used and nothing of the folder is executed.
+    its own classes are used and nothing of the folder is executed. On the Hub the folder must be the repository's
+    root, where Transformers looks for code.
 
     The files are written to a hidden folder first and moved when all are there. Of what the folder holds already,
     files of the same name are replaced, and weights, processor, tokenizer and code (`*_ila.py`) of an earlier export
