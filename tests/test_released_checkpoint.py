@@ -610,7 +610,7 @@ def test_files_that_do_not_convert(tmp_path, ssv2, merges):
         "resnet.pt": (resnet, "Neither a released ILA nor an OpenAI CLIP ViT"),
         "missing.pt": ({k: t for k, t in good.items() if k != "visual.ln_pre.bias"}, "missing: .*visual.ln_pre.bias"),
         "more.pt": ({**good, "ema.decay": torch.zeros(1)}, "left over: .*ema.decay"),
-        "width.pt": ({**good, "visual.conv1.weight": torch.zeros(33, 3, 8, 8)}, "Neither a released ILA nor|Shapes that do not fit together"),
+        "width.pt": ({**good, "visual.conv1.weight": torch.zeros(33, 3, 8, 8)}, "Shapes that do not fit together"),
         "integers.pt": ({**good, "visual.ln_pre.bias": good["visual.ln_pre.bias"].int()}, "another kind of numbers"),
     }
     for name, (tensors, message) in cases.items():
