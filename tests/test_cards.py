@@ -412,14 +412,18 @@ def test_a_folder_keeps_its_origin_and_licence(folder, model, processor, reports
 
 
 def test_reports_of_other_models_and_no_reports(folder, reports, capsys, tmp_path):
-    other = copy.deepcopy(reports["plain"])
-    other["protocol"]["frames_per_clip"] = 16
-    with pytest.raises(ValueError, match="takes 4 frames"):
-        card_of_folder(folder, [other])
+    wrong = {("protocol", "frames_per_clip"): 16, ("model", "labels"): 9, ("preprocessing", "image_std"): [1.0] * 3}
+    wrong |= {("model", "fingerprint"): "0" * 64, ("protocol", "frame_sampling"): "dense"}
+    for (part, field), value in wrong.items():
+        other = copy.deepcopy(reports["plain"])
+        other[part][field] = value
+        with pytest.raises(ValueError, match="The report is of"):
+            card_of_folder(folder, [other])
     before = (folder / "README.md").read_text()
     for name, content in {"other": json.dumps(other), "list": "[]", "null": '{"protocol": null}', "text": "x"}.items():
         (tmp_path / name).write_text(content)
         arguments = make_model_cards.CardArguments(model=str(folder), reports=[str(tmp_path / name)])
+        capsys.readouterr()
         assert make_model_cards.main(arguments) == 2
         assert capsys.readouterr().err.startswith("make_model_cards.py: error: ")
     assert make_model_cards.main(make_model_cards.CardArguments(model=str(tmp_path / "gone"))) == 2

@@ -21,6 +21,7 @@ from transformers_ila.evaluation import (
     accuracies,
     alignment_in_train_mode,
     evaluate,
+    fingerprint,
     predict,
     samples_of_folder,
     samples_of_list,
@@ -299,6 +300,23 @@ def test_batch_statistics_without_alignment(processor, samples):
         evaluate(make_model(temporal_module="none"), processor, samples, batch_statistics=True)
 
 
+def test_a_fingerprint_is_of_weights_statistics_and_class_names(residual, tmp_path):
+    before = fingerprint(residual)
+    residual.save_pretrained(tmp_path)
+    again = IlaForVideoClassification.from_pretrained(tmp_path)
+    assert fingerprint(again) == before
+    found = {before}
+    for change in (
+        lambda model: model.logit_scale.data.add_(1e-3),
+        lambda model: next(b for n, b in model.named_buffers() if "running_mean" in n).add_(1e-3),
+        lambda model: model.config.id2label.update({0: "other"}),
+        lambda model: model.to(torch.bfloat16),
+    ):
+        change(again)
+        found.add(fingerprint(again))
+    assert len(found) == 5
+
+
 # -- the report ------------------------------------------------------------------------------------------------------
 
 
@@ -310,8 +328,8 @@ def test_report_says_what_was_done(residual, samples, tmp_path):
     options = {"data_set": "motions", "split": "test", "list_file": tmp_path / "list.txt", "batch_statistics": True}
     report = evaluate(residual, processor, samples[:2], protocol="1x3", batch_size=2, **options)
     assert report["schema"] == 1 and report["date"].endswith("+00:00")
-    model = {"name": None, "revision": None, "labels": 8, "dtype": "float32", "device": "cpu"}
-    assert report["model"] == model
+    assert report["model"].pop("fingerprint") == fingerprint(residual)
+    assert report["model"] == {"name": None, "revision": None, "labels": 8, "dtype": "float32", "device": "cpu"}
     sha256 = hashlib.sha256(b"a.mp4 1\n").hexdigest()
     assert report["data_set"] == {"name": "motions", "split": "test", "list": {"name": "list.txt", "sha256": sha256}}
     protocol = report["protocol"]

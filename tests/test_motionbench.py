@@ -85,12 +85,17 @@ class Clips(torch.utils.data.Dataset):
 
 @pytest.mark.slow
 def test_only_models_that_see_the_order_of_frames_learn(tmp_path):
-    """The same budget for the demo's model and for plain CLIP with mean pooling: the latter stays at chance."""
+    """The same budget for the demo's model and for plain CLIP with mean pooling, which cannot tell the way.
+
+    Frames without their order show along which line something changes (`motionbench`), so the latter's accuracy creeps
+    up to what a guess of the way on that line gives, never above.
+    """
     from demo import DemoArguments, accuracy, small_config
 
     set_seed(0)
-    training, held_out = Clips(4800, seed=0), Clips(400, seed=1)
-    results = {}
+    training, held_out = Clips(4800, seed=0), Clips(800, seed=1)
+    labels = np.array(held_out.labels)
+    results, ways = {}, {}
     for name, fields in {"ila": {}, "none": {"temporal_module": "none", "mit_num_hidden_layers": 0}}.items():
         config = small_config(DemoArguments(), list(MOTIONS)).to_dict()
         config["vision_config"] |= fields
@@ -110,7 +115,11 @@ def test_only_models_that_see_the_order_of_frames_learn(tmp_path):
         )
         trainer = Trainer(model, arguments, train_dataset=training, eval_dataset=held_out, compute_metrics=accuracy)
         trainer.train()
-        results[name] = trainer.evaluate()["eval_accuracy"]
+        output = trainer.predict(held_out)
+        results[name] = output.metrics["test_accuracy"]
+        answers = output.predictions.argmax(-1)
+        on_line = answers // 2 == labels // 2  # opposite ways are neighbours in `MOTIONS`
+        ways[name] = (answers == labels)[on_line].mean()
     chance = 1 / len(MOTIONS)
-    assert results["ila"] >= 0.85, results  # the demo trains longer, on more videos
-    assert results["none"] <= 1.5 * chance, results
+    assert results["ila"] >= 0.85 and ways["ila"] >= 0.9, (results, ways)  # the demo trains longer, on more videos
+    assert results["none"] <= 2 * chance and abs(ways["none"] - 0.5) <= 0.1, (results, ways)

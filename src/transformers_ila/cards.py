@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers.image_utils import PILImageResampling
 
@@ -22,6 +23,8 @@ from .checkpoints import (
     released_processor,
 )
 from .configuration_ila import IlaConfig
+from .evaluation import fingerprint
+from .modeling_ila import IlaForVideoClassification
 from .video_processing_ila import IlaVideoProcessor
 
 
@@ -257,25 +260,21 @@ def card_of_folder(folder: str | Path, reports: Sequence[Mapping[str, Any]] = ()
         reports: of `evaluation.evaluate` on this model.
 
     Raises:
-        ValueError: no report, or one of a model with another number of frames.
+        ValueError: no report, or one of another model: other weights, class names or preprocessing.
         OSError: no such folder.
     """
     folder = Path(folder)
     config = IlaConfig.from_pretrained(folder)
     results = [result for report in reports for result in measured_results(report)]
-    wrong = [report for report in reports if report["protocol"]["frames_per_clip"] != config.num_frames]
-    if wrong:
-        name = (wrong[0].get("model") or {}).get("name")
-        raise ValueError(f"The model takes {config.num_frames} frames; the report of {name!r} is of another model.")
-    others = [report["model"]["labels"] for report in reports if report["model"]["labels"] != config.num_labels]
-    if others:
-        raise ValueError(f"The model has {config.num_labels} classes; a report is of a model with {others[0]}.")
+    processor = IlaVideoProcessor.from_pretrained(folder)
+    for report in reports:
+        _check_report(report, folder, config, processor)
     present = ModelCard.load(folder / "README.md") if (folder / "README.md").is_file() else None
     weights = _weights_of(present, config)
     published = published_like(config) if weights.metadata.get("license_name") == NO_LICENCE else None
     return model_card(
         config,
-        IlaVideoProcessor.from_pretrained(folder),
+        processor,
         name=folder.resolve().name if present is None else example_model(present) or folder.resolve().name,
         title=None if published is None else published.title,
         results=[*([] if published is None else published_results(published)), *results],
@@ -283,6 +282,29 @@ def card_of_folder(folder: str | Path, reports: Sequence[Mapping[str, Any]] = ()
         results_note="" if published is None else paper_cost_note(published),
         data_note="" if published is None else training_note(published),
     )
+
+
+def _check_report(report: Mapping[str, Any], folder: Path, config: IlaConfig, processor: IlaVideoProcessor) -> None:
+    """Raise a ValueError unless the report is of this folder's weights, class names and preprocessing."""
+    try:
+        described, preprocessing = report["model"], report["preprocessing"]
+        fields = {
+            "frames": (report["protocol"]["frames_per_clip"], config.num_frames),
+            "frame_sampling": (report["protocol"]["frame_sampling"], processor.frame_sampling),
+            "classes": (described["labels"], config.num_labels),
+            "crop_size": (preprocessing["crop_size"], dict(processor.crop_size)),
+            "image_mean": (preprocessing["image_mean"], list(processor.image_mean)),
+            "image_std": (preprocessing["image_std"], list(processor.image_std)),
+        }
+        dtype, found = getattr(torch, described["dtype"]), described["fingerprint"]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"This is no evaluation report: {error!r} is wrong or missing.") from error
+    evaluated = repr(described.get("name") or "a model without a name")
+    differ = [f"{name} {ours}, there {theirs}" for name, (theirs, ours) in fields.items() if theirs != ours]
+    if differ:
+        raise ValueError(f"The report is of {evaluated}, and {str(folder)!r} is not that: {'; '.join(differ)}.")
+    if found != fingerprint(IlaForVideoClassification.from_pretrained(folder, dtype=dtype)):
+        raise ValueError(f"The report is of {evaluated}; {str(folder)!r} has other weights or class names.")
 
 
 def _weights_of(card: ModelCard | None, config: IlaConfig) -> Weights:

@@ -438,11 +438,22 @@ def _describe_predictions(predictions: Predictions, samples: Sequence[tuple[str 
     }
 
 
+def fingerprint(model: IlaForVideoClassification) -> str:
+    """SHA-256 of the class names, and of every weight and statistic with its name; the same on every device."""
+    names = [model.config.id2label[index] for index in range(model.config.num_labels)]
+    digest = hashlib.sha256(json.dumps(names).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
 def _describe_model(model: IlaForVideoClassification, device: torch.device) -> dict[str, Any]:
     return {
         "name": model.name_or_path or None,
         "revision": getattr(model.config, "_commit_hash", None),  # of a model from the Hub
         "labels": model.config.num_labels,
+        "fingerprint": fingerprint(model),
         "dtype": str(model.dtype).removeprefix("torch."),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
     }
