@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from transformers import HfArgumentParser
 
+from transformers_ila.cards import NO_LICENCE
 from transformers_ila.publishing import CheckedFolder, PublishError, check_folder, publish
 
 
@@ -31,8 +32,8 @@ def show(checked: CheckedFolder) -> None:
         print(f"Left out: {', '.join(checked.left_out)}.")
     licence = checked.card.data.get("license_name") or checked.card.data.get("license")
     print(f"Licence in the card: {licence or 'none'}.")
-    if licence == "none-granted":
-        print("Warning: these weights were released without a licence; nobody but their authors may pass them on.")
+    if licence == NO_LICENCE:
+        print("These weights were released without a licence: only a private repository is possible.")
 
 
 def main(arguments: list[str] | None = None) -> int:

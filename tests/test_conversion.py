@@ -96,6 +96,26 @@ def test_keys_left_over_and_missing_are_listed():
         convert_state_dict({"layer.weight": torch.zeros(1)})
 
 
+@pytest.mark.parametrize("head", ["text", "linear"])
+def test_all_missing_keys_are_listed_whatever_they_say_of_the_sizes(head):
+    released = to_released_state_dict(released_model(head=head))
+    for key in sorted(released):
+        rest = {name: tensor for name, tensor in released.items() if name != key}
+        with pytest.raises(ValueError) as error:
+            convert_state_dict(rest)
+        assert str(error.value) == f"Keys left over: none; keys missing: {[key]}."
+    gone = [key for key in released if key.startswith(("mit.", "visual.conv1")) or key.endswith("c_fc.weight")]
+    with pytest.raises(ValueError, match="keys missing: .*'mit.positional_embedding'.*'visual.conv1.weight'"):
+        convert_state_dict({key: tensor for key, tensor in released.items() if key not in gone})
+
+
+def test_stray_numbers_in_names_are_left_over():
+    released = to_released_state_dict(released_model())
+    for stray in ("visual.transformer.resblocks.999999999.ln_1.bias", "mit.resblocks.x.weight"):
+        with pytest.raises(ValueError, match=f"left over: .*{stray}"):
+            convert_state_dict({**released, stray: torch.zeros(1)})
+
+
 def test_wrong_shapes_are_listed():
     released = to_released_state_dict(released_model())
     released["visual.ln_post.weight"] = torch.zeros(7)

@@ -217,6 +217,45 @@ for folder in sys.argv[2:]:
         assert read(tmp_path / folder.name, but=REMEMBERS) == read(folder, but=REMEMBERS)
 
 
+# -- half precision, adapters, compiled models -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("name", ["text", "linear"])
+def test_half_precision_and_models_from_its_configuration(place, tmp_path, name, dtype):
+    folder = export(place.model(name).to(dtype), place.processors[name], tmp_path / "half")
+    loaded = IlaForVideoClassification.from_pretrained(folder, dtype="auto")
+    assert loaded.dtype == dtype
+    export(loaded, AutoProcessor.from_pretrained(folder), tmp_path / "again")
+    assert (tmp_path / "again" / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
+    made = IlaForVideoClassification(IlaConfig.from_pretrained(folder))  # of one type, and no other than torch's
+    assert {tensor.dtype for tensor in made.parameters()} == {torch.float32}
+    assert made(place.pixels).logits.isfinite().all()
+    export(made, place.processors[name], tmp_path / "made")
+    assert "Nobody has measured" in (tmp_path / "made" / "README.md").read_text()
+
+
+def test_adapters_must_be_merged(place, tmp_path):
+    from peft import LoraConfig, get_peft_model
+
+    adapted = get_peft_model(place.model("linear"), LoraConfig(target_modules=["q_proj"], r=2))
+    with pytest.raises(ValueError, match="got PeftModel.*merge_and_unload"):
+        export(adapted, place.processors["linear"], tmp_path / "out")
+    with pytest.raises(ValueError, match="are not those of its configuration: .*merge_and_unload"):
+        export(adapted.base_model.model, place.processors["linear"], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    export(adapted.merge_and_unload(), place.processors["linear"], tmp_path / "out")
+    loaded = IlaForVideoClassification.from_pretrained(tmp_path / "out")
+    with torch.no_grad():
+        assert torch.equal(loaded(place.pixels).logits, place.models["linear"](place.pixels).logits)
+
+
+def test_compiled_models_export_as_what_they_wrap(place, tmp_path):
+    model = torch.compile(place.model("linear"))
+    export(model, place.processors["linear"], tmp_path / "out")
+    assert read(tmp_path / "out", but="README.md") == read(place.root / "linear", but="README.md")
+
+
 # -- where it is installed -------------------------------------------------------------------------------------------
 
 

@@ -549,7 +549,23 @@ def test_script_says_what_a_licence_forbids(checked, capsys):
     script.show(dataclasses.replace(checked, card=card, left_out=("runs", ".env")))
     printed = capsys.readouterr().out
     assert "Left out: runs, .env." in printed and "Licence in the card: none-granted." in printed
-    assert "Warning: these weights were released without a licence" in printed
+    assert "only a private repository is possible" in printed
+
+
+def test_weights_without_a_licence_stay_private(hub, checked, tmp_path):
+    card = type(checked.card)("---\nlicense: other\nlicense_name: none-granted\n---\n# A\n")
+    unlicensed = dataclasses.replace(checked, card=card)
+    for options in ({}, {"create_pr": True}, {"revision": "v2"}, {"update": True}):
+        refused("nobody granted a licence .*--private", unlicensed, ID, **options)
+    assert not hub.requests and ID not in hub.repositories
+    publish(unlicensed, ID, private=True)
+    assert hub.repositories[ID].private
+
+    folder = Path(shutil.copytree(checked.folder, tmp_path / "silent"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "weights_origin": "official_release"}))
+    with pytest.raises(PublishError, match="nobody granted a licence; the card does not say so"):
+        check_folder(folder)
 
 
 ELSEWHERE = """

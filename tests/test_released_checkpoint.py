@@ -24,8 +24,10 @@ from transformers import AutoProcessor, AutoVideoProcessor, CLIPConfig, CLIPMode
 from transformers.video_utils import VideoMetadata
 
 from transformers_ila import IlaForVideoClassification, IlaProcessor, IlaVideoProcessor
+from transformers_ila.cards import BATCH_STATISTICS, NO_BATCH_STATISTICS, UNUSED_OUTPUTS, card_of_folder
 from transformers_ila.checkpoints import class_names, fill_up
 from transformers_ila.conversion import to_released_state_dict
+from transformers_ila.hub import export
 from transformers_ila.motionbench import make_videos, write_mp4
 from transformers_ila.released_checkpoint import convert_checkpoint, default_labels, read_tokenizer
 
@@ -273,7 +275,7 @@ def test_outputs_without_a_class_are_named_unused(linear_folder, ssv2):
     assert not list(linear_folder.glob("*token*")) and not list(linear_folder.glob("*vocab*"))
     card = (linear_folder / "README.md").read_text()
     assert "174 classes; 226 further outputs" in card and "one of 174 labels" in card
-    assert "Batch statistics" not in card
+    assert NO_BATCH_STATISTICS in card and UNUSED_OUTPUTS in card and BATCH_STATISTICS not in card
 
 
 @pytest.mark.parametrize(("outputs", "expected"), [(174, "ssv2"), (51, None)])
@@ -378,7 +380,29 @@ def test_openai_clip(tmp_path, form, clip, merges, tokenizer):
     assert list(processor.image_mean) == [0.48145466, 0.4578275, 0.40821073]  # CLIP's, not the release's
     card = ModelCard.load(tmp_path / "clip" / "README.md")
     assert card.data.license == "mit" and "untrained" in card.text
-    assert "Nobody has measured or published an accuracy" in card.text
+    assert "Nobody has measured an accuracy" in card.text
+
+
+def test_the_origin_travels_with_the_weights(converted, tmp_path):
+    """Who loads, trains and exports a converted model publishes nothing that says less of its licence."""
+    folder, _ = converted
+    model = IlaForVideoClassification.from_pretrained(folder, labels=["mine", "yours"])
+    export(model, IlaProcessor.from_pretrained(folder), tmp_path / "mine")
+    for card in (ModelCard.load(tmp_path / "mine" / "README.md"), card_of_folder(tmp_path / "mine")):
+        assert card.data.license_name == "none-granted" and BATCH_STATISTICS in card.text
+        assert "were fine-tuned from" in card.text and "published:" not in card.text
+    (tmp_path / "mine" / "README.md").unlink()
+    assert card_of_folder(tmp_path / "mine").data.license_name == "none-granted"
+
+
+def test_a_recorded_accuracy_stays_in_the_card_and_contradicts_nothing(files, merges, tmp_path):
+    save_release(tmp_path / "a.pth", to_released_state_dict(linear_model(5)), max_accuracy=61.25)
+    (tmp_path / "names.txt").write_text("a\nb\nc\nd\ne\n")
+    convert_checkpoint(tmp_path / "a.pth", tmp_path / "out", labels=tmp_path / "names.txt")
+    sentence = "records a best validation accuracy of 61.25 %, measured by the code that trained it."
+    for card in (ModelCard.load(tmp_path / "out" / "README.md"), card_of_folder(tmp_path / "out")):
+        assert sentence in card.text and UNUSED_OUTPUTS not in card.text
+        assert "Nobody has measured an accuracy of this model with this package" in card.text
 
 
 def test_clip_with_labels(tmp_path, clip, merges, tokenizer):
@@ -517,7 +541,9 @@ def test_files_that_are_no_vocabulary(tmp_path, saved_tokenizer):
 
 def test_no_tokenizer_at_hand(tmp_path, files, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(ValueError, match="'nobody/has-this-one' holds none"):
+    with pytest.raises(
+        ValueError, match="No tokenizer could be loaded from 'nobody/has-this-one'.*no network.*couldn't connect"
+    ):
         convert_checkpoint(files["k400"], tmp_path / "out", tokenizer="nobody/has-this-one")
     assert os.listdir(tmp_path) == []
 

@@ -30,7 +30,10 @@ from .video_processing_ila import IlaVideoProcessor
 
 TEMPLATE = Path(__file__).with_name("model_card_template.md")
 RELEASE = "https://github.com/Francis-Rings/ILA"
+OFFICIAL_RELEASE = "official_release"  # as `IlaConfig.weights_origin` says it
 NO_LICENCE = "none-granted"
+PAPER_TABLE = "the paper's Table"
+PUBLISHED_ROW = f"| published: {PAPER_TABLE}"  # in the results of a card that has them
 USAGE_MODEL = re.compile(r'(pipeline\("video-classification", model=)"([^"]*)"')
 PAPER = "Implicit Temporal Modeling with Learnable Alignment for Video Recognition, ICCV 2023"
 CITATION = """@inproceedings{tu2023ila,
@@ -66,14 +69,14 @@ METRICS = {  # -> the Hub's identifier, our words
 def published_results(checkpoint: PublishedCheckpoint) -> list[Result]:
     """What the paper reports; it names no split and no number of videos."""
     data_set = DATA_SETS[checkpoint.data_set]
-    clips, crops = PUBLISHED_VIEWS.split("x")
+    clips, crops = map(int, PUBLISHED_VIEWS.split("x"))
     common = {
         "data_set": data_set.title,
         "split": None,
-        "protocol": f"{clips} clips x {crops} crops, {checkpoint.num_frames} frames each",
+        "protocol": _views(clips, crops, checkpoint.num_frames),
         "counts": "not stated",
         "origin": "published",
-        "source": f"the paper's Table {data_set.table}",
+        "source": f"{PAPER_TABLE} {data_set.table}",
         "source_url": RELEASE,
     }
     return [Result("top1", checkpoint.top1, **common), Result("top5", checkpoint.top5, **common)]  # type: ignore[arg-type]
@@ -87,7 +90,7 @@ def measured_results(report: Mapping[str, Any]) -> list[Result]:
     """
     try:
         protocol, counts, metrics = report["protocol"], report["counts"], report["metrics"]
-        views = f"{protocol['clips']} clips x {protocol['crops']} crops, {protocol['frames_per_clip']} frames each"
+        views = _views(protocol["clips"], protocol["crops"], protocol["frames_per_clip"])
         if protocol["batch_statistics"]:
             views += f", batch statistics of {protocol['batch_size']} videos (the release's fault)"
         common = {
@@ -108,6 +111,11 @@ def measured_results(report: Mapping[str, Any]) -> list[Result]:
     if wrong:
         raise ValueError(f"This is no evaluation report: accuracies are from 0 to 1, got {wrong}.")
     return [Result(name, 100 * value, **common) for name, value in values.items()]  # type: ignore[arg-type]
+
+
+def _views(clips: int, crops: int, frames: int) -> str:
+    plural = ["" if number == 1 else "s" for number in (clips, crops)]
+    return f"{clips} clip{plural[0]} x {crops} crop{plural[1]}, {frames} frames each"
 
 
 def _is_fraction(value: Any) -> bool:
@@ -141,6 +149,12 @@ BATCH_STATISTICS = (
     "This model is meant to be evaluated in eval mode, which may give other numbers. `scripts/evaluate.py "
     "--batch_statistics` repeats the fault; it is off by default."
 )
+NO_BATCH_STATISTICS = (
+    "**Batch statistics.** A fault of the release leaves its network in train mode while class names are compared "
+    "during validation. A linear head compares none, so this model's published numbers should not be touched by it. "
+    "It is meant to be evaluated in eval mode. `scripts/evaluate.py --batch_statistics` repeats the fault; it is off "
+    "by default."
+)
 UNUSED_OUTPUTS = (
     "The release's linear heads have 400 outputs whatever the data set has; those that no class was trained for are "
     "kept, as the file's tensor has them, and are called unused."
@@ -148,12 +162,15 @@ UNUSED_OUTPUTS = (
 
 
 def released_weights(config: IlaConfig) -> Weights:
-    """Of the ten published checkpoints, and of others that the release's code trained."""
+    """Of the ten published checkpoints, of others that the release's code trained, and of what began as these."""
     limits = ["The released network is not the one that the paper's equations describe, and costs more."]
-    limits.append(BATCH_STATISTICS if config.classification_head == "text" else UNUSED_OUTPUTS)
+    limits.append(BATCH_STATISTICS if config.classification_head == "text" else NO_BATCH_STATISTICS)
+    if len(_class_names(config)) < config.num_labels:
+        limits.append(UNUSED_OUTPUTS)
     return Weights(
-        origin=f"The weights were trained by the code of the official release ({RELEASE}) and converted by "
-        "`scripts/convert.py` from a file that its user had. They are not distributed with transformers-ila.",
+        origin=f"The weights are, or were fine-tuned from, those of a file that the code of the official release "
+        f"({RELEASE}) trained; `scripts/convert.py` converted it for a user who had it. They are not distributed with "
+        "transformers-ila.",
         licence="The code is Apache-2.0. **The published weights have no licence:** their authors released them "
         "without one, so nobody but them may pass them on. Convert them for yourself, and do not re-host them.",
         metadata={"license": "other", "license_name": NO_LICENCE, "license_link": RELEASE},
@@ -247,6 +264,15 @@ def training_note(checkpoint: PublishedCheckpoint) -> str:
 PUBLISHED_NOTE = "Published for this variant by its authors; nobody has measured it with this package."
 
 
+def recorded_note(max_accuracy: float) -> str:
+    """Of a released file: what its training wrote into it, in percent. `RECORDED` finds the sentence again."""
+    accuracy = f"a best validation accuracy of {max_accuracy:.2f} %"
+    return f"The converted file itself records {accuracy}, measured by the code that trained it."
+
+
+RECORDED = re.compile(r"The converted file itself records .*?, measured by the code that trained it\.", re.DOTALL)
+
+
 def paper_cost_note(checkpoint: PublishedCheckpoint) -> str:
     gmacs = f"{checkpoint.gmacs} G multiply-accumulates per view (published)"
     return f"Beside these accuracies the paper states {gmacs}, which is what the network of its equations costs."
@@ -270,8 +296,10 @@ def card_of_folder(folder: str | Path, reports: Sequence[Mapping[str, Any]] = ()
     for report in reports:
         _check_report(report, folder, config, processor)
     present = ModelCard.load(folder / "README.md") if (folder / "README.md").is_file() else None
-    weights = _weights_of(present, config)
-    published = published_like(config) if weights.metadata.get("license_name") == NO_LICENCE else None
+    weights = weights_of(config, present)
+    published = published_like(config) if present is not None and PUBLISHED_ROW in present.text else None
+    recorded = None if present is None else RECORDED.search(present.text)
+    notes = [] if published is None else [paper_cost_note(published)]
     return model_card(
         config,
         processor,
@@ -279,7 +307,7 @@ def card_of_folder(folder: str | Path, reports: Sequence[Mapping[str, Any]] = ()
         title=None if published is None else published.title,
         results=[*([] if published is None else published_results(published)), *results],
         weights=weights,
-        results_note="" if published is None else paper_cost_note(published),
+        results_note=" ".join([*notes, *([] if recorded is None else [recorded[0]])]),
         data_note="" if published is None else training_note(published),
     )
 
@@ -307,9 +335,10 @@ def _check_report(report: Mapping[str, Any], folder: Path, config: IlaConfig, pr
         raise ValueError(f"The report is of {evaluated}; {str(folder)!r} has other weights or class names.")
 
 
-def _weights_of(card: ModelCard | None, config: IlaConfig) -> Weights:
+def weights_of(config: IlaConfig, card: ModelCard | None = None) -> Weights:
+    """What a configuration, and the card beside it, say of the weights' origin and licence."""
     metadata = {} if card is None else {key: value for key, value in card.data.to_dict().items() if "license" in key}
-    if metadata.get("license_name") == NO_LICENCE:
+    if getattr(config, "weights_origin", None) == OFFICIAL_RELEASE or metadata.get("license_name") == NO_LICENCE:
         return released_weights(config)
     if card is not None and CLIP_WEIGHTS.origin in card.text:
         return CLIP_WEIGHTS
@@ -349,7 +378,7 @@ def _summary(config: IlaConfig) -> str:
 
 def _results(results: Sequence[Result]) -> str:
     if not results:
-        return "Nobody has measured or published an accuracy of this model."
+        return "Nobody has measured an accuracy of this model with this package, or published one."
     rows = ["| data set | metric | value | views | videos | origin |", "|---|---|---|---|---|---|"]
     for result in results:
         data_set = result.data_set + (f", {result.split}" if result.split else "")

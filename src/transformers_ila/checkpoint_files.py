@@ -116,7 +116,7 @@ def _load_tensors(path: Path) -> dict[Any, Any]:
         name = refused[1] if refused is not None else _foreign_name(path) if "operand" in str(error) else None
         if name is not None:
             raise ValueError(f"{str(path)!r} is refused: it names {name}, and only tensors are read.") from error
-        raise ValueError(f"{str(path)!r} is no checkpoint that can be read: {_reason(error)}") from error
+        raise ValueError(f"{str(path)!r} is no checkpoint that can be read: {_reason(path, error)}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{str(path)!r} must hold a dictionary of tensors, got {type(content).__name__}.")
     return content
@@ -139,8 +139,17 @@ def _plain(value: Any, made: dict[int, Any]) -> Any:
     return made[id(value)]
 
 
-def _reason(error: Exception) -> str:
-    """The line of torch's message that says what is wrong; advice around it would lead users to run the pickle."""
+def _reason(path: Path, error: Exception) -> str:
+    """What is wrong: the file's beginning is not torch's, or the line of torch's message that says it.
+
+    Advice around that line would lead users to run the pickle.
+    """
+    with path.open("rb") as file:
+        start = file.read(40)
+    if start.startswith(b"version https://git-lfs"):
+        return "it is a Git LFS pointer, not the file that it stands for"
+    if not start.startswith((b"PK\x03\x04", b"\x80")):
+        return f"it begins with {start[:12]!r}, not as a file of `torch.save`" if start else "it is empty"
     advice = ("Weights only load failed", "Check the documentation", "Re-running", "Please file an issue")
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return next((line for line in lines if not any(part in line for part in advice)), type(error).__name__)

@@ -87,6 +87,7 @@ PUBLISHED = [
     PublishedCheckpoint("ssv2", "L/14@336", 16, 70.2, 91.8, 3723),
 ]
 PUBLISHED_VIEWS = "4x3"  # clips x crops
+UNUSED = "unused output "  # and its number: the name of an output that no class was trained for
 
 
 def published_like(config: IlaConfig) -> PublishedCheckpoint | None:
@@ -163,9 +164,6 @@ def _cells(line: str) -> list[str]:
 def fill_up(names: list[str], num_outputs: int) -> list[str]:
     """Names for all outputs of a released linear head, which has 400 whatever its data set has."""
     return [*names, *(f"{UNUSED}{index}" for index in range(len(names), num_outputs))]
-
-
-UNUSED = "unused output "
 
 
 def is_unused(name: str) -> bool:

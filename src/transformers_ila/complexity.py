@@ -1,5 +1,6 @@
 """What a model costs: multiply-accumulates and parameters, counted without computing or storing anything."""
 
+import copy
 from typing import NamedTuple
 
 import torch
@@ -20,10 +21,7 @@ class Complexity(NamedTuple):
 
 def count(config: IlaConfig) -> Complexity:
     """Counted by torch's flop counter on the meta device."""
-    fields = config.to_dict()
-    for part in (fields, fields["vision_config"], fields["text_config"]):
-        part.pop("dtype", None)  # which only the towers would follow
-    config = IlaConfig.from_dict(fields)
+    config = copy.deepcopy(config)
     config.class_features = "embeddings"  # as if they had been computed once
     with torch.device("meta"):
         model = IlaForVideoClassification(config).eval()

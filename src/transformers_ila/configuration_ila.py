@@ -162,6 +162,8 @@ class IlaConfig(CLIPConfig):
         label_smoothing: of the classification loss, in training mode. Not `TrainingArguments.label_smoothing_factor`,
             which computes a loss of its own without the alignment loss.
         initializer_range: standard deviation of new weights without a rule of their own.
+        weights_origin: "official_release" where the weights are, or began as, a published checkpoint's, for which
+            nobody granted a licence; it travels with them, and their cards say so.
 
     Raises:
         StrictDataclassFieldValidationError, StrictDataclassClassValidationError: on a value that is not allowed,
@@ -198,6 +200,7 @@ class IlaConfig(CLIPConfig):
     alignment_loss_weight: float | int = 1.0
     label_smoothing: float | int = 0.0
     initializer_range: float = 0.02
+    weights_origin: Literal["official_release"] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         kwargs.pop("model_type", None)

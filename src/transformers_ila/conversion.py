@@ -170,12 +170,12 @@ def convert_state_dict(state_dict: Mapping[str, torch.Tensor]) -> tuple[IlaConfi
         ValueError: neither of the two, or keys left over or missing; the message lists them.
     """
     state_dict = _without_module_prefix(state_dict)
-    released = any(".message_attn." in key for key in state_dict)
-    if "visual.conv1.weight" not in state_dict:
+    released = any(".message_attn." in key or key.startswith("mit.") for key in state_dict)
+    if not any(key.startswith(STACKS["vision_model.encoder.layers"]) for key in state_dict):
         raise ValueError(f"Neither a released ILA nor an OpenAI CLIP ViT: keys such as {sorted(state_dict)[:5]}.")
     try:
-        config = _infer_config(state_dict, released=released)
-    except (KeyError, IndexError, ValueError, ZeroDivisionError, StrictDataclassError) as error:
+        config = _infer_config(_Sizes(state_dict), released=released)
+    except (IndexError, ValueError, ZeroDivisionError, StrictDataclassError) as error:
         reason = f"{error!r} in its names or shapes"
         raise ValueError(f"Neither a released ILA nor an OpenAI CLIP ViT: {reason}.") from error
     table = rename_table(config)
@@ -211,7 +211,15 @@ def _taken(tensor: torch.Tensor, place: Place) -> torch.Tensor:
     return (tensor.T if place.transposed else tensor).contiguous()
 
 
-def _infer_config(tensors: StateDict, *, released: bool) -> IlaConfig:
+class _Sizes(dict[str, torch.Tensor]):
+    """Tensors to read sizes from. A missing one has a size of its own: the names that follow are compared in any case,
+    and so it is listed with all others that are missing."""
+
+    def __missing__(self, key: str) -> torch.Tensor:
+        return torch.empty(64, 64, 64, 64, device="meta")
+
+
+def _infer_config(tensors: _Sizes, *, released: bool) -> IlaConfig:
     """Every number from names and shapes; heads have 64 channels, as in all of CLIP's towers."""
     width, _, patch_size, _ = tensors["visual.conv1.weight"].shape
     projection = tensors["visual.proj"].shape[1]
@@ -230,7 +238,7 @@ def _infer_config(tensors: StateDict, *, released: bool) -> IlaConfig:
         vision |= {
             "num_frames": tensors["mit.positional_embedding"].shape[1],
             "alignment_fusion": "residual",
-            "alignment_conv": "standard" if f"{block}interactive_block.0.weight" in tensors else "depthwise_separable",
+            "alignment_conv": _alignment_conv(tensors),
             "alignment_hidden_size": tensors[f"{block}conv.weight"].shape[0],
             "mit_num_hidden_layers": _layers(tensors, "mit.resblocks."),
             "mit_intermediate_size": tensors["mit.resblocks.0.mlp.c_fc.weight"].shape[0],
@@ -238,7 +246,7 @@ def _infer_config(tensors: StateDict, *, released: bool) -> IlaConfig:
     odd = released and projection % 64 != 0  # else the configuration's own rule says the same
     if odd:
         vision["mit_num_attention_heads"] = _heads(projection)
-    if "mit.classify_head.2.weight" in tensors:
+    if any(key.startswith("mit.classify_head.") for key in tensors):
         classes = tensors["mit.classify_head.2.weight"].shape[0]
         return IlaConfig(
             vision_config=vision, projection_dim=projection, classification_head="linear", num_labels=classes
@@ -269,8 +277,17 @@ def _heads(width: int) -> int:
     return max(1, width // 64)
 
 
+def _alignment_conv(tensors: StateDict) -> str:
+    """By any name of the block that the two forms do not share."""
+    inside = {key.partition(".interactive_block.")[2] for key in tensors}
+    is_standard = any(name.startswith(("0.weight", "0.bias", "3.", "4.")) for name in inside)
+    return "standard" if is_standard else "depthwise_separable"
+
+
 def _layers(tensors: StateDict, prefix: str) -> int:
-    return 1 + max(int(key.removeprefix(prefix).split(".")[0]) for key in tensors if key.startswith(prefix))
+    """One more than the highest number behind the prefix; a stray number in a name makes no thousand layers."""
+    found = {int(match[1]) for key in tensors if (match := re.match(rf"{re.escape(prefix)}(\d{{1,9}})\.", key))}
+    return min(1 + max(found, default=0), 1 + 2 * len(found))
 
 
 # -- and back --------------------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Folders that anybody can load, with or without this package; `publishing` takes them to the Hub."""
 
+import copy
 import json
 import os
 import shutil
@@ -9,9 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from huggingface_hub import ModelCard
 
-from .cards import model_card
+from .cards import model_card, weights_of
 from .modeling_ila import IlaPreTrainedModel
 from .processing_ila import IlaProcessor
 
@@ -32,6 +34,7 @@ CODE_OF_FILE = {
     "processor_config.json": PROCESSOR_CODE,
     "video_preprocessor_config.json": VIDEO_PROCESSOR_CODE,
 }
+MERGE = "Adapters (LoRA) are merged first: `model = peft_model.merge_and_unload()`."
 MAX_SHARD_SIZE = "2GB"  # a broken upload starts again with the shard it broke in
 # What is an export's; of an earlier one nothing may stay, or its processor would be loaded with the new weights.
 OWN_FILES = (
@@ -72,9 +75,10 @@ def export(model: Any, processor: Any, folder: str | Path, *, card: ModelCard | 
         The folder.
 
     Raises:
-        ValueError: another kind of model or processor, or a processor that does not fit the model.
+        ValueError: another kind of model or processor, a processor that does not fit the model, or adapters in it.
     """
     folder = Path(folder)
+    model = getattr(model, "_orig_mod", model)  # of torch.compile
     video_processor = getattr(processor, "video_processor", processor)
     _check_pair(model, video_processor)
     if processor is video_processor and hasattr(model, "_find_tokenizer"):
@@ -82,7 +86,8 @@ def export(model: Any, processor: Any, folder: str | Path, *, card: ModelCard | 
         processor = processor if tokenizer is None else IlaProcessor(video_processor, tokenizer)
     _check_tokenizer(model, getattr(processor, "tokenizer", None))
     if card is None and not (folder / "README.md").is_file():
-        card = model_card(model.config, video_processor, name=folder.resolve().name)
+        weights = weights_of(model.config)
+        card = model_card(model.config, video_processor, name=folder.resolve().name, weights=weights)
     with written_whole(folder) as draft:
         model.save_pretrained(draft, max_shard_size=MAX_SHARD_SIZE)
         for part in (video_processor, processor):
@@ -101,7 +106,9 @@ def _check_pair(model: Any, video_processor: Any) -> None:
     kind = type(model).__name__
     of_this_family = isinstance(model, IlaPreTrainedModel) or kind in ("IlaForVideoClassification", "IlaModel")
     if not of_this_family or getattr(model.config, "model_type", None) not in ("ila", "clip"):
-        raise ValueError(f"`model` must be an IlaForVideoClassification or IlaModel, got {kind}.")
+        advice = f" {MERGE}" if hasattr(model, "merge_and_unload") else ""
+        raise ValueError(f"`model` must be an IlaForVideoClassification or IlaModel, got {kind}.{advice}")
+    _check_tensors(model)
     if type(video_processor).__name__ != "IlaVideoProcessor":
         name = type(video_processor).__name__
         raise ValueError(f"`processor` must be an IlaVideoProcessor or IlaProcessor, got {name}.")
@@ -112,6 +119,15 @@ def _check_pair(model: Any, video_processor: Any) -> None:
     if video_processor.num_frames != model.config.num_frames:
         frames = model.config.num_frames
         raise ValueError(f"The processor takes {video_processor.num_frames} frames, the model {frames}.")
+
+
+def _check_tensors(model: Any) -> None:
+    with torch.device("meta"):
+        expected = type(model)(copy.deepcopy(model.config)).state_dict().keys()
+    differ = sorted(model.state_dict().keys() ^ expected)
+    if differ:
+        found = f"{len(differ)} tensors are not those of its configuration: {', '.join(differ[:3])}"
+        raise ValueError(f"Another model would be loaded than this one: {found}. {MERGE}")
 
 
 def _check_tokenizer(model: Any, tokenizer: Any) -> None:

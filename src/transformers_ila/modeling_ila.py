@@ -147,6 +147,15 @@ def prompt_generator(config: IlaConfig) -> XCLIPPromptGenerator:
     return XCLIPPromptGenerator(prompt)
 
 
+def tower(kind: Any, config: Any) -> Any:
+    """A tower in torch's default dtype, as all other parts; not in the one its configuration remembers."""
+    remembered = config.dtype
+    try:
+        return kind._from_config(config, dtype=torch.get_default_dtype())
+    finally:
+        config.dtype = remembered
+
+
 def _default_heads(width: int) -> int:
     return width // 64 if width % 64 == 0 else 1
 
@@ -160,11 +169,11 @@ class IlaModel(IlaPreTrainedModel):
     def __init__(self, config: IlaConfig) -> None:
         super().__init__(config)
         width, projection = config.vision_config.hidden_size, config.projection_dim
-        self.vision_model = IlaVisionModel._from_config(config.vision_config)
+        self.vision_model = tower(IlaVisionModel, config.vision_config)
         self.visual_projection = Projection(width, projection, bias=False)
         self.mit = frame_integration(config)
         if config.classification_head == "text":
-            self.text_model = CLIPTextModel._from_config(config.text_config)
+            self.text_model = tower(CLIPTextModel, config.text_config)
             self.text_projection = Projection(config.text_config.hidden_size, projection, bias=False)
             self.logit_scale = nn.Parameter(torch.tensor(float(config.logit_scale_init_value)))
             if config.use_video_prompt:

@@ -19,7 +19,7 @@ from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OIDC
 from huggingface_hub.utils import get_session, hf_raise_for_status, validate_repo_id
 from huggingface_hub.utils.sha import git_hash
 
-from .cards import with_example_model
+from .cards import NO_LICENCE, OFFICIAL_RELEASE, with_example_model
 from .hub import OWN_FILES
 from .motionbench import make_videos, write_mp4
 
@@ -106,6 +106,7 @@ def check_folder(folder: str | Path, *, video: str | Path | None = None) -> Chec
                 "processor, folder)` writes everything."
             )
         card = _read_card(folder)
+        _check_licence(folder, card)
     except OSError as error:
         raise PublishError(f"{str(folder)!r} cannot be read: {error}.") from error
     return CheckedFolder(folder, files, tuple(path.name for path in left_out), card, _try(folder, video))
@@ -135,7 +136,7 @@ def _missing_files(folder: Path, files: dict[str, int]) -> list[str]:
     for code in [name for name in files if name.endswith("_ila.py")]:
         imported = RELATIVE_IMPORT.findall((folder / code).read_text(encoding="utf-8", errors="replace"))
         problems += [f"{name}.py is missing, {code} needs it" for name in imported if f"{name}.py" not in files]
-    return sorted(set(problems))
+    return list(dict.fromkeys(problems))
 
 
 def _read_object(path: Path, key: str | None = None) -> dict[str, Any]:
@@ -166,6 +167,14 @@ def _read_card(folder: Path) -> ModelCard:
     if wrong:
         raise PublishError(f"The card {str(folder / 'README.md')!r} is not right: {'; '.join(wrong)}.")
     return card
+
+
+def _check_licence(folder: Path, card: ModelCard) -> None:
+    if _read_object(folder / "config.json").get("weights_origin") == OFFICIAL_RELEASE and not card.data.get("license"):
+        raise PublishError(
+            f"The weights of {str(folder)!r} are, or began as, a published checkpoint's, for which nobody granted a "
+            "licence; the card does not say so. `scripts/make_model_cards.py --model FOLDER` writes one that does."
+        )
 
 
 def _try(folder: Path, video: str | Path | None) -> dict[str, Any]:
@@ -210,6 +219,8 @@ def publish(
         update: allow a commit to a main branch that has files already.
         token: by default the one of `hf auth login` or `HF_TOKEN`.
 
+    Weights without a licence go to private repositories only.
+
     Returns:
         The URL of the repository, the branch or the pull request.
 
@@ -221,6 +232,12 @@ def publish(
         raise PublishError(f"The revision must be the name of a branch, got {branch!r}.")
     if create_pr and branch is not None:
         raise PublishError(f"A pull request goes to the main branch; got the revision {branch!r} too.")
+    if checked.card.data.get("license_name") == NO_LICENCE and not private:
+        raise PublishError(
+            f"The card says that nobody granted a licence for these weights ({NO_LICENCE}): only their authors may "
+            "pass them on. A private repository, for yourself, is possible (--private); if you were granted a licence, "
+            "state it in the card."
+        )
     api = HfApi(token=token)
     url = f"{api.endpoint}/{repo_id}"
     with _clear_errors(repo_id):

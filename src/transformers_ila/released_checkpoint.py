@@ -25,8 +25,9 @@ from .video_processing_ila import IlaVideoProcessor
 
 logger = logging.getLogger(__name__)
 
+RELEASED_OUTPUTS = 400  # of the release's linear heads, whatever the data set has
 CLIP_TOKENIZER = "openai/clip-vit-base-patch16"  # all of CLIP's towers have the same
-TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "merges.txt")
+TOKENIZER_PARTS = ("tokenizer.json", "vocab.json", "merges.txt")
 MERGES_FILES = (".txt", ".txt.gz")  # as OpenAI's bpe_simple_vocab_16e6.txt.gz
 BYTE_TOKENS = 512  # a symbol for every byte, inside a word and at its end
 SPECIAL_TOKENS = ("<|startoftext|>", "<|endoftext|>")
@@ -72,6 +73,7 @@ def convert_checkpoint(
     file = read_checkpoint(checkpoint)
     config, tensors = convert_state_dict(file.state_dict)
     released = config.vision_config.alignment_fusion == "residual"
+    config.weights_origin = cards.OFFICIAL_RELEASE if released else None
     source = labels if labels is not None else default_labels(config, file.settings) if released else None
     names = None if source is None else _names_for(config, source)
     text = None
@@ -101,11 +103,10 @@ def default_labels(config: IlaConfig, settings: Mapping[str, Any]) -> str | None
     classes = data.get("NUM_CLASSES") if isinstance(data, Mapping) else None
     if isinstance(classes, int) and classes not in possible:
         title = DATA_SETS[name].title
-        raise ValueError(f"The file was trained on {classes} classes, not on {title}: name them with `labels`.")
+        raise ValueError(
+            f"The file was trained on {classes} classes, not on {title}: name them with `labels` (--labels)."
+        )
     return name
-
-
-RELEASED_OUTPUTS = 400  # of the release's linear heads, whatever the data set has
 
 
 def _names_for(config: IlaConfig, source: str | Path) -> list[str]:
@@ -151,8 +152,7 @@ def _card(
         ]
         notes += [cards.paper_cost_note(published)]
     if file.max_accuracy is not None:
-        accuracy = f"a best validation accuracy of {file.max_accuracy:.2f} %"
-        notes += [f"The file itself records {accuracy}, measured by the code that trained it."]
+        notes += [cards.recorded_note(file.max_accuracy)]
     return cards.model_card(
         model.config,
         processor,
@@ -217,19 +217,26 @@ def read_tokenizer(source: str | Path, *, vocab_size: int) -> PreTrainedTokenize
 def _tokenizer(source: str | Path, vocab_size: int) -> PreTrainedTokenizerBase:
     path = Path(source)
     if path.is_file():
-        if path.name in TOKENIZER_FILES and any((path.parent / name).is_file() for name in TOKENIZER_FILES[:2]):
+        if path.name in TOKENIZER_PARTS and any((path.parent / name).is_file() for name in TOKENIZER_PARTS[:2]):
             return _tokenizer_of_folder(path.parent)
         if not path.name.endswith(MERGES_FILES):
-            files = f"{', '.join(TOKENIZER_FILES)}, or merges in *{' or *'.join(MERGES_FILES)}"
+            files = f"{', '.join(TOKENIZER_PARTS)}, or merges in *{' or *'.join(MERGES_FILES)}"
             raise ValueError(f"The vocabulary file must be {files}; got {str(path)!r}.")
         return _tokenizer_of_merges(path, vocab_size)
     if path.is_dir() and not (path / "config.json").is_file():
         return _tokenizer_of_folder(path)
-    return load_tokenizer(source)
+    try:
+        return load_tokenizer(source)
+    except ValueError as error:
+        reason = " ".join(str(error.__cause__ or "there is none").split())
+        raise ValueError(
+            f"No tokenizer could be loaded from {str(source)!r}. `tokenizer` (--tokenizer) takes a CLIP folder, a Hub id, "
+            f"or a vocabulary file such as bpe_simple_vocab_16e6.txt.gz, which needs no network. The reason: {reason}"
+        ) from error
 
 
 def _tokenizer_of_folder(folder: Path) -> PreTrainedTokenizerBase:
-    whole, *parts = ((folder / name).is_file() for name in TOKENIZER_FILES)
+    whole, *parts = ((folder / name).is_file() for name in TOKENIZER_PARTS)
     if not whole and not all(parts):
         raise ValueError(f"There is no tokenizer.json, and no vocab.json with merges.txt, in {str(folder)!r}.")
     try:
