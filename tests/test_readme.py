@@ -1,5 +1,6 @@
-"""The README's Python examples, run as printed but for the names of checkpoints, videos and folders."""
+"""The README's examples and commands, run as printed but for the names of checkpoints, videos and folders."""
 
+import json
 import os
 import re
 import subprocess
@@ -7,8 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny_models import save_clip
+from hub_stand_in import HubStandIn
+from test_checkpoint_files import save_release
+from test_conversion import WIDE_TEXT, WIDE_VISION
+from tiny_models import save_clip, tiny_config
 
+from transformers_ila import IlaForVideoClassification
+from transformers_ila.conversion import to_released_state_dict
 from transformers_ila.motionbench import make_videos, write_folder, write_mp4
 
 
@@ -33,31 +39,54 @@ def place(tmp_path_factory):
 def run(code, place):
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, "-W", "ignore", "-c", code]
-    return subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
+def command(script):
+    """The arguments of the README's command with this script."""
+    (found,) = re.findall(rf"^\.venv/bin/python scripts/{script} (.*)$", README.read_text(), re.MULTILINE)
+    return [sys.executable, REPOSITORY / "scripts" / script, *found.split()]
+
+
+def run_command(script, place, environment):
+    done = subprocess.run(command(script), cwd=place, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
 def test_the_examples_run_one_after_the_other(place):
+    """Every Python example, then the commands on what they made; the Hub is a stand-in, the release's file small."""
     code = examples()
     assert list(code) == ["session", "trainer", "pipeline", "export", "reading"]
-    session = run(code["session"], place)
-    assert session.returncode == 0 and session.stdout.startswith("tensor([["), session.stderr
-    trainer = run(code["trainer"].replace("num_train_epochs=10", "num_train_epochs=1"), place)
-    assert trainer.returncode == 0, trainer.stderr
-    answer = run(code["pipeline"], place)
-    assert answer.returncode == 0 and "'label'" in answer.stdout, answer.stderr
-    export = run(code["export"], place)
-    assert export.returncode == 0 and (place / "my-ila-export" / "modeling_ila.py").is_file(), export.stderr
-    reading = run(code["reading"], place)
-    assert reading.returncode == 0 and reading.stdout.startswith("(3, "), reading.stderr
+    assert run(code["session"], place).startswith("tensor([[")
+    run(code["trainer"].replace("num_train_epochs=10", "num_train_epochs=1"), place)
+    assert "'label'" in run(code["pipeline"], place)
+    run(code["export"], place)
+    assert (place / "my-ila-export" / "modeling_ila.py").is_file()
+    assert run(code["reading"], place).startswith("(3, ")
+
+    offline = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    assert "48 of 48, 0 unreadable" in run_command("evaluate.py", place, offline)
+    assert json.loads((place / "report.json").read_text())["protocol"]["name"] == "4x3"
+    run_command("make_model_cards.py", place, offline)
+    assert "4 clips x 3 crops" in (place / "my-ila-export" / "README.md").read_text()
+    with HubStandIn({"token-user": "user"}) as hub:
+        printed = run_command("publish.py", place, hub.environment(place / "home"))
+        assert printed.endswith(f"Published: {hub.endpoint}/user/my-ila\n") and hub.repositories["user/my-ila"].private
+
+    text = {**WIDE_TEXT, "vocab_size": 192, "max_position_embeddings": 32}
+    config = tiny_config(vision_config=dict(WIDE_VISION), text_config=text, alignment_fusion="residual")
+    released = to_released_state_dict(IlaForVideoClassification(config))
+    save_release(place / "k400_b16_8f.pth", released)
+    assert "Verified: " in run_command("convert.py", place, offline)
+    assert (place / "ila-base-patch16-8f-kinetics400" / "model.safetensors").is_file()
 
 
 def test_check_command(place):
-    (command,) = re.findall(r"^\.venv/bin/python (scripts/check_videos\.py .*)$", README.read_text(), re.MULTILINE)
-    script, *arguments = command.split()
-    check = subprocess.run(
-        [sys.executable, REPOSITORY / script, *arguments], cwd=place, capture_output=True, text=True, timeout=300
-    )
-    assert check.returncode == 0 and "48 ok" in check.stdout, check.stderr
+    assert "48 ok" in run_command("check_videos.py", place, None)
     assert len((place / "usable.txt").read_text().splitlines()) == 48
 
 

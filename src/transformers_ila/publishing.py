@@ -235,8 +235,8 @@ def publish(
     if checked.card.data.get("license_name") == NO_LICENCE and not private:
         raise PublishError(
             f"The card says that nobody granted a licence for these weights ({NO_LICENCE}): only their authors may "
-            "pass them on. A private repository, for yourself, is possible (--private); if you were granted a licence, "
-            "state it in the card."
+            "pass them on. A private repository, for yourself, is possible (--private); whoever was granted a licence "
+            "states it in the card."
         )
     api = HfApi(token=token)
     url = f"{api.endpoint}/{repo_id}"

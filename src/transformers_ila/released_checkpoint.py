@@ -102,10 +102,8 @@ def default_labels(config: IlaConfig, settings: Mapping[str, Any]) -> str | None
     data = settings.get("DATA")
     classes = data.get("NUM_CLASSES") if isinstance(data, Mapping) else None
     if isinstance(classes, int) and classes not in possible:
-        title = DATA_SETS[name].title
-        raise ValueError(
-            f"The file was trained on {classes} classes, not on {title}: name them with `labels` (--labels)."
-        )
+        trained = f"on {classes} classes, not on {DATA_SETS[name].title}"
+        raise ValueError(f"The file was trained {trained}: name them with `labels` (--labels).")
     return name
 
 
@@ -230,8 +228,9 @@ def _tokenizer(source: str | Path, vocab_size: int) -> PreTrainedTokenizerBase:
     except ValueError as error:
         reason = " ".join(str(error.__cause__ or "there is none").split())
         raise ValueError(
-            f"No tokenizer could be loaded from {str(source)!r}. `tokenizer` (--tokenizer) takes a CLIP folder, a Hub id, "
-            f"or a vocabulary file such as bpe_simple_vocab_16e6.txt.gz, which needs no network. The reason: {reason}"
+            f"No tokenizer could be loaded from {str(source)!r}. `tokenizer` (--tokenizer) takes a CLIP folder, a Hub "
+            "id, or a vocabulary file such as bpe_simple_vocab_16e6.txt.gz, which needs no network. The reason: "
+            f"{reason}"
         ) from error
 
 
