@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import torch
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
@@ -30,7 +30,7 @@ from .video_processing_ila import IlaVideoProcessor
 
 TEMPLATE = Path(__file__).with_name("model_card_template.md")
 RELEASE = "https://github.com/Francis-Rings/ILA"
-OFFICIAL_RELEASE = "official_release"  # as `IlaConfig.weights_origin` says it
+OFFICIAL_RELEASE: Final = "official_release"  # as `IlaConfig.weights_origin` says it
 NO_LICENCE = "none-granted"
 PAPER_TABLE = "the paper's Table"
 PUBLISHED_ROW = f"| published: {PAPER_TABLE}"  # in the results of a card that has them
