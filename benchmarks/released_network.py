@@ -57,15 +57,15 @@ def golden_model(file: str | Path) -> tuple[IlaForVideoClassification, dict[str,
 def outputs(model: IlaForVideoClassification, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
     """What the released network was recorded with, by the same names."""
     pooled = []
-    pool = alignment_ila.pool_by_role
+    pool = alignment_ila.pool_pairs
 
-    def recorded(masks: torch.Tensor, patches: torch.Tensor) -> torch.Tensor:
-        """Mean-pooled by role here, summed previous and current of each pair there."""
-        result = pool(masks, patches)
-        pooled.append(torch.cat([result[:, :-1, 0], result[:, 1:, 1]], dim=-1) * patches.shape[2])
+    def recorded(masks: torch.Tensor, patches: torch.Tensor, pairing: str) -> torch.Tensor:
+        """The mean over patches here, the sum there."""
+        result = pool(masks, patches, pairing)
+        pooled.append(result.flatten(-2) * patches.shape[2])
         return result
 
-    with patch.object(alignment_ila, "pool_by_role", recorded):
+    with patch.object(alignment_ila, "pool_pairs", recorded):
         output = model(pixels, output_alignment=True, output_hidden_states=True)
     found = {}
     for index, points in enumerate(output.interactive_points):

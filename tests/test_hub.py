@@ -365,7 +365,8 @@ def test_code_is_closed_and_needs_nothing_unusual(place):
     folder = place.root / "text"
     for name in CODE:
         siblings, others = imports(folder / name)
-        assert siblings <= CODE and others <= ALLOWED, (name, siblings - CODE, others - ALLOWED)
+        guarded = {"scipy"} if name == "temporal_ila.py" else set()  # asked for by one module, where it is used
+        assert siblings <= CODE and others <= ALLOWED | guarded, (name, siblings - CODE, others - ALLOWED)
         found = {Path(file).name for file in dynamic_module_utils.get_relative_import_files(folder / name)}
         assert siblings <= found <= CODE  # by which the loader copies what it needs
         assert set(dynamic_module_utils.check_imports(folder / name)) == {Path(file).stem for file in siblings}

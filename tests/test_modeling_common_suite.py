@@ -3,6 +3,7 @@
 import unittest
 from typing import Any
 
+import pytest
 import torch
 from tiny_models import tiny_config
 from transformers.testing_utils import torch_device
@@ -16,6 +17,7 @@ from transformers_ila import (
     IlaVisionConfig,
     IlaVisionModel,
 )
+from transformers_ila.temporal_ila import TEMPORAL_MODULES
 
 
 models = common_suite("test_modeling_common")
@@ -167,6 +169,41 @@ class IlaForVideoClassificationResidualCommonTest(IlaForVideoClassificationCommo
     def setUp(self):
         super().setUp()
         self.model_tester = IlaTester(tiny_config(num_labels=4, alignment_fusion="residual"))
+
+
+def _with_module(name: str, extra_tokens: int) -> type:
+    """The suite for a tower with another temporal module."""
+
+    class TemporalModuleCommonTest(IlaVisionModelCommonTest):
+        def setUp(self) -> None:
+            super().setUp()
+            self.extra_tokens = extra_tokens
+            self.model_tester.config = tiny_config(temporal_module=name, gta_groups=4).vision_config
+
+        @unittest.skip("batch normalisation is ILA's: these have no statistics to keep in float32")
+        def test_keep_in_fp32_modules_exist(self) -> None: ...
+
+        if name == "joint":
+
+            @unittest.skip("all frames share one attention, so its maps are of T * L tokens")
+            def test_attention_outputs(self) -> None: ...
+
+    TemporalModuleCommonTest.__name__ = TemporalModuleCommonTest.__qualname__ = f"{name.title()}CommonTest"
+    return pytest.mark.slow(TemporalModuleCommonTest)
+
+
+globals().update(
+    {
+        f"{name.title()}CommonTest": _with_module(name, extra_tokens=int(name in ("average", "message")))
+        for name in (*TEMPORAL_MODULES, "none")
+    }
+)
+
+
+class InteractionCommonTest(IlaForVideoClassificationCommonTest):
+    def setUp(self):
+        super().setUp()
+        self.model_tester = IlaTester(tiny_config(num_labels=4, alignment_fusion="interaction"))
 
 
 del SuiteOverrides  # base classes, no tests of their own

@@ -50,7 +50,7 @@ def test_one_line_from_a_clip_folder(clip):
     for name, weight in original.items():
         assert torch.equal(weights[name], weight), name
     assert all(name not in original for name in info["missing_keys"])
-    assert model.vision_model.encoder.layers[0].alignment.pairs.point_head.points.weight.abs().max() == 0
+    assert model.vision_model.encoder.layers[0].temporal.pairs.point_head.points.weight.abs().max() == 0
     assert all(torch.isfinite(weight).all() for weight in weights.values())
     expected = AutoTokenizer.from_pretrained(clip)(LABELS, padding="max_length", max_length=32)["input_ids"]
     assert model.class_input_ids.tolist() == expected
@@ -370,7 +370,7 @@ def test_small_grids_and_few_frames(size, patch, frames):
     output.loss.backward()
     assert torch.isfinite(output.loss)
     assert len(output.interactive_points) == (2 if frames > 1 else 0)
-    grads = [weight.grad for name, weight in model.named_parameters() if ".alignment." in name]
+    grads = [weight.grad for name, weight in model.named_parameters() if ".temporal." in name]
     assert all((grad is None) == (frames == 1) for grad in grads)
 
 
@@ -499,7 +499,7 @@ def test_device_map(tmp_path):
 
 def test_lora_trains_by_module_name():
     peft = pytest.importorskip("peft")
-    lora = peft.LoraConfig(target_modules=["q_proj", "v_proj"], modules_to_save=["alignment", "mit"])
+    lora = peft.LoraConfig(target_modules=["q_proj", "v_proj"], modules_to_save=["temporal", "mit"])
     model = peft.get_peft_model(IlaForVideoClassification(tiny_config(num_labels=3)), lora)
     model(pixel_values=pixels(), labels=torch.tensor([0, 1])).loss.backward()
     trained = [name for name, weight in model.named_parameters() if weight.grad is not None]
@@ -558,7 +558,7 @@ def test_layer_equals_equations_3_and_4():
     layer = model.encoder.layers[0]
     z = torch.randn(2, 4, 50, 32, dtype=torch.float64)
     output, _, _ = layer(z, (7, 7))
-    tokens = layer.alignment(z, 7, 7).tokens[:, :, -1]
+    tokens = layer.temporal(z, 7, 7).tokens[:, :, -1]
     for video in range(2):
         for frame in range(4):
             joined = torch.cat([z[video, frame], tokens[video, frame, None]])  # [z, z_mut]

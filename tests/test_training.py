@@ -38,7 +38,7 @@ def test_groups_of_the_paper(model, tmp_path):
     assert found["vision_model.encoder.layers.0.mlp.fc1.weight"] == (1e-3, 0.003)
     assert found["vision_model.encoder.layers.0.mlp.fc1.bias"] == (1e-3, 0.0)
     assert found["mit.encoder.layers.0.mlp.fc1.weight"] == (1e-2, 0.003)
-    alignment = {value[0] for name, value in found.items() if ".alignment." in name}
+    alignment = {value[0] for name, value in found.items() if ".temporal." in name}
     assert alignment == {1e-2} and found["logit_scale"] == (1e-3, 0.0)
 
 

@@ -15,31 +15,17 @@ is x (columns) and 1 is y (rows), both in [-1, 1].
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import NamedTuple
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from .configuration_ila import IlaVisionConfig
+from .temporal_ila import Temporal, TemporalModule, ZeroLinear
 
 
 POINT_RANGE = 0.75  # points are this times tanh, so that a mask's flat top never leaves the frame
-
-
-class Alignment(NamedTuple):
-    """What one layer's alignment hands on.
-
-    hidden_states: of the frames, (B, T, L, D); they go on through the layer.
-    tokens: what the spatial attention sees, (B, T, L or more, D); what lies behind the first L is dropped after it.
-    loss: mean over videos and pairs of 1 - cosine of the two pooled features (Eq. 9, 10), scalar, at least float32.
-    points: interactive points, (B, T-1, 2, 2): previous/current, x/y.
-    """
-
-    hidden_states: torch.Tensor
-    tokens: torch.Tensor
-    loss: torch.Tensor
-    points: torch.Tensor
 
 
 def at_least_float32(tensor: torch.Tensor) -> torch.Tensor:
@@ -185,18 +171,18 @@ class PointHead(nn.Module):
         return POINT_RANGE * points.tanh().unflatten(1, (2, 2))[..., 0]
 
 
-class ZeroLinear(nn.Linear):
-    """Initialised with 0, so that a tower starts as plain CLIP."""
-
-
 def interaction_module(config: IlaVisionConfig) -> nn.Sequential:
     """The first half of Eq. 5's convolution module: two frames' patches side by side, (B, 2 D, h, w), to features.
 
     "depthwise_separable" is the one of Table 1, "standard" that of Table 2 (Appendix A: two 3x3 convolutions more).
     The published network (`alignment_fusion="residual"`) has its own form of the first, with twice the channels.
+    `alignment_operator="window_attention"` attends in windows of 3x3 patches where the first convolution would be.
     """
     pair, channels = 2 * config.hidden_size, config.alignment_hidden_size
     wide = 2 * channels
+    if config.alignment_operator == "window_attention":
+        attention = WindowAttention(pair, heads=2 * config.num_attention_heads)
+        return nn.Sequential(ConvNorm(nn.Sequential(attention, nn.Conv2d(pair, channels, 1)), channels))
     if config.alignment_conv == "standard":
         return nn.Sequential(ConvNorm(_conv3x3(pair, wide), wide), ConvNorm(_conv3x3(wide, wide), wide))
     depthwise = nn.Conv2d(pair, pair, 3, padding=1, groups=pair)
@@ -208,8 +194,110 @@ def interaction_module(config: IlaVisionConfig) -> nn.Sequential:
     return nn.Sequential(ConvNorm(nn.Sequential(depthwise, nn.Conv2d(pair, channels, 1)), channels))
 
 
+class WindowAttention(nn.Module):
+    """Self-attention inside windows of 3x3 patches (Table 8): (B, C, h, w) -> (B, C, h, w).
+
+    The windows do not overlap; a grid that they do not tile is padded, and nothing attends to the padding.
+    """
+
+    SIDE = 3
+
+    def __init__(self, channels: int, *, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.in_projection, self.out_projection = nn.Linear(channels, 3 * channels), nn.Linear(channels, channels)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        height, width = features.shape[-2:]
+        padding = (0, -width % self.SIDE, 0, -height % self.SIDE)
+        padded = F.pad(features, padding)
+        rows, columns = (size // self.SIDE for size in padded.shape[-2:])
+        split = padded.unflatten(3, (columns, self.SIDE)).unflatten(
+            2, (rows, self.SIDE)
+        )  # (B, C, rows, 3, columns, 3)
+        windows = split.permute(0, 2, 4, 3, 5, 1).flatten(3, 4)  # (B, rows, columns, 9, C)
+        real = F.pad(features.new_ones(1, 1, height, width, dtype=torch.bool), padding, value=False)
+        real = real.unflatten(3, (columns, self.SIDE)).unflatten(2, (rows, self.SIDE))
+        real = real.permute(0, 2, 4, 1, 3, 5).flatten(4, 5)[..., None, :]  # (1, rows, columns, 1, 1, 9)
+        queries, keys, values = (
+            part.unflatten(-1, (self.heads, -1)).transpose(-2, -3) for part in self.in_projection(windows).chunk(3, -1)
+        )
+        attended = F.scaled_dot_product_attention(queries, keys, values, attn_mask=real)
+        attended = self.out_projection(attended.transpose(-2, -3).flatten(-2))
+        attended = attended.unflatten(3, (self.SIDE, self.SIDE)).permute(0, 5, 1, 3, 2, 4)
+        return attended.flatten(4, 5).flatten(2, 3)[..., :height, :width]
+
+
+# -- pairs of frames -------------------------------------------------------------------------------------------------
+
+
+def anchor_frame(pairing: str, num_frames: int) -> int:
+    """The frame that is no pair's "current" one: with "middle" the middle frame, else the first."""
+    return num_frames // 2 if pairing == "middle" else 0
+
+
+def pair_frames(patches: torch.Tensor, pairing: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """(B, T, N, D) -> previous and current frame of each pair, (B, T-1, N, D) both (Table 6).
+
+    "adjacent": each frame with its predecessor. "first", "middle": each other frame with that one, in order.
+    """
+    if pairing == "adjacent":
+        return patches[:, :-1], patches[:, 1:]
+    anchor = anchor_frame(pairing, patches.shape[1])
+    current = torch.cat([patches[:, :anchor], patches[:, anchor + 1 :]], dim=1)
+    return patches[:, anchor : anchor + 1].expand_as(current), current
+
+
+def own_role(of_pairs: torch.Tensor, pairing: str) -> torch.Tensor:
+    """What each frame takes from the pairs: (B, T-1, 2, ...) -> (B, T, ...).
+
+    As "current" from the pair that it is that of; the one frame that is none as "previous" from its predecessor's
+    pair, the first frame from the second's.
+    """
+    anchor = anchor_frame(pairing, of_pairs.shape[1] + 1)
+    current, neighbour = of_pairs[:, :, 1], max(anchor - 1, 0)
+    return torch.cat([current[:, :anchor], of_pairs[:, neighbour : neighbour + 1, 0], current[:, anchor:]], dim=1)
+
+
+def mean_over_roles(as_previous: torch.Tensor, as_current: torch.Tensor, pairing: str = "adjacent") -> torch.Tensor:
+    """Per pair to per frame: (B, T-1, ...) twice -> (B, T, ...), the mean of all roles that a frame has."""
+    if pairing == "adjacent":
+        first, last = as_previous[:, :1], as_current[:, -1:]
+        both = (as_previous[:, 1:] + as_current[:, :-1]) / 2
+        return torch.cat([first, both, last], dim=1)
+    anchor = anchor_frame(pairing, as_current.shape[1] + 1)
+    return torch.cat([as_current[:, :anchor], as_previous.mean(1, keepdim=True), as_current[:, anchor:]], dim=1)
+
+
+def pool_pairs(masks: torch.Tensor, patches: torch.Tensor, pairing: str = "adjacent") -> torch.Tensor:
+    """Mean of every frame's weighted patches in every pair (Eq. 7, 3a).
+
+    Args:
+        masks: (B, T-1, 2, h, w), previous and current of each pair.
+        patches: (B, T, N, D).
+
+    Returns:
+        (B, T-1, 2, D)
+    """
+    masks = masks.flatten(-2).to(patches.dtype)  # (B, T-1, 2, N)
+    if pairing != "adjacent":
+        previous, current = pair_frames(patches, pairing)
+        pooled = masks[:, :, :1] @ previous, masks[:, :, 1:] @ current
+        return torch.cat(pooled, dim=2) / patches.shape[2]
+    as_previous = F.pad(masks[:, :, 0], (0, 0, 0, 1))  # (B, T, N): both roles of a frame in one matrix product
+    as_current = F.pad(masks[:, :, 1], (0, 0, 1, 0))
+    by_role = torch.stack([as_previous, as_current], dim=2) @ patches / patches.shape[2]  # (B, T, 2, D)
+    return torch.stack([by_role[:, :-1, 0], by_role[:, 1:, 1]], dim=2)
+
+
+def alignment_loss(pooled: torch.Tensor) -> torch.Tensor:
+    """Mean over pairs of 1 - cosine (Eq. 9, 10) of what `pool_pairs` gives, scalar."""
+    previous, current = at_least_float32(pooled).unbind(2)
+    return (1 - F.cosine_similarity(previous, current, dim=-1)).mean()
+
+
 class PairPoints(nn.Module):
-    """Eq. 5 and 6 for one layer: what each pair of neighbouring frames shares, as features, points and masks."""
+    """Eq. 5 and 6 for one layer: what each pair of frames shares, as features, points and masks."""
 
     def __init__(self, config: IlaVisionConfig) -> None:
         super().__init__()
@@ -217,18 +305,18 @@ class PairPoints(nn.Module):
         self.jitter = config.alignment_jitter  # in use; a training schedule may lower it
         self.interaction = interaction_module(config)
         wide = config.alignment_conv == "standard" or config.alignment_fusion == "residual"
-        channels = config.alignment_hidden_size
-        self.point_head = PointHead(2 * channels if wide else channels, channels)
+        wide = wide and config.alignment_operator == "conv"
+        self.channels = (2 if wide else 1) * config.alignment_hidden_size  # of the features
+        self.point_head = PointHead(self.channels, config.alignment_hidden_size)
 
     def forward(self, patches: torch.Tensor, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
         """(B, T, N, D) -> features (B, T-1, C, h, w) and points (B, T-1, 2, 2)."""
-        batch_size, num_frames = patches.shape[:2]
-        pairs = torch.cat([patches[:, :-1], patches[:, 1:]], dim=-1)  # (B, T-1, N, 2 D)
+        pairs = torch.cat(pair_frames(patches, self.config.alignment_pairing), dim=-1)  # (B, T-1, N, 2 D)
+        shape = pairs.shape[:2]
         pairs = pairs.reshape(-1, height, width, pairs.shape[-1]).permute(0, 3, 1, 2)  # channels last in memory
         with _statistics_left_alone(self) if self.training and _is_recomputing() else nullcontext():
             features = self.interaction(pairs)
             points = self.point_head(features)
-        shape = (batch_size, num_frames - 1)
         return features.unflatten(0, shape), points.unflatten(0, shape)
 
     def masks(self, points: torch.Tensor, height: int, width: int) -> torch.Tensor:
@@ -246,39 +334,59 @@ class PairPoints(nn.Module):
         )
 
 
-class ImplicitAlignment(nn.Module):
-    """The paper's alignment for one layer: Eq. 2, 5, 6, 7 and 3a.
+# -- how they enter a layer ------------------------------------------------------------------------------------------
+
+
+class ImplicitAlignment(TemporalModule):
+    """The paper's alignment for one layer: Eq. 2, 5, 6, 7 and 3a. A single frame has nothing to align with.
 
     Frame t >= 2 takes its aligned features from the pair (t, t-1), as its current frame; frame 1 from the pair (2, 1),
     as its previous one. They join the spatial attention, and only that, in one of three ways (Table 9):
     "mi_token" pools them to one more token, "concat" appends them as N more tokens, "add" adds them to the patches.
+
+    "interaction" is a form of our own: the paper's token, and what carries motion in the published network at a
+    fraction of its cost. The pairs' features F, from which the points come, have a half of their channels for each
+    frame (first: previous, second: current); a frame's motion is the mean over its roles of its halves, and
+
+        x' = x + [0, I mean over roles of F]        with I: C/2 x D, initialised with 0
+
+    goes on through the layer, class token untouched. O(T h w k^2 d) as the paper's.
     """
 
-    def __init__(self, config: IlaVisionConfig) -> None:
+    def __init__(self, config: IlaVisionConfig, layer_index: int = 0) -> None:
         super().__init__()
-        self.fusion = config.alignment_fusion
+        self.fusion, self.pairing = config.alignment_fusion, config.alignment_pairing
         self.pairs = PairPoints(config)
+        if self.fusion == "interaction":
+            self.interaction_skip = ZeroLinear(self.pairs.channels // 2, config.hidden_size)
 
-    def forward(self, hidden_states: torch.Tensor, height: int, width: int) -> Alignment:
-        """hidden_states: (B, T, L, D), T >= 2, class token first; height * width = L - 1."""
+    def forward(self, hidden_states: torch.Tensor, height: int, width: int, **kwargs: Any) -> Temporal:
+        """hidden_states: (B, T, L, D), class token first; height * width = L - 1."""
+        if hidden_states.shape[1] == 1:
+            return Temporal(hidden_states, hidden_states)
         patches = hidden_states[:, :, 1:]  # (B, T, N, D)
-        _, points = self.pairs(patches, height, width)
+        features, points = self.pairs(patches, height, width)
         masks = self.pairs.masks(points, height, width)
-        pooled = pool_by_role(masks, patches)
-        if self.fusion == "mi_token":
-            token = torch.cat([pooled[:, :1, 0], pooled[:, 1:, 1]], dim=1)
+        pooled = pool_pairs(masks, patches, self.pairing)
+        if self.fusion == "interaction":
+            as_previous, as_current = features.chunk(2, dim=2)
+            motion = mean_over_roles(as_previous, as_current, self.pairing)  # (B, T, C / 2, h, w)
+            motion = self.interaction_skip(motion.flatten(-2).mT)
+            hidden_states = torch.cat([hidden_states[:, :, :1], patches + motion], dim=2)
+        if self.fusion in ("mi_token", "interaction"):
+            token = own_role(pooled, self.pairing)
             tokens = torch.cat([hidden_states, token[:, :, None]], dim=2)  # (B, T, L+1, D)
         else:
-            own = torch.cat([masks[:, :1, 0], masks[:, :, 1]], dim=1).flatten(-2)  # (B, T, N)
+            own = own_role(masks, self.pairing).flatten(-2)  # (B, T, N)
             aligned = own[..., None].to(patches.dtype) * patches  # Eq. 7
             if self.fusion == "concat":
                 tokens = torch.cat([hidden_states, aligned], dim=2)  # (B, T, L+N, D)
             else:
                 tokens = torch.cat([hidden_states[:, :, :1], patches + aligned], dim=2)
-        return Alignment(hidden_states, tokens, alignment_loss(pooled), points)
+        return Temporal(hidden_states, tokens, alignment_loss(pooled), points)
 
 
-class ResidualAlignment(nn.Module):
+class ResidualAlignment(TemporalModule):
     """The alignment of the published checkpoints, which is not the paper's: no token, the frames themselves change.
 
     With y = LN(W x) and the pairs' features F (first half of the channels: previous frame, second: current):
@@ -289,9 +397,10 @@ class ResidualAlignment(nn.Module):
     that with its successor; the first and the last frame have one. Costs B/32 with 8 frames 52 instead of 39 GMACs.
     """
 
-    def __init__(self, config: IlaVisionConfig) -> None:
+    def __init__(self, config: IlaVisionConfig, layer_index: int = 0) -> None:
         super().__init__()
         width, channels = config.hidden_size, config.alignment_hidden_size
+        self.pairing = config.alignment_pairing
         self.message = nn.Linear(width, width)
         self.message_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.pairs = PairPoints(config)
@@ -300,46 +409,20 @@ class ResidualAlignment(nn.Module):
         self.aligned_skip = ZeroLinear(width, width)
         self.interaction_skip = ZeroLinear(width, width)
 
-    def forward(self, hidden_states: torch.Tensor, height: int, width: int) -> Alignment:
-        """hidden_states: (B, T, L, D), T >= 2, class token first; height * width = L - 1."""
+    def forward(self, hidden_states: torch.Tensor, height: int, width: int, **kwargs: Any) -> Temporal:
+        """hidden_states: (B, T, L, D), class token first; height * width = L - 1."""
+        if hidden_states.shape[1] == 1:
+            return Temporal(hidden_states, hidden_states)
         message = self.message_norm(self.message(hidden_states))
         class_token, patches = message[:, :, :1], message[:, :, 1:]
         features, points = self.pairs(patches, height, width)
         masks = self.pairs.masks(points, height, width)
-        weights = mean_over_roles(masks[:, :, 0], masks[:, :, 1]).flatten(-2)  # (B, T, N)
+        weights = mean_over_roles(masks[:, :, 0], masks[:, :, 1], self.pairing).flatten(-2)  # (B, T, N)
         aligned = torch.cat([class_token, weights[..., None].to(patches.dtype) * patches], dim=2)
-        interaction = mean_over_roles(*features.chunk(2, dim=2)).transpose(1, 2)  # (B, C, T, h, w)
+        as_previous, as_current = features.chunk(2, dim=2)
+        interaction = mean_over_roles(as_previous, as_current, self.pairing).transpose(1, 2)  # (B, C, T, h, w)
         interaction = self.temporal_convolution(interaction).flatten(-2).permute(0, 2, 3, 1)  # (B, T, N, C)
         interaction = torch.cat([class_token, self.interaction_projection(interaction)], dim=2)
         hidden_states = hidden_states + self.aligned_skip(aligned) + self.interaction_skip(interaction)
-        loss = alignment_loss(pool_by_role(masks, patches))
-        return Alignment(hidden_states, hidden_states, loss, points)
-
-
-def alignment_loss(pooled: torch.Tensor) -> torch.Tensor:
-    """Mean over pairs of 1 - cosine (Eq. 9, 10) of what `pool_by_role` gives, scalar."""
-    previous, current = pooled[:, :-1, 0], pooled[:, 1:, 1]  # (B, T-1, D), pair by pair
-    return (1 - F.cosine_similarity(at_least_float32(previous), at_least_float32(current), dim=-1)).mean()
-
-
-def mean_over_roles(as_previous: torch.Tensor, as_current: torch.Tensor) -> torch.Tensor:
-    """Per pair to per frame: (B, T-1, ...) twice -> (B, T, ...), the mean of a frame's one or two roles."""
-    first, last = as_previous[:, :1], as_current[:, -1:]
-    both = (as_previous[:, 1:] + as_current[:, :-1]) / 2
-    return torch.cat([first, both, last], dim=1)
-
-
-def pool_by_role(masks: torch.Tensor, patches: torch.Tensor) -> torch.Tensor:
-    """Mean of every frame's weighted patches (Eq. 7, 3a), once for each of its roles, in one matrix product.
-
-    Args:
-        masks: (B, T-1, 2, h, w), previous and current of each pair.
-        patches: (B, T, N, D).
-
-    Returns:
-        (B, T, 2, D): role "previous" (0 for the last frame, which has none), role "current" (0 for the first).
-    """
-    masks = masks.flatten(-2).to(patches.dtype)  # (B, T-1, 2, N)
-    as_previous = F.pad(masks[:, :, 0], (0, 0, 0, 1))  # (B, T, N)
-    as_current = F.pad(masks[:, :, 1], (0, 0, 1, 0))
-    return torch.stack([as_previous, as_current], dim=2) @ patches / patches.shape[2]
+        loss = alignment_loss(pool_pairs(masks, patches, self.pairing))
+        return Temporal(hidden_states, hidden_states, loss, points)

@@ -47,15 +47,20 @@ class IlaVisionConfig(CLIPVisionConfig):
 
     Fields beyond `CLIPVisionConfig`:
         num_frames: frames T of one clip, >= 1.
-        temporal_module: "ila" (implicit alignment, Section 3.2) or "none" (plain CLIP on every frame).
+        temporal_module: what a layer does across frames. "ila": implicit alignment (Section 3.2). "none": nothing,
+            plain CLIP on every frame. Those it is compared with (`temporal_ila.py`): "average", "shift", "message"
+            (X-CLIP), "divided" and "joint" (TimeSformer), "ata", "gta".
         alignment_fusion: how aligned features enter the layer. "mi_token": pooled to one mutual-information token
             that joins the spatial attention (Eq. 3). "residual": added to the frames through linear layers, as in the
             published checkpoints. "add", "concat": added to the patches, or appended to them (Table 9).
+            "interaction": the token, and the pairs' features added to the patches (`ImplicitAlignment`).
         alignment_conv: convolution module of Eq. 5. "depthwise_separable" (Kinetics-400, Table 1) or "standard"
             (Something-Something V2, Table 2 and Appendix A: two more 3x3 convolutions).
         alignment_hidden_size: channels of the point head, even; "standard" works on twice as many before it.
-        alignment_layers: indices of the layers that align, `None` for all (Table 7).
-        alignment_pairing: which frame each frame is aligned with; "adjacent" is its predecessor (Table 6).
+        alignment_operator: "conv", or "window_attention" in its place (Table 8).
+        alignment_layers: indices of the layers that have the temporal module, `None` for all (Table 7).
+        alignment_pairing: which frame each frame is aligned with: "adjacent" its predecessor, "first" the first one,
+            "middle" the middle one (Table 6).
         alignment_distance: distance of Eq. 6. "separable" weighs the axes one by one and multiplies, as the released
             network does; "euclidean" is the equation as it reads.
         alignment_eta, alignment_delta, alignment_beta: Eq. 6: weight at the point, radius of the flat top, slope.
@@ -63,6 +68,9 @@ class IlaVisionConfig(CLIPVisionConfig):
         mit_num_hidden_layers: layers of the frame integration (Eq. 8); 0 averages the frames instead.
         mit_num_attention_heads, mit_intermediate_size: `None` for E / 64 heads (one head where E is no multiple of 64)
             and 4 E, E being `projection_dim`.
+        shift_division: of "shift": one channel in so many comes from the frame before, as many from the one after.
+        ata_dealignment: of "ata": put patches back where they were after the attention over time.
+        gta_groups, gta_regions: of "gta": groups of channels, and as many heads; regions of a frame, `None` for D / 8.
         drop_path_rate: stochastic depth, rising linearly from 0 in the first layer to this rate in the last.
     """
 
@@ -71,12 +79,13 @@ class IlaVisionConfig(CLIPVisionConfig):
     image_size: int = 224
     patch_size: int = 32
     num_frames: int = 8
-    temporal_module: Literal["ila", "none"] = "ila"
-    alignment_fusion: Literal["mi_token", "residual", "add", "concat"] = "mi_token"
+    temporal_module: Literal["ila", "none", "average", "shift", "message", "divided", "joint", "ata", "gta"] = "ila"
+    alignment_fusion: Literal["mi_token", "residual", "add", "concat", "interaction"] = "mi_token"
     alignment_conv: Literal["depthwise_separable", "standard"] = "depthwise_separable"
+    alignment_operator: Literal["conv", "window_attention"] = "conv"
     alignment_hidden_size: int = 128
     alignment_layers: list[int] | tuple[int, ...] | None = None
-    alignment_pairing: Literal["adjacent"] = "adjacent"
+    alignment_pairing: Literal["adjacent", "first", "middle"] = "adjacent"
     alignment_distance: Literal["separable", "euclidean"] = "separable"
     alignment_eta: float | int = 1.0
     alignment_delta: float | int = 0.25
@@ -85,6 +94,10 @@ class IlaVisionConfig(CLIPVisionConfig):
     mit_num_hidden_layers: int = 1
     mit_num_attention_heads: int | None = None
     mit_intermediate_size: int | None = None
+    shift_division: int = 8
+    ata_dealignment: bool = True
+    gta_groups: int = 8
+    gta_regions: int | None = None
     drop_path_rate: float | int = 0.0
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -99,11 +112,15 @@ class IlaVisionConfig(CLIPVisionConfig):
         return config_dict, kwargs
 
     @property
-    def aligning_layers(self) -> tuple[int, ...]:
-        """Indices of the layers that carry the alignment; empty for `temporal_module="none"`."""
-        if self.temporal_module != "ila":
+    def temporal_layers(self) -> tuple[int, ...]:
+        """Indices of the layers that have the temporal module; empty for `temporal_module="none"`."""
+        if self.temporal_module == "none":
             return ()
         return tuple(range(self.num_hidden_layers) if self.alignment_layers is None else self.alignment_layers)
+
+    def drop_path_of(self, layer_index: int) -> float:
+        """Stochastic depth of a layer: rising linearly from 0 in the first."""
+        return self.drop_path_rate * layer_index / max(1, self.num_hidden_layers - 1)
 
     def validate_image(self) -> None:
         _require(self.patch_size >= 1, field="patch_size", value=self.patch_size, allowed="1 or more")
@@ -134,6 +151,18 @@ class IlaVisionConfig(CLIPVisionConfig):
             _require(
                 inside and len(set(layers)) == len(layers), field="alignment_layers", value=layers, allowed=allowed
             )
+        if self.alignment_operator == "window_attention":
+            plain = self.alignment_conv == "depthwise_separable" and self.alignment_fusion != "residual"
+            allowed = '"conv" with alignment_conv="standard" or alignment_fusion="residual"'
+            _require(plain, field="alignment_operator", value=self.alignment_operator, allowed=allowed)
+
+    def validate_temporal(self) -> None:
+        width, division, groups = self.hidden_size, self.shift_division, self.gta_groups
+        _require(division >= 2, field="shift_division", value=division, allowed="2 or more")
+        divides = self.temporal_module != "gta" or (groups >= 1 and width % groups == 0)
+        _require(divides, field="gta_groups", value=groups, allowed=f"a divisor of hidden_size={width}")
+        regions = self.gta_regions
+        _require(regions is None or regions >= 1, field="gta_regions", value=regions, allowed="None or 1 and more")
 
 
 # What `IlaConfig(...)` and `from_pretrained(...)` hand down to the vision configuration when given at the top.

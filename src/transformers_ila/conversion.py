@@ -20,7 +20,7 @@ from .modeling_ila import IlaForVideoClassification
 StateDict = dict[str, torch.Tensor]
 
 END_OF_TEXT_BY_ARGMAX = 2  # CLIPTextModel's sign for "the largest token ends the text", which is how the release reads
-NOT_IN_CLIP = (".alignment.", "mit.", "prompts_", "classifier")
+NOT_IN_CLIP = (".temporal.", "time_embedding", "mit.", "prompts_", "classifier")
 NOT_WEIGHTS = re.compile(  # of OpenAI's archives: numbers held as tensors, and the mask of the text tower's attention
     r"(module\.)?(input_resolution|context_length|vocab_size|(.*\.)?attn_mask)"
 )
@@ -141,7 +141,7 @@ def _place(name: str, config: IlaConfig) -> Place:
     if fused is not None:
         return Place(f"{prefix}.attn.in_proj_{fused[2]}", third=FUSED.index(fused[1]))
     inside = {**ATTENTION_LAYER, **PROMPT_LAYER, **ALIGNMENT, **INTERACTION[config.vision_config.alignment_conv]}
-    return Place(f"{prefix}.{_renamed(stack[3].removeprefix('alignment.'), inside)}")
+    return Place(f"{prefix}.{_renamed(stack[3].removeprefix('temporal.'), inside)}")
 
 
 def _renamed(name: str, modules: Mapping[str, str]) -> str:
@@ -301,9 +301,13 @@ def to_released_state_dict(model: IlaForVideoClassification) -> StateDict:
     """
     config = model.config
     vision = config.vision_config
-    if vision.alignment_fusion != "residual" or len(vision.aligning_layers) != vision.num_hidden_layers:
-        found = f"alignment_fusion={vision.alignment_fusion!r}, alignment_layers={vision.alignment_layers!r}"
-        raise ValueError(f'The original code knows only alignment_fusion="residual" in every layer, got {found}.')
+    form = (vision.temporal_module, vision.alignment_fusion, vision.alignment_pairing, len(vision.temporal_layers))
+    if form != ("ila", "residual", "adjacent", vision.num_hidden_layers):
+        fields = ("temporal_module", "alignment_fusion", "alignment_pairing", "alignment_layers")
+        found = ", ".join(f"{field}={getattr(vision, field)!r}" for field in fields)
+        raise ValueError(
+            f'The original code knows only alignment_fusion="residual", adjacent frames, in every layer; got {found}.'
+        )
     tensors, released = model.state_dict(), {}
     thirds: dict[str, dict[int, torch.Tensor]] = {}
     for name, place in rename_table(config).items():

@@ -1,4 +1,4 @@
-"""One layer of the video tower, and the stack of them: CLIP's encoder on (B, T, L, D), with alignment."""
+"""One layer of the video tower, and the stack of them: CLIP's encoder on (B, T, L, D), with a temporal module."""
 
 from typing import Any
 
@@ -11,20 +11,25 @@ from transformers.utils import TransformersKwargs
 
 from .alignment_ila import ImplicitAlignment, PairPoints, ResidualAlignment
 from .configuration_ila import IlaVisionConfig
+from .temporal_ila import TEMPORAL_MODULES, TemporalModule
+
+
+def temporal_module(config: IlaVisionConfig, layer_index: int) -> TemporalModule | None:
+    """What `config.temporal_module` puts into a layer; None where it puts nothing."""
+    if layer_index not in config.temporal_layers:
+        return None
+    if config.temporal_module != "ila":
+        return TEMPORAL_MODULES[config.temporal_module](config, layer_index)
+    return (ResidualAlignment if config.alignment_fusion == "residual" else ImplicitAlignment)(config, layer_index)
 
 
 class IlaEncoderLayer(CLIPEncoderLayer):
-    """CLIP's layer on (B, T, L, D); where it aligns, the Implicit Spatio-Temporal block of Figure 3c."""
+    """CLIP's layer on (B, T, L, D) with a temporal module; with ILA's the spatio-temporal block of Figure 3c."""
 
     def __init__(self, config: IlaVisionConfig, layer_index: int) -> None:
         super().__init__(config)
-        self.alignment: ImplicitAlignment | ResidualAlignment | None = None
-        if layer_index in config.aligning_layers:
-            self.alignment = (ResidualAlignment if config.alignment_fusion == "residual" else ImplicitAlignment)(
-                config
-            )
-        depth = layer_index / max(1, config.num_hidden_layers - 1)
-        self.drop_path = StochasticDepth(config.drop_path_rate * depth, mode="row")
+        self.temporal = temporal_module(config, layer_index)
+        self.drop_path = StochasticDepth(config.drop_path_of(layer_index), mode="row")
 
     def forward(
         self, hidden_states: torch.Tensor, grid: tuple[int, int], **kwargs: Unpack[TransformersKwargs]
@@ -32,13 +37,13 @@ class IlaEncoderLayer(CLIPEncoderLayer):
         """(B, T, L, D) and (h, w) -> hidden states (B, T, L, D), alignment loss, points (B, T-1, 2, 2)."""
         batch_size, num_frames, num_tokens, _ = hidden_states.shape
         tokens, loss, points = hidden_states, None, None
-        if self.alignment is not None and num_frames > 1:  # a single frame has nothing to align with
-            hidden_states, tokens, loss, points = self.alignment(hidden_states, *grid)
+        if self.temporal is not None:
+            hidden_states, tokens, loss, points = self.temporal(hidden_states, *grid, **kwargs)
         attended, _ = self.self_attn(self.layer_norm1(tokens).flatten(0, 1), **kwargs)  # Eq. 3b
-        attended = attended.unflatten(0, (batch_size, num_frames))[
-            :, :, :num_tokens
-        ]  # tokens of the alignment are dropped
-        hidden_states = hidden_states + self.drop_path(attended)
+        attended = attended.reshape(batch_size, num_frames, -1, attended.shape[-1])
+        hidden_states = hidden_states + self.drop_path(attended[:, :, :num_tokens])  # the module's tokens are dropped
+        if self.temporal is not None:
+            hidden_states = self.temporal.after_attention(hidden_states)
         hidden_states = hidden_states + self.drop_path(self.mlp(self.layer_norm2(hidden_states)))  # Eq. 4
         return hidden_states, loss, points
 
@@ -54,11 +59,11 @@ class IlaVisionEncoder(nn.Module):
     ) -> tuple[torch.Tensor, list[torch.Tensor], list[tuple[PairPoints, torch.Tensor]]]:
         """(B, T, L, D) -> hidden states, the aligning layers' losses, and what predicts their points, with them."""
         losses: list[torch.Tensor] = []
-        alignments: list[tuple[Any, torch.Tensor]] = []
+        alignments: list[tuple[PairPoints, torch.Tensor]] = []
         for layer in self.layers:
             hidden_states, loss, points = layer(hidden_states, grid, **kwargs)
             if loss is not None:
-                alignment: Any = layer.alignment
                 losses.append(loss)
-                alignments.append((alignment.pairs, points))
+                aligning: Any = layer.temporal
+                alignments.append((aligning.pairs, points))
         return hidden_states, losses, alignments

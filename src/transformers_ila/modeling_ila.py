@@ -40,6 +40,7 @@ from .configuration_ila import IlaConfig, IlaVisionConfig
 from .layers_ila import IlaVisionEncoder
 from .outputs_ila import IlaOutput, IlaVideoClassifierOutput, IlaVisionModelOutput
 from .pretrained_ila import SOURCE_ARGUMENTS, IlaPreTrainedModel, Projection
+from .temporal_ila import HAS_FRAME_POSITIONS
 
 
 logger = logging.get_logger(__name__)
@@ -62,10 +63,16 @@ class IlaVisionModel(IlaPreTrainedModel):
     def __init__(self, config: IlaVisionConfig) -> None:
         super().__init__(config)
         self.embeddings = CLIPVisionEmbeddings(config)
+        if config.temporal_layers and config.temporal_module in HAS_FRAME_POSITIONS:
+            self.time_embedding = nn.Parameter(torch.empty(config.num_frames, config.hidden_size))
         self.pre_layrnorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.encoder = IlaVisionEncoder(config)
         self.post_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.post_init()
+
+    def init_own_weights(self, factor: float) -> None:
+        if hasattr(self, "time_embedding"):
+            init.zeros_(self.time_embedding)  # a tower starts as plain CLIP
 
     @merge_with_config_defaults
     @capture_outputs(tie_last_hidden_states=False)
@@ -89,7 +96,10 @@ class IlaVisionModel(IlaPreTrainedModel):
         batch_size, num_frames, _, height, width = pixel_values.shape
         grid = (height // self.config.patch_size, width // self.config.patch_size)
         hidden_states = self.embeddings(pixel_values.flatten(0, 1), interpolate_pos_encoding=interpolate_pos_encoding)
-        hidden_states = self.pre_layrnorm(hidden_states).unflatten(0, (batch_size, num_frames))  # (B, T, L, D)
+        hidden_states = hidden_states.unflatten(0, (batch_size, num_frames))  # (B, T, L, D)
+        if hasattr(self, "time_embedding"):
+            hidden_states = hidden_states + self.time_embedding[:, None]
+        hidden_states = self.pre_layrnorm(hidden_states)
         hidden_states, losses, alignments = self.encoder(hidden_states, grid, **kwargs)
         output = IlaVisionModelOutput(
             last_hidden_state=hidden_states,

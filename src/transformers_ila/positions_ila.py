@@ -11,6 +11,9 @@ from transformers.models.clip.modeling_clip import CLIPVisionEmbeddings
 from transformers.models.x_clip.modeling_x_clip import XCLIPMultiframeIntegrationTransformer
 
 
+TIME_PARAMETERS = ("time_embedding", "pixel_weights", "region_weights")
+
+
 def vision_sizes(config: PreTrainedConfig) -> dict[str, int]:
     vision = getattr(config, "vision_config", config)
     return {"num_frames": vision.num_frames, "image_size": vision.image_size}
@@ -34,6 +37,24 @@ def resize_frame_positions(mit: XCLIPMultiframeIntegrationTransformer, num_frame
     weight = mit.position_embedding.detach()  # (1, T, E)
     resized = F.interpolate(weight.float().mT, size=num_frames, mode="linear").mT
     mit.position_embedding = nn.Parameter(resized.to(weight.dtype).contiguous())
+
+
+def resize_time_parameters(model: nn.Module, num_frames: int) -> bool:
+    """What the tower learned for each frame, or each pair of frames, for another number of them; whether any is there.
+
+    Time embeddings (T, D) linearly; GTA's matrices (heads, groups, T, T) bilinearly, and such that what they sum up
+    over the frames stays as large. In place.
+    """
+    owners = [(module, name) for module in model.modules() for name in TIME_PARAMETERS if hasattr(module, name)]
+    for module, name in owners:
+        weight = getattr(module, name).detach()
+        if weight.ndim == 2:
+            resized = F.interpolate(weight.float().mT[None], size=num_frames, mode="linear")[0].mT
+        else:
+            resized = F.interpolate(weight.float(), size=(num_frames, num_frames), mode="bilinear")
+            resized = resized * (weight.shape[-1] / num_frames)
+        setattr(module, name, nn.Parameter(resized.to(weight.dtype).contiguous()))
+    return bool(owners)
 
 
 def resize_patch_positions(embeddings: CLIPVisionEmbeddings, image_size: int) -> None:

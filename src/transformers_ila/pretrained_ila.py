@@ -10,17 +10,20 @@ from transformers import initialization as init
 from transformers.models.clip.modeling_clip import CLIPAttention, CLIPPreTrainedModel, CLIPVisionEmbeddings
 from transformers.models.x_clip.modeling_x_clip import XCLIPMultiframeIntegrationTransformer, XCLIPPromptGenerator
 from transformers.utils import logging
+from transformers.utils.output_capturing import OutputRecorder
 
-from .alignment_ila import PointLayer, ZeroLinear
+from .alignment_ila import PointLayer
 from .configuration_ila import IlaConfig
 from .layers_ila import IlaEncoderLayer
 from .positions_ila import (
     resize_frame_positions,
     resize_patch_positions,
+    resize_time_parameters,
     set_vision_sizes,
     stored_sizes,
     vision_sizes,
 )
+from .temporal_ila import ZeroLinear
 
 
 logger = logging.get_logger(__name__)
@@ -45,7 +48,10 @@ class IlaPreTrainedModel(CLIPPreTrainedModel):
     _no_split_modules = ["CLIPTextEmbeddings", "CLIPEncoderLayer", "CLIPVisionEmbeddings", "IlaEncoderLayer"]
     # Half precision spoils running statistics; the count of batches beside them is an integer and stays one.
     _keep_in_fp32_modules_strict = [f"batch_norm.{name}" for name in ("weight", "bias", "running_mean", "running_var")]
-    _can_record_outputs = {"hidden_states": IlaEncoderLayer, "attentions": CLIPAttention}
+    _can_record_outputs = {  # of a temporal module's attention nothing is recorded
+        "hidden_states": IlaEncoderLayer,
+        "attentions": OutputRecorder(CLIPAttention, index=1, layer_name="self_attn"),
+    }
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -103,9 +109,14 @@ class IlaPreTrainedModel(CLIPPreTrainedModel):
         asked = {"num_frames": num_frames, "image_size": image_size}
         wanted = {name: before[name] if value is None else value for name, value in asked.items()}
         mit = getattr(self, "mit", None)
-        if mit is not None and wanted["num_frames"] != before["num_frames"]:
-            resize_frame_positions(mit, wanted["num_frames"])
-            logger.warning(f"Positions were interpolated: {before['num_frames']} to {wanted['num_frames']} frames.")
+        if wanted["num_frames"] != before["num_frames"]:
+            resized = resize_time_parameters(self, wanted["num_frames"])
+            if mit is not None:
+                resize_frame_positions(mit, wanted["num_frames"])
+            if resized or mit is not None:
+                logger.warning(
+                    f"Positions were interpolated: {before['num_frames']} to {wanted['num_frames']} frames."
+                )
         if wanted["image_size"] != before["image_size"]:
             embeddings = next(module for module in self.modules() if isinstance(module, CLIPVisionEmbeddings))
             resize_patch_positions(embeddings, wanted["image_size"])

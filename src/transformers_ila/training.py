@@ -32,7 +32,7 @@ from .synchronised_norm import synchronise_batch_norm
 
 logger = logging.getLogger(__name__)
 
-NEW_PARTS = (".alignment.", "mit.", "prompts_", "classifier")  # what CLIP does not have
+NEW_PARTS = (".temporal.", "time_embedding", "mit.", "prompts_", "classifier")  # what CLIP does not have
 COMPLETE = "complete.json"  # the last file of a checkpoint: every other one with its size
 
 
@@ -91,9 +91,9 @@ class IlaTrainingArguments(TrainingArguments):
 
 
 RELEASED_GROUPS = {  # our part of a name -> learning rate (None: 10 x base), weight decay; CLIP is frozen
-    ".alignment.aligned_skip.": (None, 1e-3),
-    ".alignment.interaction_skip.": (None, 1e-3),
-    ".alignment.": (5e-4, 1e-2),
+    ".temporal.aligned_skip.": (None, 1e-3),
+    ".temporal.interaction_skip.": (None, 1e-3),
+    ".temporal.": (5e-4, 1e-2),
     "mit.": (4e-4, 3e-3),
 }
 
