@@ -5,7 +5,7 @@ definition of each, as it is computed:
 
 - `transport_distance` (ILA's Table 5, "MI (EMD)", lower is more): the Wasserstein-1 distance between the patches of two
   neighbouring frames in the last layer, every patch the same mass, the cost of moving mass the Euclidean distance of
-  the patches' features scaled to length 1. For equal masses the best plan is a one-to-one matching, so it is exact.
+  the features scaled to length 1. For equal masses the best plan is a one-to-one matching, so it is exact.
 - `shared_information` (ATA's Table 4, higher is more): H(X_t) - H(X_t | X_t-1) in nats, with p(x_j) = 1 / N (Eq. 11
   there) and, where its paper leaves p(x_j | x_i) open, the softmax over j of the cosines over a temperature.
 
