@@ -1,11 +1,11 @@
 """What frames share and what modules cost: mutual information of neighbouring frames, growth of cost, latency.
 
-The papers name two measures of what neighbouring frames share and define neither to the last detail; here is the exact
-definition of each, as it is computed:
+The papers name two measures of what neighbouring frames share and define neither to the last detail; here is the
+exact definition of each, as it is computed:
 
-- `transport_distance` (ILA's Table 5, "MI (EMD)", lower is more): the Wasserstein-1 distance between the patches of two
-  neighbouring frames in the last layer, every patch the same mass, the cost of moving mass the Euclidean distance of
-  the features scaled to length 1. For equal masses the best plan is a one-to-one matching, so it is exact.
+- `transport_distance` (ILA's Table 5, "MI (EMD)", lower is more): the Wasserstein-1 distance between the patches of
+  two neighbouring frames in the last layer, every patch the same mass, the cost of moving mass the Euclidean distance
+  of the features scaled to length 1. For equal masses the best plan is a one-to-one matching, so it is exact.
 - `shared_information` (ATA's Table 4, higher is more): H(X_t) - H(X_t | X_t-1) in nats, with p(x_j) = 1 / N (Eq. 11
   there) and, where its paper leaves p(x_j | x_i) open, the softmax over j of the cosines over a temperature.
 

@@ -28,6 +28,7 @@ MOTIONS: dict[str, tuple[int, int, int, int]] = {
 }
 # Change per frame, drawn once per video: position and size phase in cycles, turn in cycles of 360 degrees.
 SPEEDS = np.array([(0.075, 0.11), (0.075, 0.11), (0.075, 0.11), (0.075, 0.11)])
+TIME_BASE = Fraction(1, 1000)  # of videos whose frames have times of their own
 SIZES = (0.15, 0.34)  # half the flag's height, as a share of the picture: smallest, largest
 
 
@@ -60,14 +61,14 @@ def render(states: np.ndarray, colours: np.ndarray, ground: np.ndarray) -> np.nd
     u = (np.cos(angle) * across + np.sin(angle) * down) / scale  # the flag's own axes, clockwise on the screen
     v = (np.cos(angle) * down - np.sin(angle) * across) / scale
     edge = 1 / (size * scale)  # one pixel
-    cloth = _box(u, v, (-0.2, 0.9), (-1.0, 0.1), edge)
-    pole = _box(u, v, (-0.6, -0.2), (-1.0, 1.0), edge)
+    cloth = box_coverage(u, v, (-0.2, 0.9), (-1.0, 0.1), edge)
+    pole = box_coverage(u, v, (-0.6, -0.2), (-1.0, 1.0), edge)
     picture = ground[None] + cloth[..., None] * (colours[0] - ground)
     picture = picture + pole[..., None] * (colours[1] - picture)
     return picture.clip(0, 255).round().astype(np.uint8)
 
 
-def _box(
+def box_coverage(
     u: np.ndarray, v: np.ndarray, wide: tuple[float, float], high: tuple[float, float], edge: np.ndarray
 ) -> np.ndarray:
     """Coverage, 0 to 1, of a rectangle with edges one pixel soft."""
@@ -93,15 +94,25 @@ def make_videos(
         yield make_video(labels[index % len(labels)], rng, num_frames=num_frames, size=size)
 
 
-def write_mp4(path: str | Path, frames: np.ndarray, *, fps: int = 8, quality: int = 20) -> None:
-    """Write (frames, height, width, 3) uint8 as H.264; `quality` is the constant rate factor, lower is better."""
+def write_mp4(
+    path: str | Path, frames: np.ndarray, *, fps: int = 8, quality: int = 20, times: np.ndarray | None = None
+) -> None:
+    """Write (frames, height, width, 3) uint8 as H.264; `quality` is the constant rate factor, lower is better.
+
+    times: seconds at which the frames are shown, rising; by default `fps` of them a second.
+    """
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=Fraction(fps), options={"crf": str(quality), "preset": "fast"})
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
         stream.thread_count = 1
-        for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        if times is not None:
+            stream.codec_context.time_base = TIME_BASE
+        for index, frame in enumerate(frames):
+            picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
+            if times is not None:
+                picture.pts, picture.time_base = round(times[index] / TIME_BASE), TIME_BASE
+            container.mux(stream.encode(picture))
         container.mux(stream.encode())
 
 
