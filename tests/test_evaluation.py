@@ -422,6 +422,7 @@ def saved(tmp_path_factory, model, processor):
     return folder
 
 
+@pytest.mark.slow
 def test_script_in_a_process_of_its_own(tmp_path, saved, folder, model, processor):
     command = [sys.executable, SCRIPT, "--model", saved, "--videos", folder, "--output", tmp_path / "report.json"]
     command += [

@@ -29,6 +29,7 @@ print(json.dumps(out))
 """
 
 
+@pytest.mark.slow
 def test_push_and_load_by_id(tmp_path):
     clip = str(save_clip(tmp_path / "clip"))
     code = CODE.format(tests=str(__file__).rpartition("/")[0], clip=clip, folder=str(tmp_path / "saved"))

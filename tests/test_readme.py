@@ -85,6 +85,7 @@ def test_the_examples_run_one_after_the_other(place):
     assert (place / "ila-base-patch16-8f-kinetics400" / "model.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_check_command(place):
     assert "48 ok" in run_command("check_videos.py", place, None)
     assert len((place / "usable.txt").read_text().splitlines()) == 48

@@ -245,6 +245,7 @@ def test_the_pipeline_labels_a_video(converted, tmp_path):
     assert abs(sum(answer["score"] for answer in answers) - 1) < 1e-4
 
 
+@pytest.mark.slow
 def test_the_cards_usage_example_runs_as_printed_without_the_package(converted, tmp_path):
     folder, _ = converted
     (example,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)

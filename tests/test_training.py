@@ -107,6 +107,7 @@ print(json.dumps(differences))
 """
 
 
+@pytest.mark.slow
 def test_batch_statistics_of_two_processes_are_those_of_one(tmp_path):
     command = [sys.executable, "-W", "ignore", "-c", TWO_PROCESSES]
     both = [
