@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 from hub_stand_in import HubStandIn
 from tiny_models import save_clip
 
