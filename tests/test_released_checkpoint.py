@@ -396,6 +396,21 @@ def test_the_origin_travels_with_the_weights(converted, tmp_path):
     assert card_of_folder(tmp_path / "mine").data.license_name == "none-granted"
 
 
+def test_the_origin_stays_whatever_configuration_is_given(converted, tmp_path):
+    folder, _ = converted
+    config = IlaForVideoClassification.from_pretrained(folder).config
+    config.weights_origin = None
+    assert IlaForVideoClassification.from_pretrained(folder, config=config).config.weights_origin == "official_release"
+
+
+def test_own_weights_in_the_released_form(files, merges, tmp_path):
+    """Someone who trained with the release's code, or took a model of ours there and back."""
+    done = convert_checkpoint(files["k400"], tmp_path / "own", tokenizer=merges, own_weights=True)
+    card = ModelCard.load(tmp_path / "own" / "README.md")
+    assert done.model.config.weights_origin is None and "license" not in card.data.to_dict()
+    assert "published:" not in card.text and card.data.get("eval_results") is None
+
+
 def test_a_recorded_accuracy_stays_in_the_card_and_contradicts_nothing(files, merges, tmp_path):
     save_release(tmp_path / "a.pth", to_released_state_dict(linear_model(5)), max_accuracy=61.25)
     (tmp_path / "names.txt").write_text("a\nb\nc\nd\ne\n")
