@@ -18,10 +18,10 @@ from transformers import HfArgumentParser
 
 from transformers_ila import IlaForVideoClassification, IlaVideoProcessor
 from transformers_ila.annotations import FORMATS, Annotations, read_annotations
-from transformers_ila.evaluation import PROTOCOLS, predict, report_of
+from transformers_ila.evaluation import PROTOCOLS, Predictions, predict, report_of
 from transformers_ila.evaluation_files import files_of, scores_of, write_files
 from transformers_ila.inference import MULTI_LABEL, class_names_of
-from transformers_ila.processes import OtherProcessError, process_group
+from transformers_ila.processes import OtherProcessError, process_group, together
 
 
 @dataclass
@@ -118,12 +118,22 @@ def run(args: EvaluationArguments) -> int:
                 temporal_reliance=args.temporal_reliance,
                 progress=bar.update,
             )
-    if place.rank == 0:
-        split = args.split or args.read_split
-        report = report_of(predictions, model, processor, samples, data_set=args.data_set, split=split)
-        files = write_files(report, args.output, predictions=predictions, model=model, samples=samples)
-        print(f"{table(report)}\nReport: {', '.join(map(str, files))}")
-    return 1 if predictions.unreadable else 0
+        together(lambda: write(args, predictions, model, processor, samples) if place.rank == 0 else None)
+    # a launcher ends the other processes when one of them says 1, so only that which writes does
+    return 1 if predictions.unreadable and place.rank == 0 else 0
+
+
+def write(
+    args: EvaluationArguments,
+    predictions: Predictions,
+    model: IlaForVideoClassification,
+    processor: IlaVideoProcessor,
+    samples: Annotations,
+) -> None:
+    split = args.split or args.read_split
+    report = report_of(predictions, model, processor, samples, data_set=args.data_set, split=split)
+    files = write_files(report, args.output, predictions=predictions, model=model, samples=samples)
+    print(f"{table(report)}\nReport: {', '.join(map(str, files))}")
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -36,6 +36,7 @@ def _with_names(matrix: torch.Tensor, names: list[str]) -> Image.Image:
     picture = Image.new("RGB", (width, margin + size + 4 * GAP), "white")
     picture.paste(_cells(matrix, cell), (margin, margin))
     draw = ImageDraw.Draw(picture)
+    draw.rectangle((margin - 1, margin - 1, margin + size, margin + size), outline=EMPTY)
     for index, name in enumerate(names):
         middle = margin + index * cell + cell // 2
         draw.text((margin - GAP, middle), name, "black", font, anchor="rm")
@@ -46,7 +47,7 @@ def _with_names(matrix: torch.Tensor, names: list[str]) -> Image.Image:
         text = str(int(matrix[row, column]))
         if digits.getlength(text) > cell - 2:
             continue
-        ink = "white" if shares[row, column] > 0.5 else "black"
+        ink = "white" if shares[row, column] > 0.3 else "black"
         draw.text((margin + (column + 0.5) * cell, margin + (row + 0.5) * cell), text, ink, digits, anchor="mm")
     draw.text((GAP, margin + size + 2 * GAP), CAPTION, "black", font, anchor="lm")
     return picture

@@ -44,14 +44,15 @@ def import_evaluate() -> ModuleType:
         sys.path.remove(place)
 
 
-evaluate = import_evaluate()
+evaluate: Any = import_evaluate()
+Metric: Any = evaluate.Metric
 CITATION = (
     "@inproceedings{tu2023ila, title={Implicit Temporal Modeling with Learnable Alignment for Video Recognition}}"
 )
 SCORES = datasets.Sequence(datasets.Value("float32"))
 
 
-class _VideoMetric(evaluate.Metric):
+class _VideoMetric(Metric):
     """Scores (K,) of each video and what it shows."""
 
     references: Any = datasets.Value("int64")  # class index

@@ -21,7 +21,7 @@ import torch
 
 from .annotation_samples import Sample
 from .evaluation_report import Predictions, fingerprint, report_of
-from .evaluation_samples import Samples, check_samples, labels_of, listed_samples
+from .evaluation_samples import Samples, check_samples, labels_of, listed_samples, named_source
 from .inference import alignment_in_train_mode, check_logits, fused_logits, in_eval_mode
 from .metrics import accuracies
 from .modeling_ila import IlaForVideoClassification
@@ -70,7 +70,7 @@ def predict(
     loader = video_loader(
         processor,
         range(rank, len(listed), world),
-        find=partial(_find, listed),
+        find=partial(named_source, listed),
         views=views,
         batch_size=batch_size,
         num_workers=num_workers,
@@ -91,10 +91,6 @@ def predict(
     parts = together(work) if share else [work()]
     settings = {"views": views, "batch_size": batch_size, "batch_statistics": batch_statistics}
     return _joined(parts, listed, model, {**settings, "device": used, "processes": world})
-
-
-def _find(samples: list[Sample], index: int) -> tuple[str, Any]:
-    return samples[index].name, samples[index].video
 
 
 @dataclass

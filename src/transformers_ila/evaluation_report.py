@@ -83,8 +83,8 @@ def report_of(
     return {
         "schema": REPORT_SCHEMA,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "model": _describe_model(model, settings["device"]),
-        "data_set": {"name": data_set, "split": split, **_describe_samples(samples, listed)},
+        "model": describe_model(model, settings["device"]),
+        "data_set": {"name": data_set, "split": split, **describe_samples(samples, listed)},
         "protocol": _describe_protocol(processor, predictions),
         "counts": {
             "listed": len(listed),
@@ -97,21 +97,24 @@ def report_of(
         "seconds": predictions.seconds,
         "seconds_per_video": predictions.seconds / len(listed),
         "processes": settings["processes"],
-        "preprocessing": _describe_preprocessing(processor, settings["views"].protocol),
-        "decoder": {"pyav": av.__version__, "ffmpeg": av.ffmpeg_version_info},
-        "versions": {package.__name__: package.__version__ for package in (torch, torchvision, transformers)}
-        | {"transformers_ila": __version__},
+        "preprocessing": describe_preprocessing(processor, settings["views"].protocol),
+        **describe_software(),
     }
 
 
-def _describe_samples(samples: Samples, listed: list[Sample]) -> dict[str, Any]:
+def describe_software() -> dict[str, Any]:
+    versions = {package.__name__: package.__version__ for package in (torch, torchvision, transformers)}
+    return {
+        "decoder": {"pyav": av.__version__, "ffmpeg": av.ffmpeg_version_info},
+        "versions": versions | {"transformers_ila": __version__},
+    }
+
+
+def describe_samples(samples: Samples, listed: list[Sample]) -> dict[str, Any]:
     """Where they come from; the hash of names and labels says what was listed also where there is no list."""
-    digest = hashlib.sha256()
-    for sample in listed:
-        digest.update(json.dumps([sample.name, sample.start, sample.end, sample.labels]).encode() + b"\n")
     described: dict[str, Any] = {
         "list": None,
-        "samples_sha256": digest.hexdigest(),
+        "samples_sha256": samples_hash(listed),
         # the reader has no seconds: a file that is longer than its clip was taken whole
         "read_beyond_clip": sum(sample.start is not None or sample.end is not None for sample in listed),
     }
@@ -119,6 +122,14 @@ def _describe_samples(samples: Samples, listed: list[Sample]) -> dict[str, Any]:
         name = Path(samples.source).name
         described["list"] = {"name": name, "sha256": samples.sha256, "format": samples.format}
     return described
+
+
+def samples_hash(samples: Sequence[Sample]) -> str:
+    """SHA-256 of names, times and labels, in their order."""
+    digest = hashlib.sha256()
+    for sample in samples:
+        digest.update(json.dumps([sample.name, sample.start, sample.end, sample.labels]).encode() + b"\n")
+    return digest.hexdigest()
 
 
 def _describe_predictions(predictions: Predictions, model: IlaForVideoClassification) -> dict[str, Any]:
@@ -205,7 +216,7 @@ def fingerprint(model: IlaForVideoClassification) -> str:
     return digest.hexdigest()
 
 
-def _describe_model(model: IlaForVideoClassification, device: torch.device) -> dict[str, Any]:
+def describe_model(model: IlaForVideoClassification, device: torch.device) -> dict[str, Any]:
     return {
         "name": model.name_or_path or None,
         "revision": getattr(model.config, "_commit_hash", None),  # of a model from the Hub
@@ -234,7 +245,7 @@ def _describe_protocol(processor: IlaVideoProcessor, predictions: Predictions) -
     }
 
 
-def _describe_preprocessing(processor: IlaVideoProcessor, protocol: str) -> dict[str, Any]:
+def describe_preprocessing(processor: IlaVideoProcessor, protocol: str) -> dict[str, Any]:
     """What was done, which for several crops is another size than the processor's."""
     crop = dict(processor.crop_size)
     several = PROTOCOLS[protocol][1] > 1

@@ -37,6 +37,11 @@ def path_of(sample: Sample) -> str:
     return sample.video if isinstance(sample.video, str) else sample.name
 
 
+def named_source(samples: Sequence[Sample], index: int) -> tuple[str, Any]:
+    """A sample's name and video, for `video_loader`."""
+    return samples[index].name, samples[index].video
+
+
 def check_samples(model: IlaForVideoClassification, samples: Sequence[Sample]) -> None:
     """Everything that can be known to be wrong before a video is read."""
     if not samples:

@@ -27,6 +27,10 @@ class Place(NamedTuple):
     def device(self) -> str:
         return f"cuda:{self.local_rank}" if torch.cuda.is_available() else "cpu"
 
+    def takes(self, digest: bytes) -> bool:
+        """Whether what this digest stands for is this process's share."""
+        return int.from_bytes(digest[:8], "big") % self.world == self.rank
+
 
 class OtherProcessError(ValueError):
     """What went wrong in another process."""
