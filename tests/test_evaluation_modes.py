@@ -1,10 +1,12 @@
 """Several labels a video, random frames, temporal reliance, several processes; and the files of an evaluation."""
 
 import csv
+import io
 import json
 import os
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,7 @@ from transformers_ila.evaluation import evaluate, predict, report_of
 from transformers_ila.evaluation_files import files_of, markdown, write_files
 from transformers_ila.metrics import accuracies
 from transformers_ila.motionbench import write_folder
+from transformers_ila.processes import Place
 from transformers_ila.video_views import ORDERS, _drawing_from, draw_seed
 
 
@@ -219,6 +222,39 @@ def test_confusion_picture(classes):
         draw_confusion(torch.ones(1, 2), names)
 
 
+# -- whatever annotations hold ---------------------------------------------------------------------------------------
+
+
+def test_videos_in_shards(tmp_path, model, processor, samples):
+    """A shard's video equals the file; one that is cut off is listed."""
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for number, sample in enumerate(samples[:3]):
+            content = Path(sample.video).read_bytes()
+            for suffix, data in (("mp4", content if number else content[:99]), ("cls", b"%d" % sample.labels)):
+                member = tarfile.TarInfo(f"{number:03}.{suffix}")
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+    annotations = read_annotations(str(tmp_path / "a.tar"), labels=LABELS)
+    found = predict(model, processor, annotations, num_workers=1)
+    assert found.positions == [1, 2] and list(found.unreadable) == [0]
+    torch.testing.assert_close(found.logits, predict(model, processor, samples[1:3]).logits, atol=TOLERANCE, rtol=0)
+    report = report_of(found, model, processor, annotations)
+    assert report["unreadable"][0]["path"].endswith("000") and report["counts"]["evaluated"] == 2
+
+
+def test_the_report_says_what_was_listed(model, processor, samples):
+    def described(listed):
+        return evaluate(model, processor, listed)["data_set"]
+
+    first = described(samples[:2])
+    assert first == described(samples[:2]) and first["list"] is None and first["read_beyond_clip"] == 0
+    hashes = {first["samples_sha256"]}
+    for listed in (samples[1::-1], samples[:1], [samples[0], samples[1]._replace(labels=(3,))]):
+        hashes.add(described(listed)["samples_sha256"])
+    assert len(hashes) == 4
+    assert described([samples[0]._replace(start=1.0, end=3.0)])["read_beyond_clip"] == 1
+
+
 # -- several processes -----------------------------------------------------------------------------------------------
 
 
@@ -226,6 +262,39 @@ def torchrun(*command: object, processes: int = 2) -> subprocess.CompletedProces
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     return subprocess.run([*launch, *map(str, command)], capture_output=True, text=True, env=environment)
+
+
+def as_process(monkeypatch, rank, world, gather):
+    monkeypatch.setattr("transformers_ila.evaluation.place_in_group", lambda: Place(rank, world))
+    monkeypatch.setattr("transformers_ila.evaluation.together", gather)
+
+
+@pytest.mark.parametrize("world", [2, 3, 5])
+def test_shares_add_up_to_the_whole(model, processor, samples, monkeypatch, world):
+    """Four videos, one of them unreadable: with five processes one has nothing to do."""
+    listed = [*samples[:2], samples[2]._replace(video="gone.mp4"), samples[3]]
+    whole = predict(model, processor, listed, temporal_reliance=True)
+    parts = []
+
+    def alone(work):
+        parts.append(work())
+        return parts[-1:]
+
+    for rank in range(world):
+        as_process(monkeypatch, rank, world, alone)
+        with pytest.raises(RuntimeError, match="4 videos gave"):  # what one process has is not taken for everything
+            predict(model, processor, listed, temporal_reliance=True)
+    as_process(monkeypatch, 0, world, lambda work: parts)
+    found = predict(model, processor, listed, temporal_reliance=True)
+    assert found.positions == whole.positions == [0, 1, 3] and found.unreadable == whole.unreadable
+    assert torch.equal(found.labels, whole.labels) and found.settings["processes"] == world
+    for order in ("", *ORDERS):
+        ours, theirs = (p.reordered[order] if order else p.logits for p in (found, whole))
+        torch.testing.assert_close(ours, theirs, atol=TOLERANCE, rtol=0)
+    residual = make_model(alignment_fusion="residual")
+    with pytest.raises(ValueError, match=f"one process's order, not {world} processes'"):
+        predict(residual, processor, samples, batch_statistics=True)
+    assert len(predict(residual, processor, samples, batch_statistics=True, share=False).logits) == 8
 
 
 @pytest.mark.slow
