@@ -36,7 +36,9 @@ def _with_names(matrix: torch.Tensor, names: list[str]) -> Image.Image:
     picture = Image.new("RGB", (width, margin + size + 4 * GAP), "white")
     picture.paste(_cells(matrix, cell), (margin, margin))
     draw = ImageDraw.Draw(picture)
-    draw.rectangle((margin - 1, margin - 1, margin + size, margin + size), outline=EMPTY)
+    for edge in range(margin, margin + size + 1, cell):
+        draw.line((margin, edge, margin + size, edge), EMPTY)
+        draw.line((edge, margin, edge, margin + size), EMPTY)
     for index, name in enumerate(names):
         middle = margin + index * cell + cell // 2
         draw.text((margin - GAP, middle), name, "black", font, anchor="rm")

@@ -19,6 +19,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
+from uuid import uuid4
+
+from transformers.utils import logging
 
 from .processes import Place
 
@@ -27,6 +30,8 @@ try:
     import fcntl
 except ImportError:  # no such locks on this system
     fcntl = None  # type: ignore[assignment]
+
+logger = logging.get_logger(__name__)
 
 FORMATS = ("jsonl", "parquet")
 ROWS_OF_A_PIECE = 10_000
@@ -46,14 +51,18 @@ def agree_on_settings(folder: Path, settings: dict[str, Any]) -> None:
     """
     if settings["format"] not in FORMATS:
         raise ValueError(f"format must be one of {', '.join(FORMATS)}, got {settings['format']!r}.")
-    new, file = folder / f".{SETTINGS}-{os.getpid()}.new", folder / SETTINGS
+    file = folder / SETTINGS
+    new = folder / f".{SETTINGS}-{uuid4().hex}.new"  # processes of several machines may have the same number
     new.write_text(json.dumps(settings, indent=2) + "\n", encoding="ascii")
     try:
         os.link(new, file)  # fails where it exists, and is whole where it does not
     except FileExistsError:
         pass
+    except OSError:  # a file system without links
+        if not file.exists():
+            os.replace(new, file)
     finally:
-        new.unlink()
+        new.unlink(missing_ok=True)
     try:
         found = json.loads(file.read_text(encoding="ascii"))
         differ = [
@@ -85,12 +94,7 @@ class Parts:
         self.lines: IO[bytes] | None = None
         self.rows: list[dict[str, Any]] = []
         self.lock = (folder / f".{self.stem}.lock").open("ab")
-        if fcntl is not None:
-            try:
-                fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                self.lock.close()
-                raise ValueError(f"Another process writes {self.stem!r} in {str(folder)!r}.") from error
+        self._take_lock()
         for left in folder.glob(f".{self.stem}-*.new"):
             left.unlink()
         if format == "jsonl":
@@ -100,6 +104,17 @@ class Parts:
                 if file.exists():
                     _repair(file)
             self.lines = own.open("ab")
+
+    def _take_lock(self) -> None:
+        if fcntl is None:
+            return
+        try:
+            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self.lock.close()
+            raise ValueError(f"Another process writes {self.stem!r} in {str(self.folder)!r}.") from error
+        except OSError as error:
+            logger.warning(f"Nothing keeps a second process from writing {self.stem!r}: no file locks ({error}).")
 
     def __enter__(self) -> "Parts":
         return self
