@@ -32,6 +32,7 @@ class PredictionArguments:
     top_k: int = field(default=5, metadata={"help": "labels a video"})
     protocol: str = field(default="1x1", metadata={"help": "clips x crops", "choices": tuple(PROTOCOLS)})
     embeddings: bool = field(default=False, metadata={"help": "also write the video's feature"})
+    retry: bool = field(default=False, metadata={"help": "try again what could not be read in earlier runs"})
     batch_size: int = field(default=8, metadata={"help": "videos that go through the model together"})
     workers: int = field(default=0, metadata={"help": "processes that read videos beside each one that computes"})
 
@@ -53,6 +54,7 @@ def run(args: PredictionArguments) -> int:
             top_k=args.top_k,
             protocol=args.protocol,
             embeddings=args.embeddings,
+            retry=args.retry,
             batch_size=args.batch_size,
             num_workers=args.workers,
             device=place.device(),

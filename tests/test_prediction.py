@@ -184,6 +184,24 @@ def test_pieces_of_parquet_are_whole(tmp_path, model, processor, folder, monkeyp
     assert pyarrow.parquet.read_table(tmp_path).num_rows == 9
 
 
+@pytest.mark.parametrize("format", ["jsonl", "parquet"])
+@pytest.mark.parametrize("world", [1, 2])
+def test_what_could_not_be_read_is_tried_again(tmp_path, model, processor, folder, format, world):
+    """A drive was not there; the first run had two processes."""
+    videos = list(named_videos(folder))
+    away = [(name, path if number % 2 else "/gone/" + name) for number, (name, path) in enumerate(videos)]
+    for rank in range(2):
+        label_videos(model, processor, away, output=tmp_path, format=format, place=Place(rank, 2))
+    assert sum(row["reason"] is not None for row in read_results(tmp_path)) >= 5
+    runs = [
+        label_videos(model, processor, videos, output=tmp_path, format=format, place=Place(rank, world), retry=True)
+        for rank in range(world)
+    ]
+    assert sum(run.labelled for run in runs) >= 4 and sum(run.unreadable for run in runs) == 1
+    assert len(names_of(tmp_path)) == len(set(names_of(tmp_path))) == 9
+    assert [row["video"] for row in read_results(tmp_path) if row["reason"] is not None] == ["text.mp4"]
+
+
 @pytest.mark.parametrize("worlds", [(2, 2), (2, 1), (1, 3)])
 def test_processes_share_the_videos(tmp_path, model, processor, folder, worlds):
     """The second run has as many processes as the first, fewer, or more, and finds a line half written."""

@@ -63,6 +63,7 @@ def label_videos(
     top_k: int = 5,
     protocol: str = "1x1",
     embeddings: bool = False,
+    retry: bool = False,
     batch_size: int = 8,
     num_workers: int = 0,
     device: str | torch.device | None = None,
@@ -79,6 +80,7 @@ def label_videos(
         top_k: how many labels a video gets, at most as many as there are; with their scores, highest first.
         protocol: a name of `PROTOCOLS`; the views' probabilities are averaged.
         embeddings: also write the video's feature, of unit length.
+        retry: try again what could not be read in earlier runs; all processes the same.
         batch_size: videos that go through the model together, and are written together.
         num_workers: processes that read videos beside this one.
         device: where to compute; by default where the model is.
@@ -99,8 +101,8 @@ def label_videos(
     agree_on_settings(folder, {**settings, "model": fingerprint(model), "processor": _hash_of(processor)})
     summary = Summary()
     used = model.device if device is None else torch.device(device)
-    with Parts(folder, format, place) as parts, in_eval_mode(model, used), torch.no_grad():
-        done = done_videos(folder, format, place)
+    with Parts(folder, format, place, retry=retry) as parts, in_eval_mode(model, used), torch.no_grad():
+        done = done_videos(folder, format, place, retry=retry)
         summary.before = len(done)
         keys = _waiting(videos, done, place, summary)
         loader = video_loader(processor, keys, find=_find, views=views, batch_size=batch_size, num_workers=num_workers)

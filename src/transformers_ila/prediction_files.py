@@ -84,26 +84,30 @@ def agree_on_settings(folder: Path, settings: dict[str, Any]) -> None:
 class Parts:
     """The part of one process, which no other may write at the same time.
 
+    `retry` takes out the rows of videos that could not be read, so that they can be tried again.
+
     Raises:
         ValueError: another process writes it.
     """
 
-    def __init__(self, folder: Path, format: str, place: Place) -> None:
+    def __init__(self, folder: Path, format: str, place: Place, *, retry: bool = False) -> None:
         self.folder, self.format = folder, format
         self.stem = f"part-{place.rank:05}-of-{place.world:05}"
         self.lines: IO[bytes] | None = None
         self.rows: list[dict[str, Any]] = []
         self.lock = (folder / f".{self.stem}.lock").open("ab")
         self._take_lock()
-        for left in folder.glob(f".{self.stem}-*.new"):
+        for left in folder.glob(f".{self.stem}*.new"):
             left.unlink()
-        if format == "jsonl":
-            own, others = folder / f"{self.stem}.jsonl", f"-of-{place.world:05}.jsonl"
-            abandoned = [file for file in part_files(folder, format) if not file.name.endswith(others)]
-            for file in [own, *(abandoned if place.rank == 0 else [])]:  # of runs with more or fewer processes
-                if file.exists():
+        for file in part_files(folder, format):
+            abandoned = f"-of-{place.world:05}" not in file.stem  # by runs with more or fewer processes
+            if file.name.startswith(self.stem) or (abandoned and place.rank == 0):
+                if format == "jsonl":
                     _repair(file)
-            self.lines = own.open("ab")
+                if retry:
+                    _drop_unreadable(file)
+        if format == "jsonl":
+            self.lines = (folder / f"{self.stem}.jsonl").open("ab")
 
     def _take_lock(self) -> None:
         if fcntl is None:
@@ -201,6 +205,22 @@ def _repair(file: Path) -> None:
             os.fsync(lines.fileno())
 
 
+def _drop_unreadable(file: Path) -> None:
+    """All rows but those that have a reason; all of them or none."""
+    new = file.with_name(f".{file.name}.new")
+    with new.open("wb") as kept:
+        if file.suffix == ".jsonl":
+            with file.open("rb") as lines:
+                kept.writelines(line for line in lines if (_result_in(line) or {}).get("reason") is None)
+        else:
+            _, parquet = _pyarrow()
+            table = parquet.read_table(file)
+            parquet.write_table(table.filter(table["reason"].is_null()), kept)
+        kept.flush()
+        os.fsync(kept.fileno())
+    os.replace(new, file)
+
+
 def _result_in(line: bytes) -> dict[str, Any] | None:
     if not line.endswith(b"\n"):
         return None
@@ -230,9 +250,10 @@ def read_results(folder: str | Path) -> Iterator[dict[str, Any]]:
     return _rows(Path(folder), format, None)
 
 
-def done_videos(folder: Path, format: str, place: Place) -> set[bytes]:
-    """Digests of this process's videos that any process has done in any run."""
-    digests = (digest_of(row["video"]) for row in _rows(folder, format, ["video"]))
+def done_videos(folder: Path, format: str, place: Place, *, retry: bool = False) -> set[bytes]:
+    """Digests of this process's videos that any process has done in any run; with `retry` without unreadable ones."""
+    rows = _rows(folder, format, ["video", "reason"])
+    digests = (digest_of(row["video"]) for row in rows if not retry or row["reason"] is None)
     return {digest for digest in digests if place.takes(digest)}
 
 
