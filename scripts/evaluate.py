@@ -4,7 +4,8 @@ Videos are a folder with one sub-folder per class, named as the model's labels, 
 Beside the report `evaluation.json` stand `evaluation.md`, tables (`evaluation_classes.csv`, `evaluation_videos.csv`)
 and the confusions (`evaluation_confusion.csv`, `evaluation_confusion.png`). Several processes share the videos:
 `torchrun --nproc_per_node 2 scripts/evaluate.py ...`. Exit code: 0 all videos were read, 1 some could not be (the
-report says why), 2 bad arguments, nothing to evaluate, or a model that gives no finite logits.
+report says why; of several processes only the first says so), 2 bad arguments, nothing to evaluate, or a model that
+gives no finite logits.
 """
 
 import sys
@@ -146,7 +147,7 @@ def main(arguments: list[str] | None = None) -> int:
         return run(args)
     except OtherProcessError:  # which says it itself
         return 2
-    except (ValueError, OSError, SafetensorError) as error:
+    except (ValueError, OSError, RuntimeError, SafetensorError) as error:  # RuntimeError: no memory, a lost worker
         print(f"evaluate.py: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
 

@@ -130,7 +130,7 @@ def main(arguments: list[str] | None = None) -> int:
         if unknown:
             raise ValueError(f"unknown arguments: {' '.join(unknown)}.")
         return run(args)
-    except (ValueError, OSError, SafetensorError) as error:
+    except (ValueError, OSError, RuntimeError, SafetensorError) as error:  # RuntimeError: no memory, a lost worker
         print(f"probe.py: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
 

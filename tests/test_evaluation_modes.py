@@ -208,6 +208,12 @@ def test_files_without_a_readable_video(model, processor, tmp_path):
     assert report["temporal_reliance"]["orders"]["reversed"]["prediction_changed"] is None
 
 
+def test_names_that_the_font_has_not():
+    names = ["riding", "\u9a91\u81ea\u884c\u8f66", " \n"]
+    pictures = [draw_confusion(torch.eye(3).long(), list(n)) for n in (names, ["riding", "class 1", "class 2"])]
+    assert pictures[0].tobytes() == pictures[1].tobytes()
+
+
 @pytest.mark.parametrize("classes", [1, 2, 40, 41, 400])
 def test_confusion_picture(classes):
     matrix = torch.eye(classes, dtype=torch.long) * 3
@@ -240,6 +246,25 @@ def test_videos_in_shards(tmp_path, model, processor, samples):
     torch.testing.assert_close(found.logits, predict(model, processor, samples[1:3]).logits, atol=TOLERANCE, rtol=0)
     report = report_of(found, model, processor, annotations)
     assert report["unreadable"][0]["path"].endswith("000") and report["counts"]["evaluated"] == 2
+
+
+def test_script_on_the_kinetics_csv(script, tmp_path, model, samples, capsys):  # noqa: F811
+    """Class names are the model's, whatever the file's order; one split of the file is read."""
+    rows = ["label,youtube_id,time_start,time_end,split"]
+    for number, sample in enumerate(samples):
+        rows.append(f"{LABELS[sample.labels[0]]},id_{number:08},0,10,{'validate' if number % 2 else 'train'}")
+        (tmp_path / f"id_{number:08}_000000_000010.mp4").write_bytes(Path(sample.video).read_bytes())
+    (tmp_path / "k.csv").write_text("\n".join(rows[:1] + rows[:0:-1]))
+    saved = save(tmp_path / "model", model)
+    options = ["--model", str(saved), "--videos", str(tmp_path), "--list", str(tmp_path / "k.csv")]
+    options += ["--output", str(tmp_path / "r.json")]
+    assert script.main([*options, "--read_split", "val"]) == 0
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert report["counts"]["evaluated"] == 4 and report["data_set"]["split"] == "val"
+    assert report["data_set"]["list"]["format"] == "kinetics"
+    assert [row["videos"] for row in report["per_class"]] == [0, 1] * 4
+    assert script.main([*options, "--read_split", "tes"]) == 2
+    assert "`split` must be one of ['train', 'validate'], got 'tes'" in capsys.readouterr().err
 
 
 def test_the_report_says_what_was_listed(model, processor, samples):

@@ -276,6 +276,8 @@ def test_places(monkeypatch):
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
     assert place_in_environment() == Place(0, 1, 0)
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert place_in_environment() == Place(0, 1, 0)
     for rank, world in [("2", "2"), ("-1", "2"), ("a", "2"), ("0", None), (None, "2")]:
         for name, value in {"RANK": rank, "WORLD_SIZE": world}.items():
             monkeypatch.setenv(name, value) if value is not None else monkeypatch.delenv(name, raising=False)

@@ -22,8 +22,14 @@ def draw_confusion(matrix: torch.Tensor, names: Sequence[str]) -> Image.Image:
     """
     if matrix.ndim != 2 or matrix.shape != (len(names), len(names)) or not len(names):
         raise ValueError(f"A confusion matrix of {len(names)} classes cannot be {tuple(matrix.shape)}.")
-    shown = [" ".join(name.split()) or "(blank)" for name in names]
+    shown = [_legible(name, index) for index, name in enumerate(names)]
     return _with_names(matrix, shown) if len(shown) <= NAMED else _with_indices(matrix, shown)
+
+
+def _legible(name: str, index: int) -> str:
+    """In one line; the index in place of a name with letters that the font has not."""
+    known = all(ord(letter) < 0x250 for letter in name)
+    return (" ".join(name.split()) if known else "") or f"class {index}"
 
 
 def _with_names(matrix: torch.Tensor, names: list[str]) -> Image.Image:

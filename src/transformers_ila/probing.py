@@ -45,7 +45,7 @@ TEMPERATURE = 0.07  # a neighbour's vote counts exp(cosine / temperature)
 WEIGHT_DECAYS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)  # on the mean loss over standardised features
 DEFAULT_WEIGHT_DECAY = 1e-3  # where there are too few videos to choose
 HELD_OUT = 5  # every fifth training video of a class chooses the weight decay
-QUERIES = 1024  # videos compared with all others at once
+QUERIES = 256  # videos compared with all others at once
 
 
 # -- features --------------------------------------------------------------------------------------------------------
@@ -149,38 +149,45 @@ def _load(file: Path, samples: list[Sample], labels: torch.Tensor) -> Features:
 
 
 def neighbour_scores(
-    features: torch.Tensor,
-    labels: torch.Tensor,
-    queries: torch.Tensor,
-    *,
-    k: int,
-    classes: int,
-    leave_one_out: bool = False,
+    features: torch.Tensor, labels: torch.Tensor, queries: torch.Tensor, *, k: int, classes: int
 ) -> torch.Tensor:
     """(N, K) float64 votes of the k training videos with the highest cosine, of all where there are fewer.
 
     Args:
         features, labels: (M, E) of unit length and (M,), the training videos.
-        queries: (N, E) of unit length; with `leave_one_out` the training videos, none of which votes for itself.
+        queries: (N, E) of unit length.
     """
-    votes = []
+    cosines, places = _nearest(features, queries, k=k)
+    return _votes(cosines, labels[places], classes=classes)
+
+
+def _nearest(
+    features: torch.Tensor, queries: torch.Tensor, *, k: int, leave_one_out: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(N, min(k, M)) cosines, highest first, and whose they are; `leave_one_out`: queries are the features."""
+    found = []
     for start in range(0, len(queries), QUERIES):
         cosines = queries[start : start + QUERIES].double() @ features.double().T
         if leave_one_out:
             own = torch.arange(len(cosines))
-            cosines[own, own + start] = -torch.inf
-        nearest, places = cosines.sort(dim=-1, descending=True, stable=True)
-        weights = (nearest[:, :k] / TEMPERATURE).exp()
-        votes.append(torch.zeros(len(cosines), classes).double().scatter_add_(1, labels[places[:, :k]], weights))
-    return torch.cat(votes) if votes else torch.zeros(0, classes, dtype=torch.float64)
+            cosines[own, own + start] = -torch.inf  # whose vote counts nothing
+        found.append(cosines.topk(min(k, len(features)), dim=-1))
+    return torch.cat([values for values, _ in found]), torch.cat([places for _, places in found])
+
+
+def _votes(cosines: torch.Tensor, labels: torch.Tensor, *, classes: int) -> torch.Tensor:
+    """(N, k) and (N, k) -> (N, K)"""
+    votes = torch.zeros(len(cosines), classes, dtype=torch.float64)
+    return votes.scatter_add_(1, labels, (cosines / TEMPERATURE).exp())
 
 
 def choose_neighbours(features: torch.Tensor, labels: torch.Tensor, *, classes: int) -> tuple[int, dict[int, float]]:
     """The k with the best top-1 when each training video is left out in turn, of equal ones the least; and all."""
     candidates = [k for k in NEIGHBOURS if k < len(features)] or [1]
+    cosines, places = _nearest(features, features, k=max(candidates), leave_one_out=True)
     found = {}
     for k in candidates:
-        scores = neighbour_scores(features, labels, features, k=k, classes=classes, leave_one_out=True)
+        scores = _votes(cosines[:, :k], labels[places[:, :k]], classes=classes)
         found[k] = top_k_accuracy(scores, labels, k=1) or 0.0
     return max(found, key=lambda k: (found[k], -k)), found
 

@@ -43,7 +43,7 @@ def place_in_environment() -> Place:
         ValueError: they are no such numbers.
     """
     given = {name: os.environ.get(name) for name in ("RANK", "WORLD_SIZE")}
-    if given["WORLD_SIZE"] is None and given["RANK"] is None:
+    if given["RANK"] is None and given["WORLD_SIZE"] in (None, "1"):
         return Place()
     try:
         rank, world = int(given["RANK"] or ""), int(given["WORLD_SIZE"] or "")
