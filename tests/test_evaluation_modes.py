@@ -176,7 +176,7 @@ def test_files_of_an_evaluation(model, processor, samples, tmp_path):
     strange.write_bytes(Path(samples[0].video).read_bytes())
     listed = [*samples[:5], Sample(str(strange), (2,), strange.name), Sample("gone\udcff.mp4", (3,), "gone")]
     predictions = predict(model, processor, listed, temporal_reliance=True)
-    report = report_of(predictions, model, processor, listed, data_set="a | b", split="c")
+    report = report_of(predictions, model, processor, listed, data_set="a | <b>", split="c")
     written = write_files(report, tmp_path / "r.json", predictions=predictions, model=model, samples=listed)
     names = ["r.json", "r.md", "r_classes.csv", "r_confusion.csv", "r_confusion.png", "r_videos.csv"]
     assert sorted(path.name for path in written) == names
@@ -194,7 +194,7 @@ def test_files_of_an_evaluation(model, processor, samples, tmp_path):
     assert list(classes[0]) == ["index", "name", "videos", "predicted", "top1", "top5", *ORDERS]
     assert sum(int(row["videos"]) for row in classes) == 6 == sum(int(row["predicted"]) for row in classes)
     text = (tmp_path / "r.md").read_text()
-    assert text.startswith("# a model on a \\| b, c\n") and "6 of 7, 1 unreadable" in text
+    assert text.startswith("# a model on a \\| &lt;b>, c\n") and "6 of 7, 1 unreadable" in text
     assert Image.open(tmp_path / "r_confusion.png").width > 200
     assert not list(tmp_path.glob("*.new"))
 

@@ -297,6 +297,9 @@ def test_script(tmp_path, saved, folder, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     options = ["--model", str(saved), "--output", "out"]
+    assert script.main([*options, "--videos", "gone"]) == 2 and not Path("out").exists()
+    assert script.main([*options, "--videos", str(folder), "--root", "gone"]) == 2 and not Path("out").exists()
+    capsys.readouterr()
     assert script.main([*options, "--videos", str(folder)]) == 1
     printed = capsys.readouterr().out
     assert "8 videos labelled, 1 unreadable, 0 done before" in printed and "unreadable: 'text.mp4'" in printed

@@ -262,5 +262,5 @@ def _rows(heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 
 def _cell(value: Any) -> str:
-    """In one line, and not the end of the cell."""
-    return " ".join(str(value).split()).replace("\\", "\\\\").replace("|", "\\|")
+    """In one line, and neither the end of the cell nor HTML."""
+    return " ".join(str(value).split()).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")

@@ -46,11 +46,14 @@ def named_videos(source: str | Path, *, root: str | Path | None = None) -> Itera
 
     A name is the path below the folder or the root, and the whole path of a video outside of it: with the root given
     anew, results go on where the videos have moved.
+
+    Raises:
+        ValueError: neither folder nor list, or no such root; later, a list that is no text.
     """
     folder = Path(source) if Path(source).is_dir() else Path(source).parent if root is None else Path(root)
     prefix = os.path.join(os.path.abspath(folder), "")
-    for path in stream_videos(source, root=root):
-        yield path.removeprefix(prefix), path
+    paths = stream_videos(source, root=root)  # which looks for the source now, not when the first path is asked for
+    return ((path.removeprefix(prefix), path) for path in paths)
 
 
 def label_videos(
