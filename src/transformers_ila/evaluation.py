@@ -124,9 +124,10 @@ def _joined(
 ) -> Predictions:
     """All processes' parts, in the order of the samples, each of which is in exactly one."""
     found = [position for part in parts for position in part.positions]
+    missed = [position for part in parts for position in part.unreadable]
+    if sorted(found + missed) != list(range(len(samples))):
+        raise RuntimeError(f"{len(samples)} videos gave {len(found)} results and {len(missed)} reasons.")
     unreadable = {position: why for part in parts for position, why in part.unreadable.items()}
-    if sorted([*found, *unreadable]) != list(range(len(samples))):
-        raise RuntimeError(f"{len(samples)} videos gave {len(found)} results and {len(unreadable)} reasons.")
     order = torch.tensor(sorted(range(len(found)), key=found.__getitem__), dtype=torch.long)
     logits = {
         name: torch.cat(
