@@ -12,6 +12,7 @@ from huggingface_hub import ModelCard
 from test_evaluation import LABELS, make_model
 
 from transformers_ila import IlaVideoProcessor, __version__, publishing
+from transformers_ila.annotations import read_annotations
 from transformers_ila.cards import (
     BATCH_STATISTICS,
     CITATION,
@@ -30,7 +31,7 @@ from transformers_ila.cards import (
 )
 from transformers_ila.checkpoints import DATA_SETS, PUBLISHED, released_processor
 from transformers_ila.complexity import count
-from transformers_ila.evaluation import evaluate, samples_of_folder
+from transformers_ila.evaluation import evaluate
 from transformers_ila.hub import export
 from transformers_ila.motionbench import write_folder
 
@@ -71,7 +72,7 @@ def reports(tmp_path_factory, model, processor):
     """Of sixteen videos and one that cannot be read: as a model is evaluated, and with the release's fault."""
     root = tmp_path_factory.mktemp("videos")
     write_folder(root, 16, seed=0, num_frames=9)
-    samples = samples_of_folder(root, {label: index for index, label in enumerate(LABELS)})
+    samples = read_annotations(root, labels=LABELS).pairs()
     (root / "text.mp4").write_text("no video")
     samples.append((root / "text.mp4", 0))
     options = {"data_set": "Motions", "split": "test"}
