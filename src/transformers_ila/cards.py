@@ -23,7 +23,8 @@ from .checkpoints import (
     released_processor,
 )
 from .configuration_ila import IlaConfig
-from .evaluation import fingerprint as fingerprint_of
+from .evaluation_report import describe_preprocessing
+from .evaluation_report import fingerprint as fingerprint_of
 from .modeling_ila import IlaForVideoClassification
 from .video_processing_ila import IlaVideoProcessor
 
@@ -48,7 +49,7 @@ CITATION = """@inproceedings{tu2023ila,
 class Result:
     """One number and where it comes from."""
 
-    metric: Literal["top1", "top5", "mean_class_accuracy"]
+    metric: Literal["top1", "top5", "mean_class_accuracy", "mean_average_precision"]
     percent: float
     data_set: str
     split: str | None
@@ -63,6 +64,7 @@ METRICS = {  # -> the Hub's identifier, our words
     "top1": ("accuracy", "Top-1 accuracy"),
     "top5": ("top_5_accuracy", "Top-5 accuracy"),
     "mean_class_accuracy": ("mean_class_accuracy", "Mean class accuracy"),
+    "mean_average_precision": ("mean_average_precision", "Mean average precision"),  # of several labels a video
 }
 
 
@@ -93,6 +95,8 @@ def measured_results(report: Mapping[str, Any]) -> list[Result]:
         views = _views(protocol["clips"], protocol["crops"], protocol["frames_per_clip"])
         if protocol["batch_statistics"]:
             views += f", batch statistics of {protocol['batch_size']} videos (the release's fault)"
+        if protocol.get("random_frames"):
+            views += f", frames at random (seed {protocol['seed']})"
         common = {
             "data_set": report["data_set"]["name"] or "unnamed data set",
             "split": report["data_set"]["split"],
@@ -102,8 +106,9 @@ def measured_results(report: Mapping[str, Any]) -> list[Result]:
             "source": f"transformers-ila {report['versions']['transformers_ila']}, {report['date'][:10]}, "
             f"PyAV {report['decoder']['pyav']}",
         }
-        values = {name: metrics[name] for name in METRICS}
-    except (KeyError, TypeError) as error:
+        several = metrics.get("mean_average_precision") is not None
+        values = {name: metrics[name] for name in METRICS if (name == "mean_average_precision") == several}
+    except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"This is no evaluation report: {error!r} is wrong or missing.") from error
     if any(value is None for value in values.values()):
         raise ValueError("The report has no accuracy: no video could be evaluated.")
@@ -116,6 +121,20 @@ def measured_results(report: Mapping[str, Any]) -> list[Result]:
 def _views(clips: int, crops: int, frames: int) -> str:
     plural = ["" if number == 1 else "s" for number in (clips, crops)]
     return f"{clips} clip{plural[0]} x {crops} crop{plural[1]}, {frames} frames each"
+
+
+def reliance_note(report: Mapping[str, Any]) -> str | None:
+    """What a report says of the order of frames, in a sentence; None where it was not measured."""
+    measured = report.get("temporal_reliance")
+    if measured is None:
+        return None
+    metric = "mean_average_precision" if "mean_average_precision" in report["metrics"] else "top1"
+    values = {name: order.get(metric) for name, order in measured["orders"].items()}
+    said = [f"{100 * value:.1f} % with {ORDER_WORDS[name]}" for name, value in values.items() if value is not None]
+    return f"{METRICS[metric][1]} with other frames (measured, {report['date'][:10]}): {', '.join(said)}."
+
+
+ORDER_WORDS = {"shuffled": "shuffled frames", "reversed": "reversed frames", "single_frame": "a single frame repeated"}
 
 
 def _is_fraction(value: Any) -> bool:
@@ -307,6 +326,7 @@ def card_of_folder(folder: str | Path, reports: Sequence[Mapping[str, Any]] = ()
     published = published_like(config) if PUBLISHED_ROW in kept else None
     recorded = RECORDED.search(kept)
     notes = [] if published is None else [paper_cost_note(published)]
+    notes += [note for report in reports if (note := reliance_note(report)) is not None]
     return model_card(
         config,
         processor,
@@ -336,15 +356,16 @@ def results_are_of(card: ModelCard, fingerprint: str) -> bool:
 def _check_report(report: Mapping[str, Any], folder: Path, config: IlaConfig, processor: IlaVideoProcessor) -> None:
     """Raise a ValueError unless the report is of this folder's weights, class names and preprocessing."""
     try:
-        described, preprocessing = report["model"], report["preprocessing"]
+        described, protocol = report["model"], report["protocol"]
+        stride = processor.frame_stride if processor.frame_sampling == "dense" else None
         fields = {
-            "frames": (report["protocol"]["frames_per_clip"], config.num_frames),
-            "frame_sampling": (report["protocol"]["frame_sampling"], processor.frame_sampling),
+            "frames": (protocol["frames_per_clip"], config.num_frames),
+            "frame_sampling": (protocol["frame_sampling"], processor.frame_sampling),
+            "frame_stride": (protocol["frame_stride"], stride),
             "classes": (described["labels"], config.num_labels),
-            "crop_size": (preprocessing["crop_size"], dict(processor.crop_size)),
-            "image_mean": (preprocessing["image_mean"], list(processor.image_mean)),
-            "image_std": (preprocessing["image_std"], list(processor.image_std)),
         }
+        for step, ours in describe_preprocessing(processor, protocol["name"]).items():
+            fields[step] = (report["preprocessing"][step], ours)
         dtype, found = getattr(torch, described["dtype"]), described["fingerprint"]
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"This is no evaluation report: {error!r} is wrong or missing.") from error

@@ -257,4 +257,5 @@ def describe_preprocessing(processor: IlaVideoProcessor, protocol: str) -> dict[
         "rescale_factor": processor.rescale_factor,
         "resample": PILImageResampling(processor.resample).name.lower(),
         "scale_in_decoder": processor.scale_in_decoder,
+        **{step: getattr(processor, step) for step in ("do_resize", "do_center_crop", "do_rescale", "do_normalize")},
     }

@@ -20,7 +20,7 @@ from huggingface_hub.utils import get_session, hf_raise_for_status, validate_rep
 from huggingface_hub.utils.sha import git_hash
 
 from .cards import NO_LICENCE, OFFICIAL_RELEASE, RESULTS_OF, results_are_of, with_example_model
-from .evaluation import fingerprint
+from .evaluation_report import fingerprint
 from .hub import CARD_BEFORE, OWN_FILES
 from .modeling_ila import IlaForVideoClassification
 from .motionbench import make_videos, write_mp4

@@ -18,7 +18,7 @@ from .checkpoints import DATA_SETS, RELEASED_OUTPUTS, class_names, fill_up, publ
 from .class_names_ila import load_tokenizer
 from .configuration_ila import IlaConfig
 from .conversion import StateDict, convert_state_dict, to_released_state_dict
-from .evaluation import fingerprint
+from .evaluation_report import fingerprint
 from .modeling_ila import IlaForVideoClassification
 from .processing_ila import IlaProcessor
 from .video_processing_ila import IlaVideoProcessor
