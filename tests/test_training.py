@@ -14,11 +14,10 @@ from transformers_ila.alignment_ila import PairPoints
 from transformers_ila.moving_average import MovingAverage
 from transformers_ila.training import (
     IlaTrainingArguments,
-    JitterDecay,
-    last_complete_checkpoint,
-    mark_complete,
     parameter_groups,
 )
+from transformers_ila.training_callbacks import JitterDecay
+from transformers_ila.whole_checkpoints import last_complete_checkpoint, mark_complete
 
 
 @pytest.fixture
