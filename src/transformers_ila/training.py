@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, IterableDataset, Sampler
 from transformers import EvalPrediction, Trainer, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import TrainerState
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput, rotate_checkpoints
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, SchedulerType, TrainOutput, rotate_checkpoints
 
 from .moving_average import MovingAverage
 from .synchronised_norm import synchronise_batch_norm
@@ -90,7 +90,7 @@ class IlaTrainingArguments(TrainingArguments):
         for name, (good, values) in allowed.items():
             if not good:
                 raise ValueError(f"`{name}` must be {values}, got {getattr(self, name)!r}.")
-        if str(self.lr_scheduler_type).endswith("cosine_with_min_lr") and not self.lr_scheduler_kwargs:
+        if SchedulerType(self.lr_scheduler_type) == SchedulerType.COSINE_WITH_MIN_LR and not self.lr_scheduler_kwargs:
             self.lr_scheduler_kwargs = {"min_lr_rate": self.min_lr_rate}
 
 
@@ -324,7 +324,16 @@ class IlaTrainer(Trainer):
     # checkpoints
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
-        """`Trainer.train`; `resume_from_checkpoint=True` takes the last whole checkpoint, if there is one."""
+        """`Trainer.train`; `resume_from_checkpoint=True` takes the last whole checkpoint, if there is one.
+
+        After SIGTERM it returns, with `stop.received` set.
+        """
+        try:
+            return self._train(resume_from_checkpoint, **kwargs)
+        finally:
+            self.stop.let_go()
+
+    def _train(self, resume_from_checkpoint: str | bool | None, **kwargs: Any) -> Any:
         if resume_from_checkpoint is True:
             found = last_complete_checkpoint(self.args.output_dir)
             resume_from_checkpoint = None if found is None else str(found)

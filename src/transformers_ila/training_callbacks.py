@@ -1,4 +1,4 @@
-"""What happens between steps: the masks' jitter fades, a signal ends the run in good order, the data learn the epoch."""
+"""What happens between steps: jitter of the masks fades, a signal ends the run in good order, data learn the epoch."""
 
 import logging
 import signal
@@ -69,9 +69,11 @@ class StopOnSignal(TrainerCallback):
             logger.warning(f"SIGTERM: saving at step {state.global_step}, then stopping.")
             control.should_save = control.should_training_stop = True
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def let_go(self) -> None:
+        """Give the signal back to whoever had it."""
         if self._before is not None:
             signal.signal(signal.SIGTERM, self._before)
+            self._before = None
 
 
 def _anywhere(flag: bool, device: torch.device) -> bool:
