@@ -13,7 +13,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from .moving_average import MovingAverage
 from .synchronised_norm import synchronise_batch_norm
 from .training_callbacks import DataEpoch, JitterDecay, StopOnSignal
 from .training_data import IGNORED, UNREADABLE, ClipCollator, EpochOrder, TrainingClips
-from .unreadable_videos import UnreadableVideos
+from .unreadable_videos import UnreadableVideos, UnreadableVideosError
 from .whole_checkpoints import last_complete_checkpoint, mark_complete, what_is_missing
 
 
@@ -63,7 +63,7 @@ class IlaTrainingArguments(TrainingArguments):
     num_train_epochs: float = 30
     lr_scheduler_type: str = "cosine_with_min_lr"
     lr_scheduler_kwargs: dict[str, Any] | str | None = None
-    report_to: str | list[str] = "tensorboard"
+    report_to: None | str | list[str] = "tensorboard"  # in the order that HfArgumentParser understands
     remove_unused_columns: bool = False  # the data sets here have none, and mixing needs "clip_seed"
     new_lr_scale: float = field(default=10.0, metadata={"help": "learning rate of new weights over CLIP's"})
     parameter_groups: str = field(default="paper", metadata={"help": "paper or release"})
@@ -165,7 +165,7 @@ class IlaTrainer(Trainer):
 
     Raises:
         ValueError: a moving average of weights that are sharded (FSDP, DeepSpeed); fewer videos than a global batch.
-        RuntimeError: too many videos cannot be read; on all processes at the same step.
+        UnreadableVideosError: too many videos cannot be read; on all processes at the same step.
         OSError: a checkpoint could not be written; the last whole one is named.
     """
 
@@ -179,8 +179,7 @@ class IlaTrainer(Trainer):
         self.train_collator = train_collator
         self.model_accepts_loss_kwargs = False  # the loss is a mean already, also with gradient accumulation
         if self.args.freeze_clip or self.args.parameter_groups == "release":
-            for name, parameter in self.model.named_parameters():
-                parameter.requires_grad_(is_new(name))
+            self.freeze()
         if self.args.sync_batch_norm and self.args.world_size > 1:
             self.model = self.model_wrapped = synchronise_batch_norm(self.model)
         self.average: MovingAverage | None = None
@@ -201,6 +200,11 @@ class IlaTrainer(Trainer):
             self.add_callback(self.unreadable)
         self._sums: torch.Tensor | None = None  # classification loss, alignment loss, how many batches
         self._videos, self._waited, self._since = 0, 0.0, time.perf_counter()  # of this process since the last log
+
+    def freeze(self) -> None:
+        """Train only what CLIP does not have."""
+        for name, parameter in self.model.named_parameters():
+            parameter.requires_grad_(is_new(name))
 
     # data
 
@@ -247,7 +251,7 @@ class IlaTrainer(Trainer):
             self.unreadable.count(len(batch["labels"]), batch.pop(UNREADABLE, []))
         try:
             self.unreadable.agree(None if error is None else str(error), self.args.device)
-        except RuntimeError as stop:
+        except UnreadableVideosError as stop:
             raise stop from error
 
     # optimisation
@@ -396,14 +400,17 @@ class IlaTrainer(Trainer):
 
     # the moving average
 
+    def averaged(self) -> AbstractContextManager[None]:
+        """The model with the averaged weights, if there are any."""
+        return nullcontext() if self.average is None else self.average.in_place()
+
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        with self.average.in_place() if self.average is not None else nullcontext():
+        with self.averaged():
             return super().evaluate(*args, **kwargs)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """The averaged weights where there are any; a checkpoint to resume from has the last step's."""
-        averaged = self.average is not None and not _internal_call
-        with self.average.in_place() if averaged and self.average is not None else nullcontext():
+        with nullcontext() if _internal_call else self.averaged():
             super().save_model(output_dir, _internal_call=_internal_call)
 
     def _load_best_model(self) -> None:

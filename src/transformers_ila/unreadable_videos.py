@@ -17,6 +17,10 @@ logger = logging.get_logger(__name__)
 REPORT = "unreadable_videos.json"
 
 
+class UnreadableVideosError(RuntimeError):
+    """Training cannot go on without the videos that cannot be read."""
+
+
 @dataclass
 class UnreadableVideos(TrainerCallback):
     """The count of one rank, and what all ranks make of it.
@@ -50,7 +54,7 @@ class UnreadableVideos(TrainerCallback):
         """Stop all ranks where one has an error, or where all together failed too often.
 
         Raises:
-            RuntimeError: on every rank.
+            UnreadableVideosError: on every rank.
         """
         several = distributed.is_initialized() and distributed.get_world_size() > 1
         counts = [float(error is not None), self.readings, self.failures]
@@ -59,11 +63,11 @@ class UnreadableVideos(TrainerCallback):
             distributed.all_reduce(votes)
         stops, readings, failures = votes.tolist()
         if stops:
-            raise RuntimeError(
+            raise UnreadableVideosError(
                 error or f"Another rank could not go on ({int(stops)} of all): its own message says why."
             )
         if readings >= min(self.videos, self.ENOUGH) and failures > self.share * readings:
-            raise RuntimeError(
+            raise UnreadableVideosError(
                 f"{int(failures)} of {int(readings)} readings failed, {failures / readings:.1%}, and "
                 f"{self.share:.1%} is allowed (`max_unreadable`). On this rank, {self._examples()}."
             )
