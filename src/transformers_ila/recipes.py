@@ -20,7 +20,7 @@ from transformers.utils import logging
 
 from .annotations import Annotations, read_annotations
 from .augmentation import ClipAugmentation, MixClips
-from .configuration_ila import CLIP_SIZES, IlaConfig
+from .configuration_ila import _VISION_FIELDS, CLIP_SIZES, IlaConfig
 from .modeling_ila import IlaForVideoClassification
 from .training import IlaTrainingArguments
 
@@ -142,8 +142,7 @@ def model_of(recipe: RecipeArguments, class_names: Sequence[str]) -> IlaForVideo
 
 def _known(wanted: dict[str, Any]) -> dict[str, Any]:
     """The same, if IlaConfig has all of them: it takes unknown ones for attributes."""
-    default = IlaConfig()
-    allowed = {name for part in (default, default.vision_config) for name in part.to_dict()}
+    allowed = {*IlaConfig().to_dict(), *_VISION_FIELDS}
     unknown = sorted(wanted.keys() - allowed)
     if unknown:
         raise ValueError(f"IlaConfig has no {', '.join(map(repr, unknown))}; it has {', '.join(sorted(allowed))}.")

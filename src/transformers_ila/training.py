@@ -235,7 +235,8 @@ class IlaTrainer(Trainer):
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
         started, error, batches, items = time.perf_counter(), None, [], None
         try:
-            batches, items = super().get_batch_samples(*args, **kwargs)
+            with torch.random.fork_rng(devices=[]):  # starting workers draws a number, at other times after resuming
+                batches, items = super().get_batch_samples(*args, **kwargs)
         except Exception as caught:  # the other processes must hear of it, whatever it is
             error = caught
         self._waited += time.perf_counter() - started
@@ -405,7 +406,7 @@ class IlaTrainer(Trainer):
         return nullcontext() if self.average is None else self.average.in_place()
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        with self.averaged():
+        with self.averaged(), torch.random.fork_rng(devices=[]):  # so that evaluating more or less changes no weight
             return super().evaluate(*args, **kwargs)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
