@@ -123,7 +123,7 @@ def run(recipe: RecipeArguments, args: IlaTrainingArguments) -> int:
     settle(recipe, args, checkpoint)
     say(args, f"{args.world_size} processes, {recipe.global_batch_size} videos a step; {args.output_dir}/{RESOLVED}")
     result = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    if trainer.stop.received and result.global_step < trainer.state.max_steps:
+    if trainer.stop.stopped:
         say(args, f"SIGTERM: saved after step {result.global_step}; --resume goes on.")
         return 0
     save(trainer, args)

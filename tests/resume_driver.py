@@ -1,12 +1,13 @@
 """Runs `scripts/train.py` in forked processes that die on command, so that nothing is imported twice.
 
-A plan is a JSON file: a list of attempts, each a list of options and when to die:
+A plan is a JSON file: a list of attempts, each with options, a number of processes and when to die:
 - {"step": s}: at the beginning of step s;
 - {"write": n}: in the middle of the n-th file that a checkpoint writes;
 - {"seal": n}: when the n-th checkpoint has all its files and not yet the one that says so;
 - {"rotate": n}: when the n-th old checkpoint is half deleted;
 - {"seconds": t}: so long after the first step, by a signal from outside; {"term": s}: SIGTERM in step s; {}: never.
-What happened is written beside the plan: one exit code an attempt, negative for a signal.
+"rank" beside it means one rank only; where a rank dies of SIGKILL the others are killed, as launchers do.
+What happened is written beside the plan: for every attempt the exit codes of its ranks, negative for a signal.
 """
 
 import builtins
@@ -15,6 +16,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import sys
 import threading
 import time
@@ -105,10 +107,11 @@ class Death:
         return removed
 
 
-def attempt(options: list[str], when: dict[str, float], log: Path) -> int:
-    """Exit code of one training process."""
+def start(options: list[str], when: dict[str, float], log: Path, environment: dict[str, str]) -> int:
+    """Process id of one training process."""
     child = os.fork()
     if child == 0:
+        os.environ.update(environment)
         os.setsid()  # so that its worker processes can be found
         try:
             out = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
@@ -121,20 +124,45 @@ def attempt(options: list[str], when: dict[str, float], log: Path) -> int:
             code = 99
         sys.stdout.flush()
         os._exit(code)
-    _, status = os.waitpid(child, 0)
+    return child
+
+
+def kill_group(child: int) -> None:
+    """A process and the workers it left."""
     try:
-        os.killpg(child, signal.SIGKILL)  # workers that the dead process left
+        os.killpg(child, signal.SIGKILL)
     except ProcessLookupError:
         pass
-    return os.waitstatus_to_exitcode(status)
+
+
+def attempt(options: list[str], when: dict[str, float], log: Path, world: int) -> list[int]:
+    """Exit codes of all ranks."""
+    ranks = []
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    for rank in range(world):
+        one = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world)}
+        one |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        own = when if when.get("rank", rank) == rank else {}
+        where = log if rank == 0 else log.with_name(f"{log.stem}.{rank}.log")
+        ranks.append(start(options, own, where, one if world > 1 else {}))
+    codes: dict[int, int] = {}
+    while len(codes) < world:
+        child, status = os.wait()
+        codes[child] = os.waitstatus_to_exitcode(status)
+        if codes[child] < 0:
+            list(map(kill_group, ranks))
+    list(map(kill_group, ranks))
+    return [codes[child] for child in ranks]
 
 
 def main(plan: Path) -> None:
     results = []
     for job in json.loads(plan.read_text()):
         started = time.time()
-        code = attempt(job["options"], job["when"], Path(job["log"]))
-        results.append({"code": code, "seconds": round(time.time() - started, 2)})
+        codes = attempt(job["options"], job["when"], Path(job["log"]), job.get("world", 1))
+        results.append({"codes": codes, "seconds": round(time.time() - started, 2)})
         plan.with_suffix(".results").write_text(json.dumps(results))
 
 

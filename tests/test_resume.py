@@ -20,7 +20,7 @@ HERE = Path(__file__).parent
 STEPS, SAVE = 32, 4
 
 
-def options_of(folder, clip, videos):
+def options_of(folder, clip, videos, /, **changes):
     fields = {
         "output_dir": folder,
         "clip": clip,
@@ -52,7 +52,7 @@ def options_of(folder, clip, videos):
         "use_cpu": "true",
         "resume": "true",
     }
-    return [f"--{name}={value}" for name, value in fields.items()]
+    return [f"--{name}={value}" for name, value in (fields | changes).items()]
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def material(tmp_path_factory):
 
 
 def drive(folder, jobs):
-    """Exit codes of the attempts."""
+    """Exit codes of the attempts; of several processes the one they all have."""
     plan = folder / "plan.json"
     plan.write_text(json.dumps(jobs))
     paths = [str(HERE), str(HERE.parent / "scripts"), str(HERE.parent / "src")]
@@ -73,7 +73,8 @@ def drive(folder, jobs):
         [sys.executable, "-W", "ignore", HERE / "resume_driver.py", plan], env=environment, timeout=600
     )
     assert run.returncode == 0
-    return [result["code"] for result in json.loads(plan.with_suffix(".results").read_text())]
+    results = json.loads(plan.with_suffix(".results").read_text())
+    return [codes[0] if len(set(codes)) == 1 else codes for codes in (result["codes"] for result in results)]
 
 
 def state_of(folder):
@@ -85,6 +86,8 @@ def state_of(folder):
     found |= {f"average.{name}": value for name, value in load_file(last / "moving_average.safetensors").items()}
     optimizer = torch.load(last / "optimizer.pt", weights_only=True)["state"]
     found |= {f"optimizer.{i}.{name}": value for i, entry in optimizer.items() for name, value in entry.items()}
+    if not (last / "rng_state.pth").is_file():
+        return found  # of several processes, who each have their own
     found["rng"] = torch.load(last / "rng_state.pth", weights_only=False)["cpu"]
     assert torch.load(last / "scheduler.pt", weights_only=True)["last_epoch"] == STEPS
     return found
@@ -145,3 +148,78 @@ def test_sigterm_is_a_good_end_and_resumed_exactly(material, tmp_path):
     whole, state = state_of(tmp_path / "whole"), state_of(tmp_path / "run")
     assert all(torch.equal(value, state[name]) for name, value in whole.items())
     assert batches_of(tmp_path / "run.log") == batches_of(tmp_path / "whole.log")
+
+
+# -- two processes ---------------------------------------------------------------------------------------------------
+
+CURVE_TOLERANCE = 1e-4  # of losses near 2: float32 sums in another order, over twelve steps
+
+
+def curve(folder, step):
+    """Loss, both parts and the gradient's norm of every step."""
+    history = json.loads((folder / f"checkpoint-{step}" / "trainer_state.json").read_text())["log_history"]
+    names = ("loss", "classification_loss", "alignment_loss", "grad_norm")
+    return torch.tensor([[line[name] for name in names] for line in history if "loss" in line])
+
+
+def damage(videos, folder, count):
+    """A list of the training videos of which so many are missing."""
+    paths = sorted((videos / "train").rglob("*.mp4"))
+    names = [str(path.relative_to(videos / "train")) for path in paths]
+    lines = [f"{name} {index % 8}" for index, name in enumerate(names)]
+    for place in range(count):
+        lines[place * 8 % len(lines)] = f"missing_{place}.mp4 0"
+    (folder / "list.txt").write_text("\n".join(lines) + "\n")
+    (folder / "names.txt").write_text("\n".join(f"class {index}" for index in range(8)) + "\n")
+    lists = {"train_list": folder / "list.txt", "val_list": folder / "list.txt"}
+    return lists | {"videos": videos / "train", "labels": folder / "names.txt", "format": "list"}
+
+
+@pytest.mark.slow
+def test_two_processes_follow_the_curve_of_one(material, tmp_path):
+    clip, videos = material
+    still = {"config": json.dumps({"alignment_hidden_size": 8, "classifier_dropout": 0.0}), "mixup": 0, "cutmix": 0}
+    still |= {"max_steps": 12, "save_steps": 12, "eval_strategy": "no", "logging_steps": 1, "global_batch_size": 8}
+    jobs = []
+    for world in (1, 2):
+        options = options_of(tmp_path / f"{world}", clip, videos, **still, per_device_train_batch_size=8 // world)
+        jobs.append({"options": options, "when": {}, "log": str(tmp_path / f"{world}.log"), "world": world})
+        jobs[-1]["options"].append(f"--expect_processes={world}")
+    assert drive(tmp_path, jobs) == [0, 0]
+    one, two = curve(tmp_path / "1", 12), curve(tmp_path / "2", 12)
+    assert len(one) == 12
+    difference = (one[:, :3] - two[:, :3]).abs().max().item()
+    print(f"largest difference of the losses over 12 steps: {difference:.1e}")
+    print("loss of one process: ", [round(value, 4) for value in one[:, 0].tolist()])
+    print("loss of two processes:", [round(value, 4) for value in two[:, 0].tolist()])
+    assert difference < CURVE_TOLERANCE
+    torch.testing.assert_close(one[:, 3], two[:, 3], atol=0, rtol=1e-3)
+    statistics = [load_file(tmp_path / f"{n}" / "checkpoint-12" / "model.safetensors") for n in (1, 2)]
+    for name, value in statistics[0].items():
+        if name.endswith(("running_mean", "running_var")):
+            torch.testing.assert_close(value, statistics[1][name], atol=1e-3, rtol=1e-2)
+
+
+@pytest.mark.slow
+def test_two_processes_resume_and_stop_together(material, tmp_path):
+    clip, videos = material
+    two = {"per_device_train_batch_size": 2, **damage(videos, tmp_path, 3)}
+    whole = {"options": options_of(tmp_path / "whole", clip, videos, **two), "log": str(tmp_path / "whole.log")}
+    job = {"options": options_of(tmp_path / "run", clip, videos, **two), "log": str(tmp_path / "run.log")}
+    (tmp_path / "bad").mkdir()
+    bad = {**two, **damage(videos, tmp_path / "bad", 12)}
+    jobs = [{**whole, "when": {}}, {**job, "when": {"step": 13, "rank": 1}}]
+    jobs += [{**job, "when": {"term": 21, "rank": 1}}, {**job, "when": {}}]
+    jobs += [
+        {"options": options_of(tmp_path / "stop", clip, videos, **bad), "log": str(tmp_path / "stop.log"), "when": {}}
+    ]
+    codes = drive(tmp_path, [{**job, "world": 2} for job in jobs])
+    assert codes == [0, -9, 0, 0, 2]
+    expected, found = state_of(tmp_path / "whole"), state_of(tmp_path / "run")
+    assert not [name for name, value in expected.items() if not torch.equal(value, found[name])]
+    report = json.loads((tmp_path / "run" / "unreadable_videos.json").read_text())
+    assert set(report["videos"]) == {"missing_0.mp4", "missing_1.mp4", "missing_2.mp4"}
+    assert [rank["rank"] for rank in report["per_rank"]] == [0, 1]
+    assert "Going on from" in (tmp_path / "run.log").read_text()
+    for name in ("stop.log", "stop.1.log"):
+        assert "readings failed" in (tmp_path / name).read_text()

@@ -135,6 +135,12 @@ def test_mixing_is_for_training_only(run):
     assert "clip_seed" not in batch
 
 
+def test_loaders_share_one_order(run):
+    trainer, _ = run
+    first, second = trainer.get_train_dataloader(), trainer.get_train_dataloader()
+    assert first.batch_sampler.sampler is second.batch_sampler.sampler is trainer.data_epoch.order
+
+
 def test_a_finished_run_takes_no_step_more(run, videos, processor):
     trainer, folder = run
     again = trainer_for(folder, videos, processor, args=trainer.args)
@@ -255,11 +261,11 @@ class TermAt(TrainerCallback):
 
 def test_sigterm_saves_and_ends(videos, processor, tmp_path):
     trainer = trainer_for(tmp_path, videos, processor, callbacks=[TermAt(3)])
-    assert trainer.train().global_step == 4 and trainer.stop.received
+    assert trainer.train().global_step == 4 and trainer.stop.stopped
     assert last_complete_checkpoint(tmp_path).name == "checkpoint-4"
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     again = trainer_for(tmp_path, videos, processor)
-    assert again.train(resume_from_checkpoint=True).global_step == 6 and not again.stop.received
+    assert again.train(resume_from_checkpoint=True).global_step == 6 and not again.stop.stopped
 
 
 def test_a_full_disk_leaves_the_last_checkpoint(videos, processor, tmp_path, monkeypatch):

@@ -172,6 +172,8 @@ def annotations_of(recipe: RecipeArguments) -> tuple[Annotations, Annotations | 
         return training, None, training.class_names
     if Path(recipe.val_list).is_dir():
         given.pop("root", None)
+        if not Path(recipe.train_list).is_dir():
+            given.pop("format", None)  # of another kind of annotation
     if recipe.labels is None and training.format != "folders":
         given["labels"] = training.class_names
     evaluation = read_annotations(recipe.val_list, **given)

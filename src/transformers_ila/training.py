@@ -229,8 +229,10 @@ class IlaTrainer(Trainer):
         if isinstance(data, IterableDataset) or self.args.train_sampling_strategy != "random":
             return super()._get_train_sampler(train_dataset)
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        self.data_epoch.order = EpochOrder(data, seed=seed, batch=self.global_batch_size())
-        return self.data_epoch.order
+        order, batch = self.data_epoch.order, self.global_batch_size()
+        if order is None or order.data is not data or order.batch != batch:  # loaders are also made to be counted only
+            order = self.data_epoch.order = EpochOrder(data, seed=seed, batch=batch)
+        return order
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
         started, error, batches, items = time.perf_counter(), None, [], None
@@ -251,7 +253,9 @@ class IlaTrainer(Trainer):
         for batch in batches:
             self.unreadable.count(len(batch["labels"]), batch.pop(UNREADABLE, []))
         try:
-            self.unreadable.agree(None if error is None else str(error), self.args.device)
+            # of a worker's error the last line, without the way there
+            said = None if error is None else (str(error).strip().splitlines() or [type(error).__name__])[-1]
+            self.unreadable.agree(said, self.args.device)
         except UnreadableVideosError as stop:
             raise stop from error
 
@@ -331,7 +335,7 @@ class IlaTrainer(Trainer):
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
         """`Trainer.train`; `resume_from_checkpoint=True` takes the last whole checkpoint, if there is one.
 
-        After SIGTERM it returns, with `stop.received` set.
+        After SIGTERM it returns, with `stop.stopped` set.
         """
         try:
             return self._train(resume_from_checkpoint, **kwargs)

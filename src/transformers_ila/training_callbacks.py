@@ -48,14 +48,17 @@ class DataEpoch(TrainerCallback):
 
 
 class StopOnSignal(TrainerCallback):
-    """After SIGTERM: one checkpoint, then the end, on all processes at the same step."""
+    """After SIGTERM: one checkpoint, then the end, on all processes at the same step.
+
+    received: by this process. stopped: by any, so training ended before its last step.
+    """
 
     def __init__(self) -> None:
-        self.received = False
+        self.received = self.stopped = False
         self._before: Any = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.received = False
+        self.received = self.stopped = False
         try:
             self._before = signal.signal(signal.SIGTERM, self._remember)
         except ValueError:  # not the main thread: nobody can listen
@@ -65,7 +68,8 @@ class StopOnSignal(TrainerCallback):
         self.received = True
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if _anywhere(self.received, args.device):
+        if _anywhere(self.received, args.device) and state.global_step < state.max_steps:
+            self.stopped = True
             logger.warning(f"SIGTERM: saving at step {state.global_step}, then stopping.")
             control.should_save = control.should_training_stop = True
 
