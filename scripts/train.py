@@ -8,6 +8,7 @@ With `--resume` it goes on from the last whole checkpoint of the output folder, 
 Exit code: 0 the model is saved, or after SIGTERM the last step; 2 bad arguments, or a run that cannot go on.
 """
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,10 @@ def run(recipe: RecipeArguments, args: IlaTrainingArguments) -> int:
         raise ValueError(f"{recipe.expect_processes} processes were expected, and there are {args.world_size}.")
     checkpoint = find_checkpoint(recipe, args)
     trainer = build_trainer(recipe, args)
+    if os.environ.get("ACCELERATE_USE_FSDP", "false") == "true" and not trainer.is_fsdp_enabled:
+        raise ValueError(
+            "FSDP was asked for, and Accelerate does not use it: it needs several processes with a GPU each."
+        )
     settle(recipe, args, checkpoint)
     say(args, f"{args.world_size} processes, {recipe.global_batch_size} videos a step; {args.output_dir}/{RESOLVED}")
     result = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))

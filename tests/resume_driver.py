@@ -26,6 +26,8 @@ from pathlib import Path
 import safetensors.torch
 import torch
 import train
+from accelerate.state import PartialState
+from accelerate.utils import DistributedType
 from transformers import modeling_utils
 
 import transformers_ila.moving_average
@@ -107,6 +109,12 @@ class Death:
         return removed
 
 
+def shard_on_cpus() -> None:
+    """Let Accelerate 1.15 take gloo processes for GPUs: on CPUs it would pass over FSDP and say nothing."""
+    PartialState._prepare_backend = lambda self, *rest: ("gloo", DistributedType.MULTI_GPU)
+    torch.distributed.init_process_group("gloo")
+
+
 def start(options: list[str], when: dict[str, float], log: Path, environment: dict[str, str]) -> int:
     """Process id of one training process."""
     child = os.fork()
@@ -118,6 +126,8 @@ def start(options: list[str], when: dict[str, float], log: Path, environment: di
             os.dup2(out, 1)
             os.dup2(out, 2)
             Death(when).arm(log.with_suffix(".trace"))
+            if environment.get("ACCELERATE_USE_FSDP") and "ACCELERATE_TORCH_DEVICE" in environment:
+                shard_on_cpus()
             code = train.main(options)
         except BaseException:
             traceback.print_exc()
@@ -135,7 +145,9 @@ def kill_group(child: int) -> None:
         pass
 
 
-def attempt(options: list[str], when: dict[str, float], log: Path, world: int) -> list[int]:
+def attempt(
+    options: list[str], when: dict[str, float], log: Path, world: int, environment: dict[str, str]
+) -> list[int]:
     """Exit codes of all ranks."""
     ranks = []
     with socket.socket() as probe:
@@ -143,7 +155,7 @@ def attempt(options: list[str], when: dict[str, float], log: Path, world: int) -
         port = probe.getsockname()[1]
     for rank in range(world):
         one = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world)}
-        one |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        one |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)} | environment
         own = when if when.get("rank", rank) == rank else {}
         where = log if rank == 0 else log.with_name(f"{log.stem}.{rank}.log")
         ranks.append(start(options, own, where, one if world > 1 else {}))
@@ -161,7 +173,7 @@ def main(plan: Path) -> None:
     results = []
     for job in json.loads(plan.read_text()):
         started = time.time()
-        codes = attempt(job["options"], job["when"], Path(job["log"]), job.get("world", 1))
+        codes = attempt(job["options"], job["when"], Path(job["log"]), job.get("world", 1), job.get("environment", {}))
         results.append({"codes": codes, "seconds": round(time.time() - started, 2)})
         plan.with_suffix(".results").write_text(json.dumps(results))
 

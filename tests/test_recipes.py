@@ -96,6 +96,8 @@ def test_options_win_over_the_recipe(tmp_path):
     assert args.gradient_accumulation_steps == 2 and recipe.global_batch_size == 8
     recipe, args = parsed(file, tmp_path, "--learning_rate", "1", "--scales", "0.7", "--jitter_decay_epoch=3")
     assert args.learning_rate == 1 and recipe.scales == [0.7] and args.jitter_decay_epoch == 3 and recipe.mixup == 0.3
+    for nothing in (["--jitter_decay_epoch", "null"], ["--jitter_decay_epoch=null"]):
+        assert parsed(None, tmp_path, *nothing, "--max_steps", "3")[1].jitter_decay_epoch is None
 
 
 @pytest.mark.parametrize(
@@ -126,6 +128,8 @@ def test_what_is_wrong_in_a_recipe_is_said(tmp_path, text, message):
         (["--learn", "1"], "unknown 'learn'"),
         (["stray"], "'stray' is of no option"),
         (["--num_frames", "many"], "invalid int value"),
+        (["--num_frames", "null"], "`num_frames` needs a value"),
+        (["--frames=null"], "unknown 'frames'"),
     ],
 )
 def test_what_is_wrong_in_the_options_is_said(tmp_path, options, message):

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 from tiny_models import save_clip
 
+from transformers_ila import IlaForVideoClassification
 from transformers_ila.motionbench import write_folder
 from transformers_ila.whole_checkpoints import what_is_missing
 
@@ -198,6 +199,55 @@ def test_two_processes_follow_the_curve_of_one(material, tmp_path):
     for name, value in statistics[0].items():
         if name.endswith(("running_mean", "running_var")):
             torch.testing.assert_close(value, statistics[1][name], atol=1e-3, rtol=1e-2)
+
+
+SHARDED = {  # what `accelerate launch --config_file recipes/accelerate/fsdp2.yaml` sets
+    "ACCELERATE_USE_FSDP": "true",
+    "FSDP_VERSION": "2",
+    "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+    "FSDP_TRANSFORMER_CLS_TO_WRAP": "IlaEncoderLayer",
+    "FSDP_RESHARD_AFTER_FORWARD": "true",
+    "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT",
+    "FSDP_CPU_RAM_EFFICIENT_LOADING": "false",
+}
+
+
+@pytest.mark.slow
+def test_sharded_weights_follow_the_curve_and_resume(material, tmp_path):
+    clip, videos = material
+    still = {
+        "config": json.dumps({"alignment_hidden_size": 8}),
+        "classification_head": "text",
+        "mixup": 0,
+        "cutmix": 0,
+    }
+    still |= {"max_steps": 12, "save_steps": 4, "eval_strategy": "no", "logging_steps": 1, "ema_decay": "null"}
+    still |= {"global_batch_size": 8}
+    two = {**still, "per_device_train_batch_size": 4, "expect_processes": 2}
+    one = {**still, "per_device_train_batch_size": 8}
+    jobs = [
+        {"options": options_of(tmp_path / "one", clip, videos, **one), "log": str(tmp_path / "one.log"), "when": {}}
+    ]
+    sharded = {"world": 2, "environment": {**SHARDED, "ACCELERATE_TORCH_DEVICE": "cpu"}}
+    whole = {"options": options_of(tmp_path / "whole", clip, videos, **two), "log": str(tmp_path / "whole.log")}
+    run = {"options": options_of(tmp_path / "run", clip, videos, **two), "log": str(tmp_path / "run.log")}
+    jobs += [
+        {**whole, **sharded, "when": {}},
+        {**run, **sharded, "when": {"step": 10}},
+        {**run, **sharded, "when": {}},
+    ]
+    plain = {"options": options_of(tmp_path / "plain", clip, videos, **two), "log": str(tmp_path / "plain.log")}
+    jobs += [{**plain, "world": 2, "environment": SHARDED, "when": {}}]
+    assert drive(tmp_path, jobs) == [0, 0, -9, 0, 2]
+    assert "FSDP was asked for" in (tmp_path / "plain.log").read_text()
+    difference = (curve(tmp_path / "one", 12)[:, :3] - curve(tmp_path / "whole", 12)[:, :3]).abs().max().item()
+    print(f"largest difference of the losses, one process and two with sharded weights: {difference:.1e}")
+    assert difference < CURVE_TOLERANCE
+    files = [load_file(tmp_path / name / "model.safetensors") for name in ("whole", "run")]
+    assert files[0].keys() == files[1].keys() and files[0]["logit_scale"].shape == ()
+    assert not [name for name, value in files[0].items() if not torch.equal(value, files[1][name])]
+    model, info = IlaForVideoClassification.from_pretrained(tmp_path / "run", output_loading_info=True)
+    assert not info["missing_keys"] and not info["mismatched_keys"] and model.logit_scale.ndim == 0
 
 
 @pytest.mark.slow

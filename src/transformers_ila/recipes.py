@@ -234,7 +234,7 @@ def check_keys(keys: Mapping[Any, Any] | Sequence[str], where: str) -> None:
 
 
 def parse(recipe: str | Path | None, options: Sequence[str] = ()) -> tuple[RecipeArguments, IlaTrainingArguments]:
-    """A recipe with options such as `--max_steps 10` laid over it.
+    """A recipe with options such as `--max_steps 10` laid over it; `--ema_decay null` is None, as in YAML.
 
     Raises:
         ValueError: an unknown key or option, a value of another kind or out of its range, a batch that does not fit.
@@ -242,18 +242,35 @@ def parse(recipe: str | Path | None, options: Sequence[str] = ()) -> tuple[Recip
     """
     values = {} if recipe is None else read_recipe(recipe)
     parser = _Parser([RecipeArguments, IlaTrainingArguments], allow_abbrev=False, add_help=False)
+    options, nothing = _without_null(options)
+    given = {token.removeprefix("--").split("=")[0] for token in options if token.startswith("--")}
+    nothing += [key for key, value in values.items() if value is None and key not in given]
     tokens = [token for key, value in values.items() if value is not None for token in _tokens(key, value)]
     namespace, rest = parser.parse_known_args([*tokens, *options])
     unknown = [token.removeprefix("--").split("=")[0] for token in rest if token.startswith("--")]
     if rest:
         check_keys(unknown, "options")
         raise ValueError(f"options: {' '.join(rest)!r} is of no option.")
-    given = {token.removeprefix("--").split("=")[0] for token in options if token.startswith("--")}
-    for key in (key for key, value in values.items() if value is None and key not in given):
+    check_keys(nothing, "options")
+    for key in nothing:
         if not _may_be_none(key):
-            raise ValueError(f"{str(recipe)!r}: `{key}` needs a value.")
+            raise ValueError(f"`{key}` needs a value.")
         setattr(namespace, key, None)
     return _resolved(namespace, name=Path(recipe).stem if recipe is not None else "training")
+
+
+def _without_null(options: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The options without those whose value is `null`, and the names of these."""
+    kept: list[str] = []
+    names: list[str] = []
+    for token in options:
+        if token == "null" and kept and kept[-1].startswith("--"):
+            names.append(kept.pop().removeprefix("--"))
+        elif token.startswith("--") and token.endswith("=null"):
+            names.append(token.removeprefix("--").removesuffix("=null"))
+        else:
+            kept.append(token)
+    return kept, names
 
 
 def _tokens(key: str, value: Any) -> list[str]:

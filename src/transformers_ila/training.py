@@ -37,6 +37,7 @@ from .whole_checkpoints import last_complete_checkpoint, mark_complete, what_is_
 logger = logging.getLogger(__name__)
 
 NEW_PARTS = (".alignment.", "mit.", "prompts_", "classifier")  # what CLIP does not have
+SCALARS = ("logit_scale",)  # parameters without any dimension
 
 
 @dataclass
@@ -182,6 +183,8 @@ class IlaTrainer(Trainer):
             self.freeze()
         if self.args.sync_batch_norm and self.args.world_size > 1:
             self.model = self.model_wrapped = synchronise_batch_norm(self.model)
+        if self.is_fsdp_enabled:
+            _reshape_scalars(self.model, (1,))
         self.average: MovingAverage | None = None
         if self.args.ema_decay is not None:
             if self.is_fsdp_enabled or self.is_deepspeed_enabled:
@@ -403,6 +406,12 @@ class IlaTrainer(Trainer):
         kept = f"the last whole checkpoint is {str(last)!r}" if last else "there is no earlier one"
         return f"{str(folder)!r} could not be written ({error}); {free:.0f} MiB are free; {kept}."
 
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        if state_dict is not None and self.is_fsdp_enabled:
+            shapes = {name: value.reshape(()) for name, value in state_dict.items() if name in SCALARS}
+            state_dict = state_dict | shapes
+        super()._save(output_dir, state_dict)
+
     # the moving average
 
     def averaged(self) -> AbstractContextManager[None]:
@@ -422,6 +431,13 @@ class IlaTrainer(Trainer):
         super()._load_best_model()
         if self.average is not None and self.state.best_model_checkpoint is not None:
             self.average.load(self.state.best_model_checkpoint)  # which is what was the best
+
+
+def _reshape_scalars(model: nn.Module, shape: tuple[int, ...]) -> None:
+    """FSDP2 shards along the first dimension, which CLIP's scale does not have."""
+    for name, parameter in model.named_parameters():
+        if name in SCALARS:
+            parameter.data = parameter.data.reshape(shape)
 
 
 def _peak_memory(device: torch.device) -> int:
