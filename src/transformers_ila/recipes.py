@@ -114,8 +114,7 @@ class RecipeArguments:
 
 def config_of(recipe: RecipeArguments, class_names: Sequence[str]) -> IlaConfig:
     """Of a recipe's tower, without any weights."""
-    if recipe.tower not in CLIP_SIZES:
-        raise ValueError(f"`tower` must be one of {', '.join(CLIP_SIZES)}, got {recipe.tower!r}.")
+    _check_tower(recipe)
     labels = {"id2label": dict(enumerate(class_names)), "label2id": {name: i for i, name in enumerate(class_names)}}
     return IlaConfig.from_clip_size(recipe.tower, **labels, **_known(recipe.model_fields()))
 
@@ -129,15 +128,20 @@ def model_of(recipe: RecipeArguments, class_names: Sequence[str]) -> IlaForVideo
     """
     if recipe.clip is None:
         raise ValueError("`clip` must be the Hub id or the folder of weights to start from: --clip.")
+    _check_tower(recipe)
     wanted = _known(recipe.model_fields())
     model = IlaForVideoClassification.from_pretrained(recipe.clip, labels=list(class_names), **wanted)
-    if recipe.tower in CLIP_SIZES:
-        vision = CLIP_SIZES[recipe.tower][0]
-        found = {name: getattr(model.config.vision_config, name) for name in vision}
-        other = {name: value for name, value in found.items() if value != vision[name]}
-        if other:
-            logger.warning(f"{recipe.clip!r} is no {recipe.tower} tower, which the recipe is meant for: {other}.")
+    vision = CLIP_SIZES[recipe.tower][0]
+    found = {name: getattr(model.config.vision_config, name) for name in vision}
+    other = {name: value for name, value in found.items() if value != vision[name]}
+    if other:
+        logger.warning(f"{recipe.clip!r} is no {recipe.tower} tower, which the recipe is meant for: {other}.")
     return model
+
+
+def _check_tower(recipe: RecipeArguments) -> None:
+    if recipe.tower not in CLIP_SIZES:
+        raise ValueError(f"`tower` must be one of {', '.join(CLIP_SIZES)}, got {recipe.tower!r}.")
 
 
 def _known(wanted: dict[str, Any]) -> dict[str, Any]:
