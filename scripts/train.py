@@ -36,6 +36,7 @@ from transformers_ila.recipes import (
 )
 from transformers_ila.training import IlaTrainer, IlaTrainingArguments, best_five, top_accuracies
 from transformers_ila.training_data import EvaluationClips, TrainingClips
+from transformers_ila.training_shards import ShardClips
 from transformers_ila.unreadable_videos import UnreadableVideosError
 from transformers_ila.whole_checkpoints import last_complete_checkpoint
 
@@ -71,13 +72,12 @@ def build_trainer(recipe: RecipeArguments, args: IlaTrainingArguments) -> IlaTra
         model.config.problem_type = "multi_label_classification"
     processor = IlaVideoProcessor.for_model(model.config, frame_sampling=recipe.frame_sampling)
     size = model.config.vision_config.image_size
-    data = TrainingClips(
-        training,
-        processor,
-        augment=recipe.augmentation(names, size=size),
-        seed=args.seed,
-        stand_ins=recipe.stand_ins,
-    )
+    how: dict[str, Any] = {"augment": recipe.augmentation(names, size=size), "stand_ins": recipe.stand_ins}
+    if recipe.stream:
+        counts = {"videos": len(training.samples), "batch": args.train_batch_size}
+        data: Any = ShardClips(str(recipe.train_list), processor, labels=names, seed=args.seed, **counts, **how)
+    else:
+        data = TrainingClips(training, processor, seed=args.seed, **how)
     metrics: dict[str, Any] = {"compute_metrics": top_accuracies, "preprocess_logits_for_metrics": best_five}
     return IlaTrainer(
         model=model,

@@ -144,6 +144,25 @@ def test_accelerate_reads_its_files(file):
 
 
 @pytest.mark.slow
+def test_a_disk_that_is_really_full(material, trained, tmp_path, capsys):
+    """A file system of memory, with room for one checkpoint and a half."""
+    size = sum(path.stat().st_size for path in (trained / "checkpoint-4").iterdir())
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size * 3 // 2 // 1024}k", "tmpfs", str(disk)])
+    if mount.returncode != 0:
+        pytest.skip("mounting is not permitted")
+    try:
+        assert train.main(options(material, disk / "run")) == 2
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert "checkpoint-4' could not be written" in error and "MiB are free" in error and "checkpoint-2'" in error
+        assert what_is_missing(disk / "run" / "checkpoint-2") is None
+        assert not (disk / "run" / "checkpoint-4").exists()
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.mark.slow
 def test_one_process_in_place_of_two_is_refused(material, tmp_path):
     """`accelerate launch --cpu` starts one, whatever is asked for."""
     command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]

@@ -60,6 +60,7 @@ class RecipeArguments:
     format: str | None = field(default=None, metadata={"help": "of the annotations; found out where not given"})
     labels: str | None = field(default=None, metadata={"help": "class names: kinetics400, ssv2, or a file"})
     train_list_sha256: str | None = field(default=None, metadata={"help": "refuse another list than this"})
+    stream: bool = field(default=False, metadata={"help": "read tar shards from beginning to end, each by one rank"})
     stand_ins: int = field(default=10, metadata={"help": "videos tried in place of one that cannot be read"})
 
     frame_sampling: str = field(default="segments", metadata={"help": "segments, uniform (SSv2) or dense"})

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.data_loader import prepare_data_loader
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, Sampler
 from transformers import EvalPrediction, Trainer, TrainingArguments
@@ -30,6 +31,7 @@ from .moving_average import MovingAverage
 from .synchronised_norm import synchronise_batch_norm
 from .training_callbacks import DataEpoch, JitterDecay, StopOnSignal
 from .training_data import IGNORED, UNREADABLE, ClipCollator, EpochOrder, TrainingClips
+from .training_shards import ShardClips
 from .unreadable_videos import UnreadableVideos, UnreadableVideosError
 from .whole_checkpoints import last_complete_checkpoint, mark_complete, what_is_missing
 
@@ -197,7 +199,10 @@ class IlaTrainer(Trainer):
         self.data_epoch = DataEpoch()
         self.add_callback(self.data_epoch)
         self.unreadable: UnreadableVideos | None = None
-        if isinstance(self.train_dataset, TrainingClips):
+        if isinstance(self.train_dataset, ShardClips):
+            self.train_dataset.rank, self.train_dataset.ranks = self.args.process_index, self.args.world_size
+            self.data_epoch.order = self.train_dataset
+        if isinstance(self.train_dataset, (TrainingClips, ShardClips)):
             self.train_dataset.warn = False
             self.unreadable = UnreadableVideos(self.args.max_unreadable, len(self.train_dataset))
             self.add_callback(self.unreadable)
@@ -216,6 +221,8 @@ class IlaTrainer(Trainer):
         return self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
 
     def get_train_dataloader(self) -> DataLoader:
+        if isinstance(self.train_dataset, ShardClips):
+            return self._shard_loader(self.train_dataset)
         evaluation = self.data_collator
         if isinstance(self.train_dataset, TrainingClips):
             self.data_collator = ClipCollator(self.train_collator)
@@ -225,6 +232,18 @@ class IlaTrainer(Trainer):
             return super().get_train_dataloader()
         finally:
             self.data_collator = evaluation
+
+    def _shard_loader(self, data: ShardClips) -> DataLoader:
+        """Its ranks read shards of their own, so nothing is left to divide among them."""
+        if data.batch != self.args.train_batch_size:
+            raise ValueError(f"`batch` is {data.batch}, `per_device_train_batch_size` {self.args.train_batch_size}.")
+        if len(data) < data.batch * self.args.gradient_accumulation_steps:
+            raise ValueError(f"{data.videos} videos are fewer than one global batch of {self.global_batch_size()}.")
+        workers = {"num_workers": self.args.dataloader_num_workers}
+        if self.args.dataloader_num_workers:
+            workers["persistent_workers"] = self.args.dataloader_persistent_workers
+        loader: DataLoader = DataLoader(data, data.batch, collate_fn=ClipCollator(self.train_collator), **workers)
+        return prepare_data_loader(loader, device=self.args.device, num_processes=1, process_index=0)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
         """`EpochOrder`, which `DataEpoch` keeps at the right epoch: Accelerate loses it behind skipped batches."""

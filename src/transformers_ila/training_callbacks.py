@@ -10,7 +10,6 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
 from .alignment_ila import PairPoints
-from .training_data import EpochOrder
 
 
 logger = logging.getLogger(__name__)
@@ -40,7 +39,7 @@ class DataEpoch(TrainerCallback):
     """Tells the order of the training data, and through it the data set, which epoch begins or is resumed."""
 
     def __init__(self) -> None:
-        self.order: EpochOrder | None = None
+        self.order: Any = None  # with `set_epoch`: `EpochOrder`, or data that have an order of their own
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.order is not None:

@@ -139,10 +139,10 @@ class TrainingClips(Clips):
         for attempt in range(self.stand_ins + 1):
             sample = self.samples[place]
             try:
-                clip = self._clip(sample, clip_generator(self.seed, epoch, index, attempt))
+                clip = self.clip(sample, clip_generator(self.seed, epoch, index, attempt))
             except (VideoDecodingError, OSError) as error:
-                unreadable.append((sample.name, _reason(error)))
-                self._tell(*unreadable[-1])
+                unreadable.append((sample.name, reason_of_failure(error)))
+                self.tell(*unreadable[-1])
                 place = clip_seed(self.seed, epoch, index, attempt) % len(self.samples)
                 continue
             item = {"pixel_values": clip, "labels": self.label(sample)}
@@ -151,8 +151,8 @@ class TrainingClips(Clips):
         name, reason = unreadable[0]
         raise RuntimeError(f"{NO_STAND_IN}: {name!r} ({reason}), and {self.stand_ins} others.")
 
-    def _clip(self, sample: Sample, generator: torch.Generator) -> torch.Tensor:
-        """(T, C, size, size), normalised."""
+    def clip(self, sample: Sample, generator: torch.Generator) -> torch.Tensor:
+        """One video, augmented: (T, C, size, size), normalised."""
         processor = self.processor
         options = {"num_frames": processor.num_frames, "random": True, "generator": generator}
         if processor.frame_sampling == "dense":
@@ -164,13 +164,14 @@ class TrainingClips(Clips):
         asis = {"do_sample_frames": False, "do_resize": False, "do_center_crop": False}
         return processor(clip, return_tensors="pt", **asis)["pixel_values"][0]
 
-    def _tell(self, name: str, reason: str) -> None:
+    def tell(self, name: str, reason: str) -> None:
+        """Log it, if that is wanted and new."""
         if self.warn and name not in self._warned:
             self._warned.add(name)
             logger.warning(f"Another video stands in for {name!r}: {reason}.")
 
 
-def _reason(error: Exception) -> str:
+def reason_of_failure(error: Exception) -> str:
     return str(getattr(error, "reason", None) or error or type(error).__name__).rstrip(".")
 
 
