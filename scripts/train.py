@@ -68,8 +68,9 @@ def build_trainer(recipe: RecipeArguments, args: IlaTrainingArguments) -> IlaTra
     training, evaluation, names = annotations_of(recipe)
     set_seed(args.seed)  # new weights are drawn here
     model = model_of(recipe, names)
-    if training.multi_label:
+    if training.multi_label:  # where nothing is the first of five
         model.config.problem_type = "multi_label_classification"
+        args.metric_for_best_model, args.greater_is_better = "loss", False
     processor = IlaVideoProcessor.for_model(model.config, frame_sampling=recipe.frame_sampling)
     size = model.config.vision_config.image_size
     how: dict[str, Any] = {"augment": recipe.augmentation(names, size=size), "stand_ins": recipe.stand_ins}

@@ -6,6 +6,7 @@ import runpy
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -110,6 +111,33 @@ def test_resuming_where_nothing_is_begins(material, tmp_path, capsys):
     fields = {"max_steps": 1, "save_strategy": "no", "eval_strategy": "no", "load_best_model_at_end": "false"}
     assert train.main([*options(material, tmp_path / "new", **fields), "--resume"]) == 0
     assert "this is the beginning" in capsys.readouterr().out
+
+
+def test_several_labels(material, tmp_path, capsys):
+    names = [str(path.relative_to(material / "train")) for path in sorted((material / "train").rglob("*.mp4"))]
+    lines = [f"{name} {index % 3} {3 + index % 2}" for index, name in enumerate(names)]
+    (tmp_path / "list.txt").write_text("\n".join(lines) + "\n")
+    (tmp_path / "names.txt").write_text("\n".join("abcde") + "\n")
+    lists = {"train_list": tmp_path / "list.txt", "val_list": tmp_path / "list.txt", "videos": material / "train"}
+    changes = {**lists, "labels": tmp_path / "names.txt", "num_train_epochs": 1, "classification_head": "linear"}
+    assert train.main(options(material, tmp_path / "run", **changes)) == 0
+    assert "Best loss" in capsys.readouterr().out
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["problem_type"] == "multi_label_classification"
+
+
+def test_streamed_shards(material, tmp_path):
+    paths = sorted((material / "train").rglob("*.mp4"))
+    for shard in range(2):
+        with tarfile.open(tmp_path / f"train-{shard}.tar", "w") as tar:
+            for index, path in enumerate(paths[shard::2]):
+                (tmp_path / "label").write_text(path.parent.name)
+                tar.add(path, f"{shard}-{index}.mp4")
+                tar.add(tmp_path / "label", f"{shard}-{index}.cls")
+    (tmp_path / "names.txt").write_text("\n".join(sorted({path.parent.name for path in paths})) + "\n")
+    changes = {"train_list": tmp_path / "train-{0..1}.tar", "labels": tmp_path / "names.txt", "stream": "true"}
+    assert train.main(options(material, tmp_path / "run", **changes)) == 0
+    state = json.loads((tmp_path / "run" / "checkpoint-4" / "trainer_state.json").read_text())
+    assert state["global_step"] == 4 and state["epoch"] == 2.0
 
 
 @pytest.mark.parametrize(

@@ -68,11 +68,18 @@ def test_only_whole_checkpoints_count(tmp_path):
         folder = tmp_path / f"checkpoint-{step}"
         folder.mkdir()
         (folder / "model.safetensors").write_bytes(b"x" * step)
+        (folder / "trainer_state.json").write_text("{}")
         if step < 15:
             mark_complete(folder)
     assert last_complete_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
     (tmp_path / "checkpoint-10" / "model.safetensors").write_bytes(b"x")
     assert last_complete_checkpoint(tmp_path) == tmp_path / "checkpoint-5"
+    for nonsense in ("{}", "[]", "null", "{", '{"model.safetensors": 5}'):
+        (tmp_path / "checkpoint-5" / "complete.json").write_text(nonsense)
+        assert last_complete_checkpoint(tmp_path) is None
+    (tmp_path / "checkpoint-last").mkdir()
+    (tmp_path / "checkpoint-7").write_text("a file")
+    assert last_complete_checkpoint(tmp_path) is None and last_complete_checkpoint(tmp_path / "nowhere") is None
 
 
 TWO_PROCESSES = """

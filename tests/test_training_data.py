@@ -167,6 +167,10 @@ def test_several_labels_become_a_vector(videos, processor, tmp_path):
     annotations = read_annotations(tmp_path / "list.txt", labels=["a", "b", "c"])
     clips = TrainingClips(annotations, processor, augment=ClipAugmentation(size=28))
     assert clips[0]["labels"].tolist() == [1.0, 0.0, 1.0]
+    path.rename(path.with_suffix(".away"))
+    with pytest.raises(ValueError, match="Take 'v.mp4' out"):
+        EvaluationClips(annotations, processor)[0]
+    path.with_suffix(".away").rename(path)
     with pytest.raises(ValueError, match="several labels need class names"):
         TrainingClips(read_annotations(tmp_path / "list.txt"), processor, augment=ClipAugmentation(size=28))
 

@@ -36,10 +36,16 @@ class JitterDecay(TrainerCallback, ExportableState):
 
 
 class DataEpoch(TrainerCallback):
-    """Tells the order of the training data, and through it the data set, which epoch begins or is resumed."""
+    """Tells the order of the training data, or a data set, which epoch begins or is resumed.
 
-    def __init__(self) -> None:
-        self.order: Any = None  # with `set_epoch`: `EpochOrder`, or data that have an order of their own
+    `IlaTrainer` has one. The plain Trainer on several processes needs `callbacks=[DataEpoch(clips)]`, or every epoch
+    has the augmentations of the first.
+
+    order: anything with `set_epoch`: `EpochOrder`, which tells its data set, or data.
+    """
+
+    def __init__(self, order: Any = None) -> None:
+        self.order = order
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.order is not None:

@@ -72,6 +72,9 @@ class EvaluationClips(Clips):
 
     A video that cannot be read is not replaced: its clip is black and its label -100, which loss and
     `training.top_accuracies` pass over and count.
+
+    Raises:
+        ValueError: (from `[...]`) such a video among those with several labels, for which no label means nothing.
     """
 
     def __getitem__(self, index: int) -> dict[str, Any]:
@@ -79,11 +82,12 @@ class EvaluationClips(Clips):
         try:
             pixel_values = self.processor(sample.source(), return_tensors="pt")["pixel_values"][0]
         except (VideoDecodingError, OSError) as error:
+            if self.multi_label:
+                raise ValueError(f"Take {sample.name!r} out of what is evaluated: {error}") from error
             logger.warning(f"Not evaluated: {sample.name!r}: {error}")
             crop = dict(self.processor.crop_size)
             pixel_values = torch.zeros(self.processor.num_frames, 3, crop["height"], crop["width"])
-            nothing = torch.full((self.num_classes or 0,), float(IGNORED)) if self.multi_label else IGNORED
-            return {"pixel_values": pixel_values, "labels": nothing}
+            return {"pixel_values": pixel_values, "labels": IGNORED}
         return {"pixel_values": pixel_values, "labels": self.label(sample)}
 
 

@@ -5,6 +5,7 @@ import logging
 import os
 from pathlib import Path
 
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 
@@ -35,6 +36,8 @@ def what_is_missing(checkpoint: Path) -> str | None:
         sizes = json.loads((checkpoint / COMPLETE).read_text())
     except (OSError, ValueError):
         return f"{COMPLETE} is missing or broken"
+    if not isinstance(sizes, dict) or TRAINER_STATE_NAME not in sizes:
+        return f"{COMPLETE} does not list {TRAINER_STATE_NAME}"
     for name, size in sizes.items():
         file = checkpoint / name
         if not file.is_file() or file.stat().st_size != size:
