@@ -171,8 +171,8 @@ class KeepGradients(TrainerCallback):
         self.gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
 
 
-def step_of(folder, videos, processor, *, parts, **fields):
-    """Loss and gradients of one step with 8 videos, in so many parts."""
+def step_of(folder, videos, processor, *, parts, options=None, **fields):
+    """Loss and gradients of one step with 8 videos, in so many parts; `options` are of the training arguments."""
     keep = KeepGradients()
     args = arguments(
         folder,
@@ -181,12 +181,14 @@ def step_of(folder, videos, processor, *, parts, **fields):
         per_device_train_batch_size=8 // parts,
         gradient_accumulation_steps=parts,
         max_grad_norm=0.0,
+        **(options or {}),
     )
     model = tiny_model(classifier_dropout=0.0, **fields)
     trainer = trainer_for(folder, videos, processor, model=model, args=args, mixing=False, callbacks=[keep])
     trainer.train()
     loss = next(line["loss"] for line in trainer.state.log_history if "loss" in line)
-    return loss, keep.gradients
+    statistics = {f"{name}, statistics": value for name, value in model.named_buffers() if "running" in name}
+    return loss, keep.gradients | statistics
 
 
 @pytest.mark.parametrize("parts", [2, 4])
@@ -205,6 +207,42 @@ def test_batch_normalisation_sees_the_parts(videos, processor, tmp_path):
     _, others = step_of(tmp_path, videos, processor, parts=2)
     name = next(name for name in gradients if ".alignment." in name)
     assert any(not torch.allclose(gradients[n], others[n], atol=1e-6) for n in gradients), name
+
+
+def test_activation_checkpointing_changes_nothing(videos, processor, tmp_path):
+    loss, gradients = step_of(tmp_path, videos, processor, parts=1)
+    other, others = step_of(tmp_path, videos, processor, parts=1, options={"activation_checkpointing": True})
+    assert other == pytest.approx(loss, abs=1e-4) and gradients.keys() == others.keys()
+    assert any("running_mean" in name for name in gradients)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradient, others[name], atol=ACCUMULATION_TOLERANCE, rtol=1e-4)
+
+
+def test_half_precision(videos, processor, tmp_path):
+    loss, _ = step_of(tmp_path, videos, processor, parts=1)
+    other, gradients = step_of(tmp_path, videos, processor, parts=1, options={"bf16": True})
+    assert other == pytest.approx(loss, rel=0.02) and other != loss
+    assert all(value.dtype == torch.float32 and value.isfinite().all() for value in gradients.values())
+
+
+@pytest.mark.parametrize(("fields", "steps"), [({"num_train_epochs": 10, "max_steps": -1}, 8), ({"max_steps": 12}, 8)])
+def test_the_schedule_warms_up_for_epochs(videos, processor, tmp_path, fields, steps):
+    """16 videos are four steps of four an epoch; two epochs warm up."""
+    args = arguments(tmp_path, warmup_steps=0, warmup_epochs=2, lr_batch_size=16, **fields)
+    trainer = trainer_for(tmp_path, videos, processor, args=args)
+    total = 40 if args.max_steps < 0 else 12
+    trainer.create_optimizer()
+    schedule = trainer.create_scheduler(total, trainer.optimizer)
+    assert trainer.args.warmup_steps == steps
+    assert trainer.scaled_learning_rate() == pytest.approx(1e-4 * 4 / 16)
+    rates = []
+    for _ in range(total + 1):
+        rates.append([group["lr"] for group in trainer.optimizer.param_groups])
+        trainer.optimizer.step()
+        schedule.step()
+    peak = rates[steps]
+    assert sorted({round(rate / 2.5e-5, 6) for rate in peak}) == [1.0, 10.0] and rates[steps // 2][0] == peak[0] / 2
+    assert rates[-1][0] == pytest.approx(0.01 * peak[0])
 
 
 # -- trouble ---------------------------------------------------------------------------------------------------------
