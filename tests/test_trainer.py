@@ -382,3 +382,15 @@ def test_the_plain_trainer_works(videos, processor, tmp_path, columns):
     assert 0 <= trainer.evaluate()["eval_top1"] <= 1
     if columns:
         assert seen == [0, 0, 0, 0, 1, 1]  # Accelerate tells the data set, on one process
+
+
+def test_it_learns(videos, processor, tmp_path):
+    """Sixteen videos by heart: rates, order and labels fit together."""
+    fields = {"max_steps": 120, "learning_rate": 3e-3, "new_lr_scale": 1.0, "logging_steps": 12, "ema_decay": 0.9}
+    model = tiny_model(alignment_fusion="residual", classifier_dropout=0.0)
+    trainer = trainer_for(tmp_path, videos, processor, model=model, args=arguments(tmp_path, **fields), mixing=False)
+    trainer.train_dataset = EvaluationClips(videos, processor)  # without augmentation
+    trainer.train()
+    losses = [line["classification_loss"] for line in trainer.state.log_history if "classification_loss" in line]
+    assert losses[-1] < 0.7 * losses[0], losses
+    assert trainer.evaluate()["eval_top1"] >= 0.5  # of eight classes
