@@ -150,7 +150,10 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     recipe = None if arguments[0].startswith("--") else arguments[0]
     try:
-        return run(*parse(recipe, arguments if recipe is None else arguments[1:]))
+        code = run(*parse(recipe, arguments if recipe is None else arguments[1:]))
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()  # or its threads may still run when the process ends
+        return code
     except (ValueError, OSError, UnreadableVideosError) as error:
         print(f"train.py: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

@@ -109,6 +109,7 @@ differences = {
     "mean": (together[0].running_mean - alone[0].running_mean).abs().max().item(),
     "var": (together[0].running_var - alone[0].running_var).abs().max().item(),
 }
+distributed.destroy_process_group()  # or its threads may still run when the process ends, which then aborts
 print(json.dumps(differences))
 """
 
