@@ -7,6 +7,7 @@ import signal
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from tiny_models import tiny_config
 from torch.utils.data import Dataset
 from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
@@ -106,6 +107,8 @@ def test_the_best_checkpoint_by_top1_is_kept_and_loaded(run):
     kept = sorted(path.name for path in folder.glob("checkpoint-*"))
     assert best in kept and "checkpoint-6" in kept and len(kept) <= 2
     assert trainer.evaluate()["eval_top1"] == pytest.approx(trainer.state.best_metric)
+    average = load_file(folder / best / "moving_average.safetensors")  # it was the average that was the best
+    assert all(torch.equal(value, trainer.average.values[name]) for name, value in average.items())
 
 
 def test_what_is_saved_are_the_averaged_weights(run, tmp_path):

@@ -67,6 +67,7 @@ class IlaTrainingArguments(TrainingArguments):
     lr_scheduler_type: str = "cosine_with_min_lr"
     lr_scheduler_kwargs: dict[str, Any] | str | None = None
     report_to: None | str | list[str] = "tensorboard"  # in the order that HfArgumentParser understands
+    ddp_find_unused_parameters: bool | None = False  # every trained weight is used in every step, so nobody need look
     remove_unused_columns: bool = False  # the data sets here have none, and mixing needs "clip_seed"
     new_lr_scale: float = field(default=10.0, metadata={"help": "learning rate of new weights over CLIP's"})
     parameter_groups: str = field(default="paper", metadata={"help": "paper or release"})
