@@ -25,13 +25,22 @@ class ConvertArguments:
             "help": "of a text head: CLIP folder or Hub id, or a vocabulary file (bpe_simple_vocab_16e6.txt.gz)"
         },
     )
+    own_weights: bool = field(
+        default=False,
+        metadata={"help": "you trained the file yourself: no remark on a missing licence, no published numbers"},
+    )
     verify: bool = field(default=False, metadata={"help": "compare the folder with the file, weights and logits"})
 
 
 def main(args: ConvertArguments) -> int:
     try:
         done = convert_checkpoint(
-            args.checkpoint, args.output, labels=args.labels, tokenizer=args.tokenizer, verify=args.verify
+            args.checkpoint,
+            args.output,
+            labels=args.labels,
+            tokenizer=args.tokenizer,
+            own_weights=args.own_weights,
+            verify=args.verify,
         )
     except (ValueError, OSError) as error:
         print(f"convert.py: error: {error}", file=sys.stderr)

@@ -47,7 +47,13 @@ def main(arguments: list[str] | None = None) -> int:
         if args.dry_run:
             return 0
         url = publish(
-            checked, args.repo, private=args.private, create_pr=args.pr, revision=args.revision, update=args.update
+            checked,
+            args.repo,
+            private=args.private,
+            create_pr=args.pr,
+            revision=args.revision,
+            update=args.update,
+            announce=lambda names: print(f"Deleted there, of an earlier export: {', '.join(names)}."),
         )
     except (PublishError, OSError) as error:
         print(f"publish.py: error: {error}", file=sys.stderr)

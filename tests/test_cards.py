@@ -7,16 +7,19 @@ from pathlib import Path
 
 import make_model_cards
 import pytest
+import torch
 from huggingface_hub import ModelCard
 from test_evaluation import LABELS, make_model
 
-from transformers_ila import IlaVideoProcessor, __version__
+from transformers_ila import IlaVideoProcessor, __version__, publishing
+from transformers_ila.annotations import read_annotations
 from transformers_ila.cards import (
     BATCH_STATISTICS,
     CITATION,
     CLIP_WEIGHTS,
     METRICS,
     NO_BATCH_STATISTICS,
+    RESULTS_OF,
     UNUSED_OUTPUTS,
     card_of_folder,
     measured_results,
@@ -24,10 +27,11 @@ from transformers_ila.cards import (
     published_card,
     published_results,
     released_weights,
+    results_are_of,
 )
 from transformers_ila.checkpoints import DATA_SETS, PUBLISHED, released_processor
 from transformers_ila.complexity import count
-from transformers_ila.evaluation import evaluate, samples_of_folder
+from transformers_ila.evaluation import evaluate
 from transformers_ila.hub import export
 from transformers_ila.motionbench import write_folder
 
@@ -68,7 +72,7 @@ def reports(tmp_path_factory, model, processor):
     """Of sixteen videos and one that cannot be read: as a model is evaluated, and with the release's fault."""
     root = tmp_path_factory.mktemp("videos")
     write_folder(root, 16, seed=0, num_frames=9)
-    samples = samples_of_folder(root, {label: index for index, label in enumerate(LABELS)})
+    samples = read_annotations(root, labels=LABELS).pairs()
     (root / "text.mp4").write_text("no video")
     samples.append((root / "text.mp4", 0))
     options = {"data_set": "Motions", "split": "test"}
@@ -243,7 +247,9 @@ def test_published_cards_describe_network_and_preprocessing(published, checkpoin
     size = checkpoint.config().vision_config.image_size
     assert network["clip"] == f"{checkpoint.num_frames} frames of {size} x {size}"
     assert "`alignment_fusion=residual`" in network["temporal module"]
-    assert network["head"].endswith(f", {DATA_SETS[checkpoint.data_set].num_labels} classes")
+    classes = f", {DATA_SETS[checkpoint.data_set].num_labels} classes"
+    unused = "; 226 further outputs are the release's, and belong to no class" if "ssv2" in checkpoint.name else ""
+    assert network["head"].endswith(classes + unused)
     assert ("text tower" in network["parameters (counted)"]) == (checkpoint.data_set == "kinetics400")
     assert f"{checkpoint.gmacs} G multiply-accumulates per view (published)" in found["Results"]
     counted = float(network["multiply-accumulates per view (counted)"].partition(" G")[0])
@@ -269,7 +275,7 @@ def test_published_cards_state_licence_and_faults(published, checkpoint):
     assert "The published weights have no licence" in found["Licence"] and "do not re-host" in found["Licence"]
     assert (BATCH_STATISTICS in found["Limits"]) == (checkpoint.data_set == "kinetics400")
     assert (NO_BATCH_STATISTICS in found["Limits"]) == (checkpoint.data_set == "ssv2")
-    assert UNUSED_OUTPUTS not in found["Limits"]  # those cards are of models with as many outputs as classes
+    assert (UNUSED_OUTPUTS in found["Limits"]) == (checkpoint.data_set == "ssv2")
     assert checkpoint.title in card.text and f'model="{checkpoint.name}"' in found["Use it"]
     assert f"scripts/convert.py --checkpoint FILE --output {checkpoint.name}" in found["Use it"]
 
@@ -295,7 +301,8 @@ def test_a_measured_card_has_the_reports_numbers(cards, reports):
         assert (result.dataset_name, result.dataset_type, result.dataset_split) == ("Motions", "motions", "test")
         assert "(measured), 1 clip x 1 crop, 4 frames each" in result.metric_name
         assert "16 of 17 videos, 1 unreadable" in result.metric_name
-    for row, (name, (_, title)) in zip(rows(sections(card)["Results"]), METRICS.items(), strict=True):
+    single = {name: words for name, words in METRICS.items() if name != "mean_average_precision"}
+    for row, (name, (_, title)) in zip(rows(sections(card)["Results"]), single.items(), strict=True):
         assert row[:4] == ["Motions, test", title, f"{100 * metrics[name]:.1f} %", "1 clip x 1 crop, 4 frames each"]
         assert row[4] == "16 of 17 videos, 1 unreadable"
         assert row[5].startswith(f"measured: transformers-ila {__version__}, {report['date'][:10]}")
@@ -323,6 +330,21 @@ def test_what_a_report_names_cannot_break_the_table(reports, model, processor):
     assert [len(row) for row in rows(sections(card)["Results"])] == [6, 6, 6]
     assert list(sections(card)) == SECTIONS and not re.search("^# c", card.text, re.MULTILINE)
     assert ModelCard(str(card)).data.eval_results == card.data.eval_results
+
+
+def test_several_labels_random_frames_and_temporal_reliance(folder, reports):
+    report = copy.deepcopy(reports["plain"])
+    nothing = dict.fromkeys(report["metrics"])
+    report["metrics"] = {**nothing, "mean_average_precision": 0.625}
+    report["protocol"] |= {"random_frames": True, "seed": 3}
+    orders = {"shuffled": 0.5, "reversed": 0.25, "single_frame": None}
+    orders = {name: {"mean_average_precision": value} for name, value in orders.items()}
+    report["temporal_reliance"] = {"seed": 3, "orders": orders}
+    results = sections(card_of_folder(folder, [report]))["Results"]
+    assert [row[1:4] for row in rows(results)] == [
+        ["Mean average precision", "62.5 %", "1 clip x 1 crop, 4 frames each, frames at random (seed 3)"]
+    ]
+    assert "50.0 % with shuffled frames, 25.0 % with reversed frames." in results and "(measured, 20" in results
 
 
 def test_a_report_without_a_name(reports):
@@ -404,6 +426,42 @@ def test_the_card_of_a_folder_gets_its_reports(folder, reports, capsys, tmp_path
     assert 'model="mine"' in card.text and NOBODY not in card.text
 
 
+def test_results_stay_with_their_weights(folder, reports, model, processor):
+    """Of other weights they leave the card, and publishing refuses it."""
+    card = card_of_folder(folder, [reports["plain"]])
+    found = RESULTS_OF.search(card.text)[1]
+    assert results_are_of(card, found) and found == reports["plain"]["model"]["fingerprint"]
+    (folder / "README.md").write_text(str(card))
+    assert publishing._check_results(folder, card) is None
+    with torch.no_grad():
+        other = copy.deepcopy(model)
+        other.logit_scale.add_(1e-3)
+    other.save_pretrained(folder)
+    with pytest.raises(publishing.PublishError, match="other weights or class names"):
+        publishing._check_results(folder, ModelCard.load(folder / "README.md"))
+    with pytest.raises(ValueError, match="other weights or class names"):
+        card_of_folder(folder, [reports["plain"]])
+    again = card_of_folder(folder)
+    assert NOBODY in again.text and RESULTS_OF.search(again.text) is None
+
+
+@pytest.mark.parametrize(
+    "fields,expected",
+    [
+        ({}, "short side to 32 (bicubic), centre crop 28 x 28, mean 0.481"),
+        ({"do_normalize": False}, "centre crop 28 x 28."),
+        ({"do_resize": False}, "Pixels: centre crop 28 x 28, mean"),
+        ({"do_center_crop": False, "size": {"height": 28, "width": 28}}, "Pixels: to 28 x 28 (bicubic), mean"),
+        ({"do_rescale": False}, "centre crop 28 x 28, values 0 to 255, mean"),
+        ({"rescale_factor": 0.5}, "times 0.5, mean"),
+        ({"frame_sampling": "dense", "frame_stride": 4}, "by the rule `dense`, every 4th."),
+    ],
+)
+def test_a_card_says_what_the_processor_does(model, fields, expected):
+    processor = IlaVideoProcessor.for_model(model.config, **fields)
+    assert expected in model_card(model.config, processor, name="a").text
+
+
 def test_a_folder_keeps_its_origin_and_licence(folder, model, processor, reports):
     for weights in (released_weights(model.config), CLIP_WEIGHTS):
         (folder / "README.md").write_text(str(model_card(model.config, processor, name="user/mine", weights=weights)))
@@ -417,6 +475,7 @@ def test_a_folder_keeps_its_origin_and_licence(folder, model, processor, reports
 def test_reports_of_other_models_and_no_reports(folder, reports, capsys, tmp_path):
     wrong = {("protocol", "frames_per_clip"): 16, ("model", "labels"): 9, ("preprocessing", "image_std"): [1.0] * 3}
     wrong |= {("model", "fingerprint"): "0" * 64, ("protocol", "frame_sampling"): "dense"}
+    wrong |= {("preprocessing", "size"): {"shortest_edge": 99}, ("preprocessing", "do_normalize"): False}
     for (part, field), value in wrong.items():
         other = copy.deepcopy(reports["plain"])
         other[part][field] = value

@@ -155,6 +155,7 @@ def test_status(found, status):
     assert VideoCheck("a.mp4", **found).status(min_frames=8) == status
 
 
+@pytest.mark.slow
 def test_crashes_and_hangs_cost_one_video_each(tmp_path):
     names = ["crash.mp4", "hang.mp4", "spoils.mp4", *(f"{i}.mp4" for i in range(9)), "crash2.mp4", "bug.mp4"]
     touch(tmp_path, *names)
@@ -191,7 +192,12 @@ def slow_set(tmp_path) -> tuple[Path, list[str]]:
 def wait_for_results(folder: Path) -> None:
     """Until both workers are busy and there are ten results or more."""
     journal, videos = folder / "report.journal", folder / "videos"
-    wait_until(lambda: len(list(videos.glob("*.pid"))) == 2 and journal.read_text().count("state") >= 10)
+
+    def busy() -> bool:
+        both = len(list(videos.glob("*.pid"))) == 2
+        return both and journal.is_file() and journal.read_text().count("state") >= 10
+
+    wait_until(busy)
 
 
 def wait_for_the_end_of_workers(folder: Path) -> None:
@@ -207,6 +213,7 @@ def runs(process: int) -> bool:
     return state not in "ZX"  # ended, whether or not anyone has asked for its exit code
 
 
+@pytest.mark.slow
 def test_killed_scan_goes_on(slow_set, monkeypatch, capsys):
     folder, arguments = slow_set
     journal = folder / "report.journal"
@@ -232,6 +239,7 @@ def test_killed_scan_goes_on(slow_set, monkeypatch, capsys):
     assert "100 of 100 results taken over" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_the_workers(slow_set, monkeypatch, capsys):
     folder, arguments = slow_set
 

@@ -73,8 +73,9 @@ def test_configurations(checkpoint):
     assert vision.patch_size == int(checkpoint.size.partition("/")[2].partition("@")[0])
     assert vision.image_size == (336 if checkpoint.size.endswith("@336") else 224)
     assert vision.alignment_fusion == "residual"
-    assert config.num_labels == data_set.num_labels == len(class_names(checkpoint.data_set))
-    assert [config.id2label[index] for index in range(config.num_labels)] == class_names(checkpoint.data_set)
+    names = class_names(checkpoint.data_set)
+    assert data_set.num_labels == len(names) and config.num_labels == 400  # the files' heads have 400 outputs
+    assert [config.id2label[index] for index in range(400)] == fill_up(names, 400)
     assert config.label2id == {name: index for index, name in config.id2label.items()}
     text = checkpoint.data_set == "kinetics400"
     assert config.classification_head == ("text" if text else "linear")
@@ -208,6 +209,12 @@ GOOD = {
     "bare names with commas": ("cut, then eat\n2 cups, one ball\n", ["cut, then eat", "2 cups, one ball"]),
     "other scripts": ("läuft\n走る\n", ["läuft", "走る"]),
     "empty lines": ("\n\nrunning\n\n\nchess\n\n", ["running", "chess"]),
+    "a list in JSON": ('["running", "say \\"no\\""]', ["running", 'say "no"']),
+    "SSv2's JSON": (
+        '{"Closing [something]": "1",\n "Opening, [something]": "0"}',
+        ["Opening, [something]", "Closing [something]"],
+    ),
+    "names that end with numbers": ("level 1\nlevel 2\nlevel 3\n", ["level 1", "level 2", "level 3"]),
     "one class": ("id,name\n0,running\n", ["running"]),
 }
 
@@ -226,14 +233,23 @@ BAD = {
     "gap": ("id,name\n0,a\n2,b\n", "must be 0 to 1, each once, got 0, 2"),
     "from one": ("id,name\n1,a\n2,b\n", "must be 0 to 1"),
     "id twice": ("id,name\n0,a\n0,b\n", "must be 0 to 1"),
-    "negative": ("id,name\n-1,a\n0,b\n", "`id,name` in every line .*got '-1,a'"),
+    "negative": ("id,name\n-1,a\n0,b\n", "numbers from 0 on, got '-1,a'"),
     "no number": ("id,name\n0,a\nb\n", "`id,name` in every line .*got 'b'"),
     "comma without quotes": ("id,name\n0,cut, then eat\n", "quote names with commas.*got '0,cut, then eat'"),
     "open quote": ('id,name\n0,"a\n1,b\n', "got '0,\"a'"),
     "name twice": ("a\nb\na\n", r"different and not empty, got \['a'\]"),
     "name twice with ids": ("id,name\n0,a\n1, a\n", r"different and not empty, got \['a'\]"),
     "empty name": ("id,name\n0,\n1,b\n", r"different and not empty, got \[''\]"),
-    "header left out": ("0,running\n1,chess\n", "put it into the first line"),
+    "header left out": ("0,running\n1,chess\n", "with that header, or bare names"),
+    "ids with spaces": ("0 running\n1 chess\n", "with that header, or bare names"),
+    "ids from one": ("1\trunning\n2\tchess\n", "with that header, or bare names"),
+    "ids behind": ("running,0\nchess,1\n", "with that header, or bare names"),
+    "another header": ("name,id\nrunning,0\nchess,1\n", "with that header, or bare names"),
+    "a header without ids": ("name\nrunning\nchess\n", "with that header, or bare names"),
+    "half a JSON": ('{"running": "0",', "is no JSON"),
+    "JSON of something else": ('[{"running": 0}]', "list of names, or names with their ids"),
+    "JSON with a gap": ('{"running": "0", "chess": "2"}', "must be 0 to 1, each once"),
+    "empty JSON": ("{}", "names no class"),
     "one huge line": ("id,name\n0," + "x" * 200_000 + "\n", "in every line"),
 }
 

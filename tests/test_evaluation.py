@@ -16,6 +16,7 @@ from tiny_models import tiny_config
 
 from transformers_ila import IlaForVideoClassification, IlaVideoProcessor
 from transformers_ila.alignment_ila import PairPoints, PointLayer
+from transformers_ila.annotations import read_annotations
 from transformers_ila.evaluation import (
     PROTOCOLS,
     accuracies,
@@ -23,10 +24,8 @@ from transformers_ila.evaluation import (
     evaluate,
     fingerprint,
     predict,
-    samples_of_folder,
-    samples_of_list,
-    write_report,
 )
+from transformers_ila.evaluation_files import write_report
 from transformers_ila.motionbench import MOTIONS, make_videos, write_folder, write_mp4
 
 
@@ -65,7 +64,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def samples(folder):
     """In another order than the classes'."""
-    found = samples_of_folder(folder, {label: index for index, label in enumerate(LABELS)})
+    found = read_annotations(folder, labels=LABELS).pairs()
     return [found[index] for index in np.random.default_rng(0).permutation(len(found))]
 
 
@@ -324,14 +323,22 @@ def test_report_says_what_was_done(residual, samples, tmp_path):
     processor = IlaVideoProcessor.for_model(
         residual.config, frame_sampling="dense", frame_stride=2, image_std=[1.0] * 3
     )
-    (tmp_path / "list.txt").write_text("a.mp4 1\n")
-    options = {"data_set": "motions", "split": "test", "list_file": tmp_path / "list.txt", "batch_statistics": True}
-    report = evaluate(residual, processor, samples[:2], protocol="1x3", batch_size=2, **options)
+    options = {"data_set": "motions", "split": "test", "batch_statistics": True}
+    listed = [f"{path} {label}" for path, label in samples[:2]]
+    (tmp_path / "list.txt").write_text("\n".join(listed))
+    annotations = read_annotations(tmp_path / "list.txt", root="/", labels=LABELS)
+    report = evaluate(residual, processor, annotations, protocol="1x3", batch_size=2, **options)
     assert report["schema"] == 1 and report["date"].endswith("+00:00")
     assert report["model"].pop("fingerprint") == fingerprint(residual)
     assert report["model"] == {"name": None, "revision": None, "labels": 8, "dtype": "float32", "device": "cpu"}
-    sha256 = hashlib.sha256(b"a.mp4 1\n").hexdigest()
-    assert report["data_set"] == {"name": "motions", "split": "test", "list": {"name": "list.txt", "sha256": sha256}}
+    sha256 = hashlib.sha256("\n".join(listed).encode()).hexdigest()
+    assert len(report["data_set"].pop("samples_sha256")) == 64
+    assert report["data_set"] == {
+        "name": "motions",
+        "split": "test",
+        "list": {"name": "list.txt", "sha256": sha256, "format": "list"},
+        "read_beyond_clip": 0,
+    }
     protocol = report["protocol"]
     assert "depend on batch size and order" in protocol.pop("note")
     assert protocol == {
@@ -341,6 +348,8 @@ def test_report_says_what_was_done(residual, samples, tmp_path):
         "frames_per_clip": 4,
         "frame_sampling": "dense",
         "frame_stride": 2,
+        "random_frames": False,
+        "seed": None,
         "batch_size": 2,
         "batch_statistics": True,
     }
@@ -360,45 +369,6 @@ def test_report_says_what_was_done(residual, samples, tmp_path):
         write_report({"top1": math.nan}, tmp_path / "report.json")
     assert json.loads((tmp_path / "report.json").read_text()) == plain
     assert sorted(path.name for path in tmp_path.iterdir()) == ["list.txt", "report.json"]
-
-
-# -- which videos ----------------------------------------------------------------------------------------------------
-
-LINES = {
-    "a.mp4 3": ("a.mp4", 3),
-    '"a.mp4",3': ("a.mp4", 3),
-    "my clip, 7.mp4\t0": ("my clip, 7.mp4", 0),
-    "frames 7 3": ("frames 7", 3),
-    "gone.mp4 12": ("gone.mp4", 12),
-    "a.mp4": None,
-    "frames 7": None,
-    "a.mp4 3 4": None,
-    "gone 3 4": None,
-    "a.mp4 -1": None,
-    "a.mp4,riding a bike": None,
-}
-
-
-@pytest.mark.parametrize("line", LINES)
-def test_line_of_a_list(tmp_path, line):
-    for name in ("a.mp4", "my clip, 7.mp4", "frames 7"):
-        (tmp_path / "videos" / name).mkdir(parents=True)
-    (tmp_path / "list.txt").write_text(f"path label\n# old\n{line}\n")
-    if LINES[line] is None:
-        with pytest.raises(ValueError, match="Line 3 of .*list.txt' must be a path and one class index, got"):
-            samples_of_list(tmp_path / "list.txt", root=tmp_path / "videos")
-    else:
-        name, index = LINES[line]
-        found = samples_of_list(tmp_path / "list.txt", root=tmp_path / "videos")
-        assert found == [(tmp_path / "videos" / name, index)]
-
-
-def test_folders_are_mapped_by_the_models_labels(folder):
-    ids = {label: 7 - index for index, label in enumerate(LABELS)}
-    assert {(path.parent.name, index) for path, index in samples_of_folder(folder, ids)} == set(ids.items())
-    del ids["receding"], ids["moving up"]
-    with pytest.raises(ValueError, match=r"2 of 8 class folders .*: 'moving up', 'receding'\. .* and 1 more\."):
-        samples_of_folder(folder, ids)
 
 
 # -- the script ------------------------------------------------------------------------------------------------------
@@ -422,6 +392,7 @@ def saved(tmp_path_factory, model, processor):
     return folder
 
 
+@pytest.mark.slow
 def test_script_in_a_process_of_its_own(tmp_path, saved, folder, model, processor):
     command = [sys.executable, SCRIPT, "--model", saved, "--videos", folder, "--output", tmp_path / "report.json"]
     command += [
@@ -439,10 +410,10 @@ def test_script_in_a_process_of_its_own(tmp_path, saved, folder, model, processo
     run = subprocess.run(list(map(str, command)), capture_output=True, text=True)
     assert run.returncode == 0, run.stderr[-3000:]
     report = json.loads((tmp_path / "report.json").read_text())
-    expected = evaluate(model, processor, samples_of_folder(folder, model.config.label2id), protocol="1x3")
+    expected = evaluate(model, processor, read_annotations(folder, labels=LABELS), protocol="1x3")
     assert report["metrics"] == expected["metrics"] and report["counts"]["evaluated"] == 16
     assert report["model"]["name"] == str(saved)
-    assert report["data_set"] == {"name": "motions", "split": "validation", "list": None}
+    assert report["data_set"] == {**expected["data_set"], "name": "motions", "split": "validation"}
     for name in ("protocol", "preprocessing", "decoder", "versions"):
         assert report[name] == expected[name]
     assert f"top-1                {report['metrics']['top1']:.2%}\n" in run.stdout
@@ -466,17 +437,30 @@ BAD_ARGUMENTS = {
     "no processor": (["--model", "weights_only"], "video processor"),
     "weights missing": (["--model", "untrained"], "'untrained' is no trained ILA model"),
     "weights cut off": (["--model", "cut"], "header"),
-    "no videos": (["--videos", "gone"], "There is no folder 'gone'"),
+    "no videos": (["--videos", "gone"], "There is no annotation at 'gone'"),
     "other labels": (
         ["--videos", "other"],
-        "2 of 2 class folders of 'other' are none of the model's labels: 'cat', 'dog'",
+        "2 of 2 class folders of 'other' are none of the 8 class names: 'cat', 'dog'",
     ),
-    "no list": (["--list", "gone.txt"], "'gone.txt' is neither a folder nor an annotation list"),
-    "class outside": (["--list", "outside.txt"], "classes 0 to 7; 1 videos have others"),
+    "no list": (["--list", "gone.txt"], "There is no annotation at 'gone.txt'"),
+    "class outside": (
+        ["--list", "outside.txt"],
+        "line 2, column 7: the class index 8 is not in 0 to 7",
+    ),
+    "no class": (
+        ["--list", "no_class.txt"],
+        "column 7: 'movin' is no class index and none of the 8",
+    ),
+    "several": (["--list", "several.txt"], "line 1, column 9: one label is allowed, and '2' is another"),
+    "other format": (["--list", "list.txt", "--format", "kinetics"], "line 1, column 1: the columns label"),
+    "no such format": (["--format", "csv"], "invalid choice: 'csv'"),
+    "seed": (["--list", "list.txt", "--seed", "-1"], "seed must be a whole number of 0 or more, got -1"),
+    "no json": (["--output", "report.txt"], "must end in .json, got 'report.txt'"),
     "batch_size": (["--list", "list.txt", "--batch_size", "0"], "batch_size must be 1 or more"),
     "protocol": (["--protocol", "2x2"], "invalid choice: '2x2'"),
     "output": (["--output", "gone/report.json"], "in a folder that exists, got 'gone/report.json'"),
-    "over the list": (["--list", "list.txt", "--output", "list.txt"], "would overwrite the list"),
+    "over the list": (["--list", "list.json", "--output", "list.json"], "would overwrite the list"),
+    "beside the list": (["--list", "a_videos.csv", "--output", "a.json"], "would overwrite the list"),
     "unknown": (["--colour", "red"], "unknown arguments: --colour red"),
 }
 
@@ -489,7 +473,9 @@ def test_bad_arguments_of_the_script(script, tmp_path, monkeypatch, capsys, save
         Path("other", name).mkdir(parents=True)
         Path("other", name, "a.mp4").touch()
     Path("list.txt").write_text("a.mp4 1\n")
-    Path("outside.txt").write_text("a.mp4 8\n")
+    Path("outside.txt").write_text("a.mp4 1\nb.mp4 8\n")
+    Path("no_class.txt").write_text("a.mp4 movin\n")
+    Path("several.txt").write_text("a.mp4 1 2\n")
     name = options[1]
     if name in ("weights_only", "untrained", "cut"):
         Path(name).mkdir()

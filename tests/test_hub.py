@@ -256,6 +256,60 @@ def test_compiled_models_export_as_what_they_wrap(place, tmp_path):
     assert read(tmp_path / "out", but="README.md") == read(place.root / "linear", but="README.md")
 
 
+@pytest.mark.slow
+def test_saved_by_plain_transformers_with_the_package(place, tmp_path):
+    """What `save_pretrained` writes of a loaded export has the code that its configuration names."""
+    for name, model in place.models.items():
+        folder = place.root / name
+        loaded, processor = IlaForVideoClassification.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
+        loaded.save_pretrained(tmp_path / name)
+        assert {path.name for path in (tmp_path / name).glob("*_ila.py")} == CODE
+        processor.save_pretrained(tmp_path / name)
+        processor.save_pretrained(tmp_path / f"{name}-processor")
+        assert {path.name for path in (tmp_path / f"{name}-processor").glob("*_ila.py")} == CODE
+        model.save_pretrained(tmp_path / f"{name}-own")  # nobody exported this one
+        assert not list((tmp_path / f"{name}-own").glob("*.py"))
+    folders = [tmp_path / name for name in place.models]
+    run_elsewhere(tmp_path, place.root, json.dumps(NEW_LABELS), *folders)
+    for folder in folders:
+        check_results(place, folder.name, torch.load(f"{folder}.pt"))
+
+
+# -- the card that is there already ----------------------------------------------------------------------------------
+
+
+def changed(model):
+    with torch.no_grad():
+        next(model.mit.parameters()).add_(1.0)
+    return model
+
+
+def test_a_card_with_results_of_other_weights_goes_aside(place, tmp_path):
+    model, processor = place.model("linear"), place.processors["linear"]
+    folder = export(model, processor, tmp_path / "mine")
+    written = "---\nlibrary_name: transformers\n---\n# Mine\n\nMy own words.\n"
+    (folder / "README.md").write_text(written)
+    export(changed(model), processor, folder)
+    assert (folder / "README.md").read_text() == written  # says nothing of any weights
+    claim = written + "\n<!-- results of the weights abc -->\n"
+    (folder / "README.md").write_text(claim)
+    export(model, processor, folder)
+    assert (folder / "README.md").read_text() == claim  # the weights are the same
+    export(changed(model), processor, folder)
+    assert "Nobody has measured" in (folder / "README.md").read_text()
+    assert (folder / "README.before.md").read_text() == claim
+
+
+def test_a_card_of_other_classes_goes_aside(place, tmp_path):
+    model, processor = place.model("linear"), place.processors["linear"]
+    folder = export(model, processor, tmp_path / "mine")
+    before = (folder / "README.md").read_text()
+    model.set_labels(NEW_LABELS)
+    export(model, processor, folder)
+    assert "4 labels" in (folder / "README.md").read_text()
+    assert (folder / "README.before.md").read_text() == before
+
+
 # -- where it is installed -------------------------------------------------------------------------------------------
 
 
@@ -314,7 +368,7 @@ def test_export_into_the_folder_it_was_loaded_from(place, tmp_path):
     with torch.no_grad():
         assert torch.equal(loaded(place.pixels).logits, expected(place.pixels).logits)
         assert torch.equal(model(place.pixels).logits, expected(place.pixels).logits)  # its file was replaced
-    assert set(read(folder)) == set(read(place.root / "text"))
+    assert set(read(folder)) == {*read(place.root / "text"), "README.before.md"}  # whose classes were others
 
 
 def test_both_towers_alone(place, tmp_path):
@@ -415,7 +469,7 @@ def test_no_processor_of_an_earlier_export_stays(place, tmp_path):
     for auto in (AutoProcessor, AutoVideoProcessor):
         processor = auto.from_pretrained(folder)
         assert type(processor) is IlaVideoProcessor and dict(processor.crop_size) == {"height": 32, "width": 32}
-    assert set(read(folder)) == set(read(place.root / "linear"))
+    assert set(read(folder)) == {*read(place.root / "linear"), "README.before.md"}
 
 
 def test_card_is_kept_unless_one_is_given(place, tmp_path, monkeypatch):

@@ -131,6 +131,7 @@ out.append(refused(api.create_repo, "me/new"))
     assert hub.repositories["me/open"].pull_requests[0].author == "you"
 
 
+@pytest.mark.slow
 def test_failures_on_the_way_up(hub: HubStandIn, tmp_path: Path):
     client(hub, tmp_path, 'api.create_repo("me/tiny")')
     repository = hub.repositories["me/tiny"]
@@ -191,6 +192,7 @@ out.append(get_session().post(url, content=body, headers=api._build_hf_headers()
     assert repository.files() == {".gitattributes": GITATTRIBUTES} and not repository.objects
 
 
+@pytest.mark.slow
 def test_downloads_that_break_and_go_offline(hub: HubStandIn, tmp_path: Path):
     size = 12 * 2**20  # the client keeps what has arrived in pieces of 10 MiB
     client(hub, tmp_path, f'api.create_repo("me/tiny", private=True)\npush(b"w" * {size})')
@@ -217,6 +219,7 @@ def test_downloads_that_break_and_go_offline(hub: HubStandIn, tmp_path: Path):
     assert hub.requests == [Request("GET", "/api/whoami-v2", 200, 0)]
 
 
+@pytest.mark.slow
 def test_a_model_of_transformers(hub: HubStandIn, tmp_path: Path):
     code = """
 import torch

@@ -62,6 +62,7 @@ def test_pipeline_in_batches(saved, videos):
         assert [answer["label"] for answer in one] == [answer["label"] for answer in other]
 
 
+@pytest.mark.slow
 def test_pipeline_in_a_fresh_process(saved, videos):
     code = (
         "import json, sys, transformers_ila; from transformers import pipeline\n"

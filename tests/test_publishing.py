@@ -88,12 +88,11 @@ def hub(monkeypatch, tmp_path) -> Iterator[HubStandIn]:
         close_session()
 
 
-def expected(checked: CheckedFolder, repo_id: str = ID) -> dict[str, bytes]:
-    """The files of the repository after publishing."""
+def expected(checked: CheckedFolder, repo_id: str = ID, *, branch: str | None = None) -> dict[str, bytes]:
+    """The files of the repository, or of a branch of it, after publishing."""
+    model = f'model="{repo_id}"' + (f', revision="{branch}"' if branch else "")
     files = {name: (checked.folder / name).read_bytes() for name in checked.files}
-    files["README.md"] = files["README.md"].replace(
-        f'model="{checked.folder.name}"'.encode(), f'model="{repo_id}"'.encode()
-    )
+    files["README.md"] = files["README.md"].replace(f'model="{checked.folder.name}"'.encode(), model.encode())
     return files | NOTHING
 
 
@@ -156,11 +155,11 @@ def test_revision(hub, checked, other):
     publish(checked, ID)
     assert publish(other, ID, revision="v2") == f"{hub.endpoint}/{ID}/tree/v2"
     repository = hub.repositories[ID]
-    assert repository.files() == expected(checked) and repository.files("v2") == expected(other)
+    assert repository.files() == expected(checked) and repository.files("v2") == expected(other, branch="v2")
     assert publish(checked, ID, revision="v2").endswith("/tree/v2")
-    assert repository.files("v2") == expected(checked)
+    assert repository.files("v2") == expected(checked, branch="v2")
     assert publish(other, "me/new", revision="v1") == f"{hub.endpoint}/me/new/tree/v1"
-    assert hub.repositories["me/new"].files("v1") == expected(other, "me/new")
+    assert hub.repositories["me/new"].files("v1") == expected(other, "me/new", branch="v1")
     assert hub.repositories["me/new"].files() == NOTHING
     before = dict(repository.refs)
     refused("is taken", other, ID, revision="main")
@@ -293,7 +292,7 @@ def test_a_commit_whose_answer_is_lost(hub, checked, other, monkeypatch):
     assert repository.files() == expected(checked) and len(repository.history()) == 2
     hub.lose_answer("POST", "/commit/")
     assert publish(other, ID, revision="v2") == f"{hub.endpoint}/{ID}/tree/v2"
-    assert repository.files("v2") == expected(other)
+    assert repository.files("v2") == expected(other, branch="v2")
 
 
 def test_a_commit_whose_answer_is_lost_with_the_connection(hub, checked):
@@ -345,7 +344,7 @@ def test_all_or_nothing_whatever_fails(hub, checked, revision, method, path, fau
     hub.heal()
     publish(checked, ID, revision=revision)
     repository = hub.repositories[ID]
-    assert repository.files(revision or "main") == expected(checked)
+    assert repository.files(revision or "main") == expected(checked, branch=revision)
     assert [commit.title for commit in repository.history(revision or "main")] == ["Add sharded", "initial commit"]
 
 
@@ -415,6 +414,7 @@ HALF_MADE: dict[str, tuple[Callable[[Path], object], str]] = {
     "empty": (write("processor_config.json", ""), "processor_config.json is empty"),
     "broken config": (write("config.json", '{"auto_map": {'), "config.json' is no JSON"),
     "a list for a config": (write("config.json", "[]"), "config.json does not name the code"),
+    "an odd index": (write(INDEX, '{"weight_map": {"a": ["x"], "b": 1}}'), "1 is missing, .* names it"),
     "half an index": (lambda folder: (folder / INDEX).write_bytes(b'{"weight_map": "\xff'), "index.json' is no JSON"),
     "unfilled": (edit("README.md", "## Use it", "{{ usage }}"), "places were not filled in .'{{ usage }}"),
     "unfilled, the Hub's": (edit("README.md", "## Use it", "[More Information Needed]"), "were not filled in"),
@@ -538,7 +538,8 @@ def test_script(hub, checked, other, monkeypatch, capsys):
     assert run("b", "--revision", "v2")[1].endswith(f"Published: {url}/tree/v2\n")
     assert run("b", "--update")[1].endswith(f"Published: {url}\n")
     repository = hub.repositories[ID]
-    assert [repository.files(name) for name in ("refs/pr/1", "v2", "main")] == [expected(other)] * 3
+    assert [repository.files(name) for name in ("refs/pr/1", "main")] == [expected(other)] * 2
+    assert repository.files("v2") == expected(other, branch="v2")
     monkeypatch.delenv("HF_TOKEN")
     code, printed = run("a", "--update")
     assert code == 2 and "error: There is no token: `hf auth login`, or set HF_TOKEN to one that may write." in printed
@@ -550,6 +551,26 @@ def test_script_says_what_a_licence_forbids(checked, capsys):
     printed = capsys.readouterr().out
     assert "Left out: runs, .env." in printed and "Licence in the card: none-granted." in printed
     assert "only a private repository is possible" in printed
+
+
+def test_the_branchs_card_loads_the_branch(hub, checked):
+    publish(checked, ID, revision="v1")
+    assert f'model="{ID}", revision="v1", trust' in hub.repositories[ID].files("v1")["README.md"].decode()
+
+
+def test_deletions_are_announced_and_others_files_stay(hub, checked, other):
+    announced = []
+    publish(checked, ID)
+    publish(other, ID, update=True, announce=announced.append)
+    (deleted,) = announced
+    assert deleted and set(deleted) <= set(checked.files) - set(other.files)
+    theirs = HfApi(token="token-you")
+    theirs.create_repo("you/theirs")
+    for name in ("tokenizer.json", "custom_ila.py"):  # of no export
+        theirs.upload_file(path_or_fileobj=b"theirs", path_in_repo=name, repo_id="you/theirs")
+    publish(other, "you/theirs", create_pr=True, announce=announced.append)
+    proposed = hub.repositories["you/theirs"].files("refs/pr/1")
+    assert proposed["custom_ila.py"] == b"theirs" and len(announced) == 1
 
 
 def test_weights_without_a_licence_stay_private(hub, checked, tmp_path):

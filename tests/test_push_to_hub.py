@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 from hub_stand_in import HubStandIn
 from tiny_models import save_clip
 
@@ -29,6 +30,7 @@ print(json.dumps(out))
 """
 
 
+@pytest.mark.slow
 def test_push_and_load_by_id(tmp_path):
     clip = str(save_clip(tmp_path / "clip"))
     code = CODE.format(tests=str(__file__).rpartition("/")[0], clip=clip, folder=str(tmp_path / "saved"))

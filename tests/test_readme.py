@@ -44,9 +44,9 @@ def run(code, place):
     return done.stdout
 
 
-def command(script):
-    """The arguments of the README's command with this script."""
-    (found,) = re.findall(rf"^\.venv/bin/python scripts/{script} (.*)$", README.read_text(), re.MULTILINE)
+def command(script, launcher="python "):
+    """The README's command with this script."""
+    (found,) = re.findall(rf"^\.venv/bin/{launcher}scripts/{script} (.*)$", README.read_text(), re.MULTILINE)
     return [sys.executable, REPOSITORY / "scripts" / script, *found.split()]
 
 
@@ -71,8 +71,20 @@ def test_the_examples_run_one_after_the_other(place):
     offline = {**os.environ, "HF_HUB_OFFLINE": "1"}
     assert "48 of 48, 0 unreadable" in run_command("evaluate.py", place, offline)
     assert json.loads((place / "report.json").read_text())["protocol"]["name"] == "4x3"
+    assert "48 videos labelled, 0 unreadable" in run_command("predict.py", place, offline)
+    write_folder(place / "path" / "to" / "other_videos", 16, seed=7)
+    assert "linear" in run_command("probe.py", place, offline)
     run_command("make_model_cards.py", place, offline)
     assert "4 clips x 3 crops" in (place / "my-ila-export" / "README.md").read_text()
+    recipe = [part for part in command("train.py", "accelerate launch ") if part != "launch"]
+    assert "recipes/small_b16_8f.yaml" in recipe
+    recipe[recipe.index("recipes/small_b16_8f.yaml")] = REPOSITORY / "recipes" / "small_b16_8f.yaml"
+    small = "--max_steps 2 --global_batch_size 8 --per_device_train_batch_size 8 --dataloader_num_workers 0".split()
+    small += ["--dataloader_persistent_workers", "false"]  # as there are no workers
+    launch = [sys.executable, "-m", "accelerate.commands.launch", *recipe[1:], *small]
+    trained = subprocess.run(launch, cwd=place, env=offline, capture_output=True, text=True, timeout=600)
+    assert trained.returncode == 0 and "Trained 2 steps." in trained.stdout, trained.stderr
+    assert (place / "my-run" / "training.yaml").is_file() and (place / "my-run" / "model.safetensors").is_file()
     with HubStandIn({"token-user": "user"}) as hub:
         printed = run_command("publish.py", place, hub.environment(place / "home"))
         assert printed.endswith(f"Published: {hub.endpoint}/user/my-ila\n") and hub.repositories["user/my-ila"].private
@@ -85,6 +97,7 @@ def test_the_examples_run_one_after_the_other(place):
     assert (place / "ila-base-patch16-8f-kinetics400" / "model.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_check_command(place):
     assert "48 ok" in run_command("check_videos.py", place, None)
     assert len((place / "usable.txt").read_text().splitlines()) == 48

@@ -245,6 +245,7 @@ def test_the_pipeline_labels_a_video(converted, tmp_path):
     assert abs(sum(answer["score"] for answer in answers) - 1) < 1e-4
 
 
+@pytest.mark.slow
 def test_the_cards_usage_example_runs_as_printed_without_the_package(converted, tmp_path):
     folder, _ = converted
     (example,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
@@ -393,6 +394,21 @@ def test_the_origin_travels_with_the_weights(converted, tmp_path):
         assert "were fine-tuned from" in card.text and "published:" not in card.text
     (tmp_path / "mine" / "README.md").unlink()
     assert card_of_folder(tmp_path / "mine").data.license_name == "none-granted"
+
+
+def test_the_origin_stays_whatever_configuration_is_given(converted, tmp_path):
+    folder, _ = converted
+    config = IlaForVideoClassification.from_pretrained(folder).config
+    config.weights_origin = None
+    assert IlaForVideoClassification.from_pretrained(folder, config=config).config.weights_origin == "official_release"
+
+
+def test_own_weights_in_the_released_form(files, merges, tmp_path):
+    """Someone who trained with the release's code, or took a model of ours there and back."""
+    done = convert_checkpoint(files["k400"], tmp_path / "own", tokenizer=merges, own_weights=True)
+    card = ModelCard.load(tmp_path / "own" / "README.md")
+    assert done.model.config.weights_origin is None and "license" not in card.data.to_dict()
+    assert "published:" not in card.text and card.data.get("eval_results") is None
 
 
 def test_a_recorded_accuracy_stays_in_the_card_and_contradicts_nothing(files, merges, tmp_path):

@@ -76,6 +76,7 @@ def test_many_threads(paths, expected):
     assert all(np.array_equal(frames, known) for frames, known in zip(read, expected * 8, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts descriptors and threads in /proc")
 def test_nothing_leaks(tmp_path):
     _, (_, before), (_, after) = leaks.measure(leaks.write_files(tmp_path), warm_up=60, reads=200)

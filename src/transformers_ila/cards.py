@@ -23,7 +23,8 @@ from .checkpoints import (
     released_processor,
 )
 from .configuration_ila import IlaConfig
-from .evaluation import fingerprint
+from .evaluation_report import describe_preprocessing
+from .evaluation_report import fingerprint as fingerprint_of
 from .modeling_ila import IlaForVideoClassification
 from .video_processing_ila import IlaVideoProcessor
 
@@ -34,7 +35,7 @@ OFFICIAL_RELEASE: Final = "official_release"  # as `IlaConfig.weights_origin` sa
 NO_LICENCE = "none-granted"
 PAPER_TABLE = "the paper's Table"
 PUBLISHED_ROW = f"| published: {PAPER_TABLE}"  # in the results of a card that has them
-USAGE_MODEL = re.compile(r'(pipeline\("video-classification", model=)"([^"]*)"')
+USAGE_MODEL = re.compile(r'(pipeline\("video-classification", model=)"([^"]*)"(?:, revision="[^"]*")?')
 PAPER = "Implicit Temporal Modeling with Learnable Alignment for Video Recognition, ICCV 2023"
 CITATION = """@inproceedings{tu2023ila,
   title     = {Implicit Temporal Modeling with Learnable Alignment for Video Recognition},
@@ -48,7 +49,7 @@ CITATION = """@inproceedings{tu2023ila,
 class Result:
     """One number and where it comes from."""
 
-    metric: Literal["top1", "top5", "mean_class_accuracy"]
+    metric: Literal["top1", "top5", "mean_class_accuracy", "mean_average_precision"]
     percent: float
     data_set: str
     split: str | None
@@ -63,6 +64,7 @@ METRICS = {  # -> the Hub's identifier, our words
     "top1": ("accuracy", "Top-1 accuracy"),
     "top5": ("top_5_accuracy", "Top-5 accuracy"),
     "mean_class_accuracy": ("mean_class_accuracy", "Mean class accuracy"),
+    "mean_average_precision": ("mean_average_precision", "Mean average precision"),  # of several labels a video
 }
 
 
@@ -93,6 +95,8 @@ def measured_results(report: Mapping[str, Any]) -> list[Result]:
         views = _views(protocol["clips"], protocol["crops"], protocol["frames_per_clip"])
         if protocol["batch_statistics"]:
             views += f", batch statistics of {protocol['batch_size']} videos (the release's fault)"
+        if protocol.get("random_frames"):
+            views += f", frames at random (seed {protocol['seed']})"
         common = {
             "data_set": report["data_set"]["name"] or "unnamed data set",
             "split": report["data_set"]["split"],
@@ -102,8 +106,9 @@ def measured_results(report: Mapping[str, Any]) -> list[Result]:
             "source": f"transformers-ila {report['versions']['transformers_ila']}, {report['date'][:10]}, "
             f"PyAV {report['decoder']['pyav']}",
         }
-        values = {name: metrics[name] for name in METRICS}
-    except (KeyError, TypeError) as error:
+        several = metrics.get("mean_average_precision") is not None
+        values = {name: metrics[name] for name in METRICS if (name == "mean_average_precision") == several}
+    except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"This is no evaluation report: {error!r} is wrong or missing.") from error
     if any(value is None for value in values.values()):
         raise ValueError("The report has no accuracy: no video could be evaluated.")
@@ -116,6 +121,20 @@ def measured_results(report: Mapping[str, Any]) -> list[Result]:
 def _views(clips: int, crops: int, frames: int) -> str:
     plural = ["" if number == 1 else "s" for number in (clips, crops)]
     return f"{clips} clip{plural[0]} x {crops} crop{plural[1]}, {frames} frames each"
+
+
+def reliance_note(report: Mapping[str, Any]) -> str | None:
+    """What a report says of the order of frames, in a sentence; None where it was not measured."""
+    measured = report.get("temporal_reliance")
+    if measured is None:
+        return None
+    metric = "mean_average_precision" if "mean_average_precision" in report["metrics"] else "top1"
+    values = {name: order.get(metric) for name, order in measured["orders"].items()}
+    said = [f"{100 * value:.1f} % with {ORDER_WORDS[name]}" for name, value in values.items() if value is not None]
+    return f"{METRICS[metric][1]} with other frames (measured, {report['date'][:10]}): {', '.join(said)}."
+
+
+ORDER_WORDS = {"shuffled": "shuffled frames", "reversed": "reversed frames", "single_frame": "a single frame repeated"}
 
 
 def _is_fraction(value: Any) -> bool:
@@ -189,6 +208,8 @@ def model_card(
     results_note: str = "",
     usage_note: str = "",
     data_note: str = "",
+    fingerprint: str | None = None,
+    in_index: bool = True,
 ) -> ModelCard:
     """A card with metadata for the Hub.
 
@@ -199,6 +220,9 @@ def model_card(
         results: with their origin; without any the card says that nobody has measured the model.
         weights: their origin, licence and limits.
         results_note, usage_note, data_note: sentences for these sections.
+        fingerprint: of the weights that results and note are about (`evaluation.fingerprint`); the card keeps it, so
+            that nobody takes them for those of other weights.
+        in_index: whether published results go into the metadata, which has no place for a remark; measured ones do.
     """
     model_name = name.rstrip("/").rpartition("/")[2]
     data = ModelCardData(
@@ -207,7 +231,7 @@ def model_card(
         pipeline_tag="video-classification",
         tags=["ila", "video-classification", "clip", "custom_code"],
         model_name=model_name,
-        eval_results=_eval_results(results) or None,
+        eval_results=_eval_results([r for r in results if in_index or r.origin == "measured"]) or None,
     )
     return ModelCard.from_template(
         data,
@@ -216,7 +240,7 @@ def model_card(
         title=title or model_name,
         summary=" ".join(part for part in (_summary(config), weights.origin) if part),
         usage_note=usage_note or USAGE_NOTE,
-        results="\n\n".join(part for part in (_results(results), results_note) if part),
+        results="\n\n".join(part for part in (_results(results), results_note, _mark(fingerprint)) if part),
         network=_network(config),
         data="\n".join(part for part in (data_note and f"- {data_note}", _data(config, processor)) if part),
         num_labels=len(_class_names(config)),
@@ -297,9 +321,12 @@ def card_of_folder(folder: str | Path, reports: Sequence[Mapping[str, Any]] = ()
         _check_report(report, folder, config, processor)
     present = ModelCard.load(folder / "README.md") if (folder / "README.md").is_file() else None
     weights = weights_of(config, present)
-    published = published_like(config) if present is not None and PUBLISHED_ROW in present.text else None
-    recorded = None if present is None else RECORDED.search(present.text)
+    print_now = fingerprint_of(IlaForVideoClassification.from_pretrained(folder, dtype="auto"))
+    kept = present.text if present is not None and results_are_of(present, print_now) else ""
+    published = published_like(config) if PUBLISHED_ROW in kept else None
+    recorded = RECORDED.search(kept)
     notes = [] if published is None else [paper_cost_note(published)]
+    notes += [note for report in reports if (note := reliance_note(report)) is not None]
     return model_card(
         config,
         processor,
@@ -309,21 +336,36 @@ def card_of_folder(folder: str | Path, reports: Sequence[Mapping[str, Any]] = ()
         weights=weights,
         results_note=" ".join([*notes, *([] if recorded is None else [recorded[0]])]),
         data_note="" if published is None else training_note(published),
+        fingerprint=print_now if results or published is not None or recorded is not None else None,
+        in_index=False,
     )
+
+
+def claims_results(card: ModelCard) -> bool:
+    """Whether a card says anything of how good its model is."""
+    marks = (PUBLISHED_ROW in card.text, RECORDED.search(card.text), RESULTS_OF.search(card.text))
+    return bool(card.data.get("eval_results")) or any(marks)
+
+
+def results_are_of(card: ModelCard, fingerprint: str) -> bool:
+    """Whether results in a card are those of these weights; a card that does not say whose they are is believed."""
+    found = RESULTS_OF.search(card.text)
+    return found is None or found[1] == fingerprint
 
 
 def _check_report(report: Mapping[str, Any], folder: Path, config: IlaConfig, processor: IlaVideoProcessor) -> None:
     """Raise a ValueError unless the report is of this folder's weights, class names and preprocessing."""
     try:
-        described, preprocessing = report["model"], report["preprocessing"]
+        described, protocol = report["model"], report["protocol"]
+        stride = processor.frame_stride if processor.frame_sampling == "dense" else None
         fields = {
-            "frames": (report["protocol"]["frames_per_clip"], config.num_frames),
-            "frame_sampling": (report["protocol"]["frame_sampling"], processor.frame_sampling),
+            "frames": (protocol["frames_per_clip"], config.num_frames),
+            "frame_sampling": (protocol["frame_sampling"], processor.frame_sampling),
+            "frame_stride": (protocol["frame_stride"], stride),
             "classes": (described["labels"], config.num_labels),
-            "crop_size": (preprocessing["crop_size"], dict(processor.crop_size)),
-            "image_mean": (preprocessing["image_mean"], list(processor.image_mean)),
-            "image_std": (preprocessing["image_std"], list(processor.image_std)),
         }
+        for step, ours in describe_preprocessing(processor, protocol["name"]).items():
+            fields[step] = (report["preprocessing"][step], ours)
         dtype, found = getattr(torch, described["dtype"]), described["fingerprint"]
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"This is no evaluation report: {error!r} is wrong or missing.") from error
@@ -331,7 +373,7 @@ def _check_report(report: Mapping[str, Any], folder: Path, config: IlaConfig, pr
     differ = [f"{name} {ours}, there {theirs}" for name, (theirs, ours) in fields.items() if theirs != ours]
     if differ:
         raise ValueError(f"The report is of {evaluated}, and {str(folder)!r} is not that: {'; '.join(differ)}.")
-    if found != fingerprint(IlaForVideoClassification.from_pretrained(folder, dtype=dtype)):
+    if found != fingerprint_of(IlaForVideoClassification.from_pretrained(folder, dtype=dtype)):
         raise ValueError(f"The report is of {evaluated}; {str(folder)!r} has other weights or class names.")
 
 
@@ -355,9 +397,10 @@ def example_model(card: ModelCard) -> str | None:
     return None if found is None else found[2]
 
 
-def with_example_model(text: str, model: str) -> str:
-    """A card's text with a usage example that loads `model`."""
-    return USAGE_MODEL.sub(lambda found: f'{found[1]}"{model}"', text)
+def with_example_model(text: str, model: str, *, revision: str | None = None) -> str:
+    """A card's text with a usage example that loads `model`, or a branch of it."""
+    branch = "" if revision is None else f', revision="{revision}"'
+    return USAGE_MODEL.sub(lambda found: f'{found[1]}"{model}"{branch}', text)
 
 
 # -- sections --------------------------------------------------------------------------------------------------------
@@ -387,6 +430,14 @@ def _results(results: Sequence[Result]) -> str:
         cells = (data_set, METRICS[result.metric][1], value, result.protocol, result.counts, origin)
         rows.append(f"| {' | '.join(' '.join(cell.split()).replace('|', '/') for cell in cells)} |")
     return "\n".join(rows)
+
+
+def _mark(fingerprint: str | None) -> str:
+    """Whose results these are, out of readers' sight. `RESULTS_OF` finds it again."""
+    return "" if fingerprint is None else f"<!-- results of the weights {fingerprint} -->"
+
+
+RESULTS_OF = re.compile(r"<!-- results of the weights (\w+) -->")
 
 
 def _eval_results(results: Sequence[Result]) -> list[EvalResult]:
@@ -438,17 +489,36 @@ def _network(config: IlaConfig) -> str:
 def _data(config: IlaConfig, processor: IlaVideoProcessor) -> str:
     names = _class_names(config)
     shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-    mean, std = (
-        ", ".join(f"{value:.3f}" for value in values) for values in (processor.image_mean, processor.image_std)
-    )
-    side, crop = dict(processor.size).get("shortest_edge"), dict(processor.crop_size)
-    resample = PILImageResampling(processor.resample).name.lower()
+    rule = f"`{processor.frame_sampling}`"
+    if processor.frame_sampling == "dense":
+        rule += f", every {processor.frame_stride}th" if processor.frame_stride > 1 else ", one after the other"
     return "\n".join(
         [
             f"- Classes: {len(names)} ({shown}).",
             "- Decoder: PyAV (FFmpeg) through `transformers_ila.read_video`, with exact frame counts.",
-            f"- Frames: {processor.num_frames} by the rule `{processor.frame_sampling}`.",
-            f"- Pixels: short side to {side} ({resample}), centre crop {crop['height']} x {crop['width']}, "
-            f"mean {mean}, std {std}.",
+            f"- Frames: {processor.num_frames} by the rule {rule}.",
+            f"- Pixels: {_pixels(processor)}.",
         ]
     )
+
+
+def _pixels(processor: IlaVideoProcessor) -> str:
+    """What the processor does to frames, in its order."""
+    size, crop, steps = dict(processor.size), dict(processor.crop_size), []
+    if processor.do_resize:
+        to = f"short side to {size['shortest_edge']}" if "shortest_edge" in size else f"to {_sides(size)}"
+        steps.append(f"{to} ({PILImageResampling(processor.resample).name.lower()})")
+    if processor.do_center_crop:
+        steps.append(f"centre crop {_sides(crop)}")
+    if processor.do_rescale and abs(processor.rescale_factor * 255 - 1) > 1e-6:
+        steps.append(f"times {processor.rescale_factor:g}")
+    if not processor.do_rescale:
+        steps.append("values 0 to 255")
+    if processor.do_normalize:
+        mean, std = (", ".join(f"{value:.3f}" for value in v) for v in (processor.image_mean, processor.image_std))
+        steps.append(f"mean {mean}, std {std}")
+    return ", ".join(steps)
+
+
+def _sides(size: Mapping[str, int]) -> str:
+    return f"{size['height']} x {size['width']}"

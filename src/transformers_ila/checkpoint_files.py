@@ -93,9 +93,11 @@ def _only_tensors(tensors: Mapping[Any, Any], path: Path) -> dict[str, torch.Ten
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether it is a tensor with numbers of its own: not sparse, not quantised, not without data."""
+    """Whether it is a tensor with numbers of its own: not sparse, not quantised, not without data, no number twice."""
     is_tensor = isinstance(value, torch.Tensor)
-    return is_tensor and value.layout is torch.strided and not value.is_quantized and not value.is_meta
+    if not is_tensor or value.layout is not torch.strided or value.is_quantized or value.is_meta:
+        return False
+    return value.numel() * value.element_size() <= value.untyped_storage().nbytes()
 
 
 class _Settings:

@@ -297,7 +297,9 @@ def to_released_state_dict(model: IlaForVideoClassification) -> StateDict:
     """The model's weights under the release's names, for its original code; the inverse of `convert_state_dict`.
 
     Raises:
-        ValueError: the model is not of the released form (`alignment_fusion="residual"` in every layer).
+        ValueError: the original code computes something else with these weights: another form than
+            `alignment_fusion="residual"` in every layer, other numbers of heads than it has, other activations, ...;
+            or adapters (LoRA) that are not merged.
     """
     config = model.config
     vision = config.vision_config
@@ -309,12 +311,45 @@ def to_released_state_dict(model: IlaForVideoClassification) -> StateDict:
             f'The original code knows only alignment_fusion="residual", adjacent frames, in every layer; got {found}.'
         )
     tensors, released = model.state_dict(), {}
+    table = rename_table(config)
+    absent = sorted(table.keys() - tensors.keys())
+    if absent:
+        raise ValueError(f"The model lacks {absent[:3]}: adapters (LoRA) are merged first, `merge_and_unload()`.")
     thirds: dict[str, dict[int, torch.Tensor]] = {}
-    for name, place in rename_table(config).items():
+    for name, place in table.items():
         tensor = tensors[name].detach()
         if place.third is not None:
             thirds.setdefault(place.key, {})[place.third] = tensor
         else:
             released[place.key] = (tensor.T if place.transposed else tensor).contiguous()
     fused = {key: torch.cat([parts[third] for third in range(3)]) for key, parts in thirds.items()}
+    _check_original(config, {**released, **fused})
     return {**released, **fused}
+
+
+def _check_original(config: IlaConfig, released: StateDict) -> None:
+    """Raise a ValueError unless what the file's names and shapes say is what the model computes."""
+    original, _ = convert_state_dict({name: tensor.to("meta") for name, tensor in released.items()})
+    ours, theirs = _computed(config), _computed(original)
+    differ = [
+        f"{name} is {value!r} and must be {theirs[name]!r}" for name, value in ours.items() if value != theirs[name]
+    ]
+    if differ:
+        raise ValueError(f"The original code would compute something else with these weights: {'; '.join(differ)}.")
+
+
+def _computed(config: IlaConfig) -> dict[str, Any]:
+    """What of a configuration decides the outputs, and no weight tells."""
+    vision, text = config.vision_config, config.text_config
+    default = _heads(config.projection_dim)
+    both = ("hidden_act", "num_attention_heads", "layer_norm_eps")
+    alignment = ("alignment_distance", "alignment_eta", "alignment_delta", "alignment_beta", "alignment_pairing")
+    values = {name: getattr(vision, name) for name in (*both, *alignment)}
+    values["mit_num_attention_heads"] = vision.mit_num_attention_heads or default
+    if config.classification_head == "text":
+        highest = text.eos_token_id in (END_OF_TEXT_BY_ARGMAX, text.vocab_size - 1)
+        values |= {f"text_config.{name}": getattr(text, name) for name in both}
+        values["text_config.eos_token_id"] = END_OF_TEXT_BY_ARGMAX if highest else text.eos_token_id
+        values["prompt_num_attention_heads"] = config.prompt_num_attention_heads or default
+        values["prompt_hidden_act"] = config.prompt_hidden_act
+    return values

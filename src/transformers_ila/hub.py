@@ -1,7 +1,9 @@
 """Folders that anybody can load, with or without this package; `publishing` takes them to the Hub."""
 
 import copy
+import filecmp
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -13,9 +15,13 @@ from typing import Any
 import torch
 from huggingface_hub import ModelCard
 
-from .cards import model_card, weights_of
+from .cards import claims_results, model_card, weights_of
 from .modeling_ila import IlaPreTrainedModel
 from .processing_ila import IlaProcessor
+from .shipped_code_ila import code_files
+
+
+logger = logging.getLogger(__name__)
 
 
 # Which classes the Auto classes take from the code beside the weights; the files are searched in this order.
@@ -34,6 +40,7 @@ CODE_OF_FILE = {
     "processor_config.json": PROCESSOR_CODE,
     "video_preprocessor_config.json": VIDEO_PROCESSOR_CODE,
 }
+CARD_BEFORE = "README.before.md"  # an earlier model's
 MERGE = "Adapters (LoRA) are merged first: `model = peft_model.merge_and_unload()`."
 MAX_SHARD_SIZE = "2GB"  # a broken upload starts again with the shard it broke in
 # What is an export's; of an earlier one nothing may stay, or its processor would be loaded with the new weights.
@@ -63,7 +70,8 @@ def export(model: Any, processor: Any, folder: str | Path, *, card: ModelCard | 
 
     The files are written to a hidden folder first and moved when all are there. Of what the folder holds already,
     files of the same name are replaced, and weights, processor, tokenizer and code (`*_ila.py`) of an earlier export
-    go; a card is kept unless `card` is given.
+    go. A card is kept unless `card` is given, or it names other classes or has results of other weights: then it stays
+    as `README.before.md`.
 
     Args:
         model: an `IlaForVideoClassification` or `IlaModel`, however it was loaded.
@@ -85,21 +93,50 @@ def export(model: Any, processor: Any, folder: str | Path, *, card: ModelCard | 
         tokenizer = model._find_tokenizer()
         processor = processor if tokenizer is None else IlaProcessor(video_processor, tokenizer)
     _check_tokenizer(model, getattr(processor, "tokenizer", None))
-    if card is None and not (folder / "README.md").is_file():
-        weights = weights_of(model.config)
-        card = model_card(model.config, video_processor, name=folder.resolve().name, weights=weights)
     with written_whole(folder) as draft:
         model.save_pretrained(draft, max_shard_size=MAX_SHARD_SIZE)
         for part in (video_processor, processor):
             part.save_pretrained(draft)
-        for source in sorted(Path(__file__).parent.glob("*_ila.py")):
+        for source in code_files():
             shutil.copyfile(source, draft / source.name)
         for name, code in CODE_OF_FILE.items():
             if (draft / name).is_file():
                 _set_auto_map(draft / name, code)
+        if card is None and not _card_stays(folder, draft):
+            name, weights = folder.resolve().name, weights_of(model.config)
+            card = model_card(model.config, video_processor, name=name, weights=weights)
+            if (folder / "README.md").is_file():
+                logger.warning(f"The card in {str(folder)!r} is of another model; it stays as {CARD_BEFORE}.")
+                shutil.copyfile(folder / "README.md", draft / CARD_BEFORE)
         if card is not None:
             (draft / "README.md").write_text(str(card), encoding="utf-8")
     return folder
+
+
+def _card_stays(folder: Path, draft: Path) -> bool:
+    """Whether the folder's card is true of the model in `draft`: its classes and, if it has results, its weights."""
+    if not (folder / "README.md").is_file():
+        return False
+    try:
+        card = ModelCard.load(folder / "README.md")
+    except Exception:  # of the YAML library and of the Hub's: nobody knows what it says, `publishing` refuses it
+        return True
+    if not (folder / "config.json").is_file():  # weights are yet to come to it
+        return not claims_results(card)
+    same_classes = _id2label(folder) == _id2label(draft)
+    return same_classes and (not claims_results(card) or _same_weights(folder, draft))
+
+
+def _id2label(folder: Path) -> Any:
+    try:
+        return json.loads((folder / "config.json").read_text(encoding="utf-8")).get("id2label")
+    except (ValueError, AttributeError):
+        return None
+
+
+def _same_weights(folder: Path, draft: Path) -> bool:
+    files = [{path.name for path in place.glob("model*.safetensors")} for place in (folder, draft)]
+    return files[0] == files[1] and not any(filecmp.cmpfiles(folder, draft, sorted(files[0]), shallow=False)[1:])
 
 
 def _check_pair(model: Any, video_processor: Any) -> None:

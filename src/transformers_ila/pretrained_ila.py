@@ -1,6 +1,7 @@
 """What all ILA models share: initialisation, and loading at other sizes than the checkpoint's."""
 
 import copy
+import os
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from .positions_ila import (
     stored_sizes,
     vision_sizes,
 )
+from .shipped_code_ila import save_code
 from .temporal_ila import ZeroLinear
 
 
@@ -96,12 +98,21 @@ class IlaPreTrainedModel(CLIPPreTrainedModel):
             kwargs = {**kwargs, **source}
         wanted = vision_sizes(config)
         config = copy.deepcopy(config)
+        stored = cls.config_class.get_config_dict(pretrained_model_name_or_path, **source)[0]
+        if stored.get("weights_origin"):  # it is the weights', whatever configuration they are put into
+            config.weights_origin = stored["weights_origin"]
         set_vision_sizes(config, stored_sizes(cls.config_class, pretrained_model_name_or_path, wanted, **source))
         loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, config=config, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         model.resize_positions(**wanted)
         align_memory(model)
         return loaded
+
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
+        """`PreTrainedModel.save_pretrained`; of a model from an exported folder the code is saved, too."""
+        super().save_pretrained(save_directory, *args, **kwargs)
+        if kwargs.get("is_main_process", True) and os.path.isdir(save_directory):
+            save_code(self.config, save_directory)
 
     def resize_positions(self, *, num_frames: int | None = None, image_size: int | None = None) -> None:
         """Interpolate the position embeddings to another number of frames or image size (pixels), in place."""

@@ -5,6 +5,7 @@ from typing import Any
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin
 from transformers.utils import cached_file, logging
 
+from .shipped_code_ila import save_code
 from .video_processing_ila import IlaVideoProcessor, IlaVideoProcessorKwargs
 
 
@@ -49,6 +50,12 @@ class IlaProcessor(ProcessorMixin):
             return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
         logger.info(f"{pretrained_model_name_or_path!r} has no tokenizer: its processor takes videos only.")
         return IlaVideoProcessor.from_pretrained(pretrained_model_name_or_path, **kwargs)
+
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> Any:
+        """`ProcessorMixin.save_pretrained`; of a processor from an exported folder the code is saved, too."""
+        saved = super().save_pretrained(save_directory, *args, **kwargs)
+        save_code(self, save_directory)
+        return saved
 
     @classmethod
     def _get_arguments_from_pretrained(

@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -19,8 +19,10 @@ from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OIDC
 from huggingface_hub.utils import get_session, hf_raise_for_status, validate_repo_id
 from huggingface_hub.utils.sha import git_hash
 
-from .cards import NO_LICENCE, OFFICIAL_RELEASE, with_example_model
-from .hub import OWN_FILES
+from .cards import NO_LICENCE, OFFICIAL_RELEASE, RESULTS_OF, results_are_of, with_example_model
+from .evaluation_report import fingerprint
+from .hub import CARD_BEFORE, OWN_FILES
+from .modeling_ila import IlaForVideoClassification
 from .motionbench import make_videos, write_mp4
 
 
@@ -36,6 +38,7 @@ LEFT_OUT = (
     "*.ckpt",
     "*.tmp",
     "*.lock",
+    CARD_BEFORE,
     ".*",
 )
 REQUIRED = ("README.md", "config.json", "configuration_ila.py", "modeling_ila.py")
@@ -107,6 +110,7 @@ def check_folder(folder: str | Path, *, video: str | Path | None = None) -> Chec
             )
         card = _read_card(folder)
         _check_licence(folder, card)
+        _check_results(folder, card)
     except OSError as error:
         raise PublishError(f"{str(folder)!r} cannot be read: {error}.") from error
     return CheckedFolder(folder, files, tuple(path.name for path in left_out), card, _try(folder, video))
@@ -125,7 +129,7 @@ def _missing_files(folder: Path, files: dict[str, int]) -> list[str]:
     if INDEX in files and WEIGHTS in files:
         problems.append(f"{WEIGHTS} and {INDEX} are both there, and only one of them would be loaded")
     elif INDEX in files:
-        shards = sorted(set(_read_object(folder / INDEX, "weight_map").values()))
+        shards = sorted({str(shard) for shard in _read_object(folder / INDEX, "weight_map").values()})
         problems += [f"{shard} is missing, {INDEX} names it" for shard in shards if shard not in files]
     elif WEIGHTS not in files:
         problems.append(f"there are no weights ({WEIGHTS} or {INDEX})")
@@ -177,6 +181,21 @@ def _check_licence(folder: Path, card: ModelCard) -> None:
         )
 
 
+def _check_results(folder: Path, card: ModelCard) -> None:
+    """Load the weights, only where the card says whose its results are."""
+    if RESULTS_OF.search(card.text) is None:
+        return
+    try:
+        found = fingerprint(IlaForVideoClassification.from_pretrained(folder, dtype="auto"))
+    except Exception as error:  # of any kind, for a folder that does not load
+        raise PublishError(f"{str(folder)!r} does not load: {_one_line(error)}") from error
+    if not results_are_of(card, found):
+        raise PublishError(
+            f"The results in the card of {str(folder)!r} are of other weights or class names than it holds: "
+            "`scripts/make_model_cards.py --model FOLDER --reports ...` writes a card of these."
+        )
+
+
 def _try(folder: Path, video: str | Path | None) -> dict[str, Any]:
     """The best answer for the clip, from a process that has only Transformers and the folder."""
     with tempfile.TemporaryDirectory() as place:
@@ -204,6 +223,7 @@ def publish(
     revision: str | None = None,
     update: bool = False,
     token: str | None = None,
+    announce: Callable[[list[str]], object] | None = None,
 ) -> str:
     """Upload a checked folder in one commit: everything of it is there afterwards, or nothing.
 
@@ -218,6 +238,7 @@ def publish(
         revision: branch, made from the main one if it does not exist.
         update: allow a commit to a main branch that has files already.
         token: by default the one of `hf auth login` or `HF_TOKEN`.
+        announce: called, before anything is sent, with the files of an earlier export there that the commit deletes.
 
     Weights without a licence go to private repositories only.
 
@@ -243,7 +264,9 @@ def publish(
     with _clear_errors(repo_id):
         validate_repo_id(repo_id)
         _check_writer(api, repo_id, create_pr=create_pr)
-        additions = _additions(checked, repo_id)  # everything that can be wrong here is, before anything changes there
+        additions = _additions(
+            checked, repo_id, branch
+        )  # everything that can be wrong here is, before anything changes there
         existing = _files_there(api, repo_id, private=private)
         if create_pr and not existing:
             raise PublishError(f"There is nothing at {repo_id!r} that a pull request could be made to.")
@@ -254,15 +277,18 @@ def publish(
                 f"The name {repo_id!r} is taken: the repository has {len(existing)} files. Choose another name, "
                 "--update to commit on top of them, --pr to propose the files, --revision to put them on a branch."
             )
-        _check_card(api, published_card_text(checked, repo_id))
+        _check_card(api, published_card_text(checked, repo_id, branch))
         if existing is None:
             # not False: an organisation may have private repositories by default
             api.create_repo(repo_id, private=private or None, exist_ok=True)
         if branch is not None:
             api.create_branch(repo_id, branch=branch, exist_ok=True)
             existing = api.list_repo_files(repo_id, revision=branch)
+        deletions = _deletions(checked, existing or [])
+        if announce is not None and deletions:
+            announce([deletion.path_in_repo for deletion in deletions])
         api.preupload_lfs_files(repo_id, additions, revision=branch, create_pr=create_pr, free_memory=False)
-        operations = [*additions, *_deletions(checked, existing or [])]
+        operations = [*additions, *deletions]
         message = f"Add {checked.folder.resolve().name}"
         pull_request = _commit(api, repo_id, operations, message=message, create_pr=create_pr, branch=branch)
     if create_pr:
@@ -304,22 +330,25 @@ def _check_card(api: HfApi, text: str) -> None:
     hf_raise_for_status(response)
 
 
-def _additions(checked: CheckedFolder, repo_id: str) -> list[CommitOperationAdd]:
+def _additions(checked: CheckedFolder, repo_id: str, branch: str | None) -> list[CommitOperationAdd]:
     additions = []
     for name in checked.files:
-        card = published_card_text(checked, repo_id).encode() if name == "README.md" else None
+        card = published_card_text(checked, repo_id, branch).encode() if name == "README.md" else None
         additions.append(CommitOperationAdd(name, card or checked.folder / name))
     return additions
 
 
-def published_card_text(checked: CheckedFolder, repo_id: str) -> str:
-    """The card with a usage example that loads the repository."""
+def published_card_text(checked: CheckedFolder, repo_id: str, branch: str | None = None) -> str:
+    """The card with a usage example that loads the repository, or a branch of it."""
     text = (checked.folder / "README.md").read_bytes().decode("utf-8")
-    return with_example_model(text, repo_id)
+    return with_example_model(text, repo_id, revision=branch)
 
 
 def _deletions(checked: CheckedFolder, existing: Iterable[str]) -> list[CommitOperationDelete]:
     """What an earlier export left there and is not in the folder: it would be loaded with the new files."""
+    existing = list(existing)
+    if "modeling_ila.py" not in existing:  # nothing there is an export's
+        return []
     own = [name for name in existing if "/" not in name and _matches(name, OWN_FILES)]
     return [CommitOperationDelete(name) for name in own if name not in checked.files]
 

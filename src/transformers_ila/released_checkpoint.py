@@ -14,10 +14,11 @@ from transformers import CLIPTokenizer, PreTrainedTokenizerBase
 
 from . import cards, hub
 from .checkpoint_files import CheckpointFile, read_checkpoint
-from .checkpoints import DATA_SETS, class_names, fill_up, published_like, released_processor
+from .checkpoints import DATA_SETS, RELEASED_OUTPUTS, class_names, fill_up, published_like, released_processor
 from .class_names_ila import load_tokenizer
 from .configuration_ila import IlaConfig
 from .conversion import StateDict, convert_state_dict, to_released_state_dict
+from .evaluation_report import fingerprint
 from .modeling_ila import IlaForVideoClassification
 from .processing_ila import IlaProcessor
 from .video_processing_ila import IlaVideoProcessor
@@ -25,7 +26,6 @@ from .video_processing_ila import IlaVideoProcessor
 
 logger = logging.getLogger(__name__)
 
-RELEASED_OUTPUTS = 400  # of the release's linear heads, whatever the data set has
 CLIP_TOKENIZER = "openai/clip-vit-base-patch16"  # all of CLIP's towers have the same
 TOKENIZER_PARTS = ("tokenizer.json", "vocab.json", "merges.txt")
 MERGES_FILES = (".txt", ".txt.gz")  # as OpenAI's bpe_simple_vocab_16e6.txt.gz
@@ -49,6 +49,7 @@ def convert_checkpoint(
     *,
     labels: str | Path | None = None,
     tokenizer: str | Path | None = None,
+    own_weights: bool = False,
     verify: bool = False,
 ) -> Conversion:
     """Convert a file to a folder with weights, configuration, processor, tokenizer, code and card.
@@ -60,6 +61,8 @@ def convert_checkpoint(
             head is taken for Kinetics-400, one with a linear head of 174 or of the release's 400 outputs for
             Something-Something V2.
         tokenizer: of the text head: a CLIP folder or Hub id, or a vocabulary file (`read_tokenizer`).
+        own_weights: the file is yours, trained by yourself: the card then neither says that nobody granted a licence
+            for it nor quotes what the paper reports for a checkpoint of its shapes.
         verify: check that the weights go back to the file's bit by bit, and that the folder's model computes what the
             one in memory does.
 
@@ -73,16 +76,20 @@ def convert_checkpoint(
     file = read_checkpoint(checkpoint)
     config, tensors = convert_state_dict(file.state_dict)
     released = config.vision_config.alignment_fusion == "residual"
-    config.weights_origin = cards.OFFICIAL_RELEASE if released else None
+    foreign = released and not own_weights
+    config.weights_origin = cards.OFFICIAL_RELEASE if foreign else None
     source = labels if labels is not None else default_labels(config, file.settings) if released else None
     names = None if source is None else _names_for(config, source)
+    trained_on = _classes_of(file.settings)
+    if names is not None and trained_on not in (None, len(names), config.num_labels):
+        logger.warning(f"The file was trained on {trained_on} classes; {str(source)!r} names {len(names)}.")
     text = None
     if config.classification_head == "text":
         text = read_tokenizer(tokenizer or CLIP_TOKENIZER, vocab_size=config.text_config.vocab_size)
     model = _build(config, tensors, names, text)
     video_processor = released_processor(config) if released else IlaVideoProcessor.for_model(config)
     processor = video_processor if text is None else IlaProcessor(video_processor, text)
-    card = _card(file, model, video_processor, output.resolve().name, released=released)
+    card = _card(file, model, video_processor, output.resolve().name, released=released, own=own_weights)
     with hub.written_whole(output) as draft:
         hub.export(model, processor, draft, card=card)
         verified = _verify(file, tensors, model, draft) if verify else ()
@@ -99,12 +106,18 @@ def default_labels(config: IlaConfig, settings: Mapping[str, Any]) -> str | None
     possible = {DATA_SETS[name].num_labels, RELEASED_OUTPUTS}
     if config.classification_head == "linear" and config.num_labels not in possible:
         return None
-    data = settings.get("DATA")
-    classes = data.get("NUM_CLASSES") if isinstance(data, Mapping) else None
-    if isinstance(classes, int) and classes not in possible:
+    classes = _classes_of(settings)
+    if classes is not None and classes not in possible:
         trained = f"on {classes} classes, not on {DATA_SETS[name].title}"
         raise ValueError(f"The file was trained {trained}: name them with `labels` (--labels).")
     return name
+
+
+def _classes_of(settings: Mapping[str, Any]) -> int | None:
+    """How many the file says it was trained on."""
+    data = settings.get("DATA")
+    classes = data.get("NUM_CLASSES") if isinstance(data, Mapping) else None
+    return classes if isinstance(classes, int) else None
 
 
 def _names_for(config: IlaConfig, source: str | Path) -> list[str]:
@@ -137,11 +150,17 @@ def _build(
 
 
 def _card(
-    file: CheckpointFile, model: IlaForVideoClassification, processor: IlaVideoProcessor, name: str, *, released: bool
+    file: CheckpointFile,
+    model: IlaForVideoClassification,
+    processor: IlaVideoProcessor,
+    name: str,
+    *,
+    released: bool,
+    own: bool,
 ) -> Any:
     if not released:
         return cards.model_card(model.config, processor, name=name, weights=cards.CLIP_WEIGHTS)
-    published = published_like(model.config)
+    published = None if own else published_like(model.config)
     notes = []
     if published is not None:
         notes += [
@@ -158,7 +177,9 @@ def _card(
         title=None if published is None else published.title,
         results=[] if published is None else cards.published_results(published),
         results_note=" ".join(notes),
-        weights=cards.released_weights(model.config),
+        weights=cards.weights_of(model.config),
+        fingerprint=fingerprint(model) if notes else None,
+        in_index=False,
     )
 
 
@@ -176,7 +197,9 @@ def _verify(
     wrong = [key for key in found if key in given and not torch.equal(found[key], given[key].to(found[key].dtype))]
     if wrong:
         raise ValueError(f"Verification failed: these weights are not the file's: {wrong[:5]}.")
-    done.append(f"{len(given.keys() & found.keys())} tensors of the folder are the file's, bit by bit")
+    double = any(given[key].dtype == torch.float64 for key in found if key in given)
+    how = "rounded from float64 to float32" if double else "bit by bit"
+    done.append(f"{len(given.keys() & found.keys())} tensors of the folder are the file's, {how}")
     vision = model.config.vision_config
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randn(1, vision.num_frames, 3, vision.image_size, vision.image_size, generator=generator)

@@ -7,33 +7,39 @@ What is unusual here:
 - A checkpoint counts only when a last file says what is in it, so that half of one is never resumed from.
 """
 
-import json
 import logging
-import os
+import resource
 import shutil
-import signal
+import sys
 import time
-from collections.abc import Iterable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import distributed, nn
-from transformers import Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_callback import ExportableState
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+from accelerate.data_loader import prepare_data_loader
+from torch import nn
+from torch.utils.data import DataLoader, IterableDataset, Sampler
+from transformers import EvalPrediction, Trainer, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_callback import TrainerState
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, SchedulerType, TrainOutput, rotate_checkpoints
 
-from .alignment_ila import PairPoints
 from .moving_average import MovingAverage
 from .synchronised_norm import synchronise_batch_norm
+from .training_callbacks import DataEpoch, JitterDecay, StopOnSignal
+from .training_data import IGNORED, UNREADABLE, ClipCollator, EpochOrder, TrainingClips
+from .training_shards import ShardClips
+from .unreadable_videos import UnreadableVideos, UnreadableVideosError
+from .whole_checkpoints import last_complete_checkpoint, mark_complete, what_is_missing
 
 
 logger = logging.getLogger(__name__)
 
 NEW_PARTS = (".temporal.", "time_embedding", "mit.", "prompts_", "classifier")  # what CLIP does not have
-COMPLETE = "complete.json"  # the last file of a checkpoint: every other one with its size
+SCALARS = ("logit_scale",)  # parameters without any dimension
 
 
 @dataclass
@@ -50,6 +56,7 @@ class IlaTrainingArguments(TrainingArguments):
         jitter_decay_epoch: from this epoch on the masks' jitter is halved at each epoch's start; None: never.
         ema_decay: keep a moving average of the weights, and evaluate and save that. None: no average.
         sync_batch_norm: statistics of all processes' batches.
+        max_unreadable: share of readings that may fail in training; more ends it, on all processes.
     """
 
     learning_rate: float = 8e-6
@@ -59,7 +66,9 @@ class IlaTrainingArguments(TrainingArguments):
     num_train_epochs: float = 30
     lr_scheduler_type: str = "cosine_with_min_lr"
     lr_scheduler_kwargs: dict[str, Any] | str | None = None
-    report_to: str | list[str] = "tensorboard"
+    report_to: None | str | list[str] = "tensorboard"  # in the order that HfArgumentParser understands
+    ddp_find_unused_parameters: bool | None = False  # every trained weight is used in every step, so nobody need look
+    remove_unused_columns: bool = False  # the data sets here have none, and mixing needs "clip_seed"
     new_lr_scale: float = field(default=10.0, metadata={"help": "learning rate of new weights over CLIP's"})
     parameter_groups: str = field(default="paper", metadata={"help": "paper or release"})
     freeze_clip: bool = field(default=False, metadata={"help": "train only what CLIP does not have"})
@@ -69,6 +78,7 @@ class IlaTrainingArguments(TrainingArguments):
     jitter_decay_epoch: int | None = field(default=30, metadata={"help": "masks' jitter is halved from here on"})
     ema_decay: float | None = field(default=None, metadata={"help": "moving average of the weights, e.g. 0.9999"})
     sync_batch_norm: bool = field(default=True, metadata={"help": "batch statistics over all processes"})
+    max_unreadable: float = field(default=0.2, metadata={"help": "share of readings that may fail in training"})
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -78,12 +88,13 @@ class IlaTrainingArguments(TrainingArguments):
             "warmup_epochs": (self.warmup_epochs >= 0, "0 or more"),
             "min_lr_rate": (0 <= self.min_lr_rate < 1, "0 <= rate < 1"),
             "ema_decay": (self.ema_decay is None or 0 < self.ema_decay < 1, "None or 0 < decay < 1"),
+            "max_unreadable": (0 <= self.max_unreadable <= 1, "a share from 0 to 1"),
             "lr_batch_size": (self.lr_batch_size is None or self.lr_batch_size > 0, "None or 1 and more"),
         }
         for name, (good, values) in allowed.items():
             if not good:
                 raise ValueError(f"`{name}` must be {values}, got {getattr(self, name)!r}.")
-        if str(self.lr_scheduler_type).endswith("cosine_with_min_lr") and not self.lr_scheduler_kwargs:
+        if SchedulerType(self.lr_scheduler_type) == SchedulerType.COSINE_WITH_MIN_LR and not self.lr_scheduler_kwargs:
             self.lr_scheduler_kwargs = {"min_lr_rate": self.min_lr_rate}
 
 
@@ -126,109 +137,24 @@ def _rate_and_decay(name: str, args: IlaTrainingArguments, lr: float) -> tuple[f
     return lr * (args.new_lr_scale if is_new(name) else 1.0), args.weight_decay
 
 
-# -- callbacks -------------------------------------------------------------------------------------------------------
+# -- accuracy --------------------------------------------------------------------------------------------------------
 
 
-class JitterDecay(TrainerCallback, ExportableState):
-    """Halves the jitter of the alignment masks at the start of each epoch from `epoch` on, as the release does."""
-
-    def __init__(self, epoch: int | None, initial: float | None = None) -> None:
-        self.epoch, self.initial = epoch, initial
-
-    def state(self) -> dict[str, Any]:
-        return {"args": {"epoch": self.epoch}, "attributes": {"initial": self.initial}}
-
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        alignments = [module for module in model.modules() if isinstance(module, PairPoints)]
-        if not alignments:
-            return
-        if self.initial is None:
-            self.initial = float(alignments[0].config.alignment_jitter)
-        halvings = 0 if self.epoch is None else max(0, int(state.epoch + 1e-6) - self.epoch + 1)
-        for alignment in alignments:
-            alignment.jitter = self.initial * 0.5**halvings
+def best_five(logits: torch.Tensor | tuple[torch.Tensor, ...], labels: torch.Tensor) -> torch.Tensor:
+    """For `preprocess_logits_for_metrics`: logits (B, K) to the indices of the best five, the best first."""
+    logits = logits[0] if isinstance(logits, tuple) else logits
+    best = logits.topk(min(5, logits.shape[-1]), dim=-1).indices
+    return nn.functional.pad(best, (0, 5 - best.shape[-1]), value=-1)
 
 
-class StopOnSignal(TrainerCallback):
-    """After SIGTERM: one checkpoint, then the end, on all processes at the same step."""
-
-    def __init__(self) -> None:
-        self.received = False
-        self._before: Any = None
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.received = False
-        try:
-            self._before = signal.signal(signal.SIGTERM, self._remember)
-        except ValueError:  # not the main thread: nobody can listen
-            self._before = None
-
-    def _remember(self, *_: Any) -> None:
-        self.received = True
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if _anywhere(self.received, args.device):
-            logger.warning(f"SIGTERM: saving at step {state.global_step}, then stopping.")
-            control.should_save = control.should_training_stop = True
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGTERM, self._before)
-
-
-def _anywhere(flag: bool, device: torch.device) -> bool:
-    """Whether any process says so."""
-    if not distributed.is_initialized() or distributed.get_world_size() == 1:
-        return flag
-    votes = torch.tensor(float(flag), device=device)
-    distributed.all_reduce(votes)
-    return bool(votes > 0)
-
-
-# -- checkpoints -----------------------------------------------------------------------------------------------------
-
-
-def last_complete_checkpoint(output_dir: str | Path) -> Path | None:
-    """The latest checkpoint of a run that was written to its end; those that were not are named in a warning."""
-    checkpoints = [path for path in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*") if _step(path) is not None]
-    for path in sorted(checkpoints, key=lambda path: _step(path) or 0, reverse=True):
-        reason = what_is_missing(path)
-        if reason is None:
-            return path
-        logger.warning(f"{str(path)!r} is not a whole checkpoint and is left alone: {reason}.")
-    return None
-
-
-def _step(path: Path) -> int | None:
-    number = path.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-")
-    return int(number) if number.isdecimal() else None
-
-
-def what_is_missing(checkpoint: Path) -> str | None:
-    """Why a checkpoint is not whole; None if it is."""
-    try:
-        sizes = json.loads((checkpoint / COMPLETE).read_text())
-    except (OSError, ValueError):
-        return f"{COMPLETE} is missing or broken"
-    for name, size in sizes.items():
-        file = checkpoint / name
-        if not file.is_file() or file.stat().st_size != size:
-            return f"{name} is missing or has another size"
-    return None
-
-
-def mark_complete(checkpoint: Path) -> None:
-    """Make sure that every file is on the disk, then write what there is; the file appears whole or not at all."""
-    files = [path for path in sorted(checkpoint.rglob("*")) if path.is_file() and path.name != COMPLETE]
-    for path in files:
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-    draft = checkpoint / f".{COMPLETE}"
-    with draft.open("w") as file:
-        json.dump({str(path.relative_to(checkpoint)): path.stat().st_size for path in files}, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(checkpoint / COMPLETE)
+def top_accuracies(prediction: EvalPrediction) -> dict[str, float]:
+    """For `compute_metrics`, behind `best_five`: top1 and top5 of the videos that were read, and how many were not."""
+    best, labels = torch.as_tensor(prediction.predictions), torch.as_tensor(prediction.label_ids)
+    read = labels != IGNORED
+    right = best[read] == labels[read].unsqueeze(-1)
+    count = max(int(read.sum()), 1)
+    top = {f"top{number}": float(right[:, :number].any(-1).sum()) / count for number in (1, 5)}
+    return top | {"unreadable": float((~read).sum())}
 
 
 # -- the trainer -----------------------------------------------------------------------------------------------------
@@ -237,23 +163,31 @@ def mark_complete(checkpoint: Path) -> None:
 class IlaTrainer(Trainer):
     """`Trainer` for ILA: see the module. Takes `IlaTrainingArguments`.
 
+    Args:
+        args, kwargs: of `Trainer`.
+        train_collator: makes batches for training only, as `MixingCollator` does; its items are `TrainingClips`'.
+
     Raises:
-        ValueError: a moving average of weights that are sharded (FSDP, DeepSpeed).
+        ValueError: a moving average of weights that are sharded (FSDP, DeepSpeed); fewer videos than a global batch.
+        UnreadableVideosError: too many videos cannot be read; on all processes at the same step.
         OSError: a checkpoint could not be written; the last whole one is named.
     """
 
     args: IlaTrainingArguments
     model: Any
     optimizer: Any
+    data_collator: Any
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, train_collator: Callable | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.train_collator = train_collator
         self.model_accepts_loss_kwargs = False  # the loss is a mean already, also with gradient accumulation
         if self.args.freeze_clip or self.args.parameter_groups == "release":
-            for name, parameter in self.model.named_parameters():
-                parameter.requires_grad_(is_new(name))
+            self.freeze()
         if self.args.sync_batch_norm and self.args.world_size > 1:
             self.model = self.model_wrapped = synchronise_batch_norm(self.model)
+        if self.is_fsdp_enabled:
+            _reshape_scalars(self.model, (1,))
         self.average: MovingAverage | None = None
         if self.args.ema_decay is not None:
             if self.is_fsdp_enabled or self.is_deepspeed_enabled:
@@ -261,9 +195,92 @@ class IlaTrainer(Trainer):
             self.average = MovingAverage(self.model, self.args.ema_decay)
             self.add_callback(self.average)
         self.add_callback(JitterDecay(self.args.jitter_decay_epoch))
-        self.add_callback(StopOnSignal())
+        self.stop = StopOnSignal()
+        self.add_callback(self.stop)
+        self.data_epoch = DataEpoch()
+        self.add_callback(self.data_epoch)
+        self.unreadable: UnreadableVideos | None = None
+        if isinstance(self.train_dataset, ShardClips):
+            self.train_dataset.rank, self.train_dataset.ranks = self.args.process_index, self.args.world_size
+            self.data_epoch.order = self.train_dataset
+        if isinstance(self.train_dataset, (TrainingClips, ShardClips)):
+            self.train_dataset.warn = False
+            self.unreadable = UnreadableVideos(self.args.max_unreadable, len(self.train_dataset))
+            self.add_callback(self.unreadable)
         self._sums: torch.Tensor | None = None  # classification loss, alignment loss, how many batches
         self._videos, self._waited, self._since = 0, 0.0, time.perf_counter()  # of this process since the last log
+
+    def freeze(self) -> None:
+        """Train only what CLIP does not have."""
+        for name, parameter in self.model.named_parameters():
+            parameter.requires_grad_(is_new(name))
+
+    # data
+
+    def global_batch_size(self) -> int:
+        """Videos of one optimiser step, of all processes."""
+        return self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+
+    def get_train_dataloader(self) -> DataLoader:
+        if isinstance(self.train_dataset, ShardClips):
+            return self._shard_loader(self.train_dataset)
+        evaluation = self.data_collator
+        if isinstance(self.train_dataset, TrainingClips):
+            self.data_collator = ClipCollator(self.train_collator)
+        elif self.train_collator is not None:
+            self.data_collator = self.train_collator
+        try:
+            return super().get_train_dataloader()
+        finally:
+            self.data_collator = evaluation
+
+    def _shard_loader(self, data: ShardClips) -> DataLoader:
+        """Its ranks read shards of their own, so nothing is left to divide among them."""
+        if data.batch != self.args.train_batch_size:
+            raise ValueError(f"`batch` is {data.batch}, `per_device_train_batch_size` {self.args.train_batch_size}.")
+        if len(data) < data.batch * self.args.gradient_accumulation_steps:
+            raise ValueError(f"{data.videos} videos are fewer than one global batch of {self.global_batch_size()}.")
+        workers = {"num_workers": self.args.dataloader_num_workers}
+        if self.args.dataloader_num_workers:
+            workers["persistent_workers"] = self.args.dataloader_persistent_workers
+        loader: DataLoader = DataLoader(data, data.batch, collate_fn=ClipCollator(self.train_collator), **workers)
+        return prepare_data_loader(loader, device=self.args.device, num_processes=1, process_index=0)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
+        """`EpochOrder`, which `DataEpoch` keeps at the right epoch: Accelerate loses it behind skipped batches."""
+        data = self.train_dataset if train_dataset is None else train_dataset
+        if isinstance(data, IterableDataset) or self.args.train_sampling_strategy != "random":
+            return super()._get_train_sampler(train_dataset)
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        order, batch = self.data_epoch.order, self.global_batch_size()
+        if order is None or order.data is not data or order.batch != batch:  # loaders are also made to be counted only
+            order = self.data_epoch.order = EpochOrder(data, seed=seed, batch=batch)
+        return order
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        started, error, batches, items = time.perf_counter(), None, [], None
+        try:
+            with torch.random.fork_rng(devices=[]):  # starting workers draws a number, at other times after resuming
+                batches, items = super().get_batch_samples(*args, **kwargs)
+        except Exception as caught:  # the other processes must hear of it, whatever it is
+            error = caught
+        self._waited += time.perf_counter() - started
+        if self.unreadable is not None:
+            self._count_unreadable(batches, error)
+        elif error is not None:
+            raise error
+        return batches, items
+
+    def _count_unreadable(self, batches: list[dict[str, Any]], error: Exception | None) -> None:
+        assert self.unreadable is not None
+        for batch in batches:
+            self.unreadable.count(len(batch["labels"]), batch.pop(UNREADABLE, []))
+        try:
+            # of a worker's error the last line, without the way there
+            said = None if error is None else (str(error).strip().splitlines() or [type(error).__name__])[-1]
+            self.unreadable.agree(said, self.args.device)
+        except UnreadableVideosError as stop:
+            raise stop from error
 
     # optimisation
 
@@ -271,8 +288,7 @@ class IlaTrainer(Trainer):
         """`learning_rate`, for the global batch of this run."""
         if self.args.lr_batch_size is None:
             return self.args.learning_rate
-        batch = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-        return self.args.learning_rate * batch / self.args.lr_batch_size
+        return self.args.learning_rate * self.global_batch_size() / self.args.lr_batch_size
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
@@ -315,16 +331,9 @@ class IlaTrainer(Trainer):
 
     # logging
 
-    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
-        started = time.perf_counter()
-        try:
-            return super().get_batch_samples(*args, **kwargs)
-        finally:
-            self._waited += time.perf_counter() - started
-
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Training lines also have both parts of the loss, videos per second over all processes, the share of the time
-        that was spent waiting for data, and the peak memory of this process's device in GiB."""
+        that was spent waiting for data, and the peak memory in GiB: of this process's GPU, or of the process."""
         if "loss" in logs and self._sums is not None:
             logs |= self._measured()
         super().log(logs, start_time)
@@ -340,24 +349,51 @@ class IlaTrainer(Trainer):
             "videos_per_second": self._videos * self.args.world_size / seconds,
             "data_wait": min(self._waited / seconds, 1.0),
         }
-        if self.args.device.type == "cuda":
-            measured["memory_gib"] = torch.cuda.max_memory_allocated(self.args.device) / 2**30
+        measured["memory_gib"] = _peak_memory(self.args.device) / 2**30
         self._sums, self._videos, self._waited, self._since = None, 0, 0.0, now
         return measured
 
     # checkpoints
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
-        """`Trainer.train`; `resume_from_checkpoint=True` takes the last whole checkpoint, if there is one."""
+        """`Trainer.train`; `resume_from_checkpoint=True` takes the last whole checkpoint, if there is one.
+
+        After SIGTERM it returns, with `stop.stopped` set.
+        """
+        try:
+            return self._train(resume_from_checkpoint, **kwargs)
+        finally:
+            self.stop.let_go()
+
+    def _train(self, resume_from_checkpoint: str | bool | None, **kwargs: Any) -> Any:
         if resume_from_checkpoint is True:
             found = last_complete_checkpoint(self.args.output_dir)
             resume_from_checkpoint = None if found is None else str(found)
         elif isinstance(resume_from_checkpoint, str) and (missing := what_is_missing(Path(resume_from_checkpoint))):
             raise ValueError(f"{resume_from_checkpoint!r} is not a whole checkpoint: {missing}.")
-        if resume_from_checkpoint and self.average is not None:
-            self.average.load(resume_from_checkpoint)
         self._since = time.perf_counter()
-        return super().train(resume_from_checkpoint=resume_from_checkpoint or None, **kwargs)
+        if not resume_from_checkpoint:
+            return super().train(**kwargs)
+        if self.average is not None:
+            self.average.load(resume_from_checkpoint)
+        state = TrainerState.load_from_json(str(Path(resume_from_checkpoint) / TRAINER_STATE_NAME))
+        if state.global_step >= self._last_step():  # the Trainer would take one step more
+            return self._take_over(resume_from_checkpoint, state)
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    def _last_step(self) -> int:
+        return self.set_initial_training_values(self.args, self.get_train_dataloader())[-1]
+
+    def _take_over(self, checkpoint: str, state: TrainerState) -> TrainOutput:
+        """The state after the last step of a run that has taken all its steps."""
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            raise ValueError(f"{checkpoint!r} has all its {state.global_step} steps: nothing is left to train.")
+        self._load_from_checkpoint(checkpoint)
+        self.state = state
+        best = state.best_model_checkpoint
+        if self.args.load_best_model_at_end and best is not None and Path(best).is_dir():
+            self._load_best_model()
+        return TrainOutput(state.global_step, 0.0, {})
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """As the Trainer does, but older checkpoints go only when this one is whole."""
@@ -390,14 +426,42 @@ class IlaTrainer(Trainer):
         kept = f"the last whole checkpoint is {str(last)!r}" if last else "there is no earlier one"
         return f"{str(folder)!r} could not be written ({error}); {free:.0f} MiB are free; {kept}."
 
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        if state_dict is not None and self.is_fsdp_enabled:
+            shapes = {name: value.reshape(()) for name, value in state_dict.items() if name in SCALARS}
+            state_dict = state_dict | shapes
+        super()._save(output_dir, state_dict)
+
     # the moving average
 
+    def averaged(self) -> AbstractContextManager[None]:
+        """The model with the averaged weights, if there are any."""
+        return nullcontext() if self.average is None else self.average.in_place()
+
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        with self.average.in_place() if self.average is not None else nullcontext():
+        with self.averaged(), torch.random.fork_rng(devices=[]):  # so that evaluating more or less changes no weight
             return super().evaluate(*args, **kwargs)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """The averaged weights where there are any; a checkpoint to resume from has the last step's."""
-        averaged = self.average is not None and not _internal_call
-        with self.average.in_place() if averaged and self.average is not None else nullcontext():
+        with nullcontext() if _internal_call else self.averaged():
             super().save_model(output_dir, _internal_call=_internal_call)
+
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        if self.average is not None and self.state.best_model_checkpoint is not None:
+            self.average.load(self.state.best_model_checkpoint)  # which is what was the best
+
+
+def _reshape_scalars(model: nn.Module, shape: tuple[int, ...]) -> None:
+    """FSDP2 shards along the first dimension, which CLIP's scale does not have."""
+    for name, parameter in model.named_parameters():
+        if name in SCALARS:
+            parameter.data = parameter.data.reshape(shape)
+
+
+def _peak_memory(device: torch.device) -> int:
+    """Bytes."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -39,21 +39,30 @@ def list_videos(source: str | Path, *, root: str | Path | None = None) -> list[L
         ValueError: neither folder nor list, no such root, or no video there.
         OSError: the list or a sub-folder cannot be read.
     """
-    source = Path(source)
+    listed = list(_stream(Path(source), root))
+    if all(video.path is None for video in listed):
+        is_folder = Path(source).is_dir()
+        nothing = f"holds no video; known suffixes: {', '.join(VIDEO_SUFFIXES)}" if is_folder else "lists no video"
+        raise ValueError(f"{str(source)!r} {nothing}.")
+    return listed
+
+
+def stream_videos(source: str | Path, *, root: str | Path | None = None) -> Iterator[str]:
+    """The absolute paths that `list_videos` gives, one at a time; that there is none is no error here."""
+    return (video.path for video in _stream(Path(source), root) if video.path is not None)
+
+
+def _stream(source: Path, root: str | Path | None) -> Iterator[ListedVideo]:
     if source.is_dir() and root is not None:
         raise ValueError(f"{str(source)!r} is a folder; a root such as {str(root)!r} goes only with a list.")
     root = source.parent if root is None else Path(root)
     if not root.is_dir():
         raise ValueError(f"There is no folder {str(root)!r} for the videos of the list.")
     if source.is_dir():
-        listed = list(_videos_of_folder(os.path.abspath(source)))
-        nothing = f"{str(source)!r} holds no video; known suffixes: {', '.join(VIDEO_SUFFIXES)}."
-    else:
-        listed = list(_videos_of_list(source, os.path.abspath(root)))
-        nothing = f"{str(source)!r} lists no video."
-    if all(video.path is None for video in listed):
-        raise ValueError(nothing)
-    return listed
+        return _videos_of_folder(os.path.abspath(source))
+    if not source.is_file() or _named_as_video(source.name):
+        raise _no_list(source)
+    return _videos_of_list(source, os.path.abspath(root))
 
 
 def _videos_of_folder(folder: str) -> Iterator[ListedVideo]:
@@ -77,11 +86,8 @@ def _named_as_video(name: str) -> bool:
 
 
 def _videos_of_list(source: Path, root: str) -> Iterator[ListedVideo]:
-    content = b"\0" if not source.is_file() or _named_as_video(source.name) else source.read_bytes()
-    if b"\0" in content:
-        raise ValueError(f"{str(source)!r} is neither a folder nor an annotation list (a text file in UTF-8).")
     first = True
-    for line in content.splitlines(keepends=True):
+    for line in _lines(source):
         text = line.decode("utf-8", "surrogateescape").strip("\ufeff \t\r\n")
         if not text or text.startswith("#"):
             yield ListedVideo(line, None)
@@ -90,6 +96,19 @@ def _videos_of_list(source: Path, root: str) -> Iterator[ListedVideo]:
         header = first and _is_header(text) and not os.path.exists(path)
         first = False
         yield ListedVideo(line, None if header else os.path.abspath(path))
+
+
+def _lines(source: Path) -> Iterator[bytes]:
+    """With their breaks, each when it is asked for."""
+    with source.open("rb") as file:
+        for line in file:
+            if b"\0" in line:
+                raise _no_list(source)
+            yield from line.splitlines(keepends=True)  # at "\r" alone, too
+
+
+def _no_list(source: Path) -> ValueError:
+    return ValueError(f"{str(source)!r} is neither a folder nor an annotation list (a text file in UTF-8).")
 
 
 def _is_header(text: str) -> bool:

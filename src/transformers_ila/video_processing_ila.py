@@ -29,6 +29,7 @@ from transformers.utils import logging
 from transformers.video_processing_utils import BaseVideoProcessor
 from transformers.video_utils import VideoMetadata, make_batched_metadata
 
+from .shipped_code_ila import save_code
 from .video_container_ila import MEDIA_FORMATS
 from .video_reading_ila import ReadLimits, read_video
 
@@ -229,6 +230,12 @@ class IlaVideoProcessor(BaseVideoProcessor):
     def __init__(self, **kwargs: Unpack[IlaVideoProcessorKwargs]) -> None:
         super().__init__(**kwargs)  # type: ignore[misc]
         _check_options(vars(self))
+
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> Any:
+        """`BaseVideoProcessor.save_pretrained`; of a processor from an exported folder the code is saved, too."""
+        saved = super().save_pretrained(save_directory, *args, **kwargs)
+        save_code(self, save_directory)
+        return saved
 
     @classmethod
     def for_model(cls, config: Any, **kwargs: Any) -> "IlaVideoProcessor":

@@ -1,0 +1,112 @@
+"""The report's metrics for the `evaluate` library; nothing is fetched from the Hub.
+
+```python
+metric = evaluate_metrics.load("top_k_accuracy")
+metric.add_batch(predictions=logits, references=labels)
+metric.compute(k=5)
+```
+
+Importing this module imports the library, which takes seconds and comes with `transformers-ila[train]`.
+"""
+
+import sys
+from collections.abc import Callable
+from importlib import import_module, metadata
+from types import ModuleType
+from typing import Any
+
+import datasets
+import torch
+
+from . import metrics
+
+
+def import_evaluate() -> ModuleType:
+    """The library, and no other module of that name: a program in `scripts/` has `scripts/evaluate.py` on its path.
+
+    Raises:
+        ImportError: the library is not installed.
+    """
+    known = sys.modules.get("evaluate")
+    if hasattr(known, "EvaluationModule"):
+        return known  # type: ignore[return-value]
+    try:
+        place = str(metadata.distribution("evaluate").locate_file(""))
+    except metadata.PackageNotFoundError as error:
+        raise ImportError(
+            "These metrics need the `evaluate` library: pip install 'transformers-ila[train]'."
+        ) from error
+    sys.modules.pop("evaluate", None)
+    sys.path.insert(0, place)
+    try:
+        return import_module("evaluate")
+    finally:
+        sys.path.remove(place)
+
+
+evaluate: Any = import_evaluate()
+Metric: Any = evaluate.Metric
+CITATION = (
+    "@inproceedings{tu2023ila, title={Implicit Temporal Modeling with Learnable Alignment for Video Recognition}}"
+)
+SCORES = datasets.Sequence(datasets.Value("float32"))
+
+
+class _VideoMetric(Metric):
+    """Scores (K,) of each video and what it shows."""
+
+    references: Any = datasets.Value("int64")  # class index
+
+    def _info(self) -> Any:
+        return evaluate.MetricInfo(
+            description=type(self).__doc__,
+            citation=CITATION,
+            inputs_description="predictions: scores of each video's classes; references: what it shows.",
+            features=datasets.Features({"predictions": SCORES, "references": self.references}),
+        )
+
+
+class TopKAccuracy(_VideoMetric):
+    """How often the label is among the min(k, K) highest scores; of equal ones the lower class index ranks first."""
+
+    def _compute(self, predictions: Any, references: Any, k: int = 1) -> dict[str, float | None]:
+        return {f"top{k}": metrics.top_k_accuracy(_scores(predictions), torch.tensor(references), k=k)}
+
+
+class MeanClassAccuracy(_VideoMetric):
+    """Mean over the classes that have videos of their top-1 accuracy."""
+
+    def _compute(self, predictions: Any, references: Any) -> dict[str, float | None]:
+        return {"mean_class_accuracy": metrics.mean_class_accuracy(_scores(predictions), torch.tensor(references))}
+
+
+class MeanAveragePrecision(_VideoMetric):
+    """Mean over the classes that have videos of their average precision; references are 0 or 1 for each class."""
+
+    references = datasets.Sequence(datasets.Value("int64"))
+
+    def _compute(self, predictions: Any, references: Any) -> dict[str, float | None]:
+        precision = metrics.mean_average_precision(_scores(predictions), torch.tensor(references))
+        return {"mean_average_precision": precision}
+
+
+METRICS: dict[str, Callable[..., Any]] = {
+    "top_k_accuracy": TopKAccuracy,
+    "mean_class_accuracy": MeanClassAccuracy,
+    "mean_average_precision": MeanAveragePrecision,
+}
+
+
+def load(name: str, **options: Any) -> Any:
+    """An `evaluate.Metric`; `options` as for `evaluate.load`, such as `experiment_id` or `num_process`.
+
+    Raises:
+        ValueError: none of `METRICS`.
+    """
+    if name not in METRICS:
+        raise ValueError(f"There is no metric {name!r}; there are {', '.join(METRICS)}.")
+    return METRICS[name](**options)
+
+
+def _scores(predictions: Any) -> torch.Tensor:
+    return torch.tensor(predictions, dtype=torch.float32)

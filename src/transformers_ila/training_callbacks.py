@@ -1,0 +1,94 @@
+"""What happens between steps: jitter of the masks fades, a signal ends the run in good order, data learn the epoch."""
+
+import logging
+import signal
+from typing import Any
+
+import torch
+from torch import distributed
+from transformers import TrainerCallback
+from transformers.trainer_callback import ExportableState
+
+from .alignment_ila import PairPoints
+
+
+logger = logging.getLogger(__name__)
+
+
+class JitterDecay(TrainerCallback, ExportableState):
+    """Halves the jitter of the alignment masks at the start of each epoch from `epoch` on, as the release does."""
+
+    def __init__(self, epoch: int | None, initial: float | None = None) -> None:
+        self.epoch, self.initial = epoch, initial
+
+    def state(self) -> dict[str, Any]:
+        return {"args": {"epoch": self.epoch}, "attributes": {"initial": self.initial}}
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        alignments = [module for module in model.modules() if isinstance(module, PairPoints)]
+        if not alignments:
+            return
+        if self.initial is None:
+            self.initial = float(alignments[0].config.alignment_jitter)
+        halvings = 0 if self.epoch is None else max(0, int(state.epoch + 1e-6) - self.epoch + 1)
+        for alignment in alignments:
+            alignment.jitter = self.initial * 0.5**halvings
+
+
+class DataEpoch(TrainerCallback):
+    """Tells the order of the training data, or a data set, which epoch begins or is resumed.
+
+    `IlaTrainer` has one. The plain Trainer on several processes needs `callbacks=[DataEpoch(clips)]`, or every epoch
+    has the augmentations of the first.
+
+    order: anything with `set_epoch`: `EpochOrder`, which tells its data set, or data.
+    """
+
+    def __init__(self, order: Any = None) -> None:
+        self.order = order
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.order is not None:
+            self.order.set_epoch(int((state.epoch or 0) + 1e-6))
+
+
+class StopOnSignal(TrainerCallback):
+    """After SIGTERM: one checkpoint, then the end, on all processes at the same step.
+
+    received: by this process. stopped: by any, so training ended before its last step.
+    """
+
+    def __init__(self) -> None:
+        self.received = self.stopped = False
+        self._before: Any = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.received = self.stopped = False
+        try:
+            self._before = signal.signal(signal.SIGTERM, self._remember)
+        except ValueError:  # not the main thread: nobody can listen
+            self._before = None
+
+    def _remember(self, *_: Any) -> None:
+        self.received = True
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if _anywhere(self.received, args.device) and state.global_step < state.max_steps:
+            self.stopped = True
+            logger.warning(f"SIGTERM: saving at step {state.global_step}, then stopping.")
+            control.should_save = control.should_training_stop = True
+
+    def let_go(self) -> None:
+        """Give the signal back to whoever had it."""
+        if self._before is not None:
+            signal.signal(signal.SIGTERM, self._before)
+            self._before = None
+
+
+def _anywhere(flag: bool, device: torch.device) -> bool:
+    """Whether any process says so."""
+    if not distributed.is_initialized() or distributed.get_world_size() == 1:
+        return flag
+    votes = torch.tensor(float(flag), device=device)
+    distributed.all_reduce(votes)
+    return bool(votes > 0)
