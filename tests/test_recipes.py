@@ -78,6 +78,13 @@ def test_every_recipe_says_hardware_and_where_its_accuracy_comes_from(file):
     assert "published by the paper" in text or "nobody has measured" in text
 
 
+def test_recipes_run_where_there_is_no_accelerator(tmp_path, monkeypatch):
+    """As the README prints the command, on a laptop, and `bf16` stays what the recipe says."""
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    _, args = parse(RECIPES[0], ["--report_to", "none", "--output_dir", str(tmp_path)])
+    assert args.bf16 and args.use_cpu and args.device.type == "cpu"
+
+
 def test_the_head_recipe_trains_the_head_only(tmp_path):
     recipe, args = parsed(RECIPES[0].parent / "head_b16_8f.yaml", tmp_path)
     with torch.device("meta"):

@@ -14,6 +14,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
+import torch
 import yaml
 from transformers import HfArgumentParser
 from transformers.utils import logging
@@ -33,7 +34,7 @@ MAY_CHANGE = {  # between the parts of one run: where files lie, what is written
     *("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"),
     *("activation_checkpointing", "gradient_checkpointing", "ddp_find_unused_parameters", "eval_accumulation_steps"),
     *("report_to", "run_name", "project", "disable_tqdm", "log_level", "log_level_replica", "save_total_limit"),
-    *("logging_steps", "logging_strategy", "logging_first_step", "max_unreadable", "ddp_timeout"),
+    *("logging_steps", "logging_strategy", "logging_first_step", "max_unreadable", "ddp_timeout", "use_cpu"),
 }
 ALWAYS_WRITTEN = {*IlaTrainingArguments.__annotations__, "seed", "max_steps", "max_grad_norm", "optim", "bf16", "fp16"}
 NEVER_WRITTEN = {"hub_token", "accelerator_config", "debug"}  # secret, or derived
@@ -303,6 +304,8 @@ def _resolved(namespace: Namespace, *, name: str) -> tuple[RecipeArguments, IlaT
     if recipe.val_list is None and str(parts[1].get("eval_strategy", "no")) != "no":
         logger.warning("There is no `val_list`: nothing is evaluated, and the last step's weights are the result.")
         parts[1] |= {"eval_strategy": "no", "load_best_model_at_end": False}
+    if not torch.accelerator.is_available():
+        parts[1]["use_cpu"] = True  # there is nothing else; unsaid, a recipe's bf16 would be refused
     if isinstance(parts[1].get("report_to"), str):
         parts[1]["report_to"] = parts[1]["report_to"].split(",")
     args = IlaTrainingArguments(**parts[1])
