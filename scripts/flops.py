@@ -1,10 +1,29 @@
-"""Print multiply-accumulates and parameters of the paper's models beside its Tables 1 and 2, and of the released ones.
+"""Print multiply-accumulates and parameters beside the paper's Tables 1 and 2, of the released ones, and of Table 4.
 
 The paper's "FLOPs" are multiply-accumulates of one view, text features cached, prompt generator included.
 """
 
+from transformers_ila import IlaConfig
 from transformers_ila.checkpoints import DATA_SETS, PUBLISHED
 from transformers_ila.complexity import count
+from transformers_ila.temporal_ila import TEMPORAL_MODULES
+
+
+# Table 4 and 15: GMACs of B/32 with 8 frames; no number for GTA, which the paper does not compare with.
+PAPER_TABLE_4 = {"none": 37, "average": 39, "shift": 37, "message": 39, "divided": 58, "joint": 71, "ata": 60}
+
+
+def compare_modules() -> None:
+    print(f"\n{'temporal module, B/32, 8 frames':40}{'GMACs':>8}{'paper':>8}{'params (M)':>12}")
+    forms: list[tuple[str, dict[str, str], int | None]] = [
+        (name, {"temporal_module": name}, PAPER_TABLE_4.get(name)) for name in ("none", *TEMPORAL_MODULES)
+    ]
+    forms += [("ila", {}, 40), ("ila, window attention", {"alignment_operator": "window_attention"}, 114)]
+    table_9 = {"add": 44, "concat": 45, "residual": None, "interaction": None}
+    forms += [(f"ila, {name}", {"alignment_fusion": name}, paper) for name, paper in table_9.items()]
+    for name, fields, paper in forms:
+        cost = count(IlaConfig.from_clip_size("B/32", num_labels=400, **fields))
+        print(f"{name:40}{cost.gmacs:8.1f}{'' if paper is None else paper:>8}{cost.parameters:12.1f}", flush=True)
 
 
 def main() -> None:
@@ -18,6 +37,7 @@ def main() -> None:
         print(row, flush=True)
     print("The paper's last row (3723) cannot be reached by the module that gives the three rows above it.")
     print('released: GMACs of the network of the published checkpoints (`alignment_fusion="residual"`).')
+    compare_modules()
 
 
 if __name__ == "__main__":

@@ -81,7 +81,7 @@ def test_every_recipe_says_hardware_and_where_its_accuracy_comes_from(file):
 def test_recipes_run_where_there_is_no_accelerator(tmp_path, monkeypatch):
     """As the README prints the command, on a laptop, and `bf16` stays what the recipe says."""
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
-    _, args = parse(RECIPES[0], ["--report_to", "none", "--output_dir", str(tmp_path)])
+    _, args = parse(RECIPES[0].with_name("k400_b16_8f.yaml"), ["--report_to", "none", "--output_dir", str(tmp_path)])
     assert args.bf16 and args.use_cpu and args.device.type == "cpu"
 
 

@@ -6,30 +6,38 @@ import torch
 from PIL import Image, ImageDraw
 from torch.nn import functional as F
 
+from .alignment_ila import own_role
+
 
 CELL = 128  # pixels of one frame in the picture
 GAP = 4
 
 
 def draw_alignment(
-    frames: torch.Tensor, points: Sequence[torch.Tensor], masks: Sequence[torch.Tensor], *, layers: Sequence[int] = ()
+    frames: torch.Tensor,
+    points: Sequence[torch.Tensor],
+    masks: Sequence[torch.Tensor],
+    *,
+    layers: Sequence[int] = (),
+    pairing: str = "adjacent",
 ) -> Image.Image:
     """One row of frames, and below it one row per layer with the masks and interactive points.
 
-    Every frame shows the mask behind its own mutual-information token: as the current frame of its pair, the first as
-    the previous one. What the mask suppresses is dark, the interactive point is a ring.
+    Every frame shows the mask behind its own mutual-information token (`alignment_ila.own_role`): as the current frame of
+    its pair, the one that is no pair's current as the previous one. What the mask suppresses is dark, the interactive point is a ring.
 
     Args:
         frames: (T, 3, H, W), values 0 to 1.
         points: per layer (T-1, 2, 2), one video of `interactive_points`.
         masks: per layer (T-1, 2, h, w), one video of `alignment_masks`.
         layers: which of these layers to show; all by default.
+        pairing: the model's `alignment_pairing`.
     """
     frames = F.interpolate(frames.float(), size=(CELL, CELL), mode="nearest-exact")
     rows = [_row(frames)]
     for layer in layers or range(len(points)):
-        mask = torch.cat([masks[layer][:1, 0], masks[layer][:, 1]]).float()  # (T, h, w)
-        point = torch.cat([points[layer][:1, 0], points[layer][:, 1]]).float()  # (T, 2)
+        mask = own_role(masks[layer][None], pairing)[0].float()  # (T, h, w)
+        point = own_role(points[layer][None], pairing)[0].float()  # (T, 2)
         light = F.interpolate(mask[:, None], size=(CELL, CELL), mode="bilinear", align_corners=True)
         row = _row(frames * (0.2 + 0.8 * light.clamp(0, 1)))
         for index, (x, y) in enumerate(point.tolist()):
