@@ -23,8 +23,9 @@ def draw_alignment(
 ) -> Image.Image:
     """One row of frames, and below it one row per layer with the masks and interactive points.
 
-    Every frame shows the mask behind its own mutual-information token (`alignment_ila.own_role`): as the current frame of
-    its pair, the one that is no pair's current as the previous one. What the mask suppresses is dark, the interactive point is a ring.
+    Every frame shows the mask behind its own mutual-information token (`alignment_ila.own_role`): as the current frame
+    of its pair, the one that is no pair's current as the previous one. What the mask suppresses is dark, the
+    interactive point is a ring.
 
     Args:
         frames: (T, 3, H, W), values 0 to 1.
