@@ -20,7 +20,7 @@ from transformers import HfArgumentParser
 from transformers_ila import IlaForVideoClassification, IlaVideoProcessor
 from transformers_ila.annotations import FORMATS, Annotations, read_annotations
 from transformers_ila.evaluation import PROTOCOLS, Predictions, predict, report_of
-from transformers_ila.evaluation_files import files_of, scores_of, write_files
+from transformers_ila.evaluation_files import files_of, scores_of, seconds_of, write_files
 from transformers_ila.inference import MULTI_LABEL, class_names_of
 from transformers_ila.processes import OtherProcessError, process_group, together
 
@@ -85,7 +85,7 @@ def table(report: dict[str, Any]) -> str:
     for order, metrics in reliance["orders"].items() if reliance else ():
         rows += [(f"{title}, {order.replace('_', ' ')}", value) for title, value in scores_of(metrics)[:1]]
     rows.append(("videos", f"{counts['evaluated']} of {counts['listed']}, {counts['unreadable']} unreadable"))
-    rows.append(("seconds per video", f"{report['seconds_per_video']:.3f}"))
+    rows.append(("seconds per video", seconds_of(report)))
     rows.append(("views", f"{protocol['name']} (clips x crops) of {protocol['frames_per_clip']} frames"))
     lines = [f"{title:20} {value}" for title, value in rows]
     return "\n".join(lines + ([protocol["note"]] if protocol["note"] else []))

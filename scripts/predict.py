@@ -6,6 +6,7 @@ its own. Exit code: 0 all videos of the run were read, 1 some could not be (thei
 none says so, as a launcher would end the others), 2 bad arguments or nothing to label, 130 interrupted.
 """
 
+import signal
 import sys
 from dataclasses import dataclass, field
 
@@ -77,6 +78,7 @@ def main(arguments: list[str] | None = None) -> int:
     args, unknown = HfArgumentParser(PredictionArguments, description=__doc__).parse_args_into_dataclasses(
         arguments, return_remaining_strings=True, look_for_args_file=False
     )
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # what waits to be written is written
     try:
         if unknown:
             raise ValueError(f"unknown arguments: {' '.join(unknown)}.")
@@ -87,6 +89,8 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("Interrupted; the same command goes on from here.", file=sys.stderr)
         return 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 if __name__ == "__main__":

@@ -606,6 +606,12 @@ def test_faults_of_class_folders(tmp_path, files, message):
         read_annotations(tmp_path / "x", format="folders")
 
 
+def test_an_empty_class_folder_where_the_classes_are_known(tmp_path):
+    touch(tmp_path, "a/1.mp4", "b/notes.txt")
+    annotations = read_annotations(tmp_path, labels=["a", "b"])
+    assert rows(annotations) == [("a/1.mp4", 0)] and annotations.class_names == ["a", "b"]
+
+
 # -- shards ----------------------------------------------------------------------------------------------------------
 
 

@@ -344,7 +344,17 @@ def test_several_labels_random_frames_and_temporal_reliance(folder, reports):
     assert [row[1:4] for row in rows(results)] == [
         ["Mean average precision", "62.5 %", "1 clip x 1 crop, 4 frames each, frames at random (seed 3)"]
     ]
-    assert "50.0 % with shuffled frames, 25.0 % with reversed frames." in results and "(measured, 20" in results
+    said = "62.5 % with frames as they are, 50.0 % with shuffled frames, 25.0 % with reversed frames."
+    where = (
+        "Mean average precision on Motions, test, 1 clip x 1 crop, 4 frames each, frames at random (seed 3) (measured"
+    )
+    assert said in results and where in results
+
+
+def test_top_5_of_five_classes_is_no_news(reports):
+    report = copy.deepcopy(reports["plain"])
+    report["model"]["labels"] = 5
+    assert [result.metric for result in measured_results(report)] == ["top1", "mean_class_accuracy"]
 
 
 def test_a_report_without_a_name(reports):

@@ -16,6 +16,7 @@ from tiny_models import tiny_config
 
 from transformers_ila import IlaForVideoClassification, IlaVideoProcessor
 from transformers_ila.alignment_ila import PairPoints, PointLayer
+from transformers_ila.annotation_samples import Sample
 from transformers_ila.annotations import read_annotations
 from transformers_ila.evaluation import (
     PROTOCOLS,
@@ -314,6 +315,24 @@ def test_a_fingerprint_is_of_weights_statistics_and_class_names(residual, tmp_pa
         change(again)
         found.add(fingerprint(again))
     assert len(found) == 5
+
+
+def test_labels_of_arrays_and_rows_without_a_video(residual, samples):
+    class Row:
+        def __init__(self, video):
+            self.video = video
+
+        def load(self):
+            return self.video
+
+    processor = IlaVideoProcessor.for_model(residual.config)
+    path = samples[0][0]
+    labels = [np.int64(0), torch.tensor(1), np.array([2]), [np.int32(3)]]
+    listed = [Sample(Row(row), (0,), f"row {i}") for i, row in enumerate([None, {"path": None, "bytes": None}])]
+    copies = [(f"{path.parent}/./{'./' * i}{path.name}", label) for i, label in enumerate(labels)]
+    report = evaluate(residual, processor, [*copies, *listed])
+    assert report["counts"]["evaluated"] == 4 and json.dumps(report)
+    assert [entry["path"] for entry in report["unreadable"]] == ["row 0", "row 1"]
 
 
 # -- the report ------------------------------------------------------------------------------------------------------

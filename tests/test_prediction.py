@@ -256,6 +256,54 @@ def test_results_of_another_model_or_by_another_process_are_refused(tmp_path, mo
 # -- which videos ----------------------------------------------------------------------------------------------------
 
 
+def test_a_run_with_more_processes_waits_for_the_other(tmp_path, model, processor, folder):
+    """Two launches on one folder would label videos twice, each in its own shares."""
+    prediction_files.agree_on_settings(tmp_path, {"format": "jsonl"})
+    with (
+        prediction_files.Parts(tmp_path, "jsonl", Place(0, 2)),
+        prediction_files.Parts(tmp_path, "jsonl", Place(1, 2)),
+    ):
+        for place in (Place(), Place(2, 3)):
+            with pytest.raises(ValueError, match="another number of processes is writing"):
+                prediction_files.Parts(tmp_path, "jsonl", place)
+    with prediction_files.Parts(tmp_path, "jsonl", Place()):
+        pass
+
+
+def test_a_piece_of_parquet_waits_a_minute_at_most(tmp_path, model, processor, folder, monkeypatch):
+    monkeypatch.setattr(prediction_files, "SECONDS_OF_A_PIECE", 0.0)
+    label_videos(model, processor, list(named_videos(folder))[:3], output=tmp_path, format="parquet", batch_size=1)
+    assert len(list(tmp_path.glob("*.parquet"))) == 3
+
+
+def test_a_run_without_results_binds_nobody(tmp_path, model, processor, folder):
+    label_videos(model, processor, [], output=tmp_path, top_k=5)
+    assert label_videos(model, processor, list(named_videos(folder))[:1], output=tmp_path, top_k=1).labelled == 1
+    with pytest.raises(ValueError, match="holds other results"):
+        label_videos(model, processor, [], output=tmp_path, top_k=2)
+
+
+def test_names_that_look_like_comments(tmp_path):
+    (tmp_path / "#shorts.mp4").touch()
+    (tmp_path / "list.txt").write_text("# my videos\n#shorts.mp4\na.mp4\n")
+    assert [name for name, _ in named_videos(tmp_path / "list.txt")] == ["#shorts.mp4", "a.mp4"]
+
+
+@pytest.mark.slow
+def test_sigterm_writes_what_waits(tmp_path, saved):
+    write_folder(tmp_path / "videos", 400, seed=0)
+    command = [sys.executable, "-W", "ignore", SCRIPT, "--model", saved, "--videos", tmp_path / "videos"]
+    command += ["--output", tmp_path / "labels", "--format", "parquet"]
+    run = subprocess.Popen([*map(str, command)], stderr=subprocess.PIPE, text=True)
+    while not list((tmp_path / "labels").glob("*.json")):
+        time.sleep(0.05)
+    time.sleep(1)
+    run.terminate()
+    _, printed = run.communicate(timeout=120)
+    assert run.returncode == 130 and "Interrupted; the same command goes on" in printed
+    assert len(names_of(tmp_path / "labels")) > 0
+
+
 def test_lists_are_read_as_videos_are_needed(tmp_path):
     lines = [f"folder {n}/clip {n}.mp4 {n % 8}" for n in range(1000)]
     (tmp_path / "list.txt").write_text("path label\n" + "\n".join(lines))

@@ -11,9 +11,9 @@ from safetensors.torch import load_file
 from test_evaluation import TOLERANCE, make_model, views_of
 from torch.nn import functional as F
 
-from transformers_ila import IlaVideoProcessor
+from transformers_ila import IlaVideoProcessor, probing
 from transformers_ila.annotations import read_annotations
-from transformers_ila.motionbench import write_folder
+from transformers_ila.motionbench import make_videos, write_folder, write_mp4
 from transformers_ila.probing import (
     TEMPERATURE,
     Features,
@@ -151,15 +151,24 @@ def test_features_are_computed_once(tmp_path, model, processor, folders, monkeyp
                 model.get_video_features(views_of(processor, sample.video, "3x1")).pooler_output, dim=-1
             )
         torch.testing.assert_close(row, F.normalize(views.mean(0), dim=-1), atol=TOLERANCE, rtol=0)
-    monkeypatch.setattr("transformers_ila.probing.video_loader", None)
+    asked = []
+    loader = probing.video_loader
+    monkeypatch.setattr(
+        probing, "video_loader", lambda p, keys, **options: asked.append(keys) or loader(p, keys, **options)
+    )
     again = extract_features(model, processor, samples, cache=tmp_path / "cache", protocol="3x1")
     assert torch.equal(again.features, first.features) and torch.equal(again.labels, first.labels)
-    assert again.unreadable == first.unreadable
+    assert again.unreadable == first.unreadable and asked == [[4]]
+    write_mp4(tmp_path / "gone.mp4", next(make_videos(1, seed=3)).frames)  # it is another video of the key now
+    whole = extract_features(model, processor, samples, cache=tmp_path / "cache", protocol="3x1")
+    assert len(whole.labels) == 8 and not whole.unreadable
+    torch.testing.assert_close(whole.features[[0, 1, 2, 3, 5, 6, 7]], first.features, atol=TOLERANCE, rtol=0)
+    (tmp_path / "gone.mp4").unlink()
     monkeypatch.undo()
     other = extract_features(model, processor, samples, cache=tmp_path / "cache")  # another protocol
     assert not torch.equal(other.features, first.features)
     files = sorted((tmp_path / "cache").iterdir())
-    assert len(files) == 2 and all(len(load_file(file)["positions"]) == 7 for file in files)
+    assert sorted(len(load_file(file)["positions"]) for file in files) == [7, 7, 8]
     for file in files:
         file.write_bytes(file.read_bytes()[:50])
     with pytest.raises(ValueError, match="holds no features .* delete it"):

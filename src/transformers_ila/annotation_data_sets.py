@@ -283,7 +283,7 @@ def read_class_folders(source: str | Path, *, labels: Labels | None = None, spli
 
     Raises:
         ValueError: no such folder, fewer than two classes unless `labels` names them, a folder that is none of
-            `labels`, or one without a video.
+            `labels`, or, where the folders name the classes, one without a video.
     """
     folder = _folder_of_split(Path(source), split)
     found = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
@@ -304,7 +304,9 @@ def read_class_folders(source: str | Path, *, labels: Labels | None = None, spli
     prefix = os.path.join(os.path.abspath(folder), "")
     for name, label in label_of.items():
         videos = _videos_below(prefix + name)
-        if not videos:
+        if not videos and labels is not None:  # the classes are known without it
+            logger.warning(f"{str(folder / name)!r} holds no video.")
+        elif not videos:
             suffixes = ", ".join((*VIDEO_SUFFIXES, *IMAGE_SUFFIXES))
             raise ValueError(f"{str(folder / name)!r} holds no video, nor a folder of images; suffixes: {suffixes}.")
         samples += [Sample(video, (classes.by_name[label],), video[len(prefix) :]) for video in videos]

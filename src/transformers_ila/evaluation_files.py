@@ -172,7 +172,7 @@ def _summary(report: Mapping[str, Any]) -> list[tuple[Any, ...]]:
         ("frames lost to damage", counts["frames_lost"]),
         ("calibration error", percent(report["calibration"]["expected_calibration_error"])),
         ("views", f"{protocol['clips']} clips x {protocol['crops']} crops of {protocol['frames_per_clip']} frames"),
-        ("seconds per video", f"{report['seconds_per_video']:.3f}"),
+        ("seconds per video", seconds_of(report)),
     ]
 
 
@@ -264,3 +264,10 @@ def _rows(heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 def _cell(value: Any) -> str:
     """In one line, and neither the end of the cell nor HTML."""
     return " ".join(str(value).split()).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
+
+
+def seconds_of(report: Mapping[str, Any]) -> str:
+    """Seconds per video, and how often the model was asked in them."""
+    reliance = report["temporal_reliance"]
+    passes = "" if reliance is None else f", for {1 + len(reliance['orders'])} orders of its frames"
+    return f"{report['seconds_per_video']:.3f}{passes}"

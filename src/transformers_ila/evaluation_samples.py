@@ -23,9 +23,11 @@ def listed_samples(samples: Samples) -> list[Sample]:
 
 
 def _sample(video: Any, labels: Any) -> Sample:
+    labels = labels.tolist() if hasattr(labels, "tolist") else labels  # of NumPy and torch
     several = isinstance(labels, Sequence) and not isinstance(labels, str)
     source = str(video) if isinstance(video, Path) else video
-    return Sample(source, tuple(labels) if several else (labels,), _shown(video))
+    indices = tuple(labels) if several else (labels,)
+    return Sample(source, tuple(i.item() if hasattr(i, "item") else i for i in indices), _shown(video))
 
 
 def _shown(video: Any) -> str:

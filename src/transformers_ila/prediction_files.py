@@ -8,13 +8,14 @@ output/part-00000-of-00002-000000.parquet   or its first, second ... piece, whol
 
 A row has `video` (name), `labels` and `scores` (best first), `frames_lost`, `reason` (why there are no labels) and,
 on request, `embedding`. Lines are on disk when `append` returns; a line that a killed run left half written is cut off
-when the next one starts. Rows for Parquet wait for their piece to be full, and are computed again after a kill.
+when the next one starts. Rows for Parquet wait for their piece, a minute at most, and are computed again after a kill.
 """
 
 import hashlib
 import json
 import os
 import re
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
@@ -34,7 +35,7 @@ except ImportError:  # no such locks on this system
 logger = logging.get_logger(__name__)
 
 FORMATS = ("jsonl", "parquet")
-ROWS_OF_A_PIECE = 10_000
+ROWS_OF_A_PIECE, SECONDS_OF_A_PIECE = 10_000, 60.0  # after which a piece is written, whichever comes first
 SETTINGS = "_settings.json"  # readers of Parquet folders pass over names with an underscore
 
 
@@ -72,22 +73,26 @@ def agree_on_settings(folder: Path, settings: dict[str, Any]) -> None:
         ]
     except (ValueError, AttributeError) as error:
         raise ValueError(f"{str(file)!r} does not say what the results are of: {error}.") from error
-    if differ:
+    if not differ:
+        return
+    if any(part.stat().st_size for format in FORMATS for part in part_files(folder, format)):
         raise ValueError(
             f"{str(folder)!r} holds other results; take a new folder. They differ in {'; '.join(differ)}."
         )
+    new.write_text(json.dumps(settings, indent=2) + "\n", encoding="ascii")  # of a run that ended without any result
+    os.replace(new, file)
 
 
 # -- writing ---------------------------------------------------------------------------------------------------------
 
 
 class Parts:
-    """The part of one process, which no other may write at the same time.
+    """The part of one process, which no other may write at the same time; nor may a run with more or fewer processes.
 
     `retry` takes out the rows of videos that could not be read, so that they can be tried again.
 
     Raises:
-        ValueError: another process writes it.
+        ValueError: another process writes it, or a run with another number of processes is going on.
     """
 
     def __init__(self, folder: Path, format: str, place: Place, *, retry: bool = False) -> None:
@@ -95,7 +100,9 @@ class Parts:
         self.stem = f"part-{place.rank:05}-of-{place.world:05}"
         self.lines: IO[bytes] | None = None
         self.rows: list[dict[str, Any]] = []
+        self.since = time.monotonic()
         self.lock = (folder / f".{self.stem}.lock").open("ab")
+        self.run = (folder / f".run-of-{place.world:05}.lock").open("ab")
         self._take_lock()
         for left in folder.glob(f".{self.stem}*.new"):
             left.unlink()
@@ -113,12 +120,28 @@ class Parts:
         if fcntl is None:
             return
         try:
+            fcntl.flock(self.run, fcntl.LOCK_SH | fcntl.LOCK_NB)  # first, so that two runs see each other
+            for other in self.folder.glob(".run-of-*.lock"):
+                if other.name != Path(self.run.name).name:
+                    with other.open("ab") as opened:
+                        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self._let_go()
+            raise ValueError(
+                f"A run with another number of processes is writing to {str(self.folder)!r}; wait for it, or end it."
+            ) from error
+        except OSError as error:
+            logger.warning(f"Nothing keeps another run from writing to {str(self.folder)!r}: no file locks ({error}).")
+            return
+        try:
             fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            self.lock.close()
+            self._let_go()
             raise ValueError(f"Another process writes {self.stem!r} in {str(self.folder)!r}.") from error
-        except OSError as error:
-            logger.warning(f"Nothing keeps a second process from writing {self.stem!r}: no file locks ({error}).")
+
+    def _let_go(self) -> None:
+        self.lock.close()
+        self.run.close()
 
     def __enter__(self) -> "Parts":
         return self
@@ -134,12 +157,12 @@ class Parts:
         finally:
             if self.lines is not None:
                 self.lines.close()
-            self.lock.close()
+            self._let_go()
 
     def append(self, rows: list[dict[str, Any]]) -> None:
         if self.lines is None:
             self.rows += rows
-            if len(self.rows) >= ROWS_OF_A_PIECE:
+            if len(self.rows) >= ROWS_OF_A_PIECE or time.monotonic() - self.since >= SECONDS_OF_A_PIECE:
                 self._write_piece()
             return
         self.lines.write(b"".join(json.dumps(row).encode("ascii") + b"\n" for row in rows))
@@ -169,7 +192,7 @@ class Parts:
             opened.flush()
             os.fsync(opened.fileno())
         os.replace(new, file)
-        self.rows = []
+        self.rows, self.since = [], time.monotonic()
 
     def _with_embeddings(self) -> bool:
         return bool(json.loads((self.folder / SETTINGS).read_text(encoding="ascii"))["embeddings"])

@@ -75,7 +75,8 @@ def extract_features(
     """Features of labelled videos, whose classes need not be the model's.
 
     Args:
-        cache: folder for features that were computed before; the file's name says of what they are.
+        cache: folder for features that were computed before; the file's name says of what they are. Videos that
+            could not be read are tried again.
         protocol: a name of `PROTOCOLS`; of several views the direction of their mean.
         Other arguments are those of `evaluate`.
 
@@ -91,18 +92,20 @@ def extract_features(
         )
     labels = torch.tensor([sample.labels[0] for sample in listed], dtype=torch.long)
     file = None if cache is None else Path(cache) / f"features_{_key(model, processor, listed, protocol)}.safetensors"
+    features, positions = torch.empty(0, model.config.projection_dim), list[int]()
     if file is not None and file.is_file():
-        return _load(file, listed, labels)
+        features, positions = _load(file)
+    before = len(positions)
     used = model.device if device is None else torch.device(device)
     loader = video_loader(
         processor,
-        range(len(listed)),
+        sorted(set(range(len(listed))) - set(positions)),
         find=partial(named_source, listed),
         views=views,
         batch_size=batch_size,
         num_workers=num_workers,
     )
-    positions, found, unreadable = [], [torch.empty(0, model.config.projection_dim)], {}
+    found, unreadable = [features], dict[int, str]()
     with in_eval_mode(model, used), torch.no_grad():
         for batch in in_batches(loader, batch_size=batch_size):
             unreadable.update({video.key: video.reason for video in batch.unreadable})
@@ -111,38 +114,46 @@ def extract_features(
                 found.append(features_and_logits(model, batch.views().to(used))[0])
             if progress is not None:
                 progress(len(batch.read) + len(batch.unreadable))
-    features = torch.cat(found)
+    order = sorted(range(len(positions)), key=positions.__getitem__)
+    features, positions = torch.cat(found)[order], sorted(positions)
     if not bool(features.isfinite().all()):
         raise ValueError("The model's features are not finite (NaN or infinite).")
-    if file is not None:
-        _save(file, features, torch.tensor(positions, dtype=torch.long), unreadable)
+    if file is not None and len(positions) > before:
+        _save(file, features, positions)
     reasons = {path_of(listed[position]): why for position, why in unreadable.items()}
     return Features(features, labels[positions], reasons)
 
 
 def _key(model: IlaForVideoClassification, processor: IlaVideoProcessor, samples: list[Sample], protocol: str) -> str:
     options = json.dumps(processor.to_dict(), sort_keys=True, default=str)
-    parts = [fingerprint(model), options, samples_hash(samples), protocol, *(path_of(sample) for sample in samples)]
+    parts = [fingerprint(model), options, samples_hash(samples), protocol, *(_state(sample) for sample in samples)]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
 
 
-def _save(file: Path, features: torch.Tensor, positions: torch.Tensor, unreadable: dict[int, str]) -> None:
+def _state(sample: Sample) -> list[Any]:
+    """Which video it is, and as which file: one that was replaced has other features."""
+    path = path_of(sample)
+    try:
+        found = os.stat(path)
+        return [path, found.st_size, found.st_mtime_ns]
+    except (OSError, ValueError):  # no file: its bytes are in the name's hash
+        return [path]
+
+
+def _save(file: Path, features: torch.Tensor, positions: list[int]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    content = save({"features": features, "positions": positions}, {"unreadable": json.dumps(unreadable)})
+    content = save({"features": features, "positions": torch.tensor(positions, dtype=torch.long)})
     new = file.with_name(f".{file.name}.{os.getpid()}.new")
     new.write_bytes(content)
     os.replace(new, file)
 
 
-def _load(file: Path, samples: list[Sample], labels: torch.Tensor) -> Features:
+def _load(file: Path) -> tuple[torch.Tensor, list[int]]:
     try:
         with safe_open(file, "pt") as opened:
-            features, positions = opened.get_tensor("features"), opened.get_tensor("positions")
-            unreadable = json.loads(opened.metadata()["unreadable"])
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            return opened.get_tensor("features"), opened.get_tensor("positions").tolist()
+    except SafetensorError as error:
         raise ValueError(f"{str(file)!r} holds no features ({error}); delete it.") from error
-    reasons = {path_of(samples[int(position)]): why for position, why in unreadable.items()}
-    return Features(features, labels[positions], reasons)
 
 
 # -- nearest neighbours ----------------------------------------------------------------------------------------------

@@ -28,8 +28,8 @@ def list_videos(source: str | Path, *, root: str | Path | None = None) -> list[L
 
     A list has one video a line: `path`, or path and labels separated by spaces, commas or tabs; a path may hold spaces
     and stand in quotes. The path is the longest beginning of the line that exists as a file or folder; where none
-    does, the line without the whole numbers at its end. Blank lines, lines that start with `#` and a header such as
-    `path,label` are no videos.
+    does, the line without the whole numbers at its end. Blank lines, lines that start with `#` (unless there is such a
+    file) and a header such as `path,label` are no videos.
 
     Args:
         source: a folder, searched with all its sub-folders (links are followed), or a list in UTF-8.
@@ -89,7 +89,8 @@ def _videos_of_list(source: Path, root: str) -> Iterator[ListedVideo]:
     first = True
     for line in _lines(source):
         text = line.decode("utf-8", "surrogateescape").strip("\ufeff \t\r\n")
-        if not text or text.startswith("#"):
+        comment = text.startswith("#") and not os.path.exists(os.path.join(root, _path_in(text, root)))
+        if not text or comment:
             yield ListedVideo(line, None)
             continue
         path = os.path.join(root, _path_in(text, root))

@@ -83,12 +83,28 @@ class _Videos(Dataset):
         name, source = self.find(key)
         try:
             if hasattr(source, "load"):
-                source = source.load()
+                source = _loaded(source)
             with _drawing_from(draw_seed(self.views.seed, name)):
                 inputs = self.read(source)
         except (VideoDecodingError, OSError) as error:
             return Video(key, name, None, reason=str(error) or type(error).__name__)
         return Video(key, name, inputs["pixel_values"][0], inputs["video_metadata"][0].frames_lost)
+
+
+def _loaded(source: Any) -> Any:
+    """The video of a row, which may be empty.
+
+    Raises:
+        VideoDecodingError: there is none.
+    """
+    try:
+        video = source.load()
+    except ValueError as error:
+        raise error if isinstance(error, VideoDecodingError) else VideoDecodingError("the row", str(error)) from error
+    empty = isinstance(video, dict) and all(video.get(part) is None for part in ("path", "bytes"))
+    if video is None or empty:
+        raise VideoDecodingError("the row", "it has none")
+    return video
 
 
 def video_loader(
