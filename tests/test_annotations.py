@@ -606,6 +606,15 @@ def test_faults_of_class_folders(tmp_path, files, message):
         read_annotations(tmp_path / "x", format="folders")
 
 
+def test_names_that_begin_with_a_quoted_word(tmp_path):
+    for name in ('"best" goal.mp4', "'rock' band.mp4", "it's.mp4", "plain.mp4"):
+        touch(tmp_path, name)
+    lines = ['"best" goal.mp4 0', "'rock' band.mp4 1", "'it's.mp4' 2", '"plain.mp4" 3']
+    (tmp_path / "list.txt").write_text("\n".join(lines) + "\n")
+    names = [name for name, _ in rows(read_annotations(tmp_path / "list.txt"))]
+    assert names == ['"best" goal.mp4', "'rock' band.mp4", "it's.mp4", "plain.mp4"]
+
+
 def test_an_empty_class_folder_where_the_classes_are_known(tmp_path):
     touch(tmp_path, "a/1.mp4", "b/notes.txt")
     annotations = read_annotations(tmp_path, labels=["a", "b"])

@@ -154,6 +154,65 @@ def test_more_fields_of_the_model_are_checked(tmp_path, config, message):
         config_of(recipe, ["one", "two"])
 
 
+@pytest.mark.parametrize(
+    "options,message",
+    [
+        (["--temporal_module", "foo"], "temporal_module"),
+        (["--alignment_fusion", "foo"], "alignment_fusion"),
+        (["--num_frames", "0"], "num_frames"),
+    ],
+)
+def test_values_that_no_model_has(tmp_path, options, message):
+    recipe, _ = parsed(None, tmp_path, *options)
+    with pytest.raises(ValueError, match=message):
+        config_of(recipe, ["a", "b"])
+
+
+@pytest.mark.parametrize(
+    "options,message",
+    [
+        (["--per_device_train_batch_size", "0"], "per_device_train_batch_size.* 1 or more, got 0"),
+        (["--num_train_epochs", "0"], "num_train_epochs.* more than 0"),
+        (["--label_smoothing_factor", "0.3"], "use `label_smoothing`"),
+    ],
+)
+def test_numbers_that_training_cannot_use(tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        parsed(None, tmp_path, *options)
+
+
+def test_nothing_is_mixed_alone(tmp_path, caplog):
+    parsed(None, tmp_path, "--per_device_train_batch_size", "1")
+    assert "nothing is mixed" in caplog.text
+    for file in RECIPES:
+        recipe, args = parsed(file, tmp_path, "--val_list", "some.txt")
+        assert not (recipe.mixup or recipe.cutmix) or args.per_device_train_batch_size > 1
+
+
+def test_splits_and_several_labels(tmp_path):
+    for name in "abcd":
+        (tmp_path / f"{name}_000001_000002.mp4").touch()
+    rows = "".join(
+        f"{'x' if i % 2 else 'y'},{n},1,2,{s}\n"
+        for i, (n, s) in enumerate(zip("abcd", ["train", "train", "val", "val"]))
+    )
+    (tmp_path / "k.csv").write_text("label,youtube_id,time_start,time_end,split\n" + rows)
+    both = ["--train_list", str(tmp_path / "k.csv"), "--val_list", str(tmp_path / "k.csv"), "--videos", str(tmp_path)]
+    recipe, _ = parsed(None, tmp_path, *both, "--train_split", "train", "--val_split", "val")
+    training, evaluation, names = annotations_of(recipe)
+    assert [len(part.samples) for part in (training, evaluation)] == [2, 2] and names == ["x", "y"]
+    (tmp_path / "several.txt").write_text("a_000001_000002.mp4 0 1\nb_000001_000002.mp4 1\n")
+    (tmp_path / "single.txt").write_text("c_000001_000002.mp4 0\n")
+    (tmp_path / "names.txt").write_text("x\ny\n")
+    lists = {name: str(tmp_path / f"{name}.txt") for name in ("several", "single")}
+    names = ["--labels", str(tmp_path / "names.txt")]
+    recipe, _ = parsed(None, tmp_path, "--train_list", lists["several"], "--val_list", lists["single"], *names)
+    assert all(part.multi_label for part in annotations_of(recipe)[:2])
+    recipe, _ = parsed(None, tmp_path, "--train_list", lists["single"], "--val_list", lists["several"], *names)
+    with pytest.raises(ValueError, match="several.txt"):
+        annotations_of(recipe)
+
+
 def test_augmentation_out_of_range(tmp_path):
     recipe, _ = parsed(None, tmp_path, "--flip", "often")
     with pytest.raises(ValueError, match="`flip` must be"):

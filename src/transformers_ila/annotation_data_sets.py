@@ -61,6 +61,9 @@ def read_kinetics(
     stock = _Stock(Root(Path(file).parent if root is None else root), suffix=".mp4")
     clips = _read_clips(filled_lines(text), with_split=split is not None)
     wanted = clips if split is None else _of_split(clips, split)
+    splits = sorted({clip.split for clip in wanted} - {""})
+    if len(splits) > 1:
+        logger.warning(f"{text.file!r} holds the splits {', '.join(splits)}, and all are read: `split` takes one.")
     classes = classes_of(sorted({clip.label for clip in clips}) if labels is None else labels)
     samples = Samples()
     for clip in wanted:

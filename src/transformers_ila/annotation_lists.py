@@ -59,6 +59,7 @@ def _read_lines(
         if position == 0 and _is_header(line, folder, classes, columns=columns):
             continue
         written, end = _split_path(line.text, folder, classes, numbers=columns - 1)
+        written = _without_quotes(written, folder)
         num_frames, end = _num_frames(line, end) if columns == 3 else (None, end)
         path = folder.path(written, line)
         labels = classes.indices(line, end)
@@ -68,10 +69,10 @@ def _read_lines(
 
 def _split_path(text: str, root: Root, classes: Classes, *, numbers: int = 1) -> tuple[str, int]:
     """The path at the beginning of a line, and where it ends; `numbers`: how many should follow at least."""
-    found = QUOTED.match(text) if text[0] in "\"'" else None
-    if found:
-        return unquoted(found[0]), found.end()
+    quoted = QUOTED.match(text) if text[0] in "\"'" else None
     found = TO_SUFFIX.match(text)
+    if quoted and not (found and root.has(found[0])):  # a name may begin with a quoted word
+        return unquoted(quoted[0]), quoted.end()
     if found:
         return found[0], found.end()
     for blank in SEPARATOR.finditer(text) if classes.by_name else ():
@@ -85,6 +86,12 @@ def _split_path(text: str, root: Root, classes: Classes, *, numbers: int = 1) ->
     likely = [len(text), *reversed(starts)][numbers if numbers > 1 else 0 : -1]
     end = next((end for end in likely if root.has(text[:end])), starts[0])
     return text[:end], end
+
+
+def _without_quotes(path: str, root: Root) -> str:
+    """A path in quotes with one of them inside, which `_split_path` leaves as it is, where such a file exists."""
+    quoted = len(path) > 2 and path[0] == path[-1] and path[0] in "\"'"
+    return path[1:-1] if quoted and not root.has(path) and root.has(path[1:-1]) else path
 
 
 def begin_of_numbers(text: str) -> int | None:

@@ -16,6 +16,7 @@ from typing import Any, NoReturn, get_args
 
 import torch
 import yaml
+from huggingface_hub.errors import StrictDataclassError
 from transformers import HfArgumentParser
 from transformers.utils import logging
 
@@ -50,7 +51,7 @@ class RecipeArguments:
     num_frames: int = field(default=8, metadata={"help": "frames of a clip"})
     classification_head: str = field(default="text", metadata={"help": "text or linear"})
     use_video_prompt: bool = field(default=True, metadata={"help": "video-specific prompts of the text head"})
-    temporal_module: str = field(default="ila", metadata={"help": "ila or none"})
+    temporal_module: str = field(default="ila", metadata={"help": "ila, none, message, divided, ata, ..."})
     alignment_fusion: str = field(default="mi_token", metadata={"help": "mi_token is the paper's"})
     alignment_conv: str = field(default="depthwise_separable", metadata={"help": "standard for SSv2"})
     config: str | None = field(default=None, metadata={"help": "more fields of IlaConfig, as a JSON object"})
@@ -60,6 +61,9 @@ class RecipeArguments:
     videos: str | None = field(default=None, metadata={"help": "folder that the paths start from"})
     format: str | None = field(default=None, metadata={"help": "of the annotations; found out where not given"})
     labels: str | None = field(default=None, metadata={"help": "class names: kinetics400, ssv2, or a file"})
+    train_split: str | None = field(default=None, metadata={"help": "of what holds several, as Kinetics' csv"})
+    val_split: str | None = field(default=None, metadata={"help": "the same, to evaluate on"})
+    multi_label: bool | None = field(default=None, metadata={"help": "several labels a video; found out by default"})
     train_list_sha256: str | None = field(default=None, metadata={"help": "refuse another list than this"})
     stream: bool = field(default=False, metadata={"help": "read tar shards from beginning to end, each by one rank"})
     stand_ins: int = field(default=10, metadata={"help": "videos tried in place of one that cannot be read"})
@@ -152,6 +156,10 @@ def _known(wanted: dict[str, Any]) -> dict[str, Any]:
     unknown = sorted(wanted.keys() - allowed)
     if unknown:
         raise ValueError(f"IlaConfig has no {', '.join(map(repr, unknown))}; it has {', '.join(sorted(allowed))}.")
+    try:
+        IlaConfig(**wanted)
+    except StrictDataclassError as error:  # which is no ValueError
+        raise ValueError(" ".join(str(error).split())) from error
     return wanted
 
 
@@ -168,7 +176,8 @@ def annotations_of(recipe: RecipeArguments) -> tuple[Annotations, Annotations | 
     given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     if Path(recipe.train_list).is_dir():
         given.pop("root", None)
-    training = read_annotations(recipe.train_list, **given)
+    several = recipe.multi_label
+    training = read_annotations(recipe.train_list, split=recipe.train_split, multi_label=several, **given)
     if training.class_names is None:
         raise ValueError(f"Nothing names the classes of {recipe.train_list!r}: --labels.")
     if recipe.train_list_sha256 not in (None, training.sha256):
@@ -182,7 +191,7 @@ def annotations_of(recipe: RecipeArguments) -> tuple[Annotations, Annotations | 
             given.pop("format", None)  # of another kind of annotation
     if recipe.labels is None and training.format != "folders":
         given["labels"] = training.class_names
-    evaluation = read_annotations(recipe.val_list, **given)
+    evaluation = read_annotations(recipe.val_list, split=recipe.val_split, multi_label=training.multi_label, **given)
     if evaluation.class_names != training.class_names:
         raise ValueError(f"{recipe.val_list!r} and {recipe.train_list!r} name other classes, or in another order.")
     return training, evaluation, training.class_names
@@ -309,6 +318,7 @@ def _resolved(namespace: Namespace, *, name: str) -> tuple[RecipeArguments, IlaT
     if isinstance(parts[1].get("report_to"), str):
         parts[1]["report_to"] = parts[1]["report_to"].split(",")
     args = IlaTrainingArguments(**parts[1])
+    _check_numbers(recipe, args)
     if recipe.global_batch_size is not None:
         once = args.train_batch_size * args.world_size
         if recipe.global_batch_size < once or recipe.global_batch_size % once:
@@ -319,6 +329,21 @@ def _resolved(namespace: Namespace, *, name: str) -> tuple[RecipeArguments, IlaT
         args.gradient_accumulation_steps = recipe.global_batch_size // once
     recipe.global_batch_size = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
     return recipe, args
+
+
+def _check_numbers(recipe: RecipeArguments, args: IlaTrainingArguments) -> None:
+    """What the Trainer divides by, or silently passes over."""
+    if args.per_device_train_batch_size < 1:
+        found = args.per_device_train_batch_size
+        raise ValueError(f"`per_device_train_batch_size` must be 1 or more, got {found}.")
+    if args.max_steps <= 0 and args.num_train_epochs <= 0:
+        raise ValueError(f"`num_train_epochs` must be more than 0, got {args.num_train_epochs}, or `max_steps` given.")
+    if args.label_smoothing_factor:
+        raise ValueError("`label_smoothing_factor` is another loss than the model's own: use `label_smoothing`.")
+    if (recipe.mixup or recipe.cutmix) and args.per_device_train_batch_size == 1:
+        logger.warning(
+            "mixup and CutMix mix the videos of one process's batch, and 1 has no partner: nothing is mixed."
+        )
 
 
 # -- what was decided ------------------------------------------------------------------------------------------------
