@@ -15,7 +15,7 @@ from transformers_ila.augmentation import ClipAugmentation
 from transformers_ila.motionbench import write_folder
 from transformers_ila.training import IlaTrainer, IlaTrainingArguments
 from transformers_ila.training_data import ClipCollator
-from transformers_ila.training_shards import ShardClips
+from transformers_ila.training_shards import RowClips, ShardClips
 
 
 @pytest.fixture(scope="module")
@@ -121,3 +121,55 @@ def test_a_batch_of_another_size_is_refused(shards, tmp_path):
 def test_the_collator_takes_them(shards):
     batch = next(iter(DataLoader(streamed(shards), 2, collate_fn=ClipCollator())))
     assert batch["pixel_values"].shape == (2, 4, 3, 28, 28) and batch["labels"].shape == (2,)
+
+
+# -- a streaming data set --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def rows(shards):
+    datasets = pytest.importorskip("datasets")
+
+    def read(files):
+        for file in files:
+            with tarfile.open(file) as tar:
+                for member in tar:
+                    if member.name.endswith(".mp4"):
+                        content = tar.extractfile(member).read()
+                        yield {"video": {"path": None, "bytes": content}, "label": int(member.name[:3]) % 8}
+
+    features = datasets.Features({"video": datasets.Video(decode=False), "label": datasets.Value("int64")})
+    files = {"files": [str(file) for file in sorted(shards.glob("*.tar"))]}
+    return datasets.IterableDataset.from_generator(read, gen_kwargs=files, features=features)
+
+
+def row_clips(rows, **options):
+    processor = IlaVideoProcessor.for_model(tiny_config())
+    given = {"videos": 16, "batch": 2, "buffer": 3, "augment": ClipAugmentation(size=28)}
+    data = RowClips(rows, processor, **{**given, **options})
+    data.warn = False
+    return data
+
+
+def test_a_streaming_data_set(rows):
+    data = row_clips(rows)
+    first = seeds(data)
+    assert len(first) == 16 and first == seeds(data) and sorted(seeds(row_clips(rows), workers=2)) != []
+    batch = next(iter(DataLoader(data, 2, collate_fn=ClipCollator())))
+    assert batch["pixel_values"].shape == (2, 4, 3, 28, 28) and batch["labels"].dtype == torch.int64
+
+
+def test_ranks_share_a_streaming_data_set(rows):
+    """`split_dataset_by_node`: no video is in two parts, and both have as many batches."""
+    parts = []
+    for rank in range(2):
+        data = row_clips(rows)
+        data.rank, data.ranks = rank, 2
+        parts.append([item["pixel_values"].sum().item() for item in data])
+    assert len(parts[0]) == len(parts[1]) == 8
+    assert not set(parts[0]) & set(parts[1])
+
+
+def test_columns_that_are_not_there(rows):
+    with pytest.raises(ValueError, match="has the columns video, label, and not clip"):
+        row_clips(rows, video="clip")

@@ -60,14 +60,14 @@ class DatasetRow:
 class Sample(NamedTuple):
     """One video and its labels.
 
-    video: absolute path of a file or of a folder of frame images; bytes; or where to load them from.
+    video: absolute path of a file or of a folder of frame images; bytes; or what loads them (`load()`).
     labels: class indices; one, unless the annotations are multi-label.
     name: what the annotation calls it: path relative to the root, id, key of a shard, row.
     start, end: the seconds that the annotation means, where the file may be longer; None: all of it.
     num_frames: what the annotation says; the reader counts for itself.
     """
 
-    video: str | bytes | ShardMember | DatasetRow
+    video: Any
     labels: tuple[int, ...]
     name: str
     start: float | None = None
@@ -76,7 +76,7 @@ class Sample(NamedTuple):
 
     def source(self) -> str | bytes | dict[str, Any]:
         """What the processor and `read_video` take; bytes are loaded now."""
-        return self.video.load() if isinstance(self.video, (ShardMember, DatasetRow)) else self.video
+        return self.video if isinstance(self.video, (str, bytes)) else self.video.load()
 
 
 @dataclass(frozen=True)

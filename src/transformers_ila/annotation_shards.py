@@ -193,10 +193,10 @@ def _labels_of_json(content: bytes, file: str, classes: Classes) -> tuple[int, .
     if isinstance(value, dict):
         reason = f"of {', '.join(map(repr, value))} none is a label: call it {', '.join(map(repr, LABEL_KEYS))}"
         raise place.fault(0, reason)
-    return _labels_of_value(value, place, classes)
+    return labels_of_value(value, place, classes)
 
 
-def _labels_of_value(value: Any, place: Line, classes: Classes) -> tuple[int, ...]:
+def labels_of_value(value: Any, place: Line, classes: Classes) -> tuple[int, ...]:
     """An index, a name, or a list of them."""
     values = value if isinstance(value, list) else [value]
     wrong = [item for item in values if isinstance(item, bool) or not isinstance(item, (int, str))]
@@ -244,7 +244,7 @@ def read_dataset(
     samples = []
     for index, value in enumerate(dataset.with_format(None)[label]):
         place = Line(f"{name}, row {index}", None, "")
-        found = _labels_of_value(value, place, classes) if own is None else _by_name(value, own, place, classes)
+        found = labels_of_value(value, place, classes) if own is None else _by_name(value, own, place, classes)
         samples.append(Sample(DatasetRow(rows, video, index), found, f"row {index}"))
     if not samples:
         raise ValueError(f"The data set {name!r} is empty.")

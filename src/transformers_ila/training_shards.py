@@ -1,4 +1,4 @@
-"""Training clips streamed from tar shards: every rank and worker reads shards of its own, from beginning to end.
+"""Training clips streamed from tar shards or a streaming data set: every rank and worker reads a part of its own.
 
 What is unusual here:
 - every rank delivers the same number of full batches, however many videos its shards hold: it begins them again;
@@ -11,13 +11,14 @@ For shards on a disk that can seek, `TrainingClips(read_annotations("shards/"), 
 from collections.abc import Iterator, Sequence
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
-from .annotation_samples import Annotations, Labels, Sample
-from .annotation_shards import list_shards, stream_shard
+from .annotation_samples import Annotations, Labels, Sample, classes_of
+from .annotation_shards import labels_of_value, list_shards, stream_shard
+from .annotation_text import Line
 from .augmentation import ClipAugmentation, clip_generator, clip_seed
 from .training_data import NO_STAND_IN, UNREADABLE, TrainingClips, reason_of_failure
 from .video_container_ila import VideoDecodingError
@@ -59,12 +60,27 @@ class ShardClips(IterableDataset):
         for name, value in {"videos": videos, "batch": batch, "buffer": buffer}.items():
             if value < 1:
                 raise ValueError(f"`{name}` must be 1 or more, got {value}.")
-        nothing = Annotations([], None, False, "shards", str(source))
+        nothing = Annotations([], None, False, "shards", "")
         self.clips = TrainingClips(nothing, processor, augment=augment, seed=seed, stand_ins=stand_ins)
-        self.shards, self.labels = list_shards(source), labels
+        self.source, self.labels = self.checked(source), labels
         self.videos, self.batch, self.buffer = videos, batch, buffer
         self.rank, self.ranks = 0, 1
         self.warn = True
+
+    def checked(self, source: Any) -> Any:
+        """What is read, as `stream` takes it."""
+        return list_shards(source)
+
+    def stream(self, epoch: int, place: int, places: int) -> Iterator[Sample]:
+        """The videos of worker `place` of `places` of this rank in an epoch, once."""
+        shards = self.source
+        if self.ranks * places > len(shards):
+            raise ValueError(
+                f"{len(shards)} shards are too few for {self.ranks} ranks with {places} workers: one for each."
+            )
+        order = torch.randperm(len(shards), generator=clip_generator(self.clips.seed, epoch, -1))  # of all ranks alike
+        for shard in [shards[index] for index in order.tolist()][self.rank :: self.ranks][place::places]:
+            yield from stream_shard(shard, labels=self.labels, multi_label=False)
 
     def set_epoch(self, epoch: int) -> None:
         self.clips.set_epoch(epoch)
@@ -76,44 +92,33 @@ class ShardClips(IterableDataset):
     def __iter__(self) -> Iterator[dict[str, Any]]:
         worker = get_worker_info()
         place, places = (0, 1) if worker is None else (worker.id, worker.num_workers)
-        if self.ranks * places > len(self.shards):
-            raise ValueError(
-                f"{len(self.shards)} shards are too few for {self.ranks} ranks with {places} workers: one for each."
-            )
         epoch = self.clips.epoch
         generator = clip_generator(self.clips.seed, epoch, -2 - self.rank * places - place)  # no clip's index
-        shards = [self.shards[i] for i in torch.randperm(len(self.shards), generator=self._common(epoch)).tolist()]
         batches = len(self) // self.batch
         mine = batches // places + (place < batches % places)
-        own = shards[self.rank :: self.ranks][place::places]
-        yield from self._read(self._again_and_again(own, generator), epoch, mine * self.batch)
+        yield from self._read(self._again_and_again(epoch, place, places, generator), epoch, mine * self.batch)
 
-    def _common(self, epoch: int) -> torch.Generator:
-        """What all ranks draw alike."""
-        return clip_generator(self.clips.seed, epoch, -1)
-
-    def _again_and_again(self, shards: list[str], generator: torch.Generator) -> Iterator[Sample]:
-        """All videos of the shards, then all again, without an end."""
+    def _again_and_again(self, epoch: int, place: int, places: int, generator: torch.Generator) -> Iterator[Sample]:
+        """All videos of the part, then all again, without an end."""
         while True:
             empty = True
-            for sample in self._drawn(shards, generator):
+            for sample in self._drawn(self.stream(epoch, place, places), generator):
                 empty = False
                 yield sample
             if empty:
-                raise ValueError(f"There is no video in {shards[:3]}.")
+                raise ValueError(f"Rank {self.rank}, worker {place}: there is no video in its part of the stream.")
 
-    def _drawn(self, shards: list[str], generator: torch.Generator) -> Iterator[Sample]:
+    def _drawn(self, samples: Iterator[Sample], generator: torch.Generator) -> Iterator[Sample]:
         """Every video once, drawn from as many as the buffer holds."""
         held: list[Sample] = []
-        for shard in shards:
-            for sample in stream_shard(shard, labels=self.labels, multi_label=False):
-                if len(held) < self.buffer:
-                    held.append(sample)
-                    continue
-                place = int(torch.randint(len(held), (), generator=generator))
-                held[place], drawn = sample, held[place]
-                yield drawn
-        yield from (held[place] for place in torch.randperm(len(held), generator=generator).tolist())
+        for sample in samples:
+            if len(held) < self.buffer:
+                held.append(sample)
+                continue
+            chosen = int(torch.randint(len(held), (), generator=generator))
+            held[chosen], drawn = sample, held[chosen]
+            yield drawn
+        yield from (held[chosen] for chosen in torch.randperm(len(held), generator=generator).tolist())
 
     def _read(self, stream: Iterator[Sample], epoch: int, count: int) -> Iterator[dict[str, Any]]:
         unreadable: list[tuple[str, str]] = []
@@ -134,3 +139,70 @@ class ShardClips(IterableDataset):
             unreadable, count = [], count - 1
             if count == 0:
                 return
+
+
+class RowClips(ShardClips):
+    """`ShardClips` of a streaming data set of `datasets`: `load_dataset(..., streaming=True)`.
+
+    Ranks get their parts by `datasets.distributed.split_dataset_by_node`, workers by `datasets` itself. Its shards are
+    read in their own order; mix them before, or by `buffer`.
+
+    Args:
+        source: a `datasets.IterableDataset`; its video column is not decoded by it.
+        video, label: names of its columns; a label is a class index, or a class name where `labels` names the classes.
+        Others as in `ShardClips`.
+
+    Raises:
+        ValueError: as in `ShardClips`; no such column; (when read) a label that is none.
+    """
+
+    def __init__(
+        self,
+        source: Any,
+        processor: IlaVideoProcessor,
+        *,
+        augment: ClipAugmentation,
+        videos: int,
+        batch: int,
+        video: str = "video",
+        label: str = "label",
+        labels: Labels | None = None,
+        seed: int = 0,
+        stand_ins: int = 10,
+        buffer: int = 64,
+    ) -> None:
+        self.video, self.label = video, label
+        numbers: dict[str, int] = {"videos": videos, "batch": batch, "seed": seed, "stand_ins": stand_ins}
+        super().__init__(source, processor, augment=augment, labels=labels, buffer=buffer, **numbers)
+
+    def checked(self, source: Any) -> Any:
+        features = source.features or source._resolve_features().features
+        missing = [name for name in (self.video, self.label) if name not in features]
+        if missing:
+            raise ValueError(f"The data set has the columns {', '.join(features)}, and not {', '.join(missing)}.")
+        kind = features[self.video]
+        return source.cast_column(self.video, type(kind)(decode=False)) if hasattr(kind, "decode") else source
+
+    def stream(self, epoch: int, place: int, places: int) -> Iterator[Sample]:
+        from datasets.distributed import split_dataset_by_node
+
+        rows = split_dataset_by_node(self.source, rank=self.rank, world_size=self.ranks)
+        if self.ranks == 1 and rows.num_shards < places:
+            raise ValueError(f"{rows.num_shards} shards are too few for {places} workers: one for each.")
+        classes = classes_of(self.labels, multi_label=False)
+        for number, row in enumerate(rows):
+            name = str(row.get("__key__") or f"worker {place}, row {number}")
+            found = labels_of_value(row[self.label], Line(name, None, ""), classes)
+            yield Sample(_VideoOfRow(row[self.video], name), found, name)
+
+
+class _VideoOfRow(NamedTuple):
+    """What `datasets` gives for a video that it does not decode: {"path", "bytes"}, or bytes."""
+
+    value: Any
+    name: str
+
+    def load(self) -> Any:
+        if self.value is None:
+            raise VideoDecodingError(self.name, "the row has no video")
+        return self.value
