@@ -1,9 +1,11 @@
 """Videos and class names to model inputs: the video processor and CLIP's tokenizer behind one call."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin
-from transformers.utils import cached_file, logging
+from transformers.utils import PROCESSOR_NAME, cached_file, logging
 
 from .shipped_code_ila import save_code
 from .video_processing_ila import IlaVideoProcessor, IlaVideoProcessorKwargs
@@ -54,7 +56,13 @@ class IlaProcessor(ProcessorMixin):
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> Any:
         """`ProcessorMixin.save_pretrained`; of a processor from an exported folder the code is saved, too."""
         saved = super().save_pretrained(save_directory, *args, **kwargs)
-        save_code(self, save_directory)
+        code = getattr(self.video_processor, "auto_map", None)  # the library keeps it in the parts only
+        file = Path(save_directory) / PROCESSOR_NAME
+        if code and file.is_file():
+            content = json.loads(file.read_text(encoding="utf-8"))
+            content["auto_map"] = {**code, "AutoProcessor": f"{__name__.rpartition('.')[2]}.{type(self).__name__}"}
+            file.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        save_code(self.video_processor, save_directory)
         return saved
 
     @classmethod
