@@ -4,7 +4,8 @@ Every key of a recipe, and every field of `RecipeArguments` and `IlaTrainingArgu
 recipe: `--max_steps 1000 --output_dir runs/first`. The output folder holds checkpoints, the decided numbers
 (`training.yaml`), `unreadable_videos.json` and at the end the model with its processor and a card.
 
-With `--resume` it goes on from the last whole checkpoint of the output folder, or begins where there is none.
+With `--resume` it goes on from the last whole checkpoint of the output folder, or begins where there is none; all
+machines must see the same folder.
 Exit code: 0 the model is saved, or after SIGTERM the last step; 2 bad arguments, or a run that cannot go on.
 """
 
@@ -24,6 +25,7 @@ import transformers_ila
 from transformers_ila import IlaVideoProcessor
 from transformers_ila.augmentation import MixingCollator
 from transformers_ila.hub import export
+from transformers_ila.processes import together
 from transformers_ila.recipes import (
     RESOLVED,
     RecipeArguments,
@@ -34,29 +36,41 @@ from transformers_ila.recipes import (
     resolved_values,
     write_resolved,
 )
-from transformers_ila.training import IlaTrainer, IlaTrainingArguments, best_five, top_accuracies
+from transformers_ila.training import (
+    IlaTrainer,
+    IlaTrainingArguments,
+    best_five,
+    class_logits,
+    several_label_scores,
+    top_accuracies,
+)
 from transformers_ila.training_data import EvaluationClips, TrainingClips
 from transformers_ila.training_shards import ShardClips
 from transformers_ila.unreadable_videos import UnreadableVideosError
-from transformers_ila.whole_checkpoints import last_complete_checkpoint
+from transformers_ila.whole_checkpoints import agree_on, last_complete_checkpoint
 
 
 logger = logging.get_logger("transformers_ila.train")
 
 
 def find_checkpoint(recipe: RecipeArguments, args: IlaTrainingArguments) -> Path | None:
-    """Where to go on; None to begin."""
+    """Where to go on, the same for all processes; None to begin."""
     folder = Path(str(args.output_dir))
     if not recipe.resume:
-        if any(folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*")):
-            raise ValueError(f"{str(folder)!r} holds checkpoints: go on with --resume, or name another --output_dir.")
+        together(lambda: check_no_checkpoints(folder))
         return None
     checkpoint = last_complete_checkpoint(folder)
+    agree_on(checkpoint, own_folders=args.save_on_each_node)
     if checkpoint is None:
         say(args, f"There is no whole checkpoint in {str(folder)!r}: this is the beginning.")
     else:
         say(args, f"Going on from {str(checkpoint)!r}.")
     return checkpoint
+
+
+def check_no_checkpoints(folder: Path) -> None:
+    if any(folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*")):
+        raise ValueError(f"{str(folder)!r} holds checkpoints: go on with --resume, or name another --output_dir.")
 
 
 def say(args: IlaTrainingArguments, text: str) -> None:
@@ -80,6 +94,8 @@ def build_trainer(recipe: RecipeArguments, args: IlaTrainingArguments) -> IlaTra
     else:
         data = TrainingClips(training, processor, seed=args.seed, **how)
     metrics: dict[str, Any] = {"compute_metrics": top_accuracies, "preprocess_logits_for_metrics": best_five}
+    if training.multi_label:
+        metrics = {"compute_metrics": several_label_scores, "preprocess_logits_for_metrics": class_logits}
     return IlaTrainer(
         model=model,
         args=args,
@@ -87,7 +103,7 @@ def build_trainer(recipe: RecipeArguments, args: IlaTrainingArguments) -> IlaTra
         eval_dataset=None if evaluation is None else EvaluationClips(evaluation, processor),
         processing_class=processor,
         train_collator=MixingCollator(recipe.mixing(len(names))),
-        **({} if training.multi_label else metrics),
+        **metrics,
     )
 
 
@@ -126,7 +142,7 @@ def run(recipe: RecipeArguments, args: IlaTrainingArguments) -> int:
         raise ValueError(
             "FSDP was asked for, and Accelerate does not use it: it needs several processes with a GPU each."
         )
-    settle(recipe, args, checkpoint)
+    together(lambda: settle(recipe, args, checkpoint))
     say(args, f"{args.world_size} processes, {recipe.global_batch_size} videos a step; {args.output_dir}/{RESOLVED}")
     result = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     if trainer.stop.stopped:

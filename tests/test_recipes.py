@@ -1,5 +1,7 @@
 """Recipes: every one loads strictly and builds its model; what is unknown, doubled or of another kind is refused."""
 
+import io
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -263,3 +265,63 @@ def test_lists_are_read_with_their_classes(tmp_path):
         annotations_of(recipe)
     with pytest.raises(ValueError, match="--train_list"):
         annotations_of(parsed(None, tmp_path)[0])
+
+
+def test_folders_that_changed_are_another_run(tmp_path):
+    for name in ("one/a.mp4", "one/b.mp4", "two/c.mp4"):
+        (tmp_path / "train" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "train" / name).write_bytes(b"")
+    (tmp_path / "run").mkdir()
+
+    def decided():
+        recipe, args = parsed(None, tmp_path / "run", "--train_list", str(tmp_path / "train"))
+        annotations_of(recipe)
+        return resolved_values(recipe, args)
+
+    write_resolved(decided(), tmp_path / "run")
+    (tmp_path / "train").rename(tmp_path / "moved")
+    (tmp_path / "train").symlink_to(tmp_path / "moved")
+    check_same_run(decided(), tmp_path / "run")
+    (tmp_path / "train" / "one" / "b.mp4").rename(tmp_path / "train" / "two" / "b.mp4")
+    with pytest.raises(ValueError, match="another run.*train_samples_sha256"):
+        check_same_run(decided(), tmp_path / "run")
+    again, _ = parse(tmp_path / "run" / "training.yaml")
+    with pytest.raises(ValueError, match="other videos or labels: `train_samples_sha256` differs"):
+        annotations_of(again)
+
+
+def shard(file, content):
+    with tarfile.open(file, "w") as tar:
+        for name, data in ((f"{file.stem}.mp4", content), (f"{file.stem}.cls", b"0")):
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+
+
+def test_streams_fix_who_reads_what(tmp_path):
+    for index in range(2):
+        shard(tmp_path / f"{index}.tar", b"video")
+    (tmp_path / "names.txt").write_text("one\ntwo\n")
+    (tmp_path / "run").mkdir()
+
+    def decided(*options, stream="true"):
+        given = ["--train_list", str(tmp_path / "{0..1}.tar"), "--labels", str(tmp_path / "names.txt")]
+        given += ["--stream", stream, "--global_batch_size", "8", "--dataloader_num_workers", "2"]
+        recipe, args = parsed(None, tmp_path / "run", *given, "--per_device_train_batch_size", "4", *options)
+        annotations_of(recipe)
+        return resolved_values(recipe, args)
+
+    write_resolved(decided(stream="false"), tmp_path / "run")
+    check_same_run(decided("--dataloader_num_workers", "1", stream="false"), tmp_path / "run")
+    write_resolved(decided(), tmp_path / "run")
+    check_same_run(decided("--logging_steps", "3", "--dataloader_pin_memory", "false"), tmp_path / "run")
+    for options, message in [
+        (["--dataloader_num_workers", "1"], "dataloader_num_workers: 2, now 1"),
+        (["--dataloader_num_workers", "0"], "dataloader_num_workers: 2, now None"),
+        (["--per_device_train_batch_size", "2"], "per_device_train_batch_size: 4, now 2"),
+    ]:
+        with pytest.raises(ValueError, match=f"another run.*{message}"):
+            check_same_run(decided(*options), tmp_path / "run")
+    shard(tmp_path / "1.tar", b"video" * 4000)  # same names and labels
+    with pytest.raises(ValueError, match="another run.*train_samples_sha256"):
+        check_same_run(decided(), tmp_path / "run")

@@ -4,6 +4,8 @@ import json
 import os
 import runpy
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 import tarfile
@@ -197,6 +199,49 @@ def test_one_process_in_place_of_two_is_refused(material, tmp_path):
     command += [str(ROOT / "scripts" / "train.py"), *options(material, tmp_path, expect_processes=2)]
     run = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert run.returncode != 0 and "2 processes were expected, and there are 1." in run.stderr
+
+
+@pytest.mark.slow
+def test_sigterm_to_all_processes_of_a_run_saves_and_ends(material, tmp_path):
+    """As schedulers send it: to the workers of the loaders, too."""
+    workers = {"dataloader_num_workers": 2, "dataloader_persistent_workers": "true", "jitter": 1, "max_steps": 500}
+    command = [sys.executable, str(ROOT / "scripts" / "train.py")]
+    command += options(material, tmp_path / "run", logging_steps=1, logging_strategy="steps", **workers)
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    ) as run:
+        lines = []
+        for line in run.stdout:
+            lines.append(line)
+            if "'loss'" in line and "'epoch': '3" in line:  # the evaluation's workers have been there, too
+                os.killpg(run.pid, signal.SIGTERM)
+                break
+        lines += run.stdout
+    said = "".join(lines)
+    assert run.returncode == 0, said[-3000:]
+    assert "SIGTERM: saved after step" in said and "killed by signal" not in said
+    step = said.split("SIGTERM: saved after step ")[1].split(";")[0]
+    assert what_is_missing(tmp_path / "run" / f"checkpoint-{step}") is None
+
+
+@pytest.mark.slow
+def test_machines_that_do_not_share_the_output_folder_do_not_go_on(material, trained, tmp_path):
+    """One has the last checkpoint, the other an earlier one."""
+    folders = [shutil.copytree(trained, tmp_path / name) for name in ("a", "b")]
+    shutil.rmtree(folders[1] / "checkpoint-4")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    runs = []
+    for rank, folder in enumerate(folders):
+        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_PORT": port}
+        environment = {**os.environ, **{name: str(value) for name, value in place.items()}, "MASTER_ADDR": "127.0.0.1"}
+        command = [sys.executable, str(ROOT / "scripts" / "train.py"), *options(material, folder), "--resume"]
+        runs.append(subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment))
+    for run in runs:
+        errors = run.communicate(timeout=300)[1]
+        assert run.returncode == 2, errors
+        assert "same checkpoint: process 0: checkpoint-4; process 1: checkpoint-2. All machines must" in errors
 
 
 @pytest.mark.slow

@@ -4,6 +4,8 @@ import errno
 import json
 import os
 import signal
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,14 +14,22 @@ from tiny_models import tiny_config
 from torch.utils.data import Dataset
 from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 
+import transformers_ila.training
 from transformers_ila import IlaForVideoClassification, IlaVideoProcessor
 from transformers_ila.alignment_ila import PairPoints
 from transformers_ila.annotations import read_annotations
 from transformers_ila.augmentation import ClipAugmentation, MixClips, MixingCollator
 from transformers_ila.motionbench import MOTIONS, write_folder
-from transformers_ila.training import IlaTrainer, IlaTrainingArguments, best_five, top_accuracies
+from transformers_ila.training import (
+    IlaTrainer,
+    IlaTrainingArguments,
+    best_five,
+    class_logits,
+    several_label_scores,
+    top_accuracies,
+)
 from transformers_ila.training_data import EvaluationClips, TrainingClips
-from transformers_ila.unreadable_videos import REPORT
+from transformers_ila.unreadable_videos import REPORT, UnreadableVideos
 from transformers_ila.whole_checkpoints import last_complete_checkpoint
 
 
@@ -97,6 +107,30 @@ def test_the_log_has_both_losses_and_what_limits_the_speed(run):
         assert line["loss"] == pytest.approx(total, rel=1e-4)  # the weight is 1
         assert line["videos_per_second"] > 0 and 0 <= line["data_wait"] <= 1 and line["memory_gib"] > 0.01
     assert lines[0]["learning_rate"] > 0
+
+
+def test_evaluating_and_saving_take_no_time_of_the_log(videos, processor, tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("transformers_ila.training.time", SimpleNamespace(perf_counter=lambda: now[0]))
+    mark = transformers_ila.training.mark_complete
+
+    def marked(folder):
+        now[0] += 1000
+        mark(folder)
+
+    class Clock(TrainerCallback):
+        def on_step_begin(self, args, state, control, **kwargs):
+            now[0] += 2
+
+        def on_prediction_step(self, args, state, control, **kwargs):
+            now[0] += 1000
+
+    monkeypatch.setattr("transformers_ila.training.mark_complete", marked)
+    fields = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1}
+    trainer = trainer_for(tmp_path, videos, processor, args=arguments(tmp_path, **fields), callbacks=[Clock()])
+    trainer.train()
+    lines = [line["videos_per_second"] for line in trainer.state.log_history if "videos_per_second" in line]
+    assert lines == [2.0, 2.0, 2.0]  # two steps of four videos in four seconds
 
 
 def test_the_best_checkpoint_by_top1_is_kept_and_loaded(run):
@@ -275,8 +309,26 @@ def test_a_damaged_part_is_trained_through_and_reported(videos, processor, tmp_p
 
 def test_too_many_damaged_videos_stop_the_run(videos, processor, tmp_path):
     many = with_broken(videos, tmp_path, 8)
+    trainer = trainer_for(tmp_path, many, processor, args=arguments(tmp_path, max_steps=20))
     with pytest.raises(RuntimeError, match="readings failed.*20.0% is allowed"):
-        trainer_for(tmp_path, many, processor, args=arguments(tmp_path, max_steps=20)).train()
+        trainer.train()
+    report = json.loads((tmp_path / REPORT).read_text())
+    assert report["videos"].keys() == trainer.unreadable.reasons.keys() and len(report["videos"]) > 3
+    assert report["failures"] == trainer.unreadable.failures and "20.0% is allowed" in report["stopped"]
+
+
+def test_the_counts_of_a_checkpoint_are_gone_on_with(videos, processor, tmp_path):
+    """And not those of the steps behind it, which are taken again."""
+    few = with_broken(videos, tmp_path, 2)
+    args = arguments(tmp_path, save_strategy="steps", save_steps=4, max_steps=6)
+    whole = trainer_for(tmp_path, few, processor, args=args)
+    whole.train()
+    expected = json.loads((tmp_path / REPORT).read_text())
+    again = trainer_for(tmp_path, few, processor, args=args)
+    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+    assert again.unreadable.readings < expected["readings"]
+    assert json.loads((tmp_path / REPORT).read_text()) == expected
+    assert expected["per_rank"] == [{"rank": 0, **{n: expected[n] for n in ("readings", "failures")}}]
 
 
 def test_nothing_but_damaged_videos_stops_the_run_at_once(videos, processor, tmp_path):
@@ -289,6 +341,31 @@ def test_damaged_videos_of_the_evaluation_are_counted(videos, processor, tmp_pat
     trainer.eval_dataset = EvaluationClips(with_broken(videos, tmp_path, 3), processor)
     metrics = trainer.evaluate()
     assert metrics["eval_unreadable"] == 3 and metrics["eval_loss"] == metrics["eval_loss"]
+
+
+@pytest.mark.parametrize("batch", [3, 8])
+def test_damaged_videos_with_several_labels_are_counted(videos, processor, tmp_path, batch):
+    """In batches of three, one has nothing but damaged videos."""
+    names = sorted(MOTIONS)
+    samples = [sample._replace(labels=(index % 8, (index + 3) % 8)) for index, sample in enumerate(videos.samples)]
+    whole = type(videos)(samples, names, True, "list", "test")
+    broken = replace(whole, samples=with_broken(whole, tmp_path, 3).samples)
+    trainer = trainer_for(
+        tmp_path,
+        videos,
+        processor,
+        model=tiny_model(problem_type="multi_label_classification", alignment_loss_weight=0.0),
+        args=arguments(tmp_path, per_device_eval_batch_size=batch),
+    )
+    trainer.compute_metrics, trainer.preprocess_logits_for_metrics = several_label_scores, class_logits
+    metrics = trainer.evaluate(EvaluationClips(broken, processor))
+    assert metrics["eval_unreadable"] == 3 and 0 < metrics["eval_mean_average_precision"] <= 1
+    rest = trainer.evaluate(EvaluationClips(replace(whole, samples=samples[3:]), processor))
+    assert rest["eval_unreadable"] == 0
+    assert metrics["eval_mean_average_precision"] == pytest.approx(rest["eval_mean_average_precision"])
+    if batch == 3:  # whose other batches are the same
+        assert metrics["eval_loss"] == pytest.approx(rest["eval_loss"], rel=1e-5)
+    assert 0.3 < metrics["eval_loss"] < 1.5
 
 
 class TermAt(TrainerCallback):
@@ -307,6 +384,40 @@ def test_sigterm_saves_and_ends(videos, processor, tmp_path):
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     again = trainer_for(tmp_path, videos, processor)
     assert again.train(resume_from_checkpoint=True).global_step == 6 and not again.stop.stopped
+
+
+def test_sigterm_is_not_kept_waiting_by_an_evaluation(videos, processor, tmp_path, monkeypatch):
+    saved = []
+    monkeypatch.setattr("transformers_ila.training.mark_complete", lambda folder: saved.append(folder.name))
+    args = arguments(tmp_path, eval_strategy="epoch", save_strategy="epoch", max_steps=12)
+    trainer = trainer_for(tmp_path, videos, processor, args=args, callbacks=[TermAt(5)])
+    assert trainer.train().global_step == 6
+    assert [line["step"] for line in trainer.state.log_history if "eval_top1" in line] == [4]
+    assert saved == ["checkpoint-4", "checkpoint-6"]
+
+
+@pytest.mark.parametrize("counted", [True, False])
+def test_a_loader_that_fails_after_sigterm_is_no_error(videos, processor, tmp_path, monkeypatch, counted):
+    class TermAfter(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step == 2:  # behind the callback that looks for it
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    trainer = trainer_for(tmp_path, videos, processor, callbacks=[])
+    trainer.add_callback(TermAfter())
+    if not counted:
+        trainer.train_collator, trainer.unreadable, trainer.train_dataset = None, None, trainer.eval_dataset
+        trainer.pop_callback(UnreadableVideos)
+    read = type(trainer.train_dataset).__getitem__
+
+    def fails_then(clips, index):
+        if trainer.stop.received:
+            raise RuntimeError("DataLoader worker (pid 1) is killed by signal: Terminated.")
+        return read(clips, index)
+
+    monkeypatch.setattr(type(trainer.train_dataset), "__getitem__", fails_then)
+    assert trainer.train().global_step == 2 and trainer.stop.stopped
+    assert last_complete_checkpoint(tmp_path).name == "checkpoint-2"
 
 
 def test_a_full_disk_leaves_the_last_checkpoint(videos, processor, tmp_path, monkeypatch):

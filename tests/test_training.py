@@ -17,7 +17,7 @@ from transformers_ila.training import (
     parameter_groups,
 )
 from transformers_ila.training_callbacks import JitterDecay
-from transformers_ila.whole_checkpoints import last_complete_checkpoint, mark_complete
+from transformers_ila.whole_checkpoints import _identity, agree_on, last_complete_checkpoint, mark_complete
 
 
 @pytest.fixture
@@ -127,3 +127,28 @@ def test_batch_statistics_of_two_processes_are_those_of_one(tmp_path):
         differences = json.loads(printed.splitlines()[-1])
         assert all(difference < 2e-4 for difference in differences.values()), differences
         assert max(differences["mean"], differences["var"]) < 1e-6
+
+
+def test_processes_agree_on_a_checkpoint(tmp_path, monkeypatch):
+    """Each in its turn says what the other one found."""
+    folders = [tmp_path / name / "checkpoint-4" for name in ("a", "b", "c")]
+    for folder, content in zip(folders, ("{}", "{}", "{ }")):
+        folder.mkdir(parents=True)
+        (folder / "trainer_state.json").write_text(content)
+        (folder / f"rng_state_{folder.parent.name}.pth").write_text("")
+        mark_complete(folder)
+
+    def agree(*checkpoints, own=False):
+        """Each process finds one of them."""
+        found = [_identity(checkpoint, own_folders=own) for checkpoint in checkpoints]
+        monkeypatch.setattr("transformers_ila.whole_checkpoints.together", lambda work: found)
+        agree_on(checkpoints[0], own_folders=own)
+
+    agree(folders[0], folders[0])
+    agree(None, None)
+    agree(folders[0], folders[1], own=True)
+    with pytest.raises(ValueError, match="process 0: checkpoint-4; process 1: the beginning. All machines must see"):
+        agree(folders[0], None)
+    for other in folders[1:]:
+        with pytest.raises(ValueError, match="same checkpoint .of different content.: process 0: checkpoint-4; proc"):
+            agree(folders[0], other)

@@ -168,8 +168,7 @@ def test_several_labels_become_a_vector(videos, processor, tmp_path):
     clips = TrainingClips(annotations, processor, augment=ClipAugmentation(size=28))
     assert clips[0]["labels"].tolist() == [1.0, 0.0, 1.0]
     path.rename(path.with_suffix(".away"))
-    with pytest.raises(ValueError, match="Take 'v.mp4' out"):
-        EvaluationClips(annotations, processor)[0]
+    assert EvaluationClips(annotations, processor)[0]["labels"].tolist() == [IGNORED] * 3
     path.with_suffix(".away").rename(path)
     with pytest.raises(ValueError, match="several labels need class names"):
         TrainingClips(read_annotations(tmp_path / "list.txt"), processor, augment=ClipAugmentation(size=28))
@@ -231,6 +230,33 @@ def test_the_report_goes_on_after_resuming(tmp_path):
     report = json.loads((tmp_path / REPORT).read_text())
     assert report["videos"] == {"a": "gone", "b": "broken"}
     assert (report["readings"], report["failures"]) == (11, 3)
+
+
+def test_the_share_is_that_of_the_whole_run(tmp_path):
+    first = UnreadableVideos(0.1, videos=100)
+    first.count(85, [("a", "gone")] * 9)
+    first.agree(None, torch.device("cpu"))  # too few to tell
+    first.write(tmp_path)
+    second = UnreadableVideos(0.1, videos=100)
+    args = SimpleNamespace(output_dir=tmp_path)
+    second.on_train_begin(args, SimpleNamespace(global_step=3, is_world_process_zero=True), None)
+    second.count(4, [("b", "gone")] * 3)
+    with pytest.raises(RuntimeError, match="12 of 101 readings failed"):
+        second.agree(None, torch.device("cpu"))
+    second.write(tmp_path, stopped="too many")
+    report = json.loads((tmp_path / REPORT).read_text())
+    assert report["per_rank"] == [{"rank": 0, "readings": 101, "failures": 12}] and report["stopped"] == "too many"
+
+
+def test_earlier_ranks_stay_in_the_report():
+    before = merged([{"rank": rank, "readings": 5, "failures": rank, "videos": {}} for rank in range(3)], {})
+    report = merged([{"rank": 0, "readings": 2, "failures": 1, "videos": {}}], before)
+    assert [(rank["rank"], rank["readings"], rank["failures"]) for rank in report["per_rank"]] == [
+        (0, 7, 1),
+        (1, 5, 1),
+        (2, 5, 2),
+    ]
+    assert report["readings"] == 17 and report["failures"] == 4
 
 
 def test_a_new_run_begins_a_new_report(tmp_path):

@@ -7,6 +7,7 @@ What is unusual here:
 """
 
 import difflib
+import hashlib
 import json
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
@@ -20,9 +21,10 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import HfArgumentParser
 from transformers.utils import logging
 
-from .annotations import Annotations, read_annotations
+from .annotations import Annotations, list_shards, read_annotations
 from .augmentation import ClipAugmentation, MixClips
 from .configuration_ila import _VISION_FIELDS, CLIP_SIZES, IlaConfig
+from .evaluation_report import samples_hash
 from .modeling_ila import IlaForVideoClassification
 from .training import IlaTrainingArguments
 
@@ -40,6 +42,9 @@ MAY_CHANGE = {  # between the parts of one run: where files lie, what is written
 ALWAYS_WRITTEN = {*IlaTrainingArguments.__annotations__, "seed", "max_steps", "max_grad_norm", "optim", "bf16", "fp16"}
 NEVER_WRITTEN = {"hub_token", "accelerator_config", "debug"}  # secret, or derived
 MAY_CHANGE_PREFIX = ("dataloader_", "hub_", "push_to_hub", "trackio_")
+STREAM_FIXES = {  # what decides, where shards are streamed, who reads which; together also the number of processes
+    *("dataloader_num_workers", "per_device_train_batch_size", "gradient_accumulation_steps"),
+}
 
 
 @dataclass
@@ -65,6 +70,7 @@ class RecipeArguments:
     val_split: str | None = field(default=None, metadata={"help": "the same, to evaluate on"})
     multi_label: bool | None = field(default=None, metadata={"help": "several labels a video; found out by default"})
     train_list_sha256: str | None = field(default=None, metadata={"help": "refuse another list than this"})
+    train_samples_sha256: str | None = field(default=None, metadata={"help": "refuse other names and labels in it"})
     stream: bool = field(default=False, metadata={"help": "read tar shards from beginning to end, each by one rank"})
     stand_ins: int = field(default=10, metadata={"help": "videos tried in place of one that cannot be read"})
 
@@ -183,6 +189,10 @@ def annotations_of(recipe: RecipeArguments) -> tuple[Annotations, Annotations | 
     if recipe.train_list_sha256 not in (None, training.sha256):
         raise ValueError(f"{recipe.train_list!r} is not the list of this run: `train_list_sha256` differs.")
     recipe.train_list_sha256 = training.sha256
+    found = _samples_sha256(training, recipe)
+    if recipe.train_samples_sha256 not in (None, found):
+        raise ValueError(f"{recipe.train_list!r} holds other videos or labels: `train_samples_sha256` differs.")
+    recipe.train_samples_sha256 = found
     if recipe.val_list is None:
         return training, None, training.class_names
     if Path(recipe.val_list).is_dir():
@@ -195,6 +205,15 @@ def annotations_of(recipe: RecipeArguments) -> tuple[Annotations, Annotations | 
     if evaluation.class_names != training.class_names:
         raise ValueError(f"{recipe.val_list!r} and {recipe.train_list!r} name other classes, or in another order.")
     return training, evaluation, training.class_names
+
+
+def _samples_sha256(training: Annotations, recipe: RecipeArguments) -> str:
+    """Of the samples' names and labels, whatever the format; for a stream also of the shards' names and sizes."""
+    digest = samples_hash(training.samples)
+    if not recipe.stream:
+        return digest
+    shards = [(path.name, path.stat().st_size) for path in map(Path, list_shards(str(recipe.train_list)))]
+    return hashlib.sha256(json.dumps([digest, shards]).encode()).hexdigest()
 
 
 # -- files and options -----------------------------------------------------------------------------------------------
@@ -382,7 +401,12 @@ def check_same_run(values: dict[str, Any], folder: str | Path) -> None:
     if not file.is_file():
         raise ValueError(f"{str(folder)!r} holds checkpoints and no {RESOLVED}: they are not of such a run.")
     before = read_recipe(file)
-    keys = [key for key in {**before, **values} if key not in MAY_CHANGE and not key.startswith(MAY_CHANGE_PREFIX)]
+    fixed = STREAM_FIXES if before.get("stream") else set()
+    keys = [
+        key
+        for key in {**before, **values}
+        if key in fixed or not (key in MAY_CHANGE or key.startswith(MAY_CHANGE_PREFIX))
+    ]
     other = [key for key in keys if before.get(key) != values.get(key)]
     if other:
         named = "; ".join(f"{key}: {before.get(key)!r}, now {values.get(key)!r}" for key in other)

@@ -12,8 +12,8 @@ import resource
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,13 +27,16 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, SchedulerType, TrainOutput, rotate_checkpoints
 
+from .inference import MULTI_LABEL
+from .metrics import mean_average_precision
 from .moving_average import MovingAverage
+from .sigterm import with_outliving_workers
 from .synchronised_norm import synchronise_batch_norm
 from .training_callbacks import DataEpoch, JitterDecay, StopOnSignal
 from .training_data import IGNORED, UNREADABLE, ClipCollator, EpochOrder, TrainingClips
 from .training_shards import ShardClips
 from .unreadable_videos import UnreadableVideos, UnreadableVideosError
-from .whole_checkpoints import last_complete_checkpoint, mark_complete, what_is_missing
+from .whole_checkpoints import agree_on, last_complete_checkpoint, mark_complete, what_is_missing
 
 
 logger = logging.getLogger(__name__)
@@ -157,6 +160,24 @@ def top_accuracies(prediction: EvalPrediction) -> dict[str, float]:
     return top | {"unreadable": float((~read).sum())}
 
 
+def class_logits(logits: torch.Tensor | tuple[torch.Tensor, ...], labels: torch.Tensor) -> torch.Tensor:
+    """For `preprocess_logits_for_metrics`: of all that the model says the logits (B, K), in float32."""
+    return (logits[0] if isinstance(logits, tuple) else logits).float()
+
+
+def several_label_scores(prediction: EvalPrediction) -> dict[str, float]:
+    """`top_accuracies` for several labels, behind `class_logits`: mAP of what was read, and how many were not."""
+    logits, labels = torch.as_tensor(prediction.predictions), torch.as_tensor(prediction.label_ids)
+    read = ~_rows_without_label(labels)
+    mean = mean_average_precision(logits[read].nan_to_num(), labels[read] > 0)
+    return {"mean_average_precision": 0.0 if mean is None else mean, "unreadable": float((~read).sum())}
+
+
+def _rows_without_label(labels: torch.Tensor) -> torch.Tensor:
+    """(B,): whether a row of (B, K) belongs to a video that was not read."""
+    return (labels == IGNORED).all(-1)
+
+
 # -- the trainer -----------------------------------------------------------------------------------------------------
 
 
@@ -168,7 +189,8 @@ class IlaTrainer(Trainer):
         train_collator: makes batches for training only, as `MixingCollator` does; its items are `TrainingClips`'.
 
     Raises:
-        ValueError: a moving average of weights that are sharded (FSDP, DeepSpeed); fewer videos than a global batch.
+        ValueError: a moving average of weights that are sharded (FSDP, DeepSpeed); fewer videos than a global batch;
+            processes that would go on from different checkpoints.
         UnreadableVideosError: too many videos cannot be read; on all processes at the same step.
         OSError: a checkpoint could not be written; the last whole one is named.
     """
@@ -234,6 +256,9 @@ class IlaTrainer(Trainer):
         finally:
             self.data_collator = evaluation
 
+    def _get_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader:
+        return with_outliving_workers(super()._get_dataloader(*args, **kwargs))
+
     def _shard_loader(self, data: ShardClips) -> DataLoader:
         """Its ranks read shards of their own, so nothing is left to divide among them."""
         if data.batch != self.args.train_batch_size:
@@ -244,7 +269,8 @@ class IlaTrainer(Trainer):
         if self.args.dataloader_num_workers:
             workers["persistent_workers"] = self.args.dataloader_persistent_workers
         loader: DataLoader = DataLoader(data, data.batch, collate_fn=ClipCollator(self.train_collator), **workers)
-        return prepare_data_loader(loader, device=self.args.device, num_processes=1, process_index=0)
+        loader = prepare_data_loader(loader, device=self.args.device, num_processes=1, process_index=0)
+        return with_outliving_workers(loader)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
         """`EpochOrder`, which `DataEpoch` keeps at the right epoch: Accelerate loses it behind skipped batches."""
@@ -265,21 +291,29 @@ class IlaTrainer(Trainer):
         except Exception as caught:  # the other processes must hear of it, whatever it is
             error = caught
         self._waited += time.perf_counter() - started
+        ended = error is not None and self.stop.received  # the signal may have ended workers, too
         if self.unreadable is not None:
-            self._count_unreadable(batches, error)
-        elif error is not None:
+            ended = self._count_unreadable(batches, None if ended else error, ended=ended)
+        elif error is not None and not (ended and self.args.world_size == 1):
             raise error
-        return batches, items
+        if not ended:
+            return batches, items
+        self.stop.stop(self.state, self.control)
+        folder = Path(self._get_output_dir(None)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        self.stop.unsaved = self.state.global_step > 0 and what_is_missing(folder) is not None
+        return [], None
 
-    def _count_unreadable(self, batches: list[dict[str, Any]], error: Exception | None) -> None:
+    def _count_unreadable(self, batches: list[dict[str, Any]], error: Exception | None, *, ended: bool) -> bool:
+        """Whether any rank has ended."""
         assert self.unreadable is not None
         for batch in batches:
             self.unreadable.count(len(batch["labels"]), batch.pop(UNREADABLE, []))
         try:
             # of a worker's error the last line, without the way there
             said = None if error is None else (str(error).strip().splitlines() or [type(error).__name__])[-1]
-            self.unreadable.agree(said, self.args.device)
+            return self.unreadable.agree(said, self.args.device, ended=ended)
         except UnreadableVideosError as stop:
+            self.unreadable.write(self.args.output_dir, stopped=str(stop))
             raise stop from error
 
     # optimisation
@@ -316,7 +350,19 @@ class IlaTrainer(Trainer):
         outputs = model(**inputs)
         if model.training:
             self._count(outputs, len(inputs["pixel_values"]))
+        elif (labels := inputs.get("labels")) is not None and labels.ndim == 2:
+            outputs.loss = self._loss_of_read(outputs, labels)
         return (outputs.loss, outputs) if return_outputs else outputs.loss
+
+    def _loss_of_read(self, outputs: Any, labels: torch.Tensor) -> torch.Tensor:
+        """Without the rows of videos that could not be read, which with several labels the model's loss would count;
+        not a number where that are all of them."""
+        model = self.accelerator.unwrap_model(self.model)
+        read = ~_rows_without_label(labels)
+        if model.config.problem_type != MULTI_LABEL or bool(read.all()):
+            return outputs.loss
+        loss = model.classification_loss(outputs.logits[read], labels[read])
+        return model.add_alignment_loss(loss, outputs.alignment_loss)
 
     def _count(self, outputs: Any, videos: int) -> None:
         """Add to what the next log line says."""
@@ -333,10 +379,22 @@ class IlaTrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Training lines also have both parts of the loss, videos per second over all processes, the share of the time
-        that was spent waiting for data, and the peak memory in GiB: of this process's GPU, or of the process."""
+        that was spent waiting for data, and the peak memory in GiB: of this process's GPU, or of the process.
+
+        That time is the training's own: without evaluating and saving.
+        """
         if "loss" in logs and self._sums is not None:
             logs |= self._measured()
         super().log(logs, start_time)
+
+    @contextmanager
+    def _clock_stopped(self) -> Iterator[None]:
+        """What takes place here is not training."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._since += time.perf_counter() - started
 
     def _measured(self) -> dict[str, float]:
         assert self._sums is not None
@@ -358,7 +416,7 @@ class IlaTrainer(Trainer):
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
         """`Trainer.train`; `resume_from_checkpoint=True` takes the last whole checkpoint, if there is one.
 
-        After SIGTERM it returns, with `stop.stopped` set.
+        After SIGTERM it returns, with `stop.stopped` set; another SIGTERM, seconds later, ends the process at once.
         """
         try:
             return self._train(resume_from_checkpoint, **kwargs)
@@ -371,6 +429,10 @@ class IlaTrainer(Trainer):
             resume_from_checkpoint = None if found is None else str(found)
         elif isinstance(resume_from_checkpoint, str) and (missing := what_is_missing(Path(resume_from_checkpoint))):
             raise ValueError(f"{resume_from_checkpoint!r} is not a whole checkpoint: {missing}.")
+        checkpoint = Path(resume_from_checkpoint) if resume_from_checkpoint else None
+        agree_on(checkpoint, own_folders=self.args.save_on_each_node)
+        if self.unreadable is not None:
+            self.unreadable.resumed = checkpoint
         self._since = time.perf_counter()
         if not resume_from_checkpoint:
             return super().train(**kwargs)
@@ -397,6 +459,10 @@ class IlaTrainer(Trainer):
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """As the Trainer does, but older checkpoints go only when this one is whole."""
+        with self._clock_stopped():
+            self._save_whole(model, trial)
+
+    def _save_whole(self, model: Any, trial: Any) -> None:
         folder = Path(self._get_output_dir(trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         if self.args.should_save and folder.exists():
             shutil.rmtree(folder)  # of a run that broke off here
@@ -406,6 +472,8 @@ class IlaTrainer(Trainer):
             super()._save_checkpoint(model, trial)
             if self.average is not None and self.args.should_save:
                 self.average.save(folder)
+            if self.unreadable is not None:
+                self.unreadable.write(folder)
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
                 mark_complete(folder)
@@ -439,8 +507,9 @@ class IlaTrainer(Trainer):
         return nullcontext() if self.average is None else self.average.in_place()
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        with self.averaged(), torch.random.fork_rng(devices=[]):  # so that evaluating more or less changes no weight
-            return super().evaluate(*args, **kwargs)
+        with self._clock_stopped(), self.averaged():
+            with torch.random.fork_rng(devices=[]):  # so that evaluating more or less changes no weight
+                return super().evaluate(*args, **kwargs)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """The averaged weights where there are any; a checkpoint to resume from has the last step's."""

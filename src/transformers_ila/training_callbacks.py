@@ -10,6 +10,7 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
 from .alignment_ila import PairPoints
+from .sigterm import SecondSignal
 
 
 logger = logging.getLogger(__name__)
@@ -53,19 +54,25 @@ class DataEpoch(TrainerCallback):
 
 
 class StopOnSignal(TrainerCallback):
-    """After SIGTERM: one checkpoint, then the end, on all processes at the same step.
+    """After SIGTERM: one checkpoint, then the end, on all processes at the same step; after another one: the end.
 
-    received: by this process. stopped: by any, so training ended before its last step.
+    Nothing is evaluated before the end: who sends the signal does not wait for long.
+
+    received: by this process. stopped: by any, so training ended before its last step. unsaved: since the last
+    checkpoint there were steps, and no further one is to come.
     """
 
     def __init__(self) -> None:
-        self.received = self.stopped = False
+        self.received = self.stopped = self.unsaved = False
         self._before: Any = None
+        self._second = SecondSignal()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.received = self.stopped = False
+        self.let_go()
+        self.received = self.stopped = self.unsaved = False
         try:
             self._before = signal.signal(signal.SIGTERM, self._remember)
+            self._second.begin()
         except ValueError:  # not the main thread: nobody can listen
             self._before = None
 
@@ -74,12 +81,23 @@ class StopOnSignal(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if _anywhere(self.received, args.device) and state.global_step < state.max_steps:
-            self.stopped = True
-            logger.warning(f"SIGTERM: saving at step {state.global_step}, then stopping.")
-            control.should_save = control.should_training_stop = True
+            self.stop(state, control)
+            control.should_save = True
+
+    def stop(self, state: Any, control: Any) -> None:
+        """No step more; also for who cannot take one."""
+        self.stopped = True
+        logger.warning(f"SIGTERM: saving at step {state.global_step}, then stopping.")
+        control.should_training_stop = True
+        control.should_evaluate = False
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.stopped:
+            control.should_evaluate, control.should_save = False, self.unsaved
 
     def let_go(self) -> None:
         """Give the signal back to whoever had it."""
+        self._second.end()
         if self._before is not None:
             signal.signal(signal.SIGTERM, self._before)
             self._before = None

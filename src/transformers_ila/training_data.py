@@ -27,7 +27,7 @@ from .video_reading_ila import read_video
 logger = logging.get_logger(__name__)
 
 UNREADABLE = "unreadable"  # key of items and batches: (name, reason) of every video that was tried in vain
-IGNORED = -100  # label of a video that cannot be evaluated; the loss passes over it
+IGNORED = -100  # label, or all labels, of a video that cannot be evaluated; the loss passes over it
 NO_STAND_IN = "No stand-in could be read for a video"
 
 
@@ -71,10 +71,8 @@ class EvaluationClips(Clips):
     """`{"pixel_values": (T, C, H, W), "labels": class index}`, one centre view a video.
 
     A video that cannot be read is not replaced: its clip is black and its label -100, which loss and
-    `training.top_accuracies` pass over and count.
-
-    Raises:
-        ValueError: (from `[...]`) such a video among those with several labels, for which no label means nothing.
+    `training.top_accuracies` pass over and count. Where videos have several labels, each of the K is -100, which
+    `IlaTrainer` and `training.several_label_scores` pass over; the model's own loss does not.
     """
 
     def __getitem__(self, index: int) -> dict[str, Any]:
@@ -82,12 +80,11 @@ class EvaluationClips(Clips):
         try:
             pixel_values = self.processor(sample.source(), return_tensors="pt")["pixel_values"][0]
         except (VideoDecodingError, OSError) as error:
-            if self.multi_label:
-                raise ValueError(f"Take {sample.name!r} out of what is evaluated: {error}") from error
             logger.warning(f"Not evaluated: {sample.name!r}: {error}")
             crop = dict(self.processor.crop_size)
             pixel_values = torch.zeros(self.processor.num_frames, 3, crop["height"], crop["width"])
-            return {"pixel_values": pixel_values, "labels": IGNORED}
+            nothing = torch.full((self.num_classes or 0,), float(IGNORED)) if self.multi_label else IGNORED
+            return {"pixel_values": pixel_values, "labels": nothing}
         return {"pixel_values": pixel_values, "labels": self.label(sample)}
 
 

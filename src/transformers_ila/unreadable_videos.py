@@ -28,7 +28,7 @@ class UnreadableVideos(TrainerCallback):
     `agree` is a collective that every rank enters once a step, whatever its data set did: so that one rank's trouble
     ends all of them at the same step, with the same words.
 
-    share: of all readings that may fail; more stops training.
+    share: of all readings that may fail, those before resuming included; more stops training.
     videos: in the data set; fewer readings than these (at most `ENOUGH`) are too few to tell a share.
     """
 
@@ -37,6 +37,7 @@ class UnreadableVideos(TrainerCallback):
     readings: int = 0
     reasons: dict[str, str] = field(default_factory=dict)
     failures: int = 0
+    resumed: Path | None = None  # the checkpoint, whose report has the counts of just its steps
     _before: dict[str, Any] = field(default_factory=dict)  # of the run that was resumed; on rank 0 only
 
     ENOUGH = 256
@@ -50,18 +51,27 @@ class UnreadableVideos(TrainerCallback):
                 self.reasons[name] = reason
                 logger.warning(f"Another video stands in for {name!r}: {reason}.")
 
-    def agree(self, error: str | None, device: torch.device) -> None:
+    def agree(self, error: str | None, device: torch.device, *, ended: bool = False) -> bool:
         """Stop all ranks where one has an error, or where all together failed too often.
+
+        Args:
+            error: what this rank could not do.
+            device: of the collective.
+            ended: this rank has nothing more to read, and that is no error.
+
+        Returns:
+            whether any rank has ended.
 
         Raises:
             UnreadableVideosError: on every rank.
         """
         several = distributed.is_initialized() and distributed.get_world_size() > 1
-        counts = [float(error is not None), self.readings, self.failures]
+        before = [self._before.get(name, 0) for name in ("readings", "failures")]
+        counts = [float(error is not None), self.readings + before[0], self.failures + before[1], float(ended)]
         votes = torch.tensor(counts, dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
         if several:
             distributed.all_reduce(votes)
-        stops, readings, failures = votes.tolist()
+        stops, readings, failures, ends = votes.tolist()
         if stops:
             raise UnreadableVideosError(
                 error or f"Another rank could not go on ({int(stops)} of all): its own message says why."
@@ -71,6 +81,7 @@ class UnreadableVideos(TrainerCallback):
                 f"{int(failures)} of {int(readings)} readings failed, {failures / readings:.1%}, and "
                 f"{self.share:.1%} is allowed (`max_unreadable`). On this rank, {self._examples()}."
             )
+        return ends > 0
 
     def _examples(self) -> str:
         some = [f"{name!r}: {reason}" for name, reason in list(self.reasons.items())[:3]]
@@ -79,9 +90,13 @@ class UnreadableVideos(TrainerCallback):
     # the report
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        file = Path(args.output_dir) / REPORT
-        if state.global_step and state.is_world_process_zero and file.is_file():
-            self._before = json.loads(file.read_text(encoding="utf-8"))
+        self._before = {}
+        if not state.global_step or not state.is_world_process_zero:
+            return
+        last = _read(Path(args.output_dir) / REPORT)  # which may have seen more than the checkpoint
+        self._before = (self.resumed and _read(self.resumed / REPORT)) or last
+        if self._before:
+            self._before["videos"] = last.get("videos", {}) | self._before["videos"]
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.write(args.output_dir)
@@ -91,8 +106,11 @@ class UnreadableVideos(TrainerCallback):
         if found:
             logger.warning(f"{found} videos could not be read: {str(Path(args.output_dir) / REPORT)!r} lists them.")
 
-    def write(self, folder: str | Path) -> int:
-        """The report of all ranks, by rank 0, which gets the number of videos; a collective."""
+    def write(self, folder: str | Path, *, stopped: str | None = None) -> int:
+        """The report of all ranks, by rank 0, which gets the number of videos; a collective.
+
+        stopped: why training did not go on.
+        """
         own = {"rank": 0, "readings": self.readings, "failures": self.failures, "videos": self.reasons}
         ranks: list[Any] = [own]
         if distributed.is_initialized() and distributed.get_world_size() > 1:
@@ -101,7 +119,7 @@ class UnreadableVideos(TrainerCallback):
             distributed.all_gather_object(ranks, own)
             if own["rank"]:
                 return 0
-        report = merged(ranks, self._before)
+        report = merged(ranks, self._before) | ({} if stopped is None else {"stopped": stopped})
         Path(folder).mkdir(parents=True, exist_ok=True)
         draft = Path(folder) / f".{REPORT}"
         draft.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -109,15 +127,24 @@ class UnreadableVideos(TrainerCallback):
         return report["unreadable"]
 
 
+def _read(file: Path) -> dict[str, Any]:
+    """A report; empty where there is none."""
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+
 def merged(ranks: list[dict[str, Any]], before: dict[str, Any]) -> dict[str, Any]:
-    """One report of the ranks' counts, and of an earlier report of the same run."""
+    """One report of the ranks' counts, and of an earlier report of the same run, whose ranks may have been others."""
     videos = dict(before.get("videos", {}))
+    per_rank: dict[int, dict[str, int]] = {entry["rank"]: dict(entry) for entry in before.get("per_rank", [])}
     for rank in ranks:
         videos = rank["videos"] | videos
+        earlier = per_rank.get(rank["rank"], {})
+        sums = {name: earlier.get(name, 0) + rank[name] for name in ("readings", "failures")}
+        per_rank[rank["rank"]] = {"rank": rank["rank"], **sums}
     return {
         "unreadable": len(videos),
         "readings": before.get("readings", 0) + sum(rank["readings"] for rank in ranks),
         "failures": before.get("failures", 0) + sum(rank["failures"] for rank in ranks),
-        "per_rank": [{name: rank[name] for name in ("rank", "readings", "failures")} for rank in ranks],
+        "per_rank": [per_rank[rank] for rank in sorted(per_rank)],
         "videos": dict(sorted(videos.items())),
     }

@@ -4,9 +4,12 @@ import json
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from .processes import together
 
 
 logger = logging.getLogger(__name__)
@@ -57,3 +60,31 @@ def mark_complete(checkpoint: Path) -> None:
         file.flush()
         os.fsync(file.fileno())
     draft.replace(checkpoint / COMPLETE)
+
+
+def agree_on(checkpoint: Path | None, *, own_folders: bool = False) -> None:
+    """Raise a ValueError on every process unless all would go on from the same step of the same files; a collective.
+
+    checkpoint: a whole one, of this process; None to begin.
+    own_folders: every machine writes to a folder of its own (`save_on_each_node`).
+    """
+    found = together(lambda: _identity(checkpoint, own_folders=own_folders))
+    if any(other != found[0] for other in found):
+        lines = [
+            f"process {rank}: {'the beginning' if step is None else step}" for rank, (step, _) in enumerate(found)
+        ]
+        same = " (of different content)" if len({name for name, _ in found}) == 1 else ""
+        raise ValueError(
+            f"The processes would not go on from the same checkpoint{same}: {'; '.join(lines)}. "
+            "All machines must see the same output folder."
+        )
+
+
+def _identity(checkpoint: Path | None, *, own_folders: bool) -> tuple[str | None, Any]:
+    """Its name, and what it consists of."""
+    if checkpoint is None:
+        return None, None
+    sizes = json.loads((checkpoint / COMPLETE).read_text())
+    if own_folders:  # each has the generators of its own processes, and measured its own time
+        return checkpoint.name, sorted(name for name in sizes if not name.startswith("rng_state"))
+    return checkpoint.name, [sizes, (checkpoint / TRAINER_STATE_NAME).read_text()]
