@@ -21,7 +21,7 @@ from transformers_ila import IlaForVideoClassification, IlaVideoProcessor
 from transformers_ila.annotations import FORMATS, Annotations, read_annotations
 from transformers_ila.evaluation import PROTOCOLS, Predictions, predict, report_of
 from transformers_ila.evaluation_files import files_of, scores_of, seconds_of, write_files
-from transformers_ila.inference import MULTI_LABEL, class_names_of
+from transformers_ila.inference import MULTI_LABEL, class_names_of, load_trained
 from transformers_ila.processes import OtherProcessError, process_group, together
 
 
@@ -91,16 +91,9 @@ def table(report: dict[str, Any]) -> str:
     return "\n".join(lines + ([protocol["note"]] if protocol["note"] else []))
 
 
-def load(args: EvaluationArguments) -> tuple[IlaForVideoClassification, IlaVideoProcessor]:
-    model, info = IlaForVideoClassification.from_pretrained(args.model, output_loading_info=True)
-    if info["missing_keys"]:
-        raise ValueError(f"{args.model!r} is no trained ILA model: {len(info['missing_keys'])} weights are missing.")
-    return model, IlaVideoProcessor.from_pretrained(args.model)
-
-
 def run(args: EvaluationArguments) -> int:
     check_arguments(args)
-    model, processor = load(args)
+    model, processor = load_trained(args.model)
     samples = read_samples(args, model)
     with process_group() as place:
         share = len(range(place.rank, len(samples.samples), place.world))

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from tqdm import tqdm
 from transformers import HfArgumentParser
 
-from transformers_ila import IlaForVideoClassification, IlaVideoProcessor
+from transformers_ila.inference import load_trained
 from transformers_ila.prediction import label_videos, named_videos
 from transformers_ila.prediction_files import FORMATS
 from transformers_ila.processes import place_in_environment
@@ -41,10 +41,7 @@ class PredictionArguments:
 def run(args: PredictionArguments) -> int:
     place = place_in_environment()
     videos = named_videos(args.videos, root=args.root)
-    model, info = IlaForVideoClassification.from_pretrained(args.model, output_loading_info=True)
-    if info["missing_keys"]:
-        raise ValueError(f"{args.model!r} is no trained ILA model: {len(info['missing_keys'])} weights are missing.")
-    processor = IlaVideoProcessor.from_pretrained(args.model)
+    model, processor = load_trained(args.model)
     with tqdm(unit="video", disable=place.rank > 0) as bar:  # a list is not counted before it is read
         summary = label_videos(
             model,

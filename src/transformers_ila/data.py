@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
-from .video_lists import VIDEO_SUFFIXES
+from .annotation_data_sets import read_class_folders
 from .video_processing_ila import IlaVideoProcessor
 
 
@@ -46,22 +46,13 @@ class VideoFolder(Dataset):
 def find_videos(root: str | Path) -> tuple[list[str], list[Sample]]:
     """Class names (sub-folders, sorted) and samples of a folder with one sub-folder per class.
 
+    What `read_annotations` makes of such a folder, without more.
+
     Raises:
-        ValueError: no such folder, fewer than two classes, or a class without a video.
+        ValueError: as `read_class_folders`.
     """
-    root = Path(root)
-    if not root.is_dir():
-        raise ValueError(f"There is no folder {str(root)!r}.")
-    labels = sorted(folder.name for folder in root.iterdir() if folder.is_dir() and not folder.name.startswith("."))
-    if len(labels) < 2:
-        raise ValueError(f"{str(root)!r} must hold one sub-folder per class, two or more; it holds {labels}.")
-    samples = []
-    for index, label in enumerate(labels):
-        videos = sorted(path for path in (root / label).rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES)
-        if not videos:
-            raise ValueError(f"{str(root / label)!r} holds no video; known suffixes: {', '.join(VIDEO_SUFFIXES)}.")
-        samples += [(video, index) for video in videos]
-    return labels, samples
+    found = read_class_folders(root)
+    return found.class_names or [], found.pairs()
 
 
 def hold_out(samples: list[Sample], *, every: int = 5) -> tuple[list[Sample], list[Sample]]:

@@ -16,9 +16,23 @@ from torch.nn import functional as F
 from .alignment_ila import PairPoints
 from .annotation_text import some_of
 from .modeling_ila import IlaForVideoClassification
+from .video_processing_ila import IlaVideoProcessor
 
 
 MULTI_LABEL = "multi_label_classification"  # a model's `problem_type`
+
+
+def load_trained(source: str | Path) -> tuple[IlaForVideoClassification, IlaVideoProcessor]:
+    """Model and processor of a folder or Hub id.
+
+    Raises:
+        ValueError: weights are missing there, as in a CLIP checkpoint.
+        OSError: no such checkpoint.
+    """
+    model, info = IlaForVideoClassification.from_pretrained(source, output_loading_info=True)
+    if info["missing_keys"]:
+        raise ValueError(f"{str(source)!r} is no trained ILA model: {len(info['missing_keys'])} weights are missing.")
+    return model, IlaVideoProcessor.from_pretrained(source)
 
 
 @contextmanager
