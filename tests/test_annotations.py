@@ -12,7 +12,8 @@ from transformers_ila.annotations import (
     read_list,
     stream_shard,
 )
-from transformers_ila.motionbench import make_videos, write_mp4
+from transformers_ila.motion_pictures import write_mp4
+from transformers_ila.motionbench import make_videos
 from transformers_ila.video_reading_ila import read_video
 
 

@@ -27,7 +27,8 @@ from transformers_ila.evaluation import (
     predict,
 )
 from transformers_ila.evaluation_files import write_report
-from transformers_ila.motionbench import MOTIONS, make_videos, write_folder, write_mp4
+from transformers_ila.motion_pictures import write_mp4
+from transformers_ila.motionbench import MOTIONS, make_videos, write_folder
 
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "evaluate.py"

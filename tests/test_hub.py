@@ -26,7 +26,8 @@ from transformers import (
 
 from transformers_ila import IlaConfig, IlaForVideoClassification, IlaModel, IlaProcessor, IlaVideoProcessor, hub
 from transformers_ila.hub import export
-from transformers_ila.motionbench import make_videos, write_mp4
+from transformers_ila.motion_pictures import write_mp4
+from transformers_ila.motionbench import make_videos
 
 
 LABELS = ["jumping", "walking slowly", "clapping"]

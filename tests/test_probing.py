@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 from transformers_ila import IlaVideoProcessor, probing
 from transformers_ila.annotations import read_annotations
-from transformers_ila.motionbench import make_videos, write_folder, write_mp4
+from transformers_ila.motion_pictures import write_mp4
+from transformers_ila.motionbench import make_videos, write_folder
 from transformers_ila.probing import (
     TEMPERATURE,
     Features,

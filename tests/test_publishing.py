@@ -25,7 +25,8 @@ from transformers import AutoProcessor, CLIPTokenizer, pipeline
 
 from transformers_ila import IlaForVideoClassification, IlaProcessor, IlaVideoProcessor, publishing
 from transformers_ila import hub as exports
-from transformers_ila.motionbench import make_videos, write_mp4
+from transformers_ila.motion_pictures import write_mp4
+from transformers_ila.motionbench import make_videos
 from transformers_ila.publishing import CheckedFolder, PublishError, check_folder, publish
 
 

@@ -15,7 +15,8 @@ from tiny_models import save_clip, tiny_config
 
 from transformers_ila import IlaForVideoClassification
 from transformers_ila.conversion import to_released_state_dict
-from transformers_ila.motionbench import make_videos, write_folder, write_mp4
+from transformers_ila.motion_pictures import write_mp4
+from transformers_ila.motionbench import make_videos, write_folder
 
 
 REPOSITORY = Path(__file__).parents[1]

@@ -28,7 +28,8 @@ from transformers_ila.cards import BATCH_STATISTICS, NO_BATCH_STATISTICS, UNUSED
 from transformers_ila.checkpoints import class_names, fill_up
 from transformers_ila.conversion import to_released_state_dict
 from transformers_ila.hub import export
-from transformers_ila.motionbench import make_videos, write_mp4
+from transformers_ila.motion_pictures import write_mp4
+from transformers_ila.motionbench import make_videos
 from transformers_ila.released_checkpoint import convert_checkpoint, default_labels, read_tokenizer
 
 

@@ -23,7 +23,8 @@ from .cards import NO_LICENCE, OFFICIAL_RELEASE, RESULTS_OF, results_are_of, wit
 from .evaluation_report import fingerprint
 from .hub import CARD_BEFORE, OWN_FILES
 from .modeling_ila import IlaForVideoClassification
-from .motionbench import make_videos, write_mp4
+from .motion_pictures import write_mp4
+from .motionbench import make_videos
 
 
 # What training leaves beside a model, and pickles, which nobody should load.

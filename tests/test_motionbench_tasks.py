@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from transformers_ila import read_video
 from transformers_ila.data import find_videos
-from transformers_ila.motion_tasks import (
+from transformers_ila.motionbench import (
     FRAMES,
     SIZES,
     SPLITS,
