@@ -17,6 +17,8 @@ from transformers_ila import (
     IlaVisionConfig,
     IlaVisionModel,
 )
+from transformers_ila.cards import model_card
+from transformers_ila.conversion import to_released_state_dict
 from transformers_ila.recipes import RecipeArguments, model_of
 from transformers_ila.training import is_new
 
@@ -197,6 +199,18 @@ def test_weights_that_lack_something_are_refused(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 1}))
     with pytest.raises(ValueError, match=r"unexpected_keys.*layers\.1\."):
         IlaForVideoClassification.from_pretrained(tmp_path)
+
+
+def test_the_released_code_cannot_have_it(vit_folder):
+    model = IlaForVideoClassification.from_pretrained(vit_folder, alignment_fusion="residual", **TINY_ILA)
+    with pytest.raises(ValueError, match="only CLIP's tower"):
+        to_released_state_dict(model)
+
+
+def test_the_card_names_it(vit_folder):
+    config = IlaConfig.from_pretrained(vit_folder)
+    card = model_card(config, IlaVideoProcessor.for_model(config), name="a")
+    assert "ILA: ViT turned" in card.text and "Biases of ViT's" in card.text and "vit" in card.data.tags
 
 
 def test_a_recipe_starts_from_a_vit(vit_folder, caplog):
