@@ -116,10 +116,12 @@ class IlaVisionConfig(CLIPVisionConfig):
         super().__post_init__(**kwargs)
 
     @classmethod
-    def get_config_dict(cls, path: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        config_dict, unused = super().get_config_dict(path, **kwargs)
+    def get_config_dict(
+        cls, pretrained_model_name_or_path: Any, **kwargs: Any
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        config_dict, unused = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
         if config_dict.get("model_type") == "vit":
-            config_dict = config_dict_of_vit(config_dict, path, **kwargs)
+            config_dict = config_dict_of_vit(config_dict, pretrained_model_name_or_path, **kwargs)
         if "vision_config" in config_dict:  # of both towers, CLIP's or ours
             config_dict = IlaConfig.from_dict(config_dict).vision_config.to_dict()
         return config_dict, unused
@@ -271,12 +273,14 @@ class IlaConfig(CLIPConfig):
         self.vision_config.num_frames = value
 
     @classmethod
-    def get_config_dict(cls, path: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        config_dict, unused = super().get_config_dict(path, **kwargs)
+    def get_config_dict(
+        cls, pretrained_model_name_or_path: Any, **kwargs: Any
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        config_dict, unused = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
         if config_dict.get("model_type") == "clip":  # expected here, so no warning about another model's type
             config_dict = {**config_dict, "model_type": cls.model_type}
         if config_dict.get("model_type") == "vit":
-            config_dict = config_dict_of_vit(config_dict, path, **kwargs)
+            config_dict = config_dict_of_vit(config_dict, pretrained_model_name_or_path, **kwargs)
         return config_dict, unused
 
     @classmethod

@@ -96,7 +96,8 @@ class IlaPreTrainedModel(CLIPPreTrainedModel):
             return loaded
         if not isinstance(config, PreTrainedConfig):
             origin = config if config is not None else pretrained_model_name_or_path
-            dtype = {name: kwargs.pop(name) for name in ("dtype", "torch_dtype") if name in kwargs}  # "auto", too
+            # as "auto" it is none of a configuration
+            dtype: dict[str, Any] = {name: kwargs.pop(name) for name in ("dtype", "torch_dtype") if name in kwargs}
             config, kwargs = cls.config_class.from_pretrained(origin, return_unused_kwargs=True, **kwargs)
             kwargs = {**kwargs, **source, **dtype}
         wanted = vision_sizes(config)
