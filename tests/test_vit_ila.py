@@ -126,13 +126,13 @@ def test_configurations_and_preprocessing_load(vit_folder, tmp_path):
     processor = IlaVideoProcessor.for_model(model.config)
     assert (processor.image_mean, processor.image_std) == ((0.4, 0.5, 0.6), (0.1, 0.2, 0.3))
     sub = IlaConfig.from_pretrained(tmp_path.parent, subfolder=tmp_path.name)
-    assert list(sub.vision_config.image_mean) == [0.4, 0.5, 0.6]
+    assert sub.vision_config.image_normalization == {"image_mean": [0.4, 0.5, 0.6], "image_std": [0.1, 0.2, 0.3]}
 
 
 def test_clip_keeps_its_own(tmp_path):
     config = IlaForVideoClassification.from_pretrained(save_clip(tmp_path), labels=LABELS).config
     vision = config.vision_config
-    assert (vision.patch_bias, vision.pre_layer_norm, vision.image_mean, vision.image_std) == (False, True, None, None)
+    assert (vision.patch_bias, vision.pre_layer_norm, vision.image_normalization) == (False, True, None)
     clip = IlaVideoProcessor()
     assert IlaVideoProcessor.for_model(config).image_mean == clip.image_mean != (0.5, 0.5, 0.5)
 

@@ -77,8 +77,8 @@ class IlaVisionConfig(CLIPVisionConfig):
         patch_bias: the patch embedding has a bias: `False` in CLIP, `True` in a ViT (Table 10).
         pre_layer_norm: what enters the layers is normalised, as in CLIP. `False` in a ViT, which normalises all tokens
             behind them instead: `last_hidden_state` is that.
-        image_mean, image_std: pixel normalisation that the weights were made for, `None` for CLIP's;
-            `IlaVideoProcessor.for_model` takes it from here.
+        image_normalization: "image_mean" and "image_std" that the weights were made for, `None` for CLIP's;
+            `IlaVideoProcessor.for_model` takes them from here.
     """
 
     model_type = "ila_vision_model"
@@ -108,8 +108,7 @@ class IlaVisionConfig(CLIPVisionConfig):
     drop_path_rate: float | int = 0.0
     patch_bias: bool = False
     pre_layer_norm: bool = True
-    image_mean: list[float] | tuple[float, ...] | None = None
-    image_std: list[float] | tuple[float, ...] | None = None
+    image_normalization: dict[str, list[float] | tuple[float, ...]] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         kwargs.pop("model_type", None)
@@ -141,6 +140,9 @@ class IlaVisionConfig(CLIPVisionConfig):
         _require(self.patch_size >= 1, field="patch_size", value=self.patch_size, allowed="1 or more")
         allowed = f"at least patch_size={self.patch_size}"
         _require(self.image_size >= self.patch_size, field="image_size", value=self.image_size, allowed=allowed)
+        found, names = self.image_normalization, {"image_mean", "image_std"}
+        allowed = "None or a dictionary of image_mean and image_std"
+        _require(found is None or set(found) == names, field="image_normalization", value=found, allowed=allowed)
 
     def validate_frames(self) -> None:
         _require(self.num_frames >= 1, field="num_frames", value=self.num_frames, allowed="1 or more")

@@ -253,9 +253,7 @@ class IlaVideoProcessor(BaseVideoProcessor):
             "crop_size": {"height": height, "width": width},
             "size": {"shortest_edge": round(max(height, width) * RESIZE_RATIO)},
         }
-        for name in ("image_mean", "image_std"):
-            if getattr(vision, name, None) is not None:
-                defaults[name] = list(getattr(vision, name))
+        defaults |= getattr(vision, "image_normalization", None) or {}
         return cls(**{**defaults, **kwargs})
 
     def preprocess(self, videos: Any, **kwargs: Unpack[IlaVideoProcessorKwargs]) -> BatchFeature:

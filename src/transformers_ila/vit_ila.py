@@ -79,10 +79,12 @@ def config_dict_of_vit(config_dict: dict[str, Any], path: Any, **options: Any) -
             f"hidden_dropout_prob={vit.hidden_dropout_prob} is not used: the tower here has no such dropout."
         )
     vision = {ours: getattr(vit, theirs) for theirs, ours in VIT_FIELDS.items()}
-    normalisation = _normalisation(path, **{name: options[name] for name in SOURCE_ARGUMENTS if name in options})
+    vision["image_normalization"] = _normalisation(
+        path, **{name: options[name] for name in SOURCE_ARGUMENTS if name in options}
+    )
     return {
         "model_type": "ila",
-        "vision_config": {**vision, **normalisation, **VIT_TOWER, "projection_dim": vit.hidden_size},
+        "vision_config": {**vision, **VIT_TOWER, "projection_dim": vit.hidden_size},
         "projection_dim": vit.hidden_size,
         "classification_head": "linear",
         "initializer_range": vit.initializer_range,
