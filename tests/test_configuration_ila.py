@@ -77,6 +77,7 @@ BAD = {
     "classification_head": ("mlp", "'text', 'linear'"),
     "num_frames": (0, "1 or more"),
     "image_size": (16, "at least patch_size=32"),
+    "image_normalization": ({"image_mean": [0.5]}, "image_mean and image_std"),
     "alignment_layers": ([0, 12], "between 0 and 11"),
     "alignment_hidden_size": (6, "multiple of 4"),
     "alignment_eta": (0.0, "more than 0"),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_models import TINY_ILA, TINY_VISION, byte_tokenizer, save_clip, tiny_config
+from tiny_models import TINY_ILA, TINY_VISION, byte_tokenizer, save_clip, save_vit, tiny_config
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -115,6 +115,7 @@ class Place:
     def __init__(self, root: Path) -> None:
         self.root = root
         clip = save_clip(root / "clip")
+        save_vit(root / "vit-folder")
         torch.manual_seed(0)
         self.pixels = torch.randn(2, 4, 3, 28, 28)
         torch.save(self.pixels, root / "pixels.pt")
@@ -127,12 +128,14 @@ class Place:
             "text": stirred(load(clip, labels=LABELS, **TINY_ILA)),
             "residual": stirred(load(clip, labels=LABELS, alignment_fusion="residual", **TINY_ILA)),
             "linear": stirred(load(root / "plain")),
+            "vit": stirred(load(root / "vit-folder", labels=LABELS, **TINY_ILA)),
         }
         configs = {name: model.config for name, model in self.models.items()}
         self.processors = {
             "text": IlaProcessor(IlaVideoProcessor.for_model(configs["text"]), CLIPTokenizer.from_pretrained(clip)),
             "residual": IlaVideoProcessor.for_model(configs["residual"], frame_sampling="uniform"),
             "linear": IlaVideoProcessor.for_model(configs["linear"], image_mean=[0.1, 0.2, 0.3]),
+            "vit": IlaVideoProcessor.for_model(configs["vit"]),
         }
         for name, model in self.models.items():
             export(model, self.processors[name], root / name)
@@ -182,7 +185,7 @@ def check_results(place: Place, name: str, got: dict) -> None:
     assert got["labels"] == NEW_LABELS
 
 
-@pytest.mark.parametrize("name", ["text", "residual", "linear"])
+@pytest.mark.parametrize("name", ["text", "residual", "linear", "vit"])
 def test_without_the_package(place, elsewhere, name):
     check_results(place, name, torch.load(elsewhere / f"{name}.pt"))
 

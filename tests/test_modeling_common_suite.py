@@ -104,6 +104,13 @@ class IlaVisionModelCommonTest(SuiteOverrides, unittest.TestCase):
         self.config_tester.run_common_tests()
 
 
+@pytest.mark.slow
+class VitTowerCommonTest(IlaVisionModelCommonTest):
+    def setUp(self) -> None:
+        super().setUp()
+        self.model_tester.config = tiny_config(patch_bias=True, pre_layer_norm=False).vision_config
+
+
 class IlaTextConfigCommonTest(unittest.TestCase):
     def test_config(self) -> None:
         fields = {"hidden_size": 32, "num_attention_heads": 4}

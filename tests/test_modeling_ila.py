@@ -293,6 +293,38 @@ def test_the_text_tower_trains_on_request(tmp_path):
     assert all(weight.requires_grad for weight in frozen.text_projection.parameters())
 
 
+FROZEN = {  # temporal module -> which parts of a name in a frozen tower are trained all the same
+    **{name: () for name in ("none", "average", "shift")},
+    **{name: (".temporal.",) for name in ("ila", "message", "gta")},
+    **{name: (".temporal.", "time_embedding") for name in ("divided", "ata")},
+    "joint": ("time_embedding",),
+}
+
+
+@pytest.mark.parametrize("module", FROZEN)
+@pytest.mark.parametrize("head", ["text", "linear"])
+def test_a_frozen_tower_trains_what_is_new(module, head, tmp_path):
+    fields = {"temporal_module": module, "classification_head": head, "gta_groups": 4, "num_labels": 3}
+    model = randomised(IlaForVideoClassification(tiny_config(**fields, freeze_vision_model=True))).train()
+    trained = {name for name, weight in model.named_parameters() if weight.requires_grad}
+    new = ("mit.", "classifier", "prompts_", "logit_scale", *FROZEN[module])
+    assert trained == {name for name, _ in model.named_parameters() if any(part in name for part in new)}
+    assert all(any(part in name for name in trained) for part in FROZEN[module])
+    before = {name: weight.clone() for name, weight in model.named_parameters()}
+    model.gradient_checkpointing_enable()
+    model(pixels(), labels=torch.tensor([0, 1])).loss.backward()
+    assert {name for name, weight in model.named_parameters() if weight.grad is not None} == trained
+    torch.optim.AdamW(model.parameters(), lr=0.1).step()
+    moved = {name for name, weight in model.named_parameters() if not torch.equal(weight, before[name])}
+    assert moved == trained
+    model.save_pretrained(tmp_path)
+    loaded = IlaForVideoClassification.from_pretrained(tmp_path)
+    assert {name for name, weight in loaded.named_parameters() if weight.requires_grad} == trained
+    loaded.freeze_vision_model(False)
+    assert all(weight.requires_grad for weight in loaded.vision_model.parameters())
+    assert loaded.visual_projection.weight.requires_grad and not loaded.config.freeze_vision_model
+
+
 # --- forward ---------------------------------------------------------------------------------------------------------
 
 

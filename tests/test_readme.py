@@ -11,7 +11,7 @@ import pytest
 from hub_stand_in import HubStandIn
 from test_checkpoint_files import save_release
 from test_conversion import WIDE_TEXT, WIDE_VISION
-from tiny_models import save_clip, tiny_config
+from tiny_models import save_clip, save_vit, tiny_config
 
 from transformers_ila import IlaForVideoClassification
 from transformers_ila.conversion import to_released_state_dict
@@ -32,6 +32,7 @@ def examples():
 def place(tmp_path_factory):
     root = tmp_path_factory.mktemp("readme")
     save_clip(root / "openai" / "clip-vit-base-patch16")
+    save_vit(root / "google" / "vit-base-patch16-224-in21k")
     write_folder(root / "path" / "to" / "videos", 48, seed=0)
     write_mp4(root / "video.mp4", next(make_videos(1, seed=1)).frames)
     return root
@@ -61,8 +62,9 @@ def run_command(script, place, environment):
 def test_the_examples_run_one_after_the_other(place):
     """Every Python example, then the commands on what they made; the Hub is a stand-in, the release's file small."""
     code = examples()
-    assert list(code) == ["session", "trainer", "pipeline", "export", "reading"]
+    assert list(code) == ["session", "vit", "trainer", "pipeline", "export", "reading"]
     assert run(code["session"], place).startswith("tensor([[")
+    assert run(code["vit"], place) == "torch.Size([1, 2]) linear\n"
     run(code["trainer"].replace("num_train_epochs=10", "num_train_epochs=1"), place)
     assert "'label'" in run(code["pipeline"], place)
     run(code["export"], place)

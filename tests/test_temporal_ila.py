@@ -25,6 +25,7 @@ FORMS |= {
     "ila middle residual": {"alignment_pairing": "middle", "alignment_fusion": "residual"},
     "ila middle interaction": {"alignment_pairing": "middle", "alignment_fusion": "interaction"},
     "ila windows": {"alignment_operator": "window_attention"},
+    "ila on a ViT": {"patch_bias": True, "pre_layer_norm": False},
 }
 EXACT, CLOSE = 1e-12, 1e-5  # float64, float32
 
@@ -78,7 +79,7 @@ def test_any_form_trains_on_any_grid(form, frames, size):
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_saved_loaded_cast_compiled_and_checkpointed(form, tmp_path):
+def test_saved_loaded_cast_and_checkpointed(form, tmp_path):
     torch.manual_seed(0)
     model = IlaForVideoClassification(tiny_config(**{"gta_groups": 4, "num_labels": 3, **FORMS[form]})).eval()
     with torch.no_grad():
@@ -92,6 +93,9 @@ def test_saved_loaded_cast_compiled_and_checkpointed(form, tmp_path):
         assert torch.equal(loaded(pixels).logits, expected)
         half = IlaForVideoClassification.from_pretrained(tmp_path, dtype=torch.bfloat16).eval()
         assert half(pixels.bfloat16()).logits.isfinite().all()
+    half.train()(pixels.bfloat16(), labels=labels).loss.backward()
+    trained = {name: weight.grad for name, weight in half.named_parameters() if weight.requires_grad}
+    assert [name for name, gradient in trained.items() if gradient is None or not gradient.isfinite().all()] == []
     loaded.gradient_checkpointing_enable()
     gradients = []
     for each in (model, loaded):
@@ -103,6 +107,66 @@ def test_saved_loaded_cast_compiled_and_checkpointed(form, tmp_path):
     assert gradients[0].keys() == gradients[1].keys()
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-4, atol=1e-6)
+
+
+def form_of(form):
+    """A small classifier whose module acts."""
+    torch.manual_seed(0)
+    fields = {"gta_groups": 4, "num_labels": 3, "classification_head": "linear", **FORMS[form]}
+    model = IlaForVideoClassification(tiny_config(**fields)).eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(0.02 * torch.randn_like(weight))
+    return model
+
+
+def any_batch(videos):
+    """Pixels whose first axis compiled code must take at any size."""
+    pixels = torch.randn(videos, 4, 3, 28, 28)
+    torch._dynamo.mark_dynamic(pixels, 0)
+    return pixels
+
+
+# ATA matches on the CPU, which no compiler reads: one place, that every layer comes by. Each of the calls that lead
+# there ends a graph, which makes so many, whatever the number of layers (torch 2.15).
+ATA_GRAPHS = 7
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", FORMS)
+def test_one_graph_for_any_batch(form):
+    """Compiled it is the same, without a break but ATA's, and other batch sizes compile nothing anew."""
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    model, matched = form_of(form), FORMS[form].get("temporal_module") == "ata"
+    compiled = torch.compile(model, backend="eager", fullgraph=not matched)
+    graphs = []
+    with torch.no_grad():
+        for videos in (2, 3, 5):
+            pixels = any_batch(videos)
+            torch.testing.assert_close(compiled(pixels).logits, model(pixels).logits, rtol=CLOSE, atol=CLOSE)
+            graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+    breaks = torch._dynamo.utils.counters["graph_break"]
+    assert all("aligned_routes" in reason for reason in breaks) and bool(breaks) == matched
+    # behind a break the mark on the batch is lost: of ATA's the second size makes graphs for all sizes
+    assert graphs == ([ATA_GRAPHS, 2 * ATA_GRAPHS, 2 * ATA_GRAPHS] if matched else [1, 1, 1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", FORMS)
+def test_compiled_training_has_the_same_gradients_and_statistics(form):
+    torch._dynamo.reset()
+    models = [form_of(form).train() for _ in range(2)]
+    fullgraph = FORMS[form].get("temporal_module") != "ata"
+    steps = [torch.compile(models[0], backend="aot_eager", fullgraph=fullgraph), models[1]]
+    pixels = torch.randn(2, 4, 3, 28, 28)
+    for step in steps:
+        torch.manual_seed(0)
+        step(pixels, labels=torch.tensor([0, 2])).loss.backward()
+    for (name, weight), expected in zip(models[0].named_parameters(), models[1].parameters()):
+        torch.testing.assert_close(weight.grad, expected.grad, rtol=1e-4, atol=1e-6, msg=name)
+    for (name, buffer), expected in zip(models[0].named_buffers(), models[1].buffers()):
+        torch.testing.assert_close(buffer, expected, msg=name)
 
 
 @pytest.mark.parametrize("name", ["shift", "divided", "ata", "gta", "interaction"])

@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
+import torch
+from transformers import CLIPConfig, CLIPModel, CLIPTokenizer, ViTConfig, ViTModel
 
 from transformers_ila import IlaConfig
 
@@ -64,3 +65,13 @@ def save_clip(folder: Path, *, tokenizer: bool = True, **text_fields: Any) -> Pa
     if tokenizer:
         byte_tokenizer(Path(folder))
     return Path(folder)
+
+
+def save_vit(folder: Path, kind: Any = ViTModel, **fields: Any) -> Any:
+    """A ViT with random weights everywhere, as its `save_pretrained` writes it to `folder`; returns it."""
+    vit = kind(ViTConfig(**{**TINY_VISION, **fields})).eval()
+    generator = torch.Generator().manual_seed(0)
+    for weight in vit.parameters():
+        weight.data += 0.1 * torch.randn(weight.shape, generator=generator)
+    vit.save_pretrained(folder)
+    return vit

@@ -159,7 +159,7 @@ class Weights:
 OWN_WEIGHTS = Weights(
     origin="",
     licence="The code is Apache-2.0. Nobody has stated a licence for the weights; weights that started from CLIP's or "
-    "were trained on a data set are under the terms of those too.",
+    "a ViT's, or were trained on a data set, are under the terms of those too.",
 )
 CLIP_WEIGHTS = Weights(
     origin="The towers are OpenAI's CLIP; every other weight is new and untrained, so its labels mean nothing before "
@@ -234,7 +234,7 @@ def model_card(
         **weights.metadata,
         library_name="transformers",
         pipeline_tag="video-classification",
-        tags=["ila", "video-classification", "clip", "custom_code"],
+        tags=["ila", "video-classification", _tower(config).lower(), "custom_code"],
         model_name=model_name,
         eval_results=_eval_results([r for r in results if in_index or r.origin == "measured"]) or None,
     )
@@ -249,7 +249,7 @@ def model_card(
         network=_network(config),
         data="\n".join(part for part in (data_note and f"- {data_note}", _data(config, processor)) if part),
         num_labels=len(_class_names(config)),
-        limits="\n".join(f"- {limit}" for limit in (*LIMITS, *weights.limits)),
+        limits="\n".join(f"- {limit}" for limit in (*LIMITS, _biases(config), *weights.limits)),
         licence=weights.licence,
         citation=CITATION,
     )
@@ -263,8 +263,6 @@ USAGE_NOTE = (
 LIMITS = (
     "Every video gets one of the labels, also one that shows none; a score is not a probability of being right.",
     "A clip is a few frames from the whole video: what happens between them is not seen, long videos need cutting.",
-    "Sound and text are not used. Biases of CLIP's training data and of the data set are in the model; it must not "
-    "decide about people.",
 )
 
 
@@ -416,10 +414,21 @@ def _class_names(config: IlaConfig) -> list[str]:
     return [name for name in names if not is_unused(name)]
 
 
+def _biases(config: IlaConfig) -> str:
+    return (
+        f"Sound and text are not used. Biases of {_tower(config)}'s training data and of the data set are in the "
+        "model; it must not decide about people."
+    )
+
+
+def _tower(config: IlaConfig) -> str:
+    return "CLIP" if config.vision_config.pre_layer_norm else "ViT"
+
+
 def _summary(config: IlaConfig) -> str:
     head = "compared with the class names" if config.classification_head == "text" else "given to a linear head"
     return (
-        f"ILA: CLIP turned into a video recogniser by aligning neighbouring frames ({PAPER}). "
+        f"ILA: {_tower(config)} turned into a video recogniser by aligning neighbouring frames ({PAPER}). "
         f"{config.num_frames} frames of {config.vision_config.image_size} pixels become one vector that is {head}."
     )
 

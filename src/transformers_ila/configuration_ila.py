@@ -2,7 +2,7 @@
 
 `IlaConfig` is `CLIPConfig` with two sub-configurations of our own. A CLIP checkpoint's `config.json` loads as it is:
 what CLIP does not know takes the defaults below, which are the paper's (Implicit Temporal Modeling with Learnable
-Alignment for Video Recognition, ICCV 2023).
+Alignment for Video Recognition, ICCV 2023). That of an ImageNet ViT loads too (`vit_ila.py`).
 """
 
 import copy
@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
+
+from .vit_ila import config_dict_of_vit
 
 
 # The four CLIP towers of the paper's Table 1: size -> (vision fields, text fields, projection_dim).
@@ -72,6 +74,11 @@ class IlaVisionConfig(CLIPVisionConfig):
         ata_dealignment: of "ata": put patches back where they were after the attention over time.
         gta_groups, gta_regions: of "gta": groups of channels, and as many heads; regions of a frame, `None` for D / 8.
         drop_path_rate: stochastic depth, rising linearly from 0 in the first layer to this rate in the last.
+        patch_bias: the patch embedding has a bias: `False` in CLIP, `True` in a ViT (Table 10).
+        pre_layer_norm: what enters the layers is normalised, as in CLIP. `False` in a ViT, which normalises all tokens
+            behind them instead: `last_hidden_state` is that.
+        image_normalization: "image_mean" and "image_std" that the weights were made for, `None` for CLIP's;
+            `IlaVideoProcessor.for_model` takes them from here.
     """
 
     model_type = "ila_vision_model"
@@ -99,17 +106,24 @@ class IlaVisionConfig(CLIPVisionConfig):
     gta_groups: int = 8
     gta_regions: int | None = None
     drop_path_rate: float | int = 0.0
+    patch_bias: bool = False
+    pre_layer_norm: bool = True
+    image_normalization: dict[str, list[float] | tuple[float, ...]] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         kwargs.pop("model_type", None)
         super().__post_init__(**kwargs)
 
     @classmethod
-    def get_config_dict(cls, *args: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        config_dict, kwargs = super().get_config_dict(*args, **kwargs)
+    def get_config_dict(
+        cls, pretrained_model_name_or_path: Any, **kwargs: Any
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        config_dict, unused = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        if config_dict.get("model_type") == "vit":
+            config_dict = config_dict_of_vit(config_dict, pretrained_model_name_or_path, **kwargs)
         if "vision_config" in config_dict:  # of both towers, CLIP's or ours
             config_dict = IlaConfig.from_dict(config_dict).vision_config.to_dict()
-        return config_dict, kwargs
+        return config_dict, unused
 
     @property
     def temporal_layers(self) -> tuple[int, ...]:
@@ -126,6 +140,9 @@ class IlaVisionConfig(CLIPVisionConfig):
         _require(self.patch_size >= 1, field="patch_size", value=self.patch_size, allowed="1 or more")
         allowed = f"at least patch_size={self.patch_size}"
         _require(self.image_size >= self.patch_size, field="image_size", value=self.image_size, allowed=allowed)
+        found, names = self.image_normalization, {"image_mean", "image_std"}
+        allowed = "None or a dictionary of image_mean and image_std"
+        _require(found is None or set(found) == names, field="image_normalization", value=found, allowed=allowed)
 
     def validate_frames(self) -> None:
         _require(self.num_frames >= 1, field="num_frames", value=self.num_frames, allowed="1 or more")
@@ -184,6 +201,7 @@ class IlaConfig(CLIPConfig):
         prompt_num_attention_heads: `None` for E / 64.
         prompt_hidden_act, prompt_attention_dropout, prompt_projection_dropout: of the prompt generator.
         freeze_text_model: the text tower takes no gradient, and its features of the classes are computed once.
+        freeze_vision_model: the vision tower that was loaded takes no gradient; what is new in its layers does.
         class_features: "tokens": class names go through the text tower. "embeddings": ready text features are stored
             (`IlaForVideoClassification.set_class_embeddings`).
         classifier_dropout: of the linear head.
@@ -224,6 +242,7 @@ class IlaConfig(CLIPConfig):
     prompt_attention_dropout: float | int = 0.0
     prompt_projection_dropout: float | int = 0.0
     freeze_text_model: bool = True
+    freeze_vision_model: bool = False
     class_features: Literal["tokens", "embeddings"] = "tokens"
     classifier_dropout: float | int = 0.5
     alignment_loss_weight: float | int = 1.0
@@ -256,11 +275,15 @@ class IlaConfig(CLIPConfig):
         self.vision_config.num_frames = value
 
     @classmethod
-    def get_config_dict(cls, *args: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        config_dict, kwargs = super().get_config_dict(*args, **kwargs)
+    def get_config_dict(
+        cls, pretrained_model_name_or_path: Any, **kwargs: Any
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        config_dict, unused = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
         if config_dict.get("model_type") == "clip":  # expected here, so no warning about another model's type
             config_dict = {**config_dict, "model_type": cls.model_type}
-        return config_dict, kwargs
+        if config_dict.get("model_type") == "vit":
+            config_dict = config_dict_of_vit(config_dict, pretrained_model_name_or_path, **kwargs)
+        return config_dict, unused
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> "IlaConfig":

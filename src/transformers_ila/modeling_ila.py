@@ -39,14 +39,29 @@ from .class_names_ila import check_labels, given_labels, load_tokenizer, placeho
 from .configuration_ila import IlaConfig, IlaVisionConfig
 from .layers_ila import IlaVisionEncoder
 from .outputs_ila import IlaOutput, IlaVideoClassifierOutput, IlaVisionModelOutput
-from .pretrained_ila import SOURCE_ARGUMENTS, IlaPreTrainedModel, Projection
-from .temporal_ila import HAS_FRAME_POSITIONS
+from .pretrained_ila import IlaPreTrainedModel, Projection
+from .temporal_ila import HAS_FRAME_POSITIONS, NEW_IN_TOWER
+from .vit_ila import SOURCE_ARGUMENTS
 
 
 logger = logging.get_logger(__name__)
 
 # Arguments of `save_pretrained` that say where on the Hub the files go.
 UPLOAD_ARGUMENTS = ("push_to_hub", "repo_id", "commit_message", "token", "private", "create_pr", "revision")
+
+
+class IlaVisionEmbeddings(CLIPVisionEmbeddings):
+    """CLIP's, or with `patch_bias` a ViT's."""
+
+    def __init__(self, config: IlaVisionConfig) -> None:
+        super().__init__(config)
+        if config.patch_bias:
+            size = config.patch_size
+            self.patch_embedding = nn.Conv2d(config.num_channels, config.hidden_size, kernel_size=size, stride=size)
+
+    def init_own_weights(self, factor: float) -> None:
+        if self.patch_embedding.bias is not None:
+            init.zeros_(self.patch_embedding.bias)
 
 
 class IlaVisionModel(IlaPreTrainedModel):
@@ -62,10 +77,12 @@ class IlaVisionModel(IlaPreTrainedModel):
 
     def __init__(self, config: IlaVisionConfig) -> None:
         super().__init__(config)
-        self.embeddings = CLIPVisionEmbeddings(config)
+        self.embeddings = IlaVisionEmbeddings(config)
         if config.temporal_layers and config.temporal_module in HAS_FRAME_POSITIONS:
             self.time_embedding = nn.Parameter(torch.empty(config.num_frames, config.hidden_size))
-        self.pre_layrnorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.pre_layrnorm: nn.Module = nn.Identity()
+        if config.pre_layer_norm:
+            self.pre_layrnorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.encoder = IlaVisionEncoder(config)
         self.post_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.post_init()
@@ -101,9 +118,10 @@ class IlaVisionModel(IlaPreTrainedModel):
             hidden_states = hidden_states + self.time_embedding[:, None]
         hidden_states = self.pre_layrnorm(hidden_states)
         hidden_states, losses, alignments = self.encoder(hidden_states, grid, **kwargs)
+        normed = self.post_layernorm(hidden_states[:, :, :1] if self.config.pre_layer_norm else hidden_states)
         output = IlaVisionModelOutput(
-            last_hidden_state=hidden_states,
-            pooler_output=self.post_layernorm(hidden_states[:, :, 0]),  # (B, T, D)
+            last_hidden_state=hidden_states if self.config.pre_layer_norm else normed,
+            pooler_output=normed[:, :, 0],  # (B, T, D)
             alignment_loss=torch.stack(losses).sum() if losses else None,
         )
         if output_alignment:
@@ -338,7 +356,7 @@ class IlaForVideoClassification(IlaModel):
             self.register_buffer("class_embeds", torch.zeros(config.num_labels, config.projection_dim))
         else:
             self.register_buffer("class_input_ids", placeholder_class_input_ids(config))
-        self.freeze_text_model(config.freeze_text_model)
+        self._freeze_as_configured()
         self.post_init()
 
     def init_own_weights(self, factor: float) -> None:
@@ -357,22 +375,24 @@ class IlaForVideoClassification(IlaModel):
         tokenizer: PreTrainedTokenizerBase | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Load an ILA or CLIP checkpoint, optionally for other classes.
+        """Load an ILA, CLIP or ViT checkpoint, optionally for other classes.
 
         Args:
-            pretrained_model_name_or_path: folder or Hub id of an ILA or CLIP checkpoint.
+            pretrained_model_name_or_path: folder or Hub id of an ILA or CLIP checkpoint, or of an ImageNet ViT
+                (`google/vit-base-patch16-224-in21k`; Table 10), which gets a linear head.
             labels: class names. Sets `id2label` and `label2id`, and the text head's tokens.
             tokenizer: of the text tower, or where to load it from; by default the checkpoint's own.
             kwargs: of `PreTrainedModel.from_pretrained`, and any configuration field.
 
         Raises:
-            ValueError: `labels` for a text head without a tokenizer, or labels that are no list of different names.
+            ValueError: `labels` for a text head without a tokenizer, labels that are no list of different names, or a
+                text head for a ViT.
         """
         wants_info = kwargs.pop("output_loading_info", False)
         kwargs["output_loading_info"] = True
         source = {name: kwargs[name] for name in SOURCE_ARGUMENTS if name in kwargs}
         model, info = super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
-        model.freeze_text_model(model.config.freeze_text_model)  # loading made every weight trainable
+        model._freeze_as_configured()  # loading made every weight trainable
         model._source = source
         model.tokenizer = tokenizer if not isinstance(tokenizer, (str, os.PathLike)) else load_tokenizer(tokenizer)
         if labels is None and "class_input_ids" in info["missing_keys"]:  # a CLIP checkpoint
@@ -410,6 +430,22 @@ class IlaForVideoClassification(IlaModel):
         if self.config.classification_head == "text":
             self.text_model.requires_grad_(not freeze)
             self.text_projection.requires_grad_(not freeze)
+
+    def freeze_vision_model(self, freeze: bool = True) -> None:
+        """Stop (or with `False` resume) training the vision tower and its projection, as on Something-Something V2.
+
+        What no image tower has stays trainable: temporal modules, frame positions, frame integration, prompts, heads.
+        """
+        self.config.freeze_vision_model = freeze
+        for name, weight in self.vision_model.named_parameters():
+            if not any(part in name for part in NEW_IN_TOWER):
+                weight.requires_grad_(not freeze)
+        self.visual_projection.requires_grad_(not freeze)
+
+    def _freeze_as_configured(self) -> None:
+        self.freeze_text_model(self.config.freeze_text_model)
+        if self.config.freeze_vision_model:
+            self.freeze_vision_model()
 
     def set_labels(self, labels: Sequence[str], tokenizer: PreTrainedTokenizerBase | None = None) -> None:
         """Name the classes anew.

@@ -12,7 +12,7 @@ from transformers.utils import ModelOutput
 class IlaVisionModelOutput(ModelOutput):
     """Output of the vision tower and of `get_video_features`.
 
-    last_hidden_state: (B, T, L, D).
+    last_hidden_state: (B, T, L, D), of a ViT after the last layer norm, as CLIP's and ViT's own models have it.
     pooler_output: class token of every frame after the last layer norm, (B, T, D); of `get_video_features`: (B, E).
     alignment_loss: sum over layers of the mean over pairs of 1 - cosine (Eq. 10 up to a constant and gamma), scalar;
         `None` where nothing is aligned.

@@ -26,12 +26,13 @@ from .positions_ila import (
 )
 from .shipped_code_ila import save_code
 from .temporal_ila import ZeroLinear
+from .vit_ila import SOURCE_ARGUMENTS, check_config_for_vit, is_vit, state_dict_of_vit
 
 
 logger = logging.get_logger(__name__)
 
-# Arguments of `from_pretrained` that say where the files are.
-SOURCE_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
+# And which of them are read.
+FILE_ARGUMENTS = ("use_safetensors", "variant", "weights_only")
 
 MEMORY_ALIGNMENT = 64  # bytes, as torch allocates
 
@@ -47,7 +48,7 @@ class IlaPreTrainedModel(CLIPPreTrainedModel):
     config_class = IlaConfig
     base_model_prefix = "ila"
     input_modalities: tuple[str, ...] = ("video", "text")
-    _no_split_modules = ["CLIPTextEmbeddings", "CLIPEncoderLayer", "CLIPVisionEmbeddings", "IlaEncoderLayer"]
+    _no_split_modules = ["CLIPTextEmbeddings", "CLIPEncoderLayer", "IlaVisionEmbeddings", "IlaEncoderLayer"]
     # Half precision spoils running statistics; the count of batches beside them is an integer and stays one.
     _keep_in_fp32_modules_strict = [f"batch_norm.{name}" for name in ("weight", "bias", "running_mean", "running_var")]
     _can_record_outputs = {  # of a temporal module's attention nothing is recorded
@@ -78,32 +79,41 @@ class IlaPreTrainedModel(CLIPPreTrainedModel):
     def from_pretrained(
         cls, pretrained_model_name_or_path: Any, *model_args: Any, config: Any = None, **kwargs: Any
     ) -> Any:
-        """`PreTrainedModel.from_pretrained`; another `num_frames` or `image_size` than the checkpoint's interpolates
-        the position embeddings and says so.
+        """`PreTrainedModel.from_pretrained`, also of CLIP's and ViT's checkpoints; another `num_frames` or
+        `image_size` than the checkpoint's interpolates the position embeddings and says so.
         """
         if isinstance(config, PreTrainedConfig) and config.model_type in ("clip", "clip_vision_model"):
             config = cls.config_class.from_dict(config.to_dict())
+        source = {name: kwargs[name] for name in SOURCE_ARGUMENTS if name in kwargs}
+        vit = pretrained_model_name_or_path is not None and is_vit(pretrained_model_name_or_path, **source)
         asks_for_size = isinstance(config, PreTrainedConfig) or not {"num_frames", "image_size"}.isdisjoint(kwargs)
-        if pretrained_model_name_or_path is None or not asks_for_size:
+        if pretrained_model_name_or_path is None or not (asks_for_size or vit):
             loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, config=config, **kwargs)
             model: Any = loaded[0] if isinstance(loaded, tuple) else loaded
             if pretrained_model_name_or_path is None:
                 model.name_or_path = ""  # and not "None", where its tokenizer would be looked for
             align_memory(model)
             return loaded
-        source = {name: kwargs[name] for name in SOURCE_ARGUMENTS if name in kwargs}
         if not isinstance(config, PreTrainedConfig):
-            path = config if config is not None else pretrained_model_name_or_path
-            config, kwargs = cls.config_class.from_pretrained(path, return_unused_kwargs=True, **kwargs)
-            kwargs = {**kwargs, **source}
+            origin = config if config is not None else pretrained_model_name_or_path
+            # as "auto" it is none of a configuration
+            dtype: dict[str, Any] = {name: kwargs.pop(name) for name in ("dtype", "torch_dtype") if name in kwargs}
+            config, kwargs = cls.config_class.from_pretrained(origin, return_unused_kwargs=True, **kwargs)
+            kwargs = {**kwargs, **source, **dtype}
         wanted = vision_sizes(config)
         config = copy.deepcopy(config)
         stored = cls.config_class.get_config_dict(pretrained_model_name_or_path, **source)[0]
         if stored.get("weights_origin"):  # it is the weights', whatever configuration they are put into
             config.weights_origin = stored["weights_origin"]
         set_vision_sizes(config, stored_sizes(cls.config_class, pretrained_model_name_or_path, wanted, **source))
-        loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, config=config, **kwargs)
+        path = pretrained_model_name_or_path
+        if vit:
+            check_config_for_vit(config, path)
+            options = {name: kwargs.pop(name) for name in FILE_ARGUMENTS if name in kwargs}
+            path, kwargs["state_dict"] = None, state_dict_of_vit(path, **source, **options)
+        loaded = super().from_pretrained(path, *model_args, config=config, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
+        model.name_or_path = model.config.name_or_path = str(pretrained_model_name_or_path)
         model.resize_positions(**wanted)
         align_memory(model)
         return loaded

@@ -286,3 +286,4 @@ TEMPORAL_MODULES = {
     "gta": GlobalTemporalAttention,
 }
 HAS_FRAME_POSITIONS = ("divided", "joint", "ata")
+NEW_IN_TOWER = (".temporal.", "time_embedding")  # parts of the names of what an image tower does not have

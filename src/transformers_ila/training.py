@@ -32,6 +32,7 @@ from .metrics import mean_average_precision
 from .moving_average import MovingAverage
 from .sigterm import with_outliving_workers
 from .synchronised_norm import synchronise_batch_norm
+from .temporal_ila import NEW_IN_TOWER
 from .training_callbacks import DataEpoch, JitterDecay, StopOnSignal
 from .training_data import IGNORED, UNREADABLE, ClipCollator, EpochOrder, TrainingClips
 from .training_shards import ShardClips
@@ -41,7 +42,7 @@ from .whole_checkpoints import agree_on, last_complete_checkpoint, mark_complete
 
 logger = logging.getLogger(__name__)
 
-NEW_PARTS = (".temporal.", "time_embedding", "mit.", "prompts_", "classifier")  # what CLIP does not have
+NEW_PARTS = (*NEW_IN_TOWER, "mit.", "prompts_", "classifier")  # what CLIP does not have
 SCALARS = ("logit_scale",)  # parameters without any dimension
 
 

@@ -241,7 +241,8 @@ class IlaVideoProcessor(BaseVideoProcessor):
     def for_model(cls, config: Any, **kwargs: Any) -> "IlaVideoProcessor":
         """The processor that feeds a model of this configuration (`IlaConfig` or `IlaVisionConfig`).
 
-        Frame count and crop follow the configuration, the short side the paper's 256 : 224; `kwargs` win over both.
+        Frame count, crop and pixel normalisation follow the configuration, the short side the paper's 256 : 224;
+        `kwargs` win over all.
         """
         config = getattr(config, "config", config)
         vision = getattr(config, "vision_config", None) or config
@@ -252,6 +253,7 @@ class IlaVideoProcessor(BaseVideoProcessor):
             "crop_size": {"height": height, "width": width},
             "size": {"shortest_edge": round(max(height, width) * RESIZE_RATIO)},
         }
+        defaults |= getattr(vision, "image_normalization", None) or {}
         return cls(**{**defaults, **kwargs})
 
     def preprocess(self, videos: Any, **kwargs: Unpack[IlaVideoProcessorKwargs]) -> BatchFeature:
