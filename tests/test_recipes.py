@@ -22,7 +22,11 @@ from transformers_ila.recipes import (
 from transformers_ila.training import IlaTrainer, parameter_groups
 
 
-RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
+RECIPES = sorted(
+    file
+    for file in (Path(__file__).parents[1] / "recipes").glob("*.yaml")
+    if not file.stem.startswith("ablation_")  # read by `read_ablation`
+)
 OPTIONS = ["--use_cpu", "true", "--report_to", "none"]
 BATCH = ["--global_batch_size", "8", "--per_device_train_batch_size", "4"]
 

@@ -25,6 +25,7 @@ from torch.nn import functional as F
 from .complexity import count
 from .configuration_ila import IlaConfig
 from .modeling_ila import IlaForVideoClassification
+from .temporal_ila import aligned_routes
 
 
 TEMPERATURE = 0.1  # of `shared_information`
@@ -99,6 +100,22 @@ def growth(config: IlaConfig, *, frames: Sequence[int] = (16, 32, 64), grids: Se
     return Growth(module_gmacs(config), in_frames, in_patches)
 
 
+def matching_exponents(
+    *, frames: Sequence[int] = (8, 16, 32), patches: Sequence[int] = (196, 400, 784), rounds: int = 3
+) -> tuple[float, float]:
+    """How the seconds of ATA's matching, which multiplies nothing, grow with frames and with patches (h w).
+
+    Table 15 has T h^3 w^3, the Hungarian method's worst case. Random features; medians of `rounds`.
+    """
+
+    def seconds(num_frames: int, num_patches: int) -> float:
+        features = torch.randn(1, num_frames, num_patches, 64, generator=torch.Generator().manual_seed(0))
+        return median_times([lambda: aligned_routes(features)], rounds=rounds, device=torch.device("cpu"))[0]
+
+    in_frames = fitted_exponent([number - 1 for number in frames], [seconds(number, patches[0]) for number in frames])
+    return in_frames, fitted_exponent(patches, [seconds(frames[0], number) for number in patches])
+
+
 def fitted_exponent(sizes: Sequence[float], costs: Sequence[float]) -> float:
     """Slope of log cost over log size by least squares; nan where something costs nothing.
 
@@ -114,31 +131,58 @@ def fitted_exponent(sizes: Sequence[float], costs: Sequence[float]) -> float:
 
 
 class Cost(NamedTuple):
-    """GMACs and parameters (millions) as `complexity.count` has them; milliseconds for one clip, the median."""
+    """What a model costs for one clip.
+
+    gmacs, parameters (millions): as `complexity.count` has them. milliseconds: of a forward pass, the median.
+    times_plain: the same over that of plain frames, measured in turns. memory: MiB that a training step keeps for its
+    backward pass, weights not counted.
+    """
 
     gmacs: float
     parameters: float
     milliseconds: float
+    times_plain: float
+    memory: float
 
 
 def cost(config: IlaConfig, *, rounds: int = 5, device: str | torch.device = "cpu") -> Cost:
     """Cost of a model with random weights on one random clip, class features computed before."""
-    complexity = count(config)
-    model = IlaForVideoClassification(config).eval().to(device)
-    vision = config.vision_config
+    complexity, vision = count(config), config.vision_config
+    plain = IlaConfig.from_dict({**config.to_dict(), "temporal_module": "none"})
     clip = torch.randn(1, vision.num_frames, 3, vision.image_size, vision.image_size, device=device)
+    model, beside = (IlaForVideoClassification(one).eval().to(device) for one in (config, plain))
     with torch.no_grad():
-        milliseconds = median_time(lambda: model(clip), rounds=rounds, device=torch.device(device)) * 1000
-    return Cost(complexity.gmacs, complexity.parameters, milliseconds)
+        calls = [lambda: model(clip), lambda: beside(clip)]
+        own, others = median_times(calls, rounds=rounds, device=torch.device(device))
+    memory = kept_for_backward(model.train(), clip)
+    return Cost(complexity.gmacs, complexity.parameters, own * 1000, own / others, memory)
 
 
-def median_time(call: Callable[[], Any], *, rounds: int, device: torch.device) -> float:
-    """Seconds, the median of `rounds` calls after one that does not count."""
-    times = []
+def median_times(calls: Sequence[Callable[[], Any]], *, rounds: int, device: torch.device) -> list[float]:
+    """Seconds of each, the medians of `rounds` rounds in which they take turns, after one that does not count."""
+    times: list[list[float]] = [[] for _ in calls]
     for _ in range(rounds + 1):
-        started = time.perf_counter()
-        call()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        times.append(time.perf_counter() - started)
-    return statistics.median(times[1:])
+        for call, own in zip(calls, times):
+            started = time.perf_counter()
+            call()
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            own.append(time.perf_counter() - started)
+    return [statistics.median(own[1:]) for own in times]
+
+
+def kept_for_backward(model: IlaForVideoClassification, pixel_values: torch.Tensor) -> float:
+    """MiB of different storages, weights and input not counted, that autograd keeps of one forward pass."""
+    own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers(), pixel_values)}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        logits = model(pixel_values).logits  # what is kept lives as long as this
+    del logits
+    return sum(kept.values()) / 2**20

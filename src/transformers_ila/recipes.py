@@ -128,7 +128,7 @@ def config_of(recipe: RecipeArguments, class_names: Sequence[str]) -> IlaConfig:
     """Of a recipe's tower, without any weights."""
     _check_tower(recipe)
     labels = {"id2label": dict(enumerate(class_names)), "label2id": {name: i for i, name in enumerate(class_names)}}
-    return IlaConfig.from_clip_size(recipe.tower, **labels, **_known(recipe.model_fields()))
+    return IlaConfig.from_clip_size(recipe.tower, **labels, **known_fields(recipe.model_fields()))
 
 
 def model_of(recipe: RecipeArguments, class_names: Sequence[str]) -> IlaForVideoClassification:
@@ -141,7 +141,7 @@ def model_of(recipe: RecipeArguments, class_names: Sequence[str]) -> IlaForVideo
     if recipe.clip is None:
         raise ValueError("`clip` must be the Hub id or the folder of weights to start from: --clip.")
     _check_tower(recipe)
-    wanted = _known(recipe.model_fields())
+    wanted = known_fields(recipe.model_fields())
     model = IlaForVideoClassification.from_pretrained(recipe.clip, labels=list(class_names), **wanted)
     vision = CLIP_SIZES[recipe.tower][0]
     found = {name: getattr(model.config.vision_config, name) for name in vision}
@@ -156,7 +156,7 @@ def _check_tower(recipe: RecipeArguments) -> None:
         raise ValueError(f"`tower` must be one of {', '.join(CLIP_SIZES)}, got {recipe.tower!r}.")
 
 
-def _known(wanted: dict[str, Any]) -> dict[str, Any]:
+def known_fields(wanted: dict[str, Any]) -> dict[str, Any]:
     """The same, if IlaConfig has all of them: it takes unknown ones for attributes."""
     allowed = {*IlaConfig().to_dict(), *_VISION_FIELDS}
     unknown = sorted(wanted.keys() - allowed)

@@ -1,0 +1,320 @@
+"""Ablations: variants of one model x seeds, each with the same start, data and budget, on MotionBench.
+
+What is unusual here:
+- A video is a choice among its own task's classes: the logits of other tasks take no part, neither in the loss nor in
+  the accuracy, so that a task's chance is 1 / its classes.
+- All variants begin from the same tower: CLIP's weights, or a small one that has learned single pictures
+  (`picture_tower.py`). Only what a seed draws differs between runs of a variant.
+- Every finished run is a file, so a broken ablation goes on, and several processes may share one folder.
+"""
+
+import hashlib
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from filelock import FileLock
+from transformers import set_seed
+from transformers.utils import logging
+
+from .analysis import last_patches, shared_information, transport_distance
+from .complexity import count
+from .configuration_ila import CLIP_SIZES, IlaConfig
+from .data import VideoFolder, find_videos
+from .evaluation import predict
+from .modeling_ila import IlaForVideoClassification
+from .motionbench import SIZES, TASKS, bench_labels, write_bench
+from .picture_tower import save_picture_tower, train_picture_tower
+from .recipes import known_fields
+from .training import IlaTrainer, IlaTrainingArguments
+from .video_processing_ila import IlaVideoProcessor
+
+
+logger = logging.get_logger(__name__)
+
+OTHER_TASKS = -1e4  # logit of a class of another task
+MEASURED = 64  # test videos whose frames are compared
+
+
+# -- what is compared ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """A file of `recipes/ablation_*.yaml`.
+
+    Fields:
+        variants: name -> fields of IlaConfig that make it.
+        model: fields of IlaConfig that all have.
+        training: fields of IlaTrainingArguments that all have.
+        seeds: of what is drawn: new weights, and the order of the videos.
+        bench, bench_seed, tasks: size, seed and tasks of MotionBench.
+        clip: weights to start from. None: a tower of `model` that learns single pictures first.
+        pictures: arguments of `train_picture_tower`.
+        cost_tower: one of CLIP's, for which costs are counted too.
+    """
+
+    variants: dict[str, dict[str, Any]]
+    model: dict[str, Any]
+    training: dict[str, Any]
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    bench: str = "minute"
+    bench_seed: int = 0
+    tasks: list[str] = field(default_factory=lambda: list(TASKS))
+    clip: str | None = None
+    pictures: dict[str, Any] = field(default_factory=dict)
+    cost_tower: str = "B/32"
+
+    def __post_init__(self) -> None:
+        allowed = {
+            "bench": (self.bench in SIZES, ", ".join(SIZES)),
+            "cost_tower": (self.cost_tower in CLIP_SIZES, ", ".join(CLIP_SIZES)),
+            "seeds": (bool(self.seeds) and len(set(self.seeds)) == len(self.seeds), "one or more, all different"),
+            "variants": (bool(self.variants), "one or more"),
+        }
+        for name, (good, values) in allowed.items():
+            if not good:
+                raise ValueError(f"`{name}` must be {values}, got {getattr(self, name)!r}.")
+        bench_labels(self.tasks)
+        for variant in self.variants.values():
+            known_fields({**self.model, **variant})
+
+    def fields_of(self, variant: str) -> dict[str, Any]:
+        """Of IlaConfig, the labels included."""
+        labels = bench_labels(self.tasks)
+        names = {"id2label": dict(enumerate(labels)), "label2id": {name: index for index, name in enumerate(labels)}}
+        return {**self.model, **self.variants[variant], **names}
+
+    def decided(self, variant: str) -> dict[str, Any]:
+        """What a run's result depends on, beside its seed."""
+        shared = {name: getattr(self, name) for name in ("bench", "bench_seed", "tasks", "clip", "pictures")}
+        training = {
+            name: value for name, value in self.training.items() if not name.startswith(("save_", "dataloader_"))
+        }
+        return {**shared, "training": training, "model": {**self.model, **self.variants[variant]}}
+
+
+def read_ablation(file: str | Path) -> Ablation:
+    """Read a YAML file.
+
+    Raises:
+        ValueError: no YAML mapping, unknown or missing keys, or values that are not allowed.
+        OSError: the file cannot be read.
+    """
+    try:
+        values = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{str(file)!r} is no YAML: {error}") from error
+    allowed = [entry.name for entry in fields(Ablation)]
+    if not isinstance(values, dict) or (unknown := sorted(map(str, values.keys() - set(allowed)))):
+        found = f"unknown {', '.join(unknown)}" if isinstance(values, dict) else type(values).__name__
+        raise ValueError(f"{str(file)!r} is no ablation: {found}; its keys are {', '.join(allowed)}.")
+    missing = [name for name in ("variants", "model", "training") if not isinstance(values.get(name), dict)]
+    if missing:
+        raise ValueError(f"{str(file)!r} must have {', '.join(missing)}, each `key: value` lines.")
+    return Ablation(**values)
+
+
+# -- where results lie -----------------------------------------------------------------------------------------------
+
+
+def result_file(folder: str | Path, variant: str, seed: int) -> Path:
+    name = "".join(letter if letter.isalnum() else "_" for letter in variant)
+    digest = hashlib.sha256(variant.encode()).hexdigest()[:6]  # two names may differ in signs only
+    return Path(folder) / "runs" / f"{name}-{digest}" / f"seed{seed}.json"
+
+
+def read_results(ablation: Ablation, folder: str | Path) -> list[dict[str, Any]]:
+    """Of the runs that are finished, in the order of the recipe.
+
+    Raises:
+        ValueError: a result of other numbers than the recipe's.
+    """
+    found = []
+    for seed in ablation.seeds:
+        for variant in ablation.variants:
+            file = result_file(folder, variant, seed)
+            if not file.is_file():
+                continue
+            result = json.loads(file.read_text(encoding="utf-8"))
+            now = json.loads(json.dumps(ablation.decided(variant)))
+            other = [key for key in now if result["decided"].get(key) != now[key]]
+            if other:
+                raise ValueError(
+                    f"{str(file)!r} is a result of another ablation ({', '.join(other)} differ): "
+                    "delete it, or name another folder."
+                )
+            found.append(result)
+    return found
+
+
+def write_json(file: Path, values: Any) -> None:
+    """As a whole or not at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    draft = file.with_name(f".{file.name}.part")
+    draft.write_text(json.dumps(values, indent=1), encoding="utf-8")
+    draft.replace(file)
+
+
+@contextmanager
+def alone(folder: str | Path, what: str) -> Iterator[None]:
+    """One process at a time; the others wait."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    with FileLock(Path(folder) / f".{what}.lock"):
+        yield
+
+
+# -- the same start and data for all ---------------------------------------------------------------------------------
+
+
+@dataclass
+class Start:
+    """What all runs share: weights to begin from, videos to learn from, and videos to be tested on."""
+
+    weights: str
+    processor: IlaVideoProcessor
+    training: VideoFolder
+    test: list[tuple[Path, int]]
+
+
+def prepare(ablation: Ablation, folder: str | Path, *, progress: Callable[[str], object] = logger.info) -> Start:
+    """Write the videos and train the picture tower, where that was not done before."""
+    folder = Path(folder)
+    with alone(folder, "prepare"):
+        progress(f"MotionBench, {ablation.bench}: {folder / 'bench'}")
+        splits = write_bench(folder / "bench", size=ablation.bench, seed=ablation.bench_seed, tasks=ablation.tasks)
+        weights = ablation.clip or str(folder / "tower")
+        if ablation.clip is None and not (folder / "tower" / "config.json").is_file():
+            started = time.perf_counter()
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+            tower = train_picture_tower(ablation.model, device=device, **ablation.pictures)
+            save_picture_tower(tower, folder / ".tower.part")
+            (folder / ".tower.part").rename(folder / "tower")
+            progress(f"A tower that has learned pictures, in {time.perf_counter() - started:.0f} s: {weights}")
+    config = IlaConfig.from_pretrained(weights, num_frames=ablation.model.get("num_frames", 8))
+    size = config.vision_config.image_size
+    processor = IlaVideoProcessor.for_model(config, size={"shortest_edge": size})
+    labels, training = find_videos(splits["train"])
+    assert labels == bench_labels(ablation.tasks)
+    return Start(weights, processor, VideoFolder(training, processor, keep=True), find_videos(splits["test"])[1])
+
+
+def start_model(ablation: Ablation, variant: str, weights: str) -> IlaForVideoClassification:
+    """New weights come from torch's generator; a text head without CLIP's words gets orthogonal class features."""
+    wanted = {name: value for name, value in ablation.fields_of(variant).items() if name != "vision_config"}
+    labels = list(wanted.pop("id2label").values())
+    del wanted["label2id"]
+    if wanted.get("classification_head") != "text" or ablation.clip is not None:
+        return IlaForVideoClassification.from_pretrained(weights, labels=labels, **wanted)
+    model = IlaForVideoClassification.from_pretrained(weights, class_features="embeddings", **wanted)
+    classes = torch.nn.init.orthogonal_(torch.empty(len(labels), model.config.projection_dim))
+    model.set_class_embeddings(classes, labels)
+    return model
+
+
+def own_classes(labels: Sequence[str]) -> torch.Tensor:
+    """(K, K) bool: which classes belong to the same task as each."""
+    tasks = [label.partition(", ")[0] for label in labels]
+    return torch.tensor([[one == other for other in tasks] for one in tasks])
+
+
+class TaskTrainer(IlaTrainer):
+    """`IlaTrainer` that asks for the class among those of the video's own task."""
+
+    def __init__(self, *args: Any, own: torch.Tensor, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.own = own
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        labels = inputs["labels"]
+        outputs = model(pixel_values=inputs["pixel_values"])
+        plain = self.accelerator.unwrap_model(self.model)
+        logits = outputs.logits.masked_fill(~self.own.to(labels.device)[labels], OTHER_TASKS)
+        outputs.loss = plain.add_alignment_loss(plain.classification_loss(logits, labels), outputs.alignment_loss)
+        if model.training:
+            self._count(outputs, len(labels))
+        return (outputs.loss, outputs) if return_outputs else outputs.loss
+
+
+# -- one run ---------------------------------------------------------------------------------------------------------
+
+
+def run(ablation: Ablation, variant: str, seed: int, start: Start, folder: str | Path) -> dict[str, Any]:
+    """Train, test and write the result of one variant and seed; what was finished before is read."""
+    file = result_file(folder, variant, seed)
+    checkpoints = file.with_suffix("")
+    started = time.perf_counter()
+    set_seed(seed)
+    model = start_model(ablation, variant, start.weights)
+    steps = ablation.training.get("max_steps", 0)
+    defaults: dict[str, Any] = {"report_to": "none", "save_strategy": "no", "disable_tqdm": True}
+    defaults["logging_steps"] = min(100, steps) if steps > 0 else 100
+    if not torch.accelerator.is_available():
+        defaults["use_cpu"] = True
+    arguments = IlaTrainingArguments(str(checkpoints), seed=seed, **{**defaults, **ablation.training})
+    own = own_classes(bench_labels(ablation.tasks))
+    trainer = TaskTrainer(model=model, args=arguments, train_dataset=start.training, own=own)
+    trainer.train(resume_from_checkpoint=checkpoints.is_dir() or None)
+    trained = time.perf_counter() - started
+    logs = [line for line in trainer.state.log_history if "classification_loss" in line]
+    result = {
+        "variant": variant,
+        "seed": seed,
+        "decided": ablation.decided(variant),
+        "train_seconds": trained,
+        "train_loss": logs[-1]["classification_loss"] if logs else None,
+        **test(model, start, own),
+    }
+    if trainer.is_world_process_zero():
+        write_json(file, result)
+    return result
+
+
+def test(model: IlaForVideoClassification, start: Start, own: torch.Tensor) -> dict[str, Any]:
+    """Accuracy of each task, as is and with the frames in another order, and what neighbouring frames share."""
+    found = predict(model, start.processor, start.test, batch_size=64, temporal_reliance=True)
+    by_order = {"as_is": found.logits, **found.reordered}
+    tasks = [model.config.id2label[index].partition(", ")[0] for index in range(model.config.num_labels)]
+    accuracy: dict[str, dict[str, float]] = {}
+    for order, logits in by_order.items():
+        right = logits.masked_fill(~own[found.labels], OTHER_TASKS).argmax(-1) == found.labels
+        of_task = np.array([tasks[label] for label in found.labels.tolist()])
+        accuracy[order] = {task: float(right.numpy()[of_task == task].mean()) for task in dict.fromkeys(tasks)}
+    step = max(1, len(start.test) // MEASURED)
+    clips = [start.processor(path, return_tensors="pt")["pixel_values"] for path, _ in start.test[::step][:MEASURED]]
+    patches = last_patches(model.eval(), torch.cat(clips).to(model.device))
+    return {
+        "accuracy": accuracy,
+        "transport_distance": float(transport_distance(patches).mean()),
+        "shared_information": float(shared_information(patches).mean()),
+    }
+
+
+def mean_accuracy(result: Mapping[str, Any], order: str = "as_is") -> float:
+    """Of the tasks, each counting once."""
+    return statistics.mean(result["accuracy"][order].values())
+
+
+# -- what variants cost ----------------------------------------------------------------------------------------------
+
+
+def config_for_cost(ablation: Ablation, variant: str) -> IlaConfig:
+    """The variant on `cost_tower`, with a head as in the paper's tables: class names, features computed before."""
+    changed = {name: value for name, value in ablation.variants[variant].items() if name != "vision_config"}
+    frames = ablation.model.get("num_frames", 8)
+    return IlaConfig.from_clip_size(ablation.cost_tower, **{"num_frames": frames, "num_labels": 400, **changed})
+
+
+def own_gmacs(ablation: Ablation, variant: str) -> float:
+    """Of the network that was trained; not where it began as a checkpoint's."""
+    return count(IlaConfig(**ablation.fields_of(variant))).gmacs
