@@ -12,6 +12,7 @@ from transformers import (
 )
 
 from .configuration_ila import IlaConfig, IlaTextConfig, IlaVisionConfig
+from .frozen_clip import FrozenClipConfig, FrozenClipForVideoClassification
 from .modeling_ila import IlaForVideoClassification, IlaModel, IlaPreTrainedModel, IlaVisionModel
 from .processing_ila import IlaProcessor
 from .timesformer import (
@@ -28,6 +29,8 @@ __all__ = [
     "AlignedTimesformerConfig",
     "AlignedTimesformerForVideoClassification",
     "AlignedTimesformerModel",
+    "FrozenClipConfig",
+    "FrozenClipForVideoClassification",
     "IlaConfig",
     "IlaForVideoClassification",
     "IlaModel",
@@ -59,3 +62,7 @@ AutoModelForVideoClassification.register(
     AlignedTimesformerConfig, AlignedTimesformerForVideoClassification, exist_ok=True
 )
 AutoVideoProcessor.register(AlignedTimesformerConfig, IlaVideoProcessor, exist_ok=True)
+
+AutoConfig.register("ila_frozen_clip", FrozenClipConfig, exist_ok=True)
+AutoModelForVideoClassification.register(FrozenClipConfig, FrozenClipForVideoClassification, exist_ok=True)
+AutoVideoProcessor.register(FrozenClipConfig, IlaVideoProcessor, exist_ok=True)

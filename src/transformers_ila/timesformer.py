@@ -80,6 +80,11 @@ class AlignedTimesformerConfig(TimesformerConfig):
             config_dict = {**config_dict, "model_type": cls.model_type}
         return config_dict, kwargs
 
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> "AlignedTimesformerConfig":
+        given = {name: kwargs.pop(name) for name in cls.__annotations__ if name in kwargs}  # so that they are validated
+        return super().from_dict({**config_dict, **given}, **kwargs)
+
     @property
     def temporal_layers(self) -> tuple[int, ...]:
         """Indices of the layers whose attention over time is replaced or aligned."""
