@@ -1,4 +1,4 @@
-"""A decoder on a frozen CLIP, as in EVL (Lin et al. 2022, "Frozen CLIP Models are Efficient Video Learners"), with ILA.
+"""A decoder on a frozen CLIP as in EVL ("Frozen CLIP Models are Efficient Video Learners", Lin et al. 2022), with ILA.
 
 What is unusual about this model:
 - CLIP's weights never change: they take no gradient and their modules stay in eval mode. A query token collects what
@@ -70,7 +70,9 @@ class FrozenClipConfig(IlaConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> "FrozenClipConfig":
-        given = {name: kwargs.pop(name) for name in cls.__annotations__ if name in kwargs}  # so that they are validated
+        given = {
+            name: kwargs.pop(name) for name in cls.__annotations__ if name in kwargs
+        }  # so that they are validated
         return super().from_dict({**config_dict, **given}, **kwargs)
 
     @property
@@ -265,7 +267,7 @@ class FrozenClipForVideoClassification(IlaForVideoClassification):
 
     def __init__(self, config: FrozenClipConfig) -> None:
         super().__init__(config)
-        self.visual_projection = self.mit = None  # in their place:
+        self.visual_projection = self.mit = None  # type: ignore[assignment]  # in their place:
         self.decoder = FrozenClipDecoder(config)
         self.freeze_tower()
         self.train()
@@ -302,9 +304,9 @@ class FrozenClipForVideoClassification(IlaForVideoClassification):
         """Interpolate all positions, the decoder's too, to another number of frames or image size, in place."""
         super().resize_positions(num_frames=num_frames, image_size=image_size)
         side = self.config.vision_config.image_size // self.config.vision_config.patch_size
-        for layer in self.decoder.layers:
-            if layer.neighbours is not None and layer.neighbours.grid != (side, side):
-                layer.neighbours.resize(side, side)
+        for module in self.decoder.modules():
+            if isinstance(module, NeighbourAttention) and module.grid != (side, side):
+                module.resize(side, side)
         self.freeze_tower()
 
     @can_return_tuple

@@ -82,7 +82,9 @@ class AlignedTimesformerConfig(TimesformerConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> "AlignedTimesformerConfig":
-        given = {name: kwargs.pop(name) for name in cls.__annotations__ if name in kwargs}  # so that they are validated
+        given = {
+            name: kwargs.pop(name) for name in cls.__annotations__ if name in kwargs
+        }  # so that they are validated
         return super().from_dict({**config_dict, **given}, **kwargs)
 
     @property
@@ -271,8 +273,8 @@ def check_clips(pixel_values: torch.Tensor, config: AlignedTimesformerConfig) ->
     shape = tuple(pixel_values.shape) if isinstance(pixel_values, torch.Tensor) else None
     if shape is None or len(shape) != 5 or shape[1:] != wanted:
         raise ValueError(
-            f"`pixel_values` must be (videos, frames, channels, height, width) = (any, {', '.join(map(str, wanted))}), "
-            f"got {type(pixel_values).__name__ if shape is None else shape}."
+            "`pixel_values` must be (videos, frames, channels, height, width) = "
+            f"(any, {', '.join(map(str, wanted))}), got {type(pixel_values).__name__ if shape is None else shape}."
         )
 
 
