@@ -6,6 +6,7 @@ from tiny_models import save_clip, tiny_config
 from torch import nn
 from transformers import AutoConfig, AutoModelForVideoClassification, CLIPVisionModel, Trainer, TrainingArguments
 
+from transformers_ila import IlaVideoProcessor
 from transformers_ila.frozen_clip import (
     DECODER_TEMPORAL,
     FrozenClipConfig,
@@ -14,6 +15,7 @@ from transformers_ila.frozen_clip import (
     TimeConvolution,
     queries_and_keys,
 )
+from transformers_ila.hub import export
 
 
 SMALL = {"num_frames": 4, "alignment_hidden_size": 8, "num_labels": 3}
@@ -316,6 +318,13 @@ def test_other_shapes_are_errors_that_name_them(clip, shape):
         ValueError, match=r"\(any, 4, 3, 28, 28\), (with.*)?got " + str(shape).replace("(", r"\(")[:-1]
     ):
         from_clip(clip)(torch.zeros(shape))
+
+
+def test_export_does_not_take_it(clip, tmp_path):
+    """Its code is not among the files that an export holds."""
+    model = from_clip(clip)
+    with pytest.raises(ValueError, match="got FrozenClipForVideoClassification"):
+        export(model, IlaVideoProcessor.for_model(model.config), tmp_path / "export")
 
 
 def test_sizes_of_the_call_are_an_error_that_says_what_to_do(clip):

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
+from tiny_models import TINY_VISION, save_timesformer
 from torch import nn
 from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForVideoClassification,
-    TimesformerConfig,
     TimesformerForVideoClassification,
     Trainer,
     TrainingArguments,
@@ -23,16 +23,7 @@ from transformers_ila.timesformer import (
 )
 
 
-TINY = {
-    "hidden_size": 32,
-    "intermediate_size": 37,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "image_size": 28,
-    "patch_size": 4,
-    "num_frames": 4,
-    "num_labels": 5,
-}
+TINY = {**TINY_VISION, "num_hidden_layers": 3, "num_frames": 4, "num_labels": 5}
 PATCHES = 49
 TOLERANCE = 1e-5  # of one module, sums in another order
 
@@ -49,10 +40,8 @@ def spread(model, scale=0.2):
 @pytest.fixture(scope="module")
 def original(tmp_path_factory):
     """A TimeSformer as Transformers has it, and a folder with it."""
-    model = spread(TimesformerForVideoClassification(TimesformerConfig(**TINY)))
     folder = tmp_path_factory.mktemp("timesformer")
-    model.save_pretrained(folder)
-    return model, folder
+    return save_timesformer(folder, **TINY), folder
 
 
 @pytest.fixture
@@ -147,8 +136,7 @@ def test_ila_without_its_token_is_timesformer_without_attention_over_time(origin
 
 
 def test_a_single_frame_has_nothing_to_align_with(tmp_path):
-    model = spread(TimesformerForVideoClassification(TimesformerConfig(**{**TINY, "num_frames": 1})))
-    model.save_pretrained(tmp_path)
+    model = save_timesformer(tmp_path, **{**TINY, "num_frames": 1})
     clip = torch.randn(2, 1, 3, 28, 28)
     found = adapted(tmp_path)(clip, labels=torch.tensor([0, 1]))
     assert torch.equal(found.logits, without_attention_over_time(model)(clip).logits)

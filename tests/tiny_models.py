@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
+import torch
+from transformers import CLIPConfig, CLIPModel, CLIPTokenizer, TimesformerConfig, TimesformerForVideoClassification
 
 from transformers_ila import IlaConfig
 
@@ -64,3 +65,14 @@ def save_clip(folder: Path, *, tokenizer: bool = True, **text_fields: Any) -> Pa
     if tokenizer:
         byte_tokenizer(Path(folder))
     return Path(folder)
+
+
+def save_timesformer(folder: Path, **fields: Any) -> TimesformerForVideoClassification:
+    """A TimeSformer checkpoint as Transformers writes it, with weights so large that each shows in the output."""
+    model = TimesformerForVideoClassification(TimesformerConfig(**{**TINY_VISION, "num_frames": 4, **fields})).eval()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.copy_(0.2 * torch.randn(weight.shape, generator=generator))
+    model.save_pretrained(folder)
+    return model
