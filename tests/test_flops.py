@@ -28,7 +28,7 @@ def test_the_released_network_costs_what_was_measured_of_it():
 
 
 def test_where_the_paper_puts_it():
-    """Table 3. EVL's attention maps are computed anew (7.4); what more the paper's TimeSformer with ILA has is open."""
+    """Table 3. EVL's attention maps are computed anew (7.4); what more the paper's TimeSformer + ILA has is open."""
     counted = {name: (count_gmacs(model.eval(), 8, 224), paper) for name, paper, model in table_3()}
     assert abs(counted["TimeSformer"][0] / counted["TimeSformer"][1] - 1) < 0.01
     assert abs((counted["EVL"][0] - 7.4) / counted["EVL"][1] - 1) < 0.01

@@ -85,8 +85,11 @@ def test_the_base_model_loads_from_a_classifier(original, clips):
     model, folder = original
     base = AlignedTimesformerModel.from_pretrained(folder, temporal_module="ata", alignment_layers=[]).eval()
     assert torch.equal(base(clips).last_hidden_state, model.timesformer(clips).last_hidden_state)
-    with_loss = AlignedTimesformerModel.from_pretrained(folder).eval()(clips)
-    assert with_loss.alignment_loss.ndim == 0 and len(with_loss.interactive_points) == 3
+    aligning = AlignedTimesformerModel.from_pretrained(folder).eval()
+    found = aligning(clips, output_alignment=True)
+    assert found.alignment_loss.ndim == 0
+    assert [points.shape for points in found.interactive_points] == [(2, 3, 2, 2)] * 3
+    assert aligning(clips).interactive_points is None
 
 
 @pytest.mark.parametrize("fields", [{}, {"alignment_fusion": "interaction"}, {"temporal_module": "ata"}])

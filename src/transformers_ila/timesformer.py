@@ -237,11 +237,13 @@ class AlignedTimesformerModel(_AlignedTimesformer, TimesformerModel):
         pixel_values: torch.Tensor,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
+        output_alignment: bool = False,
         **kwargs: Any,
     ) -> AlignedTimesformerOutput:
         """
         Args:
             pixel_values: (B, T, C, H, W) with T = `config.num_frames` and H = W = `config.image_size`.
+            output_alignment: return `interactive_points`.
 
         Raises:
             ValueError: on another rank, number of frames, channels or size.
@@ -263,7 +265,7 @@ class AlignedTimesformerModel(_AlignedTimesformer, TimesformerModel):
             hidden_states=tuple(states) if with_states else None,
             attentions=tuple(attentions) if with_attentions else None,
             alignment_loss=torch.stack(losses).sum() if losses else None,
-            interactive_points=tuple(points) or None,
+            interactive_points=tuple(points) if output_alignment else None,
         )
 
 
