@@ -280,6 +280,31 @@ def test_trains_with_the_trainer(clip, clips, tmp_path):
     assert not torch.equal(after["decoder.query"], before["decoder.query"])
 
 
+@pytest.mark.slow
+def test_evls_decoder_learns_which_way_a_picture_fades(clip):
+    """Every frame may be of either class: without its temporal modules the decoder can only guess."""
+    torch.manual_seed(0)
+    picture = torch.randn(3, 28, 28)
+
+    def fades(number):
+        labels, strength = torch.randint(2, (number,)), torch.linspace(0, 1, 4).expand(number, 4)
+        strength = torch.where(labels[:, None] == 1, strength, strength.flip(1))
+        ground = 0.5 * torch.randn(number, 1, 3, 28, 28)
+        return picture * strength[..., None, None, None] + ground, labels
+
+    model = from_clip(clip, **EVL, num_labels=2, classifier_dropout=0.0).train()
+    optimizer = torch.optim.AdamW([weight for weight in model.parameters() if weight.requires_grad], lr=3e-3)
+    for _ in range(200):
+        clips, labels = fades(16)
+        optimizer.zero_grad()
+        model(clips, labels=labels).loss.backward()
+        optimizer.step()
+    clips, labels = fades(200)
+    with torch.no_grad():
+        right = (model.eval()(clips).logits.argmax(-1) == labels).float().mean()
+    assert right > 0.9
+
+
 def test_labels_can_be_named(clip, clips):
     model = from_clip(clip, labels=["left", "right"])
     assert model(clips).logits.shape == (2, 2) and model.config.id2label == {0: "left", 1: "right"}

@@ -283,6 +283,35 @@ def test_trains_with_the_trainer(original, clips, tmp_path):
     assert torch.equal(again(clips).logits, model.eval()(clips).logits)
 
 
+@pytest.mark.slow
+def test_interaction_learns_which_way_a_square_moves():
+    """From scratch; it starts anywhere and goes around, so that no single frame tells."""
+    torch.manual_seed(1)
+
+    def moves(number):
+        labels, start, row = torch.randint(2, (number,)), torch.randint(7, (number, 1)), torch.randint(7, (number, 1))
+        columns = (start + (2 * labels[:, None] - 1) * torch.arange(4)) % 7  # (number, 4)
+        grid = torch.zeros(number, 4, 7, 7)
+        grid[torch.arange(number)[:, None], torch.arange(4), row, columns] = 3.0
+        frames = grid.repeat_interleave(4, -1).repeat_interleave(4, -2)
+        return frames[:, :, None].expand(-1, -1, 3, -1, -1), labels
+
+    config = {**TINY_VISION, "num_frames": 4, "num_labels": 2, "alignment_hidden_size": 8}
+    model = AlignedTimesformerForVideoClassification(
+        AlignedTimesformerConfig(**config, alignment_fusion="interaction")
+    ).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    for _ in range(250):
+        clips, labels = moves(32)
+        optimizer.zero_grad()
+        model(clips, labels=labels).loss.backward()
+        optimizer.step()
+    clips, labels = moves(200)
+    with torch.no_grad():
+        right = (model.eval()(clips).logits.argmax(-1) == labels).float().mean()
+    assert right > 0.9
+
+
 def test_half_precision_keeps_statistics_in_single(original, clips):
     model = adapted(original[1], dtype=torch.bfloat16)
     assert model.classifier.weight.dtype == torch.bfloat16
