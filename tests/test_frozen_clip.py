@@ -4,7 +4,14 @@ import pytest
 import torch
 from tiny_models import save_clip, tiny_config
 from torch import nn
-from transformers import AutoConfig, AutoModelForVideoClassification, CLIPVisionModel, Trainer, TrainingArguments
+from transformers import (
+    AutoConfig,
+    AutoModelForVideoClassification,
+    CLIPVisionModel,
+    Trainer,
+    TrainingArguments,
+    pipeline,
+)
 
 from transformers_ila import IlaVideoProcessor
 from transformers_ila.frozen_clip import (
@@ -16,6 +23,8 @@ from transformers_ila.frozen_clip import (
     queries_and_keys,
 )
 from transformers_ila.hub import export
+from transformers_ila.inference import load_trained
+from transformers_ila.motionbench import make_videos, write_mp4
 
 
 SMALL = {"num_frames": 4, "alignment_hidden_size": 8, "num_labels": 3}
@@ -82,6 +91,20 @@ def test_saved_and_loaded_computes_the_same_bits(clip, clips, fields, tmp_path):
     assert torch.equal(again(clips).logits, model(clips).logits)
     trained = {name for name, weight in model.named_parameters() if weight.requires_grad}
     assert {name for name, weight in again.named_parameters() if weight.requires_grad} == trained
+
+
+def test_the_pipeline_and_the_scripts_load_it(clip, clips, tmp_path):
+    model = from_clip(clip, labels=["left", "right"])
+    model.save_pretrained(tmp_path)
+    IlaVideoProcessor.for_model(model.config).save_pretrained(tmp_path)
+    trained, processor = load_trained(tmp_path)
+    assert isinstance(trained, FrozenClipForVideoClassification)
+    assert torch.equal(trained.eval()(clips).logits, model(clips).logits)
+    write_mp4(tmp_path / "video.mp4", next(make_videos(1, seed=0)).frames)
+    found = pipeline("video-classification", model=str(tmp_path))(str(tmp_path / "video.mp4"))
+    expected = model(**processor(str(tmp_path / "video.mp4"), return_tensors="pt")).logits.softmax(-1)
+    assert {entry["label"] for entry in found} == {"left", "right"}
+    assert abs(found[0]["score"] - expected.max().item()) < TOLERANCE
 
 
 def test_other_sizes_than_the_checkpoints_interpolate(clip, tmp_path):

@@ -11,9 +11,12 @@ from transformers import (
     TimesformerForVideoClassification,
     Trainer,
     TrainingArguments,
+    pipeline,
 )
 
+from transformers_ila import IlaVideoProcessor
 from transformers_ila.alignment_ila import ImplicitAlignment
+from transformers_ila.motionbench import make_videos, write_mp4
 from transformers_ila.temporal_ila import Temporal
 from transformers_ila.timesformer import (
     AlignedTimesformerConfig,
@@ -107,6 +110,17 @@ def test_auto_classes_know_it(original, clips, tmp_path):
     assert isinstance(AutoModel.from_pretrained(tmp_path), AlignedTimesformerModel)
     loaded = AutoModelForVideoClassification.from_pretrained(tmp_path).eval()
     assert torch.equal(loaded(clips).logits, model(clips).logits)
+
+
+def test_the_pipeline_takes_it(original, tmp_path):
+    model = adapted(original[1])
+    model.save_pretrained(tmp_path)
+    processor = IlaVideoProcessor.for_model(model.config)
+    processor.save_pretrained(tmp_path)
+    write_mp4(tmp_path / "video.mp4", next(make_videos(1, seed=0)).frames)
+    (best, *_) = pipeline("video-classification", model=str(tmp_path))(str(tmp_path / "video.mp4"))
+    expected = model(**processor(str(tmp_path / "video.mp4"), return_tensors="pt")).logits.softmax(-1)
+    assert abs(best["score"] - expected.max().item()) < TOLERANCE
 
 
 # -- what it computes ------------------------------------------------------------------------------------------------
