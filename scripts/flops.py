@@ -1,11 +1,21 @@
-"""Print multiply-accumulates and parameters beside the paper's Tables 1 and 2, of the released ones, and of Table 4.
+"""Print multiply-accumulates and parameters beside the paper's Tables 1 and 2, of the released ones, and of 3 and 4.
 
 The paper's "FLOPs" are multiply-accumulates of one view, text features cached, prompt generator included.
 """
 
-from transformers_ila import IlaConfig
+import torch
+from torch import nn
+from transformers import TimesformerConfig, TimesformerForVideoClassification
+
+from transformers_ila import (
+    AlignedTimesformerConfig,
+    AlignedTimesformerForVideoClassification,
+    FrozenClipConfig,
+    FrozenClipForVideoClassification,
+    IlaConfig,
+)
 from transformers_ila.checkpoints import DATA_SETS, PUBLISHED
-from transformers_ila.complexity import count
+from transformers_ila.complexity import count, count_gmacs
 from transformers_ila.temporal_ila import TEMPORAL_MODULES
 
 
@@ -26,6 +36,36 @@ def compare_modules() -> None:
         print(f"{name:40}{cost.gmacs:8.1f}{'' if paper is None else paper:>8}{cost.parameters:12.1f}", flush=True)
 
 
+def table_3() -> list[tuple[str, int | None, nn.Module]]:
+    """What ILA and ATA were put into, B/16 with 8 frames: name, the paper's GMACs, the model on the meta device."""
+
+    def timesformer(**fields: str) -> nn.Module:
+        return AlignedTimesformerForVideoClassification(AlignedTimesformerConfig(num_labels=400, **fields))
+
+    def frozen_clip(**fields: str | list[str]) -> nn.Module:
+        return FrozenClipForVideoClassification(FrozenClipConfig.from_clip_size("B/16", num_labels=400, **fields))
+
+    with torch.device("meta"):
+        in_decoder = ["convolution", "positions", "attention", "alignment"]
+        return [
+            ("EVL", 150, frozen_clip(temporal_module="none")),
+            ("EVL, ILA in the tower", 162, frozen_clip()),
+            ("EVL, ILA in the decoder", None, frozen_clip(temporal_module="none", decoder_temporal=in_decoder)),
+            ("TimeSformer", 196, TimesformerForVideoClassification(TimesformerConfig(num_labels=400))),
+            ("TimeSformer, ILA", 164, timesformer()),
+            ("TimeSformer, ILA, interaction", None, timesformer(alignment_fusion="interaction")),
+            ("TimeSformer, ATA", None, timesformer(temporal_module="ata")),
+        ]
+
+
+def compare_backbones() -> None:
+    print(f"\n{'Table 3, B/16, 8 frames':40}{'GMACs':>8}{'paper':>8}{'params (M)':>12}")
+    for name, paper, model in table_3():
+        parameters = sum(weight.numel() for weight in model.parameters()) / 1e6
+        row = f"{name:40}{count_gmacs(model.eval(), 8, 224):8.1f}{'' if paper is None else paper:>8}"
+        print(f"{row}{parameters:12.1f}", flush=True)
+
+
 def main() -> None:
     heading = f"{'data set':24}{'model':14}{'frames':>6}{'GMACs':>10}{'paper':>8}{'ratio':>8}"
     print(heading + f"{'params (M)':>12}{'released':>10}")
@@ -37,6 +77,7 @@ def main() -> None:
         print(row, flush=True)
     print("The paper's last row (3723) cannot be reached by the module that gives the three rows above it.")
     print('released: GMACs of the network of the published checkpoints (`alignment_fusion="residual"`).')
+    compare_backbones()
     compare_modules()
 
 

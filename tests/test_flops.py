@@ -1,9 +1,10 @@
-"""Multiply-accumulates against the paper's Tables 1 and 2."""
+"""Multiply-accumulates against the paper's Tables 1, 2 and 3."""
 
 import pytest
+from flops import table_3
 
 from transformers_ila.checkpoints import PUBLISHED
-from transformers_ila.complexity import count
+from transformers_ila.complexity import count, count_gmacs
 
 
 def gmacs(checkpoint):
@@ -24,3 +25,12 @@ def test_the_released_network_costs_what_was_measured_of_it():
     """Measured on the released code: 50.1, 199.3, 876.8, 4103.2; the prompt generator is counted here too."""
     released = {(0, 50.1), (2, 199.3), (4, 876.8), (5, 4103.2)}
     assert all(abs(count(PUBLISHED[index].config()).gmacs / measured - 1) < 0.045 for index, measured in released)
+
+
+def test_where_the_paper_puts_it():
+    """Table 3. EVL's attention maps are computed anew (7.4); what more the paper's TimeSformer + ILA has is open."""
+    counted = {name: (count_gmacs(model.eval(), 8, 224), paper) for name, paper, model in table_3()}
+    assert abs(counted["TimeSformer"][0] / counted["TimeSformer"][1] - 1) < 0.01
+    assert abs((counted["EVL"][0] - 7.4) / counted["EVL"][1] - 1) < 0.01
+    assert abs(counted["EVL, ILA in the tower"][0] / counted["EVL, ILA in the tower"][1] - 1) < 0.03
+    assert abs(counted["TimeSformer, ILA"][0] - 146.9) < 0.1

@@ -11,7 +11,7 @@ import pytest
 from hub_stand_in import HubStandIn
 from test_checkpoint_files import save_release
 from test_conversion import WIDE_TEXT, WIDE_VISION
-from tiny_models import save_clip, save_vit, tiny_config
+from tiny_models import save_clip, save_timesformer, save_vit, tiny_config
 
 from transformers_ila import IlaForVideoClassification
 from transformers_ila.conversion import to_released_state_dict
@@ -33,6 +33,7 @@ def place(tmp_path_factory):
     root = tmp_path_factory.mktemp("readme")
     save_clip(root / "openai" / "clip-vit-base-patch16")
     save_vit(root / "google" / "vit-base-patch16-224-in21k")
+    save_timesformer(root / "facebook" / "timesformer-base-finetuned-k400", num_frames=8, num_labels=400)
     write_folder(root / "path" / "to" / "videos", 48, seed=0)
     write_mp4(root / "video.mp4", next(make_videos(1, seed=1)).frames)
     return root
@@ -62,7 +63,7 @@ def run_command(script, place, environment):
 def test_the_examples_run_one_after_the_other(place):
     """Every Python example, then the commands on what they made; the Hub is a stand-in, the release's file small."""
     code = examples()
-    assert list(code) == ["session", "vit", "trainer", "pipeline", "export", "reading"]
+    assert list(code) == ["session", "vit", "trainer", "pipeline", "export", "reading", "adapters"]
     assert run(code["session"], place).startswith("tensor([[")
     assert run(code["vit"], place) == "torch.Size([1, 2]) linear\n"
     run(code["trainer"].replace("num_train_epochs=10", "num_train_epochs=1"), place)
@@ -70,6 +71,7 @@ def test_the_examples_run_one_after_the_other(place):
     run(code["export"], place)
     assert (place / "my-ila-export" / "modeling_ila.py").is_file()
     assert run(code["reading"], place).startswith("(3, ")
+    assert run(code["adapters"], place).split("\n")[:2] == ["torch.Size([1, 400])", "torch.Size([1, 2])"]
 
     offline = {**os.environ, "HF_HUB_OFFLINE": "1"}
     assert "48 of 48, 0 unreadable" in run_command("evaluate.py", place, offline)

@@ -5,7 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import CLIPConfig, CLIPModel, CLIPTokenizer, ViTConfig, ViTModel
+from transformers import (
+    CLIPConfig,
+    CLIPModel,
+    CLIPTokenizer,
+    TimesformerConfig,
+    TimesformerForVideoClassification,
+    ViTConfig,
+    ViTModel,
+)
 
 from transformers_ila import IlaConfig
 
@@ -75,3 +83,14 @@ def save_vit(folder: Path, kind: Any = ViTModel, **fields: Any) -> Any:
         weight.data += 0.1 * torch.randn(weight.shape, generator=generator)
     vit.save_pretrained(folder)
     return vit
+
+
+def save_timesformer(folder: Path, **fields: Any) -> TimesformerForVideoClassification:
+    """A TimeSformer checkpoint as Transformers writes it, with weights so large that each shows in the output."""
+    model = TimesformerForVideoClassification(TimesformerConfig(**{**TINY_VISION, "num_frames": 4, **fields})).eval()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.copy_(0.2 * torch.randn(weight.shape, generator=generator))
+    model.save_pretrained(folder)
+    return model

@@ -12,14 +12,25 @@ from transformers import (
 )
 
 from .configuration_ila import IlaConfig, IlaTextConfig, IlaVisionConfig
+from .frozen_clip import FrozenClipConfig, FrozenClipForVideoClassification
 from .modeling_ila import IlaForVideoClassification, IlaModel, IlaPreTrainedModel, IlaVisionModel
 from .processing_ila import IlaProcessor
+from .timesformer import (
+    AlignedTimesformerConfig,
+    AlignedTimesformerForVideoClassification,
+    AlignedTimesformerModel,
+)
 from .video_processing_ila import IlaVideoProcessor
 from .video_reading_ila import IlaVideoMetadata, ReadLimits, VideoDecodingError, check_video, read_video
 
 
 __version__ = "0.1.0"
 __all__ = [
+    "AlignedTimesformerConfig",
+    "AlignedTimesformerForVideoClassification",
+    "AlignedTimesformerModel",
+    "FrozenClipConfig",
+    "FrozenClipForVideoClassification",
     "IlaConfig",
     "IlaForVideoClassification",
     "IlaModel",
@@ -44,3 +55,14 @@ AutoModel.register(IlaVisionConfig, IlaVisionModel, exist_ok=True)
 AutoModelForVideoClassification.register(IlaConfig, IlaForVideoClassification, exist_ok=True)
 AutoVideoProcessor.register(IlaConfig, IlaVideoProcessor, exist_ok=True)
 AutoProcessor.register(IlaConfig, IlaProcessor, exist_ok=True)
+
+AutoConfig.register("aligned_timesformer", AlignedTimesformerConfig, exist_ok=True)
+AutoModel.register(AlignedTimesformerConfig, AlignedTimesformerModel, exist_ok=True)
+AutoModelForVideoClassification.register(
+    AlignedTimesformerConfig, AlignedTimesformerForVideoClassification, exist_ok=True
+)
+AutoVideoProcessor.register(AlignedTimesformerConfig, IlaVideoProcessor, exist_ok=True)
+
+AutoConfig.register("ila_frozen_clip", FrozenClipConfig, exist_ok=True)
+AutoModelForVideoClassification.register(FrozenClipConfig, FrozenClipForVideoClassification, exist_ok=True)
+AutoVideoProcessor.register(FrozenClipConfig, IlaVideoProcessor, exist_ok=True)

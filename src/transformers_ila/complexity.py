@@ -4,6 +4,7 @@ import copy
 from typing import NamedTuple
 
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from .configuration_ila import IlaConfig
@@ -25,11 +26,16 @@ def count(config: IlaConfig) -> Complexity:
     config.class_features = "embeddings"  # as if they had been computed once
     with torch.device("meta"):
         model = IlaForVideoClassification(config).eval()
-        size = config.vision_config.image_size
-        pixel_values = torch.zeros(1, config.num_frames, 3, size, size)
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model(pixel_values)
     is_text = ("text_model.", "text_projection.")
     text = sum(weight.numel() for name, weight in model.named_parameters() if name.startswith(is_text))
     total = sum(weight.numel() for weight in model.parameters())
-    return Complexity(counter.get_total_flops() / 2e9, (total - text) / 1e6, text / 1e6)
+    gmacs = count_gmacs(model, config.num_frames, config.vision_config.image_size)
+    return Complexity(gmacs, (total - text) / 1e6, text / 1e6)
+
+
+def count_gmacs(model: nn.Module, num_frames: int, image_size: int) -> float:
+    """Giga multiply-accumulates of one clip, of a video model on the meta device."""
+    pixel_values = torch.zeros(1, num_frames, 3, image_size, image_size, device="meta")
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(pixel_values)
+    return counter.get_total_flops() / 2e9

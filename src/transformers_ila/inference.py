@@ -8,6 +8,7 @@ Shapes: `B` videos, `V` views, `T` frames, `K` classes, `E` projection.
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,6 +16,7 @@ from torch.nn import functional as F
 
 from .alignment_ila import PairPoints
 from .annotation_text import some_of
+from .frozen_clip import FrozenClipConfig, FrozenClipForVideoClassification
 from .modeling_ila import IlaForVideoClassification
 from .video_processing_ila import IlaVideoProcessor
 
@@ -23,13 +25,16 @@ MULTI_LABEL = "multi_label_classification"  # a model's `problem_type`
 
 
 def load_trained(source: str | Path) -> tuple[IlaForVideoClassification, IlaVideoProcessor]:
-    """Model and processor of a folder or Hub id.
+    """Model and processor of a folder or Hub id, an `IlaForVideoClassification` or the one on a frozen CLIP.
 
     Raises:
         ValueError: weights are missing there, as in a CLIP checkpoint.
         OSError: no such checkpoint.
     """
-    model, info = IlaForVideoClassification.from_pretrained(source, output_loading_info=True)
+    kind: Any = IlaForVideoClassification
+    if kind.config_class.get_config_dict(source)[0].get("model_type") == FrozenClipConfig.model_type:
+        kind = FrozenClipForVideoClassification
+    model, info = kind.from_pretrained(source, output_loading_info=True)
     if info["missing_keys"]:
         raise ValueError(f"{str(source)!r} is no trained ILA model: {len(info['missing_keys'])} weights are missing.")
     return model, IlaVideoProcessor.from_pretrained(source)
