@@ -3,7 +3,8 @@
 Every variant of the recipe is trained and tested with every seed on MotionBench, which is written first. What is
 finished is kept: the same command goes on where it was broken off, and `--part 1/2`, `--part 2/2` share the runs
 between two processes. The output folder gets `ablation.md`, `ablation.csv`, `ablation_runs.csv` and two pictures, also
-while runs are missing. Exit code: 0 all runs are finished, 1 some are another part's, 2 bad arguments.
+while runs are missing. Exit code: 0 all runs are finished, 1 some are another part's or
+SIGTERM came, 2 bad arguments.
 """
 
 import statistics
@@ -74,6 +75,9 @@ if __name__ == "__main__":
     (arguments,) = HfArgumentParser(AblationScriptArguments, description=__doc__).parse_args_into_dataclasses(options)
     try:
         sys.exit(main(arguments))
+    except InterruptedError as error:
+        print(error, file=sys.stderr)
+        sys.exit(1)
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         sys.exit(2)

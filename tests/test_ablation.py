@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from transformers_ila import IlaForVideoClassification
+from transformers_ila import IlaConfig, IlaForVideoClassification
 from transformers_ila import ablation as ablation_module
 from transformers_ila.ablation import (
     Ablation,
@@ -169,6 +169,18 @@ def test_runs_are_kept_repeat_themselves_and_are_reported(tiny_bench, tmp_path, 
     check_report(ablation, tmp_path)
 
 
+def test_a_stopped_run_is_no_result(tiny_bench, tmp_path, monkeypatch):
+    def stopped(trainer, **kwargs):
+        trainer.stop.stopped = True
+
+    ablation = small()
+    start = prepare(ablation, tmp_path)
+    monkeypatch.setattr(TaskTrainer, "train", stopped)
+    with pytest.raises(InterruptedError, match="none, seed 0, was stopped"):
+        run(ablation, "none", 0, start, tmp_path)
+    assert not result_file(tmp_path, "none", 0).exists()
+
+
 def check_report(ablation, folder):
     files = [file.name for file in write_report(ablation, folder)]  # costs were not measured yet
     assert files == ["ablation.md", "ablation.csv", "ablation_runs.csv", "accuracy_per_task.png"]
@@ -216,6 +228,9 @@ def test_variants_begin_from_the_same_tower(tiny_bench, tmp_path):
     for variant in ablation.variants:
         model = start_model(ablation, variant, start.weights)
         assert [model.config.id2label[index] for index in range(5)] == bench_labels(ablation.tasks)
+        whole, found = IlaConfig(**ablation.fields_of(variant)).vision_config.to_dict(), model.config.vision_config
+        assert {**found.to_dict(), "dtype": None} == {**whole, "dtype": None}  # nothing else is the checkpoint's
+        assert model.mit is not None and (model.vision_model.encoder.layers[0].temporal is None) == (variant == "none")
         towers.append({k: v for k, v in model.vision_model.state_dict().items() if "temporal" not in k})
     for tower in towers[1:]:
         assert tower.keys() == towers[0].keys() and all(torch.equal(tower[k], towers[0][k]) for k in tower)

@@ -10,6 +10,7 @@ What is unusual here:
 
 import hashlib
 import json
+import shutil
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -42,6 +43,7 @@ logger = logging.get_logger(__name__)
 
 OTHER_TASKS = -1e4  # logit of a class of another task
 MEASURED = 64  # test videos whose frames are compared
+UNSAID = {"temporal_module": "ila"}  # of a variant that does not say so, whatever its weights come from
 
 
 # -- what is compared ------------------------------------------------------------------------------------------------
@@ -212,6 +214,7 @@ def start_model(ablation: Ablation, variant: str, weights: str) -> IlaForVideoCl
     wanted = {name: value for name, value in ablation.fields_of(variant).items() if name != "vision_config"}
     labels = list(wanted.pop("id2label").values())
     del wanted["label2id"]
+    wanted = {**UNSAID, **wanted}
     if wanted.get("classification_head") != "text" or ablation.clip is not None:
         return IlaForVideoClassification.from_pretrained(weights, labels=labels, **wanted)
     model = IlaForVideoClassification.from_pretrained(weights, class_features="embeddings", **wanted)
@@ -250,7 +253,11 @@ class TaskTrainer(IlaTrainer):
 
 
 def run(ablation: Ablation, variant: str, seed: int, start: Start, folder: str | Path) -> dict[str, Any]:
-    """Train, test and write the result of one variant and seed; what was finished before is read."""
+    """Train, test and write the result of one variant and seed; goes on from a checkpoint that was left.
+
+    Raises:
+        InterruptedError: SIGTERM ended the training before its last step; nothing is written but a checkpoint.
+    """
     file = result_file(folder, variant, seed)
     checkpoints = file.with_suffix("")
     started = time.perf_counter()
@@ -265,6 +272,8 @@ def run(ablation: Ablation, variant: str, seed: int, start: Start, folder: str |
     own = own_classes(bench_labels(ablation.tasks))
     trainer = TaskTrainer(model=model, args=arguments, train_dataset=start.training, own=own)
     trainer.train(resume_from_checkpoint=checkpoints.is_dir() or None)
+    if trainer.stop.stopped:
+        raise InterruptedError(f"{variant}, seed {seed}, was stopped; the same command goes on.")
     trained = time.perf_counter() - started
     logs = [line for line in trainer.state.log_history if "classification_loss" in line]
     result = {
@@ -277,6 +286,7 @@ def run(ablation: Ablation, variant: str, seed: int, start: Start, folder: str |
     }
     if trainer.is_world_process_zero():
         write_json(file, result)
+        shutil.rmtree(checkpoints, ignore_errors=True)
     return result
 
 

@@ -70,7 +70,8 @@ def train_picture_tower(
         progress: called after each step with its number and its mean squared error.
 
     Returns:
-        A model without frame integration for `num_frames` frames, whose tower is what counts.
+        A model to save, as CLIP's checkpoints are: its configuration is that of `fields`, its weights lack what
+        pictures do not need.
     """
     torch.manual_seed(seed)
     plain = {"temporal_module": "none", "mit_num_hidden_layers": 0, "num_frames": 1, "num_labels": len(SEEN) * TARGETS}
@@ -94,8 +95,10 @@ def train_picture_tower(
         schedule.step()
         if progress is not None:
             progress(step + 1, loss.item())
-    model.config.num_frames = fields.get("num_frames", 8)  # nothing in it depends on them
     model.set_labels(["picture"])  # what read the states off is not kept
+    whole = IlaConfig(**fields).vision_config  # who loads the tower gets the rest, drawn anew
+    for name in ("temporal_module", "mit_num_hidden_layers", "num_frames"):
+        setattr(model.config.vision_config, name, getattr(whole, name))
     return model.eval().cpu()
 
 

@@ -1,0 +1,186 @@
+"""Which form of `alignment_fusion="interaction"` is best within 1.03 times the cost of the paper's network?
+
+    python benchmarks/interaction_forms.py recipes/ablation_small.yaml --output ablation
+
+Every form below is trained and tested as `scripts/ablate.py` does it, in the same folder, beside the paper's form;
+GMACs over the paper's are counted on B/32, B/16 and L/14 with 8 frames. `--part 1/2` and `--part 2/2` share the runs.
+"""
+
+import argparse
+import json
+import statistics
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from transformers_ila import IlaConfig, layers_ila
+from transformers_ila.ablation import mean_accuracy, prepare, read_ablation, result_file, run
+from transformers_ila.alignment_ila import (
+    ImplicitAlignment,
+    PairPoints,
+    alignment_loss,
+    interaction_module,
+    mean_over_roles,
+    own_role,
+    pool_pairs,
+)
+from transformers_ila.complexity import count
+from transformers_ila.temporal_ila import Temporal, TemporalModule, ZeroLinear
+
+
+BUDGET = 1.03
+SIZES = ("B/32", "B/16", "L/14")
+
+
+@dataclass(frozen=True)
+class Form:
+    """What a form changes.
+
+    norm: LayerNorm of the patches before the pairs.
+    token: the mutual-information token joins the attention.
+    width: channels of a frame's feature over C / 2, which are those that the points come from; what is more comes
+        from the same convolution and serves the features only.
+    roles: "mean" over a frame's roles, or both "apart".
+    over_time: convolution of the features over three frames.
+    into: what the features are added to: the "frames", or only the "tokens" that the attention sees.
+    """
+
+    norm: bool = False
+    token: bool = True
+    width: float = 1
+    roles: str = "mean"
+    over_time: bool = False
+    into: str = "frames"
+
+
+FORMS: dict[str, Form | None] = {
+    "paper's (no features)": None,
+    "plain": Form(),
+    "layer norm": Form(norm=True),
+    "without token": Form(norm=True, token=False),
+    "roles apart": Form(norm=True, roles="apart"),
+    "over time": Form(norm=True, over_time=True),
+    "into tokens": Form(norm=True, into="tokens"),
+    "width 1.75": Form(norm=True, width=1.75),
+    "apart, over time": Form(norm=True, roles="apart", over_time=True),
+}
+
+
+class FormedAlignment(TemporalModule):
+    """A form in a layer; see `ImplicitAlignment` for what they have in common."""
+
+    def __init__(self, config: Any, form: Form) -> None:
+        super().__init__()
+        self.form, self.pairs = form, PairPoints(config)
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) if form.norm else nn.Identity()
+        half = self.pairs.channels // 2
+        if form.width != 1:  # the depthwise convolution stays one; its outputs feed both products
+            self.pairs.interaction = WiderInteraction(config, round((form.width - 1) * 2 * half))
+        channels = round(half * form.width)
+        self.over_time = nn.Conv3d(channels, channels, (3, 1, 1), padding=(1, 0, 0)) if form.over_time else None
+        self.skip = ZeroLinear(channels * (2 if form.roles == "apart" else 1), config.hidden_size)
+
+    def forward(self, hidden_states: torch.Tensor, height: int, width: int, **kwargs: Any) -> Temporal:
+        patches = hidden_states[:, :, 1:]
+        features, points = self.pairs(self.norm(patches), height, width)
+        if self.form.width != 1:
+            more = self.pairs.interaction.more.unflatten(0, features.shape[:2])
+            roles = zip(features.chunk(2, dim=2), more.chunk(2, dim=2))
+            features = torch.cat([part for role in roles for part in role], dim=2)
+        masks = self.pairs.masks(points, height, width)
+        pooled = pool_pairs(masks, patches)
+        as_previous, as_current = features.chunk(2, dim=2)
+        if self.form.roles == "apart":  # the first frame is no pair's current one, the last no pair's previous one
+            none = torch.zeros_like(as_previous[:, :1])
+            motion = torch.cat([torch.cat([as_previous, none], 1), torch.cat([none, as_current], 1)], dim=2)
+        else:
+            motion = mean_over_roles(as_previous, as_current)
+        if self.over_time is not None:
+            motion = self.over_time(motion.transpose(1, 2)).transpose(1, 2)
+        moved = patches + self.skip(motion.flatten(-2).mT)
+        tokens = torch.cat([hidden_states[:, :, :1], moved], dim=2)
+        if self.form.into == "frames":
+            hidden_states = tokens
+        if self.form.token:
+            tokens = torch.cat([tokens, own_role(pooled, "adjacent")[:, :, None]], dim=2)
+        return Temporal(hidden_states, tokens, alignment_loss(pooled), points)
+
+
+class WiderInteraction(nn.Module):
+    """The module of Eq. 5, and from the same convolution more channels for the frames' features, kept in `more`."""
+
+    def __init__(self, config: Any, channels: int) -> None:
+        super().__init__()
+        own = interaction_module(config)[0]
+        self.depthwise, self.points = own.convolution[0], nn.Sequential(own.convolution[1], own.batch_norm, nn.ReLU())
+        pair = 2 * config.hidden_size
+        norm = type(own.batch_norm)(channels)
+        self.features = nn.Sequential(nn.Conv2d(pair, channels, 1), norm, nn.ReLU())
+
+    def forward(self, pairs: torch.Tensor) -> torch.Tensor:
+        convolved = self.depthwise(pairs)
+        self.more = self.features(convolved)
+        return self.points(convolved)
+
+
+@contextmanager
+def in_layers(form: Form | None):
+    before = layers_ila.temporal_module
+
+    def formed(config: Any, layer_index: int) -> TemporalModule | None:
+        module = before(config, layer_index)
+        return FormedAlignment(config, form) if form is not None and isinstance(module, ImplicitAlignment) else module
+
+    layers_ila.temporal_module = formed
+    try:
+        yield
+    finally:
+        layers_ila.temporal_module = before
+
+
+def costs(fields: dict[str, Any]) -> list[float]:
+    return [count(IlaConfig.from_clip_size(size, num_labels=400, **fields)).gmacs for size in SIZES]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("recipe")
+    parser.add_argument("--output", default="ablation")
+    parser.add_argument("--part", default="1/1")
+    args = parser.parse_args()
+    ablation = read_ablation(args.recipe)
+    index, parts = map(int, args.part.split("/"))
+    start = prepare(ablation, args.output, progress=print)
+    paper = costs({"alignment_fusion": "mi_token"})
+    rows = []
+    for number, (name, form) in enumerate(FORMS.items()):
+        variant = "ila" if form is None else "ila, interaction"
+        place = Path(args.output) / "forms" / name.replace(" ", "_").replace("'", "")
+        with in_layers(form):
+            ratios = [own / of_paper for own, of_paper in zip(costs(ablation.variants[variant]), paper)]
+            for seed in ablation.seeds:
+                file = result_file(place, variant, seed)
+                if not file.is_file() and number % parts == index - 1:
+                    result = run(ablation, variant, seed, start, place)
+                    print(f"{name}, seed {seed}: {mean_accuracy(result):.1%}", flush=True)
+        rows.append((name, ratios, place, variant))
+    print("| form | accuracy, % | " + " | ".join(f"GMACs / paper's, {size}" for size in SIZES) + " |")
+    print("|---" * (2 + len(SIZES)) + "|")
+    for name, ratios, place, variant in rows:
+        files = [result_file(place, variant, seed) for seed in ablation.seeds]
+        found = [100 * mean_accuracy(json.loads(file.read_text())) for file in files if file.is_file()]
+        if found:
+            spread = statistics.stdev(found) if len(found) > 1 else float("nan")
+            print(
+                f"| {name} | {statistics.mean(found):.1f} ± {spread:.1f} | "
+                + " | ".join(f"{r:.3f}" for r in ratios)
+                + " |"
+            )
+
+
+if __name__ == "__main__":
+    main()
