@@ -42,6 +42,7 @@ from .video_processing_ila import IlaVideoProcessor
 logger = logging.get_logger(__name__)
 
 OTHER_TASKS = -1e4  # logit of a class of another task
+KEPT_BYTES = 8 * 2**30  # of processed training videos; sets that need more are read anew in every epoch
 MEASURED = 64  # test videos whose frames are compared
 UNSAID = {"temporal_module": "ila"}  # of a variant that does not say so, whatever its weights come from
 
@@ -206,7 +207,8 @@ def prepare(ablation: Ablation, folder: str | Path, *, progress: Callable[[str],
     processor = IlaVideoProcessor.for_model(config, size={"shortest_edge": size})
     labels, training = find_videos(splits["train"])
     assert labels == bench_labels(ablation.tasks)
-    return Start(weights, processor, VideoFolder(training, processor, keep=True), find_videos(splits["test"])[1])
+    keep = len(training) * processor.num_frames * 3 * size * size * 4 <= KEPT_BYTES
+    return Start(weights, processor, VideoFolder(training, processor, keep=keep), find_videos(splits["test"])[1])
 
 
 def start_model(ablation: Ablation, variant: str, weights: str) -> IlaForVideoClassification:

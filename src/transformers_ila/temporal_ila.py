@@ -7,7 +7,8 @@ What is unusual about them:
 - Only the modules that need it know the order of frames by positions (`HAS_FRAME_POSITIONS`); shift, GTA and ILA have
   it in their structure, average has none.
 
-Costs are per layer, beyond the spatial attention's O(T h^2 w^2 d), as the paper's Table 15 counts them.
+Complexities are per layer, beyond the spatial attention's O(T h^2 w^2 d), as the paper's Table 15 counts them. What a
+module costs is what it adds to plain frames (37.5 GMACs, 97.7 M parameters) on B/32 with 8 frames, all layers together.
 
 Shapes: `B` videos, `T` frames, `h`, `w` patch rows and columns, `N = h * w`, `L = 1 + N` tokens, class token first,
 `D` width.
@@ -69,7 +70,8 @@ class ZeroLinear(nn.Linear):
 class AverageToken(TemporalModule):
     """One more token per frame, the mean of its patches: Eq. 3a without alignment (Table 4, "Average Pooling").
 
-    It looks at no other frame; it tells what ILA's token gains by its mask. No parameters, O(T h w d).
+    It looks at no other frame; it tells what ILA's token gains by its mask. O(T h w d).
+    Costs 0.2 GMACs, no parameters.
     """
 
     def __init__(self, config: IlaVisionConfig, layer_index: int) -> None:
@@ -85,6 +87,7 @@ class MessageToken(TemporalModule):
 
     The class tokens, through a linear layer, attend to each other over the frames, with a residual connection; what
     each frame gets joins its spatial attention. Equals transformers' `XCLIPVisionModel`. O(T^2 d + T d^2).
+    Costs 0.5 GMACs, 35.5 M parameters.
     """
 
     def __init__(self, config: IlaVisionConfig, layer_index: int) -> None:
@@ -135,7 +138,7 @@ class GlobalTemporalAttention(TemporalModule):
     them and adds up; as many heads as groups give D channels again. Pixels are all L tokens, regions are made of the
     N patches; G is divided by the root of N, so that sums do not grow with the picture. W_P, W_R start with 0.
     The matrices are of the configured number of frames and interpolated for another on loading.
-    O(T h w d^2 + T^2 h w d G + T h w d K).
+    O(T h w d^2 + T^2 h w d G + T h w d K). Costs 15.6 GMACs, 29.4 M parameters.
     """
 
     def __init__(self, config: IlaVisionConfig, layer_index: int) -> None:
@@ -176,7 +179,8 @@ class GlobalTemporalAttention(TemporalModule):
 class JointAttention(TemporalModule):
     """Every token sees every token of all frames, with the weights of the spatial attention (TimeSformer's "joint").
 
-    Order is known by frame positions. No parameters beyond those, O(T^2 h^2 w^2 d).
+    Order is known by frame positions. O(T^2 h^2 w^2 d). Costs 2.6 GMACs, no parameters
+    but those.
     """
 
     def __init__(self, config: IlaVisionConfig, layer_index: int) -> None:
@@ -207,7 +211,7 @@ class DividedAttention(TemporalModule):
     """TimeSformer's divided attention (Bertasius et al. 2021; Figure 3a): over time at each patch, then in space.
 
     The class tokens, one per frame here as in CLIP, take part in space only. Order is known by frame positions.
-    O(T^2 h w d + T h w d^2).
+    O(T^2 h w d + T h w d^2). Costs 13.9 GMACs, 35.5 M parameters.
     """
 
     def __init__(self, config: IlaVisionConfig, layer_index: int) -> None:
@@ -227,6 +231,7 @@ class AlignedAttention(TemporalModule):
     largest (Kuhn-Munkres; Eq. 6, 18), rearranged accordingly from the second frame on (Eq. 3), attended to over time,
     and put back (Eq. 7). `ata_dealignment=False` leaves them rearranged (Table 3 there). Matching has no gradient
     and no parameters; it runs on the CPU, exactly, wherever the model is. O(T h^3 w^3 + T^2 h w d + T h w d^2).
+    Costs 13.9 GMACs, 35.5 M parameters, and the matching, which multiplies nothing.
     """
 
     def __init__(self, config: IlaVisionConfig, layer_index: int) -> None:
