@@ -7,8 +7,8 @@ What is unusual about them:
 - Only the modules that need it know the order of frames by positions (`HAS_FRAME_POSITIONS`); shift, GTA and ILA have
   it in their structure, average has none.
 
-Complexities are per layer, beyond the spatial attention's O(T h^2 w^2 d), as the paper's Table 15 counts them. What a
-module costs is what it adds to plain frames (37.5 GMACs, 97.7 M parameters) on B/32 with 8 frames, all layers together.
+Complexities are per layer, beyond the spatial attention's O(T h^2 w^2 d), as the paper's Table 15 counts them. What
+a module costs is what it adds to plain frames (37.5 GMACs, 97.7 M parameters) on B/32 with 8 frames, all layers.
 
 Shapes: `B` videos, `T` frames, `h`, `w` patch rows and columns, `N = h * w`, `L = 1 + N` tokens, class token first,
 `D` width.
