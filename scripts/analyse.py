@@ -44,9 +44,11 @@ class AnalysisArguments:
 
 def print_growth(tower: str) -> None:
     print(f"{'module, ' + tower + ', 8 frames':40}{'GMACs':>8}{'frames^':>10}{'patches^':>10}")
-    for module in (*TEMPORAL_MODULES, "ila"):
-        found = growth(IlaConfig.from_clip_size(tower, temporal_module=module, num_labels=10))
-        print(f"{module:40}{found.gmacs:8.2f}{found.frames_exponent:10.2f}{found.patches_exponent:10.2f}", flush=True)
+    forms = {module: {"temporal_module": module} for module in TEMPORAL_MODULES}
+    forms |= {"ila": {"alignment_fusion": "mi_token"}, "ila, interaction": {"alignment_fusion": "interaction"}}
+    for name, fields in forms.items():
+        found = growth(IlaConfig.from_clip_size(tower, num_labels=10, **fields))
+        print(f"{name:40}{found.gmacs:8.2f}{found.frames_exponent:10.2f}{found.patches_exponent:10.2f}", flush=True)
     frames, patches = matching_exponents()
     print(f"{'ata, matching (seconds, no products)':40}{'':8}{frames:10.2f}{patches:10.2f}")
 

@@ -28,7 +28,8 @@ def compare_modules() -> None:
     forms: list[tuple[str, dict[str, str], int | None]] = [
         (name, {"temporal_module": name}, PAPER_TABLE_4.get(name)) for name in ("none", *TEMPORAL_MODULES)
     ]
-    forms += [("ila", {}, 40), ("ila, window attention", {"alignment_operator": "window_attention"}, 114)]
+    token = {"alignment_fusion": "mi_token"}
+    forms += [("ila", token, 40), ("ila, window attention", {**token, "alignment_operator": "window_attention"}, 114)]
     table_9 = {"add": 44, "concat": 45, "residual": None, "interaction": None}
     forms += [(f"ila, {name}", {"alignment_fusion": name}, paper) for name, paper in table_9.items()]
     for name, fields, paper in forms:

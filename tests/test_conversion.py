@@ -181,7 +181,7 @@ def test_openai_clip():
     vision = {**WIDE_VISION, "intermediate_size": 96}
     clip = CLIPModel(CLIPConfig(vision_config=vision, text_config=WIDE_TEXT, projection_dim=64)).eval()
     config, converted = convert_state_dict(openai_state_dict(clip))
-    assert (config.vision_config.alignment_fusion, config.vision_config.image_size) == ("mi_token", 24)
+    assert (config.vision_config.alignment_fusion, config.vision_config.image_size) == ("interaction", 24)
     model = IlaForVideoClassification(config).eval()
     missing, unexpected = model.load_state_dict(converted, strict=False)
     assert not unexpected

@@ -27,6 +27,10 @@ CLIP_SIZES: dict[str, tuple[dict[str, int], dict[str, int], int]] = {
 }
 
 
+# Fields that decide which network a checkpoint is of; its file says so, whatever a later default becomes.
+ALWAYS_SAVED = ("temporal_module", "alignment_fusion")
+
+
 def _require(condition: bool, *, field: str, value: Any, allowed: str) -> None:
     if not condition:
         raise ValueError(f"`{field}` is {value!r}; allowed: {allowed}.")
@@ -52,10 +56,11 @@ class IlaVisionConfig(CLIPVisionConfig):
         temporal_module: what a layer does across frames. "ila": implicit alignment (Section 3.2). "none": nothing,
             plain CLIP on every frame. Those it is compared with (`temporal_ila.py`): "average", "shift", "message"
             (X-CLIP), "divided" and "joint" (TimeSformer), "ata", "gta".
-        alignment_fusion: how aligned features enter the layer. "mi_token": pooled to one mutual-information token
-            that joins the spatial attention (Eq. 3). "residual": added to the frames through linear layers, as in the
-            published checkpoints. "add", "concat": added to the patches, or appended to them (Table 9).
-            "interaction": the token, and the pairs' features added to the patches (`ImplicitAlignment`).
+        alignment_fusion: how aligned features enter the layer. "mi_token", the paper's network: pooled to one
+            mutual-information token that joins the spatial attention (Eq. 3). "interaction", ours and the default: the
+            token, and the pairs' features added to the patches (`ImplicitAlignment`), for 1 % more. "residual": added
+            to the frames through linear layers, as in the published checkpoints. "add", "concat": added to the
+            patches, or appended to them (Table 9).
         alignment_conv: convolution module of Eq. 5. "depthwise_separable" (Kinetics-400, Table 1) or "standard"
             (Something-Something V2, Table 2 and Appendix A: two more 3x3 convolutions).
         alignment_hidden_size: channels of the point head, even; "standard" works on twice as many before it.
@@ -87,7 +92,7 @@ class IlaVisionConfig(CLIPVisionConfig):
     patch_size: int = 32
     num_frames: int = 8
     temporal_module: Literal["ila", "none", "average", "shift", "message", "divided", "joint", "ata", "gta"] = "ila"
-    alignment_fusion: Literal["mi_token", "residual", "add", "concat", "interaction"] = "mi_token"
+    alignment_fusion: Literal["mi_token", "residual", "add", "concat", "interaction"] = "interaction"
     alignment_conv: Literal["depthwise_separable", "standard"] = "depthwise_separable"
     alignment_operator: Literal["conv", "window_attention"] = "conv"
     alignment_hidden_size: int = 128
@@ -124,6 +129,9 @@ class IlaVisionConfig(CLIPVisionConfig):
         if "vision_config" in config_dict:  # of both towers, CLIP's or ours
             config_dict = IlaConfig.from_dict(config_dict).vision_config.to_dict()
         return config_dict, unused
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        return {**super().to_diff_dict(), **{name: getattr(self, name) for name in ALWAYS_SAVED}}
 
     @property
     def temporal_layers(self) -> tuple[int, ...]:
@@ -264,6 +272,11 @@ class IlaConfig(CLIPConfig):
             self.vision_config = copy.deepcopy(self.vision_config)  # not the caller's own
         for name, value in vision_fields.items():
             setattr(self.vision_config, name, value)
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        diff = super().to_diff_dict()
+        diff["vision_config"] = {**diff["vision_config"], **{n: getattr(self.vision_config, n) for n in ALWAYS_SAVED}}
+        return diff
 
     @property
     def num_frames(self) -> int:

@@ -57,7 +57,7 @@ class RecipeArguments:
     classification_head: str = field(default="text", metadata={"help": "text or linear"})
     use_video_prompt: bool = field(default=True, metadata={"help": "video-specific prompts of the text head"})
     temporal_module: str = field(default="ila", metadata={"help": "ila, none, message, divided, ata, ..."})
-    alignment_fusion: str = field(default="mi_token", metadata={"help": "mi_token is the paper's"})
+    alignment_fusion: str = field(default="interaction", metadata={"help": "mi_token is the paper's"})
     alignment_conv: str = field(default="depthwise_separable", metadata={"help": "standard for SSv2"})
     config: str | None = field(default=None, metadata={"help": "more fields of IlaConfig, as a JSON object"})
 
