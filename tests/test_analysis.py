@@ -6,16 +6,18 @@ import pytest
 import torch
 from tiny_models import tiny_config
 
-from transformers_ila import IlaForVideoClassification
+from transformers_ila import IlaForVideoClassification, IlaVideoProcessor
 from transformers_ila.analysis import (
     cost,
     fitted_exponent,
     growth,
+    kept_for_backward,
     last_patches,
     module_gmacs,
     shared_information,
     transport_distance,
 )
+from transformers_ila.motionbench import write_folder
 
 
 def on_circle(angles):
@@ -93,3 +95,52 @@ def test_modules_without_products_cost_nothing():
 def test_cost_of_a_model():
     found = cost(tiny_config(num_labels=2), rounds=2)
     assert found.gmacs > 0 and found.parameters > 0 and found.milliseconds > 0
+
+
+def test_memory_is_of_activations_only():
+    """Twice the clips keep twice the activations; weights are not among them, and checkpointing keeps fewer."""
+    model = IlaForVideoClassification(tiny_config(num_labels=2, classification_head="linear")).train()
+    clips = torch.randn(2, 4, 3, 28, 28)
+    one, two = (kept_for_backward(model, clips[:number]) for number in (1, 2))
+    assert 1.9 * one < two < 2.1 * one
+    weights = sum(weight.numel() * 4 for weight in model.parameters()) / 2**20
+    frozen = model.requires_grad_(False)
+    assert weights > 0.05 and kept_for_backward(frozen, clips) == 0
+    model.requires_grad_(True).gradient_checkpointing_enable()
+    assert kept_for_backward(model, clips) < two / 2
+
+
+def test_plain_frames_take_their_own_time():
+    found = cost(tiny_config(num_labels=2, temporal_module="none"), rounds=1)
+    assert found.times_plain > 0 and found.memory > 0
+
+
+@pytest.mark.parametrize(
+    "arguments,message",
+    [
+        ({}, "Nothing to do: --growth true"),
+        ({"cost": "[1]"}, "--cost must be a JSON object"),
+        ({"cost": '{"temporal_modul": "ata"}'}, "IlaConfig has no 'temporal_modul'"),
+        ({"cost": "{}", "tower": "B/8"}, "`size` is 'B/8'; allowed: B/32"),
+        ({"model": "nowhere"}, "--model needs --videos"),
+    ],
+)
+def test_what_the_script_refuses(arguments, message):
+    from analyse import AnalysisArguments, main
+
+    with pytest.raises(ValueError, match=message):
+        main(AnalysisArguments(**arguments))
+
+
+def test_what_the_script_prints(tmp_path, capsys):
+    from analyse import AnalysisArguments, main
+
+    model = IlaForVideoClassification(tiny_config(classification_head="linear", num_labels=8))
+    model.save_pretrained(tmp_path / "model")
+    IlaVideoProcessor.for_model(model.config, size={"shortest_edge": 28}).save_pretrained(tmp_path / "model")
+    write_folder(tmp_path / "videos", 16, seed=0)
+    main(AnalysisArguments(model=str(tmp_path / "model"), videos=str(tmp_path / "videos"), limit=5, batch_size=2))
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].startswith("4 videos, neighbouring frames")  # every fourth of 16
+    distance, nats = (float(line.split()[-3]) for line in printed[1:])
+    assert 0 < distance < 2 and 0 <= nats < math.log(49)

@@ -114,3 +114,13 @@ def test_nothing_invalid_is_saved(tmp_path):
     config.num_frames = 0
     with pytest.raises(StrictDataclassError, match="num_frames"):
         config.save_pretrained(tmp_path)
+
+
+def test_a_saved_configuration_names_its_network(tmp_path):
+    """Whatever a later version's defaults are."""
+    IlaConfig().save_pretrained(tmp_path)
+    written = json.loads((tmp_path / "config.json").read_text())["vision_config"]
+    assert (written["temporal_module"], written["alignment_fusion"]) == ("ila", "interaction")
+    IlaVisionConfig(alignment_fusion="add").save_pretrained(tmp_path)
+    written = json.loads((tmp_path / "config.json").read_text())
+    assert (written["temporal_module"], written["alignment_fusion"]) == ("ila", "add")

@@ -586,7 +586,7 @@ def self_attention(module, tokens, heads):
 
 
 def test_layer_equals_equations_3_and_4():
-    model = randomised(IlaVisionModel(tiny_config().vision_config)).double().eval()
+    model = randomised(IlaVisionModel(tiny_config(alignment_fusion="mi_token").vision_config)).double().eval()
     layer = model.encoder.layers[0]
     z = torch.randn(2, 4, 50, 32, dtype=torch.float64)
     output, _, _ = layer(z, (7, 7))

@@ -77,6 +77,7 @@ def test_the_examples_run_one_after_the_other(place):
     assert "48 of 48, 0 unreadable" in run_command("evaluate.py", place, offline)
     assert json.loads((place / "report.json").read_text())["protocol"]["name"] == "4x3"
     assert "48 videos labelled, 0 unreadable" in run_command("predict.py", place, offline)
+    assert "48 videos, neighbouring frames" in run_command("analyse.py", place, offline)
     write_folder(place / "path" / "to" / "other_videos", 16, seed=7)
     assert "linear" in run_command("probe.py", place, offline)
     run_command("make_model_cards.py", place, offline)
