@@ -369,7 +369,7 @@ def test_openai_clip(tmp_path, form, clip, merges, tokenizer):
     assert done.labels is None and len(done.verified) == 2
     assert done.verified[0].startswith(f"{len(clip.state_dict())} tensors")
     loaded = IlaForVideoClassification.from_pretrained(tmp_path / "clip").eval()
-    assert loaded.config.vision_config.alignment_fusion == "mi_token"
+    assert loaded.config.vision_config.alignment_fusion == "interaction"
     assert loaded.dtype == torch.float32
     state = loaded.state_dict()
     assert all(torch.equal(state[name], tensor) for name, tensor in clip.state_dict().items())
