@@ -55,6 +55,7 @@ class Predictions:
     unreadable: position -> reason, of the other samples.
     frames_lost: packets that gave no frame, in all videos together, as far as they were decoded.
     seconds: for reading and computing, on the clock; of several processes the slowest's.
+    waiting_share: which part of it the model waited for videos; of several processes, of their seconds together.
     reordered: with `temporal_reliance`, logits for each of `ORDERS`.
     settings: views, batch_size, batch_statistics, device and processes, as they were used.
     """
@@ -65,6 +66,7 @@ class Predictions:
     unreadable: dict[int, str]
     frames_lost: int
     seconds: float
+    waiting_share: float = 0.0
     reordered: dict[str, torch.Tensor] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
 
@@ -96,6 +98,7 @@ def report_of(
         **_describe_predictions(predictions, model),
         "seconds": predictions.seconds,
         "seconds_per_video": predictions.seconds / len(listed),
+        "waiting_share": predictions.waiting_share,
         "processes": settings["processes"],
         "preprocessing": describe_preprocessing(processor, settings["views"].protocol),
         **describe_software(),
