@@ -13,7 +13,7 @@ from transformers import CLIPTokenizer, pipeline
 from transformers_ila import IlaForVideoClassification, IlaModel, IlaVideoProcessor
 from transformers_ila.complexity import count
 from transformers_ila.conversion import to_released_state_dict
-from transformers_ila.evaluation import evaluate, listed_samples, predict
+from transformers_ila.evaluation import evaluate, fingerprint, listed_samples, predict
 from transformers_ila.hub import export
 from transformers_ila.inference import load_trained
 from transformers_ila.motion_pictures import write_mp4
@@ -33,6 +33,7 @@ def clip(tmp_path_factory):
 
 
 def whole_model(clip, **fields) -> IlaForVideoClassification:
+    torch.manual_seed(0)
     model = IlaForVideoClassification.from_pretrained(
         clip, labels=LABELS, num_frames=4, alignment_hidden_size=8, **fields
     )
@@ -187,6 +188,25 @@ def test_a_tokenizer_given_to_the_export_is_no_fault(clip, tmp_path):
     tokenizer = byte_tokenizer(tmp_path / "tokenizer")
     export(model, IlaProcessor(IlaVideoProcessor.for_model(model.config), tokenizer), tmp_path / "model")
     assert logits_of(IlaForVideoClassification.from_pretrained(tmp_path / "model")).shape == (2, 3)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+def test_int8_weights_as_the_readme_makes_them(exported, tmp_path):
+    """Nearly the same logits; works in the pipeline, in evaluation and prediction, and is another model to them."""
+    root, expected = exported
+    model, processor = load_trained(root / "model")
+    int8 = torch.ao.quantization.quantize_dynamic(model.eval(), {torch.nn.Linear}, dtype=torch.qint8)
+    assert "DynamicQuantizedLinear" in str(int8.vision_model.encoder.layers[0].mlp.fc1)
+    difference = (logits_of(int8) - expected).abs().max()
+    assert 0 < difference < 0.5 * expected.std()
+    paths = sorted(map(str, (root / "videos").iterdir()))
+    answers = pipeline("video-classification", model=int8, video_processor=processor)(paths[0], top_k=3)
+    logits = predict(int8, processor, [(path, 0) for path in paths], batch_size=1).logits  # a batch shares its scale
+    assert abs(logits[0].softmax(-1).max().item() - answers[0]["score"]) < 1e-5
+    assert torch.equal(logits_of(model), expected)  # a copy was quantised
+    report = evaluate(int8, processor, [(paths[0], 0)])
+    assert report["model"]["fingerprint"] == fingerprint(copy.deepcopy(int8)) != fingerprint(model)
+    assert label_videos(int8, processor, named_videos(root / "videos"), output=tmp_path).labelled == 3
 
 
 WITHOUT_THE_PACKAGE = """

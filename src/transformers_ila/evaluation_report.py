@@ -213,9 +213,14 @@ def fingerprint(model: IlaForVideoClassification) -> str:
     """SHA-256 of the class names, and of every weight and statistic with its name; the same on every device."""
     names = [model.config.id2label[index] for index in range(model.config.num_labels)]
     digest = hashlib.sha256(json.dumps(names).encode())
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    for name, state in sorted(model.state_dict().items()):
+        for part in state if isinstance(state, tuple) else (state,):  # torch's quantised layers: weight and bias
+            if not isinstance(part, torch.Tensor):
+                digest.update(f"{name} {part}".encode())
+                continue
+            tensor = part.detach().dequantize() if part.is_quantized else part.detach()
+            digest.update(f"{name} {part.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
 
 
