@@ -220,7 +220,7 @@ def fingerprint(model: IlaForVideoClassification) -> str:
                 continue
             tensor = part.detach().dequantize() if part.is_quantized else part.detach()
             digest.update(f"{name} {part.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+            digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
