@@ -40,7 +40,13 @@ class EvaluationArguments:
     )
     protocol: str = field(default="1x1", metadata={"help": "clips x crops", "choices": tuple(PROTOCOLS)})
     batch_size: int = field(default=8, metadata={"help": "videos that go through the model together"})
-    workers: int = field(default=0, metadata={"help": "processes that read videos beside each one that computes"})
+    workers: int | None = field(
+        default=None,
+        metadata={
+            "help": "processes that read videos beside each one that computes; default: beside a GPU the cores it "
+            "leaves, else 0"
+        },
+    )
     output: str = field(default="evaluation.json", metadata={"help": "report to write, .json"})
     data_set: str | None = field(default=None, metadata={"help": "name for the report"})
     split: str | None = field(default=None, metadata={"help": "name for the report; default: --read_split"})
@@ -86,6 +92,7 @@ def table(report: dict[str, Any]) -> str:
         rows += [(f"{title}, {order.replace('_', ' ')}", value) for title, value in scores_of(metrics)[:1]]
     rows.append(("videos", f"{counts['evaluated']} of {counts['listed']}, {counts['unreadable']} unreadable"))
     rows.append(("seconds per video", seconds_of(report)))
+    rows.append(("waiting for videos", f"{report['waiting_share']:.0%} of the time"))
     rows.append(("views", f"{protocol['name']} (clips x crops) of {protocol['frames_per_clip']} frames"))
     lines = [f"{title:20} {value}" for title, value in rows]
     return "\n".join(lines + ([protocol["note"]] if protocol["note"] else []))
@@ -106,7 +113,7 @@ def run(args: EvaluationArguments) -> int:
                 batch_size=args.batch_size,
                 device=place.device(),
                 batch_statistics=args.batch_statistics,
-                num_workers=args.workers,
+                num_workers=place.usual_workers() if args.workers is None else args.workers,
                 random_frames=args.random_frames,
                 seed=args.seed,
                 temporal_reliance=args.temporal_reliance,

@@ -35,7 +35,13 @@ class PredictionArguments:
     embeddings: bool = field(default=False, metadata={"help": "also write the video's feature"})
     retry: bool = field(default=False, metadata={"help": "try again what could not be read in earlier runs"})
     batch_size: int = field(default=8, metadata={"help": "videos that go through the model together"})
-    workers: int = field(default=0, metadata={"help": "processes that read videos beside each one that computes"})
+    workers: int | None = field(
+        default=None,
+        metadata={
+            "help": "processes that read videos beside each one that computes; default: beside a GPU the cores it "
+            "leaves, else 0"
+        },
+    )
 
 
 def run(args: PredictionArguments) -> int:
@@ -54,7 +60,7 @@ def run(args: PredictionArguments) -> int:
             embeddings=args.embeddings,
             retry=args.retry,
             batch_size=args.batch_size,
-            num_workers=args.workers,
+            num_workers=place.usual_workers() if args.workers is None else args.workers,
             device=place.device(),
             place=place,
             progress=bar.update,
@@ -66,6 +72,9 @@ def run(args: PredictionArguments) -> int:
         f"{who}{summary.labelled} videos labelled, {summary.unreadable} unreadable, {summary.before} done before. "
         f"Results: {args.output}"
     )
+    if summary.seconds:
+        waited = summary.waited / summary.seconds
+        print(f"{who}{summary.seconds:.1f} s, {waited:.0%} of them waiting for videos to be read.")
     for name, reason in summary.reasons.items():
         print(f"unreadable: {name!r}: {' '.join(reason.split())}")
     return 1 if summary.unreadable and place.world == 1 else 0

@@ -378,7 +378,7 @@ def test_report_says_what_was_done(residual, samples, tmp_path):
     assert preprocessing["resample"] == "bicubic" and preprocessing["image_std"] == [1.0] * 3
     assert report["versions"]["torch"] == torch.__version__ and report["versions"]["transformers_ila"]
     assert report["decoder"]["pyav"] and report["decoder"]["ffmpeg"]
-    assert 0 < report["seconds_per_video"] == report["seconds"] / 2
+    assert 0 < report["seconds_per_video"] == report["seconds"] / 2 and 0 < report["waiting_share"] < 1
 
     plain = evaluate(residual, IlaVideoProcessor.for_model(residual.config), samples[:2])
     assert plain["protocol"]["note"] is None and plain["protocol"]["batch_statistics"] is False

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -67,6 +68,7 @@ def test_rows_are_what_the_model_says(tmp_path, model, processor, folder, format
     options = {"output": tmp_path, "format": format, "protocol": protocol, "top_k": 3, "batch_size": 3}
     summary = label_videos(model, processor, named_videos(folder), embeddings=True, **options)
     assert (summary.seen, summary.before, summary.labelled, summary.unreadable) == (9, 0, 8, 1)
+    assert 0 < summary.waited < summary.seconds
     rows = {row["video"]: row for row in read_results(tmp_path)}
     assert len(rows) == 9 and list(summary.reasons) == ["text.mp4"]
     assert "Cannot read the video" in rows["text.mp4"]["reason"] and rows["text.mp4"]["labels"] is None
@@ -350,6 +352,7 @@ def test_script(tmp_path, saved, folder, capsys, monkeypatch):
     capsys.readouterr()
     assert script.main([*options, "--videos", str(folder)]) == 1
     printed = capsys.readouterr().out
+    assert re.search(r"\d\.\d s, \d+% of them waiting for videos to be read", printed)
     assert "8 videos labelled, 1 unreadable, 0 done before" in printed and "unreadable: 'text.mp4'" in printed
     assert script.main([*options, "--videos", str(folder)]) == 0
     for bad, message in {

@@ -63,11 +63,13 @@ def run_command(script, place, environment):
 def test_the_examples_run_one_after_the_other(place):
     """Every Python example, then the commands on what they made; the Hub is a stand-in, the release's file small."""
     code = examples()
-    assert list(code) == ["session", "vit", "trainer", "pipeline", "export", "reading", "adapters"]
+    assert list(code) == ["session", "vit", "trainer", "pipeline", "smaller", "export", "reading", "adapters"]
     assert run(code["session"], place).startswith("tensor([[")
     assert run(code["vit"], place) == "torch.Size([1, 2]) linear\n"
     run(code["trainer"].replace("num_train_epochs=10", "num_train_epochs=1"), place)
     assert "'label'" in run(code["pipeline"], place)
+    assert "'label'" in run(code["smaller"], place)
+    assert "model.safetensors" in {path.name for path in (place / "my-ila-merged").iterdir()}
     run(code["export"], place)
     assert (place / "my-ila-export" / "modeling_ila.py").is_file()
     assert run(code["reading"], place).startswith("(3, ")

@@ -1,19 +1,28 @@
 """Which frames are drawn and in which order: of the seed and the video's name alone; batches lose no video."""
 
+import time
 from collections import Counter
 
 import pytest
 import torch
+from tiny_models import tiny_config
 
+from transformers_ila import IlaVideoProcessor
+from transformers_ila.motion_pictures import write_mp4
+from transformers_ila.motionbench import make_videos
+from transformers_ila.processes import Place
 from transformers_ila.video_views import (
     ORDERS,
     Video,
     Views,
+    Waiting,
     _drawing_from,
     draw_seed,
     in_batches,
+    pixel_values_on,
     reordered,
     shuffled_order,
+    video_loader,
 )
 
 
@@ -68,3 +77,51 @@ def test_batches_hold_every_video_once(readable, batch_size):
     assert [v.key for b in batches for v in b.unreadable] == [n for n, c in enumerate(readable) if c == "0"]
     with_some = [len(batch.read) for batch in batches if batch.read]
     assert all(size == batch_size for size in with_some[:-1]) and max(with_some, default=0) <= batch_size
+
+
+MEANS = {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.5, 0.6, 0.7]}
+
+
+@pytest.mark.parametrize("protocol", ["1x1", "4x3"])
+@pytest.mark.parametrize("options", [{}, MEANS, {"do_normalize": False}, {"do_rescale": False}], ids=str)
+def test_pixels_made_on_the_device_are_the_processors(tmp_path, protocol, options):
+    """Bit for bit; the loader's are uint8."""
+    IlaVideoProcessor.for_model(tiny_config(), **options).save_pretrained(tmp_path)
+    processor = IlaVideoProcessor.from_pretrained(tmp_path)  # whose means are lists, as in the file
+    paths = [str(tmp_path / f"{index}.mp4") for index in range(2)]
+    for path, video in zip(paths, make_videos(2, seed=0)):
+        write_mp4(path, video.frames)
+    views = Views(protocol)
+    (batch,) = in_batches(
+        video_loader(processor, paths, find=lambda path: (path, path), views=views, batch_size=2), batch_size=2
+    )
+    expected = processor(paths, **views.options(), return_tensors="pt")["pixel_values"]
+    made = pixel_values_on(torch.device("cpu"), batch.views(), processor)
+    assert batch.views().dtype == torch.uint8 and made.dtype == expected.dtype == torch.float32
+    assert torch.equal(made, expected)
+
+
+def test_waiting_is_what_the_items_take():
+    def slowly():
+        for item in range(3):
+            time.sleep(0.05)
+            yield item
+
+    waiting = Waiting(slowly())
+    items = []
+    for item in waiting:
+        items.append(item)
+        time.sleep(0.1)
+    assert items == [0, 1, 2] and 0.15 <= waiting.seconds < 0.3 and list(Waiting([])) == []
+
+
+def test_usual_workers(monkeypatch):
+    """None beside a CPU that computes; beside GPUs the machine's cores, shared, and one at least."""
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(8))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert Place().usual_workers() == 0
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert Place().usual_workers() == 7
+    for processes, workers in (("2", 3), ("8", 1)):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
+        assert Place().usual_workers() == workers

@@ -13,7 +13,8 @@ from .modeling_ila import IlaForVideoClassification
 
 class Complexity(NamedTuple):
     """gmacs: giga multiply-accumulates of one view, class features cached, prompt generator included (as the paper's
-    "FLOPs"). parameters: millions, without the text tower. text_parameters: millions of the text tower."""
+    "FLOPs"). parameters: millions, without the text tower. text_parameters: millions of the text tower, 0 where
+    it was merged."""
 
     gmacs: float
     parameters: float
@@ -23,7 +24,8 @@ class Complexity(NamedTuple):
 def count(config: IlaConfig) -> Complexity:
     """Counted by torch's flop counter on the meta device."""
     config = copy.deepcopy(config)
-    config.class_features = "embeddings"  # as if they had been computed once
+    if config.has_text_tower:
+        config.class_features = "embeddings"  # as if they had been computed once
     with torch.device("meta"):
         model = IlaForVideoClassification(config).eval()
     is_text = ("text_model.", "text_projection.")

@@ -211,7 +211,8 @@ class IlaConfig(CLIPConfig):
         freeze_text_model: the text tower takes no gradient, and its features of the classes are computed once.
         freeze_vision_model: the vision tower that was loaded takes no gradient; what is new in its layers does.
         class_features: "tokens": class names go through the text tower. "embeddings": ready text features are stored
-            (`IlaForVideoClassification.set_class_embeddings`).
+            (`IlaForVideoClassification.set_class_embeddings`). "merged": they are, and there is no text tower
+            (`IlaForVideoClassification.merge_text_tower`).
         classifier_dropout: of the linear head.
         alignment_loss_weight: gamma of Section 3.3.
         label_smoothing: of the classification loss, in training mode. Not `TrainingArguments.label_smoothing_factor`,
@@ -251,7 +252,7 @@ class IlaConfig(CLIPConfig):
     prompt_projection_dropout: float | int = 0.0
     freeze_text_model: bool = True
     freeze_vision_model: bool = False
-    class_features: Literal["tokens", "embeddings"] = "tokens"
+    class_features: Literal["tokens", "embeddings", "merged"] = "tokens"
     classifier_dropout: float | int = 0.5
     alignment_loss_weight: float | int = 1.0
     label_smoothing: float | int = 0.0
@@ -277,6 +278,11 @@ class IlaConfig(CLIPConfig):
         diff = super().to_diff_dict()
         diff["vision_config"] = {**diff["vision_config"], **{n: getattr(self.vision_config, n) for n in ALWAYS_SAVED}}
         return diff
+
+    @property
+    def has_text_tower(self) -> bool:
+        """Whether a model of this configuration holds CLIP's text tower."""
+        return self.classification_head == "text" and self.class_features != "merged"
 
     @property
     def num_frames(self) -> int:

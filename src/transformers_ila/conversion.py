@@ -312,6 +312,8 @@ def to_released_state_dict(model: IlaForVideoClassification) -> StateDict:
         raise ValueError(
             f'The original code knows only alignment_fusion="residual", adjacent frames, in every layer; got {found}.'
         )
+    if config.class_features == "merged":
+        raise ValueError("The original code needs the text tower, which `merge_text_tower` dropped.")
     tensors, released = model.state_dict(), {}
     table = rename_table(config)
     absent = sorted(table.keys() - tensors.keys())

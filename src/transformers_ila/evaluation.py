@@ -27,7 +27,18 @@ from .metrics import accuracies
 from .modeling_ila import IlaForVideoClassification
 from .processes import place_in_group, together
 from .video_processing_ila import IlaVideoProcessor
-from .video_views import AS_IS, ORDERS, PROTOCOLS, Batch, Views, in_batches, reordered, video_loader
+from .video_views import (
+    AS_IS,
+    ORDERS,
+    PROTOCOLS,
+    Batch,
+    Views,
+    Waiting,
+    in_batches,
+    pixel_values_on,
+    reordered,
+    video_loader,
+)
 
 
 __all__ = [
@@ -75,17 +86,19 @@ def predict(
         batch_size=batch_size,
         num_workers=num_workers,
     )
+    prepare = partial(pixel_values_on, used, processor=processor)
     part = _Part(orders=ORDERS if temporal_reliance else ())
 
     def work() -> _Part:
         started = time.perf_counter()
         alignment = alignment_in_train_mode(model) if batch_statistics else nullcontext()
         with in_eval_mode(model, used), alignment, torch.no_grad():
-            for batch in in_batches(loader, batch_size=batch_size):
-                part.add(batch, model, used, one_by_one=batch_statistics, seed=seed)
+            batches = Waiting(in_batches(loader, batch_size=batch_size))
+            for batch in batches:
+                part.add(batch, model, prepare, one_by_one=batch_statistics, seed=seed)
                 if progress is not None:
                     progress(len(batch.read) + len(batch.unreadable))
-        part.seconds = time.perf_counter() - started
+        part.seconds, part.waited = time.perf_counter() - started, batches.seconds
         return part
 
     parts = together(work) if share else [work()]
@@ -103,9 +116,16 @@ class _Part:
     unreadable: dict[int, str] = field(default_factory=dict)
     frames_lost: int = 0
     seconds: float = 0.0
+    waited: float = 0.0
 
     def add(
-        self, batch: Batch, model: IlaForVideoClassification, device: torch.device, *, one_by_one: bool, seed: int
+        self,
+        batch: Batch,
+        model: IlaForVideoClassification,
+        prepare: Callable[[torch.Tensor], torch.Tensor],
+        *,
+        one_by_one: bool,
+        seed: int,
     ) -> None:
         self.unreadable.update({video.key: video.reason for video in batch.unreadable})
         if not batch.read:
@@ -114,7 +134,7 @@ class _Part:
         self.frames_lost += sum(video.frames_lost for video in batch.read)
         for order in (AS_IS, *self.orders):
             views = torch.stack([reordered(video, order, seed=seed) for video in batch.read])
-            logits = fused_logits(model, views.to(device), one_by_one=one_by_one)
+            logits = fused_logits(model, prepare(views), one_by_one=one_by_one)
             check_logits(logits, [video.name for video in batch.read])
             self.logits.setdefault(order, []).append(logits)
 
@@ -143,6 +163,7 @@ def _joined(
         unreadable=dict(sorted(unreadable.items())),
         frames_lost=sum(part.frames_lost for part in parts),
         seconds=max(part.seconds for part in parts),
+        waiting_share=sum(part.waited for part in parts) / max(sum(part.seconds for part in parts), 1e-9),
         reordered={name: values[order] for name, values in logits.items()},
         settings=settings,
     )
@@ -196,7 +217,8 @@ def evaluate(
         What `json` can write: schema, date, model, data_set, protocol, counts (videos listed, evaluated, unreadable;
         frames_lost), unreadable (paths and reasons), metrics (`accuracies` or `multi_label_scores`), calibration,
         per_class, most_confused, temporal_reliance, seconds and seconds_per_video (of those listed, reading
-        included), processes, preprocessing, decoder, versions.
+        included), waiting_share (of the seconds, waiting for videos), processes, preprocessing,
+        decoder, versions.
 
     Raises:
         ValueError: nothing to evaluate, a class that the model does not have, several labels of a video where the

@@ -173,6 +173,7 @@ def _summary(report: Mapping[str, Any]) -> list[tuple[Any, ...]]:
         ("calibration error", percent(report["calibration"]["expected_calibration_error"])),
         ("views", f"{protocol['clips']} clips x {protocol['crops']} crops of {protocol['frames_per_clip']} frames"),
         ("seconds per video", seconds_of(report)),
+        ("waiting for videos", f"{report['waiting_share']:.0%} of the time"),
     ]
 
 

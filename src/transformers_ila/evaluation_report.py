@@ -55,6 +55,7 @@ class Predictions:
     unreadable: position -> reason, of the other samples.
     frames_lost: packets that gave no frame, in all videos together, as far as they were decoded.
     seconds: for reading and computing, on the clock; of several processes the slowest's.
+    waiting_share: which part of it the model waited for videos; of several processes, of their seconds together.
     reordered: with `temporal_reliance`, logits for each of `ORDERS`.
     settings: views, batch_size, batch_statistics, device and processes, as they were used.
     """
@@ -65,6 +66,7 @@ class Predictions:
     unreadable: dict[int, str]
     frames_lost: int
     seconds: float
+    waiting_share: float = 0.0
     reordered: dict[str, torch.Tensor] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
 
@@ -96,6 +98,7 @@ def report_of(
         **_describe_predictions(predictions, model),
         "seconds": predictions.seconds,
         "seconds_per_video": predictions.seconds / len(listed),
+        "waiting_share": predictions.waiting_share,
         "processes": settings["processes"],
         "preprocessing": describe_preprocessing(processor, settings["views"].protocol),
         **describe_software(),
@@ -210,9 +213,14 @@ def fingerprint(model: IlaForVideoClassification) -> str:
     """SHA-256 of the class names, and of every weight and statistic with its name; the same on every device."""
     names = [model.config.id2label[index] for index in range(model.config.num_labels)]
     digest = hashlib.sha256(json.dumps(names).encode())
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    for name, state in sorted(model.state_dict().items()):
+        for part in state if isinstance(state, tuple) else (state,):  # torch's quantised layers: weight and bias
+            if not isinstance(part, torch.Tensor):
+                digest.update(f"{name} {part}".encode())
+                continue
+            tensor = part.detach().dequantize() if part.is_quantized else part.detach()
+            digest.update(f"{name} {part.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

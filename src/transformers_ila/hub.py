@@ -169,7 +169,7 @@ def _check_tensors(model: Any) -> None:
 
 def _check_tokenizer(model: Any, tokenizer: Any) -> None:
     tokens = model.config.text_config.vocab_size
-    if tokenizer is not None and model.config.classification_head == "text" and len(tokenizer) > tokens:
+    if tokenizer is not None and model.config.has_text_tower and len(tokenizer) > tokens:
         raise ValueError(f"The processor's tokenizer has {len(tokenizer)} tokens, the model's text tower {tokens}.")
 
 

@@ -189,7 +189,10 @@ def _default_heads(width: int) -> int:
 
 
 class IlaModel(IlaPreTrainedModel):
-    """Video tower and text tower (no text tower with `classification_head="linear"`): cosines of videos and texts."""
+    """Video tower and text tower: cosines of videos and texts.
+
+    There is no text tower with `classification_head="linear"`, and none where it was merged into its class features.
+    """
 
     # CLIP's text tower where the head is linear; the classifier's own where there is none.
     _keys_to_ignore_on_load_unexpected = [r"^(text_model|text_projection|logit_scale|class)"]
@@ -200,9 +203,10 @@ class IlaModel(IlaPreTrainedModel):
         self.vision_model = tower(IlaVisionModel, config.vision_config)
         self.visual_projection = Projection(width, projection, bias=False)
         self.mit = frame_integration(config)
-        if config.classification_head == "text":
+        if config.has_text_tower:
             self.text_model = tower(CLIPTextModel, config.text_config)
             self.text_projection = Projection(config.text_config.hidden_size, projection, bias=False)
+        if config.classification_head == "text":
             self.logit_scale = nn.Parameter(torch.tensor(float(config.logit_scale_init_value)))
             if config.use_video_prompt:
                 self.prompts_visual_layernorm = nn.LayerNorm(width, eps=config.vision_config.layer_norm_eps)
@@ -254,17 +258,26 @@ class IlaModel(IlaPreTrainedModel):
         """Text features c, not normalised: (K, length) -> `pooler_output` (K, E).
 
         Raises:
-            ValueError: where there is no text tower (`classification_head="linear"`).
+            ValueError: where there is no text tower (`classification_head="linear"`, or it was merged).
         """
         if self.config.classification_head != "text":
             head = self.config.classification_head
             raise ValueError(f'There is no text tower: `classification_head` is "{head}"; it takes "text".')
+        self._require_text_tower("get_text_features")
         kwargs.pop("return_dict", None)
         outputs = self.text_model(
             input_ids, attention_mask=attention_mask, position_ids=position_ids, return_dict=True, **kwargs
         )
         outputs.pooler_output = self.text_projection(outputs.pooler_output)
         return outputs
+
+    def _require_text_tower(self, caller: str) -> None:
+        if not self.config.has_text_tower:
+            raise ValueError(
+                f"`{caller}` needs the text tower, which was merged into the class features and dropped "
+                '(`class_features="merged"`). Load the checkpoint from before `merge_text_tower()`, or give other '
+                "classes' text features to `set_class_embeddings`."
+            )
 
     def match(
         self, video_outputs: IlaVisionModelOutput, text_embeds: torch.Tensor
@@ -336,7 +349,7 @@ class IlaForVideoClassification(IlaModel):
     """Video classifier with a text head (classes are names) or a linear head (classes are numbers)."""
 
     class_input_ids: torch.Tensor  # (K, length), with class_features="tokens"
-    class_embeds: torch.Tensor  # (K, E), with class_features="embeddings"
+    class_embeds: torch.Tensor  # (K, E), with class_features="embeddings" or "merged"
     main_input_name = "pixel_values"
     accepts_loss_kwargs = False  # the loss is a mean; the Trainer must not rescale it by a count of items
 
@@ -352,7 +365,7 @@ class IlaForVideoClassification(IlaModel):
             self.classifier_norm = nn.LayerNorm(config.projection_dim)
             self.classifier_dropout = nn.Dropout(config.classifier_dropout)
             self.classifier = nn.Linear(config.projection_dim, config.num_labels)
-        elif config.class_features == "embeddings":
+        elif config.class_features != "tokens":
             self.register_buffer("class_embeds", torch.zeros(config.num_labels, config.projection_dim))
         else:
             self.register_buffer("class_input_ids", placeholder_class_input_ids(config))
@@ -416,7 +429,7 @@ class IlaForVideoClassification(IlaModel):
 
     def _find_tokenizer(self) -> PreTrainedTokenizerBase | None:
         """The tokenizer in use, else the checkpoint's; looked for once."""
-        has_text = self.config.classification_head == "text"
+        has_text = self.config.has_text_tower
         if self.tokenizer is None and has_text and self.name_or_path and not self._has_no_tokenizer:
             try:
                 self.tokenizer = load_tokenizer(self.name_or_path, **self._source)
@@ -427,7 +440,7 @@ class IlaForVideoClassification(IlaModel):
     def freeze_text_model(self, freeze: bool = True) -> None:
         """Stop (or with `False` resume) training the text tower and its projection."""
         self.config.freeze_text_model = freeze
-        if self.config.classification_head == "text":
+        if self.config.has_text_tower:
             self.text_model.requires_grad_(not freeze)
             self.text_projection.requires_grad_(not freeze)
 
@@ -458,7 +471,7 @@ class IlaForVideoClassification(IlaModel):
             tokenizer: of the text tower; by default the one given before, or that of the checkpoint loaded.
 
         Raises:
-            ValueError: no list of different names, or no tokenizer.
+            ValueError: no list of different names, no tokenizer, or other names than now where the text tower is gone.
         """
         labels = check_labels(labels)
         if self.config.classification_head == "linear":
@@ -466,6 +479,9 @@ class IlaForVideoClassification(IlaModel):
                 self._renew_classifier(len(labels))
             self._name_classes(len(labels), labels)
             return
+        if not self.config.has_text_tower and labels == [self.config.id2label[i] for i in range(self.num_labels)]:
+            return
+        self._require_text_tower("set_labels")
         self.tokenizer = tokenizer or self.tokenizer or load_tokenizer(self.name_or_path, **self._source)
         self.set_class_input_ids(tokenize_labels(labels, self.tokenizer, self.config.text_config), labels)
 
@@ -477,9 +493,10 @@ class IlaForVideoClassification(IlaModel):
             labels: K names; by default the present ones, or `LABEL_0`... where K changes.
 
         Raises:
-            ValueError: no text head, another rank, too long, or ids outside the vocabulary.
+            ValueError: no text head, no text tower, another rank, too long, or ids outside the vocabulary.
         """
         self._require_text_head("set_class_input_ids")
+        self._require_text_tower("set_class_input_ids")
         ids = torch.as_tensor(input_ids)
         limit, vocabulary = self.config.text_config.max_position_embeddings, self.config.text_config.vocab_size
         if ids.ndim != 2 or ids.is_floating_point() or not 0 < ids.shape[1] <= limit or len(ids) == 0:
@@ -503,9 +520,38 @@ class IlaForVideoClassification(IlaModel):
             shape = tuple(embeds.shape)
             raise ValueError(f"`embeds` must be (classes, {self.config.projection_dim}), got {shape}.")
         self._name_classes(len(embeds), labels)
-        self._use_class_features("embeddings", "class_embeds", embeds.detach().to(self.text_projection.weight.dtype))
+        kind: Literal["embeddings", "merged"] = "embeddings" if self.config.has_text_tower else "merged"
+        self._use_class_features(kind, "class_embeds", embeds.detach().to(self.logit_scale.dtype))
 
-    def _use_class_features(self, kind: Literal["tokens", "embeddings"], name: str, tensor: torch.Tensor) -> None:
+    def merge_text_tower(self) -> "IlaForVideoClassification":
+        """Store the classes' text features and drop the text tower, in place; what is saved has none either.
+
+        Logits stay the same, bit for bit, and prompts work as before. Other class names cannot be set afterwards
+        (`set_class_embeddings` can), nothing needs a tokenizer, and training reaches no text any more: the stored
+        features are constant, also where `freeze_text_model` was off. Merged once, nothing happens again.
+
+        Returns:
+            The model itself.
+
+        Raises:
+            ValueError: no text head.
+        """
+        self._require_text_head("merge_text_tower")
+        if not self.config.has_text_tower:
+            return self
+        modes = [(module, module.training) for module in self.modules()]
+        with torch.no_grad():
+            features = self.eval().class_text_features().clone()  # in eval mode: no dropout
+        for module, training in modes:
+            module.training = training
+        self._use_class_features("merged", "class_embeds", features)
+        del self.text_model, self.text_projection
+        self.tokenizer = None  # or it would be saved
+        return self
+
+    def _use_class_features(
+        self, kind: Literal["tokens", "embeddings", "merged"], name: str, tensor: torch.Tensor
+    ) -> None:
         old = [self._buffers.pop(buffer, None) for buffer in ("class_input_ids", "class_embeds")]
         device = next(buffer.device for buffer in old if buffer is not None)  # weights may be offloaded, buffers stay
         self.register_buffer(name, tensor.to(device))
@@ -540,7 +586,7 @@ class IlaForVideoClassification(IlaModel):
         (writing through `.data` hides that), and every time while they are not constant. Compiled code takes what was
         computed before it was compiled; call this once before. Train and eval mode of no module is touched.
         """
-        if self.config.class_features == "embeddings":
+        if self.config.class_features != "tokens":
             return self.class_embeds
         weights = [*self.text_model.parameters(), *self.text_projection.parameters()]
         if not self._text_is_constant(weights):

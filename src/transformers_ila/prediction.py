@@ -10,6 +10,7 @@ What is unusual here:
 import hashlib
 import json
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +25,7 @@ from .prediction_files import Parts, agree_on_settings, digest_of, done_videos
 from .processes import Place
 from .video_lists import stream_videos
 from .video_processing_ila import IlaVideoProcessor
-from .video_views import Batch, Video, Views, in_batches, video_loader
+from .video_views import Batch, Video, Views, Waiting, in_batches, pixel_values_on, video_loader
 
 
 NOT_FINITE = "the model's logits are not finite (NaN or infinite)"
@@ -32,12 +33,17 @@ NOT_FINITE = "the model's logits are not finite (NaN or infinite)"
 
 @dataclass
 class Summary:
-    """What one process did: videos it saw in the list, had done before, labelled now, and could not read now."""
+    """What one process did: videos it saw in the list, had done before, labelled now, and could not read now.
+
+    seconds, waited: for reading and computing, on the clock; and how many of them went by waiting for videos.
+    """
 
     seen: int = 0
     before: int = 0
     labelled: int = 0
     unreadable: int = 0
+    seconds: float = 0.0
+    waited: float = 0.0
     reasons: dict[str, str] = field(default_factory=dict)  # of the first few
 
 
@@ -109,13 +115,17 @@ def label_videos(
         summary.before = len(done)
         keys = _waiting(videos, done, place, summary)
         loader = video_loader(processor, keys, find=_find, views=views, batch_size=batch_size, num_workers=num_workers)
-        for batch in in_batches(loader, batch_size=batch_size):
+        started, batches = time.perf_counter(), Waiting(in_batches(loader, batch_size=batch_size))
+        for batch in batches:
             rows = [_row(video, reason=video.reason) for video in batch.unreadable]
-            rows += _labelled(model, batch, used, top_k=top_k, embeddings=embeddings) if batch.read else []
+            if batch.read:
+                pixel_values = pixel_values_on(used, batch.views(), processor)
+                rows += _labelled(model, batch, pixel_values, top_k=top_k, embeddings=embeddings)
             parts.append(rows)
             _count(summary, rows)
             if progress is not None:
                 progress(len(rows))
+        summary.seconds, summary.waited = time.perf_counter() - started, batches.seconds
     return summary
 
 
@@ -141,14 +151,13 @@ def _waiting(
 
 
 def _labelled(
-    model: IlaForVideoClassification, batch: Batch, device: torch.device, *, top_k: int, embeddings: bool
+    model: IlaForVideoClassification, batch: Batch, pixel_values: torch.Tensor, *, top_k: int, embeddings: bool
 ) -> list[dict[str, Any]]:
-    views = batch.views().to(device)
     features = None
     if embeddings:
-        features, logits = features_and_logits(model, views)
+        features, logits = features_and_logits(model, pixel_values)
     else:
-        logits = fused_logits(model, views, one_by_one=False)
+        logits = fused_logits(model, pixel_values, one_by_one=False)
     names = class_names_of(model)
     chances = probabilities(model, logits)
     order = logits.argsort(dim=-1, descending=True, stable=True)[:, :top_k]

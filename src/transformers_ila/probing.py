@@ -37,7 +37,7 @@ from .inference import features_and_logits, in_eval_mode
 from .metrics import accuracies, top_k_accuracy
 from .modeling_ila import IlaForVideoClassification
 from .video_processing_ila import IlaVideoProcessor
-from .video_views import Views, in_batches, video_loader
+from .video_views import Views, in_batches, pixel_values_on, video_loader
 
 
 NEIGHBOURS = (1, 3, 5, 10, 20, 50)  # of which k is chosen
@@ -111,7 +111,7 @@ def extract_features(
             unreadable.update({video.key: video.reason for video in batch.unreadable})
             if batch.read:
                 positions += [video.key for video in batch.read]
-                found.append(features_and_logits(model, batch.views().to(used))[0])
+                found.append(features_and_logits(model, pixel_values_on(used, batch.views(), processor))[0])
             if progress is not None:
                 progress(len(batch.read) + len(batch.unreadable))
     order = sorted(range(len(positions)), key=positions.__getitem__)

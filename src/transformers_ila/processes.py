@@ -27,6 +27,14 @@ class Place(NamedTuple):
     def device(self) -> str:
         return f"cuda:{self.local_rank}" if torch.cuda.is_available() else "cpu"
 
+    def usual_workers(self) -> int:
+        """Processes to read videos beside this one that computes: none where the CPU computes, which needs every core;
+        beside a GPU this process's share of the cores, less its own."""
+        if self.device() == "cpu":
+            return 0
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)) - 1)
+
     def takes(self, digest: bytes) -> bool:
         """Whether what this digest stands for is this process's share."""
         return int.from_bytes(digest[:8], "big") % self.world == self.rank

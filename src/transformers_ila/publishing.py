@@ -136,7 +136,9 @@ def _missing_files(folder: Path, files: dict[str, int]) -> list[str]:
         problems.append(f"there are no weights ({WEIGHTS} or {INDEX})")
     if "AutoModelForVideoClassification" not in _read_object(folder / "config.json", "auto_map"):
         problems.append("config.json does not name the code (auto_map)")
-    if _read_object(folder / "config.json").get("classification_head") == "text" and "tokenizer.json" not in files:
+    config = _read_object(folder / "config.json")
+    has_text_tower = config.get("classification_head") == "text" and config.get("class_features") != "merged"
+    if has_text_tower and "tokenizer.json" not in files:
         problems.append("tokenizer.json is missing, new class names need it: an IlaProcessor has one")
     for code in [name for name in files if name.endswith("_ila.py")]:
         imported = RELATIVE_IMPORT.findall((folder / code).read_text(encoding="utf-8", errors="replace"))

@@ -2,12 +2,14 @@
 
 What is unusual here:
 - what is drawn for a video depends on the seed and the video's name alone: not on batches, workers or ranks;
-- a video that cannot be read is an item with its reason, never an exception and never another video.
+- a video that cannot be read is an item with its reason, never an exception and never another video;
+- frames stay uint8 until they are on the device (`pixel_values_on`): a quarter of the bytes to send and to copy.
 
 Shapes: `V` views, `T` frames of `C` x `H` x `W` pixels.
 """
 
 import hashlib
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -62,7 +64,8 @@ class Video(NamedTuple):
 
     key: the item of `video_loader`'s `keys`.
     name: what the draws of this video depend on.
-    views: (T, C, H, W) or (V, T, C, H, W); None where the video cannot be read, for this `reason`.
+    views: (T, C, H, W) or (V, T, C, H, W) uint8, for `pixel_values_on`; None where the video cannot be read, for this
+        `reason`.
     frames_lost: packets that gave no frame, as far as they were decoded.
     """
 
@@ -131,7 +134,8 @@ def video_loader(
         raise ValueError(
             f"batch_size must be 1 or more and num_workers 0 or more, got {batch_size} and {num_workers}."
         )
-    read = partial(processor.preprocess, **views.options(), return_metadata=True, return_tensors="pt")
+    unscaled = {"do_rescale": False, "do_normalize": False}
+    read = partial(processor.preprocess, **views.options(), **unscaled, return_metadata=True, return_tensors="pt")
     return DataLoader(
         _Videos(find, read, views),
         batch_size=None,
@@ -149,8 +153,36 @@ class Batch(NamedTuple):
     unreadable: list[Video]
 
     def views(self) -> torch.Tensor:
-        """(B, T, C, H, W) or (B, V, T, C, H, W)"""
+        """(B, T, C, H, W) or (B, V, T, C, H, W) uint8, for `pixel_values_on`"""
         return torch.stack([video.views for video in self.read if video.views is not None])
+
+
+def pixel_values_on(device: torch.device, views: torch.Tensor, processor: IlaVideoProcessor) -> torch.Tensor:
+    """Views of `video_loader`, sent to the device and then rescaled and normalised there, as the processor does it."""
+    scale = (processor.do_rescale, processor.rescale_factor)
+    means = (_hashable(processor.image_mean), _hashable(processor.image_std))
+    return processor.rescale_and_normalize(views.to(device), *scale, processor.do_normalize, *means)
+
+
+def _hashable(values: Any) -> Any:
+    return tuple(values) if isinstance(values, list) else values  # JSON has no tuples, and the library remembers them
+
+
+class Waiting:
+    """Hands on what an iterable gives and counts the seconds that it took to come."""
+
+    def __init__(self, items: Iterable[Any]) -> None:
+        self.items, self.seconds = items, 0.0
+
+    def __iter__(self) -> Iterator[Any]:
+        items, missing = iter(self.items), object()
+        while True:
+            started = time.perf_counter()
+            item = next(items, missing)
+            self.seconds += time.perf_counter() - started
+            if item is missing:
+                return
+            yield item
 
 
 def in_batches(videos: Iterable[Video], *, batch_size: int) -> Iterator[Batch]:

@@ -1,0 +1,96 @@
+"""What int8 weights cost and save on a CPU: size, time, and accuracy on generated motions.
+
+    python benchmarks/quantisation.py --model demo_output/model
+
+The linear layers' weights become int8, their inputs too while they are computed (`quantize_dynamic` of torch); what is
+no plain linear layer (convolutions of the alignment, normalisation, the projection to the shared space) stays float32.
+Size and time are those of B/16 with random weights, 8 frames and 400 classes; accuracy is that of the model which
+`make demo` trains, on new videos, in batches of 32. Inputs get one scale a layer from the whole batch, so int8 logits
+depend on what else is in it. On a GPU torch has no such kernels, so nothing is measured there.
+"""
+
+import io
+import os
+import statistics
+import tempfile
+import time
+import warnings
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+from transformers import HfArgumentParser
+
+from transformers_ila import IlaConfig, IlaForVideoClassification
+from transformers_ila.data import find_videos
+from transformers_ila.evaluation import accuracies, predict
+from transformers_ila.inference import load_trained
+from transformers_ila.motionbench import write_folder
+
+
+@dataclass
+class Arguments:
+    model: str = field(metadata={"help": "folder of a model trained on the demo's motions"})
+    videos: int = field(default=800, metadata={"help": "new videos to evaluate on"})
+    rounds: int = field(default=7, metadata={"help": "how often each model of size B/16 computes"})
+
+
+def quantised(model: nn.Module) -> nn.Module:
+    """A copy; the text tower is merged before, or it would be quantised as well."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that this will move to torchao one day
+        return torch.ao.quantization.quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8)
+
+
+def megabytes(model: nn.Module) -> float:
+    file = io.BytesIO()
+    torch.save(model.state_dict(), file)
+    return file.tell() / 1e6
+
+
+def size_and_time(rounds: int) -> list[str]:
+    torch.manual_seed(0)
+    whole = IlaForVideoClassification(IlaConfig.from_clip_size("B/16", num_labels=400)).eval()
+    before = megabytes(whole)
+    merged = whole.merge_text_tower()
+    models = {"text tower merged": merged, "text tower merged, int8": quantised(merged)}
+    seconds: dict[str, list[float]] = {name: [] for name in models}
+    pixel_values = torch.randn(1, 8, 3, 224, 224)
+    with torch.no_grad():
+        for number in range(rounds + 1):
+            for name, model in models.items():
+                started = time.perf_counter()
+                model(pixel_values)
+                if number:
+                    seconds[name].append(time.perf_counter() - started)
+    times = {name: 1000 * statistics.median(values) for name, values in seconds.items()}
+    first = times["text tower merged"]
+    lines = ["| B/16, 8 frames | MB | ms | relative |", "|---|---|---|---|", f"| as trained | {before:.0f} | | |"]
+    rows = (f"| {name} | {megabytes(models[name]):.0f} | {ms:.0f} | {ms / first:.2f} |" for name, ms in times.items())
+    return [*lines, *rows]
+
+
+def accuracy(args: Arguments) -> list[str]:
+    model, processor = load_trained(args.model)
+    with tempfile.TemporaryDirectory() as folder:
+        write_folder(folder, args.videos, seed=1001)
+        labels, videos = find_videos(folder)
+        assert labels == list(model.config.id2label.values()), "a model of other classes"
+        exact, rough = (predict(each, processor, videos, batch_size=32) for each in (model, quantised(model)))
+    lines = [f"| {len(videos)} videos of eight motions | top-1 |", "|---|---|"]
+    lines += [
+        f"| {name} | {accuracies(found.logits, found.labels)['top1']:.2%} |"
+        for name, found in (("float32", exact), ("int8", rough))
+    ]
+    other = int((exact.logits.argmax(-1) != rough.logits.argmax(-1)).sum())
+    change = (exact.logits.softmax(-1) - rough.logits.softmax(-1)).abs().max().item()
+    return [*lines, "", f"{other} videos get another label; a probability changes by {change:.3f} at most."]
+
+
+def main(args: Arguments) -> None:
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {os.cpu_count()} cores.\n")
+    print("\n".join([*accuracy(args), "", *size_and_time(args.rounds)]))
+
+
+if __name__ == "__main__":
+    main(*HfArgumentParser(Arguments).parse_args_into_dataclasses())
