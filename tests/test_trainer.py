@@ -500,7 +500,7 @@ def test_the_plain_trainer_works(videos, processor, tmp_path, columns):
 
 def test_it_learns(videos, processor, tmp_path):
     """Sixteen videos by heart: rates, order and labels fit together."""
-    fields = {"max_steps": 120, "learning_rate": 3e-3, "new_lr_scale": 1.0, "logging_steps": 12, "ema_decay": 0.9}
+    fields = {"max_steps": 200, "learning_rate": 3e-3, "new_lr_scale": 1.0, "logging_steps": 20, "ema_decay": 0.9}
     model = tiny_model(alignment_fusion="residual", classifier_dropout=0.0)
     trainer = trainer_for(tmp_path, videos, processor, model=model, args=arguments(tmp_path, **fields), mixing=False)
     trainer.train_dataset = EvaluationClips(videos, processor)  # without augmentation
