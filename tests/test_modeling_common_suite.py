@@ -207,10 +207,10 @@ globals().update(
 )
 
 
-class InteractionCommonTest(IlaForVideoClassificationCommonTest):
+class PaperFormCommonTest(IlaForVideoClassificationCommonTest):
     def setUp(self):
         super().setUp()
-        self.model_tester = IlaTester(tiny_config(num_labels=4, alignment_fusion="interaction"))
+        self.model_tester = IlaTester(tiny_config(num_labels=4, alignment_fusion="mi_token"))
 
 
 del SuiteOverrides  # base classes, no tests of their own
