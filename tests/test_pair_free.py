@@ -94,6 +94,11 @@ def plain_points(self, patches, height, width):
     return features.unflatten(0, shape), (0.75 * points.tanh()).unflatten(0, shape).unflatten(-1, (2, 2))
 
 
+def plain_skip(self, class_token, features):
+    """`ResidualAlignment.skip_interaction`"""
+    return self.interaction_skip(torch.cat([class_token, self.interaction_projection(features)], dim=2))
+
+
 def outcome(module, hidden, grid):
     """Everything that a layer takes from the module; gradients, and statistics where the batch is counted."""
     hidden = hidden.clone().requires_grad_()
@@ -112,6 +117,7 @@ def both(monkeypatch, fusion, shape, *, training, dtype=torch.float32, **fields)
     for plain in (False, True):
         if plain:
             monkeypatch.setattr(PairPoints, "forward", plain_points)
+            monkeypatch.setattr(ResidualAlignment, "skip_interaction", plain_skip)
         module = alignment(fusion, **fields).to(dtype).train(training)
         outcomes.append(outcome(module, frames_of(shape).to(dtype), shape[1:]))
     return outcomes
