@@ -22,6 +22,7 @@ from transformers_ila.ablation import mean_accuracy, prepare, read_ablation, res
 from transformers_ila.alignment_ila import (
     ImplicitAlignment,
     PairPoints,
+    RoleProduct,
     alignment_loss,
     interaction_module,
     mean_over_roles,
@@ -117,12 +118,11 @@ class WiderInteraction(nn.Module):
         super().__init__()
         own = interaction_module(config)[0]
         self.depthwise, self.points = own.convolution[0], nn.Sequential(own.convolution[1], own.batch_norm, nn.ReLU())
-        pair = 2 * config.hidden_size
         norm = type(own.batch_norm)(channels)
-        self.features = nn.Sequential(nn.Conv2d(pair, channels, 1), norm, nn.ReLU())
+        self.features = nn.Sequential(RoleProduct(config.hidden_size, channels), norm, nn.ReLU())
 
-    def forward(self, pairs: torch.Tensor) -> torch.Tensor:
-        convolved = self.depthwise(pairs)
+    def forward(self, frames: torch.Tensor) -> torch.Tensor:
+        convolved = self.depthwise(frames)
         self.more = self.features(convolved)
         return self.points(convolved)
 

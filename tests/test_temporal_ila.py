@@ -131,6 +131,10 @@ def any_batch(videos):
 # there ends a graph, which makes so many, whatever the number of layers (torch 2.15).
 ATA_GRAPHS = 7
 
+# On a CPU torch asks a convolution whether it has 16 images or more, and compiles once for either answer. All of these
+# have, counted in frames and in pairs of frames.
+BATCHES = (6, 7, 9)
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
@@ -142,7 +146,7 @@ def test_one_graph_for_any_batch(form):
     compiled = torch.compile(model, backend="eager", fullgraph=not matched)
     graphs = []
     with torch.no_grad():
-        for videos in (2, 3, 5):
+        for videos in BATCHES:
             pixels = any_batch(videos)
             torch.testing.assert_close(compiled(pixels).logits, model(pixels).logits, rtol=CLOSE, atol=CLOSE)
             graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])

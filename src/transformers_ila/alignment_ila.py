@@ -134,7 +134,7 @@ class ConvNorm(nn.Module):
         self.batch_norm = AlignmentBatchNorm(channels)
         self.pool = pool
 
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
+    def forward(self, features: Any) -> Any:
         features = self.convolution(features)
         features = _normalise(features, self.batch_norm).to(features.dtype)
         if self.pool:  # a grid smaller than the window is pooled over what it has
@@ -146,7 +146,19 @@ def _conv3x3(channels: int, out_channels: int) -> nn.Conv2d:
     return nn.Conv2d(channels, out_channels, 3, padding=1)
 
 
-class PointLayer(nn.Conv1d):
+class HalvesProduct(nn.Conv1d):
+    """A 1x1 convolution in two groups on vectors, as one batched product: (B, C) -> (B, C')."""
+
+    def __init__(self, channels: int, out_channels: int) -> None:
+        super().__init__(channels, out_channels, 1, groups=2)
+
+    def forward(self, vectors: torch.Tensor) -> torch.Tensor:
+        halves = vectors.unflatten(1, (2, -1)).transpose(0, 1)  # (2, B, C / 2)
+        weight, bias = self.weight[..., 0].unflatten(0, (2, -1)), self.bias.view(2, 1, -1)  # type: ignore[union-attr]
+        return torch.baddbmm(bias, halves, weight.mT).transpose(0, 1).flatten(1)
+
+
+class PointLayer(HalvesProduct):
     """The last layer before the points; initialised with 0, so that points start in the centre."""
 
 
@@ -162,36 +174,130 @@ class PointHead(nn.Module):
             ConvNorm(_conv3x3(in_channels, channels), channels, pool=True),
             ConvNorm(_conv3x3(channels, channels), channels, pool=True),
         )
-        self.hidden = nn.Conv1d(channels, channels // 2, 1, groups=2)
-        self.points = PointLayer(channels // 2, 4, 1, groups=2)
+        self.hidden = HalvesProduct(channels, channels // 2)
+        self.points = PointLayer(channels // 2, 4)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        features = self.convolutions(features).amax((-2, -1))  # (B, C)
-        points = self.points(self.hidden(features[..., None]).relu())  # (B, 4, 1)
-        return POINT_RANGE * points.tanh().unflatten(1, (2, 2))[..., 0]
+        # Channels first: with them last, torch would copy the weights at every call, and they are the larger part.
+        features = self.convolutions(features.contiguous()).amax((-2, -1))  # (B, C)
+        points = self.points(self.hidden(features).relu())  # (B, 4)
+        return POINT_RANGE * points.tanh().unflatten(1, (2, 2))
+
+
+class RoleConvolution(nn.Conv2d):
+    """The depthwise 3x3 convolution of a pair, (B, T, h, w, D) -> its two halves, (B, T-1, h, w, D).
+
+    Its channels see one frame each, so the pair's tensor need not exist: every frame is convolved as a previous and as
+    a current one. With `pairing` "first" or "middle" the first half is of the one previous frame, (B, 1, h, w, D).
+    """
+
+    def __init__(self, width: int, pairing: str) -> None:
+        super().__init__(2 * width, 2 * width, 3, padding=1, groups=2 * width)
+        self.pairing = pairing
+
+    def forward(  # type: ignore[override]
+        self, frames: torch.Tensor, scale: torch.Tensor | None = None, shift: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """scale, shift: (2 D,), of what follows; they become part of the weights."""
+        weight, bias = self.weight, self.bias
+        if scale is not None and shift is not None:
+            weight = (scale[:, None, None, None] * weight).to(weight.dtype)
+            bias = (scale * bias + shift).to(bias.dtype)  # type: ignore[operator, union-attr]
+        maps = _channels_first(frames)
+        previous, current = (
+            F.conv2d(maps, kernels, offsets, padding=1, groups=len(kernels))
+            .permute(0, 2, 3, 1)
+            .unflatten(0, frames.shape[:2])
+            for kernels, offsets in zip(weight.chunk(2), bias.chunk(2))  # type: ignore[union-attr]
+        )
+        return pair_frames(previous, current, self.pairing)
+
+
+class RoleProduct(nn.Conv2d):
+    """The 1x1 convolution of a pair given as its two halves, (B, T-1, h, w, D) each -> (B * (T-1), C, h, w).
+
+    The first may be one frame for all pairs.
+    """
+
+    def __init__(self, width: int, channels: int) -> None:
+        super().__init__(2 * width, channels, 1)
+
+    def forward(self, halves: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:  # type: ignore[override]
+        previous, current = (  # a product per video: without the frames that are in no such role, and without a copy
+            torch.bmm(half.flatten(1, 3), weight.T.expand(len(half), -1, -1)).unflatten(1, half.shape[1:4])
+            for half, weight in zip(halves, self.weight.flatten(1).chunk(2, dim=1))
+        )
+        return (previous + (current + self.bias)).flatten(0, 1).permute(0, 3, 1, 2)
+
+
+class RoleConvNorm(ConvNorm):
+    """`ConvNorm` of a `RoleConvolution`, from frames to the pair's two halves.
+
+    In eval mode the norm is folded into the convolution: the pairs' tensor, which it takes otherwise, need not exist.
+    """
+
+    PROBE = 1024.0  # large, so that the shift takes no digits from the scale
+
+    def forward(self, frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        if not self.batch_norm.training:
+            previous, current = self.convolution(frames, *self._scale_and_shift(frames))
+            return previous.relu(), current.relu()
+        previous, current = self.convolution(frames)
+        pairs = torch.cat([previous.expand_as(current), current], dim=-1)
+        normed = _normalise(pairs.flatten(0, 1).permute(0, 3, 1, 2), self.batch_norm).to(pairs.dtype).relu()
+        previous, current = normed.permute(0, 2, 3, 1).unflatten(0, pairs.shape[:2]).chunk(2, dim=-1)
+        return previous, current
+
+    def _scale_and_shift(self, frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the norm does in eval mode, (2 D,) both; nothing is kept, so nothing is ever out of date.
+
+        It is asked in a call like any other, on which everything hangs that moves weights (offloading).
+        """
+        norm = self.batch_norm
+        probes = frames.new_tensor([0.0, self.PROBE], dtype=norm.running_mean.dtype)  # type: ignore[union-attr]
+        at_0, at_probe = norm(probes.expand(1, norm.num_features, 1, 2)).flatten(0, 2).unbind(-1)
+        return (at_probe - at_0) / self.PROBE, at_0
+
+
+class PairInteraction(nn.Sequential):
+    """Layers on two frames' patches side by side: (B, T, h, w, D) -> (B * (T-1), 2 D, h, w) -> ..."""
+
+    def __init__(self, pairing: str, *layers: nn.Module) -> None:
+        super().__init__(*layers)
+        self.pairing = pairing
+
+    def forward(self, frames: torch.Tensor) -> torch.Tensor:
+        previous, current = pair_frames(frames, frames, self.pairing)
+        return super().forward(_channels_first(torch.cat([previous.expand_as(current), current], dim=-1)))
+
+
+def _channels_first(frames: torch.Tensor) -> torch.Tensor:
+    """(B, T, h, w, D) -> (B * T, D, h, w), channels last in memory."""
+    return frames.flatten(0, 1).permute(0, 3, 1, 2)
 
 
 def interaction_module(config: IlaVisionConfig) -> nn.Sequential:
-    """The first half of Eq. 5's convolution module: two frames' patches side by side, (B, 2 D, h, w), to features.
+    """The first half of Eq. 5's convolution module: frames (B, T, h, w, D) to features of pairs (B * (T-1), C, h, w).
 
     "depthwise_separable" is the one of Table 1, "standard" that of Table 2 (Appendix A: two 3x3 convolutions more).
     The published network (`alignment_fusion="residual"`) has its own form of the first, with twice the channels.
     `alignment_operator="window_attention"` attends in windows of 3x3 patches where the first convolution would be.
     """
-    pair, channels = 2 * config.hidden_size, config.alignment_hidden_size
-    wide = 2 * channels
+    hidden, channels, pairing = config.hidden_size, config.alignment_hidden_size, config.alignment_pairing
+    pair, wide = 2 * hidden, 2 * channels
     if config.alignment_operator == "window_attention":
         attention = WindowAttention(pair, heads=2 * config.num_attention_heads)
-        return nn.Sequential(ConvNorm(nn.Sequential(attention, nn.Conv2d(pair, channels, 1)), channels))
+        return PairInteraction(pairing, ConvNorm(nn.Sequential(attention, nn.Conv2d(pair, channels, 1)), channels))
     if config.alignment_conv == "standard":
-        return nn.Sequential(ConvNorm(_conv3x3(pair, wide), wide), ConvNorm(_conv3x3(wide, wide), wide))
-    depthwise = nn.Conv2d(pair, pair, 3, padding=1, groups=pair)
+        return PairInteraction(pairing, ConvNorm(_conv3x3(pair, wide), wide), ConvNorm(_conv3x3(wide, wide), wide))
+    depthwise = RoleConvolution(hidden, pairing)
     if config.alignment_fusion == "residual":
-        pointwise = nn.Conv2d(pair, wide, 1)
         return nn.Sequential(
-            ConvNorm(depthwise, pair), ConvNorm(pointwise, wide), ConvNorm(_conv3x3(wide, wide), wide)
+            RoleConvNorm(depthwise, pair),
+            ConvNorm(RoleProduct(hidden, wide), wide),
+            ConvNorm(_conv3x3(wide, wide), wide),
         )
-    return nn.Sequential(ConvNorm(nn.Sequential(depthwise, nn.Conv2d(pair, channels, 1)), channels))
+    return nn.Sequential(ConvNorm(nn.Sequential(depthwise, RoleProduct(hidden, channels)), channels))
 
 
 class WindowAttention(nn.Module):
@@ -236,16 +342,19 @@ def anchor_frame(pairing: str, num_frames: int) -> int:
     return num_frames // 2 if pairing == "middle" else 0
 
 
-def pair_frames(patches: torch.Tensor, pairing: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """(B, T, N, D) -> previous and current frame of each pair, (B, T-1, N, D) both (Table 6).
+def pair_frames(
+    as_previous: torch.Tensor, as_current: torch.Tensor, pairing: str
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Previous and current frame of each pair (Table 6), from all frames in both roles: (B, T, ...) -> (B, T-1, ...).
 
-    "adjacent": each frame with its predecessor. "first", "middle": each other frame with that one, in order.
+    "adjacent": each frame with its predecessor. "first", "middle": each other frame with that one, in order; the
+    first result is that one alone, (B, 1, ...).
     """
     if pairing == "adjacent":
-        return patches[:, :-1], patches[:, 1:]
-    anchor = anchor_frame(pairing, patches.shape[1])
-    current = torch.cat([patches[:, :anchor], patches[:, anchor + 1 :]], dim=1)
-    return patches[:, anchor : anchor + 1].expand_as(current), current
+        return as_previous[:, :-1], as_current[:, 1:]
+    anchor = anchor_frame(pairing, as_current.shape[1])
+    current = torch.cat([as_current[:, :anchor], as_current[:, anchor + 1 :]], dim=1)
+    return as_previous[:, anchor : anchor + 1], current
 
 
 def own_role(of_pairs: torch.Tensor, pairing: str) -> torch.Tensor:
@@ -281,7 +390,7 @@ def pool_pairs(masks: torch.Tensor, patches: torch.Tensor, pairing: str = "adjac
     """
     masks = masks.flatten(-2).to(patches.dtype)  # (B, T-1, 2, N)
     if pairing != "adjacent":
-        previous, current = pair_frames(patches, pairing)
+        previous, current = pair_frames(patches, patches, pairing)
         pooled = masks[:, :, :1] @ previous, masks[:, :, 1:] @ current
         return torch.cat(pooled, dim=2) / patches.shape[2]
     as_previous = F.pad(masks[:, :, 0], (0, 0, 0, 1))  # (B, T, N): both roles of a frame in one matrix product
@@ -311,12 +420,10 @@ class PairPoints(nn.Module):
 
     def forward(self, patches: torch.Tensor, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
         """(B, T, N, D) -> features (B, T-1, C, h, w) and points (B, T-1, 2, 2)."""
-        pairs = torch.cat(pair_frames(patches, self.config.alignment_pairing), dim=-1)  # (B, T-1, N, 2 D)
-        shape = pairs.shape[:2]
-        pairs = pairs.reshape(-1, height, width, pairs.shape[-1]).permute(0, 3, 1, 2)  # channels last in memory
         with _statistics_left_alone(self) if self.training and _is_recomputing() else nullcontext():
-            features = self.interaction(pairs)
+            features = self.interaction(patches.unflatten(2, (height, width)))
             points = self.point_head(features)
+        shape = (patches.shape[0], patches.shape[1] - 1)
         return features.unflatten(0, shape), points.unflatten(0, shape)
 
     def masks(self, points: torch.Tensor, height: int, width: int) -> torch.Tensor:
@@ -368,7 +475,7 @@ class ImplicitAlignment(TemporalModule):
         """hidden_states: (B, T, L, D), class token first; height * width = L - 1."""
         if hidden_states.shape[1] == 1:
             return Temporal(hidden_states, hidden_states)
-        patches = hidden_states[:, :, 1:]  # (B, T, N, D)
+        patches = hidden_states[:, :, 1:].contiguous()  # (B, T, N, D); one copy for all that needs it so
         features, points = self.pairs(patches, height, width)
         masks = self.pairs.masks(points, height, width)
         pooled = pool_pairs(masks, patches, self.pairing)
@@ -398,7 +505,7 @@ class ResidualAlignment(TemporalModule):
         x' = x + A [y_cls, mean over roles of mask * y] + I [y_cls, W' (conv over time of the mean over roles of F)]
 
     A, I: D x D, initialised with 0. A frame has two roles, current in the pair with its predecessor and previous in
-    that with its successor; the first and the last frame have one. Costs B/32 with 8 frames 52 instead of 39 GMACs.
+    that with its successor; the first and the last frame have one. Costs B/32 with 8 frames 50 instead of 39 GMACs.
     """
 
     def __init__(self, config: IlaVisionConfig, layer_index: int = 0) -> None:
@@ -418,7 +525,7 @@ class ResidualAlignment(TemporalModule):
         if hidden_states.shape[1] == 1:
             return Temporal(hidden_states, hidden_states)
         message = self.message_norm(self.message(hidden_states))
-        class_token, patches = message[:, :, :1], message[:, :, 1:]
+        class_token, patches = message[:, :, :1], message[:, :, 1:].contiguous()
         features, points = self.pairs(patches, height, width)
         masks = self.pairs.masks(points, height, width)
         weights = mean_over_roles(masks[:, :, 0], masks[:, :, 1], self.pairing).flatten(-2)  # (B, T, N)
@@ -426,7 +533,19 @@ class ResidualAlignment(TemporalModule):
         as_previous, as_current = features.chunk(2, dim=2)
         interaction = mean_over_roles(as_previous, as_current, self.pairing).transpose(1, 2)  # (B, C, T, h, w)
         interaction = self.temporal_convolution(interaction).flatten(-2).permute(0, 2, 3, 1)  # (B, T, N, C)
-        interaction = torch.cat([class_token, self.interaction_projection(interaction)], dim=2)
-        hidden_states = hidden_states + self.aligned_skip(aligned) + self.interaction_skip(interaction)
+        interaction = self.skip_interaction(class_token, interaction)
+        hidden_states = hidden_states + self.aligned_skip(aligned) + interaction
         loss = alignment_loss(pool_pairs(masks, patches, self.pairing))
         return Temporal(hidden_states, hidden_states, loss, points)
+
+    def skip_interaction(self, class_token: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+        """I [y_cls, W' features]: (B, T, 1, D) and (B, T, N, C) -> (B, T, L, D).
+
+        I W' is one matrix of rank C. Its rows and its bias are what both layers make of the unit vectors and of 0:
+        asked in calls like any other, on which adapters and whatever moves weights (offloading) hang.
+        """
+        channels = features.shape[-1]
+        probes = torch.eye(channels + 1, channels, dtype=features.dtype, device=features.device)  # the last one is 0
+        made = self.interaction_skip(self.interaction_projection(probes))
+        rows, bias = made[:-1] - made[-1], made[-1]
+        return torch.cat([self.interaction_skip(class_token), F.linear(features, rows.mT, bias)], dim=2)

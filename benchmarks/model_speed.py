@@ -1,0 +1,333 @@
+"""How fast is ILA beside plain CLIP, X-CLIP and other video models? Inference, training, memory, growth.
+
+    python benchmarks/model_speed.py --output speed.json
+    python benchmarks/model_speed.py --tables inference --sizes B/32 --frames 8 --batches 1 --rounds 21
+
+Random weights and inputs. Times are medians of rounds in which all models of a row take turns, in milliseconds; what
+counts are their ratios. Memory is the peak of a process of its own, less what it held before the model was made.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import platform
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+from transformers import (
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    TimesformerConfig,
+    TimesformerModel,
+    VideoMAEConfig,
+    VideoMAEModel,
+    VivitConfig,
+    VivitModel,
+    XCLIPConfig,
+    XCLIPModel,
+)
+
+from transformers_ila import IlaConfig, IlaForVideoClassification, IlaVisionModel
+from transformers_ila.analysis import fitted_exponent, median_times
+from transformers_ila.complexity import count_gmacs
+
+
+CPU = torch.device("cpu")
+NUM_CLASSES = 400
+FORMS = {
+    "mi_token": {},
+    "interaction": {"alignment_fusion": "interaction"},
+    "residual": {"alignment_fusion": "residual"},
+}
+CLIP_FIELDS = (
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "image_size",
+    "patch_size",
+)
+Row = dict[str, Any]
+
+
+# -- models ----------------------------------------------------------------------------------------------------------
+
+
+def ila_config(size: str, frames: int, **fields: Any) -> IlaConfig:
+    """The text tower is one layer deep: it is built and not used."""
+    text = {"num_hidden_layers": 1}
+    return IlaConfig.from_clip_size(size, num_frames=frames, num_labels=NUM_CLASSES, text_config=text, **fields)
+
+
+def ila_tower(size: str, frames: int, **fields: Any) -> IlaVisionModel:
+    return moved(IlaVisionModel(ila_config(size, frames, **fields).vision_config))
+
+
+def moved(model: Any) -> Any:
+    """In eval mode, and nothing left at 0: points lie anywhere, and nothing gets away with adding zeros."""
+    for weight in model.parameters():
+        if weight.device.type != "meta" and not weight.any():
+            nn.init.normal_(weight, std=0.02)
+    return model.eval()
+
+
+def clip_tower(size: str, **fields: Any) -> CLIPVisionModel:
+    vision = ila_config(size, 1, **fields).vision_config
+    return CLIPVisionModel(CLIPVisionConfig(**{field: getattr(vision, field) for field in CLIP_FIELDS})).eval()
+
+
+def xclip(size: str, frames: int) -> XCLIPModel:
+    config = ila_config(size, frames)
+    vision = {field: getattr(config.vision_config, field) for field in CLIP_FIELDS}
+    width = config.projection_dim
+    mit = {"mit_hidden_size": width, "mit_intermediate_size": 4 * width, "mit_num_attention_heads": width // 64}
+    vision |= {"num_frames": frames, "mit_num_hidden_layers": 1, **mit}
+    return XCLIPModel(XCLIPConfig(vision_config=vision, projection_dim=width)).eval()
+
+
+def other_towers(frames: int, image_size: int) -> dict[str, nn.Module]:
+    """As their classes come: width 768, 12 layers, patches of 16 pixels, and of two frames but for TimeSformer."""
+    sizes = {"num_frames": frames, "image_size": image_size}
+    return {
+        "TimeSformer": TimesformerModel(TimesformerConfig(**sizes)),
+        "ViViT": VivitModel(VivitConfig(**sizes)),
+        "VideoMAE": VideoMAEModel(VideoMAEConfig(**sizes)),
+    }
+
+
+def clip_of(batch: int, frames: int, image_size: int = 224) -> torch.Tensor:
+    return torch.randn(batch, frames, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
+
+
+# -- tables: each yields its rows ------------------------------------------------------------------------------------
+
+
+@torch.inference_mode()
+def inference(args: argparse.Namespace, size: str, frames: int, batch: int) -> list[Row]:
+    """Towers with and without ILA beside CLIP's on the same frames.
+
+    `cost` is what ILA adds, over its multiplications at the rate of the tower's largest matrix product.
+    """
+    video = clip_of(batch, frames)
+    towers = {form: ila_tower(size, frames, **FORMS[form]) for form in args.forms}
+    plain, clip = ila_tower(size, frames, temporal_module="none"), clip_tower(size)
+    weight = plain.encoder.layers[0].mlp.fc1.weight
+    rows_in = torch.randn(batch * frames * plain.embeddings.num_positions, weight.shape[1])
+    calls: list[Callable[[], Any]] = [
+        lambda: rows_in @ weight.T,
+        lambda: clip(video.flatten(0, 1)),
+        lambda: plain(video),
+    ]
+    calls += [partial(tower, video) for tower in towers.values()]
+    product, of_clip, of_plain, *own = median_times(calls, rounds=args.rounds, device=CPU)
+    rate = len(rows_in) * weight.numel() / 1e9 / product  # GMACs a second
+    gmacs = {form: tower_gmacs(size, frames, **FORMS[form]) for form in args.forms}
+    of_tower = tower_gmacs(size, frames, temporal_module="none")
+    place = {"size": size, "frames": frames, "batch": batch}
+    return [
+        place
+        | {
+            "form": form,
+            "CLIP, ms": 1000 * of_clip,
+            "none, ms": 1000 * of_plain,
+            "ILA, ms": 1000 * seconds,
+            "ILA / CLIP": seconds / of_clip,
+            "in GMACs": gmacs[form] / of_tower,
+            "cost": (seconds - of_plain) * rate / batch / (gmacs[form] - of_tower),
+        }
+        for form, seconds in zip(args.forms, own)
+    ]
+
+
+def tower_gmacs(size: str, frames: int, **fields: Any) -> float:
+    config = ila_config(size, frames, **fields).vision_config
+    with torch.device("meta"):
+        return count_gmacs(IlaVisionModel(config).eval(), frames, config.image_size)
+
+
+@torch.inference_mode()
+def classification(args: argparse.Namespace, size: str, frames: int, batch: int) -> list[Row]:
+    """The classifier with its classes' features computed before, beside X-CLIP's video features."""
+    video = clip_of(batch, frames)
+    ours, theirs = moved(IlaForVideoClassification(ila_config(size, frames))), xclip(size, frames)
+    calls: list[Callable[[], Any]] = [lambda: theirs.get_video_features(video), lambda: ours(video)]
+    other, own = median_times(calls, rounds=args.rounds, device=CPU)
+    times = {"X-CLIP, ms": 1000 * other, "ILA, ms": 1000 * own, "ILA / X-CLIP": own / other}
+    return [{"size": size, "frames": frames, "batch": batch, **times}]
+
+
+def training(args: argparse.Namespace, size: str, frames: int, batch: int) -> list[Row]:
+    """Forward, loss, backward and AdamW: mi_token beside no temporal module."""
+    steps = [training_step(size, frames, batch, module) for module in ("none", "ila")]
+    plain, own = median_times(steps, rounds=args.rounds, device=CPU)
+    del steps
+    memory = [peak_memory(_train_once, size, frames, batch, module) for module in ("none", "ila")]
+    times = {"none, ms": 1000 * plain, "ILA, ms": 1000 * own, "time ratio": own / plain}
+    memories = {"none, MiB": memory[0], "ILA, MiB": memory[1], "memory ratio": memory[1] / memory[0]}
+    return [{"size": size, "frames": frames, "batch": batch, **times, **memories}]
+
+
+def training_step(size: str, frames: int, batch: int, module: str) -> Callable[[], None]:
+    model = moved(IlaForVideoClassification(ila_config(size, frames, temporal_module=module))).train()
+    optimizer = torch.optim.AdamW([weight for weight in model.parameters() if weight.requires_grad], lr=1e-5)
+    video, labels = clip_of(batch, frames), torch.arange(batch) % NUM_CLASSES
+
+    def step() -> None:
+        model(video, labels=labels).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+@torch.inference_mode()
+def others(args: argparse.Namespace, size: str, frames: int, batch: int) -> list[Row]:
+    """Other video towers of transformers at the same resolution and number of frames."""
+    video = clip_of(batch, frames)
+    towers = {"ILA": ila_tower(size, frames), **other_towers(frames, 224)}
+    calls: list[Callable[[], Any]] = [partial(tower.eval(), video) for tower in towers.values()]
+    times = dict(zip(towers, median_times(calls, rounds=args.rounds, device=CPU)))
+    row = {"size": size, "frames": frames, "batch": batch, "ILA, ms": 1000 * times.pop("ILA")}
+    return [row | {f"{name} / ILA": 1000 * seconds / row["ILA, ms"] for name, seconds in times.items()}]
+
+
+def growth(args: argparse.Namespace, size: str) -> list[Row]:
+    """One clip of more and more frames, and of larger and larger pictures, beside CLIP's tower on the same frames."""
+    rows = []
+    patch = ila_config(size, 1).vision_config.patch_size
+    for axis, values in (
+        ("frames", (4, 8, 16, 32, 64)),
+        ("image_size", tuple(patch * side for side in (7, 10, 14, 20))),
+    ):
+        found: dict[str, list[float]] = {"ILA": [], "CLIP": [], "ILA, MiB": [], "CLIP, MiB": []}
+        for value in values:
+            sizes = {"frames": 8, "image_size": 224, axis: value}
+            video = clip_of(1, **sizes)
+            calls = [
+                partial(_tower("ILA", size, **sizes), video),
+                partial(_tower("CLIP", size, **sizes), video.flatten(0, 1)),
+            ]
+            with torch.inference_mode():
+                times = median_times(calls, rounds=args.rounds, device=CPU)
+            for name, seconds in zip(("ILA", "CLIP"), times):
+                found[name].append(1000 * seconds)
+                found[f"{name}, MiB"].append(peak_memory(_infer_once, name, size, sizes))
+        scale = values if axis == "frames" else [value**2 for value in values]
+        what = "frames" if axis == "frames" else "pixels"
+        for name, costs in found.items():
+            table = {str(value): cost for value, cost in zip(values, costs)}
+            rows.append(
+                {
+                    "size": size,
+                    "over": axis,
+                    "what": name,
+                    f"exponent in {what}": fitted_exponent(scale, costs),
+                    **table,
+                }
+            )
+    return rows
+
+
+def _tower(name: str, size: str, *, frames: int, image_size: int) -> Any:
+    fields = {"image_size": image_size}
+    return ila_tower(size, frames, **fields) if name == "ILA" else clip_tower(size, **fields)
+
+
+# -- memory ----------------------------------------------------------------------------------------------------------
+
+
+def peak_memory(work: Callable[..., Any], *arguments: Any) -> float:
+    """MiB that `work(*arguments)` needs at most, in a process of its own."""
+    context = multiprocessing.get_context("spawn")
+    queue = context.SimpleQueue()
+    process = context.Process(target=_report_peak, args=(queue, work, arguments, torch.get_num_threads()))
+    process.start()
+    process.join()
+    if process.exitcode:
+        raise RuntimeError(f"The process that was measured ended with {process.exitcode}.")
+    return queue.get()
+
+
+def _report_peak(queue: Any, work: Callable[..., Any], arguments: tuple[Any, ...], threads: int) -> None:
+    torch.set_num_threads(threads)
+    before = _mebibytes("VmRSS")
+    work(*arguments)
+    queue.put(_mebibytes("VmHWM") - before)
+
+
+def _mebibytes(field: str) -> float:
+    """Of Linux' own account of this process; `getrusage` hands a parent's peak down to its children."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
+    return int(line.split()[1]) / 1024
+
+
+def _train_once(size: str, frames: int, batch: int, module: str) -> None:
+    step = training_step(size, frames, batch, module)
+    step()
+    step()  # with the optimizer's state
+
+
+@torch.inference_mode()
+def _infer_once(name: str, size: str, sizes: dict[str, int]) -> None:
+    video = clip_of(1, **sizes)
+    _tower(name, size, **sizes)(video if name == "ILA" else video.flatten(0, 1))
+
+
+# -- the report ------------------------------------------------------------------------------------------------------
+
+TABLES: dict[str, Callable[..., list[Row]]] = {
+    "inference": inference,
+    "classification": classification,
+    "training": training,
+    "others": others,
+    "growth": growth,
+}
+
+
+def markdown(rows: list[Row]) -> str:
+    """One table; the columns are those of the rows, in order."""
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
+    lines += ["| " + " | ".join(_cell(row.get(column, "")) for column in columns) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def _cell(value: Any) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.3f}" if abs(value) < 10 else f"{value:.0f}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tables", nargs="+", choices=TABLES, default=list(TABLES))
+    parser.add_argument("--sizes", nargs="+", default=["B/32", "B/16"])
+    parser.add_argument("--frames", nargs="+", type=int, default=[8, 16])
+    parser.add_argument("--batches", nargs="+", type=int, default=[1, 8])
+    parser.add_argument("--forms", nargs="+", choices=FORMS, default=list(FORMS))
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--output", type=Path, help="keep the rows as JSON, too")
+    args = parser.parse_args()
+    run = {"torch": torch.__version__, "transformers": transformers.__version__, "machine": platform.machine()}
+    run |= {"threads": torch.get_num_threads(), "load": os.getloadavg()[0], "rounds": args.rounds}
+    kept: dict[str, Any] = {"run": run}
+    print(", ".join(f"{name} {value}" for name, value in run.items()), flush=True)
+    for table in args.tables:
+        torch.manual_seed(0)
+        places: list[tuple[Any, ...]] = [(size,) for size in args.sizes]
+        if table != "growth":
+            places = [(*place, frames, batch) for place in places for frames in args.frames for batch in args.batches]
+        kept[table] = [row for place in places for row in TABLES[table](args, *place)]
+        print(f"\n{table}\n\n{markdown(kept[table])}", flush=True)
+        if args.output is not None:
+            args.output.write_text(json.dumps(kept, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
