@@ -81,9 +81,9 @@ class FormedAlignment(TemporalModule):
         half = self.pairs.channels // 2
         if form.width != 1:  # the depthwise convolution stays one; its outputs feed both products
             self.pairs.interaction = WiderInteraction(config, round((form.width - 1) * 2 * half))
-        channels = round(half * form.width)
+        channels = round(half * form.width) * (2 if form.roles == "apart" else 1)
         self.over_time = nn.Conv3d(channels, channels, (3, 1, 1), padding=(1, 0, 0)) if form.over_time else None
-        self.skip = ZeroLinear(channels * (2 if form.roles == "apart" else 1), config.hidden_size)
+        self.skip = ZeroLinear(channels, config.hidden_size)
 
     def forward(self, hidden_states: torch.Tensor, height: int, width: int, **kwargs: Any) -> Temporal:
         patches = hidden_states[:, :, 1:]
