@@ -228,5 +228,5 @@ def test_without_the_package(exported):
     root, expected = exported
     torch.save(pixels(), root / "pixels.pt")
     run_elsewhere(root, root / "model", code=WITHOUT_THE_PACKAGE)
-    assert torch.equal(torch.load(root / "logits.pt"), expected)
+    torch.testing.assert_close(torch.load(root / "logits.pt"), expected)  # of a process with other threads
     assert torch.equal(logits_of(IlaForVideoClassification.from_pretrained(root / "model-again").eval()), expected)
