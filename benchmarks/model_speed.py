@@ -40,11 +40,7 @@ from transformers_ila.complexity import count_gmacs
 
 CPU = torch.device("cpu")
 NUM_CLASSES = 400
-FORMS = {
-    "mi_token": {},
-    "interaction": {"alignment_fusion": "interaction"},
-    "residual": {"alignment_fusion": "residual"},
-}
+FORMS = ("mi_token", "interaction", "residual")
 CLIP_FIELDS = (
     "hidden_size",
     "intermediate_size",
@@ -59,10 +55,10 @@ Row = dict[str, Any]
 # -- models ----------------------------------------------------------------------------------------------------------
 
 
-def ila_config(size: str, frames: int, **fields: Any) -> IlaConfig:
-    """The text tower is one layer deep: it is built and not used."""
-    text = {"num_hidden_layers": 1}
-    return IlaConfig.from_clip_size(size, num_frames=frames, num_labels=NUM_CLASSES, text_config=text, **fields)
+def ila_config(size: str, frames: int, *, form: str = "mi_token", **fields: Any) -> IlaConfig:
+    """The paper's form unless another is named. The text tower is one layer deep: it is built and not used."""
+    fields |= {"alignment_fusion": form, "num_labels": NUM_CLASSES, "text_config": {"num_hidden_layers": 1}}
+    return IlaConfig.from_clip_size(size, num_frames=frames, **fields)
 
 
 def ila_tower(size: str, frames: int, **fields: Any) -> IlaVisionModel:
@@ -115,7 +111,7 @@ def inference(args: argparse.Namespace, size: str, frames: int, batch: int) -> l
     `cost` is what ILA adds, over its multiplications at the rate of the tower's largest matrix product.
     """
     video = clip_of(batch, frames)
-    towers = {form: ila_tower(size, frames, **FORMS[form]) for form in args.forms}
+    towers = {form: ila_tower(size, frames, form=form) for form in args.forms}
     plain, clip = ila_tower(size, frames, temporal_module="none"), clip_tower(size)
     weight = plain.encoder.layers[0].mlp.fc1.weight
     rows_in = torch.randn(batch * frames * plain.embeddings.num_positions, weight.shape[1])
@@ -127,7 +123,7 @@ def inference(args: argparse.Namespace, size: str, frames: int, batch: int) -> l
     calls += [partial(tower, video) for tower in towers.values()]
     product, of_clip, of_plain, *own = median_times(calls, rounds=args.rounds, device=CPU)
     rate = len(rows_in) * weight.numel() / 1e9 / product  # GMACs a second
-    gmacs = {form: tower_gmacs(size, frames, **FORMS[form]) for form in args.forms}
+    gmacs = {form: tower_gmacs(size, frames, form=form) for form in args.forms}
     of_tower = tower_gmacs(size, frames, temporal_module="none")
     place = {"size": size, "frames": frames, "batch": batch}
     return [
@@ -310,7 +306,7 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", default=["B/32", "B/16"])
     parser.add_argument("--frames", nargs="+", type=int, default=[8, 16])
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 8])
-    parser.add_argument("--forms", nargs="+", choices=FORMS, default=list(FORMS))
+    parser.add_argument("--forms", nargs="+", choices=FORMS, default=FORMS)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--output", type=Path, help="keep the rows as JSON, too")
     args = parser.parse_args()

@@ -1,6 +1,7 @@
 """The temporal modules: each against its equation in loops or against another implementation, and what all must do."""
 
 import itertools
+import re
 
 import pytest
 import torch
@@ -75,6 +76,8 @@ def test_any_form_trains_on_any_grid(form, frames, size):
         # a key's bias adds the same to all scores, which the softmax takes out again, as batch norm does a bias
         cancelled = ("k_proj.bias", "convolution.bias", "convolution.1.bias")
         idle = [name for name, grad in new.items() if grad is None or not (grad.any() or name.endswith(cancelled))]
+        if form == "message":  # class tokens of all frames are equal in the first layer: whom they ask is no matter
+            idle = [name for name in idle if not re.search(r"layers\.0\.temporal\.attention\.[qk]_proj", name)]
         assert idle == []
 
 

@@ -35,7 +35,7 @@ def at_least_float32(tensor: torch.Tensor) -> torch.Tensor:
 
 def point_weights(distance: torch.Tensor, *, eta: float, delta: float, beta: float) -> torch.Tensor:
     """Eq. 6: `eta` up to distance `delta`, then falling with slope `beta` to 0. Any shape."""
-    return (eta - beta * (distance - delta).relu()).clamp(min=0)
+    return (eta + beta * delta - beta * distance).clamp(0, eta)
 
 
 def patch_positions(length: int, *, like: torch.Tensor) -> torch.Tensor:
@@ -68,16 +68,24 @@ def alignment_masks(
     Returns:
         (..., height, width)
     """
-    columns, rows = patch_positions(width, like=points), patch_positions(height, like=points)
     moves = points.new_tensor([-jitter, 0.0, jitter]) if jitter else points.new_zeros(1)
-    x = points[..., 0, None] + moves  # (..., moves)
-    y = points[..., 1, None] + moves
-    across = (columns - x[..., None]).abs()  # (..., moves, width)
-    down = (rows - y[..., None]).abs()  # (..., moves, height)
+
+    def distances(coordinates: torch.Tensor, length: int) -> torch.Tensor:
+        """(...) -> (..., moves, length)"""
+        return ((coordinates[..., None] + moves)[..., None] - patch_positions(length, like=points)).abs()
+
     if distance == "separable":  # the mean over the nine products is the product of the two means over three
-        across = point_weights(across, eta=eta, delta=delta, beta=beta).mean(-2)
-        down = point_weights(down, eta=eta, delta=delta, beta=beta).mean(-2)
+
+        def along(coordinates: torch.Tensor, length: int) -> torch.Tensor:
+            weights = point_weights(distances(coordinates, length), eta=eta, delta=delta, beta=beta)
+            return weights.mean(-2) if jitter else weights.squeeze(-2)
+
+        if height == width:  # both axes in one go
+            across, down = along(points, width).unbind(-2)
+        else:
+            across, down = along(points[..., 0], width), along(points[..., 1], height)
         return down[..., :, None] * across[..., None, :]
+    across, down = distances(points[..., 0], width), distances(points[..., 1], height)
     squared = down[..., :, None, :, None].square() + across[..., None, :, None, :].square()
     positive = squared > 0  # the root has no gradient at 0
     apart = torch.where(positive, squared, 1.0).sqrt() * positive  # (..., moves, moves, height, width)
@@ -178,8 +186,7 @@ class PointHead(nn.Module):
         self.points = PointLayer(channels // 2, 4)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        # Channels first: with them last, torch would copy the weights at every call, and they are the larger part.
-        features = self.convolutions(features.contiguous()).amax((-2, -1))  # (B, C)
+        features = self.convolutions(features).amax((-2, -1))  # (B, C)
         points = self.points(self.hidden(features).relu())  # (B, 4)
         return POINT_RANGE * points.tanh().unflatten(1, (2, 2))
 
@@ -378,6 +385,15 @@ def mean_over_roles(as_previous: torch.Tensor, as_current: torch.Tensor, pairing
     return torch.cat([as_current[:, :anchor], as_previous.mean(1, keepdim=True), as_current[:, anchor:]], dim=1)
 
 
+def own_features(features: torch.Tensor, pairing: str) -> torch.Tensor:
+    """A frame's half of its pairs' features, the mean over its roles: (B, T-1, C, h, w) -> (B, T, N, C / 2).
+
+    Channels first: previous frame, second half: current. They lie last in memory, so all but the mean are views.
+    """
+    as_previous, as_current = features.flatten(-2).mT.chunk(2, dim=-1)
+    return mean_over_roles(as_previous, as_current, pairing)
+
+
 def pool_pairs(masks: torch.Tensor, patches: torch.Tensor, pairing: str = "adjacent") -> torch.Tensor:
     """Mean of every frame's weighted patches in every pair (Eq. 7, 3a).
 
@@ -388,14 +404,13 @@ def pool_pairs(masks: torch.Tensor, patches: torch.Tensor, pairing: str = "adjac
     Returns:
         (B, T-1, 2, D)
     """
-    masks = masks.flatten(-2).to(patches.dtype)  # (B, T-1, 2, N)
+    masks = masks.flatten(-2).to(patches.dtype) / patches.shape[2]  # (B, T-1, 2, N)
     if pairing != "adjacent":
         previous, current = pair_frames(patches, patches, pairing)
-        pooled = masks[:, :, :1] @ previous, masks[:, :, 1:] @ current
-        return torch.cat(pooled, dim=2) / patches.shape[2]
+        return torch.cat([masks[:, :, :1] @ previous, masks[:, :, 1:] @ current], dim=2)
     as_previous = F.pad(masks[:, :, 0], (0, 0, 0, 1))  # (B, T, N): both roles of a frame in one matrix product
     as_current = F.pad(masks[:, :, 1], (0, 0, 1, 0))
-    by_role = torch.stack([as_previous, as_current], dim=2) @ patches / patches.shape[2]  # (B, T, 2, D)
+    by_role = torch.stack([as_previous, as_current], dim=2) @ patches  # (B, T, 2, D)
     return torch.stack([by_role[:, :-1, 0], by_role[:, 1:, 1]], dim=2)
 
 
@@ -480,11 +495,11 @@ class ImplicitAlignment(TemporalModule):
         masks = self.pairs.masks(points, height, width)
         pooled = pool_pairs(masks, patches, self.pairing)
         if self.fusion == "interaction":
-            as_previous, as_current = features.chunk(2, dim=2)
-            motion = mean_over_roles(as_previous, as_current, self.pairing)  # (B, T, C / 2, h, w)
-            motion = self.interaction_skip(motion.flatten(-2).mT)
-            hidden_states = torch.cat([hidden_states[:, :, :1], patches + motion], dim=2)
-        if self.fusion in ("mi_token", "interaction"):
+            moved = patches + self.interaction_skip(own_features(features, self.pairing))
+            token = own_role(pooled, self.pairing)
+            tokens = torch.cat([hidden_states[:, :, :1], moved, token[:, :, None]], dim=2)  # (B, T, L+1, D)
+            hidden_states = tokens[:, :, :-1]
+        elif self.fusion == "mi_token":
             token = own_role(pooled, self.pairing)
             tokens = torch.cat([hidden_states, token[:, :, None]], dim=2)  # (B, T, L+1, D)
         else:
@@ -530,9 +545,9 @@ class ResidualAlignment(TemporalModule):
         masks = self.pairs.masks(points, height, width)
         weights = mean_over_roles(masks[:, :, 0], masks[:, :, 1], self.pairing).flatten(-2)  # (B, T, N)
         aligned = torch.cat([class_token, weights[..., None].to(patches.dtype) * patches], dim=2)
-        as_previous, as_current = features.chunk(2, dim=2)
-        interaction = mean_over_roles(as_previous, as_current, self.pairing).transpose(1, 2)  # (B, C, T, h, w)
-        interaction = self.temporal_convolution(interaction).flatten(-2).permute(0, 2, 3, 1)  # (B, T, N, C)
+        interaction = own_features(features, self.pairing).mT.unflatten(-1, (height, width))
+        interaction = self.temporal_convolution(interaction.transpose(1, 2))  # (B, C, T, h, w)
+        interaction = interaction.flatten(-2).permute(0, 2, 3, 1)  # (B, T, N, C)
         interaction = self.skip_interaction(class_token, interaction)
         hidden_states = hidden_states + self.aligned_skip(aligned) + interaction
         loss = alignment_loss(pool_pairs(masks, patches, self.pairing))
@@ -544,8 +559,9 @@ class ResidualAlignment(TemporalModule):
         I W' is one matrix of rank C. Its rows and its bias are what both layers make of the unit vectors and of 0:
         asked in calls like any other, on which adapters and whatever moves weights (offloading) hang.
         """
-        channels = features.shape[-1]
+        channels, tokens = features.shape[-1], class_token.flatten(0, 2)
         probes = torch.eye(channels + 1, channels, dtype=features.dtype, device=features.device)  # the last one is 0
-        made = self.interaction_skip(self.interaction_projection(probes))
+        asked = torch.cat([tokens, self.interaction_projection(probes).to(tokens)])
+        of_tokens, made = self.interaction_skip(asked).split([len(tokens), len(probes)])
         rows, bias = made[:-1] - made[-1], made[-1]
-        return torch.cat([self.interaction_skip(class_token), F.linear(features, rows.mT, bias)], dim=2)
+        return torch.cat([of_tokens.view_as(class_token), F.linear(features, rows.mT, bias)], dim=2)
