@@ -2,13 +2,15 @@
 
     python benchmarks/interaction_forms.py recipes/ablation_small.yaml --output ablation
 
-Every form below is trained and tested as `scripts/ablate.py` does it, in the same folder, beside the paper's form;
-GMACs over the paper's are counted on B/32, B/16 and L/14 with 8 frames. `--part 1/2` and `--part 2/2` share the runs.
+Every form below is trained and tested as `scripts/ablate.py` does it, in the same folder, whose runs of the paper's
+form and of `"interaction"` are taken as they are. GMACs over the paper's are counted on B/32, B/16 and L/14 with 8
+frames. `--part 1/2` and `--part 2/2` share the runs; all forms come with the first seed before the second one begins.
 """
 
 import argparse
 import json
 import statistics
+from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,8 +61,8 @@ class Form:
 
 
 FORMS: dict[str, Form | None] = {
-    "paper's (no features)": None,
-    "plain": Form(),
+    "paper's": None,  # without the features
+    "interaction": Form(),
     "layer norm": Form(norm=True),
     "without token": Form(norm=True, token=False),
     "roles apart": Form(norm=True, roles="apart"),
@@ -69,6 +71,8 @@ FORMS: dict[str, Form | None] = {
     "width 1.75": Form(norm=True, width=1.75),
     "apart, over time": Form(norm=True, roles="apart", over_time=True),
 }
+OF_THE_RECIPE = ("paper's", "interaction")
+VARIANTS = ("ila, interaction", "ila")  # of the recipe, that the forms replace the module of; the latter for None
 
 
 class FormedAlignment(TemporalModule):
@@ -82,7 +86,7 @@ class FormedAlignment(TemporalModule):
         if form.width != 1:  # the depthwise convolution stays one; its outputs feed both products
             self.pairs.interaction = WiderInteraction(config, round((form.width - 1) * 2 * half))
         channels = round(half * form.width) * (2 if form.roles == "apart" else 1)
-        self.over_time = nn.Conv3d(channels, channels, (3, 1, 1), padding=(1, 0, 0)) if form.over_time else None
+        self.over_time = nn.Conv2d(channels, channels, (3, 1), padding=(1, 0)) if form.over_time else None
         self.skip = ZeroLinear(channels, config.hidden_size)
 
     def forward(self, hidden_states: torch.Tensor, height: int, width: int, **kwargs: Any) -> Temporal:
@@ -91,18 +95,18 @@ class FormedAlignment(TemporalModule):
         if self.form.width != 1:
             more = self.pairs.interaction.more.unflatten(0, features.shape[:2])
             roles = zip(features.chunk(2, dim=2), more.chunk(2, dim=2))
-            features = torch.cat([part for role in roles for part in role], dim=2)
+            features = torch.cat([part for role in roles for part in role], dim=2)  # (B, T-1, more than C, h, w)
         masks = self.pairs.masks(points, height, width)
         pooled = pool_pairs(masks, patches)
-        as_previous, as_current = features.chunk(2, dim=2)
+        as_previous, as_current = features.flatten(-2).mT.chunk(2, dim=-1)  # (B, T-1, N, C / 2)
         if self.form.roles == "apart":  # the first frame is no pair's current one, the last no pair's previous one
             none = torch.zeros_like(as_previous[:, :1])
-            motion = torch.cat([torch.cat([as_previous, none], 1), torch.cat([none, as_current], 1)], dim=2)
+            motion = torch.cat([torch.cat([as_previous, none], 1), torch.cat([none, as_current], 1)], dim=-1)
         else:
             motion = mean_over_roles(as_previous, as_current)
         if self.over_time is not None:
-            motion = self.over_time(motion.transpose(1, 2)).transpose(1, 2)
-        moved = patches + self.skip(motion.flatten(-2).mT)
+            motion = self.over_time(motion.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        moved = patches + self.skip(motion)
         tokens = torch.cat([hidden_states[:, :, :1], moved], dim=2)
         if self.form.into == "frames":
             hidden_states = tokens
@@ -146,40 +150,46 @@ def costs(fields: dict[str, Any]) -> list[float]:
     return [count(IlaConfig.from_clip_size(size, num_labels=400, **fields)).gmacs for size in SIZES]
 
 
+def place_of(name: str, output: str | Path) -> Path:
+    """Where the runs of a form lie; of the two that are variants of the recipe with the recipe's own."""
+    return Path(output) if name in OF_THE_RECIPE else Path(output) / "forms" / name.replace(" ", "_").replace(",", "")
+
+
+def row(name: str, ratios: Sequence[float], files: Sequence[Path]) -> str:
+    found = [100 * mean_accuracy(json.loads(file.read_text())) for file in files]
+    spread = f" ± {statistics.stdev(found):.1f}" if len(found) > 1 else ""
+    costs = " | ".join(f"{ratio:.3f}" for ratio in ratios)
+    return f"| {name} | {statistics.mean(found):.1f}{spread} | {len(found)} | {costs} |"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("recipe")
     parser.add_argument("--output", default="ablation")
     parser.add_argument("--part", default="1/1")
+    parser.add_argument("--forms", nargs="+", choices=FORMS, default=list(FORMS))
+    parser.add_argument("--table_only", action="store_true", help="train nothing")
     args = parser.parse_args()
     ablation = read_ablation(args.recipe)
     index, parts = map(int, args.part.split("/"))
-    start = prepare(ablation, args.output, progress=print)
+    runs = [] if args.table_only else [(seed, name) for seed in ablation.seeds for name in args.forms]
+    start = prepare(ablation, args.output, progress=print) if runs else None
+    for seed, name in runs[index - 1 :: parts]:
+        variant, place = VARIANTS[FORMS[name] is None], place_of(name, args.output)
+        if start is not None and not result_file(place, variant, seed).is_file():
+            with in_layers(FORMS[name]):
+                result = run(ablation, variant, seed, start, place)
+            print(f"{name}, seed {seed}: {mean_accuracy(result):.1%}", flush=True)
     paper = costs({"alignment_fusion": "mi_token"})
-    rows = []
-    for number, (name, form) in enumerate(FORMS.items()):
-        variant = "ila" if form is None else "ila, interaction"
-        place = Path(args.output) / "forms" / name.replace(" ", "_").replace("'", "")
-        with in_layers(form):
-            ratios = [own / of_paper for own, of_paper in zip(costs(ablation.variants[variant]), paper)]
-            for seed in ablation.seeds:
-                file = result_file(place, variant, seed)
-                if not file.is_file() and number % parts == index - 1:
-                    result = run(ablation, variant, seed, start, place)
-                    print(f"{name}, seed {seed}: {mean_accuracy(result):.1%}", flush=True)
-        rows.append((name, ratios, place, variant))
-    print("| form | accuracy, % | " + " | ".join(f"GMACs / paper's, {size}" for size in SIZES) + " |")
-    print("|---" * (2 + len(SIZES)) + "|")
-    for name, ratios, place, variant in rows:
+    print("| form | accuracy, % | seeds | " + " | ".join(f"GMACs / paper's, {size}" for size in SIZES) + " |")
+    print("|---" * (3 + len(SIZES)) + "|")
+    for name in args.forms:
+        variant, place = VARIANTS[FORMS[name] is None], place_of(name, args.output)
         files = [result_file(place, variant, seed) for seed in ablation.seeds]
-        found = [100 * mean_accuracy(json.loads(file.read_text())) for file in files if file.is_file()]
-        if found:
-            spread = statistics.stdev(found) if len(found) > 1 else float("nan")
-            print(
-                f"| {name} | {statistics.mean(found):.1f} ± {spread:.1f} | "
-                + " | ".join(f"{r:.3f}" for r in ratios)
-                + " |"
-            )
+        if files := [file for file in files if file.is_file()]:
+            with in_layers(FORMS[name]):
+                own = costs(ablation.variants[variant])
+            print(row(name, [one / of_paper for one, of_paper in zip(own, paper)], files))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,13 @@
 """How fast is ILA beside plain CLIP, X-CLIP and other video models? Inference, training, memory, growth.
 
-    python benchmarks/model_speed.py --output speed.json
+    python benchmarks/model_speed.py --output speed.json --picture growth.png
     python benchmarks/model_speed.py --tables inference --sizes B/32 --frames 8 --batches 1 --rounds 21
+    python benchmarks/model_speed.py --tables inference --device cuda --dtype bfloat16 --compile \
+        --sizes B/16 L/14 --batches 1 4 16 64
 
 Random weights and inputs. Times are medians of rounds in which all models of a row take turns, in milliseconds; what
-counts are their ratios. Memory is the peak of a process of its own, less what it held before the model was made.
+counts are their ratios. Memory is the peak of a process of its own, less what it held before the model was made; it
+and growth are measured on the CPU only. `--compile` compiles every model, on a GPU into CUDA graphs.
 """
 
 import argparse
@@ -13,12 +16,13 @@ import multiprocessing
 import os
 import platform
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from matplotlib.figure import Figure
 from torch import nn
 from transformers import (
     CLIPVisionConfig,
@@ -38,7 +42,7 @@ from transformers_ila.analysis import fitted_exponent, median_times
 from transformers_ila.complexity import count_gmacs
 
 
-CPU = torch.device("cpu")
+PEAK_SIDE = 4096  # of the square matrices whose product tells what the machine can do
 NUM_CLASSES = 400
 FORMS = ("mi_token", "interaction", "residual")
 CLIP_FIELDS = (
@@ -101,6 +105,26 @@ def clip_of(batch: int, frames: int, image_size: int = 224) -> torch.Tensor:
     return torch.randn(batch, frames, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
 
 
+def on_device(args: argparse.Namespace, thing: Any) -> Any:
+    """A model or a tensor where and as what it is measured."""
+    return thing.to(args.device, getattr(torch, args.dtype))
+
+
+def ready(args: argparse.Namespace, model: nn.Module) -> Callable[..., Any]:
+    """The model as it is called."""
+    model = on_device(args, model)
+    if not args.compile:
+        return model
+    return torch.compile(model, mode="reduce-overhead" if args.device.type == "cuda" else "default")
+
+
+@lru_cache
+def peak_rate(device: torch.device, dtype: str, rounds: int) -> float:
+    """GMACs a second of a large matrix product."""
+    matrix = torch.randn(PEAK_SIDE, PEAK_SIDE, device=device, dtype=getattr(torch, dtype))
+    return PEAK_SIDE**3 / 1e9 / median_times([lambda: matrix @ matrix], rounds=rounds, device=device)[0]
+
+
 # -- tables: each yields its rows ------------------------------------------------------------------------------------
 
 
@@ -108,21 +132,23 @@ def clip_of(batch: int, frames: int, image_size: int = 224) -> torch.Tensor:
 def inference(args: argparse.Namespace, size: str, frames: int, batch: int) -> list[Row]:
     """Towers with and without ILA beside CLIP's on the same frames.
 
-    `cost` is what ILA adds, over its multiplications at the rate of the tower's largest matrix product.
+    `cost` is what ILA adds, over its multiplications at the rate of the tower's largest matrix product; `of peak` is
+    the rate of all its multiplications over that of a large matrix product.
     """
-    video = clip_of(batch, frames)
+    video = on_device(args, clip_of(batch, frames))
     towers = {form: ila_tower(size, frames, form=form) for form in args.forms}
     plain, clip = ila_tower(size, frames, temporal_module="none"), clip_tower(size)
-    weight = plain.encoder.layers[0].mlp.fc1.weight
-    rows_in = torch.randn(batch * frames * plain.embeddings.num_positions, weight.shape[1])
+    weight = on_device(args, plain.encoder.layers[0].mlp.fc1.weight)
+    rows_in = on_device(args, torch.randn(batch * frames * plain.embeddings.num_positions, weight.shape[1]))
     calls: list[Callable[[], Any]] = [
         lambda: rows_in @ weight.T,
-        lambda: clip(video.flatten(0, 1)),
-        lambda: plain(video),
+        partial(ready(args, clip), video.flatten(0, 1)),
+        partial(ready(args, plain), video),
     ]
-    calls += [partial(tower, video) for tower in towers.values()]
-    product, of_clip, of_plain, *own = median_times(calls, rounds=args.rounds, device=CPU)
+    calls += [partial(ready(args, tower), video) for tower in towers.values()]
+    product, of_clip, of_plain, *own = median_times(calls, rounds=args.rounds, device=args.device)
     rate = len(rows_in) * weight.numel() / 1e9 / product  # GMACs a second
+    peak = peak_rate(args.device, args.dtype, args.rounds)
     gmacs = {form: tower_gmacs(size, frames, form=form) for form in args.forms}
     of_tower = tower_gmacs(size, frames, temporal_module="none")
     place = {"size": size, "frames": frames, "batch": batch}
@@ -136,6 +162,8 @@ def inference(args: argparse.Namespace, size: str, frames: int, batch: int) -> l
             "ILA / CLIP": seconds / of_clip,
             "in GMACs": gmacs[form] / of_tower,
             "cost": (seconds - of_plain) * rate / batch / (gmacs[form] - of_tower),
+            "clips/s": batch / seconds,
+            "of peak": batch * gmacs[form] / seconds / peak,
         }
         for form, seconds in zip(args.forms, own)
     ]
@@ -150,18 +178,19 @@ def tower_gmacs(size: str, frames: int, **fields: Any) -> float:
 @torch.inference_mode()
 def classification(args: argparse.Namespace, size: str, frames: int, batch: int) -> list[Row]:
     """The classifier with its classes' features computed before, beside X-CLIP's video features."""
-    video = clip_of(batch, frames)
-    ours, theirs = moved(IlaForVideoClassification(ila_config(size, frames))), xclip(size, frames)
-    calls: list[Callable[[], Any]] = [lambda: theirs.get_video_features(video), lambda: ours(video)]
-    other, own = median_times(calls, rounds=args.rounds, device=CPU)
+    video = on_device(args, clip_of(batch, frames))
+    ours, theirs = moved(IlaForVideoClassification(ila_config(size, frames))), on_device(args, xclip(size, frames))
+    features = torch.compile(theirs.get_video_features) if args.compile else theirs.get_video_features
+    calls = [partial(features, video), partial(ready(args, ours), video)]
+    other, own = median_times(calls, rounds=args.rounds, device=args.device)
     times = {"X-CLIP, ms": 1000 * other, "ILA, ms": 1000 * own, "ILA / X-CLIP": own / other}
     return [{"size": size, "frames": frames, "batch": batch, **times}]
 
 
 def training(args: argparse.Namespace, size: str, frames: int, batch: int) -> list[Row]:
-    """Forward, loss, backward and AdamW: mi_token beside no temporal module."""
+    """Forward, loss, backward and AdamW: mi_token beside no temporal module. On the CPU, in float32."""
     steps = [training_step(size, frames, batch, module) for module in ("none", "ila")]
-    plain, own = median_times(steps, rounds=args.rounds, device=CPU)
+    plain, own = median_times(steps, rounds=args.rounds, device=torch.device("cpu"))
     del steps
     memory = [peak_memory(_train_once, size, frames, batch, module) for module in ("none", "ila")]
     times = {"none, ms": 1000 * plain, "ILA, ms": 1000 * own, "time ratio": own / plain}
@@ -185,10 +214,10 @@ def training_step(size: str, frames: int, batch: int, module: str) -> Callable[[
 @torch.inference_mode()
 def others(args: argparse.Namespace, size: str, frames: int, batch: int) -> list[Row]:
     """Other video towers of transformers at the same resolution and number of frames."""
-    video = clip_of(batch, frames)
+    video = on_device(args, clip_of(batch, frames))
     towers = {"ILA": ila_tower(size, frames), **other_towers(frames, 224)}
-    calls: list[Callable[[], Any]] = [partial(tower.eval(), video) for tower in towers.values()]
-    times = dict(zip(towers, median_times(calls, rounds=args.rounds, device=CPU)))
+    calls = [partial(ready(args, tower.eval()), video) for tower in towers.values()]
+    times = dict(zip(towers, median_times(calls, rounds=args.rounds, device=args.device)))
     row = {"size": size, "frames": frames, "batch": batch, "ILA, ms": 1000 * times.pop("ILA")}
     return [row | {f"{name} / ILA": 1000 * seconds / row["ILA, ms"] for name, seconds in times.items()}]
 
@@ -210,7 +239,7 @@ def growth(args: argparse.Namespace, size: str) -> list[Row]:
                 partial(_tower("CLIP", size, **sizes), video.flatten(0, 1)),
             ]
             with torch.inference_mode():
-                times = median_times(calls, rounds=args.rounds, device=CPU)
+                times = median_times(calls, rounds=args.rounds, device=video.device)
             for name, seconds in zip(("ILA", "CLIP"), times):
                 found[name].append(1000 * seconds)
                 found[f"{name}, MiB"].append(peak_memory(_infer_once, name, size, sizes))
@@ -300,6 +329,32 @@ def _cell(value: Any) -> str:
     return f"{value:.3f}" if abs(value) < 10 else f"{value:.0f}"
 
 
+def draw_growth(rows: list[Row], file: Path) -> None:
+    """Time and memory over frames and over pixels, both logarithmic: straight lines whose slope is the exponent."""
+    axes_of = {"frames": ("frames of a clip", lambda value: value), "image_size": ("pixels", lambda value: value**2)}
+    figure = Figure(figsize=(10, 8), layout="constrained")
+    grid = figure.subplots(2, 2)
+    for row in rows:
+        title, scale = axes_of[row["over"]]
+        memory = row["what"].endswith("MiB")
+        axes = grid[memory, row["over"] == "image_size"]
+        values = sorted(int(key) for key in row if key.isdigit())
+        exponent = next(row[key] for key in row if key.startswith("exponent"))
+        label = f"{row['what'].removesuffix(', MiB')} {row['size']}: exponent {exponent:.2f}"
+        axes.loglog([scale(value) for value in values], [row[str(value)] for value in values], "o-", label=label)
+        axes.set_xlabel(title)
+        axes.set_ylabel("peak memory, MiB" if memory else "time, ms")
+        axes.grid(alpha=0.3, which="both")
+        axes.legend(fontsize=9)
+    figure.suptitle("Growth of ILA's tower and of CLIP's on the same frames")
+    figure.savefig(file, dpi=100)
+
+
+def machine() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tables", nargs="+", choices=TABLES, default=list(TABLES))
@@ -308,10 +363,17 @@ def main() -> None:
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 8])
     parser.add_argument("--forms", nargs="+", choices=FORMS, default=FORMS)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
+    parser.add_argument("--compile", action="store_true")
     parser.add_argument("--output", type=Path, help="keep the rows as JSON, too")
+    parser.add_argument("--picture", type=Path, help="of the table `growth`")
     args = parser.parse_args()
-    run = {"torch": torch.__version__, "transformers": transformers.__version__, "machine": platform.machine()}
+    run = {"torch": torch.__version__, "transformers": transformers.__version__, "machine": machine()}
     run |= {"threads": torch.get_num_threads(), "load": os.getloadavg()[0], "rounds": args.rounds}
+    run |= {"device": str(args.device), "dtype": args.dtype, "compiled": args.compile}
+    if args.device.type == "cuda":
+        run["machine"] = torch.cuda.get_device_name(args.device)
     kept: dict[str, Any] = {"run": run}
     print(", ".join(f"{name} {value}" for name, value in run.items()), flush=True)
     for table in args.tables:
@@ -323,6 +385,8 @@ def main() -> None:
         print(f"\n{table}\n\n{markdown(kept[table])}", flush=True)
         if args.output is not None:
             args.output.write_text(json.dumps(kept, indent=1) + "\n")
+    if args.picture is not None and "growth" in kept:
+        draw_growth(kept["growth"], args.picture)
 
 
 if __name__ == "__main__":
