@@ -3,8 +3,8 @@
 Every variant of the recipe is trained and tested with every seed on MotionBench, which is written first. What is
 finished is kept: the same command goes on where it was broken off, and `--part 1/2`, `--part 2/2` share the runs
 between two processes. The output folder gets `ablation.md`, `ablation.csv`, `ablation_runs.csv` and two pictures, also
-while runs are missing. Exit code: 0 all runs are finished, 1 some are another part's or
-SIGTERM came, 2 bad arguments.
+while runs are missing. A run that fails is told, and the others go on. Exit code: 0 all runs are finished, 1 some
+failed or are another part's, or SIGTERM came, 2 bad arguments.
 """
 
 import statistics
@@ -13,9 +13,13 @@ import time
 from dataclasses import dataclass, field
 
 from transformers import HfArgumentParser
+from transformers.utils import logging
 
 from transformers_ila.ablation import mean_accuracy, prepare, read_ablation, read_results, result_file, run
 from transformers_ila.ablation_report import measure_costs, write_report
+
+
+logger = logging.get_logger("transformers_ila.ablate")
 
 
 @dataclass
@@ -54,7 +58,13 @@ def main(args: AblationScriptArguments) -> int:
         say(f"{len(mine)} runs, {len(mine) - len(left)} of them finished before.")
         for number, (variant, seed) in enumerate(left, 1):
             started = time.perf_counter()
-            result = run(ablation, variant, seed, start, args.output)
+            try:
+                result = run(ablation, variant, seed, start, args.output)
+            except InterruptedError:
+                raise
+            except Exception as error:  # the other runs need not wait for somebody to mend this one
+                logger.error(f"[{number}/{len(left)}] {variant}, seed {seed}: {error}", exc_info=True)
+                continue
             seconds.append(time.perf_counter() - started)
             rest = statistics.mean(seconds) * (len(left) - number) / 60
             accuracy = f"{mean_accuracy(result):.1%} in {seconds[-1]:.0f} s, {rest:.0f} min left"

@@ -3,10 +3,12 @@
 import csv
 import json
 import math
+from functools import wraps
 from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from PIL import Image
 from torch.nn import functional as F
 
@@ -14,6 +16,7 @@ from transformers_ila import IlaConfig, IlaForVideoClassification
 from transformers_ila import ablation as ablation_module
 from transformers_ila.ablation import (
     Ablation,
+    RunInProgress,
     TaskTrainer,
     mean_accuracy,
     own_classes,
@@ -24,7 +27,7 @@ from transformers_ila.ablation import (
     run,
     start_model,
 )
-from transformers_ila.ablation_report import draw_costs, measure_costs, summary_rows, write_report
+from transformers_ila.ablation_report import _cost_key, draw_costs, measure_costs, summary_rows, write_report
 from transformers_ila.motionbench import SIZES, TASKS, bench_labels
 from transformers_ila.picture_tower import SEEN, TARGETS, pictures_and_states, train_picture_tower
 from transformers_ila.training import IlaTrainingArguments
@@ -97,7 +100,17 @@ def test_the_small_recipe_has_every_module_and_every_switch():
         ("variants: {a: {}}\nmodel: {}", "must have training"),
         ("variants: {}\nmodel: {}\ntraining: {}", "`variants` must be one or more"),
         ("variants: {a: {}}\nmodel: {}\ntraining: {}\nseeds: [1, 1]", "all different, got \\[1, 1\\]"),
+        ("variants: {a: {}}\nmodel: {}\ntraining: {}\nseeds: 3", "`seeds` must be whole numbers"),
+        ("variants: {a: {}}\nmodel: {}\ntraining: {}\nseeds: [a]", "`seeds` must be whole numbers"),
+        ("variants: {a: }\nmodel: {}\ntraining: {}", "each `name: {field: value}`"),
         ("variants: {a: {}}\nmodel: {}\ntraining: {}\nbench: week", "must be minute, hour, night, got 'week'"),
+        ("variants: {a: {}}\nmodel: {}\ntraining: {}\nbench: [minute]", "must be minute, hour, night"),
+        ("variants: {a: {}}\nmodel: {}\ntraining: {}\ntasks: []", "`tasks` must be one or more"),
+        ("variants: {a: {}}\nmodel: {}\ntraining: {}\ntasks: [speed, speed]", "`tasks` must be .*all different"),
+        ("variants: {a: {}}\nmodel: {}\ntraining: {steps: 3}", "`training` has unknown steps"),
+        ("variants: {a: {}}\nmodel: {}\ntraining: {}\npictures: {stepz: 3}", "`pictures` has unknown stepz"),
+        ("variants: {a: {vision_config: {}}}\nmodel: {}\ntraining: {}", "Variant 'a' has a `vision_config`"),
+        ("variants: {a: {}}\nmodel: {vision_config: {}}\ntraining: {}\nclip: x", "leave one of them out"),
         ("variants: {a: {}}\nmodel: {}\ntraining: {}\ntasks: [dancing]", "got 'dancing'"),
         ("variants: {a: {modul: ila}}\nmodel: {}\ntraining: {}", "IlaConfig has no 'modul'"),
         ("variants: {a: {temporal_module: magic}}\nmodel: {}\ntraining: {}", "magic"),
@@ -161,12 +174,77 @@ def test_runs_are_kept_repeat_themselves_and_are_reported(tiny_bench, tmp_path, 
     assert {**again, "train_seconds": 0} == {**same, "train_seconds": 0}
     assert again["train_loss"] != results["ila, interaction", 0]["train_loss"]
 
-    monkeypatch.setattr(ablation_module, "train_picture_tower", None)  # is there: not trained again
+    @wraps(train_picture_tower)
+    def is_there(*args, **kwargs):
+        pytest.fail("trained again")
+
+    monkeypatch.setattr(ablation_module, "train_picture_tower", is_there)
     prepare(ablation, tmp_path)
     assert len(read_results(ablation, tmp_path)) == 6
     with pytest.raises(ValueError, match="another ablation \\(training differ\\)"):
         read_results(small(training={**TRAINING, "learning_rate": 1e-4}), tmp_path)
     check_report(ablation, tmp_path)
+
+
+def test_what_was_made_of_other_numbers_is_refused(tiny_bench, tmp_path):
+    ablation = small()
+    start = prepare(ablation, tmp_path)
+    other = small(pictures={"steps": 3, "batch_size": 4, "per_class": 1})
+    with pytest.raises(ValueError, match="tower' is of another ablation \\(pictures differ\\)"):
+        prepare(other, tmp_path)
+    checkpoints = result_file(tmp_path, "none", 0).with_suffix("")
+    checkpoints.mkdir(parents=True)
+    (checkpoints / "made_of.json").write_text(json.dumps(small(training={"max_steps": 9}).decided("none")))
+    with pytest.raises(ValueError, match="seed0' is of another ablation \\(training differ\\)"):
+        run(ablation, "none", 0, start, tmp_path)
+    result = run(ablation, "none", 1, start, tmp_path)
+    assert result["tower"] == ablation_module.tower_digest(tmp_path) != ablation_module.tower_digest(tmp_path / "no")
+    file = result_file(tmp_path, "none", 1)
+    file.write_text(json.dumps({**result, "tower": "another"}))
+    with pytest.raises(ValueError, match="began from another tower"):
+        read_results(ablation, tmp_path)
+
+
+def test_a_run_belongs_to_one_process(tiny_bench, tmp_path):
+    ablation = small()
+    start, file = prepare(ablation, tmp_path), result_file(tmp_path, "none", 0)
+    file.parent.mkdir(parents=True)
+    with FileLock(file.with_name(".seed0.lock")), pytest.raises(RunInProgress, match="another process is at it"):
+        run(ablation, "none", 0, start, tmp_path)
+
+
+def test_a_failed_run_does_not_end_the_others(tiny_bench, tmp_path, monkeypatch, capsys):
+    import ablate
+
+    def fails(ablation, variant, seed, start, folder):
+        if variant == "none":
+            raise RuntimeError("out of memory")
+        return run(ablation, variant, seed, start, folder)
+
+    monkeypatch.setattr(ablate, "run", fails)
+    monkeypatch.setattr(ablate, "read_ablation", lambda file: small())
+    assert ablate.main(ablate.AblationScriptArguments(recipe="", output=str(tmp_path))) == 1
+    assert "[6/6] words, seed 1" in capsys.readouterr().out and len(read_results(small(), tmp_path)) == 4
+
+
+def test_shares_of_layers_on_the_cost_tower():
+    ablation = small(variants={"last": {"alignment_layers": [1]}})
+    layers = ablation_module.config_for_cost(ablation, "last").vision_config.alignment_layers
+    assert list(layers) == [6, 7, 8, 9, 10, 11]  # of 12, as the second of two
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_both_losses_are_trained(tiny_bench, tmp_path, bf16):
+    """Mixed precision rebuilds the model's output from its entries."""
+    ablation = small(training={**TRAINING, "max_steps": 1, "bf16": bf16, "logging_steps": 1})
+    start = prepare(ablation, tmp_path)
+    run(ablation, "ila, interaction", 0, start, tmp_path)
+    model = start_model(ablation, "ila, interaction", start.weights)
+    arguments = IlaTrainingArguments(str(tmp_path / "run"), report_to="none", use_cpu=True, **ablation.training)
+    own = own_classes(bench_labels(ablation.tasks))
+    trainer = TaskTrainer(model=model, args=arguments, train_dataset=start.training, own=own)
+    trainer.train()
+    assert trainer.state.log_history[0]["alignment_loss"] > 0
 
 
 def test_a_stopped_run_is_no_result(tiny_bench, tmp_path, monkeypatch):
@@ -185,7 +263,12 @@ def check_report(ablation, folder):
     files = [file.name for file in write_report(ablation, folder)]  # costs were not measured yet
     assert files == ["ablation.md", "ablation.csv", "ablation_runs.csv", "accuracy_per_task.png"]
     costs = {"gmacs": 1.0, "parameters": 2.0, "milliseconds": 3.0, "times_plain": 1.5, "memory": 4.0, "own_gmacs": 0.1}
-    (folder / "costs.json").write_text(json.dumps({variant: {"of": "", **costs} for variant in ablation.variants}))
+    costs["device"] = "cpu"
+    stored = {variant: {"of": "another tower's", **costs} for variant in ablation.variants}
+    (folder / "costs.json").write_text(json.dumps(stored))
+    assert "gmacs" not in summary_rows(ablation, folder)[0]
+    stored = {variant: {"of": _cost_key(ablation, variant), **costs} for variant in ablation.variants}
+    (folder / "costs.json").write_text(json.dumps(stored))
     write_report(ablation, folder)
     with (folder / "ablation_runs.csv").open() as stream:
         runs = list(csv.DictReader(stream))

@@ -10,22 +10,25 @@ What is unusual here:
 
 import hashlib
 import json
+import os
 import shutil
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import yaml
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from transformers import set_seed
 from transformers.utils import logging
 
+from . import __version__
 from .analysis import last_patches, shared_information, transport_distance
 from .complexity import count
 from .configuration_ila import CLIP_SIZES, IlaConfig
@@ -44,7 +47,12 @@ logger = logging.get_logger(__name__)
 OTHER_TASKS = -1e4  # logit of a class of another task
 KEPT_BYTES = 8 * 2**30  # of processed training videos; sets that need more are read anew in every epoch
 MEASURED = 64  # test videos whose frames are compared
+MADE_OF = "made_of.json"  # beside a tower or checkpoints: the numbers that they depend on
 UNSAID = {"temporal_module": "ila"}  # of a variant that does not say so, whatever its weights come from
+
+
+class RunInProgress(RuntimeError):
+    """Another process is at the same run."""
 
 
 # -- what is compared ------------------------------------------------------------------------------------------------
@@ -77,18 +85,28 @@ class Ablation:
     cost_tower: str = "B/32"
 
     def __post_init__(self) -> None:
+        seeds, variants, tasks = self.seeds, self.variants, self.tasks
+        named = isinstance(variants, dict) and all(isinstance(fields, dict) for fields in variants.values())
+        numbers = isinstance(seeds, list) and all(type(seed) is int for seed in seeds)
         allowed = {
-            "bench": (self.bench in SIZES, ", ".join(SIZES)),
-            "cost_tower": (self.cost_tower in CLIP_SIZES, ", ".join(CLIP_SIZES)),
-            "seeds": (bool(self.seeds) and len(set(self.seeds)) == len(self.seeds), "one or more, all different"),
-            "variants": (bool(self.variants), "one or more"),
+            "bench": (self.bench in tuple(SIZES), ", ".join(SIZES)),
+            "cost_tower": (self.cost_tower in tuple(CLIP_SIZES), ", ".join(CLIP_SIZES)),
+            "seeds": (numbers and len(set(seeds)) == len(seeds) > 0, "whole numbers, one or more, all different"),
+            "variants": (named and len(variants) > 0, "one or more, each `name: {field: value}`"),
+            "tasks": (isinstance(tasks, list) and len(set(tasks)) == len(tasks) > 0, "one or more, all different"),
         }
         for name, (good, values) in allowed.items():
             if not good:
                 raise ValueError(f"`{name}` must be {values}, got {getattr(self, name)!r}.")
-        bench_labels(self.tasks)
-        for variant in self.variants.values():
+        bench_labels(tasks)
+        _known("training", self.training, [entry.name for entry in fields(IlaTrainingArguments)])
+        _known("pictures", self.pictures, [n for n in signature(train_picture_tower).parameters if n != "fields"])
+        for name, variant in variants.items():
+            if "vision_config" in variant:
+                raise ValueError(f"Variant {name!r} has a `vision_config`; the tower is the same for all, of `model`.")
             known_fields({**self.model, **variant})
+        if self.clip is not None and "vision_config" in self.model:
+            raise ValueError("`model` has a `vision_config` and `clip` a tower of its own; leave one of them out.")
 
     def fields_of(self, variant: str) -> dict[str, Any]:
         """Of IlaConfig, the labels included."""
@@ -103,6 +121,12 @@ class Ablation:
             name: value for name, value in self.training.items() if not name.startswith(("save_", "dataloader_"))
         }
         return {**shared, "training": training, "model": {**self.model, **self.variants[variant]}}
+
+
+def _known(part: str, given: Any, allowed: Sequence[str]) -> None:
+    unknown = sorted(map(str, set(given) - set(allowed)))
+    if unknown:
+        raise ValueError(f"`{part}` has unknown {', '.join(unknown)}; its keys are {', '.join(allowed)}.")
 
 
 def read_ablation(file: str | Path) -> Ablation:
@@ -120,7 +144,8 @@ def read_ablation(file: str | Path) -> Ablation:
     if not isinstance(values, dict) or (unknown := sorted(map(str, values.keys() - set(allowed)))):
         found = f"unknown {', '.join(unknown)}" if isinstance(values, dict) else type(values).__name__
         raise ValueError(f"{str(file)!r} is no ablation: {found}; its keys are {', '.join(allowed)}.")
-    missing = [name for name in ("variants", "model", "training") if not isinstance(values.get(name), dict)]
+    wanted = ("variants", "model", "training", *(["pictures"] if "pictures" in values else []))
+    missing = [name for name in wanted if not isinstance(values.get(name), dict)]
     if missing:
         raise ValueError(f"{str(file)!r} must have {', '.join(missing)}, each `key: value` lines.")
     return Ablation(**values)
@@ -139,30 +164,44 @@ def read_results(ablation: Ablation, folder: str | Path) -> list[dict[str, Any]]
     """Of the runs that are finished, in the order of the recipe.
 
     Raises:
-        ValueError: a result of other numbers than the recipe's.
+        ValueError: a result of other numbers than the recipe's, or of another tower than the folder's.
     """
-    found = []
+    found, tower = [], tower_digest(folder)
     for seed in ablation.seeds:
         for variant in ablation.variants:
             file = result_file(folder, variant, seed)
             if not file.is_file():
                 continue
             result = json.loads(file.read_text(encoding="utf-8"))
-            now = json.loads(json.dumps(ablation.decided(variant)))
-            other = [key for key in now if result["decided"].get(key) != now[key]]
-            if other:
+            refuse_other(file, result["decided"], ablation.decided(variant))
+            if result.get("tower", tower) != tower:
                 raise ValueError(
-                    f"{str(file)!r} is a result of another ablation ({', '.join(other)} differ): "
-                    "delete it, or name another folder."
+                    f"{str(file)!r} began from another tower than {str(folder)!r} has: delete one of them."
                 )
             found.append(result)
     return found
 
 
+def refuse_other(file: Path, stored: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raise a ValueError where what a file was made of is not what is asked for now."""
+    now = json.loads(json.dumps(now))
+    other = [key for key in now if stored.get(key) != now[key]]
+    if other:
+        raise ValueError(
+            f"{str(file)!r} is of another ablation ({', '.join(other)} differ): delete it, or name another folder."
+        )
+
+
+def tower_digest(folder: str | Path) -> str | None:
+    """Of the weights that all begin from; None where that is no tower of the folder's own."""
+    file = Path(folder) / "tower" / "model.safetensors"
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None
+
+
 def write_json(file: Path, values: Any) -> None:
     """As a whole or not at all."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    draft = file.with_name(f".{file.name}.part")
+    draft = file.with_name(f".{file.name}.{os.getpid()}.part")
     draft.write_text(json.dumps(values, indent=1), encoding="utf-8")
     draft.replace(file)
 
@@ -195,13 +234,8 @@ def prepare(ablation: Ablation, folder: str | Path, *, progress: Callable[[str],
         progress(f"MotionBench, {ablation.bench}: {folder / 'bench'}")
         splits = write_bench(folder / "bench", size=ablation.bench, seed=ablation.bench_seed, tasks=ablation.tasks)
         weights = ablation.clip or str(folder / "tower")
-        if ablation.clip is None and not (folder / "tower" / "config.json").is_file():
-            started = time.perf_counter()
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-            tower = train_picture_tower(ablation.model, device=device, **ablation.pictures)
-            save_picture_tower(tower, folder / ".tower.part")
-            (folder / ".tower.part").rename(folder / "tower")
-            progress(f"A tower that has learned pictures, in {time.perf_counter() - started:.0f} s: {weights}")
+        if ablation.clip is None:
+            _prepare_tower(ablation, folder, progress)
     config = IlaConfig.from_pretrained(weights, num_frames=ablation.model.get("num_frames", 8))
     size = config.vision_config.image_size
     processor = IlaVideoProcessor.for_model(config, size={"shortest_edge": size})
@@ -211,9 +245,30 @@ def prepare(ablation: Ablation, folder: str | Path, *, progress: Callable[[str],
     return Start(weights, processor, VideoFolder(training, processor, keep=keep), find_videos(splits["test"])[1])
 
 
+def _prepare_tower(ablation: Ablation, folder: Path, progress: Callable[[str], object]) -> None:
+    tower, made_of = folder / "tower", {"model": ablation.model, "pictures": ablation.pictures}
+    if (tower / "config.json").is_file():
+        refuse_other(tower, json.loads((tower / MADE_OF).read_text()), made_of)
+        return
+    started = time.perf_counter()
+
+    def say(step: int, error: float) -> None:
+        if step % 500 == 0:
+            progress(f"Learning pictures: {step} steps, mean squared error {error:.3f}")
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = train_picture_tower(ablation.model, device=device, progress=say, **ablation.pictures)
+    save_picture_tower(model, folder / ".tower.part")
+    write_json(folder / ".tower.part" / MADE_OF, made_of)
+    (folder / ".tower.part").rename(tower)
+    progress(f"A tower that has learned pictures, in {time.perf_counter() - started:.0f} s: {tower}")
+
+
 def start_model(ablation: Ablation, variant: str, weights: str) -> IlaForVideoClassification:
     """New weights come from torch's generator; a text head without CLIP's words gets orthogonal class features."""
-    wanted = {name: value for name, value in ablation.fields_of(variant).items() if name != "vision_config"}
+    wanted = {
+        name: value for name, value in ablation.fields_of(variant).items() if name != "vision_config"
+    }  # is loaded
     labels = list(wanted.pop("id2label").values())
     del wanted["label2id"]
     wanted = {**UNSAID, **wanted}
@@ -242,7 +297,9 @@ class TaskTrainer(IlaTrainer):
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         labels = inputs["labels"]
-        outputs = model(pixel_values=inputs["pixel_values"])
+        outputs = model(
+            pixel_values=inputs["pixel_values"], labels=labels
+        )  # with labels the alignment loss is an entry
         plain = self.accelerator.unwrap_model(self.model)
         logits = outputs.logits.masked_fill(~self.own.to(labels.device)[labels], OTHER_TASKS)
         outputs.loss = plain.add_alignment_loss(plain.classification_loss(logits, labels), outputs.alignment_loss)
@@ -259,9 +316,24 @@ def run(ablation: Ablation, variant: str, seed: int, start: Start, folder: str |
 
     Raises:
         InterruptedError: SIGTERM ended the training before its last step; nothing is written but a checkpoint.
+        RunInProgress: another process is at it.
+        ValueError: a checkpoint of another ablation, or several GPUs for one process.
     """
     file = result_file(folder, variant, seed)
-    checkpoints = file.with_suffix("")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(file.with_name(f".{file.stem}.lock"), timeout=0):
+            return _run(ablation, variant, seed, start, folder)
+    except Timeout:
+        raise RunInProgress(f"{variant}, seed {seed}: another process is at it.") from None
+
+
+def _run(ablation: Ablation, variant: str, seed: int, start: Start, folder: str | Path) -> dict[str, Any]:
+    file = result_file(folder, variant, seed)
+    checkpoints, decided = file.with_suffix(""), ablation.decided(variant)
+    if (checkpoints / MADE_OF).is_file():
+        refuse_other(checkpoints, json.loads((checkpoints / MADE_OF).read_text()), decided)
+    write_json(checkpoints / MADE_OF, decided)
     started = time.perf_counter()
     set_seed(seed)
     model = start_model(ablation, variant, start.weights)
@@ -271,6 +343,8 @@ def run(ablation: Ablation, variant: str, seed: int, start: Start, folder: str |
     if not torch.accelerator.is_available():
         defaults["use_cpu"] = True
     arguments = IlaTrainingArguments(str(checkpoints), seed=seed, **{**defaults, **ablation.training})
+    if arguments.n_gpu > 1:
+        raise ValueError(f"{arguments.n_gpu} GPUs for one process; name one by CUDA_VISIBLE_DEVICES, and use --part.")
     own = own_classes(bench_labels(ablation.tasks))
     trainer = TaskTrainer(model=model, args=arguments, train_dataset=start.training, own=own)
     trainer.train(resume_from_checkpoint=checkpoints.is_dir() or None)
@@ -281,8 +355,10 @@ def run(ablation: Ablation, variant: str, seed: int, start: Start, folder: str |
     result = {
         "variant": variant,
         "seed": seed,
-        "decided": ablation.decided(variant),
-        "train_seconds": trained,
+        "decided": decided,
+        "tower": tower_digest(Path(start.weights).parent),
+        "version": __version__,
+        "train_seconds": trained,  # whatever else the machine did meanwhile
         "train_loss": logs[-1]["classification_loss"] if logs else None,
         **test(model, start, own),
     }
@@ -322,8 +398,14 @@ def mean_accuracy(result: Mapping[str, Any], order: str = "as_is") -> float:
 
 def config_for_cost(ablation: Ablation, variant: str) -> IlaConfig:
     """The variant on `cost_tower`, with a head as in the paper's tables: class names, features computed before."""
-    changed = {name: value for name, value in ablation.variants[variant].items() if name != "vision_config"}
-    frames = ablation.model.get("num_frames", 8)
+    changed, frames = dict(ablation.variants[variant]), ablation.model.get("num_frames", 8)
+    config = IlaConfig.from_clip_size(ablation.cost_tower, num_frames=frames, num_labels=400)
+    if changed.get("alignment_layers") is not None and ablation.clip is None:  # the same share of the tower
+        own, there = IlaConfig(**ablation.fields_of(variant)).vision_config, config.vision_config.num_hidden_layers
+        times = there / own.num_hidden_layers
+        changed["alignment_layers"] = [
+            layer for index in own.temporal_layers for layer in range(round(index * times), round((index + 1) * times))
+        ]
     return IlaConfig.from_clip_size(ablation.cost_tower, **{"num_frames": frames, "num_labels": 400, **changed})
 
 

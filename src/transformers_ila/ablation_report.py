@@ -32,15 +32,19 @@ def measure_costs(
     with alone(folder, "costs"):
         costs = json.loads(file.read_text()) if file.is_file() else {}
         for variant in ablation.variants:
-            key = json.dumps([ablation.cost_tower, ablation.model, ablation.variants[variant]], sort_keys=True)
+            key = _cost_key(ablation, variant)
             if costs.get(variant, {}).get("of") == key:
                 continue
             found = cost(config_for_cost(ablation, variant), rounds=rounds, device=device)
             own = {} if ablation.clip else {"own_gmacs": own_gmacs(ablation, variant)}
-            costs[variant] = {"of": key, **found._asdict(), **own}
+            costs[variant] = {"of": key, "device": device, **found._asdict(), **own}
             write_json(file, costs)
             progress(f"{variant}: {found.gmacs:.1f} GMACs, {found.times_plain:.2f} x plain frames' time")
     return costs
+
+
+def _cost_key(ablation: Ablation, variant: str) -> str:
+    return json.dumps([ablation.cost_tower, ablation.model, ablation.variants[variant]], sort_keys=True)
 
 
 def summary_rows(ablation: Ablation, folder: str | Path) -> list[dict[str, Any]]:
@@ -52,7 +56,10 @@ def summary_rows(ablation: Ablation, folder: str | Path) -> list[dict[str, Any]]
     for variant in ablation.variants:
         own = [result for result in results if result["variant"] == variant]
         if own:
-            of_variant = {name: value for name, value in costs.get(variant, {}).items() if name != "of"}
+            known = costs.get(variant, {})
+            of_variant = {name: value for name, value in known.items() if name != "of"}
+            if known.get("of") != _cost_key(ablation, variant):  # of another tower or of other fields
+                of_variant = {}
             rows.append({"variant": variant, "seeds": len(own), **_statistics(own), **of_variant})
     return rows
 
@@ -63,7 +70,7 @@ def _statistics(results: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         values[f"accuracy_{order}"] = [mean_accuracy(result, order) for result in results]
     for task in results[0]["accuracy"]["as_is"]:
         values[f"accuracy, {task}"] = [result["accuracy"]["as_is"][task] for result in results]
-    for name in ("transport_distance", "shared_information", "train_seconds"):
+    for name in ("transport_distance", "shared_information"):
         values[name] = [result[name] for result in results]
     row = {}
     for name, of_seeds in values.items():
@@ -76,12 +83,17 @@ def _statistics(results: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 
 def write_report(ablation: Ablation, folder: str | Path) -> list[Path]:
-    """Write tables and pictures of what is finished; returns the files.
+    """Write tables and pictures of what is finished, one process at a time; returns the files.
 
     Raises:
         ValueError: nothing is finished, or a result of another ablation.
     """
-    folder, rows = Path(folder), summary_rows(ablation, folder)
+    with alone(folder, "report"):
+        return _write_report(ablation, Path(folder))
+
+
+def _write_report(ablation: Ablation, folder: Path) -> list[Path]:
+    rows = summary_rows(ablation, folder)
     if not rows:
         raise ValueError(f"{str(folder)!r} holds no finished run.")
     files = [folder / name for name in ("ablation.md", "ablation.csv", "ablation_runs.csv")]
@@ -109,7 +121,8 @@ def markdown(ablation: Ablation, rows: Sequence[Mapping[str, Any]]) -> str:
     costs = all("gmacs" in row for row in rows)
     if costs:
         tower = ablation.cost_tower
-        titles += [f"GMACs, {tower}", "parameters, M", "ms a clip", "x plain", "MiB for backward"]
+        device = ", ".join(sorted({row["device"] for row in rows}))
+        titles += [f"GMACs, {tower}", "parameters, M", f"ms a clip, {device}", "x plain", "MiB for backward"]
         titles += ["GMACs as trained"] if all("own_gmacs" in row for row in rows) else []
     lines = [_line(titles), _line(["---"] * len(titles))]
     for row in rows:
@@ -139,7 +152,7 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def _run_row(result: Mapping[str, Any]) -> dict[str, Any]:
-    row = {name: result[name] for name in ("variant", "seed", "train_seconds", "train_loss")}
+    row = {name: result[name] for name in ("variant", "seed", "train_loss")}
     row |= {name: result[name] for name in ("transport_distance", "shared_information")}
     for order, of_tasks in result["accuracy"].items():
         row |= {f"{order}, {task}": value for task, value in of_tasks.items()}
