@@ -50,8 +50,12 @@ def table_3() -> list[tuple[str, int | None, nn.Module]]:
         in_decoder = ["convolution", "positions", "attention", "alignment"]
         return [
             ("EVL", 150, frozen_clip(temporal_module="none")),
-            ("EVL, ILA in the tower", 162, frozen_clip()),
-            ("EVL, ILA in the decoder", None, frozen_clip(temporal_module="none", decoder_temporal=in_decoder)),
+            ("EVL, ILA in the tower", 162, frozen_clip(alignment_fusion="mi_token")),
+            (
+                "EVL, ILA in the decoder",
+                None,
+                frozen_clip(temporal_module="none", decoder_temporal=in_decoder, alignment_fusion="mi_token"),
+            ),
             ("TimeSformer", 196, TimesformerForVideoClassification(TimesformerConfig(num_labels=400))),
             ("TimeSformer, ILA", 164, timesformer()),
             ("TimeSformer, ILA, interaction", None, timesformer(alignment_fusion="interaction")),

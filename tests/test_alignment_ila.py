@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from transformers_ila.alignment_ila import ImplicitAlignment, ResidualAlignment, alignment_masks
+from transformers_ila.alignment_ila import ImplicitAlignment, ResidualAlignment, WindowAttention, alignment_masks
 from transformers_ila.configuration_ila import IlaVisionConfig
 
 
@@ -277,6 +277,62 @@ def test_adding_and_appending_aligned_patches(fusion, grid):
         expected = frames[t] + aligned if fusion == "add" else np.concatenate([frames[t], aligned])
         assert np.abs(tokens[0, t, 1:].detach().numpy() - expected).max() < EXACT
     assert kept is hidden and torch.equal(tokens[:, :, 0], hidden[:, :, 0])
+
+
+def pairs_of(pairing, frames):
+    """Previous and current frame of each pair."""
+    anchor = {"adjacent": None, "first": 0, "middle": frames // 2}[pairing]
+    if anchor is None:
+        return [(t - 1, t) for t in range(1, frames)]
+    return [(anchor, t) for t in range(frames) if t != anchor]
+
+
+@pytest.mark.parametrize("pairing", ["adjacent", "first", "middle"])
+@pytest.mark.parametrize("grid", [(4, 4), (3, 5)])
+@pytest.mark.parametrize("frames", [2, 5])
+def test_interaction_equals_its_equation_frame_by_frame(frames, grid, pairing):
+    module = random_alignment(config(alignment_fusion="interaction", alignment_pairing=pairing))
+    rows, columns = grid
+    x = torch.randn(1, frames, 1 + rows * columns, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    hidden, tokens, _, _ = module(x, rows, columns)
+    patches = x[0, :, 1:].numpy()
+    halves, token = {t: [] for t in range(frames)}, {}
+    pairs = pairs_of(pairing, frames)
+    for before, now in pairs:
+        image = np.concatenate([patches[t].T.reshape(-1, rows, columns) for t in (before, now)])
+        for block in module.pairs.interaction:
+            image = loop_conv_norm(image, block)
+        halves[before].append(image[: len(image) // 2])
+        halves[now].append(image[len(image) // 2 :])
+        masks, _ = loop_masks(patches[before], patches[now], module, rows, columns)
+        token[now] = (masks[1].reshape(-1, 1) * patches[now]).mean(0)
+        token.setdefault(("previous", before, now), (masks[0].reshape(-1, 1) * patches[before]).mean(0))
+    (alone,) = set(range(frames)) - {now for _, now in pairs}  # "current" in no pair: from that of its predecessor
+    token[alone] = token["previous", *pairs[max(alone - 1, 0)]]
+    skip = [tensor.detach().numpy() for tensor in (module.interaction_skip.weight, module.interaction_skip.bias)]
+    for t in range(frames):
+        motion = np.mean(halves[t], 0).reshape(-1, rows * columns).T @ skip[0].T + skip[1]
+        assert np.abs(hidden[0, t, 1:].detach().numpy() - (patches[t] + motion)).max() < EXACT
+        assert np.abs(tokens[0, t, -1].detach().numpy() - token[t]).max() < EXACT
+    assert torch.equal(tokens[:, :, :-1], hidden) and torch.equal(hidden[:, :, 0], x[:, :, 0])
+
+
+def test_window_attention_sees_its_own_window_only():
+    """Against attention over the members of each window, one by one, on a grid that windows do not tile."""
+    torch.manual_seed(0)
+    attention = WindowAttention(8, heads=2).double()
+    maps = torch.randn(2, 8, 4, 7, dtype=torch.float64)
+    output = attention(maps)
+    for video in range(2):
+        for top, left in [(top, left) for top in (0, 3) for left in (0, 3, 6)]:
+            window = maps[video, :, top : top + 3, left : left + 3]
+            members = window.flatten(1).T  # (n, C)
+            queries, keys, values = (
+                part.unflatten(1, (2, 4)).transpose(0, 1) for part in attention.in_projection(members).chunk(3, 1)
+            )
+            mixed = (queries @ keys.mT / 2).softmax(-1) @ values
+            expected = attention.out_projection(mixed.transpose(0, 1).flatten(1)).T.view_as(window)
+            assert (output[video, :, top : top + 3, left : left + 3] - expected).abs().max() < EXACT
 
 
 @pytest.mark.parametrize("frames", [2, 4])

@@ -360,6 +360,16 @@ def test_values_that_are_not_allowed(clip, field, value, allowed):
         assert "Strict" in type(error.value).__name__ and str(value) in str(error.value)
 
 
+def test_no_residual_form_in_the_decoder():
+    for decoder in (["alignment"], ["positions"]):
+        fields = {"alignment_fusion": "residual", "decoder_temporal": decoder}
+        if decoder == ["positions"]:
+            FrozenClipConfig(vision_config=tiny_config().vision_config.to_dict(), **fields)
+        else:
+            with pytest.raises(Exception, match="`alignment_fusion` is 'residual'; allowed: .*interaction"):
+                FrozenClipConfig(vision_config=tiny_config().vision_config.to_dict(), **fields)
+
+
 @pytest.mark.parametrize("shape", [(2, 8, 3, 28, 28), (2, 4, 3, 32, 32), (4, 3, 28, 28)])
 def test_other_shapes_are_errors_that_name_them(clip, shape):
     with pytest.raises(

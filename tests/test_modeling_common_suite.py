@@ -178,33 +178,41 @@ class IlaForVideoClassificationResidualCommonTest(IlaForVideoClassificationCommo
         self.model_tester = IlaTester(tiny_config(num_labels=4, alignment_fusion="residual"))
 
 
-def _with_module(name: str, extra_tokens: int) -> type:
-    """The suite for a tower with another temporal module."""
+# Name of the suite -> fields of the tower, and how many tokens more than a frame's own its attention sees.
+TOWERS: dict[str, tuple[dict[str, Any], int]] = {
+    name: ({"temporal_module": name}, int(name in ("average", "message"))) for name in (*TEMPORAL_MODULES, "none")
+} | {
+    "add": ({"alignment_fusion": "add"}, 0),
+    "concat": ({"alignment_fusion": "concat"}, 16),
+    "windows": ({"alignment_operator": "window_attention"}, 1),
+    "middle": ({"alignment_pairing": "middle"}, 1),
+}
 
-    class TemporalModuleCommonTest(IlaVisionModelCommonTest):
+
+def _suite_of(name: str, fields: dict[str, Any], extra_tokens: int) -> type:
+    """The suite for a tower with another temporal module or another form of ILA's."""
+
+    class TowerCommonTest(IlaVisionModelCommonTest):
         def setUp(self) -> None:
             super().setUp()
             self.extra_tokens = extra_tokens
-            self.model_tester.config = tiny_config(temporal_module=name, gta_groups=4).vision_config
+            self.model_tester.config = tiny_config(gta_groups=4, **fields).vision_config
 
-        @unittest.skip("batch normalisation is ILA's: these have no statistics to keep in float32")
-        def test_keep_in_fp32_modules_exist(self) -> None: ...
+        if "temporal_module" in fields:
+
+            @unittest.skip("batch normalisation is ILA's: these have no statistics to keep in float32")
+            def test_keep_in_fp32_modules_exist(self) -> None: ...
 
         if name == "joint":
 
             @unittest.skip("all frames share one attention, so its maps are of T * L tokens")
             def test_attention_outputs(self) -> None: ...
 
-    TemporalModuleCommonTest.__name__ = TemporalModuleCommonTest.__qualname__ = f"{name.title()}CommonTest"
-    return pytest.mark.slow(TemporalModuleCommonTest)
+    TowerCommonTest.__name__ = TowerCommonTest.__qualname__ = f"{name.title()}CommonTest"
+    return pytest.mark.slow(TowerCommonTest)
 
 
-globals().update(
-    {
-        f"{name.title()}CommonTest": _with_module(name, extra_tokens=int(name in ("average", "message")))
-        for name in (*TEMPORAL_MODULES, "none")
-    }
-)
+globals().update({f"{name.title()}CommonTest": _suite_of(name, *of_tower) for name, of_tower in TOWERS.items()})
 
 
 class PaperFormCommonTest(IlaForVideoClassificationCommonTest):

@@ -480,8 +480,6 @@ def test_half_precision(tmp_path, dtype, tolerance):
     output = half(pixels().to(dtype), labels=torch.tensor([0, 1]))
     assert (output.logits.float() - model(pixels()).logits).abs().max() < tolerance
     output.loss.backward()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert (model(pixels()).logits.float() - model(pixels()).logits.float()).abs().max() < 0.15
 
 
 def test_attention_implementations_agree_everywhere():

@@ -228,6 +228,30 @@ def test_other_numbers_of_frames_on_loading(form, tmp_path, caplog):
     assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in model.state_dict().items())
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("form", FORMS)
+def test_mixed_precision(form, dtype):
+    """A training step under autocast, on which no part of a module may stumble; features stay in half precision."""
+    torch.manual_seed(0)
+    model = IlaForVideoClassification(tiny_config(**{"gta_groups": 4, "num_labels": 3, **FORMS[form]}))
+    pixels, labels = torch.randn(2, 4, 3, 28, 28), torch.tensor([0, 2])
+    exact = model(pixels, labels=labels)
+    with torch.autocast("cpu", dtype=dtype):
+        output = model(pixels, labels=labels)
+        hidden = torch.randn(2, 4, 17, 32)
+        aligning = getattr(model.vision_model.encoder.layers[0].temporal, "pairs", None)
+        if aligning is not None:
+            assert aligning(hidden[:, :, 1:], 4, 4)[0].dtype == dtype
+    output.loss.backward()
+    assert (output.logits.float() - exact.logits).abs().max() < 0.15
+    assert all(weight.grad is None or weight.grad.isfinite().all() for weight in model.parameters())
+
+
+def test_matching_of_what_is_not_finite_leaves_it_to_the_loss():
+    patches = torch.full((1, 3, 4, 8), torch.nan)
+    assert aligned_routes(patches).sort(-1).values.tolist() == [[[0, 1, 2, 3]] * 3]
+
+
 # -- one by one ------------------------------------------------------------------------------------------------------
 
 

@@ -14,6 +14,7 @@ from transformers_ila.alignment_ila import PairPoints
 from transformers_ila.moving_average import MovingAverage
 from transformers_ila.training import (
     IlaTrainingArguments,
+    is_new,
     parameter_groups,
 )
 from transformers_ila.training_callbacks import JitterDecay
@@ -39,6 +40,16 @@ def test_groups_of_the_paper(model, tmp_path):
     assert found["mit.encoder.layers.0.mlp.fc1.weight"] == (1e-2, 0.003)
     alignment = {value[0] for name, value in found.items() if ".temporal." in name}
     assert alignment == {1e-2} and found["logit_scale"] == (1e-3, 0.0)
+
+
+def test_what_is_new_in_the_adapters():
+    for name in (
+        "decoder.layers.0.mlp.fc1.weight",
+        "timesformer.encoder.layer.3.alignment.pairs.point_head.points.bias",
+    ):
+        assert is_new(name)
+    for name in ("vision_model.encoder.layers.0.mlp.fc1.weight", "timesformer.encoder.layer.3.output.dense.weight"):
+        assert not is_new(name)
 
 
 def test_jitter_is_halved_from_its_epoch_on(model):

@@ -68,7 +68,9 @@ def alignment_masks(
     Returns:
         (..., height, width)
     """
-    moves = points.new_tensor([-jitter, 0.0, jitter]) if jitter else points.new_zeros(1)
+    moves = points.new_zeros(1)
+    if jitter:  # made on the device: a copy to it would keep the CPU waiting, and no CUDA graph may hold one
+        moves = jitter * torch.arange(-1, 2, dtype=points.dtype, device=points.device)
 
     def distances(coordinates: torch.Tensor, length: int) -> torch.Tensor:
         """(...) -> (..., moves, length)"""
@@ -234,7 +236,8 @@ class RoleProduct(nn.Conv2d):
             torch.bmm(half.flatten(1, 3), weight.T.expand(len(half), -1, -1)).unflatten(1, half.shape[1:4])
             for half, weight in zip(halves, self.weight.flatten(1).chunk(2, dim=1))
         )
-        return (previous + (current + self.bias)).flatten(0, 1).permute(0, 3, 1, 2)
+        bias = self.bias.to(current.dtype)  # type: ignore[union-attr]  # which is autocast's
+        return (previous + (current + bias)).flatten(0, 1).permute(0, 3, 1, 2)
 
 
 class RoleConvNorm(ConvNorm):
@@ -261,7 +264,8 @@ class RoleConvNorm(ConvNorm):
         It is asked in a call like any other, on which everything hangs that moves weights (offloading).
         """
         norm = self.batch_norm
-        probes = frames.new_tensor([0.0, self.PROBE], dtype=norm.running_mean.dtype)  # type: ignore[union-attr]
+        kind, device = norm.running_mean.dtype, frames.device  # type: ignore[union-attr]
+        probes = self.PROBE * torch.arange(2, dtype=kind, device=device)
         at_0, at_probe = norm(probes.expand(1, norm.num_features, 1, 2)).flatten(0, 2).unbind(-1)
         return (at_probe - at_0) / self.PROBE, at_0
 

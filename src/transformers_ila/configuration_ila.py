@@ -1,8 +1,8 @@
 """Configuration of ILA: every architecture number lives here.
 
 `IlaConfig` is `CLIPConfig` with two sub-configurations of our own. A CLIP checkpoint's `config.json` loads as it is:
-what CLIP does not know takes the defaults below, which are the paper's (Implicit Temporal Modeling with Learnable
-Alignment for Video Recognition, ICCV 2023). That of an ImageNet ViT loads too (`vit_ila.py`).
+what CLIP does not know takes the defaults below, which but for `alignment_fusion` are the paper's (Implicit Temporal
+Modeling with Learnable Alignment for Video Recognition, ICCV 2023). That of an ImageNet ViT loads too (`vit_ila.py`).
 """
 
 import copy

@@ -10,8 +10,9 @@ What is unusual about this model:
 The ILA paper says of its Table 3 only: "For EVL, we insert our alignment into the CLIP backbone, while keep others
 unchanged." So the default is ILA's tower, its alignment trained and CLIP's weights in it frozen, below EVL's decoder
 with all three of its temporal modules. What the sentence leaves open is decided here: the alignment is in all layers,
-as one mutual-information token each, and its loss has ILA's weight. `decoder_temporal` with "alignment" is a form of
-our own, for a tower of which no activation is kept: the alignment works on the features that the query looks at.
+in the form that `alignment_fusion` says ("mi_token" for the paper's), and its loss has ILA's weight.
+`decoder_temporal` with "alignment" is a form of our own, for a tower of which no activation is kept: the alignment
+works on the features that the query looks at.
 
 Shapes: `B` videos, `T` frames, `h`, `w` patch rows and columns, `N = h * w`, `L = 1 + N` tokens of a frame, `D` width,
 `M` decoder layers, `K` classes.
@@ -87,6 +88,10 @@ class FrozenClipConfig(IlaConfig):
         chosen, names = list(self.decoder_temporal), ", ".join(DECODER_TEMPORAL)
         if not set(chosen) <= set(DECODER_TEMPORAL) or len(set(chosen)) != len(chosen):
             raise ValueError(f"`decoder_temporal` is {chosen!r}; allowed: different ones of {names}, or none.")
+        fusion = self.vision_config.alignment_fusion
+        if "alignment" in chosen and fusion == "residual":
+            allowed = '"mi_token", "interaction", "add" or "concat" with "alignment" in decoder_temporal'
+            raise ValueError(f"`alignment_fusion` is {fusion!r}; allowed: {allowed}.")
         heads, width = self.decoder_num_attention_heads, self.vision_config.hidden_size
         if heads is not None and (heads < 1 or width % heads):
             allowed = f"None or a divisor of hidden_size={width}"
@@ -247,11 +252,13 @@ class FrozenClipDecoder(nn.Module):
 
 
 class FrozenClipForVideoClassification(IlaForVideoClassification):
-    """EVL's decoder and a linear head on a frozen CLIP tower, with ILA's alignment in it: Table 3's "EVL + ILA".
+    """EVL's decoder and a linear head on a frozen CLIP tower, with ILA's alignment in it.
 
     ```python
     model = FrozenClipForVideoClassification.from_pretrained("openai/clip-vit-base-patch16", num_frames=8)
     ```
+
+    The alignment has this package's default form; Table 3's "EVL + ILA" is `alignment_fusion="mi_token"`.
 
     Before training the decoder knows no order of frames (EVL's temporal modules start with 0): a random query pools
     the features of all frames. The tower then is CLIP but for the mutual-information tokens, around the centre of each

@@ -270,8 +270,10 @@ def aligned_routes(patches: torch.Tensor) -> torch.Tensor:
     batch_size, num_frames, num_patches, _ = patches.shape
     if patches.is_meta:  # costs are counted there, and there is nothing to match
         return torch.arange(num_patches, device="meta").expand(batch_size, num_frames, -1)
-    unit = F.normalize(patches.float(), dim=-1)
-    cosines = (unit[:, :-1] @ unit[:, 1:].mT).cpu().numpy()  # (B, T-1, N, N): of the frame before, of the frame
+    with torch.autocast(patches.device.type, enabled=False):
+        unit = F.normalize(patches.float(), dim=-1)
+        cosines = unit[:, :-1] @ unit[:, 1:].mT  # (B, T-1, N, N): of the frame before, of the frame
+    cosines = cosines.nan_to_num().cpu().numpy()  # an overflow's loss is not finite, either: the scaler passes over it
     routes = torch.empty(batch_size, num_frames, num_patches, dtype=torch.long)
     routes[:, 0] = torch.arange(num_patches)
     for video in range(batch_size):

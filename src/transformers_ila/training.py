@@ -42,7 +42,8 @@ from .whole_checkpoints import agree_on, last_complete_checkpoint, mark_complete
 
 logger = logging.getLogger(__name__)
 
-NEW_PARTS = (*NEW_IN_TOWER, "mit.", "prompts_", "classifier")  # what CLIP does not have
+# what CLIP does not have; the last two are of the adapters (`frozen_clip.py`, `timesformer.py`)
+NEW_PARTS = (*NEW_IN_TOWER, "mit.", "prompts_", "classifier", "decoder.", ".alignment.")
 SCALARS = ("logit_scale",)  # parameters without any dimension
 
 
