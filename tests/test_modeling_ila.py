@@ -9,9 +9,10 @@ import torch
 from tiny_models import save_clip, tiny_config
 from torch.nn import functional as F
 from transformers import AutoModel, AutoModelForVideoClassification, AutoTokenizer, CLIPModel
+from transformers.activations import ACT2FN
 
 from transformers_ila import IlaConfig, IlaForVideoClassification, IlaModel, IlaVisionModel
-from transformers_ila.layers_ila import IlaEncoderLayer
+from transformers_ila.layers_ila import IlaEncoderLayer, QuickGelu
 
 
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
@@ -554,6 +555,30 @@ def test_compiles_without_a_graph_break(head):
         torch.testing.assert_close(compiled(pixels(2)).logits, model(pixels(2)).logits, **CLOSE)
     model.train()
     compiled(pixels(), labels=torch.tensor([0, 1])).loss.backward()
+
+
+def test_compiled_code_holds_no_text_features_of_a_tower_that_trains():
+    model = randomised(IlaForVideoClassification(tiny_config(num_labels=3, freeze_text_model=False))).eval()
+    with torch.no_grad():
+        model(pixels())  # computes and keeps them
+    compiled = torch.compile(model, backend="eager")
+    with torch.no_grad():
+        for weight in model.text_model.parameters():  # as an optimizer's step does
+            weight.mul_(1.5)
+        before = compiled(pixels()).logits
+        for weight in model.text_model.parameters():
+            weight.mul_(0.5)
+        torch.testing.assert_close(compiled(pixels()).logits, model(pixels()).logits, **CLOSE)
+    assert not torch.allclose(before, model(pixels()).logits)
+
+
+def test_quick_gelu_is_that_of_transformers():
+    values = 5 * torch.randn(1000, generator=torch.Generator().manual_seed(0))
+    expected = ACT2FN["quick_gelu"](values)
+    assert torch.equal(QuickGelu()(values), expected)
+    with torch.no_grad():
+        before = values.clone()
+        assert torch.equal(QuickGelu()(values), expected) and torch.equal(values, before)
 
 
 def test_logit_scale_and_prompt_start_as_the_design_wants():

@@ -212,14 +212,26 @@ class RoleConvolution(nn.Conv2d):
         if scale is not None and shift is not None:
             weight = (scale[:, None, None, None] * weight).to(weight.dtype)
             bias = (scale * bias + shift).to(bias.dtype)  # type: ignore[operator, union-attr]
-        maps = _channels_first(frames)
+        halves = zip(self._in_a_role(frames), weight.chunk(2), bias.chunk(2))  # type: ignore[union-attr]
         previous, current = (
-            F.conv2d(maps, kernels, offsets, padding=1, groups=len(kernels))
+            F.conv2d(_channels_first(maps), kernels, offsets, padding=1, groups=len(kernels))
             .permute(0, 2, 3, 1)
-            .unflatten(0, frames.shape[:2])
-            for kernels, offsets in zip(weight.chunk(2), bias.chunk(2))  # type: ignore[union-attr]
+            .unflatten(0, maps.shape[:2])
+            for maps, kernels, offsets in halves
         )
-        return pair_frames(previous, current, self.pairing)
+        if self.pairing != "adjacent":
+            return previous, all_but_anchor(current, self.pairing)
+        pairs = frames.shape[1] - 1
+        return previous[:, :pairs], current[:, current.shape[1] - pairs :]
+
+    def _in_a_role(self, frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The frames to convolve as previous and as current ones: those that are, where leaving the others out is no
+        copy; all of them where it would be one.
+        """
+        if self.pairing != "adjacent":
+            anchor = anchor_frame(self.pairing, frames.shape[1])
+            return frames[:, anchor : anchor + 1], frames
+        return (frames[:, :-1], frames[:, 1:]) if len(frames) == 1 else (frames, frames)
 
 
 class RoleProduct(nn.Conv2d):
@@ -364,8 +376,13 @@ def pair_frames(
     if pairing == "adjacent":
         return as_previous[:, :-1], as_current[:, 1:]
     anchor = anchor_frame(pairing, as_current.shape[1])
-    current = torch.cat([as_current[:, :anchor], as_current[:, anchor + 1 :]], dim=1)
-    return as_previous[:, anchor : anchor + 1], current
+    return as_previous[:, anchor : anchor + 1], all_but_anchor(as_current, pairing)
+
+
+def all_but_anchor(frames: torch.Tensor, pairing: str) -> torch.Tensor:
+    """(B, T, ...) -> (B, T-1, ...)"""
+    anchor = anchor_frame(pairing, frames.shape[1])
+    return torch.cat([frames[:, :anchor], frames[:, anchor + 1 :]], dim=1)
 
 
 def own_role(of_pairs: torch.Tensor, pairing: str) -> torch.Tensor:

@@ -583,16 +583,19 @@ class IlaForVideoClassification(IlaModel):
         """Text features of the classes, (K, E), computed once as long as they stay the same.
 
         They are computed anew when the tokens or a weight of the text tower was written to, moved, cast or replaced
-        (writing through `.data` hides that), and every time while they are not constant. Compiled code takes what was
-        computed before it was compiled; call this once before. Train and eval mode of no module is touched.
+        (writing through `.data` hides that), and every time while they are not constant. Compiled code of a frozen
+        text tower takes what was computed before it was compiled; call this once before. Train and eval mode of no
+        module is touched.
         """
         if self.config.class_features != "tokens":
             return self.class_embeds
         weights = [*self.text_model.parameters(), *self.text_projection.parameters()]
         if not self._text_is_constant(weights):
             return self._encode_classes(self.class_input_ids)
-        if torch.compiler.is_compiling():
-            return self._encode_classes(self.class_input_ids) if self._text_cache is None else self._text_cache[1]
+        if torch.compiler.is_compiling():  # what was computed is a constant there, so nothing may change it any more
+            if self._text_cache is None or any(weight.requires_grad for weight in weights):
+                return self._encode_classes(self.class_input_ids)
+            return self._text_cache[1]
         state = tensor_state([self.class_input_ids, *weights])
         if self._text_cache is None or self._text_cache[0] != state:
             device = self.class_input_ids.device.type
