@@ -6,8 +6,8 @@
         --sizes B/16 L/14 --batches 1 4 16 64
 
 Random weights and inputs. Times are medians of rounds in which all models of a row take turns, in milliseconds; what
-counts are their ratios. Memory is the peak of a process of its own, less what it held before the model was made; it
-and growth are measured on the CPU only. `--compile` compiles every model, on a GPU into CUDA graphs.
+counts are their ratios. Memory is the peak of a process of its own, less what it held before the model was made.
+Training and growth are measured on the CPU only. `--compile` compiles every model, on a GPU into CUDA graphs.
 """
 
 import argparse
@@ -15,9 +15,10 @@ import json
 import multiprocessing
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -38,11 +39,12 @@ from transformers import (
 )
 
 from transformers_ila import IlaConfig, IlaForVideoClassification, IlaVisionModel
-from transformers_ila.analysis import fitted_exponent, median_times
+from transformers_ila.analysis import fitted_exponent, median_times, times_in_turns
 from transformers_ila.complexity import count_gmacs
 
 
 PEAK_SIDE = 4096  # of the square matrices whose product tells what the machine can do
+GROWING_FRAMES, GROWING_SIDES = (4, 8, 16, 32, 64), (7, 10, 14, 20)  # sides in patches
 NUM_CLASSES = 400
 FORMS = ("mi_token", "interaction", "residual")
 CLIP_FIELDS = (
@@ -110,12 +112,18 @@ def on_device(args: argparse.Namespace, thing: Any) -> Any:
     return thing.to(args.device, getattr(torch, args.dtype))
 
 
-def ready(args: argparse.Namespace, model: nn.Module) -> Callable[..., Any]:
-    """The model as it is called."""
-    model = on_device(args, model)
+def ready(args: argparse.Namespace, call: Callable[..., Any]) -> Callable[..., Any]:
+    """A model or a method of one, as it is called."""
+    call = on_device(args, call) if isinstance(call, nn.Module) else call
     if not args.compile:
-        return model
-    return torch.compile(model, mode="reduce-overhead" if args.device.type == "cuda" else "default")
+        return call
+    mode = "reduce-overhead" if args.device.type == "cuda" else "default"
+    return torch.compile(call, mode=mode, fullgraph=True)  # whatever cannot be compiled is an error
+
+
+def seconds_of(args: argparse.Namespace, calls: Sequence[Callable[[], Any]]) -> list[list[float]]:
+    """Of each in rounds in turns; CUDA graphs are recorded in the second round."""
+    return times_in_turns(calls, rounds=args.rounds, device=args.device, warmup=3 if args.compile else 1)
 
 
 @lru_cache
@@ -132,8 +140,8 @@ def peak_rate(device: torch.device, dtype: str, rounds: int) -> float:
 def inference(args: argparse.Namespace, size: str, frames: int, batch: int) -> list[Row]:
     """Towers with and without ILA beside CLIP's on the same frames.
 
-    `cost` is what ILA adds, over its multiplications at the rate of the tower's largest matrix product; `of peak` is
-    the rate of all its multiplications over that of a large matrix product.
+    `cost` is what ILA adds, the median over the rounds, over its multiplications at the rate of the tower's largest
+    matrix product; `of peak` is the rate of all multiplications over that of a large matrix product.
     """
     video = on_device(args, clip_of(batch, frames))
     towers = {form: ila_tower(size, frames, form=form) for form in args.forms}
@@ -146,27 +154,28 @@ def inference(args: argparse.Namespace, size: str, frames: int, batch: int) -> l
         partial(ready(args, plain), video),
     ]
     calls += [partial(ready(args, tower), video) for tower in towers.values()]
-    product, of_clip, of_plain, *own = median_times(calls, rounds=args.rounds, device=args.device)
-    rate = len(rows_in) * weight.numel() / 1e9 / product  # GMACs a second
+    product, of_clip, of_plain, *own = seconds_of(args, calls)
+    rate = len(rows_in) * weight.numel() / 1e9 / median(product)  # GMACs a second
     peak = peak_rate(args.device, args.dtype, args.rounds)
-    gmacs = {form: tower_gmacs(size, frames, form=form) for form in args.forms}
     of_tower = tower_gmacs(size, frames, temporal_module="none")
-    place = {"size": size, "frames": frames, "batch": batch}
-    return [
-        place
-        | {
-            "form": form,
-            "CLIP, ms": 1000 * of_clip,
-            "none, ms": 1000 * of_plain,
-            "ILA, ms": 1000 * seconds,
-            "ILA / CLIP": seconds / of_clip,
-            "in GMACs": gmacs[form] / of_tower,
-            "cost": (seconds - of_plain) * rate / batch / (gmacs[form] - of_tower),
-            "clips/s": batch / seconds,
-            "of peak": batch * gmacs[form] / seconds / peak,
-        }
-        for form, seconds in zip(args.forms, own)
-    ]
+    rows = []
+    for form, seconds in zip(args.forms, own):
+        gmacs, added = tower_gmacs(size, frames, form=form), median(a - b for a, b in zip(seconds, of_plain))
+        rows.append(
+            {
+                **{"size": size, "frames": frames, "batch": batch, "form": form},
+                "CLIP, ms": 1000 * median(of_clip),
+                "none, ms": 1000 * median(of_plain),
+                "ILA, ms": 1000 * median(seconds),
+                "ILA / CLIP": median(seconds) / median(of_clip),
+                "ILA / none": median(seconds) / median(of_plain),
+                "in GMACs": gmacs / of_tower,
+                "cost": added * rate / batch / (gmacs - of_tower),
+                "clips/s": batch / median(seconds),
+                "of peak": batch * gmacs / median(seconds) / peak,
+            }
+        )
+    return rows
 
 
 def tower_gmacs(size: str, frames: int, **fields: Any) -> float:
@@ -177,29 +186,61 @@ def tower_gmacs(size: str, frames: int, **fields: Any) -> float:
 
 @torch.inference_mode()
 def classification(args: argparse.Namespace, size: str, frames: int, batch: int) -> list[Row]:
-    """The classifier with its classes' features computed before, beside X-CLIP's video features."""
+    """The classifier with its classes' features computed before, beside X-CLIP's video features and CLIP's tower.
+
+    X-CLIP's features end before the prompts, which the classifier has; `features` is ours up to there.
+    """
     video = on_device(args, clip_of(batch, frames))
-    ours, theirs = moved(IlaForVideoClassification(ila_config(size, frames))), on_device(args, xclip(size, frames))
-    features = torch.compile(theirs.get_video_features) if args.compile else theirs.get_video_features
-    calls = [partial(features, video), partial(ready(args, ours), video)]
-    other, own = median_times(calls, rounds=args.rounds, device=args.device)
-    times = {"X-CLIP, ms": 1000 * other, "ILA, ms": 1000 * own, "ILA / X-CLIP": own / other}
-    return [{"size": size, "frames": frames, "batch": batch, **times}]
+    theirs, clip, rows = on_device(args, xclip(size, frames)), on_device(args, clip_tower(size)), []
+    for form in args.forms:
+        ours = on_device(args, moved(IlaForVideoClassification(ila_config(size, frames, form=form))))
+        ours.class_text_features()  # compiled code takes what was computed before
+        calls = [partial(ready(args, theirs.get_video_features), video), partial(ready(args, ours), video)]
+        calls += [partial(ready(args, ours.get_video_features), video)]
+        calls += [partial(ready(args, clip), video.flatten(0, 1))]
+        other, own, features, of_clip = map(median, seconds_of(args, calls))
+        times = {"X-CLIP, ms": 1000 * other, "ILA, ms": 1000 * own, "ILA / X-CLIP": own / other}
+        times |= {"features / X-CLIP": features / other, "ILA / CLIP": own / of_clip}
+        rows.append({"size": size, "frames": frames, "batch": batch, "form": form, **times})
+    return rows
 
 
 def training(args: argparse.Namespace, size: str, frames: int, batch: int) -> list[Row]:
-    """Forward, loss, backward and AdamW: mi_token beside no temporal module. On the CPU, in float32."""
-    steps = [training_step(size, frames, batch, module) for module in ("none", "ila")]
-    plain, own = median_times(steps, rounds=args.rounds, device=torch.device("cpu"))
-    del steps
-    memory = [peak_memory(_train_once, size, frames, batch, module) for module in ("none", "ila")]
-    times = {"none, ms": 1000 * plain, "ILA, ms": 1000 * own, "time ratio": own / plain}
-    memories = {"none, MiB": memory[0], "ILA, MiB": memory[1], "memory ratio": memory[1] / memory[0]}
-    return [{"size": size, "frames": frames, "batch": batch, **times, **memories}]
+    """Forward, loss, backward and AdamW beside the same without a temporal module. In float32, on the CPU.
+
+    Memory is the peak of the process, weights and the optimizer's state included, and what of it the step itself adds.
+    """
+    rows = []
+    for form in args.forms:
+        row: Row = {"size": size, "frames": frames, "batch": batch, "form": form}
+        if (needed := gigabytes_to_train(size, frames, batch)) > 0.8 * _mebibytes(
+            "MemAvailable", "/proc/meminfo"
+        ) / 1024:
+            rows.append({**row, "not measured": f"needs some {needed:.0f} GB"})
+            continue
+        sides: list[dict[str, Any]] = [{"temporal_module": "none"}, {"form": form}]
+        steps = [training_step(size, frames, batch, fields) for fields in sides]
+        plain, own = map(median, times_in_turns(steps, rounds=args.rounds, device=torch.device("cpu")))
+        del steps
+        (whole, step), (own_whole, own_step) = (
+            peak_memory(_prepare_training, size, frames, batch, fields) for fields in sides
+        )
+        row |= {"none, ms": 1000 * plain, "ILA, ms": 1000 * own, "time ratio": own / plain}
+        row |= {"none, MiB": whole, "ILA, MiB": own_whole, "memory ratio": own_whole / whole}
+        rows.append({**row, "of the step": own_step / step})
+    return rows
 
 
-def training_step(size: str, frames: int, batch: int, module: str) -> Callable[[], None]:
-    model = moved(IlaForVideoClassification(ila_config(size, frames, temporal_module=module))).train()
+def gigabytes_to_train(size: str, frames: int, batch: int) -> float:
+    """Some 26 values of width D for each token of a layer, and both models' weights with their optimizers' state."""
+    config = ila_config(size, frames).vision_config
+    tokens = batch * frames * (1 + (config.image_size // config.patch_size) ** 2)
+    weights = 13 * config.num_hidden_layers * config.hidden_size**2
+    return (26 * 4 * tokens * config.num_hidden_layers * config.hidden_size + 2 * 16 * weights) / 1e9
+
+
+def training_step(size: str, frames: int, batch: int, fields: dict[str, Any]) -> Callable[[], None]:
+    model = moved(IlaForVideoClassification(ila_config(size, frames, **fields))).train()
     optimizer = torch.optim.AdamW([weight for weight in model.parameters() if weight.requires_grad], lr=1e-5)
     video, labels = clip_of(batch, frames), torch.arange(batch) % NUM_CLASSES
 
@@ -213,22 +254,30 @@ def training_step(size: str, frames: int, batch: int, module: str) -> Callable[[
 
 @torch.inference_mode()
 def others(args: argparse.Namespace, size: str, frames: int, batch: int) -> list[Row]:
-    """Other video towers of transformers at the same resolution and number of frames."""
+    """Other video towers of transformers at the same resolution and number of frames, and their multiplications."""
     video = on_device(args, clip_of(batch, frames))
     towers = {"ILA": ila_tower(size, frames), **other_towers(frames, 224)}
     calls = [partial(ready(args, tower.eval()), video) for tower in towers.values()]
-    times = dict(zip(towers, median_times(calls, rounds=args.rounds, device=args.device)))
+    times = dict(zip(towers, map(median, seconds_of(args, calls))))
     row = {"size": size, "frames": frames, "batch": batch, "ILA, ms": 1000 * times.pop("ILA")}
-    return [row | {f"{name} / ILA": 1000 * seconds / row["ILA, ms"] for name, seconds in times.items()}]
+    with torch.device("meta"):
+        gmacs = {name: count_gmacs(tower, frames, 224) for name, tower in other_towers(frames, 224).items()}
+    own = tower_gmacs(size, frames)
+    for name, seconds in times.items():
+        row |= {f"{name} / ILA": 1000 * seconds / row["ILA, ms"], f"{name} in GMACs": gmacs[name] / own}
+    return [row]
 
 
 def growth(args: argparse.Namespace, size: str) -> list[Row]:
-    """One clip of more and more frames, and of larger and larger pictures, beside CLIP's tower on the same frames."""
+    """One clip of more and more frames, and of larger and larger pictures, beside CLIP's tower on the same frames.
+
+    Memory is what computing adds to the weights and the clip.
+    """
     rows = []
     patch = ila_config(size, 1).vision_config.patch_size
     for axis, values in (
-        ("frames", (4, 8, 16, 32, 64)),
-        ("image_size", tuple(patch * side for side in (7, 10, 14, 20))),
+        ("frames", GROWING_FRAMES),
+        ("image_size", tuple(patch * side for side in GROWING_SIDES)),
     ):
         found: dict[str, list[float]] = {"ILA": [], "CLIP": [], "ILA, MiB": [], "CLIP, MiB": []}
         for value in values:
@@ -239,10 +288,10 @@ def growth(args: argparse.Namespace, size: str) -> list[Row]:
                 partial(_tower("CLIP", size, **sizes), video.flatten(0, 1)),
             ]
             with torch.inference_mode():
-                times = median_times(calls, rounds=args.rounds, device=video.device)
+                times = map(median, times_in_turns(calls, rounds=args.rounds, device=video.device))
             for name, seconds in zip(("ILA", "CLIP"), times):
                 found[name].append(1000 * seconds)
-                found[f"{name}, MiB"].append(peak_memory(_infer_once, name, size, sizes))
+                found[f"{name}, MiB"].append(peak_memory(_prepare_inference, name, size, sizes)[1])
         scale = values if axis == "frames" else [value**2 for value in values]
         what = "frames" if axis == "frames" else "pixels"
         for name, costs in found.items():
@@ -267,11 +316,11 @@ def _tower(name: str, size: str, *, frames: int, image_size: int) -> Any:
 # -- memory ----------------------------------------------------------------------------------------------------------
 
 
-def peak_memory(work: Callable[..., Any], *arguments: Any) -> float:
-    """MiB that `work(*arguments)` needs at most, in a process of its own."""
+def peak_memory(prepare: Callable[..., Callable[[], Any]], *arguments: Any) -> tuple[float, float]:
+    """MiB at most of a process of its own that prepares and runs: in all, and what running adds to that."""
     context = multiprocessing.get_context("spawn")
     queue = context.SimpleQueue()
-    process = context.Process(target=_report_peak, args=(queue, work, arguments, torch.get_num_threads()))
+    process = context.Process(target=_report_peak, args=(queue, prepare, arguments, torch.get_num_threads()))
     process.start()
     process.join()
     if process.exitcode:
@@ -279,29 +328,32 @@ def peak_memory(work: Callable[..., Any], *arguments: Any) -> float:
     return queue.get()
 
 
-def _report_peak(queue: Any, work: Callable[..., Any], arguments: tuple[Any, ...], threads: int) -> None:
+def _report_peak(queue: Any, prepare: Callable[..., Any], arguments: tuple[Any, ...], threads: int) -> None:
     torch.set_num_threads(threads)
     before = _mebibytes("VmRSS")
-    work(*arguments)
-    queue.put(_mebibytes("VmHWM") - before)
+    work = prepare(*arguments)
+    prepared = _mebibytes("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    work()
+    peak = _mebibytes("VmHWM")
+    queue.put((peak - before, peak - prepared))
 
 
-def _mebibytes(field: str) -> float:
+def _mebibytes(field: str, file: str = "/proc/self/status") -> float:
     """Of Linux' own account of this process; `getrusage` hands a parent's peak down to its children."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
+    line = next(line for line in Path(file).read_text().splitlines() if line.startswith(field))
     return int(line.split()[1]) / 1024
 
 
-def _train_once(size: str, frames: int, batch: int, module: str) -> None:
-    step = training_step(size, frames, batch, module)
-    step()
-    step()  # with the optimizer's state
+def _prepare_training(size: str, frames: int, batch: int, fields: dict[str, Any]) -> Callable[[], None]:
+    step = training_step(size, frames, batch, fields)
+    step()  # makes the optimizer's state
+    return step
 
 
-@torch.inference_mode()
-def _infer_once(name: str, size: str, sizes: dict[str, int]) -> None:
-    video = clip_of(1, **sizes)
-    _tower(name, size, **sizes)(video if name == "ILA" else video.flatten(0, 1))
+def _prepare_inference(name: str, size: str, sizes: dict[str, int]) -> Callable[[], Any]:
+    tower, video = _tower(name, size, **sizes), clip_of(1, **sizes)
+    return torch.inference_mode()(partial(tower, video if name == "ILA" else video.flatten(0, 1)))
 
 
 # -- the report ------------------------------------------------------------------------------------------------------
@@ -337,7 +389,7 @@ def draw_growth(rows: list[Row], file: Path) -> None:
     for row in rows:
         title, scale = axes_of[row["over"]]
         memory = row["what"].endswith("MiB")
-        axes = grid[memory, row["over"] == "image_size"]
+        axes = grid[int(memory), int(row["over"] == "image_size")]
         values = sorted(int(key) for key in row if key.isdigit())
         exponent = next(row[key] for key in row if key.startswith("exponent"))
         label = f"{row['what'].removesuffix(', MiB')} {row['size']}: exponent {exponent:.2f}"
@@ -369,6 +421,10 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="keep the rows as JSON, too")
     parser.add_argument("--picture", type=Path, help="of the table `growth`")
     args = parser.parse_args()
+    if args.device.type != "cpu" and (wrong := sorted({"training", "growth"} & set(args.tables))):
+        parser.error(
+            f"{', '.join(wrong)}: measured on the CPU only; choose other --tables with --device {args.device}."
+        )
     run = {"torch": torch.__version__, "transformers": transformers.__version__, "machine": machine()}
     run |= {"threads": torch.get_num_threads(), "load": os.getloadavg()[0], "rounds": args.rounds}
     run |= {"device": str(args.device), "dtype": args.dtype, "compiled": args.compile}
@@ -381,10 +437,13 @@ def main() -> None:
         places: list[tuple[Any, ...]] = [(size,) for size in args.sizes]
         if table != "growth":
             places = [(*place, frames, batch) for place in places for frames in args.frames for batch in args.batches]
-        kept[table] = [row for place in places for row in TABLES[table](args, *place)]
+        kept[table] = []
+        for place in places:
+            torch.compiler.reset()  # a new model is no recompilation of the last one
+            kept[table] += [{**row, "load": os.getloadavg()[0]} for row in TABLES[table](args, *place)]
+            if args.output is not None:
+                args.output.write_text(json.dumps(kept, indent=1) + "\n")
         print(f"\n{table}\n\n{markdown(kept[table])}", flush=True)
-        if args.output is not None:
-            args.output.write_text(json.dumps(kept, indent=1) + "\n")
     if args.picture is not None and "growth" in kept:
         draw_growth(kept["growth"], args.picture)
 

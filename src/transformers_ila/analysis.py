@@ -159,16 +159,25 @@ def cost(config: IlaConfig, *, rounds: int = 5, device: str | torch.device = "cp
 
 
 def median_times(calls: Sequence[Callable[[], Any]], *, rounds: int, device: torch.device) -> list[float]:
-    """Seconds of each, the medians of `rounds` rounds in which they take turns, after one that does not count."""
+    """Seconds of each, the medians of `times_in_turns`."""
+    return [statistics.median(own) for own in times_in_turns(calls, rounds=rounds, device=device)]
+
+
+def times_in_turns(
+    calls: Sequence[Callable[[], Any]], *, rounds: int, device: torch.device, warmup: int = 1
+) -> list[list[float]]:
+    """Seconds of each in `rounds` rounds, each of which another one begins, after some that do not count."""
     times: list[list[float]] = [[] for _ in calls]
-    for _ in range(rounds + 1):
-        for call, own in zip(calls, times):
+    for number in range(warmup + rounds):
+        for place in range(len(calls)):
+            index = (number + place) % len(calls)
             started = time.perf_counter()
-            call()
+            calls[index]()
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
-            own.append(time.perf_counter() - started)
-    return [statistics.median(own[1:]) for own in times]
+            if number >= warmup:
+                times[index].append(time.perf_counter() - started)
+    return times
 
 
 def kept_for_backward(model: IlaForVideoClassification, pixel_values: torch.Tensor) -> float:
