@@ -50,6 +50,7 @@ def test_growth_and_its_picture(monkeypatch, tmp_path, capsys):
     assert "| tiny | frames | ILA, MiB | 1.000 |" in printed and min(Image.open(picture).size) > 400
 
 
+@pytest.mark.slow
 def test_memory_is_that_of_the_work():
     whole, added = model_speed.peak_memory(prepare_bytes, 64, 32)
     assert 30 <= added <= 48 and 90 <= whole <= 130
