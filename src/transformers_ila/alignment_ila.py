@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from .configuration_ila import IlaVisionConfig
 from .temporal_ila import Temporal, TemporalModule, ZeroLinear
@@ -252,6 +253,19 @@ class RoleProduct(nn.Conv2d):
         return (previous + (current + bias)).flatten(0, 1).permute(0, 3, 1, 2)
 
 
+class SeparableConvolution(nn.Sequential):
+    """`RoleConvolution` and `RoleProduct`: frames (B, T, h, w, D) to pairs (B * (T-1), C, h, w).
+
+    What is between them is computed anew in the backward pass: kept, it would be two tensors more of the tower's width
+    in every layer, and takes 1 % of a training step. Compilers choose for themselves what they keep.
+    """
+
+    def forward(self, frames: torch.Tensor) -> torch.Tensor:
+        if self.training and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            return checkpoint(super().forward, frames, use_reentrant=False)
+        return super().forward(frames)
+
+
 class RoleConvNorm(ConvNorm):
     """`ConvNorm` of a `RoleConvolution`, from frames to the pair's two halves.
 
@@ -320,7 +334,7 @@ def interaction_module(config: IlaVisionConfig) -> nn.Sequential:
             ConvNorm(RoleProduct(hidden, wide), wide),
             ConvNorm(_conv3x3(wide, wide), wide),
         )
-    return nn.Sequential(ConvNorm(nn.Sequential(depthwise, RoleProduct(hidden, channels)), channels))
+    return nn.Sequential(ConvNorm(SeparableConvolution(depthwise, RoleProduct(hidden, channels)), channels))
 
 
 class WindowAttention(nn.Module):
