@@ -213,6 +213,7 @@ def test_a_run_belongs_to_one_process(tiny_bench, tmp_path):
         run(ablation, "none", 0, start, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_failed_run_does_not_end_the_others(tiny_bench, tmp_path, monkeypatch, capsys):
     import ablate
 
