@@ -52,10 +52,10 @@ class Form:
     into: what the features are added to: the "frames", or only the "tokens" that the attention sees.
     """
 
-    norm: bool = False
+    norm: bool = True
     token: bool = True
     width: float = 1
-    roles: str = "mean"
+    roles: str = "apart"
     over_time: bool = False
     into: str = "frames"
 
@@ -63,13 +63,14 @@ class Form:
 FORMS: dict[str, Form | None] = {
     "paper's": None,  # without the features
     "interaction": Form(),
-    "layer norm": Form(norm=True),
-    "without token": Form(norm=True, token=False),
-    "roles apart": Form(norm=True, roles="apart"),
-    "over time": Form(norm=True, over_time=True),
-    "into tokens": Form(norm=True, into="tokens"),
-    "width 1.75": Form(norm=True, width=1.75),
-    "apart, over time": Form(norm=True, roles="apart", over_time=True),
+    "mean of roles": Form(roles="mean"),
+    "mean of roles, no layer norm": Form(roles="mean", norm=False),
+    "mean of roles, over time": Form(roles="mean", over_time=True),
+    "mean of roles, width 1.75": Form(roles="mean", width=1.75),
+    "no layer norm": Form(norm=False),
+    "over time": Form(over_time=True),
+    "without token": Form(token=False),
+    "into tokens": Form(into="tokens"),
 }
 OF_THE_RECIPE = ("paper's", "interaction")
 VARIANTS = ("ila, interaction", "ila")  # of the recipe, that the forms replace the module of; the latter for None

@@ -18,6 +18,7 @@ EXACT = 1e-10
 def config(**fields):
     return IlaVisionConfig(
         **{
+            "alignment_fusion": "mi_token",
             "hidden_size": 8,
             "intermediate_size": 16,
             "num_hidden_layers": 1,
@@ -296,22 +297,25 @@ def test_interaction_equals_its_equation_frame_by_frame(frames, grid, pairing):
     x = torch.randn(1, frames, 1 + rows * columns, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     hidden, tokens, _, _ = module(x, rows, columns)
     patches = x[0, :, 1:].numpy()
-    halves, token = {t: [] for t in range(frames)}, {}
+    normed = module.pairs_norm(x)[0, :, 1:].detach().numpy()
+    halves, token = {t: ([], []) for t in range(frames)}, {}  # as previous and as current frame
     pairs = pairs_of(pairing, frames)
     for before, now in pairs:
-        image = np.concatenate([patches[t].T.reshape(-1, rows, columns) for t in (before, now)])
+        image = np.concatenate([normed[t].T.reshape(-1, rows, columns) for t in (before, now)])
         for block in module.pairs.interaction:
             image = loop_conv_norm(image, block)
-        halves[before].append(image[: len(image) // 2])
-        halves[now].append(image[len(image) // 2 :])
-        masks, _ = loop_masks(patches[before], patches[now], module, rows, columns)
+        halves[before][0].append(image[: len(image) // 2])
+        halves[now][1].append(image[len(image) // 2 :])
+        masks, _ = loop_masks(normed[before], normed[now], module, rows, columns)
         token[now] = (masks[1].reshape(-1, 1) * patches[now]).mean(0)
         token.setdefault(("previous", before, now), (masks[0].reshape(-1, 1) * patches[before]).mean(0))
     (alone,) = set(range(frames)) - {now for _, now in pairs}  # "current" in no pair: from that of its predecessor
     token[alone] = token["previous", *pairs[max(alone - 1, 0)]]
     skip = [tensor.detach().numpy() for tensor in (module.interaction_skip.weight, module.interaction_skip.bias)]
     for t in range(frames):
-        motion = np.mean(halves[t], 0).reshape(-1, rows * columns).T @ skip[0].T + skip[1]
+        nothing = np.zeros_like(image[: len(image) // 2])
+        both = np.concatenate([np.mean(role, 0) if role else nothing for role in halves[t]])
+        motion = both.reshape(-1, rows * columns).T @ skip[0].T + skip[1]
         assert np.abs(hidden[0, t, 1:].detach().numpy() - (patches[t] + motion)).max() < EXACT
         assert np.abs(tokens[0, t, -1].detach().numpy() - token[t]).max() < EXACT
     assert torch.equal(tokens[:, :, :-1], hidden) and torch.equal(hidden[:, :, 0], x[:, :, 0])

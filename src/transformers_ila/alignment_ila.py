@@ -261,7 +261,8 @@ class SeparableConvolution(nn.Sequential):
     """
 
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
-        if self.training and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        learns = frames.requires_grad or any(weight.requires_grad for weight in self.parameters())
+        if self.training and learns and torch.is_grad_enabled() and not torch.compiler.is_compiling():
             return checkpoint(super().forward, frames, use_reentrant=False)
         return super().forward(frames)
 
@@ -429,6 +430,20 @@ def own_features(features: torch.Tensor, pairing: str) -> torch.Tensor:
     return mean_over_roles(as_previous, as_current, pairing)
 
 
+def role_features(features: torch.Tensor, pairing: str) -> torch.Tensor:
+    """A frame's halves as previous and as current frame, 0 where it is none: (B, T-1, C, h, w) -> (B, T, N, C)."""
+    as_previous, as_current = features.flatten(-2).mT.chunk(2, dim=-1)
+    if pairing == "adjacent":
+        as_previous, as_current = F.pad(as_previous, (0, 0, 0, 0, 0, 1)), F.pad(as_current, (0, 0, 0, 0, 1, 0))
+    else:
+        others = features.shape[1]
+        anchor = anchor_frame(pairing, others + 1)
+        as_previous = F.pad(as_previous.mean(1, keepdim=True), (0, 0, 0, 0, anchor, others - anchor))
+        none = torch.zeros_like(as_current[:, :1])
+        as_current = torch.cat([as_current[:, :anchor], none, as_current[:, anchor:]], dim=1)
+    return torch.cat([as_previous, as_current], dim=-1)
+
+
 def pool_pairs(masks: torch.Tensor, patches: torch.Tensor, pairing: str = "adjacent") -> torch.Tensor:
     """Mean of every frame's weighted patches in every pair (Eq. 7, 3a).
 
@@ -502,15 +517,16 @@ class ImplicitAlignment(TemporalModule):
     "mi_token" pools them to one more token, "concat" appends them as N more tokens, "add" adds them to the patches.
 
     "interaction" is a form of our own: the paper's token, and what carries motion in the published network at a
-    fraction of its cost. The pairs' features F, from which the points come, have a half of their channels for each
-    frame (first: previous, second: current); a frame's motion is the mean over its roles of its halves, and
+    fraction of its cost. The pairs' features F, from which the points come, are those of LN(x); a half of their
+    channels belongs to each frame (first: previous, second: current), and a frame gets both that it has,
 
-        x' = x + [0, I mean over roles of F]        with I: C/2 x D, initialised with 0
+        x' = x + [0, I [F of its pair as previous, F of its pair as current]]        with I: C x D, initialised with 0
 
-    goes on through the layer, class token untouched.
+    goes on through the layer, class token untouched. A role that a frame has in no pair is 0; one that it has in many
+    ("first", "middle") is their mean.
 
     O(T h w k^2 d), and for "concat" the spatial attention of twice as many tokens. On B/32 with 8 frames plain frames
-    cost 37.5 GMACs and 97.7 M parameters; "mi_token" adds 1.8 G and 6.2 M, "add" 1.6 G, "interaction" 2.1 G and 6.8 M,
+    cost 37.5 GMACs and 97.7 M parameters; "mi_token" adds 1.8 G and 6.2 M, "add" 1.6 G, "interaction" 2.3 G and 7.4 M,
     "concat" 13.8 G; window attention in place of the convolution makes it 66.2 G and 119 M.
     """
 
@@ -519,18 +535,20 @@ class ImplicitAlignment(TemporalModule):
         self.fusion, self.pairing = config.alignment_fusion, config.alignment_pairing
         self.pairs = PairPoints(config)
         if self.fusion == "interaction":
-            self.interaction_skip = ZeroLinear(self.pairs.channels // 2, config.hidden_size)
+            self.pairs_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+            self.interaction_skip = ZeroLinear(self.pairs.channels, config.hidden_size)
 
     def forward(self, hidden_states: torch.Tensor, height: int, width: int, **kwargs: Any) -> Temporal:
         """hidden_states: (B, T, L, D), class token first; height * width = L - 1."""
         if hidden_states.shape[1] == 1:
             return Temporal(hidden_states, hidden_states)
         patches = hidden_states[:, :, 1:].contiguous()  # (B, T, N, D); one copy for all that needs it so
-        features, points = self.pairs(patches, height, width)
+        compared = self.pairs_norm(patches) if self.fusion == "interaction" else patches
+        features, points = self.pairs(compared, height, width)
         masks = self.pairs.masks(points, height, width)
         pooled = pool_pairs(masks, patches, self.pairing)
         if self.fusion == "interaction":
-            moved = patches + self.interaction_skip(own_features(features, self.pairing))
+            moved = patches + self.interaction_skip(role_features(features, self.pairing))
             token = own_role(pooled, self.pairing)
             tokens = torch.cat([hidden_states[:, :, :1], moved, token[:, :, None]], dim=2)  # (B, T, L+1, D)
             hidden_states = tokens[:, :, :-1]
