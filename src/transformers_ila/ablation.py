@@ -248,7 +248,8 @@ def prepare(ablation: Ablation, folder: str | Path, *, progress: Callable[[str],
 def _prepare_tower(ablation: Ablation, folder: Path, progress: Callable[[str], object]) -> None:
     tower, made_of = folder / "tower", {"model": ablation.model, "pictures": ablation.pictures}
     if (tower / "config.json").is_file():
-        refuse_other(tower, json.loads((tower / MADE_OF).read_text()), made_of)
+        known = (tower / MADE_OF).is_file()
+        refuse_other(tower, json.loads((tower / MADE_OF).read_text()) if known else {}, made_of)
         return
     started = time.perf_counter()
 
@@ -266,9 +267,7 @@ def _prepare_tower(ablation: Ablation, folder: Path, progress: Callable[[str], o
 
 def start_model(ablation: Ablation, variant: str, weights: str) -> IlaForVideoClassification:
     """New weights come from torch's generator; a text head without CLIP's words gets orthogonal class features."""
-    wanted = {
-        name: value for name, value in ablation.fields_of(variant).items() if name != "vision_config"
-    }  # is loaded
+    wanted = {name: value for name, value in ablation.fields_of(variant).items() if name != "vision_config"}
     labels = list(wanted.pop("id2label").values())
     del wanted["label2id"]
     wanted = {**UNSAID, **wanted}
@@ -297,9 +296,8 @@ class TaskTrainer(IlaTrainer):
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         labels = inputs["labels"]
-        outputs = model(
-            pixel_values=inputs["pixel_values"], labels=labels
-        )  # with labels the alignment loss is an entry
+        # with labels the alignment loss is an entry: mixed precision makes the output anew, of its entries only
+        outputs = model(pixel_values=inputs["pixel_values"], labels=labels)
         plain = self.accelerator.unwrap_model(self.model)
         logits = outputs.logits.masked_fill(~self.own.to(labels.device)[labels], OTHER_TASKS)
         outputs.loss = plain.add_alignment_loss(plain.classification_loss(logits, labels), outputs.alignment_loss)

@@ -273,12 +273,12 @@ def aligned_routes(patches: torch.Tensor) -> torch.Tensor:
     with torch.autocast(patches.device.type, enabled=False):
         unit = F.normalize(patches.float(), dim=-1)
         cosines = unit[:, :-1] @ unit[:, 1:].mT  # (B, T-1, N, N): of the frame before, of the frame
-    cosines = cosines.nan_to_num().cpu().numpy()  # an overflow's loss is not finite, either: the scaler passes over it
+    costs = cosines.nan_to_num().cpu().numpy()  # an overflow's loss is not finite, either: the scaler passes over it
     routes = torch.empty(batch_size, num_frames, num_patches, dtype=torch.long)
     routes[:, 0] = torch.arange(num_patches)
     for video in range(batch_size):
         for frame in range(1, num_frames):
-            matched = torch.from_numpy(linear_sum_assignment(cosines[video, frame - 1], maximize=True)[1])
+            matched = torch.from_numpy(linear_sum_assignment(costs[video, frame - 1], maximize=True)[1])
             routes[video, frame] = matched[routes[video, frame - 1]]
     return routes.to(patches.device)
 
