@@ -87,7 +87,8 @@ def build_trainer(recipe: RecipeArguments, args: IlaTrainingArguments) -> IlaTra
         args.metric_for_best_model, args.greater_is_better = "loss", False
     processor = IlaVideoProcessor.for_model(model.config, frame_sampling=recipe.frame_sampling)
     size = model.config.vision_config.image_size
-    how: dict[str, Any] = {"augment": recipe.augmentation(names, size=size), "stand_ins": recipe.stand_ins}
+    augment = recipe.augmentation(names, size=size)
+    how: dict[str, Any] = {"augment": augment, "stand_ins": recipe.stand_ins, "normalise": False}  # the trainer does
     if recipe.stream:
         counts = {"videos": len(training.samples), "batch": args.train_batch_size}
         data: Any = ShardClips(str(recipe.train_list), processor, labels=names, seed=args.seed, **counts, **how)
@@ -100,7 +101,7 @@ def build_trainer(recipe: RecipeArguments, args: IlaTrainingArguments) -> IlaTra
         model=model,
         args=args,
         train_dataset=data,
-        eval_dataset=None if evaluation is None else EvaluationClips(evaluation, processor),
+        eval_dataset=None if evaluation is None else EvaluationClips(evaluation, processor, normalise=False),
         processing_class=processor,
         train_collator=MixingCollator(recipe.mixing(len(names))),
         **metrics,

@@ -616,6 +616,17 @@ def test_the_model_takes_mixed_batches(problem):
 # -- what is refused -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("numbers", [{"cutmix": 0.0}, {"mixup": 0.0}])
+def test_bytes_are_mixed_as_floats_are(numbers):
+    whole = torch.randint(256, (4, 2, 3, 8, 8), dtype=torch.uint8, generator=generator())
+    labels, mix = torch.tensor([0, 1, 2, 0]), MixClips(3, **numbers)
+    mixed = mix({"pixel_values": whole, "labels": labels}, generator())
+    of_floats = mix({"pixel_values": whole.float(), "labels": labels}, generator())
+    assert mixed["pixel_values"].dtype == torch.uint8 and torch.equal(mixed["labels"], of_floats["labels"])
+    assert not torch.equal(mixed["pixel_values"], whole)
+    assert torch.equal(mixed["pixel_values"].float(), of_floats["pixel_values"].round())
+
+
 @pytest.mark.parametrize("thing", [ClipAugmentation(**ALL), MixClips(3), MixingCollator(MixClips(3))])
 def test_augmentations_go_to_workers_and_their_numbers_into_files(thing):
     assert pickle.loads(pickle.dumps(thing)) == thing
@@ -685,8 +696,11 @@ def test_mixing_numbers_out_of_range_are_refused(numbers, message):
 @pytest.mark.parametrize(
     "batch, message",
     [
-        ({"pixel_values": torch.zeros(2, 3, 8, 8)}, r"\(B, T, C, H, W\) of floating point, got \(2, 3, 8, 8\)"),
-        ({"pixel_values": torch.zeros(2, 2, 3, 8, 8, dtype=torch.uint8)}, "mix normalised clips"),
+        (
+            {"pixel_values": torch.zeros(2, 3, 8, 8)},
+            r"\(B, T, C, H, W\) of floating point or torch.uint8, got \(2, 3, 8, 8\)",
+        ),
+        ({"pixel_values": torch.zeros(2, 2, 3, 8, 8, dtype=torch.int64)}, "or torch.uint8, got .* of torch.int64"),
         ({"labels": torch.tensor([0, 3])}, "labels must be 0 to 2, got values from 0 to 3"),
         ({"labels": torch.tensor([0, -100])}, "labels must be 0 to 2, got values from -100 to 0"),
         (

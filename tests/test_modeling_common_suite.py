@@ -183,7 +183,7 @@ TOWERS: dict[str, tuple[dict[str, Any], int]] = {
     name: ({"temporal_module": name}, int(name in ("average", "message"))) for name in (*TEMPORAL_MODULES, "none")
 } | {
     "add": ({"alignment_fusion": "add"}, 0),
-    "concat": ({"alignment_fusion": "concat"}, 16),
+    "concat": ({"alignment_fusion": "concat"}, 49),
     "windows": ({"alignment_operator": "window_attention"}, 1),
     "middle": ({"alignment_pairing": "middle"}, 1),
 }

@@ -70,14 +70,15 @@ def arguments(folder, **fields):
     return IlaTrainingArguments(str(folder), **{**given, **fields})
 
 
-def trainer_for(folder, videos, processor, *, model=None, args=None, mixing=True, **options):
-    clips = TrainingClips(videos, processor, augment=ClipAugmentation(size=28, flip=0.0), seed=0)
+def trainer_for(folder, videos, processor, *, model=None, args=None, mixing=True, normalise=True, **options):
+    augment = ClipAugmentation(size=28, flip=0.0)
+    clips = TrainingClips(videos, processor, augment=augment, seed=0, normalise=normalise)
     collator = MixingCollator(MixClips(8)) if mixing else None
     return IlaTrainer(
         model=tiny_model() if model is None else model,
         args=arguments(folder) if args is None else args,
         train_dataset=clips,
-        eval_dataset=EvaluationClips(videos, processor),
+        eval_dataset=EvaluationClips(videos, processor, normalise=normalise),
         processing_class=processor,
         train_collator=collator,
         compute_metrics=top_accuracies,
@@ -253,6 +254,22 @@ def test_activation_checkpointing_changes_nothing(videos, processor, tmp_path):
     assert any("running_mean" in name for name in gradients)
     for name, gradient in gradients.items():
         torch.testing.assert_close(gradient, others[name], atol=ACCUMULATION_TOLERANCE, rtol=1e-4)
+
+
+def test_bytes_are_normalised_on_the_device(videos, processor, tmp_path):
+    """The same step from uint8 clips; mixup rounds them once, so not to the last bit."""
+    losses = {}
+    for normalise in (True, False):
+        args = arguments(tmp_path, max_steps=2, logging_steps=1, eval_strategy="steps", eval_steps=2)
+        trainer = trainer_for(tmp_path, videos, processor, args=args, normalise=normalise)
+        batch = next(iter(trainer.get_train_dataloader()))
+        assert batch["pixel_values"].dtype == (torch.float32 if normalise else torch.uint8)
+        trainer.train()
+        losses[normalise] = [line.get("loss", line.get("eval_loss")) for line in trainer.state.log_history[:-1]]
+    assert losses[True] == pytest.approx(losses[False], rel=1e-3) and len(losses[True]) == 3
+    with pytest.raises(ValueError, match="processing_class"):
+        trainer.processing_class = None
+        trainer.train()
 
 
 def test_half_precision(videos, processor, tmp_path):

@@ -17,6 +17,7 @@ from transformers_ila.augmentation import ClipAugmentation, MixClips, MixingColl
 from transformers_ila.motionbench import write_folder
 from transformers_ila.training_data import IGNORED, ClipCollator, EpochOrder, EvaluationClips, TrainingClips
 from transformers_ila.unreadable_videos import REPORT, UnreadableVideos, merged
+from transformers_ila.video_views import pixel_values_on
 
 
 @pytest.fixture(scope="module")
@@ -197,6 +198,14 @@ def test_evaluation_replaces_nothing(broken, processor):
     clips = EvaluationClips(read_annotations(broken), processor)
     assert clips[0]["labels"] == 0 and clips[7]["labels"] == IGNORED
     assert clips[7]["pixel_values"].shape == clips[0]["pixel_values"].shape
+    whole = EvaluationClips(read_annotations(broken), processor, normalise=False)
+    assert whole[7]["pixel_values"].dtype == whole[0]["pixel_values"].dtype == torch.uint8
+
+
+def test_frames_stay_bytes_where_the_trainer_normalises(videos, processor):
+    floats, whole = (training_clips(videos, processor, normalise=normalise)[3] for normalise in (True, False))
+    assert whole["pixel_values"].dtype == torch.uint8 and whole["pixel_values"].shape == (4, 3, 28, 28)
+    assert torch.equal(pixel_values_on(torch.device("cpu"), whole["pixel_values"], processor), floats["pixel_values"])
 
 
 # -- the count of all ranks ------------------------------------------------------------------------------------------

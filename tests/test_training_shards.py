@@ -157,6 +157,7 @@ def test_a_streaming_data_set(rows):
     assert len(first) == 16 and first == seeds(data) and sorted(seeds(row_clips(rows), workers=2)) != []
     batch = next(iter(DataLoader(data, 2, collate_fn=ClipCollator())))
     assert batch["pixel_values"].shape == (2, 4, 3, 28, 28) and batch["labels"].dtype == torch.int64
+    assert next(iter(row_clips(rows, normalise=False)))["pixel_values"].dtype == torch.uint8
 
 
 def test_ranks_share_a_streaming_data_set(rows):

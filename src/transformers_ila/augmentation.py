@@ -293,9 +293,10 @@ RAND_AUGMENT: dict[str, Callable[[torch.Tensor, float, list[float]], torch.Tenso
 class MixClips:
     """Mixup or CutMix of a training batch, and label smoothing: every clip with another one of its batch.
 
-    Call it with a batch and a CPU generator. `pixel_values` (B, T, C, H, W) floating point, as normalised; `labels`
-    (B,) class indices, or (B, K) probabilities or several labels from 0 to 1. It returns the batch with new
-    `pixel_values` and with float32 labels (B, K), and changes nothing in place. A batch of one is smoothed only.
+    Call it with a batch and a CPU generator. `pixel_values` (B, T, C, H, W) floating point, as normalised, or uint8,
+    which mixup computes in float32 and rounds once; `labels` (B,) class indices, or (B, K) probabilities or several
+    labels from 0 to 1. It returns the batch with new `pixel_values` and with float32 labels (B, K), and changes
+    nothing in place. A batch of one is smoothed only.
 
     As timm does per batch, one draw decides which of the two, how much, and where the box is: the same for all clips
     and all their frames. CutMix weights the labels by the area the box really has, inside the frame.
@@ -349,7 +350,9 @@ class MixClips:
             share = 1 - other[0, 0, 0].numel() / (height * width)
             clips[..., rows, columns] = other
         else:
-            clips = clips.lerp(clips[partner], 1 - share)
+            mixed = clips if clips.is_floating_point() else clips.float()
+            mixed = mixed.lerp(mixed[partner], 1 - share)
+            clips = mixed if clips.is_floating_point() else mixed.round_().to(clips.dtype)
         return clips, labels.lerp(labels[partner.to(labels.device)], 1 - share)
 
 
@@ -441,9 +444,9 @@ def _check_frames(frames: torch.Tensor) -> None:
 
 
 def _check_clips(clips: torch.Tensor) -> None:
-    if clips.ndim != 5 or not clips.is_floating_point():
+    if clips.ndim != 5 or not (clips.is_floating_point() or clips.dtype == torch.uint8):
         found = f"{tuple(clips.shape)} of {clips.dtype}"
-        raise ValueError(f"pixel_values must be (B, T, C, H, W) of floating point, got {found}: mix normalised clips.")
+        raise ValueError(f"pixel_values must be (B, T, C, H, W) of floating point or torch.uint8, got {found}.")
 
 
 def _check_labels(labels: torch.Tensor, batch_size: int, num_classes: int) -> None:

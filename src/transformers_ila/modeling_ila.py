@@ -133,12 +133,16 @@ class IlaVisionModel(IlaPreTrainedModel):
 def check_pixel_values(
     pixel_values: torch.Tensor, config: IlaVisionConfig, *, any_size: bool = False, views: bool = False
 ) -> None:
-    """Raise a ValueError unless the shape is (B, T, C, H, W) as configured, or with `views` (B, V, T, C, H, W)."""
+    """Raise a ValueError unless the shape is (B, T, C, H, W) as configured, or with `views` (B, V, T, C, H, W), and
+    the numbers are normalised ones, which no integers are.
+    """
     frames, channels, size = config.num_frames, config.num_channels, config.image_size
     shape = tuple(pixel_values.shape) if isinstance(pixel_values, torch.Tensor) else None
     if shape is not None and len(shape) == 5 + views and shape[-4:-2] == (frames, channels):
         if shape[-2:] == (size, size) or any_size:
-            return
+            if pixel_values.is_floating_point():
+                return
+            raise ValueError(f"`pixel_values` must be normalised by the processor, got {pixel_values.dtype}.")
     several = "with several views (videos, views, ...), " if views or shape is None or len(shape) != 5 else ""
     raise ValueError(
         "`pixel_values` must be (videos, frames, channels, height, width) = "

@@ -37,6 +37,8 @@ from .training_callbacks import DataEpoch, JitterDecay, StopOnSignal
 from .training_data import IGNORED, UNREADABLE, ClipCollator, EpochOrder, TrainingClips
 from .training_shards import ShardClips
 from .unreadable_videos import UnreadableVideos, UnreadableVideosError
+from .video_processing_ila import IlaVideoProcessor
+from .video_views import pixel_values_on
 from .whole_checkpoints import agree_on, last_complete_checkpoint, mark_complete, what_is_missing
 
 
@@ -345,6 +347,16 @@ class IlaTrainer(Trainer):
     def _epochs_of_max_steps(self) -> float:
         per_epoch = len(self.get_train_dataloader()) / self.args.gradient_accumulation_steps
         return self.args.max_steps / max(per_epoch, 1)
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """On the device; frames of `normalise=False` get there as uint8 and are normalised there."""
+        inputs = super()._prepare_inputs(inputs)
+        frames = inputs.get("pixel_values")
+        if frames is None or frames.dtype != torch.uint8:
+            return inputs
+        if not isinstance(self.processing_class, IlaVideoProcessor):
+            raise ValueError("Clips are uint8 (`normalise=False`): give the trainer `processing_class=processor`.")
+        return {**inputs, "pixel_values": pixel_values_on(frames.device, frames, self.processing_class)}
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None

@@ -30,7 +30,7 @@ class ShardClips(IterableDataset):
 
     Args:
         source: as `list_shards` takes it.
-        processor, augment, seed, stand_ins: as in `TrainingClips`.
+        processor, augment, seed, stand_ins, normalise: as in `TrainingClips`.
         videos: how many there are in all shards together; an epoch has as many clips, down to whole batches.
         batch: clips of a batch of one rank.
         labels: class names, as `stream_shard` takes them.
@@ -56,12 +56,14 @@ class ShardClips(IterableDataset):
         seed: int = 0,
         stand_ins: int = 10,
         buffer: int = 64,
+        normalise: bool = True,
     ) -> None:
         for name, value in {"videos": videos, "batch": batch, "buffer": buffer}.items():
             if value < 1:
                 raise ValueError(f"`{name}` must be 1 or more, got {value}.")
         nothing = Annotations([], None, False, "shards", "")
-        self.clips = TrainingClips(nothing, processor, augment=augment, seed=seed, stand_ins=stand_ins)
+        how: dict[str, Any] = {"augment": augment, "seed": seed, "stand_ins": stand_ins, "normalise": normalise}
+        self.clips = TrainingClips(nothing, processor, **how)
         self.source, self.labels = self.checked(source), labels
         self.videos, self.batch, self.buffer = videos, batch, buffer
         self.rank, self.ranks = 0, 1
@@ -161,19 +163,12 @@ class RowClips(ShardClips):
         source: Any,
         processor: IlaVideoProcessor,
         *,
-        augment: ClipAugmentation,
-        videos: int,
-        batch: int,
         video: str = "video",
         label: str = "label",
-        labels: Labels | None = None,
-        seed: int = 0,
-        stand_ins: int = 10,
-        buffer: int = 64,
+        **options: Any,
     ) -> None:
         self.video, self.label = video, label
-        numbers: dict[str, int] = {"videos": videos, "batch": batch, "seed": seed, "stand_ins": stand_ins}
-        super().__init__(source, processor, augment=augment, labels=labels, buffer=buffer, **numbers)
+        super().__init__(source, processor, **options)
 
     def checked(self, source: Any) -> Any:
         features = source.features or source._resolve_features().features
