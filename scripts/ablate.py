@@ -27,6 +27,7 @@ class AblationScriptArguments:
     recipe: str = field(metadata={"help": "recipes/ablation_*.yaml"})
     output: str = field(default="ablation", metadata={"help": "folder for videos, runs, tables and pictures"})
     part: str = field(default="1/1", metadata={"help": "which share of the runs this process does, such as 1/2"})
+    keep_models: bool = field(default=False, metadata={"help": "save every model that is trained, beside its result"})
     report_only: bool = field(default=False, metadata={"help": "train nothing, write the report of what is finished"})
 
 
@@ -59,7 +60,7 @@ def main(args: AblationScriptArguments) -> int:
         for number, (variant, seed) in enumerate(left, 1):
             started = time.perf_counter()
             try:
-                result = run(ablation, variant, seed, start, args.output)
+                result = run(ablation, variant, seed, start, args.output, keep_model=args.keep_models)
             except InterruptedError:
                 raise
             except Exception as error:  # the other runs need not wait for somebody to mend this one

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+from dataclasses import replace
 from functools import wraps
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from transformers_ila.ablation import (
     start_model,
 )
 from transformers_ila.ablation_report import _cost_key, draw_costs, measure_costs, summary_rows, write_report
+from transformers_ila.inference import load_trained
 from transformers_ila.motionbench import SIZES, TASKS, bench_labels
 from transformers_ila.picture_tower import SEEN, TARGETS, pictures_and_states, train_picture_tower
 from transformers_ila.training import IlaTrainingArguments
@@ -169,10 +171,16 @@ def test_runs_are_kept_repeat_themselves_and_are_reported(tiny_bench, tmp_path, 
         assert set(stored["accuracy"]["as_is"]) == {"rotation", "speed"}
         assert 0 <= mean_accuracy(stored) <= 1 and 0 <= stored["transport_distance"] <= 2
         assert 0 <= stored["shared_information"] <= math.log(4) and math.isfinite(stored["train_loss"])
-    again = run(ablation, "ila, interaction", 1, start, tmp_path / "again")
+    again = run(ablation, "ila, interaction", 1, start, tmp_path / "again", keep_model=True)
     same = results["ila, interaction", 1]
     assert {**again, "train_seconds": 0} == {**same, "train_seconds": 0}
     assert again["train_loss"] != results["ila, interaction", 0]["train_loss"]
+    (kept,) = (tmp_path / "again").rglob("seed1_model")
+    model, processor = load_trained(kept)
+    tested = ablation_module.test(
+        model, replace(start, processor=processor), own_classes(bench_labels(ablation.tasks))
+    )
+    assert tested.items() <= again.items()
 
     @wraps(train_picture_tower)
     def is_there(*args, **kwargs):
@@ -217,10 +225,10 @@ def test_a_run_belongs_to_one_process(tiny_bench, tmp_path):
 def test_a_failed_run_does_not_end_the_others(tiny_bench, tmp_path, monkeypatch, capsys):
     import ablate
 
-    def fails(ablation, variant, seed, start, folder):
+    def fails(ablation, variant, *others, **options):
         if variant == "none":
             raise RuntimeError("out of memory")
-        return run(ablation, variant, seed, start, folder)
+        return run(ablation, variant, *others, **options)
 
     monkeypatch.setattr(ablate, "run", fails)
     monkeypatch.setattr(ablate, "read_ablation", lambda file: small())

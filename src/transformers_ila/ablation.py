@@ -309,8 +309,12 @@ class TaskTrainer(IlaTrainer):
 # -- one run ---------------------------------------------------------------------------------------------------------
 
 
-def run(ablation: Ablation, variant: str, seed: int, start: Start, folder: str | Path) -> dict[str, Any]:
+def run(
+    ablation: Ablation, variant: str, seed: int, start: Start, folder: str | Path, *, keep_model: bool = False
+) -> dict[str, Any]:
     """Train, test and write the result of one variant and seed; goes on from a checkpoint that was left.
+
+    keep_model: leave model and processor beside the result, in `seed<N>_model`.
 
     Raises:
         InterruptedError: SIGTERM ended the training before its last step; nothing is written but a checkpoint.
@@ -321,12 +325,14 @@ def run(ablation: Ablation, variant: str, seed: int, start: Start, folder: str |
     file.parent.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(file.with_name(f".{file.stem}.lock"), timeout=0):
-            return _run(ablation, variant, seed, start, folder)
+            return _run(ablation, variant, seed, start, folder, keep_model)
     except Timeout:
         raise RunInProgress(f"{variant}, seed {seed}: another process is at it.") from None
 
 
-def _run(ablation: Ablation, variant: str, seed: int, start: Start, folder: str | Path) -> dict[str, Any]:
+def _run(
+    ablation: Ablation, variant: str, seed: int, start: Start, folder: str | Path, keep_model: bool
+) -> dict[str, Any]:
     file = result_file(folder, variant, seed)
     checkpoints, decided = file.with_suffix(""), ablation.decided(variant)
     if (checkpoints / MADE_OF).is_file():
@@ -361,6 +367,9 @@ def _run(ablation: Ablation, variant: str, seed: int, start: Start, folder: str 
         **test(model, start, own),
     }
     if trainer.is_world_process_zero():
+        if keep_model:
+            for kept in (model, start.processor):
+                kept.save_pretrained(file.with_name(f"{file.stem}_model"))
         write_json(file, result)
         shutil.rmtree(checkpoints, ignore_errors=True)
     return result
