@@ -194,10 +194,9 @@ def classification(args: argparse.Namespace, size: str, frames: int, batch: int)
     theirs, clip, rows = on_device(args, xclip(size, frames)), on_device(args, clip_tower(size)), []
     for form in args.forms:
         ours = on_device(args, moved(IlaForVideoClassification(ila_config(size, frames, form=form))))
-        ours.class_text_features()  # compiled code takes what was computed before
-        calls = [partial(ready(args, theirs.get_video_features), video), partial(ready(args, ours), video)]
-        calls += [partial(ready(args, ours.get_video_features), video)]
-        calls += [partial(ready(args, clip), video.flatten(0, 1))]
+        used = [ready(args, call) for call in (theirs.get_video_features, ours, ours.get_video_features)]
+        ours.class_text_features()  # compiled code takes what was computed before; moving the model forgets it
+        calls = [*(partial(call, video) for call in used), partial(ready(args, clip), video.flatten(0, 1))]
         other, own, features, of_clip = map(median, seconds_of(args, calls))
         times = {"X-CLIP, ms": 1000 * other, "ILA, ms": 1000 * own, "ILA / X-CLIP": own / other}
         times |= {"features / X-CLIP": features / other, "ILA / CLIP": own / of_clip}

@@ -75,6 +75,8 @@ def size_and_time(rounds: int) -> list[str]:
 
 def accuracy(args: Arguments) -> list[str]:
     model, processor = load_trained(args.model)
+    if model.config.classification_head == "text" and model.config.has_text_tower:
+        model.merge_text_tower()
     with tempfile.TemporaryDirectory() as folder:
         if args.videos is None:
             write_folder(folder, 800, seed=1001)

@@ -12,6 +12,7 @@ from transformers_ila.configuration_ila import IlaVisionConfig
 CLOSE, EXACT = 1e-5, 1e-10  # float32, float64; of the largest value, or of 1
 SUMS = 1e-4  # float32 behind the statistics of a batch: gradients are sums over all frames, and biases' are 0
 BFLOAT16 = 4e-2  # of the largest value: ten times its precision, for some ten layers
+BFLOAT16_GRADIENTS = 0.1  # of their norm: a ReLU that opens here and not there is a gradient more
 FUSIONS = ("mi_token", "interaction", "add", "concat", "residual")
 PAIRINGS = ("adjacent", "first", "middle")
 SHAPES = [  # frames, rows, columns
@@ -158,17 +159,22 @@ def test_other_interactions_see_the_same_pairs(monkeypatch, fields):
     assert torch.equal(seen[0], plain_pairs(hidden[:, :, 1:].mT.unflatten(-1, (3, 5)), "middle"))
 
 
+@pytest.mark.parametrize("shape", [(1, 3, 5), (2, 3, 5), (5, 7, 6), (64, 3, 5)])
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("fusion", FUSIONS)
-def test_in_bfloat16(monkeypatch, fusion, training):
-    (found, _, statistics), (expected, _, others) = both(
-        monkeypatch, fusion, (5, 7, 6), training=training, dtype=torch.bfloat16
+def test_in_bfloat16(monkeypatch, fusion, training, shape):
+    (found, gradients, statistics), (expected, plain, others) = both(
+        monkeypatch, fusion, shape, training=training, dtype=torch.bfloat16
     )
     for name, tensor in expected.items():
         assert found[name].dtype == tensor.dtype, name
         scale = tensor.float().abs().max()
         difference = (found[name].float() - tensor.float()).abs().max()
         assert difference <= BFLOAT16 * scale, (name, difference, scale)
+    assert gradients.keys() == plain.keys()
+    whole = torch.cat([gradient.float().flatten() for gradient in plain.values()])
+    apart = torch.cat([(gradients[name].float() - plain[name].float()).flatten() for name in plain])
+    assert apart.norm() <= BFLOAT16_GRADIENTS * whole.norm()
     for name, tensor in others.items():
         assert statistics[name].dtype == torch.float32
         torch.testing.assert_close(statistics[name], tensor, rtol=BFLOAT16, atol=BFLOAT16)
@@ -187,7 +193,7 @@ def test_folding_leaves_nothing_behind():
     assert torch.equal(module(hidden, 3, 5).tokens, first)
 
 
-@pytest.mark.parametrize("fusion", ["mi_token", "residual"])
+@pytest.mark.parametrize("fusion", FUSIONS)
 def test_weights_may_be_elsewhere_between_calls(fusion):
     """Whatever moves weights hangs on the calls of the modules that own them."""
     accelerate = pytest.importorskip("accelerate")

@@ -267,9 +267,9 @@ def test_bytes_are_normalised_on_the_device(videos, processor, tmp_path):
         trainer.train()
         losses[normalise] = [line.get("loss", line.get("eval_loss")) for line in trainer.state.log_history[:-1]]
     assert losses[True] == pytest.approx(losses[False], rel=1e-3) and len(losses[True]) == 3
-    with pytest.raises(ValueError, match="processing_class"):
-        trainer.processing_class = None
-        trainer.train()
+    other = IlaVideoProcessor.for_model(tiny_config(), image_mean=[0.0, 0.0, 0.0])
+    with pytest.raises(ValueError, match="normalise differently"):
+        trainer.evaluate(EvaluationClips(videos, other, normalise=False))
 
 
 def test_half_precision(videos, processor, tmp_path):

@@ -576,6 +576,8 @@ class ResidualAlignment(TemporalModule):
     that with its successor; the first and the last frame have one. Costs B/32 with 8 frames 50 instead of 39 GMACs.
     """
 
+    PROBE = 256.0  # large, so that the bias takes no digits from the rows
+
     def __init__(self, config: IlaVisionConfig, layer_index: int = 0) -> None:
         super().__init__()
         width, channels = config.hidden_size, config.alignment_hidden_size
@@ -609,12 +611,16 @@ class ResidualAlignment(TemporalModule):
     def skip_interaction(self, class_token: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
         """I [y_cls, W' features]: (B, T, 1, D) and (B, T, N, C) -> (B, T, L, D).
 
-        I W' is one matrix of rank C. Its rows and its bias are what both layers make of the unit vectors and of 0:
-        asked in calls like any other, on which adapters and whatever moves weights (offloading) hang.
+        I W' is one matrix of rank C. Its rows and its bias are what both layers make of the axes and of 0: asked in
+        calls like any other, on which adapters and whatever moves weights (offloading) hang. Adapters in training may
+        drop some of what they are asked, so there it is asked as it comes.
         """
+        if self.training and type(self.interaction_skip) is not ZeroLinear:
+            return self.interaction_skip(torch.cat([class_token, self.interaction_projection(features)], dim=2))
         channels, tokens = features.shape[-1], class_token.flatten(0, 2)
         probes = torch.eye(channels + 1, channels, dtype=features.dtype, device=features.device)  # the last one is 0
+        probes = self.PROBE * probes
         asked = torch.cat([tokens, self.interaction_projection(probes).to(tokens)])
         of_tokens, made = self.interaction_skip(asked).split([len(tokens), len(probes)])
-        rows, bias = made[:-1] - made[-1], made[-1]
+        rows, bias = (made[:-1] - made[-1]) / self.PROBE, made[-1]
         return torch.cat([of_tokens.view_as(class_token), F.linear(features, rows.mT, bias)], dim=2)

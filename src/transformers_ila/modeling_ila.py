@@ -530,9 +530,10 @@ class IlaForVideoClassification(IlaModel):
     def merge_text_tower(self) -> "IlaForVideoClassification":
         """Store the classes' text features and drop the text tower, in place; what is saved has none either.
 
-        Logits stay the same, bit for bit, and prompts work as before. Other class names cannot be set afterwards
-        (`set_class_embeddings` can), nothing needs a tokenizer, and training reaches no text any more: the stored
-        features are constant, also where `freeze_text_model` was off. Merged once, nothing happens again.
+        Logits stay the same, bit for bit where the text tower is frozen, and prompts work as before. Other class names
+        cannot be set afterwards (`set_class_embeddings` can), nothing needs a tokenizer, and training reaches no text
+        any more: the stored features are constant, also where `freeze_text_model` was off. Merged once, nothing
+        happens again.
 
         Returns:
             The model itself.

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from transformers.utils import logging
 
 from .motion_pictures import MotionVideo, Thing, paint, write_mp4
 
@@ -262,15 +263,14 @@ def write_bench(
         for label in bench_labels(tasks):
             (folder / split / label).mkdir(parents=True, exist_ok=True)
     plan.write_text(json.dumps(described))
-    for split in SPLITS:
-        for label in bench_labels(tasks):
-            for index in range(numbers[split]):
-                file = folder / split / label / f"{index:05}.mp4"
-                if not file.is_file():
-                    video, scene = bench_video(label, split, seed=seed, index=index, side=numbers["side"])
-                    draft = file.with_suffix(".part.mp4")
-                    write_mp4(draft, video.frames, fps=FPS, times=scene.times)
-                    draft.rename(file)
+    videos = [(split, label, i) for split in SPLITS for label in bench_labels(tasks) for i in range(numbers[split])]
+    for split, label, index in logging.tqdm(videos, desc="Writing MotionBench", disable=None):  # only where one looks
+        file = folder / split / label / f"{index:05}.mp4"
+        if not file.is_file():
+            video, scene = bench_video(label, split, seed=seed, index=index, side=numbers["side"])
+            draft = file.with_suffix(".part.mp4")
+            write_mp4(draft, video.frames, fps=FPS, times=scene.times)
+            draft.rename(file)
     return {split: folder / split for split in SPLITS}
 
 

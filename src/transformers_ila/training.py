@@ -34,7 +34,7 @@ from .sigterm import with_outliving_workers
 from .synchronised_norm import synchronise_batch_norm
 from .temporal_ila import NEW_IN_TOWER
 from .training_callbacks import DataEpoch, JitterDecay, StopOnSignal
-from .training_data import IGNORED, UNREADABLE, ClipCollator, EpochOrder, TrainingClips
+from .training_data import IGNORED, UNREADABLE, ClipCollator, Clips, EpochOrder, TrainingClips
 from .training_shards import ShardClips
 from .unreadable_videos import UnreadableVideos, UnreadableVideosError
 from .video_processing_ila import IlaVideoProcessor
@@ -225,6 +225,7 @@ class IlaTrainer(Trainer):
         self.add_callback(self.stop)
         self.data_epoch = DataEpoch()
         self.add_callback(self.data_epoch)
+        self._processor: IlaVideoProcessor | None = None  # of clips that arrive as uint8
         self.unreadable: UnreadableVideos | None = None
         if isinstance(self.train_dataset, ShardClips):
             self.train_dataset.rank, self.train_dataset.ranks = self.args.process_index, self.args.world_size
@@ -260,8 +261,9 @@ class IlaTrainer(Trainer):
         finally:
             self.data_collator = evaluation
 
-    def _get_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader:
-        return with_outliving_workers(super()._get_dataloader(*args, **kwargs))
+    def _get_dataloader(self, dataset: Any, *args: Any, **kwargs: Any) -> DataLoader:
+        self._normalise_for(dataset)
+        return with_outliving_workers(super()._get_dataloader(dataset, *args, **kwargs))
 
     def _shard_loader(self, data: ShardClips) -> DataLoader:
         """Its ranks read shards of their own, so nothing is left to divide among them."""
@@ -269,9 +271,12 @@ class IlaTrainer(Trainer):
             raise ValueError(f"`batch` is {data.batch}, `per_device_train_batch_size` {self.args.train_batch_size}.")
         if len(data) < data.batch * self.args.gradient_accumulation_steps:
             raise ValueError(f"{data.videos} videos are fewer than one global batch of {self.global_batch_size()}.")
-        workers = {"num_workers": self.args.dataloader_num_workers}
+        self._normalise_for(data)
+        workers: dict[str, Any] = {"num_workers": self.args.dataloader_num_workers}
+        workers["pin_memory"] = self.args.dataloader_pin_memory
         if self.args.dataloader_num_workers:
             workers["persistent_workers"] = self.args.dataloader_persistent_workers
+            workers["prefetch_factor"] = self.args.dataloader_prefetch_factor
         loader: DataLoader = DataLoader(data, data.batch, collate_fn=ClipCollator(self.train_collator), **workers)
         loader = prepare_data_loader(loader, device=self.args.device, num_processes=1, process_index=0)
         return with_outliving_workers(loader)
@@ -348,15 +353,24 @@ class IlaTrainer(Trainer):
         per_epoch = len(self.get_train_dataloader()) / self.args.gradient_accumulation_steps
         return self.args.max_steps / max(per_epoch, 1)
 
+    def _normalise_for(self, data: Any) -> None:
+        """Remember how clips are normalised that a data set leaves as uint8 (`normalise=False`)."""
+        clips = data.clips if isinstance(data, ShardClips) else data
+        if not isinstance(clips, Clips) or clips.normalise:
+            return
+        numbers = ("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
+        ways = [{name: getattr(p, name) for name in numbers} for p in (self._processor, clips.processor) if p]
+        if ways[0] != ways[-1]:
+            raise ValueError(f"The data sets' processors normalise differently: {ways[0]} and {ways[-1]}.")
+        self._processor = clips.processor
+
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """On the device; frames of `normalise=False` get there as uint8 and are normalised there."""
+        """On the device; clips that are uint8 until then are normalised there."""
         inputs = super()._prepare_inputs(inputs)
-        frames = inputs.get("pixel_values")
-        if frames is None or frames.dtype != torch.uint8:
+        clips = inputs.get("pixel_values")
+        if self._processor is None or clips is None or clips.dtype != torch.uint8:
             return inputs
-        if not isinstance(self.processing_class, IlaVideoProcessor):
-            raise ValueError("Clips are uint8 (`normalise=False`): give the trainer `processing_class=processor`.")
-        return {**inputs, "pixel_values": pixel_values_on(frames.device, frames, self.processing_class)}
+        return {**inputs, "pixel_values": self._prepare_input(pixel_values_on(clips.device, clips, self._processor))}
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None

@@ -38,7 +38,7 @@ class Clips(Dataset):
     Args:
         annotations: of `read_annotations`.
         processor: of the model; its own rule picks the frames, its crops and means are used.
-        normalise: `False` gives uint8 instead of floats, for `IlaTrainer` with `processing_class=processor`.
+        normalise: `False` gives uint8 instead of floats, for `IlaTrainer`, which normalises on the device.
 
     Raises:
         ValueError: samples that are a part of their file: cut those out first.
@@ -46,6 +46,7 @@ class Clips(Dataset):
 
     def __init__(self, annotations: Annotations, processor: IlaVideoProcessor, *, normalise: bool = True) -> None:
         self.samples, self.processor = annotations.samples, processor
+        self.normalise = normalise
         self.as_is = {} if normalise else {"do_rescale": False, "do_normalize": False}
         self.num_classes = None if annotations.class_names is None else len(annotations.class_names)
         self.multi_label = annotations.multi_label
@@ -73,7 +74,7 @@ class Clips(Dataset):
 class EvaluationClips(Clips):
     """`{"pixel_values": (T, C, H, W), "labels": class index}`, one centre view a video.
 
-    A video that cannot be read is not replaced: its clip is black and its label -100, which loss and
+    A video that cannot be read is not replaced: its clip is zeros and its label -100, which loss and
     `training.top_accuracies` pass over and count. Where videos have several labels, each of the K is -100, which
     `IlaTrainer` and `training.several_label_scores` pass over; the model's own loss does not.
     """
@@ -86,7 +87,7 @@ class EvaluationClips(Clips):
             logger.warning(f"Not evaluated: {sample.name!r}: {error}")
             crop = dict(self.processor.crop_size)
             size = (self.processor.num_frames, 3, crop["height"], crop["width"])
-            pixel_values = torch.zeros(size, dtype=torch.uint8 if self.as_is else torch.float32)
+            pixel_values = torch.zeros(size, dtype=torch.float32 if self.normalise else torch.uint8)
             nothing = torch.full((self.num_classes or 0,), float(IGNORED)) if self.multi_label else IGNORED
             return {"pixel_values": pixel_values, "labels": nothing}
         return {"pixel_values": pixel_values, "labels": self.label(sample)}
