@@ -103,7 +103,7 @@ def test_only_models_that_see_the_order_of_frames_learn(tmp_path):
         model = IlaForVideoClassification(IlaForVideoClassification.config_class(**config))
         arguments = TrainingArguments(
             str(tmp_path),
-            max_steps=800,
+            max_steps=600,
             per_device_train_batch_size=32,
             learning_rate=3e-3,
             lr_scheduler_type="cosine",
