@@ -84,43 +84,53 @@ class Clips(torch.utils.data.Dataset):
         return {"pixel_values": self.pixel_values[index], "labels": self.labels[index]}
 
 
-@pytest.mark.slow
-def test_only_models_that_see_the_order_of_frames_learn(tmp_path):
-    """The same budget for the demo's model and for plain CLIP with mean pooling, which cannot tell the way.
+PLAIN = {"temporal_module": "none", "mit_num_hidden_layers": 0}  # fields of the tower's configuration
 
-    Frames without their order show along which line something changes (`motionbench`), so the latter's accuracy creeps
-    up to what a guess of the way on that line gives, never above.
-    """
+
+def learned(folder, fields, *, videos, steps, rate):
+    """Held-out accuracy, share of videos whose line is told, and of those the share whose way is told, too."""
     from demo import DemoArguments, accuracy, small_config
 
     set_seed(0)
-    training, held_out = Clips(3200, seed=0), Clips(800, seed=1)
+    training, held_out = Clips(videos, seed=0), Clips(800, seed=1)
     labels = np.array(held_out.labels)
-    results, ways = {}, {}
-    for name, fields in {"ila": {}, "none": {"temporal_module": "none", "mit_num_hidden_layers": 0}}.items():
-        config = small_config(DemoArguments(), list(MOTIONS)).to_dict()
-        config["vision_config"] |= fields
-        model = IlaForVideoClassification(IlaForVideoClassification.config_class(**config))
-        arguments = TrainingArguments(
-            str(tmp_path),
-            max_steps=600,
-            per_device_train_batch_size=32,
-            learning_rate=3e-3,
-            lr_scheduler_type="cosine",
-            warmup_steps=0.1,
-            weight_decay=0.05,
-            adam_beta2=0.98,
-            save_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-        )
-        trainer = Trainer(model, arguments, train_dataset=training, eval_dataset=held_out, compute_metrics=accuracy)
-        trainer.train()
-        output = trainer.predict(held_out)
-        results[name] = output.metrics["test_accuracy"]
-        answers = output.predictions.argmax(-1)
-        on_line = answers // 2 == labels // 2  # opposite ways are neighbours in `MOTIONS`
-        ways[name] = (answers == labels)[on_line].mean()
-    chance = 1 / len(MOTIONS)
-    assert results["ila"] >= 0.85 and ways["ila"] >= 0.9, (results, ways)  # the demo trains longer, on more videos
-    assert results["none"] <= 2 * chance and abs(ways["none"] - 0.5) <= 0.1, (results, ways)
+    config = small_config(DemoArguments(), list(MOTIONS)).to_dict()
+    config["vision_config"] |= fields
+    model = IlaForVideoClassification(IlaForVideoClassification.config_class(**config))
+    arguments = TrainingArguments(
+        str(folder),
+        max_steps=steps,
+        per_device_train_batch_size=32,
+        learning_rate=rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=0.1,
+        weight_decay=0.05,
+        adam_beta2=0.98,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+    )
+    trainer = Trainer(model, arguments, train_dataset=training, eval_dataset=held_out, compute_metrics=accuracy)
+    trainer.train()
+    output = trainer.predict(held_out)
+    answers = output.predictions.argmax(-1)
+    on_line = answers // 2 == labels // 2  # opposite ways are neighbours in `MOTIONS`
+    return output.metrics["test_accuracy"], on_line.mean(), (answers == labels)[on_line].mean()
+
+
+@pytest.mark.slow
+def test_the_demos_model_learns_which_way(tmp_path):
+    accuracy, line, way = learned(tmp_path, {}, videos=3200, steps=600, rate=3e-3)  # the demo trains longer, on more
+    assert accuracy >= 0.85 and way >= 0.9, (accuracy, line, way)
+
+
+@pytest.mark.slow
+def test_plain_frames_learn_the_line_and_never_the_way(tmp_path):
+    """CLIP with mean pooling, given more videos and steps than the model above, with which it learns what it can.
+
+    Frames without their order show along which line something changes (`motionbench`), so its accuracy creeps up to
+    what a guess of the way on that line gives, never above.
+    """
+    accuracy, line, way = learned(tmp_path, PLAIN, videos=4800, steps=1500, rate=1e-3)
+    assert line >= 0.3, "a model that has learned nothing proves nothing"  # chance is 0.25
+    assert accuracy <= 2 / len(MOTIONS) and abs(way - 0.5) <= 0.1, (accuracy, line, way)

@@ -139,8 +139,8 @@ def test_single_frames_carry_no_label(tmp_path):
                 targets.append(labels.index(video.label))
         return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2) / 255 - 0.4, torch.tensor(targets)
 
-    inputs, targets = frames("train", 100)
-    held_out, truth = frames("test", 40)
+    inputs, targets = frames("train", 150)
+    held_out, truth = frames("test", 60)
     model = nn.Sequential(
         *(nn.Conv2d(3, 24, 5, 2, 2), nn.BatchNorm2d(24), nn.ReLU(), nn.Conv2d(24, 48, 3, 2, 1), nn.BatchNorm2d(48)),
         *(nn.ReLU(), nn.Conv2d(48, 64, 3, 2, 1), nn.ReLU(), nn.AdaptiveMaxPool2d(1), nn.Flatten()),

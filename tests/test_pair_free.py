@@ -204,6 +204,38 @@ def test_weights_may_be_elsewhere_between_calls(fusion):
         assert torch.equal(module(hidden, 3, 5).tokens, expected)
 
 
+def test_rows_keep_their_digits_beside_a_large_bias():
+    """The combined layers of the residual form in bfloat16: rows a hundredth of the bias, as trained ones may be."""
+    module = alignment("residual").eval()
+    for layer in (module.interaction_projection, module.interaction_skip):
+        layer.weight.data.mul_(0.1)
+        layer.bias.data.fill_(1.0)
+    features, class_token = torch.randn(2, 3, 15, 8), torch.randn(2, 3, 1, 16)
+    expected = plain_skip(module, class_token, features)
+    module, features, class_token = module.bfloat16(), features.bfloat16(), class_token.bfloat16()
+    with torch.no_grad():
+        found, plain = module.skip_interaction(class_token, features), plain_skip(module, class_token, features)
+    ours, theirs = ((tensor.float() - expected).abs().max() for tensor in (found, plain))
+    assert ours <= 2 * theirs, (ours, theirs)
+
+
+def test_adapters_may_drop_what_they_are_asked():
+    """An adapter's dropout sees tokens, and not the questions that the combined layers are made of."""
+    peft = pytest.importorskip("peft")
+    lora = peft.LoraConfig(target_modules=["interaction_skip"], lora_dropout=0.5, init_lora_weights=False)
+    module = peft.inject_adapter_in_model(lora, alignment("residual")).train()
+    features, class_token = torch.randn(2, 3, 15, 8), torch.randn(2, 3, 1, 16)
+    outcomes = []
+    for skip in (module.skip_interaction, lambda *inputs: plain_skip(module, *inputs)):
+        torch.manual_seed(0)
+        outcomes.append(skip(class_token, features))
+    assert torch.equal(*outcomes)
+    module.eval()
+    torch.testing.assert_close(
+        module.skip_interaction(class_token, features), plain_skip(module, class_token, features)
+    )
+
+
 def check(ours, plain, tolerance):
     for found, expected in zip(ours, plain):
         assert found.keys() == expected.keys()

@@ -358,11 +358,11 @@ class IlaTrainer(Trainer):
         clips = data.clips if isinstance(data, ShardClips) else data
         if not isinstance(clips, Clips) or clips.normalise:
             return
-        numbers = ("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
-        ways = [{name: getattr(p, name) for name in numbers} for p in (self._processor, clips.processor) if p]
-        if ways[0] != ways[-1]:
-            raise ValueError(f"The data sets' processors normalise differently: {ways[0]} and {ways[-1]}.")
-        self._processor = clips.processor
+        before, self._processor = self._processor or clips.processor, clips.processor
+        for name in ("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std"):
+            old, new = getattr(before, name), getattr(clips.processor, name)
+            if old != new:
+                raise ValueError(f"The data sets' processors normalise differently: `{name}` is {old} and {new}.")
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """On the device; clips that are uint8 until then are normalised there."""

@@ -47,7 +47,6 @@ class Clips(Dataset):
     def __init__(self, annotations: Annotations, processor: IlaVideoProcessor, *, normalise: bool = True) -> None:
         self.samples, self.processor = annotations.samples, processor
         self.normalise = normalise
-        self.as_is = {} if normalise else {"do_rescale": False, "do_normalize": False}
         self.num_classes = None if annotations.class_names is None else len(annotations.class_names)
         self.multi_label = annotations.multi_label
         parts = next((sample for sample in self.samples if sample.start is not None), None)
@@ -61,6 +60,11 @@ class Clips(Dataset):
 
     def __len__(self) -> int:
         return len(self.samples)
+
+    def as_model_input(self, video: Any, **options: Any) -> torch.Tensor:
+        """What the processor makes of one video, normalised or not: (T, C, H, W)."""
+        unscaled = {} if self.normalise else {"do_rescale": False, "do_normalize": False}
+        return self.processor(video, return_tensors="pt", **options, **unscaled)["pixel_values"][0]
 
     def label(self, sample: Sample) -> int | torch.Tensor:
         """The class index; (K,) float of 0 and 1 where a video may have several."""
@@ -82,7 +86,7 @@ class EvaluationClips(Clips):
     def __getitem__(self, index: int) -> dict[str, Any]:
         sample = self.samples[index]
         try:
-            pixel_values = self.processor(sample.source(), return_tensors="pt", **self.as_is)["pixel_values"][0]
+            pixel_values = self.as_model_input(sample.source())
         except (VideoDecodingError, OSError) as error:
             logger.warning(f"Not evaluated: {sample.name!r}: {error}")
             crop = dict(self.processor.crop_size)
@@ -168,8 +172,7 @@ class TrainingClips(Clips):
         own_limits: Any = processor.read_limits or {}
         frames, _ = read_video(sample.source(), lambda total: rule(total).tolist(), limits=ReadLimits(**own_limits))
         clip = self.augment(torch.from_numpy(frames).permute(0, 3, 1, 2), generator)
-        as_is = {"do_sample_frames": False, "do_resize": False, "do_center_crop": False, **self.as_is}
-        return processor(clip, return_tensors="pt", **as_is)["pixel_values"][0]
+        return self.as_model_input(clip, do_sample_frames=False, do_resize=False, do_center_crop=False)
 
     def tell(self, name: str, reason: str) -> None:
         """Log it, if that is wanted and new."""
