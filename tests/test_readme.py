@@ -39,68 +39,85 @@ def place(tmp_path_factory):
     return root
 
 
-def run(code, place):
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-W", "ignore", "-c", code]
-    done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+def run(place, environment, *pieces, timeout=600):
+    """What these examples (code) and commands (lists) print, one after the other in one process: imports take seconds."""
+    command = [sys.executable, "-W", "ignore", "-c", RUNNER, json.dumps(pieces, default=str)]
+    done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, timeout=timeout)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout.split(NEXT)[1:]
+
+
+NEXT = "---- next ----\n"
+RUNNER = f"""
+import json, runpy, sys
+for piece in json.loads(sys.argv[1]):
+    print({NEXT!r}, end="")
+    if isinstance(piece, str):
+        exec(piece, {{}})
+        continue
+    sys.argv = piece
+    try:
+        runpy.run_path(piece[0], run_name="__main__")
+    except SystemExit as end:
+        if end.code:
+            raise
+"""
+OFFLINE = {**os.environ, "HF_HUB_OFFLINE": "1"}
 
 
 def command(script, launcher="python "):
     """The README's command with this script."""
     (found,) = re.findall(rf"^\.venv/bin/{launcher}scripts/{script} (.*)$", README.read_text(), re.MULTILINE)
-    return [sys.executable, REPOSITORY / "scripts" / script, *found.split()]
-
-
-def run_command(script, place, environment):
-    done = subprocess.run(command(script), cwd=place, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    return [REPOSITORY / "scripts" / script, *found.split()]
 
 
 @pytest.mark.slow
 def test_the_examples_run_one_after_the_other(place):
     """What is trained, then the commands on it; the Hub is a stand-in."""
     code = examples()
-    run(code["trainer"].replace("num_train_epochs=10", "num_train_epochs=1"), place)
-    assert "'label'" in run(code["pipeline"], place)
-    assert "'label'" in run(code["smaller"], place)
+    trainer = code["trainer"].replace("num_train_epochs=10", "num_train_epochs=1")
+    _, label, smaller, _ = run(place, OFFLINE, trainer, code["pipeline"], code["smaller"], code["export"])
+    assert "'label'" in label and "'label'" in smaller
     assert "model.safetensors" in {path.name for path in (place / "my-ila-merged").iterdir()}
-    run(code["export"], place)
     assert (place / "my-ila-export" / "modeling_ila.py").is_file()
 
-    offline = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    assert "48 of 48, 0 unreadable" in run_command("evaluate.py", place, offline)
-    assert json.loads((place / "report.json").read_text())["protocol"]["name"] == "4x3"
-    assert "48 videos labelled, 0 unreadable" in run_command("predict.py", place, offline)
-    assert "48 videos, neighbouring frames" in run_command("analyse.py", place, offline)
     write_folder(place / "path" / "to" / "other_videos", 16, seed=7)
-    assert "linear" in run_command("probe.py", place, offline)
-    run_command("make_model_cards.py", place, offline)
+    scripts = ("evaluate.py", "predict.py", "analyse.py", "probe.py", "make_model_cards.py")
+    evaluated, predicted, analysed, probed, _ = run(place, OFFLINE, *map(command, scripts))
+    assert "48 of 48, 0 unreadable" in evaluated
+    assert json.loads((place / "report.json").read_text())["protocol"]["name"] == "4x3"
+    assert "48 videos labelled, 0 unreadable" in predicted
+    assert "48 videos, neighbouring frames" in analysed
+    assert "linear" in probed
     assert "4 clips x 3 crops" in (place / "my-ila-export" / "README.md").read_text()
+    with HubStandIn({"token-user": "user"}) as hub:
+        (printed,) = run(place, hub.environment(place / "home"), command("publish.py"))
+        assert printed.endswith(f"Published: {hub.endpoint}/user/my-ila\n") and hub.repositories["user/my-ila"].private
+
+
+@pytest.mark.slow
+def test_train_command(place):
     recipe = [part for part in command("train.py", "accelerate launch ") if part != "launch"]
     assert "recipes/small_b16_8f.yaml" in recipe
     recipe[recipe.index("recipes/small_b16_8f.yaml")] = REPOSITORY / "recipes" / "small_b16_8f.yaml"
     small = "--max_steps 2 --global_batch_size 8 --per_device_train_batch_size 8 --dataloader_num_workers 0".split()
     small += ["--dataloader_persistent_workers", "false"]  # as there are no workers
-    launch = [sys.executable, "-m", "accelerate.commands.launch", *recipe[1:], *small]
-    trained = subprocess.run(launch, cwd=place, env=offline, capture_output=True, text=True, timeout=600)
+    launch = [sys.executable, "-m", "accelerate.commands.launch", *recipe, *small]
+    trained = subprocess.run(launch, cwd=place, env=OFFLINE, capture_output=True, text=True, timeout=600)
     assert trained.returncode == 0 and "Trained 2 steps." in trained.stdout, trained.stderr
     assert (place / "my-run" / "training.yaml").is_file() and (place / "my-run" / "model.safetensors").is_file()
-    with HubStandIn({"token-user": "user"}) as hub:
-        printed = run_command("publish.py", place, hub.environment(place / "home"))
-        assert printed.endswith(f"Published: {hub.endpoint}/user/my-ila\n") and hub.repositories["user/my-ila"].private
 
 
 @pytest.mark.slow
 def test_examples_that_need_nothing_trained(place):
     code = examples()
     assert list(code) == ["session", "vit", "trainer", "pipeline", "smaller", "export", "reading", "adapters"]
-    assert run(code["session"], place).startswith("tensor([[")
-    assert run(code["vit"], place) == "torch.Size([1, 2]) linear\n"
-    assert run(code["reading"], place).startswith("(3, ")
-    assert run(code["adapters"], place).split("\n")[:2] == ["torch.Size([1, 400])", "torch.Size([1, 2])"]
+    untrained = [code[name] for name in ("session", "vit", "reading", "adapters")]
+    session, vit, reading, adapters = run(place, OFFLINE, *untrained)
+    assert session.startswith("tensor([[")
+    assert vit == "torch.Size([1, 2]) linear\n"
+    assert reading.startswith("(3, ")
+    assert adapters.split("\n")[:2] == ["torch.Size([1, 400])", "torch.Size([1, 2])"]
 
 
 @pytest.mark.slow
@@ -110,13 +127,15 @@ def test_convert_command(place):
     config = tiny_config(vision_config=dict(WIDE_VISION), text_config=text, alignment_fusion="residual")
     released = to_released_state_dict(IlaForVideoClassification(config))
     save_release(place / "k400_b16_8f.pth", released)
-    assert "Verified: " in run_command("convert.py", place, {**os.environ, "HF_HUB_OFFLINE": "1"})
+    (printed,) = run(place, OFFLINE, command("convert.py"))
+    assert "Verified: " in printed
     assert (place / "ila-base-patch16-8f-kinetics400" / "model.safetensors").is_file()
 
 
 @pytest.mark.slow
 def test_check_command(place):
-    assert "48 ok" in run_command("check_videos.py", place, None)
+    (printed,) = run(place, None, command("check_videos.py"))
+    assert "48 ok" in printed
     assert len((place / "usable.txt").read_text().splitlines()) == 48
 
 
