@@ -79,6 +79,14 @@ def moved(model: Any) -> Any:
     return model.eval()
 
 
+def same_weights(towers: Sequence[nn.Module]) -> None:
+    """Those that the first one has, in the same memory: where they lie may cost more than ILA does."""
+    weights = towers[0].state_dict()
+    for tower in towers[1:]:
+        shared = {name: weights[name] for name in tower.state_dict() if name in weights}
+        tower.load_state_dict(shared, strict=False, assign=True)
+
+
 def clip_tower(size: str, **fields: Any) -> CLIPVisionModel:
     vision = ila_config(size, 1, **fields).vision_config
     return CLIPVisionModel(CLIPVisionConfig(**{field: getattr(vision, field) for field in CLIP_FIELDS})).eval()
@@ -146,7 +154,10 @@ def inference(args: argparse.Namespace, size: str, frames: int, batch: int) -> l
     video = on_device(args, clip_of(batch, frames))
     towers = {form: ila_tower(size, frames, form=form) for form in args.forms}
     plain, clip = ila_tower(size, frames, temporal_module="none"), clip_tower(size)
-    weight = on_device(args, plain.encoder.layers[0].mlp.fc1.weight)
+    for tower in (clip, plain, *towers.values()):
+        on_device(args, tower)
+    same_weights([plain, clip, *towers.values()])
+    weight = plain.encoder.layers[0].mlp.fc1.weight
     rows_in = on_device(args, torch.randn(batch * frames * plain.embeddings.num_positions, weight.shape[1]))
     calls: list[Callable[[], Any]] = [
         lambda: rows_in @ weight.T,
@@ -382,17 +393,20 @@ def _cell(value: Any) -> str:
 
 def draw_growth(rows: list[Row], file: Path) -> None:
     """Time and memory over frames and over pixels, both logarithmic: straight lines whose slope is the exponent."""
-    axes_of = {"frames": ("frames of a clip", lambda value: value), "image_size": ("pixels", lambda value: value**2)}
+    axes_of = {"frames": ("frames of a clip", 1, ""), "image_size": ("pixels of a frame", 2, "²")}
     figure = Figure(figsize=(10, 8), layout="constrained")
     grid = figure.subplots(2, 2)
     for row in rows:
-        title, scale = axes_of[row["over"]]
+        title, power, sign = axes_of[row["over"]]
         memory = row["what"].endswith("MiB")
         axes = grid[int(memory), int(row["over"] == "image_size")]
         values = sorted(int(key) for key in row if key.isdigit())
+        places = [value**power for value in values]
         exponent = next(row[key] for key in row if key.startswith("exponent"))
         label = f"{row['what'].removesuffix(', MiB')} {row['size']}: exponent {exponent:.2f}"
-        axes.loglog([scale(value) for value in values], [row[str(value)] for value in values], "o-", label=label)
+        axes.loglog(places, [row[str(value)] for value in values], "o-", label=label)
+        axes.set_xticks(places, [f"{value}{sign}" for value in values])
+        axes.tick_params(axis="x", which="minor", labelbottom=False)
         axes.set_xlabel(title)
         axes.set_ylabel("peak memory, MiB" if memory else "time, ms")
         axes.grid(alpha=0.3, which="both")

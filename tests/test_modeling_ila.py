@@ -580,6 +580,19 @@ def test_quick_gelu_is_that_of_transformers():
     with torch.no_grad():
         before = values.clone()
         assert torch.equal(QuickGelu()(values), expected) and torch.equal(values, before)
+        assert torch.equal(QuickGelu()(values, overwrite=True), expected)
+
+
+def test_what_a_hook_keeps_of_the_mlp_is_not_overwritten():
+    tower, kept = randomised(IlaVisionModel(tiny_config().vision_config)).eval(), []
+    fc1 = tower.encoder.layers[0].mlp.fc1
+    with torch.no_grad():
+        expected = tower(pixels()).last_hidden_state
+        handle = fc1.register_forward_hook(lambda module, inputs, output: kept.append((inputs[0], output)))
+        assert torch.equal(tower(pixels()).last_hidden_state, expected)
+        handle.remove()
+        ((given, output),) = kept
+        assert torch.equal(output, fc1(given))
 
 
 def test_logit_scale_and_prompt_start_as_the_design_wants():

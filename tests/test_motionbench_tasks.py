@@ -17,6 +17,8 @@ from transformers_ila.motionbench import (
     SIZES,
     SPLITS,
     TASKS,
+    Scene,
+    _ground,
     bench_labels,
     bench_video,
     bench_videos,
@@ -95,6 +97,19 @@ def test_splits_share_no_hue(task):
         )
         hues[split] = set((hue * 2).astype(int))
     assert not (hues["train"] & hues["val"] or hues["train"] & hues["test"] or hues["val"] & hues["test"])
+
+
+def test_splits_share_no_waves():
+    """Cycles per picture, along both axes, of the ground textures."""
+    found = {}
+    for split in SPLITS:
+        scene = Scene([], textured=True)
+        grounds = [_ground(scene, split, np.random.default_rng(seed), side=32)[0] for seed in range(40)]
+        pictures = np.stack(grounds).mean(-1)
+        spectrum = np.abs(np.fft.rfft2(pictures - pictures.mean((1, 2), keepdims=True))).max(0)
+        down, across = np.nonzero(spectrum > 1e-6 * spectrum.max())
+        found[split] = {int(min(cycles, 32 - cycles)) for cycles in (*down, *across)}
+    assert all(len(cycles) == 2 for cycles in found.values()) and len(set.union(*found.values())) == 6, found
 
 
 def test_files(tmp_path, monkeypatch):

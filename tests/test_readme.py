@@ -40,7 +40,7 @@ def place(tmp_path_factory):
 
 
 def run(place, environment, *pieces, timeout=600):
-    """What these examples (code) and commands (lists) print, one after the other in one process: imports take seconds."""
+    """What these examples (code) and commands (lists) print, in one process, as imports take seconds."""
     command = [sys.executable, "-W", "ignore", "-c", RUNNER, json.dumps(pieces, default=str)]
     done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, timeout=timeout)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -69,13 +69,13 @@ def alignment_masks(
     Returns:
         (..., height, width)
     """
-    moves = points.new_zeros(1)
     if jitter:  # made on the device: a copy to it would keep the CPU waiting, and no CUDA graph may hold one
         moves = jitter * torch.arange(-1, 2, dtype=points.dtype, device=points.device)
 
     def distances(coordinates: torch.Tensor, length: int) -> torch.Tensor:
         """(...) -> (..., moves, length)"""
-        return ((coordinates[..., None] + moves)[..., None] - patch_positions(length, like=points)).abs()
+        moved = (coordinates[..., None] + moves)[..., None] if jitter else coordinates[..., None, None]
+        return (moved - patch_positions(length, like=points)).abs()
 
     if distance == "separable":  # the mean over the nine products is the product of the two means over three
 
@@ -158,15 +158,14 @@ def _conv3x3(channels: int, out_channels: int) -> nn.Conv2d:
 
 
 class HalvesProduct(nn.Conv1d):
-    """A 1x1 convolution in two groups on vectors, as one batched product: (B, C) -> (B, C')."""
+    """A 1x1 convolution in two groups on vectors, as one batched product: (2, B, C / 2) -> (2, B, C' / 2)."""
 
     def __init__(self, channels: int, out_channels: int) -> None:
         super().__init__(channels, out_channels, 1, groups=2)
 
-    def forward(self, vectors: torch.Tensor) -> torch.Tensor:
-        halves = vectors.unflatten(1, (2, -1)).transpose(0, 1)  # (2, B, C / 2)
-        weight, bias = self.weight[..., 0].unflatten(0, (2, -1)), self.bias.view(2, 1, -1)  # type: ignore[union-attr]
-        return torch.baddbmm(bias, halves, weight.mT).transpose(0, 1).flatten(1)
+    def forward(self, halves: torch.Tensor) -> torch.Tensor:
+        weight = self.weight.view(2, -1, halves.shape[-1])
+        return torch.baddbmm(self.bias.view(2, 1, -1), halves, weight.mT)  # type: ignore[union-attr]
 
 
 class PointLayer(HalvesProduct):
@@ -189,9 +188,9 @@ class PointHead(nn.Module):
         self.points = PointLayer(channels // 2, 4)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        features = self.convolutions(features).amax((-2, -1))  # (B, C)
-        points = self.points(self.hidden(features).relu())  # (B, 4)
-        return POINT_RANGE * points.tanh().unflatten(1, (2, 2))
+        halves = self.convolutions(features).amax((-2, -1)).unflatten(1, (2, -1)).transpose(0, 1)  # (2, B, C / 2)
+        points = self.points(self.hidden(halves).relu())  # (2, B, 2)
+        return POINT_RANGE * points.tanh().transpose(0, 1)
 
 
 class RoleConvolution(nn.Conv2d):
@@ -458,10 +457,11 @@ def pool_pairs(masks: torch.Tensor, patches: torch.Tensor, pairing: str = "adjac
     if pairing != "adjacent":
         previous, current = pair_frames(patches, patches, pairing)
         return torch.cat([masks[:, :, :1] @ previous, masks[:, :, 1:] @ current], dim=2)
-    as_previous = F.pad(masks[:, :, 0], (0, 0, 0, 1))  # (B, T, N): both roles of a frame in one matrix product
-    as_current = F.pad(masks[:, :, 1], (0, 0, 1, 0))
-    by_role = torch.stack([as_previous, as_current], dim=2) @ patches  # (B, T, 2, D)
-    return torch.stack([by_role[:, :-1, 0], by_role[:, 1:, 1]], dim=2)
+    roles = F.pad(
+        masks.flatten(1, 2), (0, 0, 1, 1)
+    )  # every frame as current, then as previous one; 0 where it is none
+    by_frame = roles.unflatten(1, (-1, 2)) @ patches  # (B, T, 2, D)
+    return by_frame.flatten(1, 2)[:, 1:-1].unflatten(1, masks.shape[1:3])
 
 
 def alignment_loss(pooled: torch.Tensor) -> torch.Tensor:

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import nn
 from torchvision.ops import StochasticDepth
-from transformers.models.clip.modeling_clip import CLIPEncoderLayer
+from transformers.models.clip.modeling_clip import CLIPMLP, CLIPEncoderLayer
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 
@@ -24,15 +24,26 @@ def temporal_module(config: IlaVisionConfig, layer_index: int) -> TemporalModule
 
 
 class QuickGelu(nn.Module):
-    """CLIP's activation x sigmoid(1.702 x), to the last bit; without gradients in one tensor instead of three.
+    """CLIP's activation x sigmoid(1.702 x), to the last bit; without gradients in fewer tensors.
 
     The MLP's activations are the tower's largest tensors, and fresh memory for one costs as much as computing it.
     """
 
-    def forward(self, values: torch.Tensor) -> torch.Tensor:
+    def forward(self, values: torch.Tensor, *, overwrite: bool = False) -> torch.Tensor:
+        """overwrite: the result may take the place of the values, which nobody needs any more."""
         if torch.is_grad_enabled():
             return values * torch.sigmoid(1.702 * values)
-        return (1.702 * values).sigmoid_().mul_(values)
+        gates = (1.702 * values).sigmoid_()
+        return values.mul_(gates) if overwrite else gates.mul_(values)
+
+
+class IlaMLP(CLIPMLP):
+    """CLIP's MLP. QuickGELU overwrites what it gets, unless a hook on the layer before may have kept that."""
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        if self.fc1._forward_hooks or not isinstance(self.activation_fn, QuickGelu):
+            return super().forward(hidden_states)
+        return self.fc2(self.activation_fn(self.fc1(hidden_states), overwrite=True))
 
 
 class IlaEncoderLayer(CLIPEncoderLayer):
@@ -41,7 +52,7 @@ class IlaEncoderLayer(CLIPEncoderLayer):
     def __init__(self, config: IlaVisionConfig, layer_index: int) -> None:
         super().__init__(config)
         if config.hidden_act == "quick_gelu":
-            self.mlp.activation_fn = QuickGelu()
+            self.mlp.__class__, self.mlp.activation_fn = IlaMLP, QuickGelu()  # a new MLP would draw other weights
         self.temporal = temporal_module(config, layer_index)
         self.drop_path = StochasticDepth(config.drop_path_of(layer_index), mode="row")
 
