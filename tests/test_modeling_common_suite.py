@@ -162,6 +162,7 @@ class IlaForVideoClassificationCommonTest(SuiteOverrides, unittest.TestCase):
         return inputs
 
 
+@pytest.mark.slow
 class IlaForVideoClassificationLinearHeadCommonTest(IlaForVideoClassificationCommonTest):
     def setUp(self) -> None:
         self.model_tester = IlaTester(tiny_config(num_labels=4, classification_head="linear"))
@@ -170,6 +171,7 @@ class IlaForVideoClassificationLinearHeadCommonTest(IlaForVideoClassificationCom
         self.skipTest("a linear head has no text tower")
 
 
+@pytest.mark.slow
 class IlaForVideoClassificationResidualCommonTest(IlaForVideoClassificationCommonTest):
     extra_tokens = 0
 
@@ -215,6 +217,7 @@ def _suite_of(name: str, fields: dict[str, Any], extra_tokens: int) -> type:
 globals().update({f"{name.title()}CommonTest": _suite_of(name, *of_tower) for name, of_tower in TOWERS.items()})
 
 
+@pytest.mark.slow
 class PaperFormCommonTest(IlaForVideoClassificationCommonTest):
     def setUp(self):
         super().setUp()
