@@ -80,11 +80,10 @@ def moved(model: Any) -> Any:
 
 
 def same_weights(towers: Sequence[nn.Module]) -> None:
-    """Those that the first one has, in the same memory: where they lie may cost more than ILA does."""
+    """Gives CLIP's weights of the first tower to all, in the same memory: where they lie costs more than ILA does."""
     weights = towers[0].state_dict()
     for tower in towers[1:]:
-        shared = {name: weights[name] for name in tower.state_dict() if name in weights}
-        tower.load_state_dict(shared, strict=False, assign=True)
+        tower.load_state_dict({**tower.state_dict(), **weights}, assign=True)
 
 
 def clip_tower(size: str, **fields: Any) -> CLIPVisionModel:
@@ -146,7 +145,7 @@ def peak_rate(device: torch.device, dtype: str, rounds: int) -> float:
 
 @torch.inference_mode()
 def inference(args: argparse.Namespace, size: str, frames: int, batch: int) -> list[Row]:
-    """Towers with and without ILA beside CLIP's on the same frames.
+    """Towers with and without ILA beside CLIP's on the same frames, with CLIP's weights in the same memory.
 
     `cost` is what ILA adds, the median over the rounds, over its multiplications at the rate of the tower's largest
     matrix product; `of peak` is the rate of all multiplications over that of a large matrix product.
@@ -396,6 +395,7 @@ def draw_growth(rows: list[Row], file: Path) -> None:
     axes_of = {"frames": ("frames of a clip", 1, ""), "image_size": ("pixels of a frame", 2, "²")}
     figure = Figure(figsize=(10, 8), layout="constrained")
     grid = figure.subplots(2, 2)
+    ticks: dict[Any, dict[int, str]] = {axes: {} for axes in grid.flat}
     for row in rows:
         title, power, sign = axes_of[row["over"]]
         memory = row["what"].endswith("MiB")
@@ -405,7 +405,8 @@ def draw_growth(rows: list[Row], file: Path) -> None:
         exponent = next(row[key] for key in row if key.startswith("exponent"))
         label = f"{row['what'].removesuffix(', MiB')} {row['size']}: exponent {exponent:.2f}"
         axes.loglog(places, [row[str(value)] for value in values], "o-", label=label)
-        axes.set_xticks(places, [f"{value}{sign}" for value in values])
+        ticks[axes] |= {place: f"{value}{sign}" for place, value in zip(places, values)}
+        axes.set_xticks(list(ticks[axes]), list(ticks[axes].values()))
         axes.tick_params(axis="x", which="minor", labelbottom=False)
         axes.set_xlabel(title)
         axes.set_ylabel("peak memory, MiB" if memory else "time, ms")

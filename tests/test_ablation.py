@@ -72,6 +72,7 @@ def tiny_bench(monkeypatch):
 # -- recipes ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", RECIPES, ids=lambda path: path.stem)
 def test_every_recipe_is_read_and_builds_its_variants(file):
     found = read_ablation(file)
@@ -159,6 +160,7 @@ def test_a_choice_is_made_within_a_task():
     assert own.tolist() == [[True, True, False], [True, True, False], [False, False, True]]
 
 
+@pytest.mark.slow
 def test_runs_are_kept_repeat_themselves_and_are_reported(tiny_bench, tmp_path, monkeypatch):
     ablation = small()
     start = prepare(ablation, tmp_path)

@@ -76,6 +76,7 @@ def test_exponents():
             fitted_exponent(sizes, costs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "module,frames,patches",
     [("ila", 1, 1), ("average", 1, 1), ("joint", 2, 2), ("divided", (1, 2), 1), ("gta", (1, 2), (1, 1.6))],

@@ -248,10 +248,12 @@ def test_ctrl_c_ends_the_workers(slow_set, monkeypatch, capsys):
         os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(script, "check_videos", partial(video_check.check_videos, check=slow_check))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     thread = threading.Thread(target=press)
     thread.start()
     assert script.main(arguments) == 130
     thread.join()
+    signal.signal(signal.SIGINT, before)
     wait_for_the_end_of_workers(folder)
     assert capsys.readouterr().err.endswith("Interrupted; the same command goes on from here.\n")
 
@@ -266,6 +268,7 @@ def wait_until(condition) -> None:
 # -- the journal -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_what_the_journal_holds_good(tmp_path):
     names = ["same", "longer", "newer", "gone", "bug"]
     touch(tmp_path, *names, "folder/1.png")

@@ -21,6 +21,7 @@ def test_the_row_that_the_same_module_cannot_reach():
     assert abs(gmacs(PUBLISHED[-1]) - 4228) < 5
 
 
+@pytest.mark.slow
 def test_the_released_network_costs_what_was_measured_of_it():
     """Measured on the released code: 50.1, 199.3, 876.8, 4103.2; the prompt generator is counted here too."""
     released = {(0, 50.1), (2, 199.3), (4, 876.8), (5, 4103.2)}
@@ -37,6 +38,7 @@ def spared(vision):
     return vision.num_hidden_layers * (patches * width**2 - made) / 1e9
 
 
+@pytest.mark.slow
 def test_where_the_paper_puts_it():
     """Table 3. EVL's attention maps are computed anew (7.4); what more the paper's TimeSformer + ILA has is open."""
     counted = {name: (count_gmacs(model.eval(), 8, 224), paper) for name, paper, model in table_3()}

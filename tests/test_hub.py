@@ -185,11 +185,13 @@ def check_results(place: Place, name: str, got: dict) -> None:
     assert got["labels"] == NEW_LABELS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["text", "residual", "linear", "vit"])
 def test_without_the_package(place, elsewhere, name):
     check_results(place, name, torch.load(elsewhere / f"{name}.pt"))
 
 
+@pytest.mark.slow
 def test_nobody_is_asked_again(elsewhere):
     """Who trusts the code once, by `trust_remote_code=True`, is not asked when class names need the tokenizer."""
     assert not torch.load(elsewhere / "text.pt")["asked"]

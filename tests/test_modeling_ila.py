@@ -558,6 +558,7 @@ def test_compiles_without_a_graph_break(head, backend):
     compiled(pixels(), labels=torch.tensor([0, 1])).loss.backward()
 
 
+@pytest.mark.slow
 def test_compiled_code_holds_no_text_features_of_a_tower_that_trains():
     model = randomised(IlaForVideoClassification(tiny_config(num_labels=3, freeze_text_model=False))).eval()
     with torch.no_grad():
@@ -583,16 +584,24 @@ def test_quick_gelu_is_that_of_transformers():
         assert torch.equal(QuickGelu()(values, overwrite=True), expected)
 
 
-def test_what_a_hook_keeps_of_the_mlp_is_not_overwritten():
+@pytest.mark.parametrize("where", ["fc1", "activation", "before the activation", "in a wrapper"])
+def test_what_a_hook_keeps_of_the_mlp_is_not_overwritten(where):
     tower, kept = randomised(IlaVisionModel(tiny_config().vision_config)).eval(), []
-    fc1 = tower.encoder.layers[0].mlp.fc1
+    mlp = tower.encoder.layers[0].mlp
+    given = torch.randn(3, mlp.fc1.in_features, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        expected = tower(pixels()).last_hidden_state
-        handle = fc1.register_forward_hook(lambda module, inputs, output: kept.append((inputs[0], output)))
-        assert torch.equal(tower(pixels()).last_hidden_state, expected)
-        handle.remove()
-        ((given, output),) = kept
-        assert torch.equal(output, fc1(given))
+        expected, of_fc1 = mlp(given), mlp.fc1(given)
+        if where == "fc1":
+            mlp.fc1.register_forward_hook(lambda module, inputs, output: kept.append(output))
+        elif where == "activation":
+            mlp.activation_fn.register_forward_hook(lambda module, inputs, output: kept.append(inputs[0]))
+        elif where == "before the activation":
+            mlp.activation_fn.register_forward_pre_hook(lambda module, inputs: kept.append(inputs[0]))
+        else:
+            mlp.fc1.register_forward_hook(lambda module, inputs, output: kept.append(output))
+            mlp.fc1 = torch.nn.Sequential(mlp.fc1)
+        assert torch.equal(mlp(given), expected)
+        assert torch.equal(kept[0], of_fc1)
 
 
 def test_logit_scale_and_prompt_start_as_the_design_wants():

@@ -515,6 +515,7 @@ def test_the_plain_trainer_works(videos, processor, tmp_path, columns):
         assert seen == [0, 0, 0, 0, 1, 1]  # Accelerate tells the data set, on one process
 
 
+@pytest.mark.slow
 def test_it_learns(videos, processor, tmp_path):
     """Sixteen videos by heart: rates, order and labels fit together."""
     fields = {"max_steps": 200, "learning_rate": 3e-3, "new_lr_scale": 1.0, "logging_steps": 20, "ema_decay": 0.9}

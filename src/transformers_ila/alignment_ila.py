@@ -69,13 +69,13 @@ def alignment_masks(
     Returns:
         (..., height, width)
     """
+    moves = points.new_zeros(1)
     if jitter:  # made on the device: a copy to it would keep the CPU waiting, and no CUDA graph may hold one
         moves = jitter * torch.arange(-1, 2, dtype=points.dtype, device=points.device)
 
     def distances(coordinates: torch.Tensor, length: int) -> torch.Tensor:
         """(...) -> (..., moves, length)"""
-        moved = (coordinates[..., None] + moves)[..., None] if jitter else coordinates[..., None, None]
-        return (moved - patch_positions(length, like=points)).abs()
+        return ((coordinates[..., None] + moves)[..., None] - patch_positions(length, like=points)).abs()
 
     if distance == "separable":  # the mean over the nine products is the product of the two means over three
 
@@ -457,9 +457,8 @@ def pool_pairs(masks: torch.Tensor, patches: torch.Tensor, pairing: str = "adjac
     if pairing != "adjacent":
         previous, current = pair_frames(patches, patches, pairing)
         return torch.cat([masks[:, :, :1] @ previous, masks[:, :, 1:] @ current], dim=2)
-    roles = F.pad(
-        masks.flatten(1, 2), (0, 0, 1, 1)
-    )  # every frame as current, then as previous one; 0 where it is none
+    # (B, 2 T, N): every frame as current, then as previous one, and 0 where it is none
+    roles = F.pad(masks.flatten(1, 2), (0, 0, 1, 1))
     by_frame = roles.unflatten(1, (-1, 2)) @ patches  # (B, T, 2, D)
     return by_frame.flatten(1, 2)[:, 1:-1].unflatten(1, masks.shape[1:3])
 

@@ -24,7 +24,7 @@ def temporal_module(config: IlaVisionConfig, layer_index: int) -> TemporalModule
 
 
 class QuickGelu(nn.Module):
-    """CLIP's activation x sigmoid(1.702 x), to the last bit; without gradients in fewer tensors.
+    """CLIP's activation x sigmoid(1.702 x), to the last bit; without gradients with one new tensor instead of three.
 
     The MLP's activations are the tower's largest tensors, and fresh memory for one costs as much as computing it.
     """
@@ -38,10 +38,14 @@ class QuickGelu(nn.Module):
 
 
 class IlaMLP(CLIPMLP):
-    """CLIP's MLP. QuickGELU overwrites what it gets, unless a hook on the layer before may have kept that."""
+    """CLIP's MLP. QuickGELU overwrites what it gets, unless an adapter or a hook of these layers may have kept that.
+
+    (Hooks on all modules at once, `register_module_forward_hook`, are not looked for.)
+    """
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        if self.fc1._forward_hooks or not isinstance(self.activation_fn, QuickGelu):
+        hooks = (self.fc1._forward_hooks, self.activation_fn._forward_hooks, self.activation_fn._forward_pre_hooks)
+        if any(hooks) or type(self.fc1) is not nn.Linear or type(self.activation_fn) is not QuickGelu:
             return super().forward(hidden_states)
         return self.fc2(self.activation_fn(self.fc1(hidden_states), overwrite=True))
 
