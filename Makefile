@@ -18,8 +18,7 @@ demo: setup
 	$(BIN)/python scripts/demo.py $(if $(CLIP),--clip "$(CLIP)") $(if $(VIDEOS),--videos "$(VIDEOS)")
 
 test: setup
-	$(BIN)/python -m pytest -q -n auto -m "not slow"
-	$(BIN)/python -m pytest -q -n auto --dist worksteal -m slow
+	$(BIN)/python -m pytest -q -n auto --dist worksteal
 
 lint: setup
 	$(BIN)/ruff check .
