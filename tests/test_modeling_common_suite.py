@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import tiny_config
+from tiny_models import TINY_ILA, TINY_VISION, tiny_config
 from transformers.testing_utils import torch_device
 from transformers_common_suite import common_suite
 
@@ -17,7 +17,13 @@ from transformers_ila import (
     IlaVisionConfig,
     IlaVisionModel,
 )
+from transformers_ila.frozen_clip import FrozenClipConfig, FrozenClipForVideoClassification
 from transformers_ila.temporal_ila import TEMPORAL_MODULES
+from transformers_ila.timesformer import (
+    AlignedTimesformerConfig,
+    AlignedTimesformerForVideoClassification,
+    AlignedTimesformerModel,
+)
 
 
 models = common_suite("test_modeling_common")
@@ -65,6 +71,13 @@ class SuiteOverrides(models.ModelTesterMixin):
         # the mutual-information token takes part in the attention, so maps are one longer than hidden states
         self.model_tester.encoder_seq_length = self.model_tester.seq_length + self.extra_tokens
         super().test_attention_outputs()
+
+    def _prepare_for_class(self, inputs: dict, model_class: Any, return_labels: bool = False) -> dict:
+        # the suite adds labels to the classes it knows by name
+        inputs = super()._prepare_for_class(inputs, model_class, return_labels=return_labels)
+        if return_labels:
+            inputs["labels"] = torch.zeros(self.model_tester.batch_size, dtype=torch.long, device=torch_device)
+        return inputs
 
     def _text_features_prepare_config_and_inputs(self) -> tuple[Any, dict[str, torch.Tensor]]:
         # a classifier's forward takes no text, so its tester's inputs hold none
@@ -134,7 +147,7 @@ class IlaModelCommonTest(SuiteOverrides, unittest.TestCase):
 
     def _prepare_for_class(self, inputs: dict, model_class: Any, return_labels: bool = False) -> dict:
         # the contrastive loss needs no labels, it is asked for
-        inputs = super()._prepare_for_class(inputs, model_class, return_labels=return_labels)
+        inputs = super()._prepare_for_class(inputs, model_class)
         return {**inputs, "return_loss": True} if return_labels else inputs
 
     @unittest.skip("hidden states are those of the towers, which are tested on their own")
@@ -153,13 +166,6 @@ class IlaForVideoClassificationCommonTest(SuiteOverrides, unittest.TestCase):
 
     def setUp(self) -> None:
         self.model_tester = IlaTester(tiny_config(num_labels=4))
-
-    def _prepare_for_class(self, inputs: dict, model_class: Any, return_labels: bool = False) -> dict:
-        # the suite adds labels to the classes it knows by name
-        inputs = super()._prepare_for_class(inputs, model_class, return_labels=return_labels)
-        if return_labels:
-            inputs["labels"] = torch.zeros(self.model_tester.batch_size, dtype=torch.long, device=torch_device)
-        return inputs
 
 
 @pytest.mark.slow
@@ -222,6 +228,52 @@ class PaperFormCommonTest(IlaForVideoClassificationCommonTest):
     def setUp(self):
         super().setUp()
         self.model_tester = IlaTester(tiny_config(num_labels=4, alignment_fusion="mi_token"))
+
+
+@pytest.mark.slow
+class FrozenClipCommonTest(IlaForVideoClassificationLinearHeadCommonTest):
+    all_model_classes = (FrozenClipForVideoClassification,)
+
+    def setUp(self) -> None:
+        self.model_tester = IlaTester(FrozenClipConfig(vision_config=TINY_VISION, **TINY_ILA, num_labels=4))
+
+    @unittest.skip("CLIP's embeddings take no gradient")
+    def test_retain_grad_hidden_states_attentions(self) -> None: ...
+
+
+@pytest.mark.slow
+class AlignedTimesformerModelCommonTest(SuiteOverrides, unittest.TestCase):
+    all_model_classes = (AlignedTimesformerModel,)
+    fields: dict[str, Any] = {}
+    is_training = False  # no loss without a head
+
+    def setUp(self) -> None:
+        config = AlignedTimesformerConfig(**TINY_VISION, **TINY_ILA, num_labels=4, **self.fields)
+        self.model_tester = IlaTester(config, is_training=self.is_training)
+
+    def test_hidden_states_output(self) -> None:
+        # one class token for the clip; attentions are those of its frames
+        tester = self.model_tester
+        tester.encoder_seq_length = 1 + tester.num_frames * (tester.seq_length - 1)
+        super().test_hidden_states_output()
+
+    @unittest.skip("the input embedding is TimeSformer's module of patches and positions")
+    def test_model_get_set_embeddings(self) -> None: ...
+
+
+@pytest.mark.slow
+class AlignedTimesformerForVideoClassificationCommonTest(AlignedTimesformerModelCommonTest):
+    all_model_classes = (AlignedTimesformerForVideoClassification,)
+    is_training = True
+
+
+@pytest.mark.slow
+class AtaTimesformerCommonTest(AlignedTimesformerForVideoClassificationCommonTest):
+    fields = {"temporal_module": "ata"}
+    extra_tokens = 0
+
+    @unittest.skip("batch normalisation is ILA's: ATA has no statistics to keep in float32")
+    def test_keep_in_fp32_modules_exist(self) -> None: ...
 
 
 del SuiteOverrides  # base classes, no tests of their own

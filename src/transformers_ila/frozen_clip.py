@@ -321,10 +321,13 @@ class FrozenClipForVideoClassification(IlaForVideoClassification):
         self,
         pixel_values: torch.Tensor,
         interpolate_pos_encoding: bool = False,
-        output_hidden_states: bool | None = None,
+        output_hidden_states: bool | int | list[int] | None = None,
         **kwargs: Any,
     ) -> IlaVisionModelOutput:
-        """The query after the decoder: (B, T, C, H, W) -> `pooler_output` (B, D)."""
+        """The query after the decoder: (B, T, C, H, W) -> `pooler_output` (B, D).
+
+        output_hidden_states: all of the tower's, or those of these indices, with None in the others' places.
+        """
         if interpolate_pos_encoding:
             raise ValueError(
                 "`interpolate_pos_encoding` is True; allowed: False. The decoder has weights for one patch grid; load "
@@ -337,13 +340,22 @@ class FrozenClipForVideoClassification(IlaForVideoClassification):
         query, losses = self.decoder(outputs.hidden_states, self.vision_model.encoder.layers)
         if outputs.alignment_loss is not None:
             losses.append(outputs.alignment_loss)
-        wants_states = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         return IlaVisionModelOutput(
             last_hidden_state=outputs.last_hidden_state,
             pooler_output=query,
             alignment_loss=torch.stack(losses).sum() if losses else None,
-            hidden_states=outputs.hidden_states if wants_states else None,
+            hidden_states=_selected(outputs.hidden_states, wanted),
             attentions=outputs.attentions,
             interactive_points=outputs.interactive_points,
             alignment_masks=outputs.alignment_masks,
         )
+
+
+def _selected(states: tuple[torch.Tensor, ...], wanted: bool | int | list[int]) -> tuple[Any, ...] | None:
+    """What `output_hidden_states` asks for: all or none; those of one or more indices, None in the others' places."""
+    if isinstance(wanted, bool):
+        return states if wanted else None
+    indices = [wanted] if isinstance(wanted, int) else wanted
+    kept = {index % len(states) for index in indices if -len(states) <= index < len(states)}
+    return tuple(state if index in kept else None for index, state in enumerate(states))

@@ -22,7 +22,11 @@ from torch import nn
 from transformers import TimesformerConfig, TimesformerForVideoClassification, TimesformerModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput
-from transformers.models.timesformer.modeling_timesformer import TimesformerLayer
+from transformers.models.timesformer.modeling_timesformer import (
+    TimesformerEmbeddings,
+    TimesformerEncoder,
+    TimesformerLayer,
+)
 from transformers.utils.generic import can_return_tuple
 
 from .alignment_ila import ImplicitAlignment, PointLayer
@@ -226,9 +230,12 @@ class AlignedTimesformerModel(_AlignedTimesformer, TimesformerModel):
     config: AlignedTimesformerConfig
 
     def __init__(self, config: AlignedTimesformerConfig) -> None:
-        super().__init__(config)
+        super(TimesformerModel, self).__init__(config)  # whose own would set up TimeSformer's layers
+        self.embeddings = TimesformerEmbeddings(config)
+        self.encoder = TimesformerEncoder(config)
         layers = [AlignedTimesformerLayer(config, index) for index in range(config.num_hidden_layers)]
         self.encoder.layer = nn.ModuleList(layers)
+        self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.post_init()
 
     @can_return_tuple
@@ -295,8 +302,10 @@ class AlignedTimesformerForVideoClassification(_AlignedTimesformer, TimesformerF
     classification_loss: Any = IlaForVideoClassification.classification_loss
 
     def __init__(self, config: AlignedTimesformerConfig) -> None:
-        super().__init__(config)
+        super(TimesformerForVideoClassification, self).__init__(config)  # whose own would build a TimeSformer first
+        self.num_labels = config.num_labels
         self.timesformer = AlignedTimesformerModel(config)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels) if config.num_labels else nn.Identity()
         self.post_init()
 
     @can_return_tuple
