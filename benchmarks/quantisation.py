@@ -81,7 +81,9 @@ def accuracy(args: Arguments) -> list[str]:
         if args.videos is None:
             write_folder(folder, 800, seed=1001)
         labels, videos = find_videos(args.videos or folder)
-        assert labels == list(model.config.id2label.values()), "a model of other classes"
+        known = list(model.config.id2label.values())
+        if labels != known:
+            raise SystemExit(f"The model knows {known}, the videos are of {labels}; both must be the same classes.")
         exact, rough = (predict(each, processor, videos, batch_size=32) for each in (model, quantised(model)))
     graded = set(labels) <= set(bench_labels())  # else all classes are one choice
     allowed = own_classes(labels)[exact.labels] if graded else torch.ones(1, dtype=torch.bool)

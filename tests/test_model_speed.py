@@ -5,6 +5,7 @@ import math
 
 import model_speed
 import pytest
+import torch
 from PIL import Image
 
 from transformers_ila import configuration_ila
@@ -38,6 +39,21 @@ def test_tables(monkeypatch, tmp_path, capsys):
         assert all(math.isfinite(value) for row in kept[table] for value in row.values() if isinstance(value, float))
     assert kept["inference"][1]["in GMACs"] > kept["inference"][0]["in GMACs"] > 1
     assert kept["training"][0]["memory ratio"] == 1
+
+
+@pytest.mark.slow
+def test_compiled_models_have_no_graph_breaks(monkeypatch, capsys):
+    monkeypatch.setattr(model_speed, "PEAK_SIDE", 64)
+    compiled, options = [], ["--frames", "2", "--batches", "1", "--forms", "mi_token", "--compile"]
+
+    def compile_without_code(call, *, mode, fullgraph):
+        compiled.append((mode, fullgraph))
+        return real(call, backend="eager", fullgraph=fullgraph)
+
+    real = torch.compile
+    monkeypatch.setattr(torch, "compile", compile_without_code)
+    printed = run(monkeypatch, capsys, "--tables", "inference", *options)
+    assert "compiled True" in printed and compiled == [("default", True)] * 3  # ILA, plain frames, CLIP
 
 
 @pytest.mark.slow
