@@ -6,10 +6,11 @@ import math
 
 import pytest
 import torch
-from tiny_models import save_clip, tiny_config
+from tiny_models import TINY_VISION, save_clip, tiny_config
 from torch.nn import functional as F
 from transformers import AutoModel, AutoModelForVideoClassification, AutoTokenizer, CLIPModel
 from transformers.activations import ACT2FN
+from transformers.models.clip.modeling_clip import CLIPMLP
 
 from transformers_ila import IlaConfig, IlaForVideoClassification, IlaModel, IlaVisionModel
 from transformers_ila.layers_ila import IlaEncoderLayer, QuickGelu
@@ -577,34 +578,66 @@ def test_compiled_code_holds_no_text_features_of_a_tower_that_trains():
     assert not torch.allclose(before, model(pixels()).logits)
 
 
-def test_quick_gelu_is_that_of_transformers():
-    values = 5 * torch.randn(1000, generator=torch.Generator().manual_seed(0))
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_quick_gelu_is_that_of_transformers(dtype):
+    values = (5 * torch.randn(1000, generator=torch.Generator().manual_seed(0))).to(dtype)
+    largest = torch.tensor([-torch.finfo(dtype).max, torch.finfo(dtype).max], dtype=dtype) / 2
+    values = torch.cat([values, largest]).requires_grad_()
     expected = ACT2FN["quick_gelu"](values)
-    assert torch.equal(QuickGelu()(values), expected)
+    close = {torch.float64: 1e-14, torch.float32: 1e-6, torch.bfloat16: 2e-2, torch.float16: 0}[dtype]
+    torch.testing.assert_close(QuickGelu()(values), expected, atol=close, rtol=close)
     with torch.no_grad():
         before = values.clone()
-        assert torch.equal(QuickGelu()(values), expected) and torch.equal(values, before)
-        assert torch.equal(QuickGelu()(values, overwrite=True), expected)
+        torch.testing.assert_close(QuickGelu()(values), expected, atol=close, rtol=close)
+        assert torch.equal(values, before)
 
 
-@pytest.mark.parametrize("where", ["fc1", "activation", "before the activation", "in a wrapper"])
-def test_what_a_hook_keeps_of_the_mlp_is_not_overwritten(where):
-    tower, kept = randomised(IlaVisionModel(tiny_config().vision_config)).eval(), []
+@pytest.mark.parametrize("shape", [(7, 32), (2, 3, 5, 32), (1, 32), (2, 0, 32)])
+@pytest.mark.parametrize("hidden", [37, 32, 128])
+def test_the_mlp_without_gradients_is_clips(shape, hidden):
+    config = tiny_config(vision_config={**TINY_VISION, "intermediate_size": hidden}).vision_config
+    tower = randomised(IlaVisionModel(config)).eval()
+    ours, theirs = tower.encoder.layers[0].mlp, CLIPMLP(tower.config)
+    theirs.load_state_dict(ours.state_dict())
+    given = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(ours(given), theirs(given), **CLOSE)
+        for half in (torch.bfloat16, torch.float16):
+            assert ours.to(half)(given.to(half)).dtype == half
+            torch.testing.assert_close(ours(given.to(half)), theirs.to(half)(given.to(half)), atol=0.02, rtol=0.02)
+        ours.float(), theirs.float()
+        with torch.autocast("cpu", torch.bfloat16):
+            torch.testing.assert_close(ours(given), theirs(given), atol=0.02, rtol=0.02)
+
+
+def with_hook(mlp, seen):
+    mlp.fc2.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+
+
+def with_activation_hook(mlp, seen):
+    mlp.activation_fn.register_forward_hook(lambda module, inputs, output: seen.append(output))
+
+
+def in_a_wrapper(mlp, seen):
+    mlp.fc2 = torch.nn.Sequential(mlp.fc2)
+    mlp.fc2.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+
+
+def with_another_forward(mlp, seen):
+    forward = mlp.fc2.forward
+    mlp.fc2.forward = lambda values: seen.append(values) or forward(values)  # as offloading does it
+
+
+@pytest.mark.parametrize("watch", [with_hook, with_activation_hook, in_a_wrapper, with_another_forward])
+def test_whoever_watches_the_mlp_sees_its_layers(watch):
+    tower, seen = randomised(IlaVisionModel(tiny_config().vision_config)).eval(), []
     mlp = tower.encoder.layers[0].mlp
     given = torch.randn(3, mlp.fc1.in_features, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        expected, of_fc1 = mlp(given), mlp.fc1(given)
-        if where == "fc1":
-            mlp.fc1.register_forward_hook(lambda module, inputs, output: kept.append(output))
-        elif where == "activation":
-            mlp.activation_fn.register_forward_hook(lambda module, inputs, output: kept.append(inputs[0]))
-        elif where == "before the activation":
-            mlp.activation_fn.register_forward_pre_hook(lambda module, inputs: kept.append(inputs[0]))
-        else:
-            mlp.fc1.register_forward_hook(lambda module, inputs, output: kept.append(output))
-            mlp.fc1 = torch.nn.Sequential(mlp.fc1)
-        assert torch.equal(mlp(given), expected)
-        assert torch.equal(kept[0], of_fc1)
+        expected, activated = mlp(given), ACT2FN["quick_gelu"](mlp.fc1(given))
+        watch(mlp, seen)
+        torch.testing.assert_close(mlp(given), expected, **CLOSE)
+        torch.testing.assert_close(seen[0], activated, **CLOSE)
 
 
 def test_logit_scale_and_prompt_start_as_the_design_wants():
