@@ -66,6 +66,16 @@ def spread_temporal(model):
     return model
 
 
+def test_which_hidden_states_come_back(clip, clips):
+    model = from_clip(clip)
+    every = model(clips, output_hidden_states=True).hidden_states
+    assert len(every) == 3 and model(clips).hidden_states is None
+    last = model(clips, output_hidden_states=[-1, 7]).hidden_states
+    assert last[:2] == (None, None) and torch.equal(last[2], every[2])
+    model.config.output_hidden_states = None
+    assert model(clips).hidden_states is None
+
+
 # -- loading ---------------------------------------------------------------------------------------------------------
 
 

@@ -126,11 +126,11 @@ def test_the_demos_model_learns_which_way(tmp_path):
 
 @pytest.mark.slow
 def test_plain_frames_learn_the_line_and_never_the_way(tmp_path):
-    """CLIP with mean pooling, given more videos and steps than the model above, with which it learns what it can.
+    """CLIP with mean pooling, given more steps than the model above, with which it learns what it can.
 
     Frames without their order show along which line something changes (`motionbench`), so its accuracy creeps up to
     what a guess of the way on that line gives, never above.
     """
-    accuracy, line, way = learned(tmp_path, PLAIN, videos=4800, steps=1500, rate=1e-3)
+    accuracy, line, way = learned(tmp_path, PLAIN, videos=3200, steps=900, rate=1e-3)
     assert line >= 0.3, "a model that has learned nothing proves nothing"  # chance is 0.25
     assert accuracy <= 2 / len(MOTIONS) and abs(way - 0.5) <= 0.1, (accuracy, line, way)

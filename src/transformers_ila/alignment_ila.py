@@ -598,7 +598,7 @@ class ResidualAlignment(TemporalModule):
         features, points = self.pairs(patches, height, width)
         masks = self.pairs.masks(points, height, width)
         weights = mean_over_roles(masks[:, :, 0], masks[:, :, 1], self.pairing).flatten(-2)  # (B, T, N)
-        aligned = torch.cat([class_token, weights[..., None].to(patches.dtype) * patches], dim=2)
+        aligned = F.pad(weights, (1, 0), value=1.0)[..., None].to(message.dtype) * message  # [y_cls, mask * y]
         interaction = own_features(features, self.pairing).mT.unflatten(-1, (height, width))
         interaction = self.temporal_convolution(interaction.transpose(1, 2))  # (B, C, T, h, w)
         interaction = interaction.flatten(-2).permute(0, 2, 3, 1)  # (B, T, N, C)

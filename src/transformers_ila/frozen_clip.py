@@ -352,9 +352,9 @@ class FrozenClipForVideoClassification(IlaForVideoClassification):
         )
 
 
-def _selected(states: tuple[torch.Tensor, ...], wanted: bool | int | list[int]) -> tuple[Any, ...] | None:
+def _selected(states: tuple[torch.Tensor, ...], wanted: bool | int | list[int] | None) -> tuple[Any, ...] | None:
     """What `output_hidden_states` asks for: all or none; those of one or more indices, None in the others' places."""
-    if isinstance(wanted, bool):
+    if wanted is None or isinstance(wanted, bool):
         return states if wanted else None
     indices = [wanted] if isinstance(wanted, int) else wanted
     kept = {index % len(states) for index in indices if -len(states) <= index < len(states)}

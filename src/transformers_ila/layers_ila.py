@@ -52,12 +52,16 @@ class IlaMLP(CLIPMLP):
     so that of the activation only silu is left, in place. On a CPU s is computed in slices as wide as the tower: one
     product with four times as many columns is a fifth slower there. Adapters, hooks and whatever moves weights
     (offloading, sharding) work on the layers themselves: where there are any, and in half precision, it is computed as
-    it stands.
+    it stands; and so for tracing and function transforms, which know no `out`.
     """
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        as_it_stands = self.training or torch.is_grad_enabled() or torch.compiler.is_compiling()
-        if as_it_stands or not self._is_plain(hidden_states):
+        if (
+            self.training
+            or torch.is_grad_enabled()
+            or _is_followed(hidden_states)
+            or not self._is_plain(hidden_states)
+        ):
             return super().forward(hidden_states)
         tokens, weights, offsets = hidden_states.flatten(0, -2), self.fc1.weight.T, QUICK * self.fc1.bias
         step = len(weights) if tokens.device.type == "cpu" else len(offsets)
@@ -73,13 +77,20 @@ class IlaMLP(CLIPMLP):
         layers = (self.fc1, self.activation_fn, self.fc2)
         if [type(layer) for layer in layers] != [nn.Linear, QuickGelu, nn.Linear]:
             return False
-        if any(layer._forward_hooks or layer._forward_pre_hooks or "forward" in vars(layer) for layer in layers):
+        hooked = any(layer._forward_hooks or layer._forward_pre_hooks or "forward" in vars(layer) for layer in layers)
+        if hooked or nn.modules.module._has_any_global_hook():
             return False
         if any(type(weight) is not nn.Parameter for layer in layers for weight in layer._parameters.values()):
             return False
         device = hidden_states.device.type
         autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
         return hidden_states.dtype.itemsize >= 4 and not autocast
+
+
+def _is_followed(tensor: torch.Tensor) -> bool:
+    """Whether what happens to the tensor becomes a graph (compile, trace) or is transformed as a function (vmap)."""
+    recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return recorded or torch._C._functorch.is_functorch_wrapped_tensor(tensor)
 
 
 class IlaEncoderLayer(CLIPEncoderLayer):

@@ -230,7 +230,7 @@ class AlignedTimesformerModel(_AlignedTimesformer, TimesformerModel):
     config: AlignedTimesformerConfig
 
     def __init__(self, config: AlignedTimesformerConfig) -> None:
-        super(TimesformerModel, self).__init__(config)  # whose own would set up TimeSformer's layers
+        super(TimesformerModel, self).__init__(config)  # whose own would set up layers that are replaced
         self.embeddings = TimesformerEmbeddings(config)
         self.encoder = TimesformerEncoder(config)
         layers = [AlignedTimesformerLayer(config, index) for index in range(config.num_hidden_layers)]
@@ -302,7 +302,7 @@ class AlignedTimesformerForVideoClassification(_AlignedTimesformer, TimesformerF
     classification_loss: Any = IlaForVideoClassification.classification_loss
 
     def __init__(self, config: AlignedTimesformerConfig) -> None:
-        super(TimesformerForVideoClassification, self).__init__(config)  # whose own would build a TimeSformer first
+        super(TimesformerForVideoClassification, self).__init__(config)  # likewise a whole TimeSformer
         self.num_labels = config.num_labels
         self.timesformer = AlignedTimesformerModel(config)
         self.classifier = nn.Linear(config.hidden_size, config.num_labels) if config.num_labels else nn.Identity()
