@@ -52,7 +52,7 @@ def test_pipeline_speed(monkeypatch, videos, capsys):
     assert share == pytest.approx(whole / (reading + model), rel=0.2)  # of rounded milliseconds
 
 
-def test_quantisation(videos, tmp_path, capsys):
+def test_quantisation(tmp_path, capsys):
     write_folder(tmp_path / "bench", 16, seed=1)
     labels = sorted(folder.name for folder in (tmp_path / "bench").iterdir())
     model = IlaForVideoClassification(tiny_config(classification_head="linear", num_labels=len(labels)))

@@ -29,6 +29,7 @@ from torch.nn import functional as F
 from transformers import initialization as init
 from transformers.models.clip.modeling_clip import CLIPMLP
 from transformers.utils.generic import can_return_tuple
+from transformers.utils.output_capturing import resolve_hidden_states_indices, selected_hidden_states
 
 from .alignment_ila import ImplicitAlignment
 from .configuration_ila import IlaConfig
@@ -341,21 +342,16 @@ class FrozenClipForVideoClassification(IlaForVideoClassification):
         if outputs.alignment_loss is not None:
             losses.append(outputs.alignment_loss)
         wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        states, indices = outputs.hidden_states, selected_hidden_states(wanted)
+        if indices is not None:
+            kept = resolve_hidden_states_indices(self.vision_model, indices, len(states))
+            states = tuple(state if index in kept else None for index, state in enumerate(states))
         return IlaVisionModelOutput(
             last_hidden_state=outputs.last_hidden_state,
             pooler_output=query,
             alignment_loss=torch.stack(losses).sum() if losses else None,
-            hidden_states=_selected(outputs.hidden_states, wanted),
+            hidden_states=states if wanted or indices is not None else None,
             attentions=outputs.attentions,
             interactive_points=outputs.interactive_points,
             alignment_masks=outputs.alignment_masks,
         )
-
-
-def _selected(states: tuple[torch.Tensor, ...], wanted: bool | int | list[int] | None) -> tuple[Any, ...] | None:
-    """What `output_hidden_states` asks for: all or none; those of one or more indices, None in the others' places."""
-    if wanted is None or isinstance(wanted, bool):
-        return states if wanted else None
-    indices = [wanted] if isinstance(wanted, int) else wanted
-    kept = {index % len(states) for index in indices if -len(states) <= index < len(states)}
-    return tuple(state if index in kept else None for index, state in enumerate(states))

@@ -4,15 +4,14 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 from torchvision.ops import StochasticDepth
-from transformers.activations import QuickGELUActivation
-from transformers.models.clip.modeling_clip import CLIPMLP, CLIPEncoderLayer
+from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 
 from .alignment_ila import ImplicitAlignment, PairPoints, ResidualAlignment
 from .configuration_ila import IlaVisionConfig
+from .mlp_ila import IlaMLP, QuickGelu
 from .temporal_ila import TEMPORAL_MODULES, TemporalModule
 
 
@@ -23,74 +22,6 @@ def temporal_module(config: IlaVisionConfig, layer_index: int) -> TemporalModule
     if config.temporal_module != "ila":
         return TEMPORAL_MODULES[config.temporal_module](config, layer_index)
     return (ResidualAlignment if config.alignment_fusion == "residual" else ImplicitAlignment)(config, layer_index)
-
-
-QUICK = 1.702  # of QuickGELU
-
-
-class QuickGelu(QuickGELUActivation):
-    """CLIP's activation x sigmoid(1.702 x), as silu(1.702 x) / 1.702.
-
-    One tensor less is kept for the backward pass, and without gradients there is one new tensor instead of three. They
-    are the tower's largest, and fresh memory for one costs as much as computing it.
-    """
-
-    def forward(self, values: torch.Tensor) -> torch.Tensor:
-        if values.dtype == torch.float16:  # which has no room for 1.702 times its largest numbers
-            return super().forward(values)
-        scaled = QUICK * values
-        if torch.is_grad_enabled():
-            return F.silu(scaled) / QUICK
-        return F.silu(scaled, inplace=True).div_(QUICK)
-
-
-class IlaMLP(CLIPMLP):
-    """CLIP's MLP. In eval mode and without gradients both factors of QuickGELU are `alpha` of the products beside it,
-
-        s = 1.702 (W1 x + b1),    W2 silu(s) / 1.702 + b2
-
-    so that of the activation only silu is left, in place. On a CPU s is computed in slices as wide as the tower: one
-    product with four times as many columns is a fifth slower there. Adapters, hooks and whatever moves weights
-    (offloading, sharding) work on the layers themselves: where there are any, and in half precision, it is computed as
-    it stands; and so for tracing and function transforms, which know no `out`.
-    """
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        if (
-            self.training
-            or torch.is_grad_enabled()
-            or _is_followed(hidden_states)
-            or not self._is_plain(hidden_states)
-        ):
-            return super().forward(hidden_states)
-        tokens, weights, offsets = hidden_states.flatten(0, -2), self.fc1.weight.T, QUICK * self.fc1.bias
-        step = len(weights) if tokens.device.type == "cpu" else len(offsets)
-        scaled = tokens.new_empty(len(tokens), len(offsets))
-        for start in range(0, len(offsets), step):
-            part = slice(start, start + step)
-            torch.addmm(offsets[part], tokens, weights[:, part], alpha=QUICK, out=scaled[:, part])
-        output = torch.addmm(self.fc2.bias, F.silu(scaled, inplace=True), self.fc2.weight.T, alpha=1 / QUICK)
-        return output.unflatten(0, hidden_states.shape[:-1])
-
-    def _is_plain(self, hidden_states: torch.Tensor) -> bool:
-        """Whether nothing but these three layers, as they are, is asked for, in single precision or better."""
-        layers = (self.fc1, self.activation_fn, self.fc2)
-        if [type(layer) for layer in layers] != [nn.Linear, QuickGelu, nn.Linear]:
-            return False
-        hooked = any(layer._forward_hooks or layer._forward_pre_hooks or "forward" in vars(layer) for layer in layers)
-        if hooked or nn.modules.module._has_any_global_hook():
-            return False
-        if any(type(weight) is not nn.Parameter for layer in layers for weight in layer._parameters.values()):
-            return False
-        device = hidden_states.device.type
-        autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
-        return hidden_states.dtype.itemsize >= 4 and not autocast
-
-
-def _is_followed(tensor: torch.Tensor) -> bool:
-    """Whether what happens to the tensor becomes a graph (compile, trace) or is transformed as a function (vmap)."""
-    recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()
-    return recorded or torch._C._functorch.is_functorch_wrapped_tensor(tensor)
 
 
 class IlaEncoderLayer(CLIPEncoderLayer):
