@@ -126,8 +126,8 @@ def test_the_demos_model_learns_which_way(tmp_path):
 
 @pytest.mark.slow
 def test_plain_frames_learn_the_line_and_never_the_way(tmp_path):
-    """CLIP with mean pooling, given half as many steps more than the model above. It learns what it can: with 1,500 steps
-    on 4,800 videos it tells the line of 35.3 % of the videos, with these of 34.5 %.
+    """CLIP with mean pooling, given half as many steps more than the model above. It learns what it can: with 1,500
+    steps on 4,800 videos it tells the line of 35.3 % of the videos, with these of 34.5 %.
 
     Frames without their order show along which line something changes (`motionbench`), so its accuracy creeps up to
     what a guess of the way on that line gives, never above.
