@@ -1,5 +1,8 @@
 """The alignment as it is computed against the same network done plainly: the pairs' tensor, then layer after layer."""
 
+import copy
+import pickle
+
 import pytest
 import torch
 from torch import nn
@@ -99,7 +102,8 @@ def plain_points(self, patches, height, width):
 
 def plain_skip(self, class_token, features):
     """`ResidualAlignment.skip_interaction`"""
-    return self.interaction_skip(torch.cat([class_token, self.interaction_projection(features)], dim=2))
+    both = self.interaction_skip(torch.cat([class_token, self.interaction_projection(features)], dim=2))
+    return both[:, :, :1], both[:, :, 1:]
 
 
 def outcome(module, hidden, grid):
@@ -193,6 +197,77 @@ def test_folding_leaves_nothing_behind():
     assert torch.equal(module(hidden, 3, 5).tokens, first)
 
 
+def with_one_weight_changed(name, entry):
+    def change(module):
+        module.get_parameter(name).data.view(-1)[entry] += 0.01  # which no version counter sees
+
+    return change
+
+
+def with_a_new_layer(module):
+    module.interaction_skip = torch.nn.Linear(16, 16)
+
+
+def with_an_adapter(module):
+    peft = pytest.importorskip("peft")
+    lora = peft.LoraConfig(target_modules=["interaction_projection"], init_lora_weights=False)
+    peft.inject_adapter_in_model(lora, module).eval()
+
+
+def in_double_precision(module):
+    module.double()
+
+
+CHANGES = [
+    with_one_weight_changed("interaction_projection.weight", 5),
+    with_one_weight_changed("interaction_projection.bias", 3),
+    with_one_weight_changed("interaction_skip.weight", 100),
+    with_one_weight_changed("interaction_skip.bias", 15),
+    with_a_new_layer,
+    with_an_adapter,
+    in_double_precision,
+]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_the_kept_matrix_is_never_out_of_date(change, monkeypatch):
+    module, hidden = alignment("residual").eval(), frames_of((3, 3, 5))
+    with torch.no_grad():
+        first = module(hidden, 3, 5).tokens
+        with monkeypatch.context() as kept:
+            kept.setattr(ResidualAlignment, "_matrix", None)
+            assert torch.equal(module(hidden, 3, 5).tokens, first)
+        change(module)
+        hidden = hidden.to(module.message.weight.dtype)
+        found = module(hidden, 3, 5).tokens
+        monkeypatch.setattr(ResidualAlignment, "skip_interaction", plain_skip)
+        expected = module(hidden, 3, 5).tokens
+    assert found.dtype == expected.dtype
+    check([{"tokens": found}], [{"tokens": expected}], CLOSE)
+    assert (found - first).abs().max() > 100 * CLOSE or change is in_double_precision
+
+
+def test_copies_begin_without_the_kept_matrix():
+    module, hidden = alignment("residual").eval(), frames_of((3, 3, 5))
+    with torch.inference_mode():
+        expected = module(hidden, 3, 5).tokens
+    for copied in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
+        assert module._kept is not None and copied._kept is None
+        with torch.no_grad():
+            assert torch.equal(copied(hidden, 3, 5).tokens, expected)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_without_gradients_the_result_is_the_same_and_what_was_given_is_left_alone(fusion, shape):
+    module, hidden = alignment(fusion).eval(), frames_of(shape)
+    given, expected = hidden.clone(), module(hidden, *shape[1:])
+    with torch.no_grad():
+        for found, plain in zip(module(hidden, *shape[1:]), expected):
+            assert plain is None or (found - plain).abs().max() <= CLOSE * max(1, plain.abs().max())
+    assert torch.equal(hidden, given)
+
+
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_weights_may_be_elsewhere_between_calls(fusion):
     """Whatever moves weights hangs on the calls of the modules that own them."""
@@ -211,11 +286,11 @@ def test_rows_keep_their_digits_beside_a_large_bias():
         layer.weight.data.mul_(0.1)
         layer.bias.data.fill_(1.0)
     features, class_token = torch.randn(2, 3, 15, 8), torch.randn(2, 3, 1, 16)
-    expected = plain_skip(module, class_token, features)
+    expected = torch.cat(plain_skip(module, class_token, features), dim=2)
     module, features, class_token = module.bfloat16(), features.bfloat16(), class_token.bfloat16()
     with torch.no_grad():
         found, plain = module.skip_interaction(class_token, features), plain_skip(module, class_token, features)
-    ours, theirs = ((tensor.float() - expected).abs().max() for tensor in (found, plain))
+    ours, theirs = ((torch.cat(parts, dim=2).float() - expected).abs().max() for parts in (found, plain))
     assert ours <= 2 * theirs, (ours, theirs)
 
 
@@ -228,7 +303,7 @@ def test_adapters_may_drop_what_they_are_asked():
     outcomes = []
     for skip in (module.skip_interaction, lambda *inputs: plain_skip(module, *inputs)):
         torch.manual_seed(0)
-        outcomes.append(skip(class_token, features))
+        outcomes.append(torch.cat(skip(class_token, features), dim=2))
     assert torch.equal(*outcomes)
     module.eval()
     torch.testing.assert_close(

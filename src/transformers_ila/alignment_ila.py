@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from .configuration_ila import IlaVisionConfig
+from .fast_path_ila import is_followed, is_precise
 from .temporal_ila import Temporal, TemporalModule, ZeroLinear
 
 
@@ -588,6 +589,7 @@ class ResidualAlignment(TemporalModule):
         self.interaction_projection = nn.Linear(channels, width)
         self.aligned_skip = ZeroLinear(width, width)
         self.interaction_skip = ZeroLinear(width, width)
+        self._kept: tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]] | None = None  # answers, and the matrix
 
     def forward(self, hidden_states: torch.Tensor, height: int, width: int, **kwargs: Any) -> Temporal:
         """hidden_states: (B, T, L, D), class token first; height * width = L - 1."""
@@ -602,24 +604,54 @@ class ResidualAlignment(TemporalModule):
         interaction = own_features(features, self.pairing).mT.unflatten(-1, (height, width))
         interaction = self.temporal_convolution(interaction.transpose(1, 2))  # (B, C, T, h, w)
         interaction = interaction.flatten(-2).permute(0, 2, 3, 1)  # (B, T, N, C)
-        interaction = self.skip_interaction(class_token, interaction)
-        hidden_states = hidden_states + self.aligned_skip(aligned) + interaction
+        skipped = self.skip_interaction(class_token, interaction)
+        hidden_states = hidden_states + self.aligned_skip(aligned)
+        if torch.is_grad_enabled() or is_followed(hidden_states):
+            hidden_states = hidden_states + torch.cat(skipped, dim=2)
+        else:  # no tensor for the two side by side, and none for the sum
+            hidden_states[:, :, :1] += skipped[0]
+            hidden_states[:, :, 1:] += skipped[1]
         loss = alignment_loss(pool_pairs(masks, patches, self.pairing))
         return Temporal(hidden_states, hidden_states, loss, points)
 
-    def skip_interaction(self, class_token: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
-        """I [y_cls, W' features]: (B, T, 1, D) and (B, T, N, C) -> (B, T, L, D).
+    def skip_interaction(self, class_token: torch.Tensor, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """I y_cls and I W' features: (B, T, 1, D) and (B, T, N, C) -> (B, T, 1, D) and (B, T, N, D).
 
         I W' is one matrix of rank C. Its rows and its bias are what both layers make of the axes and of 0: asked in
         calls like any other, on which adapters and whatever moves weights (offloading) hang. Adapters in training may
         drop some of what they are asked, so there it is asked as it comes.
+
+        On a CPU without gradients the matrix is kept. Two vectors that no layer answers alike by chance are asked
+        along with every class token, and where an answer differs in one bit, the matrix is made anew: nothing is ever
+        out of date, however weights change. (Other numbers of frames change last bits, too.)
         """
         if self.training and type(self.interaction_skip) is not ZeroLinear:
-            return self.interaction_skip(torch.cat([class_token, self.interaction_projection(features)], dim=2))
+            both = self.interaction_skip(torch.cat([class_token, self.interaction_projection(features)], dim=2))
+            return both[:, :, :1], both[:, :, 1:]
         channels, tokens = features.shape[-1], class_token.flatten(0, 2)
-        probes = torch.eye(channels + 1, channels, dtype=features.dtype, device=features.device)  # the last one is 0
-        probes = self.PROBE * probes
+        axes = torch.eye(channels + 1, channels, dtype=features.dtype, device=features.device)  # the last one is 0
+        axes = self.PROBE * axes
+        keeps = features.device.type == "cpu" and is_precise(features)
+        keeps = keeps and not (self.training or torch.is_grad_enabled() or is_followed(features))
+        probes = torch.arange(2 * channels, dtype=features.dtype).view(2, -1).cos() if keeps else axes
         asked = torch.cat([tokens, self.interaction_projection(probes).to(tokens)])
-        of_tokens, made = self.interaction_skip(asked).split([len(tokens), len(probes)])
-        rows, bias = (made[:-1] - made[-1]) / self.PROBE, made[-1]
-        return torch.cat([of_tokens.view_as(class_token), F.linear(features, rows.mT, bias)], dim=2)
+        of_tokens, answers = self.interaction_skip(asked).split([len(tokens), len(probes)])
+        made = self._kept_matrix(axes, answers) if keeps else self._matrix(answers)
+        return of_tokens.view_as(class_token), F.linear(features, *made)
+
+    def _matrix(self, answers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(C + 1, D), answers to the axes and to 0 -> I W' (D, C), and its bias (D,)."""
+        return ((answers[:-1] - answers[-1]) / self.PROBE).mT, answers[-1]
+
+    def _kept_matrix(self, axes: torch.Tensor, answers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        if self._kept is not None:
+            before, matrix = self._kept
+            if before.dtype == answers.dtype and torch.equal(before, answers):
+                return matrix
+        matrix = self._matrix(self.interaction_skip(self.interaction_projection(axes)))
+        self._kept = answers.clone(), matrix
+        return matrix
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles begin without what is kept."""
+        return {**self.__dict__, "_kept": None}

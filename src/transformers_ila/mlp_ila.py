@@ -6,6 +6,8 @@ from torch.nn import functional as F
 from transformers.activations import QuickGELUActivation
 from transformers.models.clip.modeling_clip import CLIPMLP
 
+from .fast_path_ila import is_followed, is_precise
+
 
 QUICK = 1.702  # of QuickGELU
 
@@ -41,8 +43,8 @@ class IlaMLP(CLIPMLP):
         if (
             self.training
             or torch.is_grad_enabled()
-            or _is_followed(hidden_states)
-            or not self._is_plain(hidden_states)
+            or is_followed(hidden_states)
+            or not (is_precise(hidden_states) and self._is_plain())
         ):
             return super().forward(hidden_states)
         tokens, weights, offsets = hidden_states.flatten(0, -2), self.fc1.weight.T, QUICK * self.fc1.bias
@@ -54,22 +56,12 @@ class IlaMLP(CLIPMLP):
         output = torch.addmm(self.fc2.bias, F.silu(scaled, inplace=True), self.fc2.weight.T, alpha=1 / QUICK)
         return output.unflatten(0, hidden_states.shape[:-1])
 
-    def _is_plain(self, hidden_states: torch.Tensor) -> bool:
-        """Whether nothing but these three layers, as they are, is asked for, in single precision or better."""
+    def _is_plain(self) -> bool:
+        """Whether nothing but these three layers, as they are, is asked for."""
         layers = (self.fc1, self.activation_fn, self.fc2)
         if [type(layer) for layer in layers] != [nn.Linear, QuickGelu, nn.Linear]:
             return False
         hooked = any(layer._forward_hooks or layer._forward_pre_hooks or "forward" in vars(layer) for layer in layers)
         if hooked or nn.modules.module._has_any_global_hook():
             return False
-        if any(type(weight) is not nn.Parameter for layer in layers for weight in layer._parameters.values()):
-            return False
-        device = hidden_states.device.type
-        autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
-        return hidden_states.dtype.itemsize >= 4 and not autocast
-
-
-def _is_followed(tensor: torch.Tensor) -> bool:
-    """Whether what happens to the tensor becomes a graph (compile, trace) or is transformed as a function (vmap)."""
-    recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()
-    return recorded or torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+        return all(type(weight) is nn.Parameter for layer in layers for weight in layer._parameters.values())
