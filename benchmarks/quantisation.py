@@ -3,14 +3,17 @@
     python benchmarks/quantisation.py --model demo_output/model
     python benchmarks/quantisation.py --model ablation/runs/MODEL/seed0_model --videos ablation/bench/test
 
-The linear layers' weights become int8, their inputs too while they are computed (`quantize_dynamic` of torch); what is
-no plain linear layer (convolutions of the alignment, normalisation, the projection to the shared space) stays float32.
+Two ways, both of the linear layers alone (convolutions and normalisation stay float32). "int8": weights, and inputs
+while they are computed with, by torch's `quantize_dynamic`, which has kernels for a CPU only and leaves the projection
+to the shared space; inputs get one scale a layer from the whole batch, so logits depend on what else is in it. "int8
+weights": weights alone, by torchao, for any device.
+
 Size and time are those of B/16 with random weights, 8 frames and 400 classes; accuracy is that of the model which
 `make demo` trains, on new videos, or of one that `ablate.py --keep_models` left, on MotionBench's graded tasks, where
-a video is a choice among its own task's classes. Batches of 32. Inputs get one scale a layer from the whole batch, so
-int8 logits depend on what else is in it. On a GPU torch has no such kernels, so nothing is measured there.
+a video is a choice among its own task's classes. Batches of 32.
 """
 
+import copy
 import io
 import os
 import statistics
@@ -21,6 +24,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import nn
+from torchao.quantization import Int8WeightOnlyConfig, quantize_
 from transformers import HfArgumentParser
 
 from transformers_ila import IlaConfig, IlaForVideoClassification
@@ -38,11 +42,21 @@ class Arguments:
     rounds: int = field(default=7, metadata={"help": "how often each model of size B/16 computes"})
 
 
-def quantised(model: nn.Module) -> nn.Module:
+def dynamic(model: nn.Module) -> nn.Module:
     """A copy; the text tower is merged before, or it would be quantised as well."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that this will move to torchao one day
         return torch.ao.quantization.quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8)
+
+
+def weight_only(model: nn.Module) -> nn.Module:
+    """A copy."""
+    small = copy.deepcopy(model)
+    quantize_(small, Int8WeightOnlyConfig())
+    return small
+
+
+WAYS = {"int8": dynamic, "int8 weights": weight_only}
 
 
 def megabytes(model: nn.Module) -> float:
@@ -56,7 +70,8 @@ def size_and_time(rounds: int) -> list[str]:
     whole = IlaForVideoClassification(IlaConfig.from_clip_size("B/16", num_labels=400)).eval()
     before = megabytes(whole)
     merged = whole.merge_text_tower()
-    models = {"text tower merged": merged, "text tower merged, int8": quantised(merged)}
+    models = {"text tower merged": merged}
+    models |= {f"text tower merged, {way}": quantised(merged) for way, quantised in WAYS.items()}
     seconds: dict[str, list[float]] = {name: [] for name in models}
     pixel_values = torch.randn(1, 8, 3, 224, 224)
     with torch.no_grad():
@@ -84,18 +99,21 @@ def accuracy(args: Arguments) -> list[str]:
         known = list(model.config.id2label.values())
         if labels != known:
             raise SystemExit(f"The model knows {known}, the videos are of {labels}; both must be the same classes.")
-        exact, rough = (predict(each, processor, videos, batch_size=32) for each in (model, quantised(model)))
+        exact = predict(model, processor, videos, batch_size=32)
+        rough = [predict(quantised(model), processor, videos, batch_size=32) for quantised in WAYS.values()]
     graded = set(labels) <= set(bench_labels())  # else all classes are one choice
     allowed = own_classes(labels)[exact.labels] if graded else torch.ones(1, dtype=torch.bool)
-    whole, few = (found.logits.masked_fill(~allowed, OTHER_TASKS) for found in (exact, rough))
-    lines = [f"| {len(videos)} videos, {len(labels)} classes | top-1 |", "|---|---|"]
-    lines += [
-        f"| {name} | {accuracies(logits, exact.labels)['top1']:.2%} |"
-        for name, logits in (("float32", whole), ("int8", few))
+    whole, *few = (found.logits.masked_fill(~allowed, OTHER_TASKS) for found in (exact, *rough))
+    lines = [
+        f"| {len(videos)} videos, {len(labels)} classes | top-1 | other labels | largest change of a probability |",
+        "|---|---|---|---|",
+        f"| float32 | {accuracies(whole, exact.labels)['top1']:.2%} | | |",
     ]
-    other = int((whole.argmax(-1) != few.argmax(-1)).sum())
-    change = (whole.softmax(-1) - few.softmax(-1)).abs().max().item()
-    return [*lines, "", f"{other} videos get another label; a probability changes by {change:.3f} at most."]
+    for way, logits in zip(WAYS, few):
+        other = int((whole.argmax(-1) != logits.argmax(-1)).sum())
+        change = (whole.softmax(-1) - logits.softmax(-1)).abs().max().item()
+        lines.append(f"| {way} | {accuracies(logits, exact.labels)['top1']:.2%} | {other} | {change:.3f} |")
+    return lines
 
 
 def main(args: Arguments) -> None:

@@ -80,8 +80,9 @@ def test_the_examples_run_one_after_the_other(place):
     code = examples()
     trainer = code["trainer"].replace("num_train_epochs=10", "num_train_epochs=1")
     run(place, OFFLINE, trainer)
-    label, smaller, _ = run(place, OFFLINE, code["pipeline"], code["smaller"], code["export"])
-    assert "'label'" in label and "'label'" in smaller
+    pieces = ("pipeline", "smaller", "weights", "export")
+    label, smaller, weights, _ = run(place, OFFLINE, *(code[piece] for piece in pieces))
+    assert all("'label'" in printed for printed in (label, smaller, weights))
     assert "model.safetensors" in {path.name for path in (place / "my-ila-merged").iterdir()}
     assert (place / "my-ila-export" / "modeling_ila.py").is_file()
 

@@ -218,7 +218,8 @@ def fingerprint(model: IlaForVideoClassification) -> str:
             if not isinstance(part, torch.Tensor):
                 digest.update(f"{name} {part}".encode())
                 continue
-            tensor = part.detach().dequantize() if part.is_quantized else part.detach()
+            quantised = part.is_quantized or type(part).dequantize is not torch.Tensor.dequantize  # torch's; torchao's
+            tensor = part.detach().dequantize() if quantised else part.detach()
             digest.update(f"{name} {part.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
