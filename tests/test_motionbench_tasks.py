@@ -143,19 +143,19 @@ def test_single_frames_carry_no_label(tmp_path):
     labels = bench_labels()
     tasks = [label.partition(", ")[0] for label in labels]
 
-    def frames(split, per_class):
+    def frames(split, per_class, per_video):
         rng = np.random.default_rng(0)
         pictures, targets = [], []
         for video, scene in bench_videos(split, per_class=per_class):
             write_mp4(tmp_path / "video.mp4", video.frames, fps=FPS, times=scene.times)
             decoded, _ = read_video(tmp_path / "video.mp4", range)
-            for frame in rng.choice(FRAMES, 2, replace=False):
+            for frame in rng.choice(FRAMES, per_video, replace=False):
                 pictures.append(decoded[frame])
                 targets.append(labels.index(video.label))
         return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2) / 255 - 0.4, torch.tensor(targets)
 
-    inputs, targets = frames("train", 150)
-    held_out, truth = frames("test", 60)
+    inputs, targets = frames("train", 75, 4)
+    held_out, truth = frames("test", 60, 2)
     model = nn.Sequential(
         *(nn.Conv2d(3, 24, 5, 2, 2), nn.BatchNorm2d(24), nn.ReLU(), nn.Conv2d(24, 48, 3, 2, 1), nn.BatchNorm2d(48)),
         *(nn.ReLU(), nn.Conv2d(48, 64, 3, 2, 1), nn.ReLU(), nn.AdaptiveMaxPool2d(1), nn.Flatten()),
