@@ -4,9 +4,10 @@
     python benchmarks/quantisation.py --model ablation/runs/MODEL/seed0_model --videos ablation/bench/test
 
 Two ways, both of the linear layers alone (convolutions and normalisation stay float32). "int8": weights, and inputs
-while they are computed with, by torch's `quantize_dynamic`, which has kernels for a CPU only and leaves the projection
-to the shared space; inputs get one scale a layer from the whole batch, so logits depend on what else is in it. "int8
-weights": weights alone, by torchao, for any device.
+while they are computed with, by torch's `quantize_dynamic`, which has kernels for a CPU only and leaves subclasses of
+`nn.Linear` (the projections to the shared space, and what is initialised with 0); inputs get one scale a layer from
+the whole batch, so logits depend on what else is in it. "int8 weights": weights alone, of all of them, by torchao
+(`pip install '.[int8]'`).
 
 Size and time are those of B/16 with random weights, 8 frames and 400 classes; accuracy is that of the model which
 `make demo` trains, on new videos, or of one that `ablate.py --keep_models` left, on MotionBench's graded tasks, where
@@ -24,7 +25,6 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import nn
-from torchao.quantization import Int8WeightOnlyConfig, quantize_
 from transformers import HfArgumentParser
 
 from transformers_ila import IlaConfig, IlaForVideoClassification
@@ -33,6 +33,12 @@ from transformers_ila.data import find_videos
 from transformers_ila.evaluation import accuracies, predict
 from transformers_ila.inference import load_trained
 from transformers_ila.motionbench import bench_labels, write_folder
+
+
+try:
+    from torchao.quantization import Int8WeightOnlyConfig, quantize_
+except ImportError:  # then only torch's own way is measured
+    quantize_ = None
 
 
 @dataclass
@@ -56,7 +62,7 @@ def weight_only(model: nn.Module) -> nn.Module:
     return small
 
 
-WAYS = {"int8": dynamic, "int8 weights": weight_only}
+WAYS = {"int8": dynamic} | ({"int8 weights": weight_only} if quantize_ else {})
 
 
 def megabytes(model: nn.Module) -> float:

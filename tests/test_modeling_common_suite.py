@@ -206,6 +206,9 @@ def _suite_of(name: str, fields: dict[str, Any], extra_tokens: int) -> type:
             self.extra_tokens = extra_tokens
             self.model_tester.config = tiny_config(gta_groups=4, **fields).vision_config
 
+        @unittest.skip("the older name of `dtype` means the same to the tower above, whatever its layers hold")
+        def test_bc_torch_dtype(self) -> None: ...
+
         if "temporal_module" in fields:
 
             @unittest.skip("batch normalisation is ILA's: these have no statistics to keep in float32")

@@ -6,6 +6,7 @@ import pickle
 import pytest
 import torch
 from torch import nn
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional as F
 
 from transformers_ila.alignment_ila import ImplicitAlignment, PairPoints, ResidualAlignment
@@ -230,12 +231,12 @@ CHANGES = [
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_the_kept_matrix_is_never_out_of_date(change, monkeypatch):
+def test_the_kept_product_is_never_out_of_date(change, monkeypatch):
     module, hidden = alignment("residual").eval(), frames_of((3, 3, 5))
     with torch.no_grad():
         first = module(hidden, 3, 5).tokens
         with monkeypatch.context() as kept:
-            kept.setattr(ResidualAlignment, "_matrix", None)
+            kept.setattr(ResidualAlignment, "_product", None)
             assert torch.equal(module(hidden, 3, 5).tokens, first)
         change(module)
         hidden = hidden.to(module.message.weight.dtype)
@@ -247,7 +248,59 @@ def test_the_kept_matrix_is_never_out_of_date(change, monkeypatch):
     assert (found - first).abs().max() > 100 * CLOSE or change is in_double_precision
 
 
-def test_copies_begin_without_the_kept_matrix():
+def test_a_small_change_beside_a_large_bias_shows():
+    """One that is a digit of the product's rows, but none of an answer in which the bias is all there is."""
+    module = alignment("residual").eval()
+    module.interaction_skip.bias.data.fill_(100.0)
+    features, class_token = 100 * torch.randn(2, 3, 15, 8), torch.randn(2, 3, 1, 16)
+    with torch.no_grad():
+        module.skip_interaction(class_token, features)
+        module.interaction_skip.weight.data[3, 5] += 1e-5
+        found, anew = (each.skip_interaction(class_token, features)[1] for each in (module, copy.deepcopy(module)))
+        expected = plain_skip(copy.deepcopy(module).double(), class_token.double(), features.double())[1]
+    assert (found - expected).abs().max() <= 2 * (anew - expected).abs().max()
+
+
+def test_nothing_is_kept_with_gradients():
+    module, hidden, found = alignment("residual").eval(), frames_of((3, 3, 5)), []
+    for _ in range(2):
+        module.zero_grad()
+        module(hidden, 3, 5).tokens.square().sum().backward()
+        found.append({name: weight.grad for name, weight in module.named_parameters() if weight.grad is not None})
+    assert module._kept is None and found[0].keys() == found[1].keys() and len(found[0]) > 10
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+
+
+@pytest.mark.parametrize("name", ["interaction_skip.weight", "interaction_projection.weight", "message.weight"])
+def test_weights_may_be_mapped_over(name):
+    module, hidden = alignment("residual").eval(), frames_of((3, 3, 5))
+    with torch.no_grad():
+        before = module(hidden, 3, 5).tokens
+        weights = torch.stack([module.get_parameter(name) + change for change in (0.0, 0.1)])
+        called = [torch.func.functional_call(module, {name: weight}, (hidden, 3, 5)).tokens for weight in weights]
+        for _ in range(2):
+            mapped = torch.vmap(lambda w: torch.func.functional_call(module, {name: w}, (hidden, 3, 5)).tokens)(
+                weights
+            )
+            check([{"tokens": mapped}], [{"tokens": torch.stack(called)}], CLOSE)
+            assert torch.equal(module(hidden, 3, 5).tokens, before)
+
+
+def test_what_others_do_meanwhile_does_not_reach_the_kept_product():
+    module, hidden, held = alignment("residual").eval(), frames_of((3, 3, 5)), []
+    module.interaction_skip.register_forward_hook(lambda _, inputs, output: held.append(output))
+    with torch.no_grad():
+        expected = module(hidden, 3, 5).tokens
+        for output in held:
+            output.zero_()
+        assert torch.equal(module(hidden, 3, 5).tokens, expected)
+        with torch.device("meta"):  # where new tensors go
+            assert torch.equal(module(hidden, 3, 5).tokens, expected)
+        traced = make_fx(lambda tokens: module(tokens, 3, 5).tokens)(hidden)
+        torch.testing.assert_close(traced(hidden), expected, atol=CLOSE, rtol=CLOSE)
+
+
+def test_copies_begin_without_the_kept_product():
     module, hidden = alignment("residual").eval(), frames_of((3, 3, 5))
     with torch.inference_mode():
         expected = module(hidden, 3, 5).tokens

@@ -4,11 +4,13 @@ import pytest
 import torch
 from test_modeling_ila import pixels, randomised
 from tiny_models import tiny_config
-from torchao.quantization import Int8Tensor, Int8WeightOnlyConfig
 from transformers import TorchAoConfig
 
 from transformers_ila import IlaForVideoClassification
 from transformers_ila.evaluation import fingerprint
+
+
+torchao = pytest.importorskip("torchao.quantization", reason="needs torchao: pip install '.[int8]'")
 
 
 @pytest.mark.parametrize(
@@ -25,10 +27,10 @@ def test_the_same_answers_but_for_the_rounding(fields, tmp_path):
     randomised(IlaForVideoClassification(tiny_config(**fields))).save_pretrained(tmp_path)
     exact = IlaForVideoClassification.from_pretrained(tmp_path)
     small = IlaForVideoClassification.from_pretrained(
-        tmp_path, quantization_config=TorchAoConfig(Int8WeightOnlyConfig())
+        tmp_path, quantization_config=TorchAoConfig(torchao.Int8WeightOnlyConfig())
     )
     linear = [name for name, module in exact.named_modules() if isinstance(module, torch.nn.Linear)]
-    kept = [name for name in linear if type(small.get_submodule(name).weight) is not Int8Tensor]
+    kept = [name for name in linear if type(small.get_submodule(name).weight) is not torchao.Int8Tensor]
     assert not kept, kept
     # What it is, computed plainly: every weight rounded to 127 steps of its row's largest.
     with torch.no_grad():
@@ -41,7 +43,7 @@ def test_the_same_answers_but_for_the_rounding(fields, tmp_path):
 
 def test_a_fingerprint_is_of_the_rounded_weights(tmp_path):
     randomised(IlaForVideoClassification(tiny_config())).save_pretrained(tmp_path)
-    rounding = TorchAoConfig(Int8WeightOnlyConfig())
+    rounding = TorchAoConfig(torchao.Int8WeightOnlyConfig())
     one, same = (IlaForVideoClassification.from_pretrained(tmp_path, quantization_config=rounding) for _ in range(2))
     assert fingerprint(one) == fingerprint(same) != fingerprint(IlaForVideoClassification.from_pretrained(tmp_path))
     same.vision_model.encoder.layers[0].mlp.fc1.weight.qdata[0, 0] += 1

@@ -577,6 +577,7 @@ class ResidualAlignment(TemporalModule):
     """
 
     PROBE = 256.0  # large, so that the bias takes no digits from the rows
+    _kept: tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]] | None = None  # two answers, and the product
 
     def __init__(self, config: IlaVisionConfig, layer_index: int = 0) -> None:
         super().__init__()
@@ -589,7 +590,6 @@ class ResidualAlignment(TemporalModule):
         self.interaction_projection = nn.Linear(channels, width)
         self.aligned_skip = ZeroLinear(width, width)
         self.interaction_skip = ZeroLinear(width, width)
-        self._kept: tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]] | None = None  # answers, and the matrix
 
     def forward(self, hidden_states: torch.Tensor, height: int, width: int, **kwargs: Any) -> Temporal:
         """hidden_states: (B, T, L, D), class token first; height * width = L - 1."""
@@ -606,7 +606,7 @@ class ResidualAlignment(TemporalModule):
         interaction = interaction.flatten(-2).permute(0, 2, 3, 1)  # (B, T, N, C)
         skipped = self.skip_interaction(class_token, interaction)
         hidden_states = hidden_states + self.aligned_skip(aligned)
-        if torch.is_grad_enabled() or is_followed(hidden_states):
+        if torch.is_grad_enabled() or any(map(is_followed, (hidden_states, *skipped))):
             hidden_states = hidden_states + torch.cat(skipped, dim=2)
         else:  # no tensor for the two side by side, and none for the sum
             hidden_states[:, :, :1] += skipped[0]
@@ -621,9 +621,9 @@ class ResidualAlignment(TemporalModule):
         calls like any other, on which adapters and whatever moves weights (offloading) hang. Adapters in training may
         drop some of what they are asked, so there it is asked as it comes.
 
-        On a CPU without gradients the matrix is kept. Two vectors that no layer answers alike by chance are asked
-        along with every class token, and where an answer differs in one bit, the matrix is made anew: nothing is ever
-        out of date, however weights change. (Other numbers of frames change last bits, too.)
+        On a CPU in eval mode without gradients, in single precision or better, the product is kept. Two vectors are
+        asked along with every class token, and where an answer differs from the one before in one bit, the product is
+        made anew: so it is that of the weights as they are, up to their last digits, however they change.
         """
         if self.training and type(self.interaction_skip) is not ZeroLinear:
             both = self.interaction_skip(torch.cat([class_token, self.interaction_projection(features)], dim=2))
@@ -633,24 +633,32 @@ class ResidualAlignment(TemporalModule):
         axes = self.PROBE * axes
         keeps = features.device.type == "cpu" and is_precise(features)
         keeps = keeps and not (self.training or torch.is_grad_enabled() or is_followed(features))
-        probes = torch.arange(2 * channels, dtype=features.dtype).view(2, -1).cos() if keeps else axes
-        asked = torch.cat([tokens, self.interaction_projection(probes).to(tokens)])
-        of_tokens, answers = self.interaction_skip(asked).split([len(tokens), len(probes)])
-        made = self._kept_matrix(axes, answers) if keeps else self._matrix(answers)
-        return of_tokens.view_as(class_token), F.linear(features, *made)
+        vectors = self._two_vectors(features) if keeps else axes
+        asked = torch.cat([tokens, self.interaction_projection(vectors).to(tokens)])
+        of_tokens, answers = self.interaction_skip(asked).split([len(tokens), len(vectors)])
+        product = self._kept_product(answers, axes) if keeps else self._product(answers)
+        return of_tokens.view_as(class_token), F.linear(features, *product)
 
-    def _matrix(self, answers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _product(self, answers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(C + 1, D), answers to the axes and to 0 -> I W' (D, C), and its bias (D,)."""
         return ((answers[:-1] - answers[-1]) / self.PROBE).mT, answers[-1]
 
-    def _kept_matrix(self, axes: torch.Tensor, answers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        if self._kept is not None:
-            before, matrix = self._kept
+    def _two_vectors(self, features: torch.Tensor) -> torch.Tensor:
+        """(2, C), of numbers without any order, as large as the axes."""
+        numbers = torch.arange(2 * features.shape[-1], dtype=features.dtype, device=features.device)
+        return self.PROBE * numbers.square().cos().view(2, -1)
+
+    def _kept_product(self, answers: torch.Tensor, axes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        followed = is_followed(answers)  # weights may be where the features are not
+        if self._kept is not None and not followed:
+            before, product = self._kept
             if before.dtype == answers.dtype and torch.equal(before, answers):
-                return matrix
-        matrix = self._matrix(self.interaction_skip(self.interaction_projection(axes)))
-        self._kept = answers.clone(), matrix
-        return matrix
+                return product
+        rows, bias = self._product(self.interaction_skip(self.interaction_projection(axes).to(answers.dtype)))
+        product = rows, bias.clone()  # others may hold what the layer returned
+        if not followed:
+            self._kept = answers.clone(), product
+        return product
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles begin without what is kept."""

@@ -220,7 +220,8 @@ def fingerprint(model: IlaForVideoClassification) -> str:
                 continue
             quantised = part.is_quantized or type(part).dequantize is not torch.Tensor.dequantize  # torch's; torchao's
             tensor = part.detach().dequantize() if quantised else part.detach()
-            digest.update(f"{name} {part.dtype} {tuple(tensor.shape)}".encode())
+            kind = type(part).__name__ if quantised and not part.is_quantized else part.dtype
+            digest.update(f"{name} {kind} {tuple(tensor.shape)}".encode())
             digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 

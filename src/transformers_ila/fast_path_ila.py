@@ -4,8 +4,10 @@ import torch
 
 
 def is_followed(tensor: torch.Tensor) -> bool:
-    """Whether what happens to the tensor becomes a graph (compile, trace), or it is of another kind (vmap, jvp)."""
-    recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    """Whether what happens to the tensor is recorded or counted (compile, trace), or it is of another kind (vmap)."""
+    if torch.compiler.is_compiling():  # which knows none of what else is asked here
+        return True
+    recorded = torch.jit.is_tracing() or torch._C._len_torch_dispatch_stack() > 0
     other = type(tensor) is not torch.Tensor or torch._C._functorch.is_functorch_wrapped_tensor(tensor)
     return recorded or other or torch.autograd.forward_ad._current_level >= 0
 
