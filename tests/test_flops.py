@@ -7,6 +7,9 @@ from transformers_ila.checkpoints import PUBLISHED
 from transformers_ila.complexity import count, count_gmacs
 
 
+pytestmark = pytest.mark.slow  # a minute together
+
+
 def gmacs(checkpoint):
     return count(checkpoint.config(alignment_fusion="mi_token")).gmacs
 

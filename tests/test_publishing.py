@@ -30,6 +30,9 @@ from transformers_ila.motionbench import make_videos
 from transformers_ila.publishing import CheckedFolder, PublishError, check_folder, publish
 
 
+pytestmark = pytest.mark.slow  # a minute and a half together
+
+
 SCRIPT = Path(script.__file__)
 USERS = {"token-me": "me", "token-you": "you"}
 ID = "me/tiny"
