@@ -628,33 +628,37 @@ class ResidualAlignment(TemporalModule):
         if self.training and type(self.interaction_skip) is not ZeroLinear:
             both = self.interaction_skip(torch.cat([class_token, self.interaction_projection(features)], dim=2))
             return both[:, :, :1], both[:, :, 1:]
-        channels, tokens = features.shape[-1], class_token.flatten(0, 2)
-        axes = torch.eye(channels + 1, channels, dtype=features.dtype, device=features.device)  # the last one is 0
-        axes = self.PROBE * axes
+        tokens = class_token.flatten(0, 2)
         keeps = features.device.type == "cpu" and is_precise(features)
         keeps = keeps and not (self.training or torch.is_grad_enabled() or is_followed(features))
-        vectors = self._two_vectors(features) if keeps else axes
+        vectors = self._two_vectors(features) if keeps else self._axes(features)
         asked = torch.cat([tokens, self.interaction_projection(vectors).to(tokens)])
         of_tokens, answers = self.interaction_skip(asked).split([len(tokens), len(vectors)])
-        product = self._kept_product(answers, axes) if keeps else self._product(answers)
+        product = self._kept_product(answers, features) if keeps else self._product(answers)
         return of_tokens.view_as(class_token), F.linear(features, *product)
 
     def _product(self, answers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(C + 1, D), answers to the axes and to 0 -> I W' (D, C), and its bias (D,)."""
         return ((answers[:-1] - answers[-1]) / self.PROBE).mT, answers[-1]
 
+    def _axes(self, features: torch.Tensor) -> torch.Tensor:
+        """(C + 1, C), and 0 as the last one."""
+        channels = features.shape[-1]
+        return self.PROBE * torch.eye(channels + 1, channels, dtype=features.dtype, device=features.device)
+
     def _two_vectors(self, features: torch.Tensor) -> torch.Tensor:
         """(2, C), of numbers without any order, as large as the axes."""
         numbers = torch.arange(2 * features.shape[-1], dtype=features.dtype, device=features.device)
         return self.PROBE * numbers.square().cos().view(2, -1)
 
-    def _kept_product(self, answers: torch.Tensor, axes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _kept_product(self, answers: torch.Tensor, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         followed = is_followed(answers)  # weights may be where the features are not
         if self._kept is not None and not followed:
             before, product = self._kept
             if before.dtype == answers.dtype and torch.equal(before, answers):
                 return product
-        rows, bias = self._product(self.interaction_skip(self.interaction_projection(axes).to(answers.dtype)))
+        of_axes = self.interaction_projection(self._axes(features)).to(answers.dtype)
+        rows, bias = self._product(self.interaction_skip(of_axes))
         product = rows, bias.clone()  # others may hold what the layer returned
         if not followed:
             self._kept = answers.clone(), product

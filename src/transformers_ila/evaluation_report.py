@@ -218,9 +218,9 @@ def fingerprint(model: IlaForVideoClassification) -> str:
             if not isinstance(part, torch.Tensor):
                 digest.update(f"{name} {part}".encode())
                 continue
-            quantised = part.is_quantized or type(part).dequantize is not torch.Tensor.dequantize  # torch's; torchao's
-            tensor = part.detach().dequantize() if quantised else part.detach()
-            kind = type(part).__name__ if quantised and not part.is_quantized else part.dtype
+            torchaos = type(part).dequantize is not torch.Tensor.dequantize  # which calls its numbers float32
+            tensor = part.detach().dequantize() if torchaos or part.is_quantized else part.detach()
+            kind = type(part).__name__ if torchaos else part.dtype
             digest.update(f"{name} {kind} {tuple(tensor.shape)}".encode())
             digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
