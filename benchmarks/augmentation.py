@@ -19,7 +19,7 @@ from torchvision.transforms import v2
 from transformers import HfArgumentParser
 
 from transformers_ila import IlaVideoProcessor
-from transformers_ila.augmentation import ClipAugmentation, MixClips, clip_generator
+from transformers_ila.training.augmentation import ClipAugmentation, MixClips, clip_generator
 
 
 @dataclass

@@ -19,20 +19,19 @@ from typing import Any
 import torch
 from torch import nn
 
-from transformers_ila import IlaConfig, layers_ila
-from transformers_ila.ablation import mean_accuracy, prepare, read_ablation, result_file, run
-from transformers_ila.alignment_ila import (
-    ImplicitAlignment,
-    PairPoints,
-    RoleProduct,
-    alignment_loss,
+from transformers_ila import IlaConfig
+from transformers_ila.ablation.ablation import mean_accuracy, prepare, read_ablation, result_file, run
+from transformers_ila.cost import count
+from transformers_ila.model import layers_ila
+from transformers_ila.model.alignment_ila import ImplicitAlignment, PointPredictor, alignment_loss
+from transformers_ila.model.pairs_ila import (
+    PairPointwiseConv,
+    average_pairs_to_frames,
     interaction_module,
-    mean_over_roles,
-    own_role,
-    pool_pairs,
+    masked_average_pool,
+    pairs_to_frames,
 )
-from transformers_ila.complexity import count
-from transformers_ila.temporal_ila import Temporal, TemporalModule, ZeroLinear
+from transformers_ila.model.temporal_ila import TemporalModule, TemporalOutput, ZeroLinear
 
 
 BUDGET = 1.03
@@ -81,7 +80,7 @@ class FormedAlignment(TemporalModule):
 
     def __init__(self, config: Any, form: Form) -> None:
         super().__init__()
-        self.form, self.pairs = form, PairPoints(config)
+        self.form, self.pairs = form, PointPredictor(config)
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) if form.norm else nn.Identity()
         half = self.pairs.channels // 2
         if form.width != 1:  # the depthwise convolution stays one; its outputs feed both products
@@ -90,7 +89,7 @@ class FormedAlignment(TemporalModule):
         self.over_time = nn.Conv2d(channels, channels, (3, 1), padding=(1, 0)) if form.over_time else None
         self.skip = ZeroLinear(channels, config.hidden_size)
 
-    def forward(self, hidden_states: torch.Tensor, height: int, width: int, **kwargs: Any) -> Temporal:
+    def forward(self, hidden_states: torch.Tensor, height: int, width: int, **kwargs: Any) -> TemporalOutput:
         patches = hidden_states[:, :, 1:]
         features, points = self.pairs(self.norm(patches), height, width)
         if self.form.width != 1:
@@ -98,13 +97,13 @@ class FormedAlignment(TemporalModule):
             roles = zip(features.chunk(2, dim=2), more.chunk(2, dim=2))
             features = torch.cat([part for role in roles for part in role], dim=2)  # (B, T-1, more than C, h, w)
         masks = self.pairs.masks(points, height, width)
-        pooled = pool_pairs(masks, patches)
+        pooled = masked_average_pool(masks, patches)
         as_previous, as_current = features.flatten(-2).mT.chunk(2, dim=-1)  # (B, T-1, N, C / 2)
         if self.form.roles == "apart":  # the first frame is no pair's current one, the last no pair's previous one
             none = torch.zeros_like(as_previous[:, :1])
             motion = torch.cat([torch.cat([as_previous, none], 1), torch.cat([none, as_current], 1)], dim=-1)
         else:
-            motion = mean_over_roles(as_previous, as_current)
+            motion = average_pairs_to_frames(as_previous, as_current)
         if self.over_time is not None:
             motion = self.over_time(motion.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         moved = patches + self.skip(motion)
@@ -112,8 +111,8 @@ class FormedAlignment(TemporalModule):
         if self.form.into == "frames":
             hidden_states = tokens
         if self.form.token:
-            tokens = torch.cat([tokens, own_role(pooled, "adjacent")[:, :, None]], dim=2)
-        return Temporal(hidden_states, tokens, alignment_loss(pooled), points)
+            tokens = torch.cat([tokens, pairs_to_frames(pooled, "adjacent")[:, :, None]], dim=2)
+        return TemporalOutput(hidden_states, tokens, alignment_loss(pooled), points)
 
 
 class WiderInteraction(nn.Module):
@@ -124,7 +123,7 @@ class WiderInteraction(nn.Module):
         own = interaction_module(config)[0]
         self.depthwise, self.points = own.convolution[0], nn.Sequential(own.convolution[1], own.batch_norm, nn.ReLU())
         norm = type(own.batch_norm)(channels)
-        self.features = nn.Sequential(RoleProduct(config.hidden_size, channels), norm, nn.ReLU())
+        self.features = nn.Sequential(PairPointwiseConv(config.hidden_size, channels), norm, nn.ReLU())
 
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
         convolved = self.depthwise(frames)

@@ -39,8 +39,7 @@ from transformers import (
 )
 
 from transformers_ila import IlaConfig, IlaForVideoClassification, IlaVisionModel
-from transformers_ila.analysis import fitted_exponent, median_times, times_in_turns
-from transformers_ila.complexity import count_gmacs
+from transformers_ila.cost import count_gmacs, fitted_exponent, median_times, times_in_turns
 
 
 PEAK_SIDE = 4096  # of the square matrices whose product tells what the machine can do

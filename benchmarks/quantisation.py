@@ -28,11 +28,11 @@ from torch import nn
 from transformers import HfArgumentParser
 
 from transformers_ila import IlaConfig, IlaForVideoClassification
-from transformers_ila.ablation import OTHER_TASKS, own_classes
-from transformers_ila.data import find_videos
-from transformers_ila.evaluation import accuracies, predict
-from transformers_ila.inference import load_trained
-from transformers_ila.motionbench import bench_labels, write_folder
+from transformers_ila.ablation.ablation import OTHER_TASKS, task_mask
+from transformers_ila.data.video_folder import find_videos
+from transformers_ila.evaluation.evaluator import accuracies, predict
+from transformers_ila.evaluation.inference import load_trained
+from transformers_ila.motionbench.tasks import bench_labels, write_folder
 
 
 try:
@@ -108,7 +108,7 @@ def accuracy(args: Arguments) -> list[str]:
         exact = predict(model, processor, videos, batch_size=32)
         rough = [predict(quantised(model), processor, videos, batch_size=32) for quantised in WAYS.values()]
     graded = set(labels) <= set(bench_labels())  # else all classes are one choice
-    allowed = own_classes(labels)[exact.labels] if graded else torch.ones(1, dtype=torch.bool)
+    allowed = task_mask(labels)[exact.labels] if graded else torch.ones(1, dtype=torch.bool)
     whole, *few = (found.logits.masked_fill(~allowed, OTHER_TASKS) for found in (exact, *rough))
     lines = [
         f"| {len(videos)} videos, {len(labels)} classes | top-1 | other labels | largest change of a probability |",

@@ -15,8 +15,9 @@ from unittest.mock import patch
 import torch
 from safetensors.torch import load_file
 
-from transformers_ila import IlaForVideoClassification, alignment_ila
-from transformers_ila.conversion import convert_state_dict
+from transformers_ila import IlaForVideoClassification
+from transformers_ila.conversion.state_dicts import convert_state_dict
+from transformers_ila.model import alignment_ila
 
 
 class Comparison(NamedTuple):
@@ -34,7 +35,7 @@ def compare(file: str | Path) -> Iterator[Comparison]:
     for name, found in outputs(model, pixels).items():
         yield _compared(name, found, golden)
     for module in model.modules():  # jitter alone: batch normalisation stays in eval mode
-        module.training = isinstance(module, alignment_ila.PairPoints)
+        module.training = isinstance(module, alignment_ila.PointPredictor)
     with torch.no_grad():
         output = model(pixels)
     yield _compared("logits_with_jitter", output.logits, golden)
@@ -57,7 +58,7 @@ def golden_model(file: str | Path) -> tuple[IlaForVideoClassification, dict[str,
 def outputs(model: IlaForVideoClassification, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
     """What the released network was recorded with, by the same names."""
     pooled = []
-    pool = alignment_ila.pool_pairs
+    pool = alignment_ila.masked_average_pool
 
     def recorded(masks: torch.Tensor, patches: torch.Tensor, pairing: str) -> torch.Tensor:
         """The mean over patches here, the sum there."""

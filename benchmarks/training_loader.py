@@ -19,12 +19,12 @@ from torch.utils.data import DataLoader
 from transformers import HfArgumentParser
 
 from transformers_ila import IlaConfig, IlaVideoProcessor
-from transformers_ila.annotation_samples import Annotations, Sample
-from transformers_ila.augmentation import MixClips, MixingCollator
-from transformers_ila.recipes import RecipeArguments
-from transformers_ila.training_data import ClipCollator, TrainingClips
-from transformers_ila.video_lists import VIDEO_SUFFIXES
-from transformers_ila.video_views import pixel_values_on
+from transformers_ila.data.samples import Annotations, Sample
+from transformers_ila.data.video_lists import VIDEO_SUFFIXES
+from transformers_ila.evaluation.views import pixel_values_on
+from transformers_ila.training.augmentation import MixClips, MixingCollator
+from transformers_ila.training.clips import ClipCollator, TrainingClips
+from transformers_ila.training.recipes import RecipeArguments
 
 
 CLASSES = [f"class {number}" for number in range(400)]

@@ -1,62 +1,6 @@
-"""Convert a checkpoint of the official release, or of OpenAI's CLIP, to a folder that Transformers loads.
-
-The release's weights have no licence and are not distributed with this package: use the files you have, for yourself.
-No pickle is executed: of the file only tensors and the yacs configuration are read, and anything else is refused.
-"""
-
 import sys
-from dataclasses import dataclass, field
 
-from transformers import HfArgumentParser
-
-from transformers_ila.released_checkpoint import CLIP_TOKENIZER, convert_checkpoint
+from transformers_ila.cli.main import main
 
 
-@dataclass
-class ConvertArguments:
-    checkpoint: str = field(metadata={"help": "the release's .pth, or OpenAI's CLIP .pt (state dict or TorchScript)"})
-    output: str = field(metadata={"help": "folder to write; new or empty"})
-    labels: str | None = field(
-        default=None, metadata={"help": "kinetics400, ssv2 or a file with one class per line (or id,name)"}
-    )
-    tokenizer: str = field(
-        default=CLIP_TOKENIZER,
-        metadata={
-            "help": "of a text head: CLIP folder or Hub id, or a vocabulary file (bpe_simple_vocab_16e6.txt.gz)"
-        },
-    )
-    own_weights: bool = field(
-        default=False,
-        metadata={"help": "you trained the file yourself: no remark on a missing licence, no published numbers"},
-    )
-    verify: bool = field(default=False, metadata={"help": "compare the folder with the file, weights and logits"})
-
-
-def main(args: ConvertArguments) -> int:
-    try:
-        done = convert_checkpoint(
-            args.checkpoint,
-            args.output,
-            labels=args.labels,
-            tokenizer=args.tokenizer,
-            own_weights=args.own_weights,
-            verify=args.verify,
-        )
-    except (ValueError, OSError) as error:
-        print(f"convert.py: error: {error}", file=sys.stderr)
-        return 2
-    config = done.model.config
-    vision = config.vision_config
-    print(
-        f"Form: {vision.alignment_fusion}, {vision.alignment_conv}, {config.classification_head} head; "
-        f"{vision.num_frames} frames of {vision.image_size} pixels, patches of {vision.patch_size}."
-    )
-    print(f"Classes: {config.num_labels}, names from {done.labels or 'nowhere: call `set_labels`'}.")
-    for line in done.verified:
-        print(f"Verified: {line}.")
-    print(f"Written: {args.output}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(*HfArgumentParser(ConvertArguments, description=__doc__).parse_args_into_dataclasses()))
+sys.exit(main(["convert", *sys.argv[1:]]))

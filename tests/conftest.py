@@ -7,7 +7,7 @@ import pytest
 import torch
 
 
-sys.path += [str(Path(__file__).parents[1] / folder) for folder in ("scripts", "benchmarks")]
+sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 
 SUITE_MARKS = (
     "accelerate_tests",

@@ -11,20 +11,20 @@ from transformers import (
     AutoVideoProcessor,
 )
 
-from .configuration_ila import IlaConfig, IlaTextConfig, IlaVisionConfig
-from .frozen_clip import FrozenClipConfig, FrozenClipForVideoClassification
-from .modeling_ila import IlaForVideoClassification, IlaModel, IlaPreTrainedModel, IlaVisionModel
-from .processing_ila import IlaProcessor
-from .timesformer import (
+from .backbones.frozen_clip import FrozenClipConfig, FrozenClipForVideoClassification
+from .backbones.timesformer import (
     AlignedTimesformerConfig,
     AlignedTimesformerForVideoClassification,
     AlignedTimesformerModel,
 )
-from .video_processing_ila import IlaVideoProcessor
-from .video_reading_ila import IlaVideoMetadata, ReadLimits, VideoDecodingError, check_video, read_video
+from .model.configuration_ila import IlaConfig, IlaTextConfig, IlaVisionConfig
+from .model.modeling_ila import IlaForVideoClassification, IlaModel, IlaPreTrainedModel, IlaVisionModel
+from .model.processing_ila import IlaProcessor
+from .model.video_processing_ila import IlaVideoProcessor
+from .model.video_reading_ila import IlaVideoMetadata, ReadLimits, VideoDecodingError, check_video, read_video
+from .version import __version__
 
 
-__version__ = "0.1.0"
 __all__ = [
     "AlignedTimesformerConfig",
     "AlignedTimesformerForVideoClassification",
@@ -43,6 +43,7 @@ __all__ = [
     "IlaVisionModel",
     "ReadLimits",
     "VideoDecodingError",
+    "__version__",
     "check_video",
     "read_video",
 ]

@@ -1,0 +1,52 @@
+"""The `ila` command: its verbs, and what each of them does. Nothing else is imported until a verb runs."""
+
+import sys
+from difflib import get_close_matches
+
+
+VERBS = {
+    "demo": "train a small model on generated videos, label one, and draw where it looked",
+    "train": "train a classifier by a recipe",
+    "evaluate": "measure a model on labelled videos and write a report",
+    "predict": "label videos",
+    "check-videos": "find videos that cannot be read, are damaged or too short",
+    "convert": "turn a checkpoint of the release or of OpenAI's CLIP into a folder that loads anywhere",
+    "card": "write the model card of a folder",
+    "publish": "upload a folder to the Hub",
+    "probe": "measure what frozen features are worth",
+    "ablate": "compare temporal modules over seeds",
+    "analyse": "measure what neighbouring frames share",
+    "cost": "print multiply-accumulates, parameters and time",
+}
+
+
+def usage() -> str:
+    """The text of `ila --help`."""
+    width = max(map(len, VERBS))
+    rows = "\n".join(f"  {verb:{width}}  {summary}" for verb, summary in VERBS.items())
+    return f"usage: ila VERB [options]\n\n{rows}\n\n`ila VERB --help` lists the options of a verb."
+
+
+def usage_error(verb: str) -> int:
+    """Print which verb is unknown and which are meant; return exit code 2."""
+    close = get_close_matches(verb, VERBS, n=1)
+    meant = f" Did you mean {close[0]!r}?" if close else ""
+    print(f"ila: error: there is no verb {verb!r}; there are {', '.join(VERBS)}.{meant}", file=sys.stderr)
+    return 2
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; return its exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(usage())
+        return 0
+    if arguments[0] not in VERBS:
+        return usage_error(arguments[0])
+    from transformers_ila.cli.main import main as run
+
+    return run(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Variants and seeds on one budget, and the report about them."""

@@ -1,0 +1,1 @@
+"""The `ila` command: one module a verb, which parses, calls one or two rooms, and prints."""

@@ -1,0 +1,136 @@
+"""What a model's frozen features are worth on other classes: nearest neighbours and a linear layer on them.
+
+Both lists, or folders with one sub-folder per class, may have any classes; nothing is chosen on the held-out one.
+Features are computed once and kept in --cache. Exit code: 0 all videos were read, 1 some could not be (the report says
+why), 2 bad arguments or nothing to probe.
+"""
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from tqdm import tqdm
+from transformers import HfArgumentParser
+
+from ..data.annotations import FORMATS, Annotations, read_annotations
+from ..distributed import rank_from_environment
+from ..evaluation.probing import Features, extract_features, probe, probe_report
+from ..evaluation.report_files import scores_of, write_report
+from ..evaluation.views import PROTOCOLS
+from ..model.modeling_ila import IlaForVideoClassification
+from ..model.video_processing_ila import IlaVideoProcessor
+
+
+@dataclass
+class ProbeArguments:
+    model: str = field(metadata={"help": "folder or Hub id of a model saved with its processor; its head is not used"})
+    train: str = field(metadata={"help": "list, or folder with one sub-folder per class, that the probes learn from"})
+    test: str = field(metadata={"help": "the same, held out"})
+    videos: str | None = field(
+        default=None, metadata={"help": "folder that paths in the lists start from; default the list's folder"}
+    )
+    labels: str | None = field(
+        default=None, metadata={"help": "file with the class names, or the name of a data set; for lists of names"}
+    )
+    format: str | None = field(
+        default=None, metadata={"help": "of lists or folders; found out by default", "choices": tuple(FORMATS)}
+    )
+    probes: list[str] = field(
+        default_factory=lambda: ["knn", "linear"], metadata={"help": "which", "choices": ("knn", "linear")}
+    )
+    protocol: str = field(default="1x1", metadata={"help": "clips x crops", "choices": tuple(PROTOCOLS)})
+    cache: str = field(default="probe_features", metadata={"help": "folder for features; made if it is not there"})
+    output: str = field(default="probe.json", metadata={"help": "report to write"})
+    data_set: str | None = field(default=None, metadata={"help": "name for the report"})
+    batch_size: int = field(default=8, metadata={"help": "videos that go through the model together"})
+    workers: int = field(default=0, metadata={"help": "processes that read videos beside this one"})
+    seed: int = field(default=0, metadata={"help": "of the training videos that choose the weight decay"})
+
+
+def read_both(args: ProbeArguments) -> tuple[Annotations, Annotations]:
+    """With the same classes, and no video in both."""
+    common: dict[str, Any] = {"format": args.format, "labels": args.labels}
+    train = _read(args.train, args, common)
+    if args.labels is None:
+        common["labels"] = train.class_names
+    test = _read(args.test, args, common)
+    both = {sample.video for sample in train.samples} & {sample.video for sample in test.samples}
+    if both:
+        raise ValueError(f"{len(both)} videos are in both lists, such as {min(map(str, both))!r}.")
+    return train, test
+
+
+def _read(source: str, args: ProbeArguments, common: dict[str, Any]) -> Annotations:
+    root = None if Path(source).is_dir() else args.videos
+    multi_label = None if Path(source).is_dir() else False
+    return read_annotations(source, root=root, multi_label=multi_label, **common)
+
+
+def table(report: dict[str, Any]) -> str:
+    lines = []
+    for kind, result in report["probes"].items():
+        choice = f"k {result['k']}" if kind == "knn" else f"weight decay {result['weight_decay']:g}"
+        lines += [f"{kind + ' ' + title:28} {value}" for title, value in scores_of(result["metrics"])]
+        lines.append(f"{kind + ' chosen':28} {choice}, by {result['chosen_by']}")
+    for part in ("training", "held_out"):
+        count = report[part]
+        lines.append(f"{part.replace('_', '-') + ' videos':28} {count['used']} of {count['listed']}")
+    return "\n".join(lines)
+
+
+def run(args: ProbeArguments) -> int:
+    output = Path(args.output)
+    if output.is_dir() or not output.parent.is_dir():
+        raise ValueError(f"--output must name a file in a folder that exists, got {args.output!r}.")
+    if rank_from_environment().world_size > 1:
+        raise ValueError("A probe is computed by one process; --workers reads videos beside it.")
+    train, test = read_both(args)
+    model = IlaForVideoClassification.from_pretrained(args.model)
+    processor = IlaVideoProcessor.from_pretrained(args.model)
+    found: list[Features] = []
+    for annotations in (train, test):
+        with tqdm(total=len(annotations.samples), unit="video") as bar:
+            found.append(
+                extract_features(
+                    model,
+                    processor,
+                    annotations,
+                    cache=args.cache,
+                    protocol=args.protocol,
+                    batch_size=args.batch_size,
+                    num_workers=args.workers,
+                    device=rank_from_environment().device(),
+                    progress=bar.update,
+                )
+            )
+    highest = max(sample.labels[0] for samples in (train, test) for sample in samples.samples)
+    classes = highest + 1 if train.class_names is None else len(train.class_names)
+    report = probe_report(
+        probe(*found, classes=classes, seed=args.seed, kinds=args.probes),
+        model,
+        processor,
+        training=(train, found[0]),
+        held_out=(test, found[1]),
+        classes=classes,
+        protocol=args.protocol,
+        seed=args.seed,
+        data_set=args.data_set,
+    )
+    write_report(report, output)
+    print(f"{table(report)}\nReport: {output}")
+    return 1 if found[0].unreadable or found[1].unreadable else 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    args, unknown = HfArgumentParser(ProbeArguments, description=__doc__).parse_args_into_dataclasses(
+        arguments, return_remaining_strings=True, look_for_args_file=False
+    )
+    try:
+        if unknown:
+            raise ValueError(f"unknown arguments: {' '.join(unknown)}.")
+        return run(args)
+    except (ValueError, OSError, RuntimeError, SafetensorError) as error:  # RuntimeError: no memory, a lost worker
+        print(f"ila probe: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2

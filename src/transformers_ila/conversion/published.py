@@ -1,0 +1,92 @@
+"""The ten published checkpoints: what each one is, what it was trained on, and what the paper reports for it.
+
+The weights have no licence and are not distributed here; `scripts/convert.py` reads the files their users have.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling
+
+from ..data.class_names import DATA_SETS, class_names, fill_up, is_unused
+from ..model.configuration_ila import IlaConfig
+from ..model.video_processing_ila import IlaVideoProcessor
+
+
+# The release normalises as ImageNet models do, not as CLIP does. Its short side, 256 to a crop of 224 or 384 to 336,
+# and its rule for the frames are the processor's own.
+RELEASED_PREPROCESSING: dict[str, Any] = {
+    "image_mean": IMAGENET_DEFAULT_MEAN,
+    "image_std": IMAGENET_DEFAULT_STD,
+    "resample": PILImageResampling.BILINEAR,
+    "frame_sampling": "segments",
+}
+
+
+@dataclass(frozen=True)
+class PublishedCheckpoint:
+    """One row of the paper's Table 1 or 2; accuracies in percent of its protocol, 4 clips x 3 crops."""
+
+    data_set: str  # key of DATA_SETS
+    size: str  # key of CLIP_SIZES
+    num_frames: int
+    top1: float
+    top5: float
+    gmacs: int  # of one view of the paper's network, which the released one is not
+
+    @property
+    def name(self) -> str:
+        """As a repository would be called: ila-base-patch16-8f-kinetics400."""
+        tower, _, patch = self.size.partition("/")
+        base = {"B": "base", "L": "large"}[tower]
+        return f"ila-{base}-patch{patch.replace('@', '-')}-{self.num_frames}f-{self.data_set}"
+
+    @property
+    def title(self) -> str:
+        return f"ILA-{self.size}, {self.num_frames} frames, {DATA_SETS[self.data_set].title}"
+
+    def config(self, **fields: Any) -> IlaConfig:
+        """Of the released network; `fields` win: `alignment_fusion="mi_token"` gives the paper's."""
+        head = DATA_SETS[self.data_set].head
+        labels = class_names(self.data_set)
+        if head["classification_head"] == "linear":
+            labels = fill_up(labels, RELEASED_OUTPUTS)
+        names = {"id2label": dict(enumerate(labels)), "label2id": {name: i for i, name in enumerate(labels)}}
+        released = {"num_frames": self.num_frames, "alignment_fusion": "residual", **head, **names}
+        return IlaConfig.from_clip_size(self.size, **{**released, **fields})
+
+
+PUBLISHED = [
+    PublishedCheckpoint("kinetics400", "B/32", 8, 81.3, 95.0, 40),
+    PublishedCheckpoint("kinetics400", "B/32", 16, 82.4, 95.8, 75),
+    PublishedCheckpoint("kinetics400", "B/16", 8, 84.0, 96.6, 149),
+    PublishedCheckpoint("kinetics400", "B/16", 16, 85.7, 97.2, 295),
+    PublishedCheckpoint("kinetics400", "L/14", 8, 88.0, 98.1, 673),
+    PublishedCheckpoint("kinetics400", "L/14@336", 16, 88.7, 97.8, 3130),
+    PublishedCheckpoint("ssv2", "B/16", 8, 65.0, 89.2, 214),
+    PublishedCheckpoint("ssv2", "B/16", 16, 66.8, 90.3, 438),
+    PublishedCheckpoint("ssv2", "L/14", 8, 67.8, 90.5, 907),
+    PublishedCheckpoint("ssv2", "L/14@336", 16, 70.2, 91.8, 3723),
+]
+PUBLISHED_VIEWS = "4x3"  # clips x crops
+RELEASED_OUTPUTS = 400  # of the release's linear heads, whatever the data set has
+
+
+def published_like(config: IlaConfig) -> PublishedCheckpoint | None:
+    """The published checkpoint whose tower, frames, form and classes these are, if any."""
+    found = _shape(config)
+    return next((checkpoint for checkpoint in PUBLISHED if _shape(checkpoint.config()) == found), None)
+
+
+def _shape(config: IlaConfig) -> tuple[Any, ...]:
+    vision = config.vision_config
+    towers = ("hidden_size", "num_hidden_layers", "patch_size", "image_size", "num_frames")
+    form = ("alignment_fusion", "alignment_conv", "temporal_module")
+    names = [config.id2label[index] for index in range(config.num_labels)]
+    numbers = tuple(getattr(vision, field) for field in (*towers, *form))
+    return (*numbers, config.classification_head, [name for name in names if not is_unused(name)])
+
+
+def released_processor(config: IlaConfig) -> IlaVideoProcessor:
+    """The release's preprocessing for a model of this configuration."""
+    return IlaVideoProcessor.for_model(config, **RELEASED_PREPROCESSING)

@@ -1,0 +1,178 @@
+"""What a model costs: parameters, multiply-accumulates and how they grow, seconds and memory."""
+
+import copy
+import math
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from .model.configuration_ila import IlaConfig
+from .model.modeling_ila import IlaForVideoClassification
+from .model.temporal_ila import aligned_routes
+
+
+# -- what modules cost -----------------------------------------------------------------------------------------------
+
+
+class Growth(NamedTuple):
+    """GMACs of a temporal module alone, and the exponents with which they grow with frames and with patches."""
+
+    gmacs: float
+    frames_exponent: float
+    patches_exponent: float
+
+
+def module_gmacs(config: IlaConfig) -> float:
+    """Multiply-accumulates (giga) that the temporal module adds to plain frames with the same head."""
+    plain = IlaConfig.from_dict({**config.to_dict(), "temporal_module": "none"})
+    return count(config).gmacs - count(plain).gmacs
+
+
+def growth(config: IlaConfig, *, frames: Sequence[int] = (16, 32, 64), grids: Sequence[int] = (14, 20, 28)) -> Growth:
+    """Table 15, measured: cost of the module for other numbers of frames, and of patches (sides of the square grid).
+
+    The exponents are slopes of the logarithms over the given range, not the limits that the table states: where a
+    module costs T^2 + T, they lie between 1 and 2. Matching (ATA) multiplies nothing and is not in them.
+    """
+    patch = config.vision_config.patch_size
+
+    def cost(**fields: int) -> float:
+        return module_gmacs(IlaConfig.from_dict({**config.to_dict(), **fields}))
+
+    in_frames = fitted_exponent(frames, [cost(num_frames=number) for number in frames])
+    in_patches = fitted_exponent([side * side for side in grids], [cost(image_size=side * patch) for side in grids])
+    return Growth(module_gmacs(config), in_frames, in_patches)
+
+
+def matching_exponents(
+    *, frames: Sequence[int] = (8, 16, 32), patches: Sequence[int] = (196, 400, 784), rounds: int = 3
+) -> tuple[float, float]:
+    """How the seconds of ATA's matching, which multiplies nothing, grow with frames and with patches (h w).
+
+    Table 15 has T h^3 w^3, the Hungarian method's worst case. Random features; medians of `rounds`.
+    """
+
+    def seconds(num_frames: int, num_patches: int) -> float:
+        features = torch.randn(1, num_frames, num_patches, 64, generator=torch.Generator().manual_seed(0))
+        return median_times([lambda: aligned_routes(features)], rounds=rounds, device=torch.device("cpu"))[0]
+
+    in_frames = fitted_exponent([number - 1 for number in frames], [seconds(number, patches[0]) for number in frames])
+    return in_frames, fitted_exponent(patches, [seconds(frames[0], number) for number in patches])
+
+
+def fitted_exponent(sizes: Sequence[float], costs: Sequence[float]) -> float:
+    """Slope of log cost over log size by least squares; nan where something costs nothing.
+
+    Raises:
+        ValueError: fewer than two sizes.
+    """
+    if len(sizes) < 2 or len(sizes) != len(costs):
+        raise ValueError(f"An exponent needs two sizes or more with a cost each, got {len(sizes)} and {len(costs)}.")
+    if min(costs) <= 0:
+        return math.nan
+    x, y = ([math.log(value) for value in values] for values in (sizes, costs))
+    return statistics.linear_regression(x, y).slope
+
+
+class Cost(NamedTuple):
+    """What a model costs for one clip.
+
+    gmacs, parameters (millions): as `complexity.count` has them. milliseconds: of a forward pass, the median.
+    times_plain: the same over that of plain frames, measured in turns. memory: MiB that a training step keeps for its
+    backward pass, weights not counted.
+    """
+
+    gmacs: float
+    parameters: float
+    milliseconds: float
+    times_plain: float
+    memory: float
+
+
+def cost(config: IlaConfig, *, rounds: int = 5, device: str | torch.device = "cpu") -> Cost:
+    """Cost of a model with random weights on one random clip, class features computed before."""
+    complexity, vision = count(config), config.vision_config
+    plain = IlaConfig.from_dict({**config.to_dict(), "temporal_module": "none"})
+    clip = torch.randn(1, vision.num_frames, 3, vision.image_size, vision.image_size, device=device)
+    model, beside = (IlaForVideoClassification(one).eval().to(device) for one in (config, plain))
+    with torch.no_grad():
+        calls = [lambda: model(clip), lambda: beside(clip)]
+        own, others = median_times(calls, rounds=rounds, device=torch.device(device))
+    memory = kept_for_backward(model.train(), clip)
+    return Cost(complexity.gmacs, complexity.parameters, own * 1000, own / others, memory)
+
+
+def median_times(calls: Sequence[Callable[[], Any]], *, rounds: int, device: torch.device) -> list[float]:
+    """Seconds of each, the medians of `times_in_turns`."""
+    return [statistics.median(own) for own in times_in_turns(calls, rounds=rounds, device=device)]
+
+
+def times_in_turns(
+    calls: Sequence[Callable[[], Any]], *, rounds: int, device: torch.device, warmup: int = 1
+) -> list[list[float]]:
+    """Seconds of each in `rounds` rounds, each of which another one begins, after some that do not count."""
+    times: list[list[float]] = [[] for _ in calls]
+    for number in range(warmup + rounds):
+        for place in range(len(calls)):
+            index = (number + place) % len(calls)
+            started = time.perf_counter()
+            calls[index]()
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            if number >= warmup:
+                times[index].append(time.perf_counter() - started)
+    return times
+
+
+def kept_for_backward(model: IlaForVideoClassification, pixel_values: torch.Tensor) -> float:
+    """MiB of different storages, weights and input not counted, that autograd keeps of one forward pass."""
+    own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers(), pixel_values)}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        logits = model(pixel_values).logits  # what is kept lives as long as this
+    del logits
+    return sum(kept.values()) / 2**20
+
+
+class Complexity(NamedTuple):
+    """gmacs: giga multiply-accumulates of one view, class features cached, prompt generator included (as the paper's
+    "FLOPs"). parameters: millions, without the text tower. text_parameters: millions of the text tower, 0 where
+    it was merged."""
+
+    gmacs: float
+    parameters: float
+    text_parameters: float
+
+
+def count(config: IlaConfig) -> Complexity:
+    """Counted by torch's flop counter on the meta device."""
+    config = copy.deepcopy(config)
+    if config.has_text_tower:
+        config.class_features = "embeddings"  # as if they had been computed once
+    with torch.device("meta"):
+        model = IlaForVideoClassification(config).eval()
+    is_text = ("text_model.", "text_projection.")
+    text = sum(weight.numel() for name, weight in model.named_parameters() if name.startswith(is_text))
+    total = sum(weight.numel() for weight in model.parameters())
+    gmacs = count_gmacs(model, config.num_frames, config.vision_config.image_size)
+    return Complexity(gmacs, (total - text) / 1e6, text / 1e6)
+
+
+def count_gmacs(model: nn.Module, num_frames: int, image_size: int) -> float:
+    """Giga multiply-accumulates of one clip, of a video model on the meta device."""
+    pixel_values = torch.zeros(1, num_frames, 3, image_size, image_size, device="meta")
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(pixel_values)
+    return counter.get_total_flops() / 2e9

@@ -1,0 +1,19 @@
+"""Videos and their labels, from folders, lists, shards and data sets, and a check of the files."""
+
+from .annotations import read_annotations
+from .checking import check_videos
+from .samples import Annotations, Sample
+from .text import AnnotationError
+from .video_folder import VideoFolder, find_videos, hold_out
+
+
+__all__ = [
+    "AnnotationError",
+    "Annotations",
+    "Sample",
+    "VideoFolder",
+    "check_videos",
+    "find_videos",
+    "hold_out",
+    "read_annotations",
+]

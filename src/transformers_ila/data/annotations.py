@@ -1,0 +1,172 @@
+"""Annotation files, folders, shards and data sets -> samples: which videos there are, and what they show.
+
+What is unusual here:
+- every fault names its line and column (1-based, in characters), and none is skipped or guessed away;
+- a path may hold blanks, quotes, tabs and commas: it ends at its last video suffix, not at the first blank;
+- videos are not opened and may be missing: `check_files` lists those, training and evaluation deal with them;
+- paths stay inside the root. That is judged by their text: a link inside the root may point anywhere.
+
+`FORMATS` lists what is read; `read_annotations` recognises it by content.
+"""
+
+import codecs
+import inspect
+import os
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from transformers.utils import logging
+
+from .data_sets import SSV2_LABELS, files_of_splits, read_class_folders, read_kinetics, read_ssv2
+from .lists import begin_of_numbers, read_frame_list, read_list
+from .samples import Annotations, DatasetRow, Labels, Sample, ShardMember
+from .shards import list_shards, names_shards, read_dataset, read_shards, stream_shard
+from .text import TOKEN, UTF16, AnnotationError, preview, unquoted, with_plain_ends
+from .video_lists import HEADER, VIDEO_SUFFIXES
+
+
+logger = logging.get_logger(__name__)
+
+
+__all__ = [
+    "FORMATS", "AnnotationError", "Annotations", "DatasetRow", "Labels", "Sample", "ShardMember",
+    "list_shards", "read_annotations", "read_class_folders", "read_dataset", "read_frame_list", "read_kinetics",
+    "read_list", "read_shards", "read_ssv2", "stream_shard",
+]  # fmt: skip
+
+
+def read_annotations(
+    source: Any,
+    *,
+    root: str | Path | None = None,
+    format: str | None = None,
+    labels: Labels | None = None,
+    split: str | None = None,
+    multi_label: bool | None = None,
+    check_files: bool = False,
+) -> Annotations:
+    """Samples of an annotation file, a folder, shards or a `datasets` data set.
+
+    Args:
+        source: see the functions of `FORMATS`, which say what each reads.
+        root: folder that relative paths start from and that no path may leave; default: the annotation's folder.
+        format: key of `FORMATS`; recognised by content where it is None.
+        labels: class names in the order of their indices, name -> index, the name of a data set ("kinetics400",
+            "ssv2") or a file of them. They win over the names in the source, which then count by name.
+        split: which part, where the source has several.
+        multi_label: False refuses a video with several labels; None finds out.
+        check_files: look whether every video exists, and list those that do not in `missing`.
+
+    Raises:
+        AnnotationError: a fault in the annotation; the message names file, line and column.
+        ValueError: an unknown or unrecognised format, an argument that does not go with it, class names with faults.
+        OSError: something cannot be read.
+    """
+    format = detect_format(source, root) if format is None else format
+    if format not in FORMATS:
+        raise ValueError(f"`format` must be one of {_formats()}; got {format!r}.")
+    given = {"root": root, "labels": labels, "split": split, "multi_label": multi_label}
+    given = {name: value for name, value in given.items() if value is not None}
+    excess = sorted(given.keys() - inspect.signature(FORMATS[format]).parameters.keys())
+    if excess == ["multi_label"] and not multi_label:  # such a format gives one label anyway
+        del given["multi_label"]
+    elif excess:
+        raise ValueError(f"{', '.join(map(repr, excess))} does not go with the format {format!r}.")
+    annotations = FORMATS[format](source, **given)
+    return _with_missing(annotations) if check_files else _with_warning(annotations)
+
+
+JSON = re.compile(r"\s*(\[\s*)?(\{\s*\"[^\"]*\"\s*:|\]\s*$)")  # a name may begin with `[` or `{`, too
+
+
+def detect_format(source: Any, root: str | Path | None) -> str:
+    if hasattr(source, "features") or isinstance(source, dict):
+        return "datasets"
+    if isinstance(source, (list, tuple)) or names_shards(str(source)):
+        return "shards"
+    if not isinstance(source, (str, os.PathLike)):
+        raise ValueError(f"Cannot read annotations from {type(source).__name__} {source!r:.80}: {_formats()}.")
+    path = Path(source)
+    if path.is_dir():
+        return _recognise_folder(path)
+    if not path.is_file():
+        raise ValueError(f"There is no annotation at {str(source)!r}: neither a file nor a folder nor shards.")
+    with path.open("rb") as file:
+        head = file.read(2**16)
+    if head[:2] in UTF16:
+        return "list"  # which says what is wrong
+    return _recognise_text(head.removeprefix(codecs.BOM_UTF8).decode("utf-8", "replace"), path, root or path.parent)
+
+
+def _recognise_folder(folder: Path) -> str:
+    names = os.listdir(folder)
+    if any(name in SSV2_LABELS for name in names) and files_of_splits(folder):
+        return "ssv2"
+    shards = any(map(names_shards, names)) and not any((folder / name).is_dir() for name in names)
+    return "shards" if shards else "folders"
+
+
+def _recognise_text(head: str, path: Path, root: str | Path) -> str:
+    lines = [line.strip(" \t") for line in with_plain_ends(head).split("\n") if line.strip(" \t")]
+    if "\0" in head or path.suffix.lower() in VIDEO_SUFFIXES or not lines:
+        raise ValueError(f"{str(path)!r} is no annotation. What is read: {_formats()}.")
+    if JSON.match(head):
+        return "ssv2"
+    if {"youtube_id", "time_start"} <= {cell.strip().strip('"').lower() for cell in lines[0].split(",")}:
+        return "kinetics"
+    if lines[0].startswith(("original_vido_id", "original_video_id")):  # SlowFast's own has the slip of the pen
+        raise ValueError(
+            f"{str(path)!r} is a SlowFast frame list, one line a frame, which is not read; give a list with one line "
+            "a video: `folder num_frames label` (format 'frames') or `path label` (format 'list')."
+        )
+    whole = lines[:-1] if len(head) > 2**15 else lines  # the last one may be cut off
+    likely = [_is_of_frames(line, root) for line in whole[:1000] if HEADER.fullmatch(line) is None]
+    return "frames" if likely and all(likely) else "list"
+
+
+def _is_of_frames(line: str, root: str | Path) -> bool:
+    """Whether this may be `folder num_frames label`: two numbers behind what is no file of a video."""
+    begin = begin_of_numbers(line)
+    if begin is None or len(TOKEN.findall(line, begin)) < 2:
+        return False
+    path = unquoted(line[:begin])
+    return not path.lower().endswith(VIDEO_SUFFIXES) or os.path.isdir(os.path.join(root, path))
+
+
+def _formats() -> str:
+    return "; ".join(f"{name!r} ({(reader.__doc__ or '').splitlines()[0]})" for name, reader in FORMATS.items())
+
+
+def _with_missing(annotations: Annotations) -> Annotations:
+    paths = [sample.video for sample in annotations.samples if isinstance(sample.video, str)]
+    missing = [path for path in paths if not os.path.exists(path)]
+    if missing:
+        logger.warning(
+            f"{annotations.source!r}: {len(missing)} of {len(paths)} videos are missing: {preview(missing)}."
+        )
+    return replace(annotations, missing=missing)
+
+
+def _with_warning(annotations: Annotations) -> Annotations:
+    """The same; where not one of a few videos exists, the root is likely to be wrong."""
+    some = [sample.video for sample in annotations.samples[:: max(1, len(annotations.samples) // 20)]]
+    paths = [video for video in some if isinstance(video, str)]
+    if paths and not any(map(os.path.exists, paths)):
+        logger.warning(
+            f"{annotations.source!r}: of {len(paths)} videos none exists, as {paths[0]!r}: is `root` right?"
+        )
+    return annotations
+
+
+FORMATS: dict[str, Callable[..., Annotations]] = {
+    "list": read_list,
+    "frames": read_frame_list,
+    "kinetics": read_kinetics,
+    "ssv2": read_ssv2,
+    "folders": read_class_folders,
+    "shards": read_shards,
+    "datasets": read_dataset,
+}

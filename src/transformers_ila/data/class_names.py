@@ -1,0 +1,139 @@
+"""Names of classes: those of the paper's data sets, and those that files of any kind list."""
+
+import csv
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A data set of the paper, and the form its checkpoints have."""
+
+    title: str
+    num_labels: int
+    table: int  # of the paper
+    head: Mapping[str, Any]  # fields of IlaConfig
+
+
+DATA_SETS: dict[str, DataSet] = {
+    "kinetics400": DataSet("Kinetics-400", 400, 1, {"classification_head": "text"}),
+    "ssv2": DataSet("Something-Something V2", 174, 2, {"classification_head": "linear", "alignment_conv": "standard"}),
+}
+HEADER_WORDS = {"id", "name", "label", "class", "index", "category"}
+UNUSED = "unused output "  # and its number: the name of an output that no class was trained for
+
+
+# -- class names -----------------------------------------------------------------------------------------------------
+
+
+def class_names(source: str | Path) -> list[str]:
+    """The class names of "kinetics400", "ssv2", or of a file, in the order of their ids.
+
+    A file has one class per line: `id,name` with that header, as the release's lists, or the bare name. JSON is read
+    too: a list of names, or names with their ids as Something-Something V2's `labels.json`.
+
+    Raises:
+        ValueError: no such list, ids that are not 0 to K-1, or names missing or repeated.
+    """
+    if source in DATA_SETS:
+        return _read_names(files(__package__).joinpath("labels", f"{source}.csv").read_text("utf-8"), str(source))
+    path = Path(source)
+    if not path.is_file():
+        raise ValueError(f"`labels` must be one of {', '.join(DATA_SETS)}, or a file; there is none at {str(path)!r}.")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        return _read_json(text, str(path)) if text.lstrip()[:1] in ("[", "{") else _read_names(text, str(path))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{str(path)!r} is no text in UTF-8: {error}.") from error
+
+
+def _read_names(text: str, source: str) -> list[str]:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    has_ids = bool(lines) and [cell.strip().lower() for cell in lines[0].split(",")] == ["id", "name"]
+    names = _by_id(lines[1:], source) if has_ids else lines
+    if not names:
+        raise ValueError(f"{source!r} names no class.")
+    cells = {cell.strip().lower() for cell in re.split(r"[,;\t]", names[0])}
+    if not has_ids and (cells <= HEADER_WORDS or _are_numbered(names)):
+        raise ValueError(
+            f"{source!r} must have `id,name` in every line, with that header, or bare names; it begins {lines[:2]}."
+        )
+    return _different(names, source)
+
+
+def _are_numbered(lines: list[str]) -> bool:
+    """Whether the lines, maybe but the first, have ids in front of the names or, behind a separator, after them."""
+    for form in (r"(\d+)\s*[,;\s]\s*\S.*", r".*\S\s*[,;\t]\s*(\d+)"):
+        found = [re.fullmatch(form, line) for line in lines]
+        ids = [int(match[1]) for match in found if match is not None]
+        if len(ids) > 1 and (len(ids) == len(lines) or found[0] is None and len(ids) == len(lines) - 1):
+            if sorted(ids) == list(range(min(ids), min(ids) + len(ids))):
+                return True
+    return False
+
+
+def _read_json(text: str, source: str) -> list[str]:
+    """A list of names, or an object with ids behind them, or in front."""
+    try:
+        content = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{source!r} is no JSON: {error}.") from error
+    if isinstance(content, dict):
+        ids_first = all(str(key).isdecimal() for key in content)
+        pairs = [(key, value) if ids_first else (value, key) for key, value in content.items()]
+        return _different(_in_order([[str(number), str(name)] for number, name in pairs], source), source)
+    if not isinstance(content, list) or not content or not all(isinstance(name, str) for name in content):
+        raise ValueError(f"{source!r} must hold a list of names, or names with their ids.")
+    return _different([name.strip() for name in content], source)
+
+
+def _different(names: list[str], source: str) -> list[str]:
+    repeated = sorted({name for name in names if names.count(name) > 1 or not name})
+    if repeated:
+        raise ValueError(f"The names of {source!r} must be different and not empty, got {repeated[:5]}.")
+    return names
+
+
+def _by_id(lines: list[str], source: str) -> list[str]:
+    rows = [_cells(line) for line in lines]
+    wrong = [line for line, row in zip(lines, rows) if len(row) != 2]
+    if wrong:
+        raise ValueError(f"{source!r} must have `id,name` in every line (quote names with commas), got {wrong[0]!r}.")
+    return _in_order(rows, source)
+
+
+def _in_order(rows: list[list[str]], source: str) -> list[str]:
+    """Ids and names -> the names by their ids."""
+    wrong = [row for row in rows if not row[0].strip().isdecimal()]
+    if not rows:
+        raise ValueError(f"{source!r} names no class.")
+    if wrong:
+        raise ValueError(f"The ids of {source!r} must be numbers from 0 on, got {','.join(wrong[0])!r}.")
+    by_id = {int(row[0]): row[1].strip() for row in rows}
+    if sorted(by_id) != list(range(len(rows))):
+        found = ", ".join(map(str, sorted(by_id)[:9]))
+        raise ValueError(f"The ids of {source!r} must be 0 to {len(rows) - 1}, each once, got {found}, ...")
+    return [by_id[index] for index in range(len(by_id))]
+
+
+def _cells(line: str) -> list[str]:
+    """Of one line, so that a quote left open does not swallow the next; none for what is not CSV."""
+    try:
+        return next(csv.reader([line], skipinitialspace=True, strict=True))
+    except csv.Error:
+        return []
+
+
+def fill_up(names: list[str], num_outputs: int) -> list[str]:
+    """Names for all outputs of a released linear head, which has 400 whatever its data set has."""
+    return [*names, *(f"{UNUSED}{index}" for index in range(len(names), num_outputs))]
+
+
+def is_unused(name: str) -> bool:
+    """Whether an output got its name from `fill_up`: no class was ever trained for it."""
+    return name.startswith(UNUSED)

@@ -1,0 +1,278 @@
+"""What annotations hold: samples, with paths inside a root and labels as indices of classes."""
+
+import difflib
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..model.class_names_ila import check_labels
+from .class_names import DATA_SETS, class_names
+from .text import COMMA_CELL, TAB_CELL, TOKEN, Line, Text, annotation_error, is_index, parse_json, read_text, unquoted
+
+
+Labels = Sequence[str] | Mapping[str, int] | str | Path
+SPLITS = {  # what a split is called -> what it is here
+    "train": "train", "training": "train", "test": "test", "testing": "test",
+    "val": "validation", "valid": "validation", "validate": "validation", "validation": "validation",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ShardMember:
+    """A video in an uncompressed tar file: bytes `offset` to `offset + size`."""
+
+    shard: str
+    name: str
+    offset: int
+    size: int
+
+    def load(self) -> bytes:
+        with open(self.shard, "rb") as shard:
+            shard.seek(self.offset)
+            return shard.read(self.size)
+
+
+@dataclass(frozen=True)
+class DatasetRow:
+    """A video in a row of a `datasets.Dataset` whose video column is not decoded."""
+
+    dataset: Any = field(repr=False)
+    column: str
+    index: int
+
+    def load(self) -> dict[str, Any]:
+        return self.dataset[self.index][self.column]
+
+
+class Sample(NamedTuple):
+    """One video and its labels.
+
+    video: absolute path of a file or of a folder of frame images; bytes; or what loads them (`load()`).
+    labels: class indices; one, unless the annotations are multi-label.
+    name: what the annotation calls it: path relative to the root, id, key of a shard, row.
+    start, end: the seconds that the annotation means, where the file may be longer; None: all of it.
+    num_frames: what the annotation says; the reader counts for itself.
+    """
+
+    video: Any
+    labels: tuple[int, ...]
+    name: str
+    start: float | None = None
+    end: float | None = None
+    num_frames: int | None = None
+
+    def source(self) -> str | bytes | dict[str, Any]:
+        """What the processor and `read_video` take; bytes are loaded now."""
+        return self.video if isinstance(self.video, (str, bytes)) else self.video.load()
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """What an annotation holds.
+
+    samples: in its order.
+    class_names: in the order of their indices; None where nothing names them.
+    multi_label: a video may have several labels.
+    format: key of `FORMATS`. source: what was read. sha256: of the annotation file, None where there is no file.
+    found_as: under which names videos lie in the root -> how many, for formats that name no files.
+    missing: paths of videos that do not exist; None: not looked for.
+    """
+
+    samples: list[Sample] = field(repr=False)
+    class_names: list[str] | None = field(repr=False)
+    multi_label: bool
+    format: str
+    source: str
+    sha256: str | None = None
+    found_as: dict[str, int] = field(default_factory=dict)
+    missing: list[str] | None = field(default=None, repr=False)
+
+    def pairs(self) -> list[tuple[Path, int]]:
+        """Paths and class indices, as `VideoFolder`, `hold_out` and `evaluate` take them.
+
+        Raises:
+            ValueError: several labels of a video, or videos that are no files.
+        """
+        if self.multi_label:
+            raise ValueError(f"{self.source!r} gives a video several labels, or may; one each is needed here.")
+        if not all(isinstance(sample.video, str) for sample in self.samples):
+            raise ValueError(f"The videos of {self.source!r} are no files of their own, which are needed here.")
+        return [(Path(str(sample.video)), sample.labels[0]) for sample in self.samples]
+
+
+# -- roots and classes -----------------------------------------------------------------------------------------------
+
+
+class VideoRoot:
+    """The folder that paths start from and must not leave."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = os.path.abspath(folder)
+        self.prefix = os.path.join(self.folder, "")
+        if not os.path.isdir(self.folder):
+            raise ValueError(f"There is no folder {str(folder)!r} for the videos: `root`.")
+
+    def inside(self, path: str) -> str | None:
+        """Absolute and without `..`, None where that is not inside the root."""
+        absolute = os.path.normpath(os.path.join(self.folder, path))
+        return absolute if absolute.startswith(self.prefix) and len(absolute) > len(self.prefix) else None
+
+    def has(self, path: str) -> bool:
+        absolute = self.inside(path)
+        return absolute is not None and os.path.exists(absolute)
+
+    def path(self, path: str, line: Line, position: int = 0) -> str:
+        absolute = self.inside(path)
+        if "://" in path:
+            raise line.fault(position, f"{path!r} is a URL; videos are files below {self.folder!r}")
+        if absolute is None:
+            raise line.fault(position, f"{path!r} is not inside the root {self.folder!r}: pass another `root`")
+        return absolute
+
+
+class LabelMap:
+    """Class names, and texts to class indices: a number is an index, anything else a name."""
+
+    def __init__(self, names: list[str] | None, *, multi_label: bool | None = None) -> None:
+        self.names, self.multi_label = names, multi_label
+        self.by_name = {name: index for index, name in enumerate(names or ())}
+
+    def find(self, text: str) -> int | None:
+        """The index that a text stands for, which may be too high; None where it stands for none."""
+        return int(text) if is_index(text) else self.by_name.get(text)
+
+    def index(self, text: str, line: Line, position: int) -> int:
+        index = self.find(text)
+        if index is None:
+            raise line.fault(position, f"{text!r} is no class index{self._no_name(text)}")
+        if self.names is not None and index >= len(self.names):
+            hint = "; indices start at 0" if index == len(self.names) else ""
+            raise line.fault(
+                position, f"the class index {index} is not in 0 to {len(self.names) - 1}, as the class names are{hint}"
+            )
+        return index
+
+    def named(self, text: str, line: Line, position: int = 0) -> int:
+        """The index of a name, which may be a number."""
+        if text not in self.by_name:
+            raise line.fault(position, f"{text!r} is no class{self._no_name(text)}")
+        return self.by_name[text]
+
+    def _no_name(self, text: str) -> str:
+        if self.names is None:
+            return ", and there are no class names it could be one of: pass `labels`"
+        close = difflib.get_close_matches(text, self.names, n=1)
+        return f" and none of the {len(self.names)} class names" + (f": {close[0]!r}?" if close else "")
+
+    def indices(self, line: Line, start: int) -> tuple[int, ...]:
+        """What stands in the line from `start` on: indices, or names separated by tabs or else by commas."""
+        text = line.text[start:].lstrip(" \t,:")
+        begin = len(line.text) - len(text)
+        if is_index(text) or unquoted(text) in self.by_name:
+            return (self.index(unquoted(text), line, begin),)
+        if not text:
+            hint = "" if self.names else "; class names need `labels`"
+            raise line.fault(begin, f"there is no label behind the path {line.text!r}{hint}")
+        cells = list(TOKEN.finditer(text))
+        if self.names is not None and not all(is_index(unquoted(cell[0])) for cell in cells):
+            cells = list((TAB_CELL if "\t" in text else COMMA_CELL).finditer(text))
+        return self.several([(unquoted(cell[0].strip()), begin + cell.start()) for cell in cells], line)
+
+    def several(self, cells: list[tuple[str, int]], line: Line, *, by_name: bool = False) -> tuple[int, ...]:
+        """The indices of texts, each with its position; `by_name`: numbers are names, too."""
+        found: list[int] = []
+        for text, position in cells:
+            index = (self.named if by_name else self.index)(text, line, position)
+            if index in found:
+                raise line.fault(position, f"the label {text!r} stands there twice")
+            if found and self.multi_label is False:
+                raise line.fault(position, f"one label is allowed, and {text!r} is another")
+            found.append(index)
+        return tuple(found)
+
+
+def classes_of(labels: Labels | None, *, multi_label: bool | None = None) -> LabelMap:
+    return LabelMap(None if labels is None else _class_names(labels), multi_label=multi_label)
+
+
+def _class_names(labels: Labels) -> list[str]:
+    if isinstance(labels, Mapping):
+        return _names_by_index(labels, "`labels`")
+    if not isinstance(labels, (str, os.PathLike)):
+        return check_labels(labels)
+    if labels in DATA_SETS or Path(labels).suffix.lower() != ".json":
+        return class_names(labels)
+    table = parse_json(read_text(labels))
+    return _names_by_index(table, str(labels)) if isinstance(table, dict) else check_labels(table)
+
+
+def _names_by_index(table: Mapping[str, Any], source: str) -> list[str]:
+    """Of `{name: index}`, where an index may be a text."""
+    by_index = {int(index): name for name, index in table.items() if is_index(str(index))}
+    if not table or sorted(by_index) != list(range(len(table))):
+        raise ValueError(f"{source} must give each class name an index from 0 to {len(table) - 1}, each once.")
+    return check_labels([by_index[index] for index in range(len(table))])
+
+
+class SampleCollector:
+    """The samples so far, no video twice."""
+
+    def __init__(self) -> None:
+        self.samples: list[Sample] = []
+        self._lines: dict[Any, int | None] = {}
+
+    def add(self, sample: Sample, line: Line, position: int = 0) -> None:
+        key = sample.video if sample.start is None else (sample.video, sample.start, sample.end)
+        first = self._lines.setdefault(key, line.number)
+        if first != line.number:
+            raise line.fault(position, f"the video {sample.name!r} stands in line {first}, too")
+        self.samples.append(sample)
+
+    def annotations(self, text: Text, format: str, classes: LabelMap, **more: Any) -> Annotations:
+        if not self.samples:
+            raise annotation_error(text.file, "no video is listed there", line=1, column=1)
+        several = bool(classes.multi_label) or any(len(sample.labels) != 1 for sample in self.samples)
+        return Annotations(self.samples, classes.names, several, format, text.file, text.sha256, **more)
+
+
+def samples_hash(samples: Sequence[Sample]) -> str:
+    """SHA-256 of names, times and labels, in their order."""
+    digest = hashlib.sha256()
+    for sample in samples:
+        digest.update(json.dumps([sample.name, sample.start, sample.end, sample.labels]).encode() + b"\n")
+    return digest.hexdigest()
+
+
+LabelledVideos = Annotations | Sequence[Sample | tuple[Any, Any]]
+
+
+def listed_samples(samples: LabelledVideos) -> list[Sample]:
+    """Annotations, samples, or pairs of a video (path, or bytes) and a class index or several."""
+    items: Iterable[Any] = samples.samples if isinstance(samples, Annotations) else samples
+    return [item if isinstance(item, Sample) else _sample(*item) for item in items]
+
+
+def _sample(video: Any, labels: Any) -> Sample:
+    labels = labels.tolist() if hasattr(labels, "tolist") else labels  # of NumPy and torch
+    several = isinstance(labels, Sequence) and not isinstance(labels, str)
+    source = str(video) if isinstance(video, Path) else video
+    indices = tuple(labels) if several else (labels,)
+    return Sample(source, tuple(i.item() if hasattr(i, "item") else i for i in indices), _shown(video))
+
+
+def _shown(video: Any) -> str:
+    return hashlib.sha256(video).hexdigest() if isinstance(video, bytes) else str(video)
+
+
+def path_of(sample: Sample) -> str:
+    """For reports: the path, or what the annotation calls a video that is no file."""
+    return sample.video if isinstance(sample.video, str) else sample.name
+
+
+def named_source(samples: Sequence[Sample], index: int) -> tuple[str, Any]:
+    """A sample's name and video, for `video_loader`."""
+    return samples[index].name, samples[index].video

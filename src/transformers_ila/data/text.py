@@ -1,0 +1,126 @@
+"""Annotation files as text: their lines, what stands where in them, and faults that say so."""
+
+import codecs
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+
+LONGEST_LINE = 2**15  # characters
+UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+BETWEEN = r"(?:[ \t,]|::)"  # V-JEPA has `::` for paths with blanks
+TOKEN = re.compile(rf"\"(?:[^\"]|\"\")*\"|'[^']*'|(?:(?!{BETWEEN}|(?<=:):).)+")
+TAB_CELL, COMMA_CELL = (
+    re.compile(rf"\"(?:[^\"]|\"\")*\"(?=\s*(?:{end}|$))|[^ {end}][^{end}]*") for end in ("\\t", ",")
+)
+
+
+class AnnotationError(ValueError):
+    """A fault in an annotation. `line` and `column` are 1-based, the column in characters; None where neither is."""
+
+    line: int | None = None
+    column: int | None = None
+
+
+class Text(NamedTuple):
+    file: str
+    text: str
+    sha256: str
+
+
+class Line(NamedTuple):
+    """A line without the blanks around it, `indent` of which stand before it; `number` None: of what has no lines."""
+
+    file: str
+    number: int | None
+    text: str
+    indent: int = 0
+
+    def fault(self, position: int, reason: str) -> AnnotationError:
+        return annotation_error(self.file, reason, line=self.number, column=self.indent + position + 1)
+
+
+def annotation_error(
+    source: str, reason: str, *, line: int | None = None, column: int | None = None
+) -> AnnotationError:
+    where = "" if line is None else f", line {line}, column {column}"
+    error = AnnotationError(f"{source!r}{where}: {reason}" + ("" if reason.endswith("?") else "."))
+    error.line, error.column = line, None if line is None else column
+    return error
+
+
+def read_text(file: str | Path) -> Text:
+    path = Path(file)
+    if not path.is_file():
+        raise ValueError(f"There is no annotation file {str(path)!r}.")
+    content = path.read_bytes()
+    return Text(str(path), decoded(content, str(path)), hashlib.sha256(content).hexdigest())
+
+
+def decoded(content: bytes, file: str) -> str:
+    """UTF-8, with a byte order mark or without, to text with `\\n` alone at the ends of lines."""
+    content = content.removeprefix(codecs.BOM_UTF8)
+    try:
+        text = content.decode("utf-8")
+        fault = text.find("\0")
+        if fault < 0:
+            return with_plain_ends(text)
+        before = text[:fault]
+    except UnicodeDecodeError as error:
+        before = content[: error.start].decode("utf-8")
+    before = with_plain_ends(before)
+    line, column = place_of(before, len(before))
+    hint = ", but in UTF-16" if content[:2] in UTF16 else ""
+    raise annotation_error(
+        file, f"what stands here is no text in UTF-8{hint}: save the file as UTF-8", line=line, column=column
+    )
+
+
+def with_plain_ends(text: str) -> str:
+    """Not with `splitlines`, which ends lines at a dozen characters that may stand in a path."""
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def nonblank_lines(text: Text) -> Iterator[Line]:
+    """All lines that are not blank, of which there must be one."""
+    if not text.text.strip():
+        raise annotation_error(text.file, "nothing stands there", line=1, column=1)
+    for number, line in enumerate(text.text.split("\n"), 1):
+        stripped = line.strip(" \t")
+        if stripped:
+            found = Line(text.file, number, stripped, line.index(stripped[0]))
+            if len(stripped) > LONGEST_LINE:
+                raise found.fault(0, f"the line has {len(stripped)} characters, too many for a path and labels")
+            yield found
+
+
+def place_of(text: str, position: int) -> tuple[int, int]:
+    """Line and column of a position in a text."""
+    return text.count("\n", 0, position) + 1, position - text.rfind("\n", 0, position)
+
+
+def unquoted(text: str) -> str:
+    if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
+        return text[1:-1].replace(text[0] * 2, text[0])
+    return text
+
+
+def is_index(text: str) -> bool:
+    return text.isdecimal() and text.isascii() and len(text) < 10
+
+
+def parse_json(text: Text) -> Any:
+    try:
+        return json.loads(text.text)
+    except json.JSONDecodeError as error:
+        raise annotation_error(text.file, f"no JSON: {error.msg}", line=error.lineno, column=error.colno) from error
+    except RecursionError as error:
+        raise annotation_error(text.file, "no annotation is nested so deeply", line=1, column=1) from error
+
+
+def preview(names: Sequence[object], count: int = 5) -> str:
+    more = f" and {len(names) - count} more" if len(names) > count else ""
+    return ", ".join(repr(str(name)) for name in names[:count]) + more

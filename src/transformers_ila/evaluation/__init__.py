@@ -1,0 +1,8 @@
+"""A trained model asked about videos: logits, metrics, reports, labels, probes."""
+
+from .evaluator import evaluate
+from .inference import load_trained
+from .report import fingerprint
+
+
+__all__ = ["evaluate", "fingerprint", "load_trained"]

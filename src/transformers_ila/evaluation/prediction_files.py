@@ -1,0 +1,301 @@
+"""A folder of results that grows by killed runs, and holds no video twice.
+
+```
+output/_settings.json                       what the results are of; another model or other options are refused
+output/part-00000-of-00002.jsonl            process 0 of 2: one line a video, appended
+output/part-00000-of-00002-000000.parquet   or its first, second ... piece, whole or not there
+```
+
+A row has `video` (name), `labels` and `scores` (best first), `frames_lost`, `reason` (why there are no labels) and,
+on request, `embedding`. Lines are on disk when `append` returns; a line that a killed run left half written is cut off
+when the next one starts. Rows for Parquet wait for their piece, a minute at most, and are computed again after a kill.
+"""
+
+import hashlib
+import json
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+from uuid import uuid4
+
+from transformers.utils import logging
+
+from ..distributed import Rank
+
+
+try:
+    import fcntl
+except ImportError:  # no such locks on this system
+    fcntl = None  # type: ignore[assignment]
+
+logger = logging.get_logger(__name__)
+
+
+FORMATS = ("jsonl", "parquet")
+ROWS_OF_A_PIECE, SECONDS_OF_A_PIECE = 10_000, 60.0  # after which a piece is written, whichever comes first
+SETTINGS = "_settings.json"  # readers of Parquet folders pass over names with an underscore
+
+
+def video_id(name: str) -> bytes:
+    """What a video is known by, in 16 bytes."""
+    return hashlib.blake2b(name.encode(), digest_size=16).digest()
+
+
+def check_settings(folder: Path, settings: dict[str, Any]) -> None:
+    """The first process writes them; all others, and later runs, must have the same.
+
+    Raises:
+        ValueError: an unknown format, or results of something else.
+    """
+    if settings["format"] not in FORMATS:
+        raise ValueError(f"format must be one of {', '.join(FORMATS)}, got {settings['format']!r}.")
+    file = folder / SETTINGS
+    new = folder / f".{SETTINGS}-{uuid4().hex}.new"  # processes of several machines may have the same number
+    new.write_text(json.dumps(settings, indent=2) + "\n", encoding="ascii")
+    try:
+        os.link(new, file)  # fails where it exists, and is whole where it does not
+    except FileExistsError:
+        pass
+    except OSError:  # a file system without links
+        if not file.exists():
+            os.replace(new, file)
+    finally:
+        new.unlink(missing_ok=True)
+    try:
+        found = json.loads(file.read_text(encoding="ascii"))
+        differ = [
+            f"{name} {found.get(name)!r}, now {value!r}"
+            for name, value in settings.items()
+            if found.get(name) != value
+        ]
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{str(file)!r} does not say what the results are of: {error}.") from error
+    if not differ:
+        return
+    if any(part.stat().st_size for format in FORMATS for part in part_files(folder, format)):
+        raise ValueError(
+            f"{str(folder)!r} holds other results; take a new folder. They differ in {'; '.join(differ)}."
+        )
+    new.write_text(json.dumps(settings, indent=2) + "\n", encoding="ascii")  # of a run that ended without any result
+    os.replace(new, file)
+
+
+# -- writing ---------------------------------------------------------------------------------------------------------
+
+
+class ResultWriter:
+    """The part of one process, which no other may write at the same time; nor may a run with more or fewer processes.
+
+    `retry` takes out the rows of videos that could not be read, so that they can be tried again.
+
+    Raises:
+        ValueError: another process writes it, or a run with another number of processes is going on.
+    """
+
+    def __init__(self, folder: Path, format: str, place: Rank, *, retry: bool = False) -> None:
+        self.folder, self.format = folder, format
+        self.stem = f"part-{place.rank:05}-of-{place.world_size:05}"
+        self.lines: IO[bytes] | None = None
+        self.rows: list[dict[str, Any]] = []
+        self.since = time.monotonic()
+        self.lock = (folder / f".{self.stem}.lock").open("ab")
+        self.run = (folder / f".run-of-{place.world_size:05}.lock").open("ab")
+        self._take_lock()
+        for left in folder.glob(f".{self.stem}*.new"):
+            left.unlink()
+        for file in part_files(folder, format):
+            abandoned = f"-of-{place.world_size:05}" not in file.stem  # by runs with more or fewer processes
+            if file.name.startswith(self.stem) or (abandoned and place.rank == 0):
+                if format == "jsonl":
+                    _repair(file)
+                if retry:
+                    _drop_unreadable(file)
+        if format == "jsonl":
+            self.lines = (folder / f"{self.stem}.jsonl").open("ab")
+
+    def _take_lock(self) -> None:
+        if fcntl is None:
+            return
+        try:
+            fcntl.flock(self.run, fcntl.LOCK_SH | fcntl.LOCK_NB)  # first, so that two runs see each other
+            for other in self.folder.glob(".run-of-*.lock"):
+                if other.name != Path(self.run.name).name:
+                    with other.open("ab") as opened:
+                        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self._let_go()
+            raise ValueError(
+                f"A run with another number of processes is writing to {str(self.folder)!r}; wait for it, or end it."
+            ) from error
+        except OSError as error:
+            logger.warning(f"Nothing keeps another run from writing to {str(self.folder)!r}: no file locks ({error}).")
+            return
+        try:
+            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self._let_go()
+            raise ValueError(f"Another process writes {self.stem!r} in {str(self.folder)!r}.") from error
+
+    def _let_go(self) -> None:
+        self.lock.close()
+        self.run.close()
+
+    def __enter__(self) -> "ResultWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self._write_piece()
+        except OSError:
+            if kind is None:  # else that is what went wrong, or hides what did
+                raise
+        finally:
+            if self.lines is not None:
+                self.lines.close()
+            self._let_go()
+
+    def append(self, rows: list[dict[str, Any]]) -> None:
+        if self.lines is None:
+            self.rows += rows
+            if len(self.rows) >= ROWS_OF_A_PIECE or time.monotonic() - self.since >= SECONDS_OF_A_PIECE:
+                self._write_piece()
+            return
+        self.lines.write(b"".join(json.dumps(row).encode("ascii") + b"\n" for row in rows))
+        self.lines.flush()
+        os.fsync(self.lines.fileno())
+
+    def _write_piece(self) -> None:
+        if not self.rows:
+            return
+        pyarrow, parquet = _pyarrow()
+        fields = [
+            ("video", pyarrow.string()),
+            ("labels", pyarrow.list_(pyarrow.string())),
+            ("scores", pyarrow.list_(pyarrow.float64())),
+            ("frames_lost", pyarrow.int64()),
+            ("reason", pyarrow.string()),
+            ("embedding", pyarrow.list_(pyarrow.float32())),
+        ]
+        if not self._with_embeddings():
+            fields.pop()
+        taken = [int(file.stem[-6:]) for file in part_files(self.folder, "parquet") if self.stem in file.name]
+        number = max(taken, default=-1) + 1
+        file = self.folder / f"{self.stem}-{number:06}.parquet"
+        new = self.folder / f".{file.name}.new"
+        with new.open("wb") as opened:
+            parquet.write_table(pyarrow.Table.from_pylist(self.rows, schema=pyarrow.schema(fields)), opened)
+            opened.flush()
+            os.fsync(opened.fileno())
+        os.replace(new, file)
+        self.rows, self.since = [], time.monotonic()
+
+    def _with_embeddings(self) -> bool:
+        return bool(json.loads((self.folder / SETTINGS).read_text(encoding="ascii"))["embeddings"])
+
+
+def _pyarrow() -> tuple[Any, Any]:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise ValueError("The format 'parquet' needs pyarrow: pip install pyarrow.") from error
+    return pyarrow, parquet
+
+
+def _repair(file: Path) -> None:
+    """Cut off what a killed run left behind the last whole line.
+
+    Raises:
+        ValueError: a line that is no result, with results behind it: nothing that a killed run leaves.
+    """
+    end, fault = 0, 0
+    with file.open("r+b") as lines:
+        for number, line in enumerate(lines, 1):
+            if _result_in(line) is None:
+                fault = fault or number
+            elif fault:
+                raise ValueError(f"Line {fault} of {str(file)!r} is no result, and there are results behind it.")
+            else:
+                end += len(line)
+        if fault:
+            lines.truncate(end)
+            lines.flush()
+            os.fsync(lines.fileno())
+
+
+def _drop_unreadable(file: Path) -> None:
+    """All rows but those that have a reason; all of them or none."""
+    new = file.with_name(f".{file.name}.new")
+    with new.open("wb") as kept:
+        if file.suffix == ".jsonl":
+            with file.open("rb") as lines:
+                kept.writelines(line for line in lines if (_result_in(line) or {}).get("reason") is None)
+        else:
+            _, parquet = _pyarrow()
+            table = parquet.read_table(file)
+            parquet.write_table(table.filter(table["reason"].is_null()), kept)
+        kept.flush()
+        os.fsync(kept.fileno())
+    os.replace(new, file)
+
+
+def _result_in(line: bytes) -> dict[str, Any] | None:
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) and isinstance(row.get("video"), str) else None
+
+
+# -- reading ---------------------------------------------------------------------------------------------------------
+
+
+def part_files(folder: str | Path, format: str) -> list[Path]:
+    """All processes', of this run and of earlier ones."""
+    name = re.compile(rf"part-\d{{5}}-of-\d{{5}}(-\d{{6}})?\.{format}")
+    return sorted(file for file in Path(folder).iterdir() if name.fullmatch(file.name))
+
+
+def read_results(folder: str | Path) -> Iterator[dict[str, Any]]:
+    """The rows of all parts, one at a time; of a line that is being written nothing.
+
+    Raises:
+        OSError: no such folder, or none with results.
+    """
+    format = json.loads((Path(folder) / SETTINGS).read_text(encoding="ascii"))["format"]
+    return _rows(Path(folder), format, None)
+
+
+def done_videos(folder: Path, format: str, place: Rank, *, retry: bool = False) -> set[bytes]:
+    """Digests of this process's videos that any process has done in any run; with `retry` without unreadable ones."""
+    rows = _rows(folder, format, ["video", "reason"])
+    digests = (video_id(row["video"]) for row in rows if not retry or row["reason"] is None)
+    return {digest for digest in digests if place.takes(digest)}
+
+
+def _rows(folder: Path, format: str, columns: list[str] | None) -> Iterator[dict[str, Any]]:
+    read: dict[str, Callable[..., Iterator[dict[str, Any]]]] = {"jsonl": _rows_of_lines, "parquet": _rows_of_piece}
+    for file in part_files(folder, format):
+        yield from read[format](file, columns)
+
+
+def _rows_of_lines(file: Path, columns: list[str] | None) -> Iterator[dict[str, Any]]:
+    with file.open("rb") as lines:
+        for line in lines:
+            row = _result_in(line)
+            if row is not None:
+                yield row
+
+
+def _rows_of_piece(file: Path, columns: list[str] | None) -> Iterator[dict[str, Any]]:
+    _, parquet = _pyarrow()
+    for batch in parquet.ParquetFile(file).iter_batches(columns=columns):
+        yield from batch.to_pylist()

@@ -1,0 +1,274 @@
+"""The files of an evaluation: report as JSON and Markdown, tables as CSV, confusions as a picture.
+
+Each file is whole or not there: it is written beside its place and moved. `evaluation.json` stands beside
+`evaluation.md`, `evaluation_classes.csv`, `evaluation_videos.csv`, and for one label a video
+`evaluation_confusion.csv` and `evaluation_confusion.png`.
+"""
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..data.samples import LabelledVideos, listed_samples, path_of
+from ..model.modeling_ila import IlaForVideoClassification
+from ..visualization.confusion import draw_confusion
+from .inference import class_names_of, probabilities
+from .metrics import confusion_matrix, label_ranks, predicted_classes
+from .report import Predictions
+
+
+SHOWN = 20  # rows of a table in the Markdown; the other files have all
+TITLES = {
+    "top1": "top-1",
+    "top5": "top-5",
+    "mean_class_accuracy": "mean class accuracy",
+    "mean_average_precision": "mean average precision",
+}
+
+
+def files_of(output: str | Path) -> dict[str, Path]:
+    """What is written beside the report `output`, which must end in .json."""
+    file = Path(output)
+    if file.suffix.lower() != ".json":
+        raise ValueError(f"A report must end in .json, got {str(output)!r}.")
+    names = {"classes": "_classes.csv", "videos": "_videos.csv"}
+    names |= {"confusion": "_confusion.csv", "picture": "_confusion.png"}
+    beside = {kind: file.with_name(file.stem + end) for kind, end in names.items()}
+    return {"report": file, "markdown": file.with_suffix(".md"), **beside}
+
+
+def write_files(
+    report: Mapping[str, Any],
+    output: str | Path,
+    *,
+    predictions: Predictions,
+    model: IlaForVideoClassification,
+    samples: LabelledVideos,
+) -> list[Path]:
+    """Write a report of `build_report`, and what goes with it; returns the files.
+
+    Raises:
+        ValueError: `output` does not end in .json, or the report holds what JSON has not (NaN).
+        OSError: a file cannot be written.
+    """
+    files, names = files_of(output), class_names_of(model)
+    written = {"report": _json(report), "markdown": markdown(report).encode("utf-8", "backslashreplace")}
+    written["classes"] = _csv(_table(report["per_class"]))
+    written["videos"] = _csv(_video_rows(predictions, model, listed_samples(samples)))
+    if predictions.labels.ndim == 1:
+        matrix = confusion_matrix(predictions.logits, predictions.labels)
+        written["confusion"] = _csv([["label", *names], *([name, *row.tolist()] for name, row in zip(names, matrix))])
+        picture = io.BytesIO()
+        draw_confusion(matrix, names).save(picture, "png", optimize=True)
+        written["picture"] = picture.getvalue()
+    else:  # those of an earlier evaluation would be taken for this one's
+        for kind in ("confusion", "picture"):
+            files[kind].unlink(missing_ok=True)
+    for kind, content in written.items():
+        _replace(files[kind], content)
+    return [files[kind] for kind in written]
+
+
+def write_report(report: Mapping[str, Any], file: str | Path) -> None:
+    """Write the report alone, as JSON; all of it or nothing."""
+    _replace(Path(file), _json(report))
+
+
+def _json(report: Mapping[str, Any]) -> bytes:
+    return (json.dumps(report, indent=2, allow_nan=False) + "\n").encode("ascii")
+
+
+def _replace(file: Path, content: bytes) -> None:
+    new = file.with_name(file.name + ".new")
+    with new.open("wb") as opened:
+        opened.write(content)
+        opened.flush()
+        os.fsync(opened.fileno())
+    os.replace(new, file)
+
+
+# -- tables ----------------------------------------------------------------------------------------------------------
+
+
+def _csv(rows: Iterable[Sequence[Any]]) -> bytes:
+    """UTF-8; what is none in a path is written as an escape."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue().encode("utf-8", "backslashreplace")
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
+    return [list(rows[0]), *([*row.values()] for row in rows)]
+
+
+def _video_rows(predictions: Predictions, model: IlaForVideoClassification, samples: list[Any]) -> Iterator[list[Any]]:
+    """A row for each video listed, in their order. `label_rank` counts from 1; several labels stand with blanks."""
+    yield [
+        *("path", "labels", "predicted", "predicted_name", "probability", "label_rank"),
+        *(f"predicted_{order}" for order in predictions.reordered),
+        "reason",
+    ]
+    names, chances = class_names_of(model), probabilities(model, predictions.logits)
+    found = predicted_classes(predictions.logits).tolist()
+    others = [predicted_classes(logits).tolist() for logits in predictions.reordered.values()]
+    single = predictions.labels.ndim == 1
+    ranks = (label_ranks(predictions.logits, predictions.labels) + 1).tolist() if single else [None] * len(found)
+    row_of = {position: row for row, position in enumerate(predictions.positions)}
+    for position, sample in enumerate(samples):
+        begin = [path_of(sample), " ".join(map(str, sample.labels))]
+        if position in predictions.unreadable:
+            yield [*begin, *[None] * (4 + len(others)), predictions.unreadable[position]]
+            continue
+        row = row_of[position]
+        best = found[row]
+        cells = [best, names[best], float(chances[row, best]), ranks[row], *(other[row] for other in others)]
+        yield [*begin, *cells, None]
+
+
+# -- Markdown --------------------------------------------------------------------------------------------------------
+
+
+def markdown(report: Mapping[str, Any]) -> str:
+    """The report for people; long tables are cut, and say so."""
+    model, origin = report["model"], report["data_set"]
+    name = origin["name"] or "unnamed data set"
+    sections = [
+        f"# {_cell(model['name'] or 'a model')} on {_cell(name)}"
+        + (f", {_cell(origin['split'])}" * bool(origin["split"])),
+        _rows(["", ""], _summary(report)),
+        report["protocol"]["note"] or "",
+        *_temporal_section(report),
+        *_class_section(report),
+        *_confusion_section(report),
+        *_calibration_section(report),
+        *_unreadable_section(report),
+        "## How it was measured",
+        _rows(["", ""], _circumstances(report)),
+    ]
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def percent(value: float | None) -> str:
+    return "none" if value is None else f"{value:.2%}"
+
+
+def scores_of(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Titles and values of the numbers that this kind of model has."""
+    several = "mean_average_precision" in metrics
+    wanted = [name for name in TITLES if name in metrics and (name == "mean_average_precision") == several]
+    return [(TITLES[name], percent(metrics[name])) for name in wanted]
+
+
+def _summary(report: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+    counts, protocol = report["counts"], report["protocol"]
+    return [
+        *scores_of(report["metrics"]),
+        ("classes with videos", f"{report['metrics']['classes']} of {report['model']['labels']}"),
+        ("videos", f"{counts['evaluated']} of {counts['listed']}, {counts['unreadable']} unreadable"),
+        ("frames lost to damage", counts["frames_lost"]),
+        ("calibration error", percent(report["calibration"]["expected_calibration_error"])),
+        ("views", f"{protocol['clips']} clips x {protocol['crops']} crops of {protocol['frames_per_clip']} frames"),
+        ("seconds per video", seconds_of(report)),
+        ("waiting for videos", f"{report['waiting_share']:.0%} of the time"),
+    ]
+
+
+def _circumstances(report: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+    model, protocol, origin = report["model"], report["protocol"], report["data_set"]
+    listed = origin["list"]
+    rows = [
+        ("date", report["date"]),
+        ("model", f"{model['dtype']} on {model['device']}, SHA-256 {model['fingerprint']}"),
+        (
+            "list",
+            "no list" if listed is None else f"{listed['name']} ({listed['format']}), SHA-256 {listed['sha256']}",
+        ),
+        ("samples", f"SHA-256 {origin['samples_sha256']}"),
+        ("frames", f"rule {protocol['frame_sampling']}" + ", drawn at random" * protocol["random_frames"]),
+        ("seed", protocol["seed"]),
+        ("batch", f"{protocol['batch_size']} videos, {report['processes']} processes"),
+        ("processor", "; ".join(f"{name} {value}" for name, value in report["preprocessing"].items())),
+        ("decoder", f"PyAV {report['decoder']['pyav']}, FFmpeg {report['decoder']['ffmpeg']}"),
+        ("versions", ", ".join(f"{name} {version}" for name, version in report["versions"].items())),
+    ]
+    if origin["read_beyond_clip"]:
+        rows.append(("taken whole", f"{origin['read_beyond_clip']} files that may be longer than the clip listed"))
+    return [row for row in rows if row[1] is not None]
+
+
+def _temporal_section(report: Mapping[str, Any]) -> list[str]:
+    reliance = report["temporal_reliance"]
+    if reliance is None:
+        return []
+    titles = [title for title, _ in scores_of(report["metrics"])]
+    rows: list[tuple[Any, ...]] = [("as it is", *(value for _, value in scores_of(report["metrics"])), "")]
+    for order, metrics in reliance["orders"].items():
+        values = (value for _, value in scores_of(metrics))
+        rows.append((order.replace("_", " "), *values, percent(metrics["prediction_changed"])))
+    return ["## Temporal reliance", _rows(["frames", *titles, "prediction changed"], rows)]
+
+
+def _class_section(report: Mapping[str, Any]) -> list[str]:
+    """The classes that are recognised worst."""
+    key = "average_precision" if "mean_average_precision" in report["metrics"] else "top1"
+    with_videos = [row for row in report["per_class"] if row["videos"]]
+    if not with_videos:
+        return []
+    worst = sorted(with_videos, key=lambda row: row[key])[:SHOWN]
+    orders = list(report["temporal_reliance"]["orders"]) if report["temporal_reliance"] else []
+    rows = [(row["name"], row["videos"], *(percent(row[name]) for name in (key, *orders))) for row in worst]
+    title = (
+        "## Classes" if len(worst) == len(with_videos) else f"## The {len(worst)} worst of {len(with_videos)} classes"
+    )
+    heads = ["class", "videos", key.replace("_", " "), *(order.replace("_", " ") for order in orders)]
+    return [title, _rows(heads, rows)]
+
+
+def _confusion_section(report: Mapping[str, Any]) -> list[str]:
+    if not report["most_confused"]:
+        return []
+    rows = [(row["label"], row["predicted"], row["videos"]) for row in report["most_confused"]]
+    return ["## Most confused", _rows(["label", "predicted", "videos"], rows)]
+
+
+def _calibration_section(report: Mapping[str, Any]) -> list[str]:
+    rows = [
+        (
+            f"{row['from']:.2f} to {row['to']:.2f}",
+            row["statements"],
+            percent(row["confidence"]),
+            percent(row["accuracy"]),
+        )
+        for row in report["calibration"]["bins"]
+        if row["statements"]
+    ]
+    return ["## Calibration", _rows(["confidence", "statements", "mean confidence", "true"], rows)] if rows else []
+
+
+def _unreadable_section(report: Mapping[str, Any]) -> list[str]:
+    listed = report["unreadable"]
+    if not listed:
+        return []
+    more = [f"and {len(listed) - SHOWN} more"] if len(listed) > SHOWN else []
+    return ["## Unreadable", _rows(["video", "reason"], [(v["path"], v["reason"]) for v in listed[:SHOWN]]), *more]
+
+
+def _rows(heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
+    return "\n".join([*lines, *(f"| {' | '.join(map(_cell, row))} |" for row in rows)])
+
+
+def _cell(value: Any) -> str:
+    """In one line, and neither the end of the cell nor HTML."""
+    return " ".join(str(value).split()).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
+
+
+def seconds_of(report: Mapping[str, Any]) -> str:
+    """Seconds per video, and how often the model was asked in them."""
+    reliance = report["temporal_reliance"]
+    passes = "" if reliance is None else f", for {1 + len(reliance['orders'])} orders of its frames"
+    return f"{report['seconds_per_video']:.3f}{passes}"

@@ -1,0 +1,331 @@
+"""Implicit alignment of neighbouring frames (Section 3.2 of the paper): points, masks, and how they enter a layer.
+
+What is unusual about it:
+- Every pair of neighbouring frames predicts one point per frame; a mask around it is all that "aligning" means here.
+- For the paper's mutual-information token the weighted feature map never exists: mask and tokens meet in one small
+  matrix product (Eq. 3a).
+- It is the only place in the tower with convolutions and batch statistics; those stay in float32.
+- There are two networks of this name: the paper's (`ImplicitAlignment`) and the one behind the published checkpoints
+  (`ResidualAlignment`). Both predict points and masks the same way (`PointPredictor`).
+
+Shapes: `B` videos, `T` frames, `h`, `w` patch rows and columns, `N = h * w`, `L = 1 + N` tokens, `D` width,
+`C` channels of the convolution module. In a pair, index 0 is the previous frame and 1 the current; in a point, index 0
+is x (columns) and 1 is y (rows), both in [-1, 1].
+"""
+
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from .configuration_ila import IlaVisionConfig
+from .fast_path_ila import is_followed, is_precise
+from .numerics_ila import at_least_float32, frozen_batch_statistics, is_recomputing
+from .pairs_ila import (
+    ConvNorm,
+    GroupedLinear,
+    _conv3x3,
+    average_pair_features,
+    average_pairs_to_frames,
+    concat_pair_features,
+    interaction_module,
+    masked_average_pool,
+    pairs_to_frames,
+)
+from .temporal_ila import TemporalModule, TemporalOutput, ZeroLinear
+
+
+POINT_RANGE = 0.75  # points are this times tanh, so that a mask's flat top never leaves the frame
+
+
+def mask_profile(distance: torch.Tensor, *, eta: float, delta: float, beta: float) -> torch.Tensor:
+    """Eq. 6: `eta` up to distance `delta`, then falling with slope `beta` to 0. Any shape."""
+    return (eta + beta * delta - beta * distance).clamp(0, eta)
+
+
+def patch_positions(length: int, *, like: torch.Tensor) -> torch.Tensor:
+    """Coordinates of `length` patches along one axis, scaled to [-1, 1]; a single patch sits at 0. (length,)"""
+    if length == 1:
+        return like.new_zeros(1)
+    return torch.linspace(-1, 1, length, dtype=like.dtype, device=like.device)
+
+
+def alignment_masks(
+    points: torch.Tensor,
+    height: int,
+    width: int,
+    *,
+    distance: str = "separable",
+    eta: float = 1.0,
+    delta: float = 0.25,
+    beta: float = 1.5,
+    jitter: float = 0.0,
+) -> torch.Tensor:
+    """Masks around points (Eq. 6).
+
+    Args:
+        points: (..., 2), x and y in [-1, 1].
+        height, width: patch rows and columns.
+        distance: "separable" applies Eq. 6 to each axis and multiplies; "euclidean" applies it to the distance.
+        eta, delta, beta: Eq. 6.
+        jitter: when > 0, the mean of the masks of the nine points moved by -jitter, 0 or jitter along each axis.
+
+    Returns:
+        (..., height, width)
+    """
+    moves = points.new_zeros(1)
+    if jitter:  # made on the device: a copy to it would keep the CPU waiting, and no CUDA graph may hold one
+        moves = jitter * torch.arange(-1, 2, dtype=points.dtype, device=points.device)
+
+    def distances(coordinates: torch.Tensor, length: int) -> torch.Tensor:
+        """(...) -> (..., moves, length)"""
+        return ((coordinates[..., None] + moves)[..., None] - patch_positions(length, like=points)).abs()
+
+    if distance == "separable":  # the mean over the nine products is the product of the two means over three
+
+        def along(coordinates: torch.Tensor, length: int) -> torch.Tensor:
+            weights = mask_profile(distances(coordinates, length), eta=eta, delta=delta, beta=beta)
+            return weights.mean(-2) if jitter else weights.squeeze(-2)
+
+        if height == width:  # both axes in one go
+            across, down = along(points, width).unbind(-2)
+        else:
+            across, down = along(points[..., 0], width), along(points[..., 1], height)
+        return down[..., :, None] * across[..., None, :]
+    across, down = distances(points[..., 0], width), distances(points[..., 1], height)
+    squared = down[..., :, None, :, None].square() + across[..., None, :, None, :].square()
+    positive = squared > 0  # the root has no gradient at 0
+    apart = torch.where(positive, squared, 1.0).sqrt() * positive  # (..., moves, moves, height, width)
+    return mask_profile(apart, eta=eta, delta=delta, beta=beta).mean((-4, -3))
+
+
+class PointLayer(GroupedLinear):
+    """The last layer before the points; initialised with 0, so that points start in the centre."""
+
+
+class PointHead(nn.Module):
+    """Two points from a pair's feature map: (B, C, h, w) -> (B, 2, 2).
+
+    The halves of the channels belong to the two frames, so the last two layers are grouped.
+    """
+
+    def __init__(self, in_channels: int, channels: int) -> None:
+        super().__init__()
+        self.convolutions = nn.Sequential(
+            ConvNorm(_conv3x3(in_channels, channels), channels, pool=True),
+            ConvNorm(_conv3x3(channels, channels), channels, pool=True),
+        )
+        self.hidden = GroupedLinear(channels, channels // 2)
+        self.points = PointLayer(channels // 2, 4)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        halves = self.convolutions(features).amax((-2, -1)).unflatten(1, (2, -1)).transpose(0, 1)  # (2, B, C / 2)
+        points = self.points(self.hidden(halves).relu())  # (2, B, 2)
+        return POINT_RANGE * points.tanh().transpose(0, 1)
+
+
+def alignment_loss(pooled: torch.Tensor) -> torch.Tensor:
+    """Mean over pairs of 1 - cosine (Eq. 9, 10) of what `masked_average_pool` gives, scalar."""
+    previous, current = at_least_float32(pooled).unbind(2)
+    return (1 - F.cosine_similarity(previous, current, dim=-1)).mean()
+
+
+class PointPredictor(nn.Module):
+    """Eq. 5 and 6 for one layer: what each pair of frames shares, as features, points and masks."""
+
+    def __init__(self, config: IlaVisionConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.jitter = config.alignment_jitter  # in use; a training schedule may lower it
+        self.interaction = interaction_module(config)
+        wide = config.alignment_conv == "standard" or config.alignment_fusion == "residual"
+        wide = wide and config.alignment_operator == "conv"
+        self.channels = (2 if wide else 1) * config.alignment_hidden_size  # of the features
+        self.point_head = PointHead(self.channels, config.alignment_hidden_size)
+
+    def forward(self, patches: torch.Tensor, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, T, N, D) -> features (B, T-1, C, h, w) and points (B, T-1, 2, 2)."""
+        with frozen_batch_statistics(self) if self.training and is_recomputing() else nullcontext():
+            features = self.interaction(patches.unflatten(2, (height, width)))
+            points = self.point_head(features)
+        shape = (patches.shape[0], patches.shape[1] - 1)
+        return features.unflatten(0, shape), points.unflatten(0, shape)
+
+    def masks(self, points: torch.Tensor, height: int, width: int) -> torch.Tensor:
+        """Eq. 6 with this layer's numbers: (B, T-1, 2, 2) -> (B, T-1, 2, h, w); with jitter in training mode only."""
+        config = self.config
+        return alignment_masks(
+            points,
+            height,
+            width,
+            distance=config.alignment_distance,
+            eta=config.alignment_eta,
+            delta=config.alignment_delta,
+            beta=config.alignment_beta,
+            jitter=self.jitter if self.training else 0.0,
+        )
+
+
+# -- how they enter a layer ------------------------------------------------------------------------------------------
+
+
+class ImplicitAlignment(TemporalModule):
+    """The paper's alignment for one layer: Eq. 2, 5, 6, 7 and 3a. A single frame has nothing to align with.
+
+    Frame t >= 2 takes its aligned features from the pair (t, t-1), as its current frame; frame 1 from the pair (2, 1),
+    as its previous one. They join the spatial attention, and only that, in one of three ways (Table 9):
+    "mi_token" pools them to one more token, "concat" appends them as N more tokens, "add" adds them to the patches.
+
+    "interaction" is a form of our own: the paper's token, and what carries motion in the published network at a
+    fraction of its cost. The pairs' features F, from which the points come, are those of LN(x); a half of their
+    channels belongs to each frame (first: previous, second: current), and a frame gets both that it has,
+
+        x' = x + [0, I [F of its pair as previous, F of its pair as current]]        with I: C x D, initialised with 0
+
+    goes on through the layer, class token untouched. A role that a frame has in no pair is 0; one that it has in many
+    ("first", "middle") is their mean.
+
+    O(T h w k^2 d), and for "concat" the spatial attention of twice as many tokens. On B/32 with 8 frames plain frames
+    cost 37.5 GMACs and 97.7 M parameters; "mi_token" adds 1.8 G and 6.2 M, "add" 1.6 G, "interaction" 2.3 G and 7.4 M,
+    "concat" 13.8 G; window attention in place of the convolution makes it 66.2 G and 119 M.
+    """
+
+    def __init__(self, config: IlaVisionConfig, layer_index: int = 0) -> None:
+        super().__init__()
+        self.fusion, self.pairing = config.alignment_fusion, config.alignment_pairing
+        self.pairs = PointPredictor(config)
+        if self.fusion == "interaction":
+            self.pairs_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+            self.interaction_skip = ZeroLinear(self.pairs.channels, config.hidden_size)
+
+    def forward(self, hidden_states: torch.Tensor, height: int, width: int, **kwargs: Any) -> TemporalOutput:
+        """hidden_states: (B, T, L, D), class token first; height * width = L - 1."""
+        if hidden_states.shape[1] == 1:
+            return TemporalOutput(hidden_states, hidden_states)
+        patches = hidden_states[:, :, 1:].contiguous()  # (B, T, N, D); one copy for all that needs it so
+        compared = self.pairs_norm(patches) if self.fusion == "interaction" else patches
+        features, points = self.pairs(compared, height, width)
+        masks = self.pairs.masks(points, height, width)
+        pooled = masked_average_pool(masks, patches, self.pairing)
+        if self.fusion == "interaction":
+            moved = patches + self.interaction_skip(concat_pair_features(features, self.pairing))
+            token = pairs_to_frames(pooled, self.pairing)
+            tokens = torch.cat([hidden_states[:, :, :1], moved, token[:, :, None]], dim=2)  # (B, T, L+1, D)
+            hidden_states = tokens[:, :, :-1]
+        elif self.fusion == "mi_token":
+            token = pairs_to_frames(pooled, self.pairing)
+            tokens = torch.cat([hidden_states, token[:, :, None]], dim=2)  # (B, T, L+1, D)
+        else:
+            own = pairs_to_frames(masks, self.pairing).flatten(-2)  # (B, T, N)
+            aligned = own[..., None].to(patches.dtype) * patches  # Eq. 7
+            if self.fusion == "concat":
+                tokens = torch.cat([hidden_states, aligned], dim=2)  # (B, T, L+N, D)
+            else:
+                tokens = torch.cat([hidden_states[:, :, :1], patches + aligned], dim=2)
+        return TemporalOutput(hidden_states, tokens, alignment_loss(pooled), points)
+
+
+class ResidualAlignment(TemporalModule):
+    """The alignment of the published checkpoints, which is not the paper's: no token, the frames themselves change.
+
+    With y = LN(W x) and the pairs' features F (first half of the channels: previous frame, second: current):
+
+        x' = x + A [y_cls, mean over roles of mask * y] + I [y_cls, W' (conv over time of the mean over roles of F)]
+
+    A, I: D x D, initialised with 0. A frame has two roles, current in the pair with its predecessor and previous in
+    that with its successor; the first and the last frame have one. Costs B/32 with 8 frames 50 instead of 39 GMACs.
+    """
+
+    PROBE = 256.0  # large, so that the bias takes no digits from the rows
+    _kept: tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]] | None = None  # two answers, and the product
+
+    def __init__(self, config: IlaVisionConfig, layer_index: int = 0) -> None:
+        super().__init__()
+        width, channels = config.hidden_size, config.alignment_hidden_size
+        self.pairing = config.alignment_pairing
+        self.message = nn.Linear(width, width)
+        self.message_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.pairs = PointPredictor(config)
+        self.temporal_convolution = nn.Conv3d(channels, channels, (3, 1, 1), padding=(1, 0, 0))
+        self.interaction_projection = nn.Linear(channels, width)
+        self.aligned_skip = ZeroLinear(width, width)
+        self.interaction_skip = ZeroLinear(width, width)
+
+    def forward(self, hidden_states: torch.Tensor, height: int, width: int, **kwargs: Any) -> TemporalOutput:
+        """hidden_states: (B, T, L, D), class token first; height * width = L - 1."""
+        if hidden_states.shape[1] == 1:
+            return TemporalOutput(hidden_states, hidden_states)
+        message = self.message_norm(self.message(hidden_states))
+        class_token, patches = message[:, :, :1], message[:, :, 1:].contiguous()
+        features, points = self.pairs(patches, height, width)
+        masks = self.pairs.masks(points, height, width)
+        weights = average_pairs_to_frames(masks[:, :, 0], masks[:, :, 1], self.pairing).flatten(-2)  # (B, T, N)
+        aligned = F.pad(weights, (1, 0), value=1.0)[..., None].to(message.dtype) * message  # [y_cls, mask * y]
+        interaction = average_pair_features(features, self.pairing).mT.unflatten(-1, (height, width))
+        interaction = self.temporal_convolution(interaction.transpose(1, 2))  # (B, C, T, h, w)
+        interaction = interaction.flatten(-2).permute(0, 2, 3, 1)  # (B, T, N, C)
+        skipped = self.skip_interaction(class_token, interaction)
+        hidden_states = hidden_states + self.aligned_skip(aligned)
+        if torch.is_grad_enabled() or any(map(is_followed, (hidden_states, *skipped))):
+            hidden_states = hidden_states + torch.cat(skipped, dim=2)
+        else:  # no tensor for the two side by side, and none for the sum
+            hidden_states[:, :, :1] += skipped[0]
+            hidden_states[:, :, 1:] += skipped[1]
+        loss = alignment_loss(masked_average_pool(masks, patches, self.pairing))
+        return TemporalOutput(hidden_states, hidden_states, loss, points)
+
+    def skip_interaction(self, class_token: torch.Tensor, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """I y_cls and I W' features: (B, T, 1, D) and (B, T, N, C) -> (B, T, 1, D) and (B, T, N, D).
+
+        I W' is one matrix of rank C. Its rows and its bias are what both layers make of the axes and of 0: asked in
+        calls like any other, on which adapters and whatever moves weights (offloading) hang. Adapters in training may
+        drop some of what they are asked, so there it is asked as it comes.
+
+        On a CPU in eval mode without gradients, in single precision or better, the product is kept. Two vectors are
+        asked along with every class token, and where an answer differs from the one before in one bit, the product is
+        made anew: so it is that of the weights as they are, up to their last digits, however they change.
+        """
+        if self.training and type(self.interaction_skip) is not ZeroLinear:
+            both = self.interaction_skip(torch.cat([class_token, self.interaction_projection(features)], dim=2))
+            return both[:, :, :1], both[:, :, 1:]
+        tokens = class_token.flatten(0, 2)
+        keeps = features.device.type == "cpu" and is_precise(features)
+        keeps = keeps and not (self.training or torch.is_grad_enabled() or is_followed(features))
+        vectors = self._two_vectors(features) if keeps else self._axes(features)
+        asked = torch.cat([tokens, self.interaction_projection(vectors).to(tokens)])
+        of_tokens, answers = self.interaction_skip(asked).split([len(tokens), len(vectors)])
+        product = self._kept_product(answers, features) if keeps else self._product(answers)
+        return of_tokens.view_as(class_token), F.linear(features, *product)
+
+    def _product(self, answers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(C + 1, D), answers to the axes and to 0 -> I W' (D, C), and its bias (D,)."""
+        return ((answers[:-1] - answers[-1]) / self.PROBE).mT, answers[-1]
+
+    def _axes(self, features: torch.Tensor) -> torch.Tensor:
+        """(C + 1, C), and 0 as the last one."""
+        channels = features.shape[-1]
+        return self.PROBE * torch.eye(channels + 1, channels, dtype=features.dtype, device=features.device)
+
+    def _two_vectors(self, features: torch.Tensor) -> torch.Tensor:
+        """(2, C), of numbers without any order, as large as the axes."""
+        numbers = torch.arange(2 * features.shape[-1], dtype=features.dtype, device=features.device)
+        return self.PROBE * numbers.square().cos().view(2, -1)
+
+    def _kept_product(self, answers: torch.Tensor, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        followed = is_followed(answers)  # weights may be where the features are not
+        if self._kept is not None and not followed:
+            before, product = self._kept
+            if before.dtype == answers.dtype and torch.equal(before, answers):
+                return product
+        of_axes = self.interaction_projection(self._axes(features)).to(answers.dtype)
+        rows, bias = self._product(self.interaction_skip(of_axes))
+        product = rows, bias.clone()  # others may hold what the layer returned
+        if not followed:
+            self._kept = answers.clone(), product
+        return product
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles begin without what is kept."""
+        return {**self.__dict__, "_kept": None}

@@ -1,0 +1,358 @@
+"""Configuration of ILA: every architecture number lives here.
+
+`IlaConfig` is `CLIPConfig` with two sub-configurations of our own. A CLIP checkpoint's `config.json` loads as it is:
+what CLIP does not know takes the defaults below, which but for `alignment_fusion` are the paper's (Implicit Temporal
+Modeling with Learnable Alignment for Video Recognition, ICCV 2023). That of an ImageNet ViT loads too (`vit_ila.py`).
+"""
+
+import copy
+from typing import Any, Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
+
+from .loading_ila import config_dict_of_vit
+
+
+# The four CLIP towers of the paper's Table 1: size -> (vision fields, text fields, projection_dim).
+_BASE_TEXT = {"hidden_size": 512, "intermediate_size": 2048, "num_attention_heads": 8, "num_hidden_layers": 12}
+_LARGE_TEXT = {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12, "num_hidden_layers": 12}
+_BASE = {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12, "num_hidden_layers": 12}
+_LARGE = {"hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 16, "num_hidden_layers": 24}
+CLIP_SIZES: dict[str, tuple[dict[str, int], dict[str, int], int]] = {
+    "B/32": ({**_BASE, "patch_size": 32, "image_size": 224}, _BASE_TEXT, 512),
+    "B/16": ({**_BASE, "patch_size": 16, "image_size": 224}, _BASE_TEXT, 512),
+    "L/14": ({**_LARGE, "patch_size": 14, "image_size": 224}, _LARGE_TEXT, 768),
+    "L/14@336": ({**_LARGE, "patch_size": 14, "image_size": 336}, _LARGE_TEXT, 768),
+}
+
+
+# Fields that decide which network a checkpoint is of; its file says so, whatever a later default becomes.
+ALWAYS_SAVED = ("temporal_module", "alignment_fusion")
+
+
+def _require(condition: bool, *, field: str, value: Any, allowed: str) -> None:
+    if not condition:
+        raise ValueError(f"`{field}` is {value!r}; allowed: {allowed}.")
+
+
+@strict
+class IlaTextConfig(CLIPTextConfig):
+    """CLIP's text tower, unchanged; see `CLIPTextConfig` for the fields."""
+
+    model_type = "ila_text_model"
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        kwargs.pop("model_type", None)  # a CLIP folder names its own type here
+        super().__post_init__(**kwargs)
+
+
+@strict
+class IlaVisionConfig(CLIPVisionConfig):
+    """CLIP's vision tower with a temporal module in its layers, and the frame integration above it.
+
+    Fields beyond `CLIPVisionConfig`:
+        num_frames: frames T of one clip, >= 1.
+        temporal_module: what a layer does across frames. "ila": implicit alignment (Section 3.2). "none": nothing,
+            plain CLIP on every frame. Those it is compared with (`temporal_ila.py`): "average", "shift", "message"
+            (X-CLIP), "divided" and "joint" (TimeSformer), "ata", "gta".
+        alignment_fusion: how aligned features enter the layer. "mi_token", the paper's network: pooled to one
+            mutual-information token that joins the spatial attention (Eq. 3). "interaction", ours and the default: the
+            token, and the pairs' features added to the patches (`ImplicitAlignment`), for 1 % more. "residual": added
+            to the frames through linear layers, as in the published checkpoints. "add", "concat": added to the
+            patches, or appended to them (Table 9).
+        alignment_conv: convolution module of Eq. 5. "depthwise_separable" (Kinetics-400, Table 1) or "standard"
+            (Something-Something V2, Table 2 and Appendix A: two more 3x3 convolutions).
+        alignment_hidden_size: channels of the point head, even; "standard" works on twice as many before it.
+        alignment_operator: "conv", or "window_attention" in its place (Table 8).
+        alignment_layers: indices of the layers that have the temporal module, `None` for all (Table 7).
+        alignment_pairing: which frame each frame is aligned with: "adjacent" its predecessor, "first" the first one,
+            "middle" the middle one (Table 6).
+        alignment_distance: distance of Eq. 6. "separable" weighs the axes one by one and multiplies, as the released
+            network does; "euclidean" is the equation as it reads.
+        alignment_eta, alignment_delta, alignment_beta: Eq. 6: weight at the point, radius of the flat top, slope.
+        alignment_jitter: in training, masks are the mean over the points moved by this much in nine directions.
+        mit_num_hidden_layers: layers of the frame integration (Eq. 8); 0 averages the frames instead.
+        mit_num_attention_heads, mit_intermediate_size: `None` for E / 64 heads (one head where E is no multiple of 64)
+            and 4 E, E being `projection_dim`.
+        shift_division: of "shift": one channel in so many comes from the frame before, as many from the one after.
+        ata_dealignment: of "ata": put patches back where they were after the attention over time.
+        gta_groups, gta_regions: of "gta": groups of channels, and as many heads; regions of a frame, `None` for D / 8.
+        drop_path_rate: stochastic depth, rising linearly from 0 in the first layer to this rate in the last.
+        patch_bias: the patch embedding has a bias: `False` in CLIP, `True` in a ViT (Table 10).
+        pre_layer_norm: what enters the layers is normalised, as in CLIP. `False` in a ViT, which normalises all tokens
+            behind them instead: `last_hidden_state` is that.
+        image_normalization: "image_mean" and "image_std" that the weights were made for, `None` for CLIP's;
+            `IlaVideoProcessor.for_model` takes them from here.
+    """
+
+    model_type = "ila_vision_model"
+
+    image_size: int = 224
+    patch_size: int = 32
+    num_frames: int = 8
+    temporal_module: Literal["ila", "none", "average", "shift", "message", "divided", "joint", "ata", "gta"] = "ila"
+    alignment_fusion: Literal["mi_token", "residual", "add", "concat", "interaction"] = "interaction"
+    alignment_conv: Literal["depthwise_separable", "standard"] = "depthwise_separable"
+    alignment_operator: Literal["conv", "window_attention"] = "conv"
+    alignment_hidden_size: int = 128
+    alignment_layers: list[int] | tuple[int, ...] | None = None
+    alignment_pairing: Literal["adjacent", "first", "middle"] = "adjacent"
+    alignment_distance: Literal["separable", "euclidean"] = "separable"
+    alignment_eta: float | int = 1.0
+    alignment_delta: float | int = 0.25
+    alignment_beta: float | int = 1.5
+    alignment_jitter: float | int = 0.2
+    mit_num_hidden_layers: int = 1
+    mit_num_attention_heads: int | None = None
+    mit_intermediate_size: int | None = None
+    shift_division: int = 8
+    ata_dealignment: bool = True
+    gta_groups: int = 8
+    gta_regions: int | None = None
+    drop_path_rate: float | int = 0.0
+    patch_bias: bool = False
+    pre_layer_norm: bool = True
+    image_normalization: dict[str, list[float] | tuple[float, ...]] | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        kwargs.pop("model_type", None)
+        super().__post_init__(**kwargs)
+
+    @classmethod
+    def get_config_dict(
+        cls, pretrained_model_name_or_path: Any, **kwargs: Any
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        config_dict, unused = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        if config_dict.get("model_type") == "vit":
+            config_dict = config_dict_of_vit(config_dict, pretrained_model_name_or_path, **kwargs)
+        if "vision_config" in config_dict:  # of both towers, CLIP's or ours
+            config_dict = IlaConfig.from_dict(config_dict).vision_config.to_dict()
+        return config_dict, unused
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        return {**super().to_diff_dict(), **{name: getattr(self, name) for name in ALWAYS_SAVED}}
+
+    @property
+    def temporal_layers(self) -> tuple[int, ...]:
+        """Indices of the layers that have the temporal module; empty for `temporal_module="none"`."""
+        if self.temporal_module == "none":
+            return ()
+        return tuple(range(self.num_hidden_layers) if self.alignment_layers is None else self.alignment_layers)
+
+    def drop_path_of(self, layer_index: int) -> float:
+        """Stochastic depth of a layer: rising linearly from 0 in the first."""
+        return self.drop_path_rate * layer_index / max(1, self.num_hidden_layers - 1)
+
+    def validate_image(self) -> None:
+        _require(self.patch_size >= 1, field="patch_size", value=self.patch_size, allowed="1 or more")
+        allowed = f"at least patch_size={self.patch_size}"
+        _require(self.image_size >= self.patch_size, field="image_size", value=self.image_size, allowed=allowed)
+        found, names = self.image_normalization, {"image_mean", "image_std"}
+        allowed = "None or a dictionary of image_mean and image_std"
+        _require(found is None or set(found) == names, field="image_normalization", value=found, allowed=allowed)
+
+    def validate_frames(self) -> None:
+        _require(self.num_frames >= 1, field="num_frames", value=self.num_frames, allowed="1 or more")
+        layers = self.mit_num_hidden_layers
+        _require(layers >= 0, field="mit_num_hidden_layers", value=layers, allowed="0 (mean of the frames) or more")
+        rate = self.drop_path_rate
+        _require(0 <= rate < 1, field="drop_path_rate", value=rate, allowed="0 <= rate < 1")
+        for field in ("mit_num_attention_heads", "mit_intermediate_size"):
+            value = getattr(self, field)
+            _require(value is None or value >= 1, field=field, value=value, allowed="None or 1 and more")
+
+    def validate_alignment(self) -> None:
+        channels = self.alignment_hidden_size
+        allowed = "a positive multiple of 4 (two points, two halves)"
+        _require(channels > 0 and channels % 4 == 0, field="alignment_hidden_size", value=channels, allowed=allowed)
+        _require(self.alignment_eta > 0, field="alignment_eta", value=self.alignment_eta, allowed="more than 0")
+        for field in ("alignment_delta", "alignment_beta", "alignment_jitter"):
+            _require(getattr(self, field) >= 0, field=field, value=getattr(self, field), allowed="0 or more")
+        layers = self.alignment_layers
+        if layers is not None:
+            inside = all(0 <= index < self.num_hidden_layers for index in layers)
+            allowed = f"None or different indices between 0 and {self.num_hidden_layers - 1}"
+            _require(
+                inside and len(set(layers)) == len(layers), field="alignment_layers", value=layers, allowed=allowed
+            )
+        if self.alignment_operator == "window_attention":
+            plain = self.alignment_conv == "depthwise_separable" and self.alignment_fusion != "residual"
+            allowed = '"conv" with alignment_conv="standard" or alignment_fusion="residual"'
+            _require(plain, field="alignment_operator", value=self.alignment_operator, allowed=allowed)
+
+    def validate_temporal(self) -> None:
+        width, division, groups = self.hidden_size, self.shift_division, self.gta_groups
+        _require(division >= 2, field="shift_division", value=division, allowed="2 or more")
+        divides = self.temporal_module != "gta" or (groups >= 1 and width % groups == 0)
+        _require(divides, field="gta_groups", value=groups, allowed=f"a divisor of hidden_size={width}")
+        regions = self.gta_regions
+        _require(regions is None or regions >= 1, field="gta_regions", value=regions, allowed="None or 1 and more")
+
+
+# What `IlaConfig(...)` and `from_pretrained(...)` hand down to the vision configuration when given at the top.
+_VISION_FIELDS = frozenset(IlaVisionConfig.__annotations__)
+
+
+@strict
+class IlaConfig(CLIPConfig):
+    """Both towers and the head.
+
+    Vision fields (`num_frames`, `temporal_module`, `alignment_*`, `mit_*`, `image_size`, ...) may be given at the top;
+    they are handed down to `vision_config`.
+
+    Fields beyond `CLIPConfig`:
+        classification_head: "text" (cosine to the class names' text features, Eq. 8) or "linear" (one-hot labels and
+            no text tower, Section 4.1 on Something-Something V2).
+        use_video_prompt: adapt the text features to the video (Section 3.1, Table 11).
+        prompt_layers, prompt_alpha: depth of the prompt generator and the initial weight of what it adds.
+        prompt_num_attention_heads: `None` for E / 64.
+        prompt_hidden_act, prompt_attention_dropout, prompt_projection_dropout: of the prompt generator.
+        freeze_text_model: the text tower takes no gradient, and its features of the classes are computed once.
+        freeze_vision_model: the vision tower that was loaded takes no gradient; what is new in its layers does.
+        class_features: "tokens": class names go through the text tower. "embeddings": ready text features are stored
+            (`IlaForVideoClassification.set_class_embeddings`). "merged": they are, and there is no text tower
+            (`IlaForVideoClassification.merge_text_tower`).
+        classifier_dropout: of the linear head.
+        alignment_loss_weight: gamma of Section 3.3.
+        label_smoothing: of the classification loss, in training mode. Not `TrainingArguments.label_smoothing_factor`,
+            which computes a loss of its own without the alignment loss.
+        initializer_range: standard deviation of new weights without a rule of their own.
+        weights_origin: "official_release" where the weights are, or began as, a published checkpoint's, for which
+            nobody granted a licence; it travels with them, and their cards say so.
+
+    Raises:
+        StrictDataclassFieldValidationError, StrictDataclassClassValidationError: on a value that is not allowed,
+            naming the field, the value and what is allowed.
+    """
+
+    model_type = "ila"
+    sub_configs_defaults = {"vision_config": IlaVisionConfig, "text_config": IlaTextConfig}
+    # The Trainer gathers every output that is not named here over the whole evaluation set.
+    keys_to_ignore_at_inference = [
+        "alignment_loss",
+        "hidden_states",
+        "attentions",
+        "interactive_points",
+        "alignment_masks",
+        "text_model_output",
+        "vision_model_output",
+    ]
+
+    text_config: Any = None  # a dictionary (from JSON) or None becomes an IlaTextConfig
+    vision_config: Any = None  # likewise an IlaVisionConfig
+    projection_dim: int = 512
+    classification_head: Literal["text", "linear"] = "text"
+    use_video_prompt: bool = True
+    prompt_layers: int = 2
+    prompt_alpha: float | int = 0.1
+    prompt_num_attention_heads: int | None = None
+    prompt_hidden_act: str = "quick_gelu"
+    prompt_attention_dropout: float | int = 0.0
+    prompt_projection_dropout: float | int = 0.0
+    freeze_text_model: bool = True
+    freeze_vision_model: bool = False
+    class_features: Literal["tokens", "embeddings", "merged"] = "tokens"
+    classifier_dropout: float | int = 0.5
+    alignment_loss_weight: float | int = 1.0
+    label_smoothing: float | int = 0.0
+    initializer_range: float = 0.02
+    weights_origin: Literal["official_release"] | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        kwargs.pop("model_type", None)
+        vision_fields = {name: kwargs.pop(name) for name in _VISION_FIELDS if name in kwargs}
+        for key, config_class in (("vision_config", IlaVisionConfig), ("text_config", IlaTextConfig)):
+            given = getattr(self, key)
+            if isinstance(given, dict):
+                setattr(self, key, copy.deepcopy(given))  # CLIPConfig edits the dictionary it is given
+            elif given is not None and given.model_type != config_class.model_type:
+                setattr(self, key, config_class(**given.to_dict()))  # CLIP's own class
+        super().__post_init__(**kwargs)
+        if vision_fields:
+            self.vision_config = copy.deepcopy(self.vision_config)  # not the caller's own
+        for name, value in vision_fields.items():
+            setattr(self.vision_config, name, value)
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        diff = super().to_diff_dict()
+        diff["vision_config"] = {**diff["vision_config"], **{n: getattr(self.vision_config, n) for n in ALWAYS_SAVED}}
+        return diff
+
+    @property
+    def has_text_tower(self) -> bool:
+        """Whether a model of this configuration holds CLIP's text tower."""
+        return self.classification_head == "text" and self.class_features != "merged"
+
+    @property
+    def num_frames(self) -> int:
+        """Frames of one clip; lives in `vision_config`. The video-classification pipeline reads it here."""
+        return self.vision_config.num_frames
+
+    @num_frames.setter
+    def num_frames(self, value: int) -> None:
+        self.vision_config.num_frames = value
+
+    @classmethod
+    def get_config_dict(
+        cls, pretrained_model_name_or_path: Any, **kwargs: Any
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        config_dict, unused = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        if config_dict.get("model_type") == "clip":  # expected here, so no warning about another model's type
+            config_dict = {**config_dict, "model_type": cls.model_type}
+        if config_dict.get("model_type") == "vit":
+            config_dict = config_dict_of_vit(config_dict, pretrained_model_name_or_path, **kwargs)
+        return config_dict, unused
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> "IlaConfig":
+        vision_fields = {name: kwargs.pop(name) for name in _VISION_FIELDS if name in kwargs}
+        return super().from_dict({**config_dict, **vision_fields}, **kwargs)
+
+    @classmethod
+    def from_clip_size(cls, size: str, **kwargs: Any) -> "IlaConfig":
+        """The configuration of one of the paper's four towers.
+
+        Args:
+            size: "B/32", "B/16", "L/14" or "L/14@336".
+            kwargs: any other field, e.g. `num_frames=16`.
+
+        Raises:
+            ValueError: on another size.
+        """
+        if size not in CLIP_SIZES:
+            raise ValueError(f"`size` is {size!r}; allowed: {', '.join(CLIP_SIZES)}.")
+        vision, text, projection_dim = CLIP_SIZES[size]
+        towers = {
+            "vision_config": {**vision, "projection_dim": projection_dim, **kwargs.pop("vision_config", {})},
+            "text_config": {**text, "projection_dim": projection_dim, **kwargs.pop("text_config", {})},
+        }
+        return cls(**towers, **{"projection_dim": projection_dim, **kwargs})
+
+    def validate_towers(self) -> None:
+        self.vision_config.validate()
+        self.text_config.validate()
+
+    def validate_heads(self) -> None:
+        width = self.projection_dim
+        _require(width > 0, field="projection_dim", value=width, allowed="1 or more")
+        heads = {
+            "vision_config.mit_num_attention_heads": self.vision_config.mit_num_attention_heads,
+            "prompt_num_attention_heads": self.prompt_num_attention_heads,
+        }
+        for field, value in heads.items():
+            divides = value is None or (value >= 1 and width % value == 0)
+            _require(divides, field=field, value=value, allowed=f"None or a divisor of projection_dim={width}")
+        _require(self.prompt_layers >= 1, field="prompt_layers", value=self.prompt_layers, allowed="1 or more")
+
+    def validate_losses(self) -> None:
+        weight = self.alignment_loss_weight
+        _require(weight >= 0, field="alignment_loss_weight", value=weight, allowed="0 or more")
+        for field in (
+            "label_smoothing",
+            "classifier_dropout",
+            "prompt_attention_dropout",
+            "prompt_projection_dropout",
+        ):
+            value = getattr(self, field)
+            _require(0 <= value < 1, field=field, value=value, allowed="0 <= value < 1")

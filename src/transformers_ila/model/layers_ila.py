@@ -1,0 +1,72 @@
+"""One layer of the video tower, and the stack of them: CLIP's encoder on (B, T, L, D), with a temporal module."""
+
+from typing import Any
+
+import torch
+from torch import nn
+from torchvision.ops import StochasticDepth
+from transformers.models.clip.modeling_clip import CLIPEncoderLayer
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs
+
+from .alignment_ila import ImplicitAlignment, PointPredictor, ResidualAlignment
+from .configuration_ila import IlaVisionConfig
+from .mlp_ila import IlaMLP, QuickGelu
+from .temporal_ila import TEMPORAL_MODULES, TemporalModule
+
+
+def temporal_module(config: IlaVisionConfig, layer_index: int) -> TemporalModule | None:
+    """What `config.temporal_module` puts into a layer; None where it puts nothing."""
+    if layer_index not in config.temporal_layers:
+        return None
+    if config.temporal_module != "ila":
+        return TEMPORAL_MODULES[config.temporal_module](config, layer_index)
+    return (ResidualAlignment if config.alignment_fusion == "residual" else ImplicitAlignment)(config, layer_index)
+
+
+class IlaEncoderLayer(CLIPEncoderLayer):
+    """CLIP's layer on (B, T, L, D) with a temporal module; with ILA's the spatio-temporal block of Figure 3c."""
+
+    def __init__(self, config: IlaVisionConfig, layer_index: int) -> None:
+        super().__init__(config)
+        if config.hidden_act == "quick_gelu":
+            self.mlp.__class__, self.mlp.activation_fn = IlaMLP, QuickGelu()  # a new MLP would draw other weights
+        self.temporal = temporal_module(config, layer_index)
+        self.drop_path = StochasticDepth(config.drop_path_of(layer_index), mode="row")
+
+    def forward(
+        self, hidden_states: torch.Tensor, grid: tuple[int, int], **kwargs: Unpack[TransformersKwargs]
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        """(B, T, L, D) and (h, w) -> hidden states (B, T, L, D), alignment loss, points (B, T-1, 2, 2)."""
+        batch_size, num_frames, num_tokens, _ = hidden_states.shape
+        tokens, loss, points = hidden_states, None, None
+        if self.temporal is not None:
+            hidden_states, tokens, loss, points = self.temporal(hidden_states, *grid, **kwargs)
+        attended, _ = self.self_attn(self.layer_norm1(tokens).flatten(0, 1), **kwargs)  # Eq. 3b
+        attended = attended.reshape(batch_size, num_frames, -1, attended.shape[-1])
+        hidden_states = hidden_states + self.drop_path(attended[:, :, :num_tokens])  # the module's tokens are dropped
+        if self.temporal is not None:
+            hidden_states = self.temporal.after_attention(hidden_states)
+        hidden_states = hidden_states + self.drop_path(self.mlp(self.layer_norm2(hidden_states)))  # Eq. 4
+        return hidden_states, loss, points
+
+
+class IlaVisionEncoder(nn.Module):
+    def __init__(self, config: IlaVisionConfig) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([IlaEncoderLayer(config, index) for index in range(config.num_hidden_layers)])
+        self.gradient_checkpointing = False
+
+    def forward(
+        self, hidden_states: torch.Tensor, grid: tuple[int, int], **kwargs: Unpack[TransformersKwargs]
+    ) -> tuple[torch.Tensor, list[torch.Tensor], list[tuple[PointPredictor, torch.Tensor]]]:
+        """(B, T, L, D) -> hidden states, the aligning layers' losses, and what predicts their points, with them."""
+        losses: list[torch.Tensor] = []
+        alignments: list[tuple[PointPredictor, torch.Tensor]] = []
+        for layer in self.layers:
+            hidden_states, loss, points = layer(hidden_states, grid, **kwargs)
+            if loss is not None:
+                losses.append(loss)
+                aligning: Any = layer.temporal
+                alignments.append((aligning.pairs, points))
+        return hidden_states, losses, alignments

@@ -1,0 +1,732 @@
+"""ILA: CLIP turned into a video recogniser by aligning neighbouring frames.
+
+What is unusual about this model:
+- There is no attention over time inside the tower. Every layer aligns each frame with its neighbour
+  (`alignment_ila.py`); in the paper's network one token of what they share joins the frame's spatial attention.
+- Layers work on (B, T, L, D), so the number of frames travels with the tensor.
+- The classes are text: logits are cosines between the video and the class names, which adapt to the video (prompt).
+  The tokenised names are part of the checkpoint (`class_input_ids`), and their features are computed once.
+- Several views of one video may be given together; they are averaged as probabilities.
+
+Shapes: `B` videos, `V` views, `T` frames, `h`, `w` patch rows and columns, `L` = 1 + h*w tokens, `D` width,
+`E` projection, `K` classes.
+"""
+
+import copy
+import math
+import os
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import CLIPTextModel, PreTrainedTokenizerBase
+from transformers import initialization as init
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.models.clip.modeling_clip import (
+    CLIPVisionEmbeddings,
+    image_text_contrastive_loss,
+)
+from transformers.models.x_clip.modeling_x_clip import XCLIPMultiframeIntegrationTransformer, XCLIPPromptGenerator
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs, logging
+from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
+
+from .class_names_ila import (
+    check_labels,
+    explicit_class_names,
+    load_tokenizer,
+    placeholder_class_input_ids,
+    tokenize_labels,
+)
+from .configuration_ila import IlaConfig, IlaVisionConfig
+from .layers_ila import IlaVisionEncoder
+from .loading_ila import HUB_KWARGS
+from .numerics_ila import at_least_float32
+from .outputs_ila import IlaOutput, IlaVideoClassifierOutput, IlaVisionModelOutput
+from .pretrained_ila import IlaPreTrainedModel, Projection
+from .temporal_ila import HAS_FRAME_POSITIONS, NEW_IN_TOWER
+
+
+logger = logging.get_logger(__name__)
+
+
+# Arguments of `save_pretrained` that say where on the Hub the files go.
+UPLOAD_ARGUMENTS = ("push_to_hub", "repo_id", "commit_message", "token", "private", "create_pr", "revision")
+
+
+class IlaVisionEmbeddings(CLIPVisionEmbeddings):
+    """CLIP's, or with `patch_bias` a ViT's."""
+
+    def __init__(self, config: IlaVisionConfig) -> None:
+        super().__init__(config)
+        if config.patch_bias:
+            size = config.patch_size
+            self.patch_embedding = nn.Conv2d(config.num_channels, config.hidden_size, kernel_size=size, stride=size)
+
+    def init_own_weights(self, factor: float) -> None:
+        if self.patch_embedding.bias is not None:
+            init.zeros_(self.patch_embedding.bias)
+
+
+class IlaVisionModel(IlaPreTrainedModel):
+    """CLIP's vision tower on videos, with the temporal module of `config.temporal_module` in its layers."""
+
+    config: IlaVisionConfig
+    config_class = IlaVisionConfig
+    base_model_prefix = "vision_model"  # so that the tower alone loads from a folder that holds both
+    main_input_name = "pixel_values"
+    input_modalities = ("video",)
+    _keys_to_ignore_on_load_unexpected = [r"^(text_|visual_projection|logit_scale|mit\.|prompts_|class)"]
+    _input_embed_layer = "patch_embedding"
+
+    def __init__(self, config: IlaVisionConfig) -> None:
+        super().__init__(config)
+        self.embeddings = IlaVisionEmbeddings(config)
+        if config.temporal_layers and config.temporal_module in HAS_FRAME_POSITIONS:
+            self.time_embedding = nn.Parameter(torch.empty(config.num_frames, config.hidden_size))
+        self.pre_layrnorm: nn.Module = nn.Identity()
+        if config.pre_layer_norm:
+            self.pre_layrnorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.encoder = IlaVisionEncoder(config)
+        self.post_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.post_init()
+
+    def init_own_weights(self, factor: float) -> None:
+        if hasattr(self, "time_embedding"):
+            init.zeros_(self.time_embedding)  # a tower starts as plain CLIP
+
+    @merge_with_config_defaults
+    @capture_outputs(tie_last_hidden_states=False)
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        interpolate_pos_encoding: bool = False,
+        output_alignment: bool = False,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> IlaVisionModelOutput:
+        """
+        Args:
+            pixel_values: (B, T, C, H, W) with T = `config.num_frames` and H = W = `config.image_size`.
+            interpolate_pos_encoding: take any H and W.
+            output_alignment: return `interactive_points` and `alignment_masks`.
+
+        Raises:
+            ValueError: on another rank, number of frames, channels or size.
+        """
+        check_pixel_values(pixel_values, self.config, any_size=interpolate_pos_encoding)
+        batch_size, num_frames, _, height, width = pixel_values.shape
+        grid = (height // self.config.patch_size, width // self.config.patch_size)
+        hidden_states = self.embeddings(pixel_values.flatten(0, 1), interpolate_pos_encoding=interpolate_pos_encoding)
+        hidden_states = hidden_states.unflatten(0, (batch_size, num_frames))  # (B, T, L, D)
+        if hasattr(self, "time_embedding"):
+            hidden_states = hidden_states + self.time_embedding[:, None]
+        hidden_states = self.pre_layrnorm(hidden_states)
+        hidden_states, losses, alignments = self.encoder(hidden_states, grid, **kwargs)
+        normed = self.post_layernorm(hidden_states[:, :, :1] if self.config.pre_layer_norm else hidden_states)
+        output = IlaVisionModelOutput(
+            last_hidden_state=hidden_states if self.config.pre_layer_norm else normed,
+            pooler_output=normed[:, :, 0],  # (B, T, D)
+            alignment_loss=torch.stack(losses).sum() if losses else None,
+        )
+        if output_alignment:
+            output.interactive_points = tuple(points for _, points in alignments)
+            output.alignment_masks = tuple(pairs.masks(points, *grid) for pairs, points in alignments)
+        return output
+
+
+def check_pixel_values(
+    pixel_values: torch.Tensor, config: IlaVisionConfig, *, any_size: bool = False, views: bool = False
+) -> None:
+    """Raise a ValueError unless the shape is (B, T, C, H, W) as configured, or with `views` (B, V, T, C, H, W), and
+    the numbers are normalised ones, which no integers are.
+    """
+    frames, channels, size = config.num_frames, config.num_channels, config.image_size
+    shape = tuple(pixel_values.shape) if isinstance(pixel_values, torch.Tensor) else None
+    if shape is not None and len(shape) == 5 + views and shape[-4:-2] == (frames, channels):
+        if shape[-2:] == (size, size) or any_size:
+            if pixel_values.is_floating_point():
+                return
+            raise ValueError(f"`pixel_values` must be normalised by the processor, got {pixel_values.dtype}.")
+    several = "with several views (videos, views, ...), " if views or shape is None or len(shape) != 5 else ""
+    raise ValueError(
+        "`pixel_values` must be (videos, frames, channels, height, width) = "
+        f"(any, {frames}, {channels}, {size}, {size}), {several}"
+        f"got {type(pixel_values).__name__ if shape is None else shape}. Another number of frames or image size: "
+        "`from_pretrained(..., num_frames=..., image_size=...)`."
+    )
+
+
+def frame_integration(config: IlaConfig) -> XCLIPMultiframeIntegrationTransformer | None:
+    """The transformer over the frames' class tokens (Eq. 8), width E; `None` for no layers."""
+    vision, width = config.vision_config, config.projection_dim
+    if vision.mit_num_hidden_layers == 0:
+        return None
+    mit = copy.copy(vision)
+    mit.hidden_size = width
+    mit.num_hidden_layers = vision.mit_num_hidden_layers
+    mit.num_attention_heads = vision.mit_num_attention_heads or _default_heads(width)
+    mit.intermediate_size = vision.mit_intermediate_size or 4 * width
+    integration = XCLIPMultiframeIntegrationTransformer(mit)
+    for layer in integration.encoder.layers:  # X-CLIP's rule, which its classes leave to its own models
+        depth = (2 * mit.num_hidden_layers) ** -0.5
+        for linear in (layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj):
+            linear.init_std = width**-0.5 * depth
+        layer.self_attn.out_proj.init_std = width**-0.5
+        layer.mlp.fc1.init_std, layer.mlp.fc2.init_std = (2 * width) ** -0.5, width**-0.5 * depth
+    return integration
+
+
+def prompt_generator(config: IlaConfig) -> XCLIPPromptGenerator:
+    """X-CLIP's video-specific prompt (Section 3.1): class features ask the video's patches."""
+    prompt = copy.copy(config)
+    prompt.prompt_num_attention_heads = config.prompt_num_attention_heads or _default_heads(config.projection_dim)
+    return XCLIPPromptGenerator(prompt)
+
+
+def build_tower(kind: Any, config: Any) -> Any:
+    """A tower in torch's default dtype, as all other parts; not in the one its configuration remembers."""
+    remembered = config.dtype
+    try:
+        return kind._from_config(config, dtype=torch.get_default_dtype())
+    finally:
+        config.dtype = remembered
+
+
+def _default_heads(width: int) -> int:
+    return width // 64 if width % 64 == 0 else 1
+
+
+class IlaModel(IlaPreTrainedModel):
+    """Video tower and text tower: cosines of videos and texts.
+
+    There is no text tower with `classification_head="linear"`, and none where it was merged into its class features.
+    """
+
+    # CLIP's text tower where the head is linear; the classifier's own where there is none.
+    _keys_to_ignore_on_load_unexpected = [r"^(text_model|text_projection|logit_scale|class)"]
+
+    def __init__(self, config: IlaConfig) -> None:
+        super().__init__(config)
+        width, projection = config.vision_config.hidden_size, config.projection_dim
+        self.vision_model = build_tower(IlaVisionModel, config.vision_config)
+        self.visual_projection = Projection(width, projection, bias=False)
+        self.mit = frame_integration(config)
+        if config.has_text_tower:
+            self.text_model = build_tower(CLIPTextModel, config.text_config)
+            self.text_projection = Projection(config.text_config.hidden_size, projection, bias=False)
+        if config.classification_head == "text":
+            self.logit_scale = nn.Parameter(torch.tensor(float(config.logit_scale_init_value)))
+            if config.use_video_prompt:
+                self.prompts_visual_layernorm = nn.LayerNorm(width, eps=config.vision_config.layer_norm_eps)
+                self.prompts_visual_projection = nn.Parameter(torch.empty(width, projection))
+                self.prompts_generator = prompt_generator(config)
+        self.post_init()
+
+    def init_own_weights(self, factor: float) -> None:
+        """Initialise what belongs to this module itself, as CLIP and X-CLIP do."""
+        if self.config.classification_head == "text":
+            init.constant_(self.logit_scale, self.config.logit_scale_init_value)
+            if self.config.use_video_prompt:
+                init.normal_(self.prompts_visual_projection, std=self.config.vision_config.hidden_size**-0.5 * factor)
+
+    def set_attn_implementation(self, attn_implementation: str | dict, *args: Any, **kwargs: Any) -> None:
+        super().set_attn_implementation(attn_implementation, *args, **kwargs)
+        for part in (self.mit, getattr(self, "prompts_generator", None)):  # their configurations are copies
+            for module in part.modules() if part is not None else ():
+                if hasattr(module, "config"):
+                    module.config._attn_implementation_internal = self.config.vision_config._attn_implementation
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.vision_model.get_input_embeddings()
+
+    @can_return_tuple
+    def get_video_features(
+        self,
+        pixel_values: torch.Tensor,
+        interpolate_pos_encoding: bool = False,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> IlaVisionModelOutput:
+        """Video features v of Eq. 8, not normalised: (B, T, C, H, W) -> `pooler_output` (B, E)."""
+        kwargs.pop("return_dict", None)
+        outputs = self.vision_model(
+            pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, return_dict=True, **kwargs
+        )
+        frames = self.visual_projection(outputs.pooler_output)  # (B, T, E)
+        outputs.pooler_output = frames.mean(1) if self.mit is None else self.mit(frames).pooler_output
+        return outputs
+
+    @can_return_tuple
+    def get_text_features(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> BaseModelOutputWithPooling:
+        """Text features c, not normalised: (K, length) -> `pooler_output` (K, E).
+
+        Raises:
+            ValueError: where there is no text tower (`classification_head="linear"`, or it was merged).
+        """
+        if self.config.classification_head != "text":
+            head = self.config.classification_head
+            raise ValueError(f'There is no text tower: `classification_head` is "{head}"; it takes "text".')
+        self._require_text_tower("get_text_features")
+        kwargs.pop("return_dict", None)
+        outputs = self.text_model(
+            input_ids, attention_mask=attention_mask, position_ids=position_ids, return_dict=True, **kwargs
+        )
+        outputs.pooler_output = self.text_projection(outputs.pooler_output)
+        return outputs
+
+    def _require_text_tower(self, caller: str) -> None:
+        if not self.config.has_text_tower:
+            raise ValueError(
+                f"`{caller}` needs the text tower, which was merged into the class features and dropped "
+                '(`class_features="merged"`). Load the checkpoint from before `merge_text_tower()`, or give other '
+                "classes' text features to `set_class_embeddings`."
+            )
+
+    def match(
+        self, video_outputs: IlaVisionModelOutput, text_embeds: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Scaled cosines of videos and texts.
+
+        Args:
+            video_outputs: of `get_video_features`.
+            text_embeds: (K, E).
+
+        Returns:
+            Logits (B, K), unit video features (B, E), unit text features (K, E) or, with the prompt, (B, K, E).
+        """
+        video_embeds = video_outputs.pooler_output
+        text_embeds = text_embeds.to(video_embeds)
+        if self.config.use_video_prompt:
+            patches = self.prompts_visual_layernorm(video_outputs.last_hidden_state[:, :, 1:]).mean(1)
+            patches = patches @ self.prompts_visual_projection  # (B, h*w, E): mean over frames, then projected
+            text_embeds = text_embeds.expand(len(video_embeds), -1, -1)
+            text_embeds = text_embeds + self.prompts_generator(text_embeds, patches)
+        video_embeds, text_embeds = F.normalize(video_embeds, dim=-1), F.normalize(text_embeds, dim=-1)
+        if self.config.use_video_prompt:  # every video has its own texts
+            cosines = (text_embeds @ video_embeds[..., None])[..., 0]
+        else:
+            cosines = video_embeds @ text_embeds.mT
+        return self.logit_scale.exp().to(cosines) * cosines, video_embeds, text_embeds
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        pixel_values: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        return_loss: bool | None = None,
+        interpolate_pos_encoding: bool = False,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> IlaOutput:
+        """
+        Args:
+            input_ids: tokenised texts, (K, length).
+            pixel_values: (B, T, C, H, W).
+            return_loss: contrastive loss of matching pairs (K = B) plus the weighted alignment loss.
+        """
+        video_outputs = self.get_video_features(pixel_values, interpolate_pos_encoding, **kwargs)
+        text_outputs = self.get_text_features(input_ids, attention_mask, position_ids, **kwargs)
+        logits, video_embeds, text_embeds = self.match(video_outputs, text_outputs.pooler_output)
+        loss = None
+        if return_loss:
+            loss = self.add_alignment_loss(image_text_contrastive_loss(logits.T), video_outputs.alignment_loss)
+        return IlaOutput(
+            loss=loss,
+            logits_per_video=logits,
+            logits_per_text=logits.T,
+            text_embeds=text_embeds,
+            video_embeds=video_embeds,
+            alignment_loss=video_outputs.alignment_loss,
+            text_model_output=text_outputs,
+            vision_model_output=video_outputs,
+        )
+
+    def add_alignment_loss(self, loss: torch.Tensor, alignment_loss: torch.Tensor | None) -> torch.Tensor:
+        """Section 3.3: the sum of both losses, the alignment's weighted by gamma."""
+        weight = self.config.alignment_loss_weight
+        return loss if alignment_loss is None or not weight else loss + weight * alignment_loss.to(loss)
+
+
+class IlaForVideoClassification(IlaModel):
+    """Video classifier with a text head (classes are names) or a linear head (classes are numbers)."""
+
+    class_input_ids: torch.Tensor  # (K, length), with class_features="tokens"
+    class_embeds: torch.Tensor  # (K, E), with class_features="embeddings" or "merged"
+    main_input_name = "pixel_values"
+    accepts_loss_kwargs = False  # the loss is a mean; the Trainer must not rescale it by a count of items
+
+    def __init__(self, config: IlaConfig) -> None:
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.tokenizer: PreTrainedTokenizerBase | None = None
+        self._source: dict[str, Any] = {}  # where the checkpoint came from, beside its name
+        self._has_no_tokenizer = False  # known once it was looked for
+        self._text_cache: tuple[Any, torch.Tensor] | None = None
+        self.register_load_state_dict_post_hook(_forget_text_features)
+        if config.classification_head == "linear":
+            self.classifier_norm = nn.LayerNorm(config.projection_dim)
+            self.classifier_dropout = nn.Dropout(config.classifier_dropout)
+            self.classifier = nn.Linear(config.projection_dim, config.num_labels)
+        elif config.class_features != "tokens":
+            self.register_buffer("class_embeds", torch.zeros(config.num_labels, config.projection_dim))
+        else:
+            self.register_buffer("class_input_ids", placeholder_class_input_ids(config))
+        self._freeze_as_configured()
+        self.post_init()
+
+    def init_own_weights(self, factor: float) -> None:
+        super().init_own_weights(factor)
+        if "class_input_ids" in self._buffers:
+            init.copy_(self.class_input_ids, placeholder_class_input_ids(self.config))
+        if "class_embeds" in self._buffers:
+            init.normal_(self.class_embeds, std=self.config.projection_dim**-0.5)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: Any,
+        *model_args: Any,
+        labels: Sequence[str] | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Load an ILA, CLIP or ViT checkpoint, optionally for other classes.
+
+        Args:
+            pretrained_model_name_or_path: folder or Hub id of an ILA or CLIP checkpoint, or of an ImageNet ViT
+                (`google/vit-base-patch16-224-in21k`; Table 10), which gets a linear head.
+            labels: class names. Sets `id2label` and `label2id`, and the text head's tokens.
+            tokenizer: of the text tower, or where to load it from; by default the checkpoint's own.
+            kwargs: of `PreTrainedModel.from_pretrained`, and any configuration field.
+
+        Raises:
+            ValueError: `labels` for a text head without a tokenizer, labels that are no list of different names, or a
+                text head for a ViT.
+        """
+        wants_info = kwargs.pop("output_loading_info", False)
+        kwargs["output_loading_info"] = True
+        source = {name: kwargs[name] for name in HUB_KWARGS if name in kwargs}
+        model, info = super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
+        model._freeze_as_configured()  # loading made every weight trainable
+        model._source = source
+        model.tokenizer = tokenizer if not isinstance(tokenizer, (str, os.PathLike)) else load_tokenizer(tokenizer)
+        if labels is None and "class_input_ids" in info["missing_keys"]:  # a CLIP checkpoint
+            labels = explicit_class_names(model.config) if model._find_tokenizer() is not None else None
+            if labels is None:
+                logger.warning("The class names are not tokenised, placeholders stand for them: call `set_labels`.")
+        if labels is not None:
+            model.set_labels(labels)
+        return (model, info) if wants_info else model
+
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
+        """`PreTrainedModel.save_pretrained`, with the tokenizer beside it: `set_labels` works on what is saved.
+
+        With `push_to_hub=True` the tokenizer is a commit of its own; `push_to_hub()` makes one of everything.
+        """
+        upload = {name: kwargs[name] for name in UPLOAD_ARGUMENTS if name in kwargs}
+        super().save_pretrained(save_directory, *args, **kwargs)
+        tokenizer = self._find_tokenizer() if kwargs.get("is_main_process", True) else None
+        if tokenizer is not None:
+            tokenizer.save_pretrained(save_directory, **upload)
+
+    def _find_tokenizer(self) -> PreTrainedTokenizerBase | None:
+        """The tokenizer in use, else the checkpoint's; looked for once."""
+        has_text = self.config.has_text_tower
+        if self.tokenizer is None and has_text and self.name_or_path and not self._has_no_tokenizer:
+            try:
+                self.tokenizer = load_tokenizer(self.name_or_path, **self._source)
+            except ValueError:
+                self._has_no_tokenizer = True
+        return self.tokenizer
+
+    def freeze_text_model(self, freeze: bool = True) -> None:
+        """Stop (or with `False` resume) training the text tower and its projection."""
+        self.config.freeze_text_model = freeze
+        if self.config.has_text_tower:
+            self.text_model.requires_grad_(not freeze)
+            self.text_projection.requires_grad_(not freeze)
+
+    def freeze_vision_model(self, freeze: bool = True) -> None:
+        """Stop (or with `False` resume) training the vision tower and its projection, as on Something-Something V2.
+
+        What no image tower has stays trainable: temporal modules, frame positions, frame integration, prompts, heads.
+        """
+        self.config.freeze_vision_model = freeze
+        for name, weight in self.vision_model.named_parameters():
+            if not any(part in name for part in NEW_IN_TOWER):
+                weight.requires_grad_(not freeze)
+        self.visual_projection.requires_grad_(not freeze)
+
+    def _freeze_as_configured(self) -> None:
+        self.freeze_text_model(self.config.freeze_text_model)
+        if self.config.freeze_vision_model:
+            self.freeze_vision_model()
+
+    def set_labels(self, labels: Sequence[str], tokenizer: PreTrainedTokenizerBase | None = None) -> None:
+        """Name the classes anew.
+
+        The text head tokenises the names. The linear head keeps its weights if the number of classes stays, and starts
+        anew otherwise.
+
+        Args:
+            labels: K different names.
+            tokenizer: of the text tower; by default the one given before, or that of the checkpoint loaded.
+
+        Raises:
+            ValueError: no list of different names, no tokenizer, or other names than now where the text tower is gone.
+        """
+        labels = check_labels(labels)
+        if self.config.classification_head == "linear":
+            if len(labels) != self.config.num_labels:
+                self._renew_classifier(len(labels))
+            self._name_classes(len(labels), labels)
+            return
+        if not self.config.has_text_tower and labels == [self.config.id2label[i] for i in range(self.num_labels)]:
+            return
+        self._require_text_tower("set_labels")
+        self.tokenizer = tokenizer or self.tokenizer or load_tokenizer(self.name_or_path, **self._source)
+        self.set_class_input_ids(tokenize_labels(labels, self.tokenizer, self.config.text_config), labels)
+
+    def set_class_input_ids(self, input_ids: torch.Tensor, labels: Sequence[str] | None = None) -> None:
+        """Set the classes' tokens.
+
+        Args:
+            input_ids: (K, length), length at most the text tower's; shorter ones are padded with 0 behind.
+            labels: K names; by default the present ones, or `LABEL_0`... where K changes.
+
+        Raises:
+            ValueError: no text head, no text tower, another rank, too long, or ids outside the vocabulary.
+        """
+        self._require_text_head("set_class_input_ids")
+        self._require_text_tower("set_class_input_ids")
+        ids = torch.as_tensor(input_ids)
+        limit, vocabulary = self.config.text_config.max_position_embeddings, self.config.text_config.vocab_size
+        if ids.ndim != 2 or ids.is_floating_point() or not 0 < ids.shape[1] <= limit or len(ids) == 0:
+            shape, dtype = tuple(ids.shape), ids.dtype
+            raise ValueError(f"`input_ids` must be integers of shape (classes, 1 to {limit}), got {shape} of {dtype}.")
+        if ids.min() < 0 or ids.max() >= vocabulary:
+            found = f"{ids.min().item()} to {ids.max().item()}"
+            raise ValueError(f"`input_ids` must lie between 0 and {vocabulary - 1} (vocab_size), got {found}.")
+        self._name_classes(len(ids), labels)
+        self._use_class_features("tokens", "class_input_ids", F.pad(ids.long(), (0, limit - ids.shape[1])))
+
+    def set_class_embeddings(self, embeds: torch.Tensor, labels: Sequence[str] | None = None) -> None:
+        """Set ready text features of the classes, (K, E); the text tower is not used any more.
+
+        Raises:
+            ValueError: no text head, or another shape.
+        """
+        self._require_text_head("set_class_embeddings")
+        embeds = torch.as_tensor(embeds)
+        if embeds.ndim != 2 or embeds.shape[1] != self.config.projection_dim or len(embeds) == 0:
+            shape = tuple(embeds.shape)
+            raise ValueError(f"`embeds` must be (classes, {self.config.projection_dim}), got {shape}.")
+        self._name_classes(len(embeds), labels)
+        kind: Literal["embeddings", "merged"] = "embeddings" if self.config.has_text_tower else "merged"
+        self._use_class_features(kind, "class_embeds", embeds.detach().to(self.logit_scale.dtype))
+
+    def merge_text_tower(self) -> "IlaForVideoClassification":
+        """Store the classes' text features and drop the text tower, in place; what is saved has none either.
+
+        Logits stay the same, bit for bit where the text tower is frozen, and prompts work as before. Other class names
+        cannot be set afterwards (`set_class_embeddings` can), nothing needs a tokenizer, and training reaches no text
+        any more: the stored features are constant, also where `freeze_text_model` was off. Merged once, nothing
+        happens again.
+
+        Returns:
+            The model itself.
+
+        Raises:
+            ValueError: no text head.
+        """
+        self._require_text_head("merge_text_tower")
+        if not self.config.has_text_tower:
+            return self
+        modes = [(module, module.training) for module in self.modules()]
+        with torch.no_grad():
+            features = self.eval().class_text_features().clone()  # in eval mode: no dropout
+        for module, training in modes:
+            module.training = training
+        self._use_class_features("merged", "class_embeds", features)
+        del self.text_model, self.text_projection
+        self.tokenizer = None  # or it would be saved
+        return self
+
+    def _use_class_features(
+        self, kind: Literal["tokens", "embeddings", "merged"], name: str, tensor: torch.Tensor
+    ) -> None:
+        old = [self._buffers.pop(buffer, None) for buffer in ("class_input_ids", "class_embeds")]
+        device = next(buffer.device for buffer in old if buffer is not None)  # weights may be offloaded, buffers stay
+        self.register_buffer(name, tensor.to(device))
+        self.config.class_features = kind
+        self._text_cache = None
+
+    def _require_text_head(self, caller: str) -> None:
+        if self.config.classification_head != "text":
+            head = self.config.classification_head
+            raise ValueError(f'`{caller}` needs `classification_head="text"`, this model has "{head}".')
+
+    def _name_classes(self, num_labels: int, labels: Sequence[str] | None) -> None:
+        if labels is None and num_labels == self.config.num_labels:
+            return
+        names = list(labels) if labels is not None else [f"LABEL_{index}" for index in range(num_labels)]
+        if len(names) != num_labels:
+            raise ValueError(f"`labels` must name {num_labels} classes, got {len(names)}.")
+        self.config.id2label = dict(enumerate(names))
+        self.config.label2id = {name: index for index, name in enumerate(names)}
+        self.num_labels = num_labels
+
+    def _renew_classifier(self, num_labels: int) -> None:
+        old = self.classifier
+        logger.warning(f"The linear head starts anew: {num_labels} classes instead of {old.out_features}.")
+        self.classifier = nn.Linear(old.in_features, num_labels).to(old.weight)
+        self._init_weights(self.classifier)
+
+    def class_text_features(self) -> torch.Tensor:
+        """Text features of the classes, (K, E), computed once as long as they stay the same.
+
+        They are computed anew when the tokens or a weight of the text tower was written to, moved, cast or replaced
+        (writing through `.data` hides that), and every time while they are not constant. Compiled code of a frozen
+        text tower takes what was computed before it was compiled; call this once before. Train and eval mode of no
+        module is touched.
+        """
+        if self.config.class_features != "tokens":
+            return self.class_embeds
+        weights = [*self.text_model.parameters(), *self.text_projection.parameters()]
+        if not self._text_is_constant(weights):
+            return self._encode_classes(self.class_input_ids)
+        if torch.compiler.is_compiling():  # what was computed is a constant there, so nothing may change it any more
+            if self._text_cache is None or any(weight.requires_grad for weight in weights):
+                return self._encode_classes(self.class_input_ids)
+            return self._text_cache[1]
+        state = cache_key([self.class_input_ids, *weights])
+        if self._text_cache is None or self._text_cache[0] != state:
+            device = self.class_input_ids.device.type
+            with torch.inference_mode(False), torch.no_grad(), torch.autocast(device, enabled=False):
+                self._text_cache = (state, self._encode_classes(self._shortest(self.class_input_ids)))
+        return self._text_cache[1]
+
+    def _text_is_constant(self, weights: list[torch.Tensor]) -> bool:
+        """Not while gradients are taken, dropout is drawn, or adapters (which can be switched) are on."""
+        trained = torch.is_grad_enabled() and any(weight.requires_grad for weight in weights)
+        random = self.training and self.config.text_config.attention_dropout > 0
+        return not trained and not random and not any(hasattr(m, "active_adapter") for m in self.text_model.modules())
+
+    def _apply(self, *args: Any, **kwargs: Any) -> "IlaForVideoClassification":
+        self._text_cache = None
+        return super()._apply(*args, **kwargs)
+
+    def _encode_classes(self, input_ids: torch.Tensor) -> torch.Tensor:
+        return self.get_text_features(input_ids).pooler_output
+
+    def _shortest(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """Cut what follows the last end of text: attention is causal, so nothing before it changes."""
+        end = self.config.text_config.eos_token_id
+        ends = input_ids.argmax(-1) if end == 2 else (input_ids == end).int().argmax(-1)  # as CLIPTextModel reads them
+        return input_ids[:, : int(ends.max()) + 1]
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        interpolate_pos_encoding: bool = False,
+        output_alignment: bool = False,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> IlaVideoClassifierOutput:
+        """
+        Args:
+            pixel_values: (B, T, C, H, W), or (B, V, T, C, H, W) for several views of each video.
+            labels: class indices (B,), or class probabilities (B, K).
+            interpolate_pos_encoding: take any H and W.
+            output_alignment: return `interactive_points` and `alignment_masks`, for views with B * V in place of B.
+
+        Raises:
+            ValueError: on another rank, number of frames, channels or size; on labels of another shape.
+        """
+        views = pixel_values.shape[1] if getattr(pixel_values, "ndim", 5) == 6 else None
+        if views is not None:
+            check_pixel_values(pixel_values, self.config.vision_config, any_size=interpolate_pos_encoding, views=True)
+        outputs = self.get_video_features(
+            pixel_values if views is None else pixel_values.flatten(0, 1),
+            interpolate_pos_encoding,
+            output_alignment=output_alignment,
+            **kwargs,
+        )
+        logits = self.classify(outputs)  # (B, K), with views (B * V, K)
+        if views is not None:
+            logits = self.average_views(logits.unflatten(0, (-1, views)))
+        loss = None
+        if labels is not None:
+            loss = self.add_alignment_loss(self.classification_loss(logits, labels), outputs.alignment_loss)
+        output = IlaVideoClassifierOutput(
+            loss=loss,
+            logits=logits,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            interactive_points=outputs.interactive_points,
+            alignment_masks=outputs.alignment_masks,
+        )
+        if labels is not None:
+            output.alignment_loss = outputs.alignment_loss
+        else:  # an attribute, no entry: pipelines cut every entry along the batch, and this one has none
+            object.__setattr__(output, "alignment_loss", outputs.alignment_loss)
+        return output
+
+    def classify(self, video_outputs: IlaVisionModelOutput) -> torch.Tensor:
+        """Output of `get_video_features` -> logits (B, K)."""
+        if self.config.classification_head == "text":
+            return self.match(video_outputs, self.class_text_features())[0]
+        features = F.normalize(video_outputs.pooler_output, dim=-1)
+        return self.classifier(self.classifier_dropout(self.classifier_norm(features)))
+
+    def average_views(self, logits: torch.Tensor) -> torch.Tensor:
+        """(B, V, K) -> (B, K), such that the softmax (sigmoid for several labels) is the mean over the views."""
+        logits = at_least_float32(logits)
+        if self.config.problem_type == "multi_label_classification":
+            yes, no = F.logsigmoid(logits).logsumexp(1), F.logsigmoid(-logits).logsumexp(1)
+            return yes - no
+        return logits.log_softmax(-1).logsumexp(1) - math.log(logits.shape[1])
+
+    def classification_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Cross-entropy with class indices or probabilities; binary cross-entropy for several labels."""
+        logits, soft = at_least_float32(logits), labels.is_floating_point()
+        expected = tuple(logits.shape) if soft or labels.ndim == 2 else (len(logits),)
+        if tuple(labels.shape) != expected:
+            allowed = f"class indices ({len(logits)},) or probabilities {tuple(logits.shape)}"
+            raise ValueError(f"`labels` must be {allowed}, got {tuple(labels.shape)} of {labels.dtype}.")
+        if not soft and labels.device.type == "cpu" and not torch.compiler.is_compiling():  # elsewhere it would wait
+            check_class_indices(labels, logits.shape[1])
+        if self.config.problem_type == "multi_label_classification":
+            return F.binary_cross_entropy_with_logits(logits, labels.to(logits))
+        smoothing = self.config.label_smoothing if self.training else 0.0
+        target = labels.to(logits) if soft or labels.ndim == 2 else labels.long()
+        return F.cross_entropy(logits, target, label_smoothing=smoothing)
+
+
+def check_class_indices(labels: torch.Tensor, num_labels: int) -> None:
+    """Raise a ValueError unless every index is in [0, K) or -100, which the loss ignores."""
+    wrong = labels[((labels < 0) & (labels != -100)) | (labels >= num_labels)]
+    if labels.ndim == 1 and len(wrong):
+        raise ValueError(f"`labels` must be class indices 0 to {num_labels - 1}, got {wrong.unique().tolist()}.")
+
+
+def _forget_text_features(model: "IlaForVideoClassification", _: Any) -> None:
+    model._text_cache = None
+
+
+def cache_key(tensors: Iterable[torch.Tensor]) -> list[tuple[Any, ...]]:
+    """What changes when any of the tensors is replaced, moved, cast or written to."""
+    return [
+        (id(tensor), tensor.data_ptr(), tensor.device, tensor.dtype, 0 if tensor.is_inference() else tensor._version)
+        for tensor in tensors
+    ]

@@ -1,0 +1,148 @@
+"""What all ILA models share: initialisation, and loading at other sizes than the checkpoint's."""
+
+import copy
+import os
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedConfig
+from transformers import initialization as init
+from transformers.models.clip.modeling_clip import CLIPAttention, CLIPPreTrainedModel, CLIPVisionEmbeddings
+from transformers.models.x_clip.modeling_x_clip import XCLIPMultiframeIntegrationTransformer, XCLIPPromptGenerator
+from transformers.utils import logging
+from transformers.utils.output_capturing import OutputRecorder
+
+from .alignment_ila import PointLayer
+from .configuration_ila import IlaConfig
+from .layers_ila import IlaEncoderLayer
+from .loading_ila import (
+    HUB_KWARGS,
+    check_config_for_vit,
+    is_vit,
+    resize_frame_positions,
+    resize_patch_positions,
+    resize_time_parameters,
+    set_vision_sizes,
+    state_dict_of_vit,
+    stored_sizes,
+    vision_sizes,
+)
+from .numerics_ila import realign_tensors
+from .remote_code_ila import save_code
+from .temporal_ila import ZeroLinear
+
+
+logger = logging.get_logger(__name__)
+
+
+# And which of them are read.
+FILE_ARGUMENTS = ("use_safetensors", "variant", "weights_only")
+
+
+class Projection(nn.Linear):
+    """From a tower's width to the shared space, E."""
+
+
+class IlaPreTrainedModel(CLIPPreTrainedModel):
+    """Initialisation, and loading at another number of frames or image size than the checkpoint's."""
+
+    config: IlaConfig
+    config_class = IlaConfig
+    base_model_prefix = "ila"
+    input_modalities: tuple[str, ...] = ("video", "text")
+    _no_split_modules = ["CLIPTextEmbeddings", "CLIPEncoderLayer", "IlaVisionEmbeddings", "IlaEncoderLayer"]
+    # Half precision spoils running statistics; the count of batches beside them is an integer and stays one.
+    _keep_in_fp32_modules_strict = [f"batch_norm.{name}" for name in ("weight", "bias", "running_mean", "running_var")]
+    _can_record_outputs = {  # of a temporal module's attention nothing is recorded
+        "hidden_states": IlaEncoderLayer,
+        "attentions": OutputRecorder(CLIPAttention, index=1, layer_name="self_attn"),
+    }
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Called for every module that has weights of its own, and only for those."""
+        super()._init_weights(module)
+        factor = self.config.initializer_factor
+        if isinstance(module, (PointLayer, ZeroLinear)):
+            init.zeros_(module.weight)
+            init.zeros_(module.bias)
+        elif isinstance(module, Projection):
+            init.normal_(module.weight, std=module.in_features**-0.5 * factor)
+        elif isinstance(module, nn.Linear) and hasattr(module, "init_std"):
+            init.normal_(module.weight, std=module.init_std * factor)
+        elif isinstance(module, XCLIPMultiframeIntegrationTransformer):
+            init.normal_(module.position_embedding, std=self.config.initializer_range)
+        elif isinstance(module, XCLIPPromptGenerator):
+            init.constant_(module.alpha, self.config.prompt_alpha)
+        elif hasattr(module, "init_own_weights"):
+            module.init_own_weights(factor)  # type: ignore[operator]
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: Any, *model_args: Any, config: Any = None, **kwargs: Any
+    ) -> Any:
+        """`PreTrainedModel.from_pretrained`, also of CLIP's and ViT's checkpoints; another `num_frames` or
+        `image_size` than the checkpoint's interpolates the position embeddings and says so.
+        """
+        if isinstance(config, PreTrainedConfig) and config.model_type in ("clip", "clip_vision_model"):
+            config = cls.config_class.from_dict(config.to_dict())
+        source = {name: kwargs[name] for name in HUB_KWARGS if name in kwargs}
+        vit = pretrained_model_name_or_path is not None and is_vit(pretrained_model_name_or_path, **source)
+        asks_for_size = isinstance(config, PreTrainedConfig) or not {"num_frames", "image_size"}.isdisjoint(kwargs)
+        if pretrained_model_name_or_path is None or not (asks_for_size or vit):
+            loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, config=config, **kwargs)
+            model: Any = loaded[0] if isinstance(loaded, tuple) else loaded
+            if pretrained_model_name_or_path is None:
+                model.name_or_path = ""  # and not "None", where its tokenizer would be looked for
+            realign_tensors(model)
+            return loaded
+        if not isinstance(config, PreTrainedConfig):
+            origin = config if config is not None else pretrained_model_name_or_path
+            # as "auto" it is none of a configuration
+            dtype: dict[str, Any] = {name: kwargs.pop(name) for name in ("dtype", "torch_dtype") if name in kwargs}
+            config, kwargs = cls.config_class.from_pretrained(origin, return_unused_kwargs=True, **kwargs)
+            kwargs = {**kwargs, **source, **dtype}
+        wanted = vision_sizes(config)
+        config = copy.deepcopy(config)
+        stored = cls.config_class.get_config_dict(pretrained_model_name_or_path, **source)[0]
+        if stored.get("weights_origin"):  # it is the weights', whatever configuration they are put into
+            config.weights_origin = stored["weights_origin"]
+        set_vision_sizes(config, stored_sizes(cls.config_class, pretrained_model_name_or_path, wanted, **source))
+        path = pretrained_model_name_or_path
+        if vit:
+            check_config_for_vit(config, path)
+            options = {name: kwargs.pop(name) for name in FILE_ARGUMENTS if name in kwargs}
+            path, kwargs["state_dict"] = None, state_dict_of_vit(path, **source, **options)
+        loaded = super().from_pretrained(path, *model_args, config=config, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        model.name_or_path = model.config.name_or_path = str(pretrained_model_name_or_path)
+        model.resize_positions(**wanted)
+        realign_tensors(model)
+        return loaded
+
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
+        """`PreTrainedModel.save_pretrained`; of a model from an exported folder the code is saved, too."""
+        super().save_pretrained(save_directory, *args, **kwargs)
+        if kwargs.get("is_main_process", True) and os.path.isdir(save_directory):
+            save_code(self.config, save_directory)
+
+    def resize_positions(self, *, num_frames: int | None = None, image_size: int | None = None) -> None:
+        """Interpolate the position embeddings to another number of frames or image size (pixels), in place."""
+        before = vision_sizes(self.config)
+        asked = {"num_frames": num_frames, "image_size": image_size}
+        wanted = {name: before[name] if value is None else value for name, value in asked.items()}
+        mit = getattr(self, "mit", None)
+        if wanted["num_frames"] != before["num_frames"]:
+            resized = resize_time_parameters(self, wanted["num_frames"])
+            if mit is not None:
+                resize_frame_positions(mit, wanted["num_frames"])
+            if resized or mit is not None:
+                logger.warning(
+                    f"Positions were interpolated: {before['num_frames']} to {wanted['num_frames']} frames."
+                )
+        if wanted["image_size"] != before["image_size"]:
+            embeddings = next(module for module in self.modules() if isinstance(module, CLIPVisionEmbeddings))
+            resize_patch_positions(embeddings, wanted["image_size"])
+            logger.warning(f"Positions were interpolated: {before['image_size']} to {wanted['image_size']} pixels.")
+        set_vision_sizes(self.config, wanted)

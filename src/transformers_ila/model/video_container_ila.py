@@ -1,0 +1,230 @@
+"""A video file, opened with care: which formats, what it may cost, which of its streams, its packets one by one."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from .video_bitstream_ila import Picture, picture_in
+
+
+try:
+    import av
+
+    AV_ERRORS: tuple[type[Exception], ...] = (av.error.FFmpegError,)
+except ImportError:
+    av = None  # type: ignore[assignment]  # only reading files needs it; frames in memory do without
+    AV_ERRORS = ()
+
+
+DEMUX_ERRORS: tuple[type[Exception], ...] = (*AV_ERRORS, IndexError)  # damage announced a stream PyAV did not expect
+READ_ERRORS: tuple[type[Exception], ...] = (*AV_ERRORS, OSError)  # from the file object itself
+
+MEDIA_FORMATS = (  # FFmpeg's demuxer names: media only, nothing that names further files
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,flv,live_flv,asf,ogg,gif,apng,nut,mxf,dv,rm,"
+    "ivf,obu,av1,h263,h264,hevc,vvc,mjpeg,mjpeg_2000,vc1,yuv4mpegpipe,jpeg_pipe,png_pipe,webp_pipe,bmp_pipe,swf,wtv"
+)
+ONE_FRAME_PER_PACKET = ("h264", "hevc", "av1", "vp9", "mjpeg")  # not VP8 (hidden frames), not MPEG-4 in AVI (packed)
+DEMUXER_RETRIES = 100  # unreadable places of one file that are stepped over
+FIELDS_UNKNOWN, FIELDS_NONE = 0, 1  # FFmpeg's numbers of field orders
+
+
+class VideoDecodingError(ValueError):
+    """A video that cannot be read; the message names it and the reason in one line."""
+
+    def __init__(self, name: str, reason: object) -> None:
+        super().__init__(" ".join(f"Cannot read the video {name}: {reason}".split()))
+        self.name, self.reason = name, reason
+
+    def __reduce__(self) -> tuple[Any, ...]:  # DataLoader workers send their errors back pickled
+        return type(self), (self.name, str(self.reason))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadLimits:
+    """What reading one video may cost at most; beyond it a `VideoDecodingError` says which limit was met.
+
+    max_pixels: of one frame, width x height, checked before any is decoded; the default is 8192 x 8192.
+    max_frames: of one video, counted as packets. The default is more than nine hours at 30 a second.
+    max_seconds: of time spent on one video, download included.
+    max_download_bytes: of one URL. timeout: seconds its server may stay silent.
+    formats: FFmpeg's names of the container formats that may be opened, comma-separated.
+    """
+
+    max_pixels: int = 8192 * 8192
+    max_frames: int = 1_000_000
+    max_seconds: float = 300.0
+    max_download_bytes: int = 2**31
+    timeout: float = 30.0
+    formats: str = MEDIA_FORMATS
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if name != "formats" and not value > 0:
+                raise ValueError(f"{name} must be above 0, got {value!r}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoFile:
+    """A path or binary file object, what it is called in messages, and what reading it may cost."""
+
+    file: Any
+    name: str
+    limits: ReadLimits
+    deadline: float  # on time.monotonic()
+
+    def check_time(self) -> None:
+        if time.monotonic() > self.deadline:
+            raise VideoDecodingError(self.name, f"reading it takes longer than max_seconds={self.limits.max_seconds}")
+
+    def check_count(self, frames: int) -> None:
+        if frames > self.limits.max_frames:
+            raise VideoDecodingError(self.name, f"it has more frames than max_frames={self.limits.max_frames}")
+
+    def check_bytes(self, count: int) -> None:
+        limit = self.limits.max_download_bytes
+        if count > limit:
+            raise VideoDecodingError(self.name, f"more than max_download_bytes={limit} bytes")
+
+    def check_size(self, width: int, height: int) -> None:
+        if width * height > self.limits.max_pixels:
+            size = f"{width} x {height}"
+            raise VideoDecodingError(self.name, f"frames of {size} pixels exceed max_pixels={self.limits.max_pixels}")
+
+
+class OpenVideo:
+    """An open container, its best video stream and that stream's decoder, within the file's limits."""
+
+    container: Any
+    stream: Any
+    decoder: Any
+    at_start: bool
+
+    def __init__(self, file: VideoFile) -> None:
+        self.file = file
+        self.open()
+
+    def open(self) -> None:
+        limits = self.file.limits
+        if not isinstance(self.file.file, str):
+            self.file.file.seek(0)
+        decoding = {"max_pixels": str(limits.max_pixels)}  # for probing, and where the size changes inside the stream
+        opening = {"format_whitelist": limits.formats, "protocol_whitelist": "file", **decoding}
+        try:
+            rest = max(self.file.deadline - time.monotonic(), 0.001)
+            self.container = av.open(self.file.file, options=opening, metadata_errors="replace", timeout=rest)
+        except av.error.ArgumentError as error:  # what FFmpeg says of formats that are not on the list
+            reason = "invalid, or of a container format that is not allowed"
+            raise VideoDecodingError(self.file.name, reason) from error
+        self.at_start = True
+        try:
+            self.stream = _best_stream(self.container, name=self.file.name)
+            self.decoder = self.stream.codec_context
+            self.file.check_size(self.decoder.width, self.decoder.height)
+            self.decoder.options = decoding
+            # With several threads FFmpeg leaves out H.264's concealment of errors: damaged parts of a frame then show
+            # whatever the memory held before.
+            self.decoder.thread_count = 1
+            for stream in self.container.streams:
+                if stream is not self.stream:
+                    stream.discard = av.stream.Discard.all
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        self.container.close()
+
+    def packets(self) -> Iterator[Any]:
+        """All packets of the stream from its start; the last one is empty and flushes the decoder."""
+        if not self.at_start:
+            self.close()
+            self.open()
+        return self.packets_here()
+
+    def packets_here(self) -> Iterator[Any]:
+        """The packets from where the file stands; places that cannot be read are stepped over."""
+        self.at_start = False
+        count = 0
+        for _ in range(DEMUXER_RETRIES):
+            try:
+                for packet in self.container.demux(self.stream):
+                    count += 1
+                    self.file.check_count(count)
+                    self.file.check_time()
+                    yield packet
+                return
+            except DEMUX_ERRORS:
+                self.file.check_time()
+        yield None  # the decoder's spelling of an empty packet
+
+    def seek(self, timestamp: int) -> Iterator[Any]:
+        """The packets from the last key frame at or before a time (in the stream's time base)."""
+        self.container.seek(timestamp, stream=self.stream)
+        return self.packets_here()
+
+    @property
+    def format(self) -> str:
+        return self.container.format.name.split(",")[0]
+
+    @cached_property
+    def codec(self) -> str:
+        return self.decoder.codec.canonical_name
+
+    @property
+    def one_frame_per_packet(self) -> bool:
+        """Interlaced video may come as one packet per field."""
+        return self.codec in ONE_FRAME_PER_PACKET and self.decoder.field_order in (FIELDS_UNKNOWN, FIELDS_NONE)
+
+    @cached_property
+    def first_delay(self) -> int:
+        """How long after its decoding time the first packet is shown, in the stream's time base."""
+        packet = next(self.packets())
+        return 0 if packet is None or packet.pts is None or packet.dts is None else packet.pts - packet.dts
+
+    @cached_property
+    def _header(self) -> bytes:
+        return self.decoder.extradata or b""
+
+    @cached_property
+    def _nal_length(self) -> int:
+        place = 21 if self.codec == "hevc" else 4
+        return (self._header[place] & 3) + 1 if self._header[:1] == b"\1" and len(self._header) > place else 0
+
+    def picture_in(self, packet: Any) -> Picture:
+        """What a packet's bytes say about its picture."""
+        return picture_in(packet, codec=self.codec, nal_length=self._nal_length, header=self._header)
+
+
+@contextmanager
+def opened(file: VideoFile) -> Iterator[OpenVideo]:
+    """The open video, closed however the block ends; FFmpeg's errors in it become VideoDecodingErrors."""
+    if av is None:
+        raise ImportError("Reading video files needs PyAV: pip install av")
+    try:
+        video = OpenVideo(file)
+        try:
+            yield video
+        finally:
+            video.close()
+    except READ_ERRORS as error:
+        file.check_time()
+        raise VideoDecodingError(file.name, reason_of(error)) from error
+
+
+def reason_of(error: Exception) -> str:
+    if isinstance(error, av.error.ArgumentError):  # what decoders say of sizes over the limit
+        return "its data are invalid, or its frames exceed max_pixels"
+    return str(getattr(error, "strerror", None) or error)
+
+
+def _best_stream(container: Any, *, name: str) -> Any:
+    """The default video stream, among several the largest; a cover picture is no video."""
+    pictures = av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails
+    streams = [s for s in container.streams.video if s.codec_context is not None and not s.disposition & pictures]
+    if not streams:
+        raise VideoDecodingError(name, "it has no video stream")
+    default = av.stream.Disposition.default
+    return max(streams, key=lambda s: (bool(s.disposition & default), s.width * s.height, -s.index))

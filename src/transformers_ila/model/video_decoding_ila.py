@@ -1,0 +1,356 @@
+"""One video file to the frames asked for: list the packets, decode what is needed, check it, convert.
+
+Three ways lead to the same frames; the first that the file proves right is taken:
+
+    index       the container lists every packet (MP4, MOV), nothing is read to count the frames
+    scan        all packets are read, none is decoded (Matroska, fragmented MP4)
+    sequential  everything is decoded and counted: all other files, and those that did not keep what they promised
+
+After index and scan only the groups of pictures that hold wanted frames are decoded, and of those not the frames that
+no other refers to, if nobody asked for them. This is right because
+- the codec gives one frame per packet, and the packets are complete;
+- decoding starts at a packet that refers to nothing before it (an IDR in H.264, any random access point in HEVC), and
+  the seek is believed only if that packet lies where the listing says it does;
+- the frames that come out carry the times of the packets that went in, each once, none flagged corrupt.
+Wherever one of these fails, the file is decoded from its start. In a long video, damage in a group that nobody asked
+for is not noticed; who wants every fault counted decodes everything (`check_video`).
+"""
+
+import logging
+import operator
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+from transformers.video_utils import VideoMetadata
+
+from .video_container_ila import AV_ERRORS, OpenVideo, VideoDecodingError, VideoFile, av, opened, reason_of
+from .video_packets_ila import (
+    IndexMismatch,
+    PacketList,
+    group_times,
+    is_cut_off,
+    list_by_index,
+    list_by_scan,
+    needed_packets,
+)
+
+
+logger = logging.getLogger(__name__)
+
+
+IndexRule = Callable[[int], Sequence[int]]
+
+SHORT = 100  # frames: up to here everything is decoded, which costs little and finds every fault
+PATIENCE = 1.5  # seconds of bad packets before the first frame, after which nothing is expected any more
+END_SLACK = 1.0  # seconds that a header's duration may exceed its frames without anything being wrong
+NEAR = 8  # frames: a gap that is decoded through, because a seek costs about as much
+
+
+@dataclass
+class IlaVideoMetadata(VideoMetadata):
+    """Transformers' `VideoMetadata` with measured timestamps instead of `index / fps`.
+
+    timestamps: seconds on the container's clock, one per returned frame, None where the file has none.
+    rotation, mirrored: what the display matrix asks for, already applied to the frames: turned counter-clockwise by
+        `rotation` degrees (0, 90, 180 or -90), then mirrored left to right.
+    pixel_aspect: width / height of one pixel of the returned frames, 1.0 for square ones; frames are not stretched.
+    frames_lost: packets that gave no frame, as far as they were decoded, and what is cut off at the end. 0 for a long
+        video of which only some groups were decoded.
+    frames_corrupt: frames that the decoder says it patched up because their data is damaged; not all decoders say.
+    """
+
+    timestamps: list[float | None] | None = None  # type: ignore[assignment]
+    rotation: int = 0
+    mirrored: bool = False
+    pixel_aspect: float = 1.0
+    frames_lost: int = 0
+    frames_corrupt: int = 0
+
+
+def decode_video(
+    file: VideoFile, index_rule: IndexRule, *, short_side: int | None = None
+) -> tuple[np.ndarray, IlaVideoMetadata]:
+    """Frames (T, H, W, 3) uint8 RGB, upright, at the indices of the rule, and their metadata.
+
+    Raises:
+        VideoDecodingError: nothing readable, or a limit met.
+        ValueError: an index outside the video.
+        ImportError: PyAV is missing.
+    """
+
+    @cache  # a random rule draws once, whichever way the frames come
+    def indices_of(total: int) -> list[int]:
+        return checked_indices(index_rule(total), total=total)
+
+    def keep_of(total: int) -> FrameCollector:
+        return FrameCollector(indices_of(total), short_side=short_side)
+
+    with opened(file) as video:
+        promised = guess = 0
+        for list_packets in (list_by_index, list_by_scan):
+            packets = list_packets(video)
+            if packets is None:
+                continue
+            guess, promised = packets.total, max(promised, packets.total)
+            if packets.trusted and guess == promised:
+                if guess <= SHORT:
+                    break
+                kept = keep_of(guess)
+                if _decode_groups(video, packets, kept):
+                    return kept.array, _metadata(video, kept, DecodeStats(frames=guess, last=packets.last_time))
+        kept, tally = _decode_sequentially(video, keep_of, guess=guess)
+        return kept.array, _metadata(video, kept, tally, promised=promised)
+
+
+def count_frames(file: VideoFile) -> IlaVideoMetadata:
+    """Decode everything and keep nothing: what the file really holds. Errors as in `decode_video`."""
+    with opened(file) as video:
+        indexed = list_by_index(video)
+        promised = (indexed or list_by_scan(video)).total
+        kept = FrameCollector([0])  # one frame tells the size and how it lies
+        tally = _decode_all(video, kept)
+        if tally.frames == 0:
+            raise VideoDecodingError(file.name, tally.why_nothing())
+        metadata = _metadata(video, kept, tally, promised=promised)
+        metadata.frames_indices, metadata.timestamps = [], []
+        return metadata
+
+
+# -- decoding ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class DecodeStats:
+    """What decoding met: frames that came out, packets that did not decode (and why), frames patched up, the end."""
+
+    frames: int = 0
+    bad_packets: int = 0
+    corrupt: int = 0
+    last: int | None = None  # latest time, in the stream's time base
+    reason: str = ""
+
+    def why_nothing(self) -> str:
+        if self.bad_packets == 0:
+            return "its video stream holds no frame that decodes"
+        return f"none of its first {self.bad_packets} packets decodes: {self.reason}"
+
+
+class FrameCollector:
+    """The frames asked for, converted as they come and written to their places in the result."""
+
+    def __init__(self, indices: list[int], *, short_side: int | None = None) -> None:
+        self.indices = indices
+        self.positions: dict[int, list[int]] = {}
+        for position, index in enumerate(indices):
+            self.positions.setdefault(index, []).append(position)
+        self.short_side = short_side
+        self.times: dict[int, int | None] = {}  # index -> pts
+        self.array: np.ndarray = np.empty((0, 0, 0, 3), dtype=np.uint8)
+        self.rotation, self.mirrored = 0, False
+        self.size = (0, 0)
+        self.scaling: str | None = None
+        self.converter = av.video.reformatter.VideoReformatter()
+
+    @property
+    def complete(self) -> bool:
+        return len(self.times) == len(self.positions)
+
+    def keep(self, index: int, frame: Any) -> None:
+        """Later frames of another size or orientation follow the first one kept."""
+        if not self.times:
+            self.rotation, self.mirrored = _orientation(frame)
+            self.size = scaled_size(frame.width, frame.height, short_side=self.short_side)
+            self.scaling = None if self.short_side is None else "BICUBIC"  # the nearest to what the processor does
+        # One thread, because by default a pool of threads would be started for every single frame.
+        image = self.converter.reformat(frame, *self.size, "rgb24", interpolation=self.scaling, threads=1).to_ndarray()
+        if self.rotation or self.mirrored:
+            pixels = image.view("V3")[..., 0]  # (H, W): whole pixels are turned several times faster
+            pixels = np.rot90(pixels, k=self.rotation // 90)
+            image = np.ascontiguousarray(pixels[:, ::-1] if self.mirrored else pixels)[..., None].view(np.uint8)
+        if not self.times:
+            self.array = np.empty((len(self.indices), *image.shape), dtype=np.uint8)
+        for position in self.positions[index]:
+            self.array[position] = image
+        self.times[index] = frame.pts
+
+
+def _decode_groups(video: OpenVideo, packets: PacketList, kept: FrameCollector) -> bool:
+    """Decode only the groups of pictures that hold wanted frames; False if anything came out other than listed."""
+    plan: list[tuple[int, list[int]]] = []  # (which start, the frames wanted from there on)
+    for index in sorted(kept.positions):
+        start = int(np.searchsorted(packets.first, index, side="right")) - 1
+        if plan and (start == plan[-1][0] or packets.first[start] - plan[-1][1][-1] <= NEAR):
+            plan[-1][1].append(index)
+        else:
+            plan.append((start, [index]))
+    try:
+        if packets.times is None:
+            group_times(video, packets, 0, 0)  # nothing must come before the first key frame
+        for start, wanted in plan:
+            _decode_group(video, packets, start, wanted, kept)
+    except IndexMismatch as reason:
+        logger.debug("%s is decoded from its start: %s", video.file.name, reason)
+        return False
+    return True
+
+
+def _decode_group(video: OpenVideo, packets: PacketList, start: int, wanted: list[int], kept: FrameCollector) -> None:
+    """Decode from a start to the last frame wanted of it; NotAsListed if other frames come out than went in."""
+    first = int(packets.first[start])
+    times = group_times(video, packets, start, wanted[-1])
+    index_of = {times[index - first]: index for index in wanted}
+    went_in: list[int] = []
+    came_out: list[int] = []
+    for packet in needed_packets(video, packets, start, set(index_of)):
+        if packet is not None and packet.pts >= times[0]:  # what is shown before the start is not decodable from it
+            went_in.append(packet.pts)
+        for frame in _decoded(video, packet):
+            if frame.is_corrupt or frame.pts is None:
+                raise IndexMismatch("a frame is corrupt or has no time")
+            if frame.pts >= times[0]:
+                came_out.append(frame.pts)
+            if frame.pts in index_of:
+                kept.keep(index_of[frame.pts], frame)
+    if came_out != sorted(went_in):
+        raise IndexMismatch("other frames came out than went in")
+
+
+def _decoded(video: OpenVideo, packet: Any) -> list[Any]:
+    try:
+        return video.decoder.decode(packet)
+    except AV_ERRORS as error:
+        raise IndexMismatch(reason_of(error)) from error
+
+
+def _decode_sequentially(
+    video: OpenVideo, keep_of: Callable[[int], FrameCollector], *, guess: int
+) -> tuple[FrameCollector, DecodeStats]:
+    """Decode everything; once more if there were not as many frames as packets, for the rule needs the true number."""
+    kept = keep_of(guess)
+    tally = _decode_all(video, kept)
+    if tally.frames not in (0, guess):
+        kept = keep_of(tally.frames)
+        tally = _decode_all(video, kept)
+    if not kept.complete:
+        raise VideoDecodingError(video.file.name, tally.why_nothing())
+    return kept, tally
+
+
+def _decode_all(video: OpenVideo, kept: FrameCollector) -> DecodeStats:
+    """Decode the stream from its start to its end, packets that fail are skipped and counted."""
+    tally = DecodeStats()
+    give_up = time.monotonic() + PATIENCE
+    for packet in video.packets():
+        try:
+            frames = video.decoder.decode(packet)
+        except AV_ERRORS as error:
+            tally.bad_packets += 1
+            tally.reason = reason_of(error)
+            if tally.frames == 0 and time.monotonic() > give_up:
+                break
+            continue
+        for frame in frames:
+            tally.corrupt += frame.is_corrupt
+            if frame.pts is not None:
+                tally.last = frame.pts if tally.last is None else max(tally.last, frame.pts)
+            if tally.frames in kept.positions:
+                kept.keep(tally.frames, frame)
+            tally.frames += 1
+    return tally
+
+
+def checked_indices(indices: Sequence[int], *, total: int) -> list[int]:
+    """The rule's indices as a list; ValueError if there are none or one lies outside [0, total)."""
+    try:
+        indices = [operator.index(index) for index in indices]
+    except TypeError as error:
+        raise ValueError(f"The index rule must give whole numbers, it gave {indices!r:.80}.") from error
+    if not indices or min(indices) < 0 or max(indices) >= total:
+        raise ValueError(f"The index rule must give at least one index in [0, {total}); it gave {indices}.")
+    return indices
+
+
+# -- what is said of the frames --------------------------------------------------------------------------------------
+
+
+def _orientation(frame: Any) -> tuple[int, bool]:
+    """(degrees to turn counter-clockwise, whether to mirror left to right afterwards) to show the frame upright.
+
+    The display matrix sends column x, row y to (a x + c y, b x + d y); it is rounded to the nearest of the eight ways
+    a picture can lie.
+    """
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return 0, False
+    (a, b, _), (c, d, _) = np.frombuffer(matrix, dtype=np.int32).reshape(3, 3).tolist()[:2]
+    if abs(a) + abs(d) >= abs(b) + abs(c):
+        return (0 if d >= 0 else 180), (a < 0) != (d < 0)
+    return (-90 if b > 0 else 90), (b > 0) == (c > 0)
+
+
+def scaled_size(width: int, height: int, *, short_side: int | None) -> tuple[int, int]:
+    """(width, height) with the short side scaled down to `short_side`, never up; rounded as torchvision does."""
+    if short_side is None or short_side >= min(width, height):
+        return width, height
+    if width <= height:
+        return short_side, int(short_side * height / width)
+    return int(short_side * width / height), short_side
+
+
+def _frames_cut_off(video: OpenVideo, last: int | None) -> int:
+    """How many frames of the header's duration no packet is left of, where a Matroska file is cut off."""
+    stream = video.stream
+    rate = stream.average_rate or stream.guessed_rate
+    if last is None or not rate or not is_cut_off(video):
+        return 0
+    declared = _seconds(stream.metadata.get("DURATION", ""))
+    if declared is None and len(video.container.streams) == 1 and video.container.duration:
+        declared = video.container.duration / av.time_base  # with sound it may be the sound's
+    missing = 0.0 if declared is None else declared - float(last * stream.time_base + 1 / rate)
+    return int(missing * rate) if missing > END_SLACK else 0
+
+
+def _seconds(clock: str) -> float | None:
+    """Of hours:minutes:seconds, as Matroska's tags have it."""
+    match = re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)", clock)
+    return None if match is None else 3600 * int(match[1]) + 60 * int(match[2]) + float(match[3])
+
+
+def _metadata(video: OpenVideo, kept: FrameCollector, tally: DecodeStats, *, promised: int = 0) -> IlaVideoMetadata:
+    stream = video.stream
+    rate = stream.average_rate or stream.guessed_rate
+    duration = float(tally.frames / rate) if rate else None
+    if stream.duration is not None and stream.time_base is not None:
+        duration = float(stream.duration * stream.time_base)
+    elif video.container.duration:
+        duration = video.container.duration / av.time_base
+    lost = max(promised - tally.frames, tally.bad_packets)
+    if not video.one_frame_per_packet and tally.bad_packets == 0:
+        lost = 0  # fewer frames than packets are no sign of damage there
+    lost += _frames_cut_off(video, tally.last)
+    if lost:
+        logger.warning("%s: damaged, %d of %d frames are lost", video.file.name, lost, tally.frames + lost)
+    height, width = kept.array.shape[1:3]
+    times = [kept.times[index] for index in kept.indices]
+    turned = kept.rotation % 180 != 0
+    aspect = float(stream.sample_aspect_ratio or 1)
+    return IlaVideoMetadata(
+        total_num_frames=tally.frames,
+        fps=float(rate) if rate else None,
+        width=width,
+        height=height,
+        duration=duration,
+        video_backend="pyav",
+        frames_indices=kept.indices,
+        timestamps=[None if pts is None else float(pts * stream.time_base) for pts in times],
+        rotation=kept.rotation,
+        mirrored=kept.mirrored,
+        pixel_aspect=1 / aspect if turned else aspect,
+        frames_lost=lost,
+        frames_corrupt=tally.corrupt,
+    )

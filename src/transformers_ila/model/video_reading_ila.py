@@ -1,0 +1,302 @@
+"""A video, however it is handed over, to exactly the frames asked for.
+
+What is unusual here:
+- the index rule is given the *true* number of frames, never what a header promises;
+- packets that cannot be decoded are skipped and counted, so that a damaged file gives what it still holds;
+- repeated indices give repeated frames; only wanted frames are converted and kept, so memory is that of the result;
+- what a file may cost (pixels, frames, seconds, bytes) and which formats it may have is limited (`ReadLimits`).
+
+This file knows the sources; `video_decoding_ila.py` decodes.
+"""
+
+import http.client
+import io
+import os
+import re
+import tempfile
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from .video_container_ila import ReadLimits, VideoDecodingError, VideoFile
+from .video_decoding_ila import IlaVideoMetadata, IndexRule, checked_indices, count_frames, decode_video, scaled_size
+
+
+VideoSource = str | Path | bytes | bytearray | memoryview | BinaryIO | dict
+
+IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+IMAGE_FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # others may start programs, as PostScript does
+DOWNLOAD_PIECE = 2**18  # bytes
+DEFAULT_LIMITS = ReadLimits()
+
+
+def read_video(
+    source: VideoSource, index_rule: IndexRule, *, short_side: int | None = None, limits: ReadLimits = DEFAULT_LIMITS
+) -> tuple[np.ndarray, IlaVideoMetadata]:
+    """Read the frames that `index_rule` picks, in its order and with its repeats.
+
+    Args:
+        source: path (`str`, `pathlib.Path`), http(s) URL, the file's bytes, a binary file object (read from its
+            start, left open), a folder of frame images in natural order, or `{"path": ..., "bytes": ...}`.
+        index_rule: maps the number of frames the video really has to the indices wanted, each in `[0, total)`. It is
+            called once, and again where a file turns out to have more or fewer frames than its packets promised.
+        short_side: scale frames down to this short side (pixels) while converting them to RGB. Cheaper than scaling
+            afterwards, but not the same pixels (benchmarks/README.md); None leaves them as they are.
+        limits: what reading may cost.
+
+    Returns:
+        frames `(T, H, W, 3)` uint8 RGB, upright, and their metadata.
+
+    Raises:
+        VideoDecodingError: nothing readable there, or a limit met; the message names the source and the reason.
+        ValueError: a source of another kind, or an index outside the video.
+        ImportError: PyAV is missing (folders of images are read without it).
+    """
+    if short_side is not None and short_side < 1:
+        raise ValueError(f"short_side must be at least 1 pixel, got {short_side}.")
+    with _as_file(source, limits) as video:
+        if _is_folder(video):
+            return _read_folder(video, index_rule, short_side=short_side)
+        return decode_video(video, index_rule, short_side=short_side)
+
+
+def check_video(source: VideoSource, *, limits: ReadLimits = DEFAULT_LIMITS) -> IlaVideoMetadata:
+    """Decode all of a video and keep nothing: its metadata, with every frame lost or corrupt counted.
+
+    `frames_indices` and `timestamps` are empty. Arguments and errors as in `read_video`.
+    """
+    with _as_file(source, limits) as video:
+        return _check_folder(video) if _is_folder(video) else count_frames(video)
+
+
+# -- sources ---------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _as_file(source: Any, limits: ReadLimits) -> Iterator[VideoFile]:
+    """The source as a file or folder on disk, or a binary file object, with a name for messages."""
+    deadline = time.monotonic() + limits.max_seconds
+
+    def video_file(file: Any, name: str) -> VideoFile:
+        return VideoFile(file=file, name=name, limits=limits, deadline=deadline)
+
+    if isinstance(source, dict):
+        source = _source_of_dict(source)
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        yield video_file(io.BytesIO(source), f"({len(source)} bytes in memory)")
+    elif hasattr(source, "read"):
+        name = repr(str(getattr(source, "name", "(file object)")))
+        plain = SeekableFile(source)
+        if plain.can_go_back(name):
+            yield video_file(plain, name)
+        else:
+            with tempfile.TemporaryFile(prefix="ila_video_") as file:
+                copy = video_file(file, name)
+                _copy(plain.read, copy)
+                yield copy
+    elif isinstance(source, str) and source.lower().startswith(("http://", "https://")):
+        with tempfile.TemporaryFile(prefix="ila_video_") as file:  # without a name where the system can: never left
+            copy = video_file(file, repr(source))
+            _download(source, copy)
+            yield copy
+    elif isinstance(source, (str, os.PathLike)):
+        path = os.fsdecode(source)
+        if not (os.path.isfile(path) or os.path.isdir(path)):
+            raise VideoDecodingError(repr(path), _why_no_path(path))
+        # Absolute, because FFmpeg takes what stands before a colon for a protocol and a leading dash for an option.
+        yield video_file(os.path.abspath(path), repr(path))
+    else:
+        raise ValueError(
+            f"Cannot read a video from {type(source).__name__} {source!r:.80}: give a path, an http(s) URL, bytes, a "
+            "binary file object, a folder of frame images or a dict with 'path' or 'bytes'."
+        )
+
+
+def _why_no_path(path: Any) -> str:
+    if isinstance(path, str) and "://" in path:
+        return "no such file or folder, and of URLs only http and https are read"
+    return "neither a regular file nor a folder" if os.path.lexists(path) else "no such file or folder"
+
+
+def _source_of_dict(source: dict) -> Any:
+    """What `datasets.Video(decode=False)` gives: bytes first, because the path may be one inside an archive."""
+    for key in ("bytes", "path"):
+        if source.get(key) is not None:
+            return source[key]
+    raise ValueError(f"A video given as a dict needs 'path' or 'bytes'; got the keys {sorted(map(str, source))}.")
+
+
+class SeekableFile:
+    """A binary file object as the demuxer needs it: to read, to seek and to tell, with no error but OSError."""
+
+    def __init__(self, file: Any) -> None:
+        self.file = file
+
+    def read(self, size: int = -1) -> bytes:
+        return self._do("read", size)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        place = self._do("seek", offset, whence)
+        return self.tell() if place is None else place
+
+    def tell(self) -> int:
+        return self._do("tell")
+
+    def _do(self, method: str, *arguments: int) -> Any:
+        try:
+            return getattr(self.file, method)(*arguments)
+        except OSError:
+            raise
+        except Exception as error:  # whatever gzip, tar, a network file system and others raise
+            raise OSError(f"{type(error).__name__}: {error}") from error
+
+    def can_go_back(self, name: str) -> bool:
+        """Whether the file can be rewound, as reading goes back and forth."""
+        try:
+            if not isinstance(self.read(0), bytes):
+                raise ValueError(f"A file object must be opened in binary mode; {name} gives text.")
+            self.seek(self.tell())
+        except OSError as error:
+            if getattr(self.file, "closed", False):
+                raise VideoDecodingError(name, "the file object is closed") from error
+            return False
+        return not hasattr(self.file, "seekable") or self.file.seekable()
+
+
+def _copy(read: Callable[[int], bytes], copy: VideoFile) -> int:
+    """What `read` gives, until it gives nothing more, into the copy's file within its limits; the number of bytes."""
+    received = 0
+    try:
+        while piece := read(DOWNLOAD_PIECE):
+            received += len(piece)
+            copy.check_bytes(received)
+            copy.check_time()
+            copy.file.write(piece)
+    except (OSError, http.client.HTTPException) as error:
+        raise VideoDecodingError(copy.name, error) from error
+    return received
+
+
+def _download(url: str, copy: VideoFile) -> None:
+    """The content behind an http(s) URL into the copy's file, within its limits."""
+    opener = urllib.request.OpenerDirector()
+    for handler in (  # of urllib's own handlers those for http and https: a redirection to anything else fails
+        urllib.request.ProxyHandler(),
+        urllib.request.UnknownHandler(),
+        urllib.request.HTTPHandler(),
+        urllib.request.HTTPSHandler(),
+        urllib.request.HTTPDefaultErrorHandler(),
+        urllib.request.HTTPRedirectHandler(),
+        urllib.request.HTTPErrorProcessor(),
+    ):
+        opener.add_handler(handler)
+    try:
+        request = urllib.request.Request(_ascii(url), headers={"User-Agent": "transformers-ila"})
+        with opener.open(request, timeout=copy.limits.timeout) as response:
+            length = response.headers.get("Content-Length", "")
+            announced = int(length) if length.isascii() and length.isdigit() else 0
+            copy.check_bytes(announced)
+            received = _copy(response.read1, copy)
+            if received < announced:
+                raise VideoDecodingError(copy.name, f"the download ended after {received} of {announced} bytes")
+    except VideoDecodingError:
+        raise
+    except (OSError, ValueError, http.client.HTTPException) as error:  # OSError holds URLError and time-outs
+        raise VideoDecodingError(copy.name, error) from error
+
+
+def _ascii(url: str) -> str:
+    """The URL as it goes over the wire: other letters encoded in the host's way, and in the rest's."""
+    parts = urllib.parse.urlsplit(url)
+    rest = [urllib.parse.quote(part, safe="%/:=&?~+!$,;'@()*[]") for part in (parts.path, parts.query)]
+    return urllib.parse.urlunsplit((parts.scheme, parts.netloc.encode("idna").decode(), *rest, ""))
+
+
+# -- folders of images -----------------------------------------------------------------------------------------------
+
+
+def _natural_key(name: str) -> list[tuple[int, int, str]]:
+    """frame_10 behind frame_9; tuples, so that digits and letters in the same place compare."""
+    return [(0, int(part), part) if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", name)]
+
+
+def _is_folder(video: VideoFile) -> bool:
+    return isinstance(video.file, str) and os.path.isdir(video.file)
+
+
+def _image_paths(folder: VideoFile) -> list[str]:
+    """In natural order: at least one, at most as many as the limits allow."""
+    try:
+        names = [n for n in os.listdir(folder.file) if n.lower().endswith(IMAGE_SUFFIXES) and not n.startswith(".")]
+    except OSError as error:
+        raise VideoDecodingError(folder.name, error) from error
+    if not names:
+        raise VideoDecodingError(folder.name, f"no images in this folder (looked for {', '.join(IMAGE_SUFFIXES)})")
+    folder.check_count(len(names))
+    return [os.path.join(folder.file, name) for name in sorted(names, key=_natural_key)]
+
+
+def _read_folder(
+    folder: VideoFile, index_rule: IndexRule, *, short_side: int | None
+) -> tuple[np.ndarray, IlaVideoMetadata]:
+    paths = _image_paths(folder)
+    indices = checked_indices(index_rule(len(paths)), total=len(paths))
+    images: dict[int, np.ndarray] = {}
+    size: tuple[int, int] | None = None
+    for index in sorted(set(indices)):
+        image = _open_image(paths[index], folder)
+        size = size or scaled_size(*image.size, short_side=short_side)
+        # images of other sizes follow the first one, as frames of a file do
+        images[index] = np.asarray(image if image.size == size else image.resize(size))
+    frames = np.stack([images[index] for index in indices])
+    return frames, _folder_metadata(len(paths), indices, size=frames.shape[2:0:-1])
+
+
+def _check_folder(folder: VideoFile) -> IlaVideoMetadata:
+    paths = _image_paths(folder)
+    good, size, reason = 0, (0, 0), None
+    for path in paths:
+        try:
+            size = _open_image(path, folder).size
+            good += 1
+        except VideoDecodingError as error:
+            reason = error
+    if good == 0:
+        raise VideoDecodingError(folder.name, f"none of its {len(paths)} images can be read: {reason}")
+    metadata = _folder_metadata(good, [], size=size)
+    metadata.frames_lost = len(paths) - good
+    return metadata
+
+
+def _folder_metadata(total: int, indices: list[int], *, size: tuple[int, int]) -> IlaVideoMetadata:
+    return IlaVideoMetadata(
+        total_num_frames=total,
+        width=size[0],
+        height=size[1],
+        video_backend="pillow",
+        frames_indices=indices,
+        timestamps=[None] * len(indices),
+    )
+
+
+def _open_image(path: str, folder: VideoFile) -> Image.Image:
+    """Upright and in RGB."""
+    folder.check_time()
+    try:
+        with Image.open(path, formats=IMAGE_FORMATS) as opened:
+            folder.check_size(*opened.size)
+            image: Image.Image = opened
+            if image.mode.startswith("I"):  # 16 bits of grey, which Pillow would cut off at 255
+                image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+            return ImageOps.exif_transpose(image).convert("RGB")
+    except VideoDecodingError as error:
+        raise VideoDecodingError(repr(path), error.reason) from error
+    except Exception as error:  # what Pillow's readers raise on damaged files is not limited to anything
+        raise VideoDecodingError(repr(path), f"{type(error).__name__}: {error}") from error

@@ -1,0 +1,9 @@
+"""Recipes, clips, the trainer and its checkpoints."""
+
+from .arguments import IlaTrainingArguments
+from .clips import EvaluationClips, TrainingClips
+from .shard_clips import RowClips, ShardClips
+from .trainer import IlaTrainer
+
+
+__all__ = ["EvaluationClips", "IlaTrainer", "IlaTrainingArguments", "RowClips", "ShardClips", "TrainingClips"]

@@ -1,0 +1,111 @@
+"""The numbers of a training run, and which parameter learns at which rate."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+from transformers import TrainingArguments
+from transformers.trainer_utils import SchedulerType
+
+from ..model.temporal_ila import NEW_IN_TOWER
+
+
+# what CLIP does not have; the last two are of the adapters (`frozen_clip.py`, `timesformer.py`)
+NEW_PARTS = (*NEW_IN_TOWER, "mit.", "prompts_", "classifier", "decoder.", ".alignment.")
+SCALARS = ("logit_scale",)  # parameters without any dimension
+
+
+@dataclass
+class IlaTrainingArguments(TrainingArguments):
+    """`TrainingArguments` with the paper's values for Kinetics-400 (Table 14) as defaults, and these beside them.
+
+    Fields:
+        new_lr_scale: learning rate of what CLIP does not have, over `learning_rate` (Appendix A: 10; SSv2: 1).
+        parameter_groups: "paper", or "release": the groups of the official code, which freezes CLIP.
+        freeze_clip: train only what CLIP does not have (Something-Something V2).
+        lr_batch_size: the global batch that `learning_rate` is meant for; another one scales it. None: as given.
+        warmup_epochs: of the schedule; ignored where `warmup_steps` is given.
+        min_lr_rate: where the cosine ends, over the peak.
+        jitter_decay_epoch: from this epoch on the masks' jitter is halved at each epoch's start; None: never.
+        ema_decay: keep a moving average of the weights, and evaluate and save that. None: no average.
+        sync_batch_norm: statistics of all processes' batches.
+        max_unreadable: share of readings that may fail in training; more ends it, on all processes.
+    """
+
+    learning_rate: float = 8e-6
+    weight_decay: float = 0.003
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.98
+    num_train_epochs: float = 30
+    lr_scheduler_type: str = "cosine_with_min_lr"
+    lr_scheduler_kwargs: dict[str, Any] | str | None = None
+    report_to: None | str | list[str] = "tensorboard"  # in the order that HfArgumentParser understands
+    ddp_find_unused_parameters: bool | None = False  # every trained weight is used in every step, so nobody need look
+    remove_unused_columns: bool = False  # the data sets here have none, and mixing needs "clip_seed"
+    new_lr_scale: float = field(default=10.0, metadata={"help": "learning rate of new weights over CLIP's"})
+    parameter_groups: str = field(default="paper", metadata={"help": "paper or release"})
+    freeze_clip: bool = field(default=False, metadata={"help": "train only what CLIP does not have"})
+    lr_batch_size: int | None = field(default=None, metadata={"help": "global batch that learning_rate is meant for"})
+    warmup_epochs: float = field(default=5.0, metadata={"help": "ignored where warmup_steps is given"})
+    min_lr_rate: float = field(default=0.01, metadata={"help": "end of the cosine over its peak"})
+    jitter_decay_epoch: int | None = field(default=30, metadata={"help": "masks' jitter is halved from here on"})
+    ema_decay: float | None = field(default=None, metadata={"help": "moving average of the weights, e.g. 0.9999"})
+    sync_batch_norm: bool = field(default=True, metadata={"help": "batch statistics over all processes"})
+    max_unreadable: float = field(default=0.2, metadata={"help": "share of readings that may fail in training"})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        allowed = {
+            "new_lr_scale": (self.new_lr_scale > 0, "more than 0"),
+            "parameter_groups": (self.parameter_groups in ("paper", "release"), "paper or release"),
+            "warmup_epochs": (self.warmup_epochs >= 0, "0 or more"),
+            "min_lr_rate": (0 <= self.min_lr_rate < 1, "0 <= rate < 1"),
+            "ema_decay": (self.ema_decay is None or 0 < self.ema_decay < 1, "None or 0 < decay < 1"),
+            "max_unreadable": (0 <= self.max_unreadable <= 1, "a share from 0 to 1"),
+            "lr_batch_size": (self.lr_batch_size is None or self.lr_batch_size > 0, "None or 1 and more"),
+        }
+        for name, (good, values) in allowed.items():
+            if not good:
+                raise ValueError(f"`{name}` must be {values}, got {getattr(self, name)!r}.")
+        if SchedulerType(self.lr_scheduler_type) == SchedulerType.COSINE_WITH_MIN_LR and not self.lr_scheduler_kwargs:
+            self.lr_scheduler_kwargs = {"min_lr_rate": self.min_lr_rate}
+
+
+# -- parameter groups ------------------------------------------------------------------------------------------------
+
+
+RELEASED_GROUPS = {  # our part of a name -> learning rate (None: 10 x base), weight decay; CLIP is frozen
+    ".temporal.aligned_skip.": (None, 1e-3),
+    ".temporal.interaction_skip.": (None, 1e-3),
+    ".temporal.": (5e-4, 1e-2),
+    "mit.": (4e-4, 3e-3),
+}
+
+
+def is_new_parameter(name: str) -> bool:
+    """Whether CLIP does not have the parameter of this name."""
+    return any(part in name for part in NEW_PARTS)
+
+
+def parameter_groups(named: Iterable[tuple[str, nn.Parameter]], args: IlaTrainingArguments, lr: float) -> list[dict]:
+    """Parameters that are trained, by learning rate and weight decay; vectors and scalars never decay.
+
+    Args:
+        named: names and parameters, wrappers' prefixes allowed.
+        lr: the base rate, scaled to the batch already.
+    """
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in named:
+        if parameter.requires_grad:
+            rate, decay = _rate_and_decay(name, args, lr)
+            groups.setdefault((rate, decay if parameter.ndim > 1 else 0.0), []).append(parameter)
+    return [{"params": group, "lr": rate, "weight_decay": decay} for (rate, decay), group in groups.items()]
+
+
+def _rate_and_decay(name: str, args: IlaTrainingArguments, lr: float) -> tuple[float, float]:
+    if args.parameter_groups == "release":
+        for part, (rate, decay) in RELEASED_GROUPS.items():
+            if part in name:
+                return 10 * lr if rate is None else rate, decay
+    return lr * (args.new_lr_scale if is_new_parameter(name) else 1.0), args.weight_decay

@@ -1,0 +1,237 @@
+"""Annotations to training clips: augmented, in an order that a resumed run repeats, without what cannot be read.
+
+What is unusual here:
+- a clip depends on (seed, epoch, index) alone: not on the worker, the rank, or how often training was resumed;
+- the epoch lies in memory that worker processes share, so that it also reaches those that outlive an epoch;
+- a video that cannot be read is replaced by another one, so that every batch of every rank is full; the item says so;
+- the order holds whole global batches only: no step has fewer clips than the others;
+- for `IlaTrainer` clips stay uint8 until they are on the device: a quarter of the bytes to copy and to send.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset, Sampler
+from transformers import default_data_collator
+from transformers.utils import logging
+
+from ..data.samples import Annotations, Sample
+from ..model.video_container_ila import ReadLimits, VideoDecodingError
+from ..model.video_processing_ila import IlaVideoProcessor
+from ..model.video_reading_ila import read_video
+from ..model.video_sampling_ila import INDEX_RULES
+from .augmentation import ClipAugmentation, clip_generator, clip_seed
+
+
+logger = logging.get_logger(__name__)
+
+
+UNREADABLE = "unreadable"  # key of items and batches: (name, reason) of every video that was tried in vain
+IGNORE_INDEX = -100  # label, or all labels, of a video that cannot be evaluated; the loss passes over it
+NO_STAND_IN = "No stand-in could be read for a video"
+
+
+class Clips(Dataset):
+    """Videos of annotations as model inputs, read by the processor's rules.
+
+    Args:
+        annotations: of `read_annotations`.
+        processor: of the model; its own rule picks the frames, its crops and means are used.
+        normalise: `False` gives uint8 instead of floats, for `IlaTrainer`, which normalises on the device.
+
+    Raises:
+        ValueError: samples that are a part of their file: cut those out first.
+    """
+
+    def __init__(self, annotations: Annotations, processor: IlaVideoProcessor, *, normalise: bool = True) -> None:
+        self.samples, self.processor = annotations.samples, processor
+        self.normalise = normalise
+        self.num_classes = None if annotations.class_names is None else len(annotations.class_names)
+        self.multi_label = annotations.multi_label
+        parts = next((sample for sample in self.samples if sample.start is not None), None)
+        if parts is not None:
+            raise ValueError(
+                f"{parts.name!r} means seconds {parts.start} to {parts.end} of a longer file. Cut the clips out first "
+                "and name them `id_start_end`, as the data set's own tools do."
+            )
+        if self.multi_label and self.num_classes is None:
+            raise ValueError("Videos with several labels need class names: `read_annotations(..., labels=...)`.")
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def as_model_input(self, video: Any, **options: Any) -> torch.Tensor:
+        """What the processor makes of one video, normalised or not: (T, C, H, W)."""
+        unscaled = {} if self.normalise else {"do_rescale": False, "do_normalize": False}
+        return self.processor(video, return_tensors="pt", **options, **unscaled)["pixel_values"][0]
+
+    def label(self, sample: Sample) -> int | torch.Tensor:
+        """The class index; (K,) float of 0 and 1 where a video may have several."""
+        if not self.multi_label:
+            return sample.labels[0]
+        several = torch.zeros(self.num_classes or 0)
+        several[list(sample.labels)] = 1.0
+        return several
+
+
+class EvaluationClips(Clips):
+    """`{"pixel_values": (T, C, H, W), "labels": class index}`, one centre view a video.
+
+    A video that cannot be read is not replaced: its clip is zeros and its label -100, which loss and
+    `training.top_accuracies` pass over and count. Where videos have several labels, each of the K is -100, which
+    `IlaTrainer` and `training.several_label_scores` pass over; the model's own loss does not.
+    """
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        sample = self.samples[index]
+        try:
+            pixel_values = self.as_model_input(sample.source())
+        except (VideoDecodingError, OSError) as error:
+            logger.warning(f"Not evaluated: {sample.name!r}: {error}")
+            crop = dict(self.processor.crop_size)
+            size = (self.processor.num_frames, 3, crop["height"], crop["width"])
+            pixel_values = torch.zeros(size, dtype=torch.float32 if self.normalise else torch.uint8)
+            nothing = torch.full((self.num_classes or 0,), float(IGNORE_INDEX)) if self.multi_label else IGNORE_INDEX
+            return {"pixel_values": pixel_values, "labels": nothing}
+        return {"pixel_values": pixel_values, "labels": self.label(sample)}
+
+
+class TrainingClips(Clips):
+    """Augmented clips: `{"pixel_values": (T, C, size, size), "labels": class index, "clip_seed"}`, and "unreadable".
+
+    "unreadable", where there is any, is a list of (name, reason) of the videos that were tried before one could be
+    read. `ClipCollator` hands it on in the batch, where `IlaTrainer` finds it. `set_epoch` comes before each epoch;
+    the Trainer calls it, too.
+
+    Args:
+        annotations, processor, normalise: as in `Clips`.
+        augment: crop, flip and colours.
+        seed: of all draws.
+        stand_ins: how many other videos are tried for one that cannot be read.
+        warn: log what cannot be read, once in every process; `IlaTrainer` logs it for all and turns this off.
+
+    Raises:
+        ValueError: as in `Clips`; an augmentation of another size than the processor's crop.
+        RuntimeError: (from `[...]`) neither a video nor its stand-ins could be read.
+    """
+
+    def __init__(
+        self,
+        annotations: Annotations,
+        processor: IlaVideoProcessor,
+        *,
+        augment: ClipAugmentation,
+        seed: int = 0,
+        stand_ins: int = 10,
+        warn: bool = True,
+        normalise: bool = True,
+    ) -> None:
+        super().__init__(annotations, processor, normalise=normalise)
+        sides = set(dict(processor.crop_size).values())
+        if sides != {augment.size}:
+            raise ValueError(f"`augment.size` is {augment.size}, the processor's crop {sorted(sides)}.")
+        if stand_ins < 0:
+            raise ValueError(f"`stand_ins` must be 0 or more, got {stand_ins}.")
+        self.augment, self.seed, self.stand_ins, self.warn = augment, seed, stand_ins, warn
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+        self._warned: set[str] = set()
+
+    @property
+    def epoch(self) -> int:
+        return int(self._epoch)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Of all processes that read; while none is reading."""
+        self._epoch.fill_(epoch)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        epoch, place, unreadable = self.epoch, index, list[tuple[str, str]]()
+        for attempt in range(self.stand_ins + 1):
+            sample = self.samples[place]
+            try:
+                clip = self.clip(sample, clip_generator(self.seed, epoch, index, attempt))
+            except (VideoDecodingError, OSError) as error:
+                unreadable.append((sample.name, reason_of_failure(error)))
+                self.warn_once(*unreadable[-1])
+                place = clip_seed(self.seed, epoch, index, attempt) % len(self.samples)
+                continue
+            item = {"pixel_values": clip, "labels": self.label(sample)}
+            item["clip_seed"] = clip_seed(self.seed, epoch, index, attempt)
+            return item | ({UNREADABLE: unreadable} if unreadable else {})
+        name, reason = unreadable[0]
+        raise RuntimeError(f"{NO_STAND_IN}: {name!r} ({reason}), and {self.stand_ins} others.")
+
+    def clip(self, sample: Sample, generator: torch.Generator) -> torch.Tensor:
+        """One video, augmented: (T, C, size, size)."""
+        processor = self.processor
+        options = {"num_frames": processor.num_frames, "random": True, "generator": generator}
+        if processor.frame_sampling == "dense":
+            options["stride"] = processor.frame_stride
+        rule = partial(INDEX_RULES[processor.frame_sampling], **options)
+        own_limits: Any = processor.read_limits or {}
+        frames, _ = read_video(sample.source(), lambda total: rule(total).tolist(), limits=ReadLimits(**own_limits))
+        clip = self.augment(torch.from_numpy(frames).permute(0, 3, 1, 2), generator)
+        return self.as_model_input(clip, do_sample_frames=False, do_resize=False, do_center_crop=False)
+
+    def warn_once(self, name: str, reason: str) -> None:
+        """Log it, if that is wanted and new."""
+        if self.warn and name not in self._warned:
+            self._warned.add(name)
+            logger.warning(f"Another video stands in for {name!r}: {reason}.")
+
+
+def reason_of_failure(error: Exception) -> str:
+    return str(getattr(error, "reason", None) or error or type(error).__name__).rstrip(".")
+
+
+@dataclass(frozen=True)
+class ClipCollator:
+    """Items of `TrainingClips` to a batch; `batch["unreadable"]`, where there is any, goes past `collate`.
+
+    collate: of items; `MixingCollator` for mixup and CutMix.
+    """
+
+    collate: Callable[[list[dict[str, Any]]], dict[str, Any]] | None = None
+
+    def __call__(self, items: list[dict[str, Any]]) -> dict[str, Any]:
+        unreadable = [pair for item in items for pair in item.get(UNREADABLE, ())]
+        items = [{key: value for key, value in item.items() if key != UNREADABLE} for item in items]
+        if self.collate is not None:
+            batch = self.collate(items)
+        else:
+            batch = default_data_collator([{k: v for k, v in item.items() if k != "clip_seed"} for item in items])
+        return batch | ({UNREADABLE: unreadable} if unreadable else {})
+
+
+class EpochSampler(Sampler[int]):
+    """Every epoch another order of a data set, the same on all ranks; only whole global batches of it.
+
+    Args:
+        data: a data set with a length; if it has `set_epoch`, it is told the epoch, too.
+        seed: of the orders.
+        batch: clips of one optimiser step, all ranks and accumulated batches together.
+
+    Raises:
+        ValueError: fewer clips than one batch.
+    """
+
+    def __init__(self, data: Sequence[Any] | Dataset, *, seed: int, batch: int = 1) -> None:
+        self.data, self.seed, self.batch, self.epoch = data, seed, batch, 0
+        if len(self) == 0:
+            raise ValueError(f"{len(data)} videos are fewer than one global batch of {batch}.")  # type: ignore[arg-type]
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+        if hasattr(self.data, "set_epoch"):
+            self.data.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return len(self.data) // self.batch * self.batch  # type: ignore[arg-type]
+
+    def __iter__(self) -> Iterator[int]:
+        generator = clip_generator(self.seed, self.epoch, -1)  # no clip has this index
+        order = torch.randperm(len(self.data), generator=generator)  # type: ignore[arg-type]
+        yield from order[: len(self)].tolist()

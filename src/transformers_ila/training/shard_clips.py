@@ -1,0 +1,203 @@
+"""Training clips streamed from tar shards or a streaming data set: every rank and worker reads a part of its own.
+
+What is unusual here:
+- every rank delivers the same number of full batches, however many videos its shards hold: it begins them again;
+- an epoch's order is that of the shards, drawn anew, and a buffer from which clips are drawn; both are seeded, so that
+  a resumed run reads past what it had and goes on with the same clips.
+
+For shards on a disk that can seek, `TrainingClips(read_annotations("shards/"), ...)` mixes better.
+"""
+
+from collections.abc import Iterator, Sequence
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch.utils.data import IterableDataset, get_worker_info
+
+from ..data.samples import Annotations, Labels, Sample, classes_of
+from ..data.shards import labels_of_value, list_shards, stream_shard
+from ..data.text import Line
+from ..model.video_container_ila import VideoDecodingError
+from ..model.video_processing_ila import IlaVideoProcessor
+from .augmentation import ClipAugmentation, clip_generator, clip_seed
+from .clips import NO_STAND_IN, UNREADABLE, TrainingClips, reason_of_failure
+
+
+class ShardClips(IterableDataset):
+    """Items as those of `TrainingClips`; a video that cannot be read is replaced by the next one.
+
+    Args:
+        source: as `list_shards` takes it.
+        processor, augment, seed, stand_ins, normalise: as in `TrainingClips`.
+        videos: how many there are in all shards together; an epoch has as many clips, down to whole batches.
+        batch: clips of a batch of one rank.
+        labels: class names, as `stream_shard` takes them.
+        buffer: encoded videos that are held and drawn from.
+
+    Attributes:
+        rank, ranks: which part this is; `IlaTrainer` sets them before it reads.
+
+    Raises:
+        ValueError: no shards, or numbers out of their range; (when read) fewer shards than ranks times workers.
+        RuntimeError: (when read) `stand_ins` videos in a row could not be read.
+    """
+
+    def __init__(
+        self,
+        source: str | Path | Sequence[str | Path],
+        processor: IlaVideoProcessor,
+        *,
+        augment: ClipAugmentation,
+        videos: int,
+        batch: int,
+        labels: Labels | None = None,
+        seed: int = 0,
+        stand_ins: int = 10,
+        buffer: int = 64,
+        normalise: bool = True,
+    ) -> None:
+        for name, value in {"videos": videos, "batch": batch, "buffer": buffer}.items():
+            if value < 1:
+                raise ValueError(f"`{name}` must be 1 or more, got {value}.")
+        nothing = Annotations([], None, False, "shards", "")
+        how: dict[str, Any] = {"augment": augment, "seed": seed, "stand_ins": stand_ins, "normalise": normalise}
+        self.clips = TrainingClips(nothing, processor, **how)
+        self.source, self.labels = self.checked(source), labels
+        self.videos, self.batch, self.buffer = videos, batch, buffer
+        self.rank, self.ranks = 0, 1
+        self.warn = True
+
+    def checked(self, source: Any) -> Any:
+        """What is read, as `stream` takes it."""
+        return list_shards(source)
+
+    def stream(self, epoch: int, place: int, places: int) -> Iterator[Sample]:
+        """The videos of worker `place` of `places` of this rank in an epoch, once."""
+        shards = self.source
+        if self.ranks * places > len(shards):
+            raise ValueError(
+                f"{len(shards)} shards are too few for {self.ranks} ranks with {places} workers: one for each."
+            )
+        order = torch.randperm(len(shards), generator=clip_generator(self.clips.seed, epoch, -1))  # of all ranks alike
+        for shard in [shards[index] for index in order.tolist()][self.rank :: self.ranks][place::places]:
+            yield from stream_shard(shard, labels=self.labels, multi_label=False)
+
+    def set_epoch(self, epoch: int) -> None:
+        self.clips.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        """Clips of one rank."""
+        return self.videos // (self.batch * self.ranks) * self.batch
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        worker = get_worker_info()
+        place, places = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        epoch = self.clips.epoch
+        generator = clip_generator(self.clips.seed, epoch, -2 - self.rank * places - place)  # no clip's index
+        batches = len(self) // self.batch
+        mine = batches // places + (place < batches % places)
+        yield from self._read(self._again_and_again(epoch, place, places, generator), epoch, mine * self.batch)
+
+    def _again_and_again(self, epoch: int, place: int, places: int, generator: torch.Generator) -> Iterator[Sample]:
+        """All videos of the part, then all again, without an end."""
+        while True:
+            empty = True
+            for sample in self._drawn(self.stream(epoch, place, places), generator):
+                empty = False
+                yield sample
+            if empty:
+                raise ValueError(f"Rank {self.rank}, worker {place}: there is no video in its part of the stream.")
+
+    def _drawn(self, samples: Iterator[Sample], generator: torch.Generator) -> Iterator[Sample]:
+        """Every video once, drawn from as many as the buffer holds."""
+        held: list[Sample] = []
+        for sample in samples:
+            if len(held) < self.buffer:
+                held.append(sample)
+                continue
+            chosen = int(torch.randint(len(held), (), generator=generator))
+            held[chosen], drawn = sample, held[chosen]
+            yield drawn
+        yield from (held[chosen] for chosen in torch.randperm(len(held), generator=generator).tolist())
+
+    def _read(self, stream: Iterator[Sample], epoch: int, count: int) -> Iterator[dict[str, Any]]:
+        unreadable: list[tuple[str, str]] = []
+        for sample in stream if count else ():
+            index = int.from_bytes(blake2b(sample.name.encode(), digest_size=6).digest(), "big")
+            try:
+                clip = self.clips.clip(sample, clip_generator(self.clips.seed, epoch, index))
+            except (VideoDecodingError, OSError) as error:
+                unreadable.append((sample.name, reason_of_failure(error)))
+                if self.warn:
+                    self.clips.warn_once(*unreadable[-1])
+                if len(unreadable) > self.clips.stand_ins:
+                    raise RuntimeError(f"{NO_STAND_IN}: {len(unreadable)} in a row, {unreadable[-1]}.") from error
+                continue
+            item = {"pixel_values": clip, "labels": sample.labels[0]}
+            item["clip_seed"] = clip_seed(self.clips.seed, epoch, index)
+            yield item | ({UNREADABLE: unreadable} if unreadable else {})
+            unreadable, count = [], count - 1
+            if count == 0:
+                return
+
+
+class RowClips(ShardClips):
+    """`ShardClips` of a streaming data set of `datasets`: `load_dataset(..., streaming=True)`.
+
+    Ranks get their parts by `datasets.distributed.split_dataset_by_node`, workers by `datasets` itself. Its shards are
+    read in their own order; mix them before, or by `buffer`.
+
+    Args:
+        source: a `datasets.IterableDataset`; its video column is not decoded by it.
+        video, label: names of its columns; a label is a class index, or a class name where `labels` names the classes.
+        Others as in `ShardClips`.
+
+    Raises:
+        ValueError: as in `ShardClips`; no such column; (when read) a label that is none.
+    """
+
+    def __init__(
+        self,
+        source: Any,
+        processor: IlaVideoProcessor,
+        *,
+        video: str = "video",
+        label: str = "label",
+        **options: Any,
+    ) -> None:
+        self.video, self.label = video, label
+        super().__init__(source, processor, **options)
+
+    def checked(self, source: Any) -> Any:
+        features = source.features or source._resolve_features().features
+        missing = [name for name in (self.video, self.label) if name not in features]
+        if missing:
+            raise ValueError(f"The data set has the columns {', '.join(features)}, and not {', '.join(missing)}.")
+        kind = features[self.video]
+        return source.cast_column(self.video, type(kind)(decode=False)) if hasattr(kind, "decode") else source
+
+    def stream(self, epoch: int, place: int, places: int) -> Iterator[Sample]:
+        from datasets.distributed import split_dataset_by_node
+
+        rows = split_dataset_by_node(self.source, rank=self.rank, world_size=self.ranks)
+        if self.ranks == 1 and rows.num_shards < places:
+            raise ValueError(f"{rows.num_shards} shards are too few for {places} workers: one for each.")
+        classes = classes_of(self.labels, multi_label=False)
+        for number, row in enumerate(rows):
+            name = str(row.get("__key__") or f"worker {place}, row {number}")
+            found = labels_of_value(row[self.label], Line(name, None, ""), classes)
+            yield Sample(_VideoOfRow(row[self.video], name), found, name)
+
+
+class _VideoOfRow(NamedTuple):
+    """What `datasets` gives for a video that it does not decode: {"path", "bytes"}, or bytes."""
+
+    value: Any
+    name: str
+
+    def load(self) -> Any:
+        if self.value is None:
+            raise VideoDecodingError(self.name, "the row has no video")
+        return self.value

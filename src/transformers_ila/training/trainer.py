@@ -1,0 +1,459 @@
+"""Training: the paper's optimisation on Transformers' Trainer, and checkpoints that survive anything.
+
+What is unusual here:
+- CLIP's weights and the new ones learn at different rates (Appendix A); one schedule scales both.
+- The loss is the model's own, with class probabilities and the alignment loss; both parts are logged.
+- On several processes batch normalisation sees the whole batch, as on one.
+- A checkpoint counts only when a last file says what is in it, so that half of one is never resumed from.
+"""
+
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.data_loader import prepare_data_loader
+from torch import nn
+from torch.utils.data import DataLoader, IterableDataset, Sampler
+from transformers import EvalPrediction, Trainer
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_callback import TrainerState
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput, rotate_checkpoints
+
+from ..evaluation.inference import MULTI_LABEL
+from ..evaluation.metrics import mean_average_precision
+from ..evaluation.views import pixel_values_on
+from ..model.video_processing_ila import IlaVideoProcessor
+from .arguments import SCALARS, IlaTrainingArguments, is_new_parameter, parameter_groups
+from .callbacks import JitterDecay, MovingAverage, SetEpochCallback, StopOnSignal
+from .checkpoints import last_complete_checkpoint, require_same_checkpoint, verify_manifest, write_manifest
+from .clips import IGNORE_INDEX, UNREADABLE, ClipCollator, Clips, EpochSampler, TrainingClips
+from .shard_clips import ShardClips
+from .signals import with_outliving_workers
+from .sync_batch_norm import synchronise_batch_norm
+from .unreadable import UnreadableVideos, UnreadableVideosError
+
+
+# -- accuracy --------------------------------------------------------------------------------------------------------
+
+
+def top5_indices(logits: torch.Tensor | tuple[torch.Tensor, ...], labels: torch.Tensor) -> torch.Tensor:
+    """For `preprocess_logits_for_metrics`: logits (B, K) to the indices of the best five, the best first."""
+    logits = logits[0] if isinstance(logits, tuple) else logits
+    best = logits.topk(min(5, logits.shape[-1]), dim=-1).indices
+    return nn.functional.pad(best, (0, 5 - best.shape[-1]), value=-1)
+
+
+def top_accuracies(prediction: EvalPrediction) -> dict[str, float]:
+    """`compute_metrics` after `top5_indices`: top1 and top5 of the videos that were read, and how many were not."""
+    best, labels = torch.as_tensor(prediction.predictions), torch.as_tensor(prediction.label_ids)
+    read = labels != IGNORE_INDEX
+    right = best[read] == labels[read].unsqueeze(-1)
+    count = max(int(read.sum()), 1)
+    top = {f"top{number}": float(right[:, :number].any(-1).sum()) / count for number in (1, 5)}
+    return top | {"unreadable": float((~read).sum())}
+
+
+def class_logits(logits: torch.Tensor | tuple[torch.Tensor, ...], labels: torch.Tensor) -> torch.Tensor:
+    """For `preprocess_logits_for_metrics`: of all that the model says the logits (B, K), in float32."""
+    return (logits[0] if isinstance(logits, tuple) else logits).float()
+
+
+def multi_label_metrics(prediction: EvalPrediction) -> dict[str, float]:
+    """`top_accuracies` for several labels, behind `class_logits`: mAP of what was read, and how many were not."""
+    logits, labels = torch.as_tensor(prediction.predictions), torch.as_tensor(prediction.label_ids)
+    read = ~_rows_without_label(labels)
+    mean = mean_average_precision(logits[read].nan_to_num(), labels[read] > 0)
+    return {"mean_average_precision": 0.0 if mean is None else mean, "unreadable": float((~read).sum())}
+
+
+def _rows_without_label(labels: torch.Tensor) -> torch.Tensor:
+    """(B,): whether a row of (B, K) belongs to a video that was not read."""
+    return (labels == IGNORE_INDEX).all(-1)
+
+
+# -- the trainer -----------------------------------------------------------------------------------------------------
+
+
+class IlaTrainer(Trainer):
+    """`Trainer` for ILA: see the module. Takes `IlaTrainingArguments`.
+
+    Args:
+        args, kwargs: of `Trainer`.
+        train_collator: makes batches for training only, as `MixingCollator` does; its items are `TrainingClips`'.
+
+    Raises:
+        ValueError: a moving average of weights that are sharded (FSDP, DeepSpeed); fewer videos than a global batch;
+            processes that would go on from different checkpoints.
+        UnreadableVideosError: too many videos cannot be read; on all processes at the same step.
+        OSError: a checkpoint could not be written; the last whole one is named.
+    """
+
+    args: IlaTrainingArguments
+    model: Any
+    optimizer: Any
+    data_collator: Any
+
+    def __init__(self, *args: Any, train_collator: Callable | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.train_collator = train_collator
+        self.model_accepts_loss_kwargs = False  # the loss is a mean already, also with gradient accumulation
+        if self.args.freeze_clip or self.args.parameter_groups == "release":
+            self.freeze()
+        if self.args.sync_batch_norm and self.args.world_size > 1:
+            self.model = self.model_wrapped = synchronise_batch_norm(self.model)
+        if self.is_fsdp_enabled:
+            _reshape_scalars(self.model, (1,))
+        self.average: MovingAverage | None = None
+        if self.args.ema_decay is not None:
+            if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+                raise ValueError("`ema_decay` needs whole weights, and FSDP and DeepSpeed shard them.")
+            self.average = MovingAverage(self.model, self.args.ema_decay)
+            self.add_callback(self.average)
+        self.add_callback(JitterDecay(self.args.jitter_decay_epoch))
+        self.stop = StopOnSignal()
+        self.add_callback(self.stop)
+        self.data_epoch = SetEpochCallback()
+        self.add_callback(self.data_epoch)
+        self._processor: IlaVideoProcessor | None = None  # of clips that arrive as uint8
+        self.unreadable: UnreadableVideos | None = None
+        if isinstance(self.train_dataset, ShardClips):
+            self.train_dataset.rank, self.train_dataset.ranks = self.args.process_index, self.args.world_size
+            self.data_epoch.order = self.train_dataset
+        if isinstance(self.train_dataset, (TrainingClips, ShardClips)):
+            self.train_dataset.warn = False
+            self.unreadable = UnreadableVideos(self.args.max_unreadable, len(self.train_dataset))
+            self.add_callback(self.unreadable)
+        self._sums: torch.Tensor | None = None  # classification loss, alignment loss, how many batches
+        self._videos, self._waited, self._since = 0, 0.0, time.perf_counter()  # of this process since the last log
+
+    def freeze(self) -> None:
+        """Train only what CLIP does not have."""
+        for name, parameter in self.model.named_parameters():
+            parameter.requires_grad_(is_new_parameter(name))
+
+    # data
+
+    def global_batch_size(self) -> int:
+        """Videos of one optimiser step, of all processes."""
+        return self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+
+    def get_train_dataloader(self) -> DataLoader:
+        if isinstance(self.train_dataset, ShardClips):
+            return self._shard_loader(self.train_dataset)
+        evaluation = self.data_collator
+        if isinstance(self.train_dataset, TrainingClips):
+            self.data_collator = ClipCollator(self.train_collator)
+        elif self.train_collator is not None:
+            self.data_collator = self.train_collator
+        try:
+            return super().get_train_dataloader()
+        finally:
+            self.data_collator = evaluation
+
+    def _get_dataloader(self, dataset: Any, *args: Any, **kwargs: Any) -> DataLoader:
+        self._normalise_for(dataset)
+        return with_outliving_workers(super()._get_dataloader(dataset, *args, **kwargs))
+
+    def _shard_loader(self, data: ShardClips) -> DataLoader:
+        """Its ranks read shards of their own, so nothing is left to divide among them."""
+        if data.batch != self.args.train_batch_size:
+            raise ValueError(f"`batch` is {data.batch}, `per_device_train_batch_size` {self.args.train_batch_size}.")
+        if len(data) < data.batch * self.args.gradient_accumulation_steps:
+            raise ValueError(f"{data.videos} videos are fewer than one global batch of {self.global_batch_size()}.")
+        self._normalise_for(data)
+        workers: dict[str, Any] = {"num_workers": self.args.dataloader_num_workers}
+        workers["pin_memory"] = self.args.dataloader_pin_memory
+        if self.args.dataloader_num_workers:
+            workers["persistent_workers"] = self.args.dataloader_persistent_workers
+            workers["prefetch_factor"] = self.args.dataloader_prefetch_factor
+        loader: DataLoader = DataLoader(data, data.batch, collate_fn=ClipCollator(self.train_collator), **workers)
+        loader = prepare_data_loader(loader, device=self.args.device, num_processes=1, process_index=0)
+        return with_outliving_workers(loader)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
+        """`EpochSampler`, kept at the right epoch by `SetEpochCallback`; Accelerate loses it after skipped batches."""
+        data = self.train_dataset if train_dataset is None else train_dataset
+        if isinstance(data, IterableDataset) or self.args.train_sampling_strategy != "random":
+            return super()._get_train_sampler(train_dataset)
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        order, batch = self.data_epoch.order, self.global_batch_size()
+        if order is None or order.data is not data or order.batch != batch:  # loaders are also made to be counted only
+            order = self.data_epoch.order = EpochSampler(data, seed=seed, batch=batch)
+        return order
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        started, error, batches, items = time.perf_counter(), None, [], None
+        try:
+            with torch.random.fork_rng(devices=[]):  # starting workers draws a number, at other times after resuming
+                batches, items = super().get_batch_samples(*args, **kwargs)
+        except Exception as caught:  # the other processes must hear of it, whatever it is
+            error = caught
+        self._waited += time.perf_counter() - started
+        ended = error is not None and self.stop.received  # the signal may have ended workers, too
+        if self.unreadable is not None:
+            ended = self._count_unreadable(batches, None if ended else error, ended=ended)
+        elif error is not None and not (ended and self.args.world_size == 1):
+            raise error
+        if not ended:
+            return batches, items
+        self.stop.stop(self.state, self.control)
+        folder = Path(self._get_output_dir(None)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        self.stop.unsaved = self.state.global_step > 0 and verify_manifest(folder) is not None
+        return [], None
+
+    def _count_unreadable(self, batches: list[dict[str, Any]], error: Exception | None, *, ended: bool) -> bool:
+        """Whether any rank has ended."""
+        assert self.unreadable is not None
+        for batch in batches:
+            self.unreadable.count(len(batch["labels"]), batch.pop(UNREADABLE, []))
+        try:
+            # of a worker's error the last line, without the way there
+            said = None if error is None else (str(error).strip().splitlines() or [type(error).__name__])[-1]
+            return self.unreadable.agree(said, self.args.device, ended=ended)
+        except UnreadableVideosError as stop:
+            self.unreadable.write(self.args.output_dir, stopped=str(stop))
+            raise stop from error
+
+    # optimisation
+
+    def scaled_learning_rate(self) -> float:
+        """`learning_rate`, for the global batch of this run."""
+        if self.args.lr_batch_size is None:
+            return self.args.learning_rate
+        return self.args.learning_rate * self.global_batch_size() / self.args.lr_batch_size
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        if self.optimizer is None:
+            model = self.model if model is None else model
+            kind, options = self.get_optimizer_cls_and_kwargs(self.args, model)
+            lr = self.scaled_learning_rate()
+            options["lr"] = lr
+            self.optimizer = kind(parameter_groups(model.named_parameters(), self.args, lr), **options)
+        return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        if not self.args.warmup_steps and self.args.warmup_epochs:
+            epochs = self.args.num_train_epochs if self.args.max_steps <= 0 else self._epochs_of_max_steps()
+            share = min(self.args.warmup_epochs / epochs, 1.0)
+            self.args.warmup_steps = max(1, round(share * num_training_steps))
+        return super().create_scheduler(num_training_steps, optimizer)
+
+    def _epochs_of_max_steps(self) -> float:
+        per_epoch = len(self.get_train_dataloader()) / self.args.gradient_accumulation_steps
+        return self.args.max_steps / max(per_epoch, 1)
+
+    def _normalise_for(self, data: Any) -> None:
+        """Remember how clips are normalised that a data set leaves as uint8 (`normalise=False`)."""
+        clips = data.clips if isinstance(data, ShardClips) else data
+        if not isinstance(clips, Clips) or clips.normalise:
+            return
+        before, self._processor = self._processor or clips.processor, clips.processor
+        for name in ("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std"):
+            old, new = getattr(before, name), getattr(clips.processor, name)
+            if old != new:
+                raise ValueError(f"The data sets' processors normalise differently: `{name}` is {old} and {new}.")
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """On the device; clips that are uint8 until then are normalised there."""
+        inputs = super()._prepare_inputs(inputs)
+        clips = inputs.get("pixel_values")
+        if self._processor is None or clips is None or clips.dtype != torch.uint8:
+            return inputs
+        return {**inputs, "pixel_values": self._prepare_input(pixel_values_on(clips.device, clips, self._processor))}
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        outputs = model(**inputs)
+        if model.training:
+            self._count(outputs, len(inputs["pixel_values"]))
+        elif (labels := inputs.get("labels")) is not None and labels.ndim == 2:
+            outputs.loss = self._loss_of_read(outputs, labels)
+        return (outputs.loss, outputs) if return_outputs else outputs.loss
+
+    def _loss_of_read(self, outputs: Any, labels: torch.Tensor) -> torch.Tensor:
+        """Without the rows of videos that could not be read, which with several labels the model's loss would count;
+        not a number where that are all of them."""
+        model = self.accelerator.unwrap_model(self.model)
+        read = ~_rows_without_label(labels)
+        if model.config.problem_type != MULTI_LABEL or bool(read.all()):
+            return outputs.loss
+        loss = model.classification_loss(outputs.logits[read], labels[read])
+        return model.add_alignment_loss(loss, outputs.alignment_loss)
+
+    def _count(self, outputs: Any, videos: int) -> None:
+        """Add to what the next log line says."""
+        loss = outputs.loss.detach().float()
+        alignment = (
+            torch.zeros_like(loss) if outputs.alignment_loss is None else outputs.alignment_loss.detach().float()
+        )
+        weight = self.accelerator.unwrap_model(self.model).config.alignment_loss_weight
+        parts = torch.stack([loss - weight * alignment, alignment, torch.ones_like(loss)])
+        self._sums = parts if self._sums is None else self._sums + parts
+        self._videos += videos
+
+    # logging
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Training lines also have both parts of the loss, videos per second over all processes, the share of the time
+        that was spent waiting for data, and the peak memory in GiB: of this process's GPU, or of the process.
+
+        That time is the training's own: without evaluating and saving.
+        """
+        if "loss" in logs and self._sums is not None:
+            logs |= self._measured()
+        super().log(logs, start_time)
+
+    @contextmanager
+    def _clock_stopped(self) -> Iterator[None]:
+        """What takes place here is not training."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._since += time.perf_counter() - started
+
+    def _measured(self) -> dict[str, float]:
+        assert self._sums is not None
+        now = time.perf_counter()
+        seconds = max(now - self._since, 1e-9)
+        sums = self.accelerator.reduce(self._sums, "sum") if self.args.world_size > 1 else self._sums
+        measured = {
+            "classification_loss": (sums[0] / sums[2]).item(),
+            "alignment_loss": (sums[1] / sums[2]).item(),
+            "videos_per_second": self._videos * self.args.world_size / seconds,
+            "data_wait": min(self._waited / seconds, 1.0),
+        }
+        measured["memory_gib"] = _peak_memory(self.args.device) / 2**30
+        self._sums, self._videos, self._waited, self._since = None, 0, 0.0, now
+        return measured
+
+    # checkpoints
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
+        """`Trainer.train`; `resume_from_checkpoint=True` takes the last whole checkpoint, if there is one.
+
+        After SIGTERM it returns, with `stop.stopped` set; another SIGTERM, seconds later, ends the process at once.
+        """
+        try:
+            return self._train(resume_from_checkpoint, **kwargs)
+        finally:
+            self.stop.restore_handler()
+
+    def _train(self, resume_from_checkpoint: str | bool | None, **kwargs: Any) -> Any:
+        if resume_from_checkpoint is True:
+            found = last_complete_checkpoint(self.args.output_dir)
+            resume_from_checkpoint = None if found is None else str(found)
+        elif isinstance(resume_from_checkpoint, str) and (missing := verify_manifest(Path(resume_from_checkpoint))):
+            raise ValueError(f"{resume_from_checkpoint!r} is not a whole checkpoint: {missing}.")
+        checkpoint = Path(resume_from_checkpoint) if resume_from_checkpoint else None
+        require_same_checkpoint(checkpoint, own_folders=self.args.save_on_each_node)
+        if self.unreadable is not None:
+            self.unreadable.resumed = checkpoint
+        self._since = time.perf_counter()
+        if not resume_from_checkpoint:
+            return super().train(**kwargs)
+        if self.average is not None:
+            self.average.load(resume_from_checkpoint)
+        state = TrainerState.load_from_json(str(Path(resume_from_checkpoint) / TRAINER_STATE_NAME))
+        if state.global_step >= self._last_step():  # the Trainer would take one step more
+            return self.restore_finished_run(resume_from_checkpoint, state)
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    def _last_step(self) -> int:
+        return self.set_initial_training_values(self.args, self.get_train_dataloader())[-1]
+
+    def restore_finished_run(self, checkpoint: str, state: TrainerState) -> TrainOutput:
+        """The state after the last step of a run that has taken all its steps."""
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            raise ValueError(f"{checkpoint!r} has all its {state.global_step} steps: nothing is left to train.")
+        self._load_from_checkpoint(checkpoint)
+        self.state = state
+        best = state.best_model_checkpoint
+        if self.args.load_best_model_at_end and best is not None and Path(best).is_dir():
+            self._load_best_model()
+        return TrainOutput(state.global_step, 0.0, {})
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """As the Trainer does, but older checkpoints go only when this one is whole."""
+        with self._clock_stopped():
+            self._save_whole(model, trial)
+
+    def _save_whole(self, model: Any, trial: Any) -> None:
+        folder = Path(self._get_output_dir(trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        if self.args.should_save and folder.exists():
+            shutil.rmtree(folder)  # of a run that broke off here
+        self.accelerator.wait_for_everyone()
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            super()._save_checkpoint(model, trial)
+            if self.average is not None and self.args.should_save:
+                self.average.save(folder)
+            if self.unreadable is not None:
+                self.unreadable.write(folder)
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                write_manifest(folder)
+        except Exception as error:  # the libraries have an error each for a full disk
+            raise OSError(self._why_not_saved(folder, error)) from error
+        finally:
+            self.args.save_total_limit = limit
+        if self.args.should_save:
+            best = self.state.best_model_checkpoint
+            rotate_checkpoints(
+                output_dir=str(folder.parent), save_total_limit=limit, best_model_checkpoint=best, use_mtime=False
+            )
+
+    def _why_not_saved(self, folder: Path, error: Exception) -> str:
+        shutil.rmtree(folder, ignore_errors=True)  # half of a checkpoint only takes room
+        last = last_complete_checkpoint(folder.parent)
+        free = shutil.disk_usage(folder.parent).free / 2**20
+        kept = f"the last whole checkpoint is {str(last)!r}" if last else "there is no earlier one"
+        return f"{str(folder)!r} could not be written ({error}); {free:.0f} MiB are free; {kept}."
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        if state_dict is not None and self.is_fsdp_enabled:
+            shapes = {name: value.reshape(()) for name, value in state_dict.items() if name in SCALARS}
+            state_dict = state_dict | shapes
+        super()._save(output_dir, state_dict)
+
+    # the moving average
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """The model with the averaged weights, if there are any."""
+        return nullcontext() if self.average is None else self.average.in_place()
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        with self._clock_stopped(), self.averaged():
+            with torch.random.fork_rng(devices=[]):  # so that evaluating more or less changes no weight
+                return super().evaluate(*args, **kwargs)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """The averaged weights where there are any; a checkpoint to resume from has the last step's."""
+        with nullcontext() if _internal_call else self.averaged():
+            super().save_model(output_dir, _internal_call=_internal_call)
+
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        if self.average is not None and self.state.best_model_checkpoint is not None:
+            self.average.load(self.state.best_model_checkpoint)  # which is what was the best
+
+
+def _reshape_scalars(model: nn.Module, shape: tuple[int, ...]) -> None:
+    """FSDP2 shards along the first dimension, which CLIP's scale does not have."""
+    for name, parameter in model.named_parameters():
+        if name in SCALARS:
+            parameter.data = parameter.data.reshape(shape)
+
+
+def _peak_memory(device: torch.device) -> int:
+    """Bytes."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

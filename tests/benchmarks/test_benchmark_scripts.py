@@ -1,0 +1,83 @@
+"""The smaller benchmarks print what they say, on models and videos small enough for a test."""
+
+import re
+from functools import partial
+
+import pipeline_speed
+import pytest
+import quantisation
+import torch
+import training_loader
+from transformers import TimesformerConfig, VideoMAEConfig
+
+from support.tiny_models import tiny_config
+from transformers_ila import IlaForVideoClassification, IlaVideoProcessor
+from transformers_ila.model import configuration_ila
+from transformers_ila.motionbench.tasks import make_videos, write_folder, write_mp4
+
+
+WIDTHS = {"hidden_size": 32, "intermediate_size": 8192, "num_hidden_layers": 1, "num_attention_heads": 2}
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch):
+    vision = {**WIDTHS, "patch_size": 16, "image_size": 224}
+    monkeypatch.setattr(configuration_ila, "CLIP_SIZES", {"B/16": (vision, WIDTHS, 32)})
+    monkeypatch.setattr(torch, "set_num_threads", lambda number: None)  # of the process, which other tests share
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("videos")
+    for number, video in enumerate(make_videos(2, seed=0)):
+        write_mp4(folder / f"{number}.mp4", video.frames)
+    return folder
+
+
+def rows(printed):
+    """First column -> the other columns, of all tables."""
+    lines = (line.strip("| ").split(" | ") for line in printed.splitlines() if line.startswith("| "))
+    return {name: values for name, *values in lines}
+
+
+def test_pipeline_speed(monkeypatch, videos, capsys):
+    for name, kind in {"TimesformerConfig": TimesformerConfig, "VideoMAEConfig": VideoMAEConfig}.items():
+        monkeypatch.setattr(pipeline_speed, name, partial(kind, **WIDTHS))
+    pipeline_speed.main(pipeline_speed.Arguments(str(videos / "0.mp4"), rounds=1))
+    printed = capsys.readouterr().out
+    found = rows(printed)
+    assert found["ILA, pipeline"][1] == "1.00x"
+    assert all(float(found[f"{name}, pipeline, first frames"][0]) > 0 for name in ("VideoMAE", "TimeSformer"))
+    whole, reading, model = (float(found[f"ILA, {part}"][0]) for part in ("pipeline", "reading alone", "model alone"))
+    share = float(re.search(r"takes ([\d.]+) of the sum", printed)[1])
+    assert share == pytest.approx(whole / (reading + model), rel=0.2)  # of rounded milliseconds
+
+
+def test_quantisation(tmp_path, capsys):
+    write_folder(tmp_path / "bench", 16, seed=1)
+    labels = sorted(folder.name for folder in (tmp_path / "bench").iterdir())
+    model = IlaForVideoClassification(tiny_config(classification_head="linear", num_labels=len(labels)))
+    model.config.id2label = dict(enumerate(labels))
+    model.config.label2id = {label: index for index, label in enumerate(labels)}
+    model.save_pretrained(tmp_path / "model")
+    IlaVideoProcessor.for_model(model.config).save_pretrained(tmp_path / "model")
+    arguments = quantisation.Arguments(str(tmp_path / "model"), str(tmp_path / "bench"), rounds=1)
+    quantisation.main(arguments)
+    found = rows(capsys.readouterr().out)
+    assert {"float32", *quantisation.WAYS} < found.keys()
+    whole, merged, *small = (float(values[0]) for name, values in found.items() if name.startswith(("as", "text")))
+    assert whole > merged > max(small) and len(small) == len(quantisation.WAYS)
+    model.config.id2label[0] = "another"
+    model.save_pretrained(tmp_path / "model")
+    with pytest.raises(SystemExit, match="another"):
+        quantisation.main(arguments)
+
+
+def test_training_loader(videos, tmp_path, capsys):
+    training_loader.main(training_loader.Arguments(str(videos), workers=[0, 1], batches=1, rounds=1))
+    printed = capsys.readouterr().out
+    lines = re.findall(r"^\| (\d) \| (\w+) \| ([\d.]+) \| (\d+)% \|$", printed, re.MULTILINE)
+    assert [line[:2] for line in lines] == [(w, kind) for w in "01" for kind in ("uint8", "float32")]
+    assert all(float(rate) > 0 for _, _, rate, _ in lines)
+    with pytest.raises(SystemExit, match="No videos"):
+        training_loader.main(training_loader.Arguments(str(tmp_path)))

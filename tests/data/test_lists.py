@@ -1,0 +1,312 @@
+"""Lists of videos and of frame folders: odd names, and every fault with its line and column."""
+
+import hashlib
+import json
+import pickle
+import random
+
+import pytest
+
+from support.annotation_files import KINETICS, NAMES, fault, read, rows, touch, write
+from transformers_ila.data.annotations import AnnotationError
+from transformers_ila.data.class_names import class_names
+from transformers_ila.data.video_folder import hold_out
+
+
+# -- lists -----------------------------------------------------------------------------------------------------------
+
+LINES = {  # with the files `frames 7/`, `frames/one/` and `it's/` and without any other
+    "a.mp4 3": ("a.mp4", 3),
+    "train/abseiling/-0cTfb3.mp4 0": ("train/abseiling/-0cTfb3.mp4", 0),
+    "a.mp4\t3": ("a.mp4", 3),
+    "a.mp4,3": ("a.mp4", 3),
+    "a.mp4 , 3": ("a.mp4", 3),
+    "a b.mp4::3": ("a b.mp4", 3),  # V-JEPA
+    "  a.mp4   3  ": ("a.mp4", 3),
+    "a.mp4 3 17 4": ("a.mp4", (3, 17, 4)),
+    "a.mp4,3,17": ("a.mp4", (3, 17)),
+    "A.MP4 3": ("A.MP4", 3),
+    '"my clip, 7.mp4",3': ("my clip, 7.mp4", 3),
+    '"a.mp4","3"': ("a.mp4", 3),
+    "'my clip.mp4' 3": ("my clip.mp4", 3),
+    '"say ""hi"".mp4" 1': ('say "hi".mp4', 1),
+    "my clip, 7.mp4 3": ("my clip, 7.mp4", 3),
+    "tab\there.mp4\t3": ("tab\there.mp4", 3),
+    "it's/'tis.mp4 3": ("it's/'tis.mp4", 3),
+    '"quoted" in part.mp4 3': None,  # the quotes end the path
+    "'tis the 'season'.mp4 3": ("'tis the 'season'.mp4", 3),
+    "tying knot (not on a tie)/x.mp4 3": ("tying knot (not on a tie)/x.mp4", 3),
+    "动作 视频.mp4 3": ("动作 视频.mp4", 3),
+    "line\u2028end\x0b.mp4 3": ("line\u2028end\x0b.mp4", 3),
+    "clip 2.mp4 5": ("clip 2.mp4", 5),
+    "clip.mp4 2.mp4 5": ("clip.mp4 2.mp4", 5),
+    "007.mp4 7": ("007.mp4", 7),
+    "12345 7": ("12345", 7),  # frames of Something-Something
+    "#shorts.mp4 3": ("#shorts.mp4", 3),
+    "[HD] a.mp4 3": ("[HD] a.mp4", 3),
+    ".mp4 3 4": (".mp4", (3, 4)),
+    "a.mp4::3::5": ("a.mp4", (3, 5)),
+    "a.mp4 3,": ("a.mp4", 3),
+    "frames 7 3,": ("frames 7", 3),
+    "frames 7 3": ("frames 7", 3),
+    "frames/one 3": ("frames/one", 3),
+    "gone 7 3": ("gone", (7, 3)),
+    '"gone 7" 3': ("gone 7", 3),
+    "./x/../a.mp4 3": ("a.mp4", 3),
+    "v.avi/frames 3": ("v.avi/frames", 3),
+    "a.mkv4 3": ("a.mkv4", 3),
+}
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_line_of_a_list(tmp_path, line):
+    (tmp_path / "frames 7").mkdir()
+    (tmp_path / "frames" / "one").mkdir(parents=True)
+    if LINES[line] is None:
+        assert fault(tmp_path, f"first.mp4 1\n{line}\n", format="list")[0] == 2
+        return
+    found = read(tmp_path, f"first.mp4 1\n{line}\n", format="list")
+    name, labels = LINES[line]
+    assert rows(found) == [("first.mp4", 1), LINES[line]]
+    assert found.samples[1].video == str(tmp_path / name)
+    assert found.multi_label is isinstance(labels, tuple)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"a.mp4 1\nb.mp4 2\n",
+        b"\xef\xbb\xbfa.mp4 1\nb.mp4 2",
+        b"a.mp4 1\r\n\r\nb.mp4 2\r\n",
+        b"\n \t\na.mp4 1\rb.mp4 2\r",
+        b"path,label\na.mp4,1\nb.mp4,2\n",
+        b'\xef\xbb\xbf"Video Name","label"\r\n"a.mp4","1"\r\n"b.mp4","2"\r\n',
+        b"video_path label\na.mp4 1\nb.mp4 2\n",
+    ],
+)
+def test_files_of_any_make(tmp_path, content):
+    found = read(tmp_path, content)
+    assert rows(found) == [("a.mp4", 1), ("b.mp4", 2)]
+    assert found.format == "list" and found.class_names is None and not found.multi_label
+    assert found.source == str(tmp_path / "list.txt") and found.sha256 == hashlib.sha256(content).hexdigest()
+
+
+FAULTS = [  # content, line, column, part of the message
+    ("a.mp4 1\nb.mp4\n", 2, 6, "no label behind the path 'b.mp4'"),
+    ("a.mp4 1\nb.mp4 -1\n", 2, 7, "'-1' is no class index"),
+    ("a.mp4 1\nb.mp4 1.0\n", 2, 7, "'1.0' is no class index"),
+    ("a.mp4 1\n  b.mp4 2 x 4\n", 2, 11, "'x' is no class index"),
+    ("a.mp4 1\nb.mp4,riding a bike\n", 2, 7, "pass `labels`"),
+    ("a.mp4 1\nb.mp4 2 3 2\n", 2, 11, "'2' stands there twice"),
+    ("a.mp4 1\nb.mp4 99999999999999999999\n", 2, 7, "is no class index"),
+    ("a.mp4 1\nb.mp4 \u0663\n", 2, 7, "is no class index"),
+    ("a.mp4 1\nb.mp4 2\n\n./x/../a.mp4 1\n", 4, 1, "the video 'a.mp4' stands in line 1, too"),
+    ("a.mp4 1\n../b.mp4 2\n", 2, 1, "'../b.mp4' is not inside the root"),
+    ("a.mp4 1\nx/../../b.mp4 2\n", 2, 1, "not inside the root"),
+    ("a.mp4 1\n/etc/passwd 2\n", 2, 1, "not inside the root"),
+    ("a.mp4 1\n. 2\n", 2, 1, "not inside the root"),
+    ("a.mp4 1\n\t https://host/b.mp4 2\n", 2, 3, "is a URL"),
+    ("a.mp4 1\n# old\n", 2, 6, "no label"),
+    ("a.mp4 1\npath,label\n", 2, 11, "no label"),  # a header stands first
+    ("path,label,split\na.mp4,1,train\n", 1, 12, "another column"),
+    ("path,label\n", 1, 1, "no video is listed"),
+    ("\n \r\n", 1, 1, "nothing stands there"),
+    ("", 1, 1, "nothing stands there"),
+    (b"a.mp4 1\ncaf\xe9.mp4 2\n", 2, 4, "no text in UTF-8"),
+    ("a.mp4 1\r\n动b\0.mp4 2\n".encode(), 2, 3, "no text in UTF-8"),
+    ("a.mp4 1\n".encode("utf-16"), 1, 1, "but in UTF-16"),
+]
+
+
+@pytest.mark.parametrize("content,line,column,message", FAULTS)
+def test_faults_of_a_list(tmp_path, content, line, column, message):
+    found = fault(tmp_path, content, format="list")
+    assert found[:2] == (line, column) and message in found[2]
+
+
+def test_faults_travel_between_processes(tmp_path):
+    with pytest.raises(AnnotationError) as caught:
+        read(tmp_path, "a.mp4 x\n")
+    copy = pickle.loads(pickle.dumps(caught.value))
+    assert (str(copy), copy.line, copy.column) == (str(caught.value), 1, 7)
+
+
+def test_paths_and_the_root(tmp_path):
+    videos = tmp_path / "videos"
+    touch(videos, "a b.mp4", "c.mp4")
+    content = f"a b.mp4 1\n{videos}/c.mp4 1\n"
+    found = read(tmp_path, content, root=videos)
+    assert rows(found) == [("a b.mp4", 1), ("c.mp4", 1)] and found.samples[1].source() == str(videos / "c.mp4")
+    assert rows(read(tmp_path, f"{videos}/c.mp4 1\n", root="/")) == [(f"{videos}/c.mp4"[1:], 1)]
+    assert fault(tmp_path, f"{videos}2/c.mp4 1\n", root=videos)[:2] == (1, 1)
+    (videos / "link").symlink_to(tmp_path.parent)  # judged by its text: who made the link wanted it
+    assert rows(read(tmp_path, "link/x.mp4 1\n", root=videos)) == [("link/x.mp4", 1)]
+    with pytest.raises(ValueError, match="no folder .*nowhere"):
+        read(tmp_path, content, root=tmp_path / "nowhere")
+
+
+def test_labels_by_name(tmp_path):
+    content = (
+        "a.mp4 abseiling\nb.mp4,petting animal (not cat)\nc.mp4\tmassaging person's head\nd.mp4 0\n"
+        'e.mp4 Putting something, something and more\nf.mp4,"abseiling"\nframes petting animal (not cat)\n'
+    )
+    found = read(tmp_path, content, labels=NAMES)
+    assert [label for _, label in rows(found)] == [0, 2, 1, 0, 3, 0, 2]
+    assert found.class_names == NAMES and not found.multi_label
+    several = read(tmp_path, "a.mp4 abseiling,massaging person's head\nb.mp4 abseiling\t3\n", labels=NAMES)
+    assert rows(several) == [("a.mp4", (0, 1)), ("b.mp4", (0, 3))] and several.multi_label
+
+
+def test_names_with_numbers(tmp_path):
+    """A bare number is always an index."""
+    names = ["gesture 2", "gesture 1", "0"]
+    found = read(tmp_path, "clip gesture 1\na.mp4 gesture 2\nb.mp4 0\nc 2\n", labels=names)
+    assert rows(found) == [("clip", 1), ("a.mp4", 0), ("b.mp4", 0), ("c", 2)]
+
+
+def test_what_looks_like_a_header_may_be_a_video(tmp_path):
+    assert rows(read(tmp_path, "my video abseiling\n", labels=NAMES)) == [("my video", 0)]
+    assert rows(read(tmp_path, '"my video","abseiling"\n', labels=NAMES)) == [("my video", 0)]
+    touch(tmp_path, "clip")
+    assert fault(tmp_path, "clip\na.mp4 1\n")[:2] == (1, 5)
+
+
+@pytest.mark.parametrize(
+    "line,column,message",
+    [
+        ("a.mp4 4", 7, "4 is not in 0 to 3, as the class names are; indices start at 0."),
+        ("a.mp4 400", 7, "400 is not in 0 to 3, as the class names are."),
+        ("a.mp4 0,7", 9, "7 is not in 0 to 3"),
+        ("a.mp4 abseilin", 7, "'abseilin' is no class index and none of the 4 class names: 'abseiling'?"),
+        ("a.mp4 abseiling,  dancing", 19, "'dancing' is no class index"),
+        ("a.mp4 abseiling,abseiling", 17, "twice"),
+    ],
+)
+def test_faults_of_labels(tmp_path, line, column, message):
+    found = fault(tmp_path, f"first.mp4 1\n{line}\n", labels=NAMES)
+    assert found[:2] == (2, column) and message in found[2]
+
+
+def test_class_names_from_anywhere(tmp_path):
+    table = {name: str(index) for index, name in enumerate(NAMES)}
+    sources = [
+        NAMES,
+        tuple(NAMES),
+        {name: index for index, name in reversed(list(enumerate(NAMES)))},
+        write(tmp_path / "labels.json", json.dumps(table)),
+        write(tmp_path / "list.json", json.dumps(NAMES)),
+        str(write(tmp_path / "names.txt", "\n".join(NAMES))),
+    ]
+    for labels in sources:
+        assert read(tmp_path, "a.mp4 1\n", labels=labels).class_names == NAMES
+    assert read(tmp_path, "a.mp4 playing guitar\n", labels="kinetics400").samples[0].labels == (
+        class_names("kinetics400").index("playing guitar"),
+    )
+    for wrong in ({"a": 0, "b": 2}, {"a": 0, "b": 0}, {"a": "x"}, {}):
+        with pytest.raises(ValueError, match="each once"):
+            read(tmp_path, "a.mp4 0\n", labels=wrong)
+    with pytest.raises(ValueError, match="different names"):
+        read(tmp_path, "a.mp4 0\n", labels=["a", "a"])
+
+
+def test_one_label_or_several(tmp_path):
+    content = "a.mp4 1\nb.mp4 2 3\n"
+    assert read(tmp_path, content).multi_label and read(tmp_path, "a.mp4 1\n", multi_label=True).multi_label
+    assert fault(tmp_path, content, multi_label=False)[:2] == (2, 9)
+    with pytest.raises(ValueError, match="several labels"):
+        read(tmp_path, content).pairs()
+    assert not read(tmp_path, KINETICS, multi_label=False).multi_label
+    with pytest.raises(ValueError, match="'multi_label' does not go with the format 'kinetics'"):
+        read(tmp_path, KINETICS, multi_label=True)
+    pairs = read(tmp_path, "a.mp4 1\nb.mp4 2\n").pairs()
+    assert pairs == [(tmp_path / "a.mp4", 1), (tmp_path / "b.mp4", 2)] and hold_out(pairs)
+
+
+def test_missing_files(tmp_path, caplog):
+    touch(tmp_path, "a.mp4")
+    content = "a.mp4 1\nb.mp4 1\nc.mp4 1\n"
+    assert read(tmp_path, content).missing is None and not caplog.records
+    assert read(tmp_path, content, check_files=True).missing == [str(tmp_path / "b.mp4"), str(tmp_path / "c.mp4")]
+    assert "2 of 3 videos are missing" in caplog.text
+    assert read(tmp_path, "a.mp4 1\n", check_files=True).missing == []
+    read(tmp_path, "train/a.mp4 1\n")
+    assert "none exists" in caplog.text and str(tmp_path / "train" / "a.mp4") in caplog.text
+
+
+def test_names_of_any_characters(tmp_path):
+    """What is written in quotes, or without any and with a video's suffix, is read again; recognised as a list."""
+    draw = random.Random(0)
+    for _ in range(300):
+        entries = {}
+        for _ in range(4):
+            name = "".join(draw.choices("ab7 \t,'\"()[]{}#:%é动.-_&=;", k=draw.randint(1, 12))).strip(" \t") + ".webm"
+            labels = tuple(draw.sample(range(400), draw.choice([1, 1, 3])))
+            if "::" not in name:
+                entries[name] = labels
+        lines = []
+        for name, labels in entries.items():
+            quoted = name[0] in "\"'" or draw.random() < 0.3
+            between = draw.choice([" ", ",", "\t", "::", " , "])
+            written = '"' + name.replace('"', '""') + '"' if quoted else name
+            lines.append(between.join([written, *map(str, labels)]))
+        found = read(tmp_path, "\n".join(lines))
+        assert {sample.name: sample.labels for sample in found.samples} == entries
+
+
+@pytest.mark.parametrize("line", ["1," * 10_000, "1 " * 10_000 + "-", "video " * 5_000, "a" + " " * 10_000 + "x"])
+def test_long_lines_take_no_time(tmp_path, line):
+    fault(tmp_path, line, labels=["a", "b c"])
+    assert fault(tmp_path, f"a.mp4 1\n{line * 10}\n")[0] == 2
+
+
+def test_long_list(tmp_path):
+    count = 20_000
+    content = "".join(f"train/class {i % 400}/some video, {i:06d}.mp4 {i % 400}\n" for i in range(count))
+    found = read(tmp_path, content)
+    assert len(found.samples) == count and found.samples[-1].name == "train/class 399/some video, 019999.mp4"
+    assert len(repr(found)) < 1000
+    assert fault(tmp_path, content + "train/class 7/some video, 000007.mp4 7\n")[:2] == (count + 1, 1)
+
+
+# -- lists of frames -------------------------------------------------------------------------------------------------
+
+
+def test_list_of_frames(tmp_path):
+    """MMAction2's rawframes; the last folder has blanks, a number at its end and several labels."""
+    (tmp_path / "my dance 2").mkdir()
+    content = 'ApplyEyeMakeup/v_g08_c01 120 0\n12345 67 3\nmy dance 2 120 3\n"gone, 5" 9 1 2\n'
+    found = read(tmp_path, content)
+    assert found.format == "frames" and found.multi_label
+    assert [(*row, s.num_frames) for row, s in zip(rows(found), found.samples)] == [
+        ("ApplyEyeMakeup/v_g08_c01", 0, 120),
+        ("12345", 3, 67),
+        ("my dance 2", 3, 120),
+        ("gone, 5", (1, 2), 9),
+    ]
+
+
+@pytest.mark.parametrize(
+    "line,column,message",
+    [
+        ("b 1", 4, "no label"),
+        ("b", 2, "number of frames"),
+        ("b x 3", 6, "no label"),
+        ("b 0 3", 3, "number of frames"),
+        ("../b 5 3", 1, "not inside the root"),
+        ("a 5 3", 1, "stands in line 1, too"),
+        ("b 5 9", 5, "9 is not in 0 to 3"),
+    ],
+)
+def test_faults_of_a_list_of_frames(tmp_path, line, column, message):
+    found = fault(tmp_path, f"a 5 3\n{line}\n", format="frames", labels=NAMES)
+    assert found[:2] == (2, column) and message in found[2]
+
+
+def test_frames_or_several_labels(tmp_path):
+    """Two numbers are labels behind a video, and frames and label behind a folder."""
+    assert read(tmp_path, "v.avi 67 3\nw.avi 67 3\n").format == "list"
+    assert read(tmp_path, '"v 1.avi" 67 3\n').format == "list"
+    assert read(tmp_path, "v 67 3\nw 5\n").format == "list"
+    assert read(tmp_path, "v 67 3\nw 5 3\n", format="list").multi_label
+    (tmp_path / "v.avi").mkdir()
+    assert read(tmp_path, "v.avi 67 3\n").format == "frames"

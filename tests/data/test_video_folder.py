@@ -1,0 +1,53 @@
+"""Folders of videos: classes, splits, items, errors."""
+
+import pytest
+import torch
+
+from transformers_ila import IlaVideoProcessor
+from transformers_ila.data.video_folder import VideoFolder, find_videos, hold_out
+from transformers_ila.motionbench.tasks import MOTIONS, write_folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    root = tmp_path_factory.mktemp("videos")
+    write_folder(root, 48, seed=0)
+    (root / ".cache").mkdir()
+    (root / "approaching" / "notes.txt").write_text("no video")
+    return root
+
+
+def test_classes_are_the_sub_folders(folder):
+    labels, samples = find_videos(folder)
+    assert labels == sorted(MOTIONS) and len(samples) == 48
+    assert all(path.parent.name == labels[label] for path, label in samples)
+
+
+def test_every_fifth_video_of_a_class_is_held_out(folder):
+    labels, samples = find_videos(folder)
+    training, evaluation = hold_out(samples)
+    assert len(evaluation) == 8 and {label for _, label in evaluation} == set(range(8))
+    assert sorted(training + evaluation) == sorted(samples)
+
+
+def test_items_are_what_the_trainer_takes(folder):
+    _, samples = find_videos(folder)
+    processor = IlaVideoProcessor(num_frames=4, size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    data, kept = VideoFolder(samples, processor), VideoFolder(samples, processor, keep=True)
+    assert len(data) == 48 and data[3]["labels"] == samples[3][1]
+    assert data[3]["pixel_values"].shape == (4, 3, 32, 32)
+    assert torch.equal(data[3]["pixel_values"], kept[3]["pixel_values"])
+    assert kept[3]["pixel_values"] is kept[3]["pixel_values"]
+
+
+@pytest.mark.parametrize(
+    "make,message",
+    [
+        (lambda root: root / "nowhere", "no folder"),
+        (lambda root: root, "one sub-folder per class"),
+        (lambda root: [(root / name).mkdir() for name in "ab"] and root, "holds no video"),
+    ],
+)
+def test_errors_say_what_is_missing(tmp_path, make, message):
+    with pytest.raises(ValueError, match=message):
+        find_videos(make(tmp_path))

@@ -1,0 +1,506 @@
+"""Model cards: valid, complete, and without a number that nobody published or measured."""
+
+import copy
+import json
+import re
+
+import pytest
+import torch
+from huggingface_hub import ModelCard
+
+from support.evaluation_models import LABELS, make_model
+from support.paths import ROOT
+from transformers_ila import IlaVideoProcessor
+from transformers_ila.cli import card as make_model_cards
+from transformers_ila.conversion.published import PUBLISHED, released_processor
+from transformers_ila.cost import count
+from transformers_ila.data.annotations import read_annotations
+from transformers_ila.data.class_names import DATA_SETS
+from transformers_ila.evaluation.evaluator import evaluate
+from transformers_ila.hub import publishing
+from transformers_ila.hub.cards import (
+    BATCH_STATISTICS,
+    CITATION,
+    CLIP_WEIGHTS,
+    METRICS,
+    NO_BATCH_STATISTICS,
+    RESULTS_OF,
+    UNUSED_OUTPUTS,
+    card_of_folder,
+    measured_results,
+    model_card,
+    published_card,
+    published_results,
+    released_weights,
+    results_are_of,
+)
+from transformers_ila.hub.exporting import export
+from transformers_ila.motionbench.tasks import write_folder
+from transformers_ila.version import __version__
+
+
+CARDS = ROOT / "model_cards"
+SECTIONS = [
+    "Use it",
+    "Results",
+    "The network",
+    "Data, decoder and preprocessing",
+    "Intended use",
+    "Limits",
+    "Licence",
+    "Citation",
+]
+PERCENTAGE = re.compile(r"(\d+(?:\.\d+)?) ?%")
+NOBODY = "Nobody has measured an accuracy of this model with this package, or published one."
+each_published = pytest.mark.parametrize("checkpoint", PUBLISHED, ids=lambda checkpoint: checkpoint.name)
+
+
+@pytest.fixture(scope="module")
+def published():
+    return {checkpoint.name: published_card(checkpoint) for checkpoint in PUBLISHED}
+
+
+@pytest.fixture(scope="module")
+def model():
+    return make_model()
+
+
+@pytest.fixture(scope="module")
+def processor(model):
+    return IlaVideoProcessor.for_model(model.config)
+
+
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory, model, processor):
+    """Of sixteen videos and one that cannot be read: as a model is evaluated, and with the release's fault."""
+    root = tmp_path_factory.mktemp("videos")
+    write_folder(root, 16, seed=0, num_frames=9)
+    samples = read_annotations(root, labels=LABELS).pairs()
+    (root / "text.mp4").write_text("no video")
+    samples.append((root / "text.mp4", 0))
+    options = {"data_set": "Motions", "split": "test"}
+    plain = evaluate(model, processor, samples, protocol="1x1", **options)
+    fault = evaluate(model, processor, samples, protocol="3x1", batch_size=5, batch_statistics=True, **options)
+    return {"plain": json.loads(json.dumps(plain)), "fault": json.loads(json.dumps(fault))}
+
+
+class Made(dict):
+    """Of functions, what they return, once it is asked for."""
+
+    def __init__(self, functions):
+        super().__init__()
+        self.functions = functions
+
+    def __missing__(self, name):
+        self[name] = self.functions[name]()
+        return self[name]
+
+
+@pytest.fixture(scope="module")
+def cards(published, model, processor, reports):
+    """One of every kind."""
+    config, first = model.config, PUBLISHED[0]
+    residual, linear = make_model(alignment_fusion="residual").config, make_model(classification_head="linear").config
+    kinetics = {**reports["plain"], "data_set": {"name": "Kinetics-400", "split": None}}
+    return Made(
+        {
+            **{name: lambda card=card: card for name, card in published.items()},
+            "nothing measured": lambda: model_card(config, processor, name="user/tiny"),
+            "clip": lambda: model_card(config, processor, name="clip", weights=CLIP_WEIGHTS),
+            "release": lambda: model_card(
+                residual, processor, name="a", title="A", weights=released_weights(residual)
+            ),
+            "linear": lambda: model_card(linear, processor, name="b"),
+            "plain": lambda: model_card(config, processor, name="c", results=measured_results(reports["plain"])),
+            "fault": lambda: model_card(residual, processor, name="d", results=measured_results(reports["fault"])),
+            "both": lambda: model_card(
+                first.config(),
+                released_processor(first.config()),
+                name=first.name,
+                results=[*published_results(first), *measured_results(kinetics)],
+            ),
+        }
+    )
+
+
+KINDS = [
+    *(checkpoint.name for checkpoint in PUBLISHED),
+    *("nothing measured", "clip", "release", "linear", "plain", "fault", "both"),
+]
+
+
+def sections(card):
+    parts = re.split(r"^## (.*)$", card.text, flags=re.MULTILINE)
+    return dict(zip(parts[1::2], (part.strip() for part in parts[2::2])))
+
+
+def rows(section):
+    """Cells of a section's table, below its head."""
+    lines = [line for line in section.splitlines() if line.startswith("|")]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert len({len(row) for row in cells}) <= 1
+    return cells[2:]
+
+
+# -- every card ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_cards_are_cards(cards, kind):
+    card = cards[kind]
+    again = ModelCard(str(card))
+    assert again.data.to_dict() == card.data.to_dict() and again.text == card.text
+    assert again.data.eval_results == card.data.eval_results
+    assert (card.data.library_name, card.data.pipeline_tag) == ("transformers", "video-classification")
+    assert {"ila", "video-classification", "custom_code"} <= set(card.data.tags)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_cards_are_complete(cards, kind):
+    text = cards[kind].text
+    found = sections(cards[kind])
+    assert list(found) == SECTIONS and all(found.values())
+    assert len(re.findall(r"^# \S", text, re.MULTILINE)) == 1
+    assert not re.search(r"\{\{|\}\}|\{%|\bNone\b|\bnan\b|\bUndefined\b", text)
+    assert text.count("```") == 4
+    assert CITATION in found["Citation"] and "@inproceedings" in CITATION
+    assert rows(found["The network"])
+    for line in ("Decoder: PyAV", "Frames: ", "Pixels: short side to "):
+        assert line in found["Data, decoder and preprocessing"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_usage_example_is_five_lines_of_python(cards, kind):
+    (example,) = re.findall(r"```python\n(.*?)```", sections(cards[kind])["Use it"], re.DOTALL)
+    compile(example, kind, "exec")
+    assert len(example.splitlines()) <= 5
+    assert "trust_remote_code=True" in example and '"video.mp4"' in example
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_number_is_published_or_measured_and_says_so(cards, kind):
+    """Percentages of the text are those of the results, and so are the metadata's; each stands beside its origin."""
+    card = cards[kind]
+    metadata = card.data.eval_results or []
+    for line in card.text.splitlines():
+        assert not PERCENTAGE.search(line) or re.search(r"\| (published|measured): ", line), line
+    table = {(row[1], row[5].partition(":")[0], float(row[2].removesuffix(" %"))) for row in rows_of_results(card)}
+    assert sorted(map(float, PERCENTAGE.findall(card.text))) == sorted(value for *_, value in table)
+    assert table == {(*title_and_origin(result), round(result.metric_value, 1)) for result in metadata}
+    assert ("model-index" in str(card)) == bool(metadata)
+    for result in metadata:
+        assert result.source_name is None or result.source_name.startswith(title_and_origin(result)[1])
+
+
+def rows_of_results(card):
+    section = sections(card)["Results"]
+    return rows(section) if "|" in section else []
+
+
+def title_and_origin(result):
+    return re.match(r"([^(]+) \((published|measured)\), ", result.metric_name).groups()
+
+
+# -- nothing measured ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["nothing measured", "clip", "release", "linear"])
+def test_cards_without_results_say_so(cards, kind):
+    card = cards[kind]
+    assert sections(card)["Results"] == NOBODY
+    assert card.data.eval_results is None
+    assert not PERCENTAGE.search(card.text)
+
+
+def test_names_and_titles(cards):
+    card = cards["nothing measured"]
+    assert card.data.model_name == "tiny" and card.text.startswith("\n# tiny\n")
+    assert 'model="user/tiny"' in card.text
+    assert "\n# A\n" in cards["release"].text and cards["release"].data.model_name == "a"
+
+
+# -- published -------------------------------------------------------------------------------------------------------
+
+
+@each_published
+def test_published_cards_have_the_papers_numbers(published, checkpoint):
+    card = published[checkpoint.name]
+    data_set = DATA_SETS[checkpoint.data_set]
+    top1, top5 = card.data.eval_results
+    assert (top1.metric_type, top1.metric_value) == ("accuracy", checkpoint.top1)
+    assert (top5.metric_type, top5.metric_value) == ("top_5_accuracy", checkpoint.top5)
+    protocol = f"4 clips x 3 crops, {checkpoint.num_frames} frames each"
+    for result in (top1, top5):
+        assert (result.dataset_name, result.task_type) == (data_set.title, "video-classification")
+        assert f"(published), {protocol}" in result.metric_name
+        assert result.source_name == f"published: the paper's Table {data_set.table}"
+        assert result.source_url.startswith("https://")
+    origin = f"published: the paper's Table {data_set.table}"
+    assert rows(sections(card)["Results"]) == [
+        [data_set.title, "Top-1 accuracy", f"{checkpoint.top1:.1f} %", protocol, "not stated", origin],
+        [data_set.title, "Top-5 accuracy", f"{checkpoint.top5:.1f} %", protocol, "not stated", origin],
+    ]
+    assert "nobody has measured it with this package" in sections(card)["Results"]
+
+
+@each_published
+def test_published_cards_describe_network_and_preprocessing(published, checkpoint):
+    found = sections(published[checkpoint.name])
+    network = dict(rows(found["The network"]))
+    size = checkpoint.config().vision_config.image_size
+    assert network["clip"] == f"{checkpoint.num_frames} frames of {size} x {size}"
+    assert "`alignment_fusion=residual`" in network["temporal module"]
+    classes = f", {DATA_SETS[checkpoint.data_set].num_labels} classes"
+    unused = "; 226 further outputs are the release's, and belong to no class" if "ssv2" in checkpoint.name else ""
+    assert network["head"].endswith(classes + unused)
+    assert ("text tower" in network["parameters (counted)"]) == (checkpoint.data_set == "kinetics400")
+    assert f"{checkpoint.gmacs} G multiply-accumulates per view (published)" in found["Results"]
+    counted = float(network["multiply-accumulates per view (counted)"].partition(" G")[0])
+    assert counted > checkpoint.gmacs  # the released network is not the paper's, which is why both stand there
+    pixels = f"short side to {size * 8 // 7} (bilinear), centre crop {size} x {size}, mean 0.485, 0.456, 0.406"
+    assert pixels in found["Data, decoder and preprocessing"]
+
+
+@pytest.mark.parametrize("index", [0, 6])
+def test_the_cards_costs_are_counted(published, index):
+    cost = count(PUBLISHED[index].config())
+    network = dict(rows(sections(published[PUBLISHED[index].name])["The network"]))
+    assert network["multiply-accumulates per view (counted)"].startswith(f"{cost.gmacs:.1f} G")
+    assert network["parameters (counted)"].startswith(f"{cost.parameters:.1f} M")
+
+
+@each_published
+def test_published_cards_state_licence_and_faults(published, checkpoint):
+    card = published[checkpoint.name]
+    found = sections(card)
+    assert (card.data.license, card.data.license_name) == ("other", "none-granted")
+    assert card.data.license_link == "https://github.com/Francis-Rings/ILA"
+    assert "The published weights have no licence" in found["Licence"] and "do not re-host" in found["Licence"]
+    assert (BATCH_STATISTICS in found["Limits"]) == (checkpoint.data_set == "kinetics400")
+    assert (NO_BATCH_STATISTICS in found["Limits"]) == (checkpoint.data_set == "ssv2")
+    assert (UNUSED_OUTPUTS in found["Limits"]) == (checkpoint.data_set == "ssv2")
+    assert checkpoint.title in card.text and f'model="{checkpoint.name}"' in found["Use it"]
+    assert f"scripts/convert.py --checkpoint FILE --output {checkpoint.name}" in found["Use it"]
+
+
+def test_the_cards_of_the_repository_are_these(published):
+    found = {path.name: path.read_text(encoding="utf-8").rstrip() for path in CARDS.glob("*.md")}
+    assert found == {f"{name}.md": str(card).rstrip() for name, card in published.items()}
+
+
+# -- measured --------------------------------------------------------------------------------------------------------
+
+
+def test_a_measured_card_has_the_reports_numbers(cards, reports):
+    card, report = cards["plain"], reports["plain"]
+    metrics = report["metrics"]
+    assert 0 < metrics["top1"] < metrics["top5"] < 1
+    assert {result.metric_type: result.metric_value for result in card.data.eval_results} == {
+        "accuracy": round(100 * metrics["top1"], 2),
+        "top_5_accuracy": round(100 * metrics["top5"], 2),
+        "mean_class_accuracy": round(100 * metrics["mean_class_accuracy"], 2),
+    }
+    for result in card.data.eval_results:
+        assert (result.dataset_name, result.dataset_type, result.dataset_split) == ("Motions", "motions", "test")
+        assert "(measured), 1 clip x 1 crop, 4 frames each" in result.metric_name
+        assert "16 of 17 videos, 1 unreadable" in result.metric_name
+    single = {name: words for name, words in METRICS.items() if name != "mean_average_precision"}
+    for row, (name, (_, title)) in zip(rows(sections(card)["Results"]), single.items(), strict=True):
+        assert row[:4] == ["Motions, test", title, f"{100 * metrics[name]:.1f} %", "1 clip x 1 crop, 4 frames each"]
+        assert row[4] == "16 of 17 videos, 1 unreadable"
+        assert row[5].startswith(f"measured: transformers-ila {__version__}, {report['date'][:10]}")
+    assert NOBODY not in card.text and "published:" not in card.text
+
+
+def test_the_releases_fault_is_named_where_it_was_repeated(cards):
+    for row in rows(sections(cards["fault"])["Results"]):
+        assert row[3] == "3 clips x 1 crop, 4 frames each, batch statistics of 5 videos (the release's fault)"
+    assert all("batch statistics of 5 videos" in result.metric_name for result in cards["fault"].data.eval_results)
+    assert "atch statistics" not in str(cards["plain"])
+
+
+def test_published_and_measured_side_by_side(cards):
+    """The Hub's format gives all metrics of one data set one source; no metric may get the other's."""
+    origins = [row[5].partition(":")[0] for row in rows(sections(cards["both"])["Results"])]
+    assert origins == ["published", "published", "measured", "measured", "measured"]
+    named = [title_and_origin(result)[1] for result in ModelCard(str(cards["both"])).data.eval_results]
+    assert sorted(named) == sorted(origins)
+
+
+def test_what_a_report_names_cannot_break_the_table(reports, model, processor):
+    report = {**reports["plain"], "data_set": {"name": "a | b\n# c", "split": "x|y"}}
+    card = model_card(model.config, processor, name="a", results=measured_results(report))
+    assert [len(row) for row in rows(sections(card)["Results"])] == [6, 6, 6]
+    assert list(sections(card)) == SECTIONS and not re.search("^# c", card.text, re.MULTILINE)
+    assert ModelCard(str(card)).data.eval_results == card.data.eval_results
+
+
+def test_several_labels_random_frames_and_temporal_reliance(folder, reports):
+    report = copy.deepcopy(reports["plain"])
+    nothing = dict.fromkeys(report["metrics"])
+    report["metrics"] = {**nothing, "mean_average_precision": 0.625}
+    report["protocol"] |= {"random_frames": True, "seed": 3}
+    orders = {"shuffled": 0.5, "reversed": 0.25, "single_frame": None}
+    orders = {name: {"mean_average_precision": value} for name, value in orders.items()}
+    report["temporal_reliance"] = {"seed": 3, "orders": orders}
+    results = sections(card_of_folder(folder, [report]))["Results"]
+    assert [row[1:4] for row in rows(results)] == [
+        ["Mean average precision", "62.5 %", "1 clip x 1 crop, 4 frames each, frames at random (seed 3)"]
+    ]
+    said = "62.5 % with frames as they are, 50.0 % with shuffled frames, 25.0 % with reversed frames."
+    where = (
+        "Mean average precision on Motions, test, 1 clip x 1 crop, 4 frames each, frames at random (seed 3) (measured"
+    )
+    assert said in results and where in results
+
+
+def test_top_5_of_five_classes_is_no_news(reports):
+    report = copy.deepcopy(reports["plain"])
+    report["model"]["labels"] = 5
+    assert [result.metric for result in measured_results(report)] == ["top1", "mean_class_accuracy"]
+
+
+def test_a_report_without_a_name(reports):
+    report = {**reports["plain"], "data_set": {"name": None, "split": None, "list": None}}
+    assert {result.data_set for result in measured_results(report)} == {"unnamed data set"}
+
+
+# -- reports that are none -------------------------------------------------------------------------------------------
+
+FIELDS = [
+    "protocol",
+    "counts",
+    "metrics",
+    "data_set",
+    "versions",
+    "date",
+    "protocol.clips",
+    "protocol.crops",
+    "protocol.frames_per_clip",
+    "protocol.batch_statistics",
+    "counts.evaluated",
+    "counts.listed",
+    "counts.unreadable",
+    "metrics.top1",
+    "metrics.top5",
+    "metrics.mean_class_accuracy",
+    "data_set.name",
+    "data_set.split",
+    "versions.transformers_ila",
+]
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_reports_with_a_field_missing(reports, field):
+    report = copy.deepcopy(reports["fault"])
+    *path, last = field.split(".")
+    part = report[path[0]] if path else report
+    del part[last]
+    with pytest.raises(ValueError, match=f"no evaluation report: .*'{last}'"):
+        measured_results(report)
+
+
+@pytest.mark.parametrize("report", [{}, [], None, "text", 3, [{}], {"protocol": None, "counts": {}, "metrics": {}}])
+def test_what_is_no_report(report):
+    with pytest.raises(ValueError, match="no evaluation report"):
+        measured_results(report)
+
+
+@pytest.mark.parametrize("value", ["0.5", 71.3, -0.1, float("nan"), float("inf"), True, [0.5], {}])
+def test_accuracies_that_are_none(reports, value):
+    report = copy.deepcopy(reports["plain"])
+    report["metrics"]["top5"] = value
+    with pytest.raises(ValueError, match="no evaluation report"):
+        measured_results(report)
+
+
+def test_reports_without_a_readable_video(model, processor, tmp_path):
+    (tmp_path / "text.mp4").write_text("no video")
+    report = evaluate(model, processor, [(tmp_path / "text.mp4", 0)])
+    with pytest.raises(ValueError, match="no video could be evaluated"):
+        measured_results(report)
+
+
+# -- cards of folders ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path, model, processor):
+    return export(model, processor, tmp_path / "mine")
+
+
+def test_the_card_of_a_folder_gets_its_reports(folder, reports, capsys, tmp_path):
+    (tmp_path / "report.json").write_text(json.dumps(reports["plain"]))
+    arguments = make_model_cards.CardArguments(model=str(folder), reports=[str(tmp_path / "report.json")])
+    assert make_model_cards.run(arguments) == 0
+    assert capsys.readouterr().out.strip() == str(folder / "README.md")
+    card = ModelCard.load(folder / "README.md")
+    assert len(card.data.eval_results) == 3 and "measured" in sections(card)["Results"]
+    assert 'model="mine"' in card.text and NOBODY not in card.text
+
+
+def test_results_stay_with_their_weights(folder, reports, model, processor):
+    """Of other weights they leave the card, and publishing refuses it."""
+    card = card_of_folder(folder, [reports["plain"]])
+    found = RESULTS_OF.search(card.text)[1]
+    assert results_are_of(card, found) and found == reports["plain"]["model"]["fingerprint"]
+    (folder / "README.md").write_text(str(card))
+    assert publishing._check_results(folder, card) is None
+    with torch.no_grad():
+        other = copy.deepcopy(model)
+        other.logit_scale.add_(1e-3)
+    other.save_pretrained(folder)
+    with pytest.raises(publishing.PublishError, match="other weights or class names"):
+        publishing._check_results(folder, ModelCard.load(folder / "README.md"))
+    with pytest.raises(ValueError, match="other weights or class names"):
+        card_of_folder(folder, [reports["plain"]])
+    again = card_of_folder(folder)
+    assert NOBODY in again.text and RESULTS_OF.search(again.text) is None
+
+
+@pytest.mark.parametrize(
+    "fields,expected",
+    [
+        ({}, "short side to 32 (bicubic), centre crop 28 x 28, mean 0.481"),
+        ({"do_normalize": False}, "centre crop 28 x 28."),
+        ({"do_resize": False}, "Pixels: centre crop 28 x 28, mean"),
+        ({"do_center_crop": False, "size": {"height": 28, "width": 28}}, "Pixels: to 28 x 28 (bicubic), mean"),
+        ({"do_rescale": False}, "centre crop 28 x 28, values 0 to 255, mean"),
+        ({"rescale_factor": 0.5}, "times 0.5, mean"),
+        ({"frame_sampling": "dense", "frame_stride": 4}, "by the rule `dense`, every 4th."),
+    ],
+)
+def test_a_card_says_what_the_processor_does(model, fields, expected):
+    processor = IlaVideoProcessor.for_model(model.config, **fields)
+    assert expected in model_card(model.config, processor, name="a").text
+
+
+def test_a_folder_keeps_its_origin_and_licence(folder, model, processor, reports):
+    for weights in (released_weights(model.config), CLIP_WEIGHTS):
+        (folder / "README.md").write_text(str(model_card(model.config, processor, name="user/mine", weights=weights)))
+        card = card_of_folder(folder, [reports["plain"]])
+        present = ModelCard.load(folder / "README.md")
+        assert card.data.license == present.data.license
+        assert sections(card)["Licence"] == sections(present)["Licence"]
+        assert weights.origin in card.text and 'model="user/mine"' in card.text
+
+
+def test_reports_of_other_models_and_no_reports(folder, reports, capsys, tmp_path):
+    wrong = {("protocol", "frames_per_clip"): 16, ("model", "labels"): 9, ("preprocessing", "image_std"): [1.0] * 3}
+    wrong |= {("model", "fingerprint"): "0" * 64, ("protocol", "frame_sampling"): "dense"}
+    wrong |= {("preprocessing", "size"): {"shortest_edge": 99}, ("preprocessing", "do_normalize"): False}
+    for (part, field), value in wrong.items():
+        other = copy.deepcopy(reports["plain"])
+        other[part][field] = value
+        with pytest.raises(ValueError, match="The report is of"):
+            card_of_folder(folder, [other])
+    before = (folder / "README.md").read_text()
+    for name, content in {"other": json.dumps(other), "list": "[]", "null": '{"protocol": null}', "text": "x"}.items():
+        (tmp_path / name).write_text(content)
+        arguments = make_model_cards.CardArguments(model=str(folder), reports=[str(tmp_path / name)])
+        capsys.readouterr()
+        assert make_model_cards.run(arguments) == 2
+        assert capsys.readouterr().err.startswith("ila card: error: ")
+    assert make_model_cards.run(make_model_cards.CardArguments(model=str(tmp_path / "gone"))) == 2
+    assert make_model_cards.run(make_model_cards.CardArguments(reports=["a.json"])) == 2
+    assert (folder / "README.md").read_text() == before

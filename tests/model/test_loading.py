@@ -1,0 +1,224 @@
+"""ImageNet's ViT in place of CLIP: transformers' own ViT on every frame is what the tower must equal."""
+
+import json
+import logging
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import ViTForImageClassification, ViTForMaskedImageModeling, ViTImageProcessor, ViTModel
+
+from support.tiny_models import TINY_ILA, save_clip, save_vit
+from transformers_ila import (
+    IlaConfig,
+    IlaForVideoClassification,
+    IlaModel,
+    IlaVideoProcessor,
+    IlaVisionConfig,
+    IlaVisionModel,
+)
+from transformers_ila.conversion.state_dicts import to_released_state_dict
+from transformers_ila.hub.cards import model_card
+from transformers_ila.training.arguments import is_new
+from transformers_ila.training.recipes import RecipeArguments, model_of
+
+
+CLOSE = {"atol": 1e-5, "rtol": 1e-5}
+LABELS = ["abseiling", "air drumming", "answering questions"]
+
+# Of one layer and around it, as the files of the format's first version name them.
+FIRST_NAMES = {
+    "embeddings.cls_token",
+    "embeddings.position_embeddings",
+    "embeddings.patch_embeddings.projection.weight",
+    "embeddings.patch_embeddings.projection.bias",
+    "encoder.layer.1.attention.attention.query.weight",
+    "encoder.layer.1.attention.output.dense.bias",
+    "encoder.layer.1.intermediate.dense.weight",
+    "encoder.layer.1.output.dense.weight",
+    "encoder.layer.1.layernorm_before.bias",
+    "layernorm.weight",
+    "pooler.dense.weight",
+}
+
+
+@pytest.fixture(scope="module")
+def vit_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("vit")
+    save_vit(folder)
+    return folder
+
+
+def pixels(frames=4, size=28, seed=0):
+    return torch.randn(2, frames, 3, size, size, generator=torch.Generator().manual_seed(seed))
+
+
+def renamed(folder, names):
+    """The folder's weights under other names."""
+    weights = {names(name): weight.clone() for name, weight in load_file(folder / "model.safetensors").items()}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def save_form(folder, form):
+    kinds = {"classifier": ViTForImageClassification, "masked": ViTForMaskedImageModeling}
+    vit = save_vit(folder, kinds.get(form, ViTModel), **({"encoder_stride": 4} if form == "masked" else {}))
+    file = folder / "model.safetensors"
+    if form == "first names":  # which the library still writes
+        assert FIRST_NAMES <= load_file(file).keys()
+    if form == "first names, pickled":
+        torch.save(load_file(file), folder / "pytorch_model.bin")
+        file.unlink()
+    if form == "module's names":
+        save_file({name: weight.clone() for name, weight in vit.state_dict().items()}, file)
+    return getattr(vit, "vit", vit)
+
+
+FORMS = ("first names", "first names, pickled", "module's names", "classifier", "masked")
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_features_of_every_frame_equal_vits(form, tmp_path):
+    vit = save_form(tmp_path, form)
+    tower = IlaVisionModel.from_pretrained(tmp_path, temporal_module="none", num_frames=5).eval()
+    model, info = IlaForVideoClassification.from_pretrained(
+        tmp_path, labels=LABELS, temporal_module="none", num_frames=5, output_loading_info=True
+    )
+    assert not info["unexpected_keys"] and not info["mismatched_keys"]
+    assert {name.split(".")[0] for name in info["missing_keys"]} == {"mit", "classifier", "classifier_norm"}
+    video = pixels(5)
+    with torch.no_grad():
+        expected = vit(video.flatten(0, 1)).last_hidden_state
+        for ours in (tower, model.eval().vision_model):
+            output = ours(video)
+            torch.testing.assert_close(output.last_hidden_state.flatten(0, 1), expected, **CLOSE)
+            torch.testing.assert_close(output.pooler_output.flatten(0, 1), expected[:, 0], **CLOSE)
+        frames = model.visual_projection(output.pooler_output).flatten(0, 1)
+    torch.testing.assert_close(frames, expected[:, 0], **CLOSE)  # it begins as the identity
+    used = [weight.numel() for name, weight in vit.named_parameters() if "pooler" not in name and "mask" not in name]
+    assert sum(used) == sum(weight.numel() for weight in tower.parameters())
+
+
+def test_one_line_from_a_vit_folder(vit_folder):
+    model = IlaForVideoClassification.from_pretrained(vit_folder, labels=LABELS, num_frames=8)
+    config = model.config
+    assert (config.classification_head, config.projection_dim, config.num_labels) == ("linear", 32, 3)
+    assert config.id2label == dict(enumerate(LABELS)) and not hasattr(model, "text_model")
+    vision = config.vision_config
+    assert (vision.hidden_act, vision.layer_norm_eps) == ("gelu", 1e-12)
+    assert (vision.patch_bias, vision.pre_layer_norm) == (True, False)
+    assert model.name_or_path == str(vit_folder)
+    output = model(pixels(8), labels=torch.tensor([0, 2]))
+    output.loss.backward()
+    assert output.logits.shape == (2, 3) and model.vision_model.embeddings.patch_embedding.bias.grad.any()
+    assert IlaModel.from_pretrained(vit_folder).eval().get_video_features(pixels(8)).pooler_output.shape == (2, 32)
+
+
+def test_configurations_and_preprocessing_load(vit_folder, tmp_path):
+    config = IlaConfig.from_pretrained(vit_folder, num_frames=3, temporal_module="gta")
+    assert config.model_type == "ila" and (config.num_frames, config.vision_config.temporal_module) == (3, "gta")
+    tower = IlaVisionConfig.from_pretrained(vit_folder, num_frames=3)
+    assert (tower.num_frames, tower.patch_bias, tower.hidden_size) == (3, True, 32)
+    assert IlaConfig.from_pretrained(vit_folder / "config.json").projection_dim == 32
+    assert IlaVideoProcessor.for_model(config).image_mean == (0.5, 0.5, 0.5)
+    save_vit(tmp_path)
+    ViTImageProcessor(image_mean=[0.4, 0.5, 0.6], image_std=[0.1, 0.2, 0.3]).save_pretrained(tmp_path)
+    model = IlaForVideoClassification.from_pretrained(tmp_path, labels=LABELS)
+    processor = IlaVideoProcessor.for_model(model.config)
+    assert (processor.image_mean, processor.image_std) == ((0.4, 0.5, 0.6), (0.1, 0.2, 0.3))
+    sub = IlaConfig.from_pretrained(tmp_path.parent, subfolder=tmp_path.name)
+    assert sub.vision_config.image_normalization == {"image_mean": [0.4, 0.5, 0.6], "image_std": [0.1, 0.2, 0.3]}
+
+
+def test_clip_keeps_its_own(tmp_path):
+    config = IlaForVideoClassification.from_pretrained(save_clip(tmp_path), labels=LABELS).config
+    vision = config.vision_config
+    assert (vision.patch_bias, vision.pre_layer_norm, vision.image_normalization) == (False, True, None)
+    clip = IlaVideoProcessor()
+    assert IlaVideoProcessor.for_model(config).image_mean == clip.image_mean != (0.5, 0.5, 0.5)
+
+
+@pytest.mark.parametrize("frames,size", [(7, 28), (4, 36)])
+def test_other_sizes_interpolate_and_a_saved_model_is_the_same(vit_folder, tmp_path, frames, size, caplog):
+    fields = {"num_frames": frames, "image_size": size, "alignment_hidden_size": 8}
+    with caplog.at_level(logging.WARNING):
+        model = IlaForVideoClassification.from_pretrained(vit_folder, labels=LABELS, **fields).eval()
+    assert (f"28 to {size} pixels" in caplog.text) == (size != 28)
+    assert "frames." not in caplog.text  # a ViT knows no number of frames
+    assert model.vision_model.embeddings.position_embedding.weight.shape == (1 + (size // 4) ** 2, 32)
+    model.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["model_type"] == "ila"
+    loaded = IlaForVideoClassification.from_pretrained(tmp_path).eval()
+    assert torch.equal(loaded(pixels(frames, size)).logits, model(pixels(frames, size)).logits)
+
+
+@pytest.mark.parametrize("dtype", [None, "auto", torch.bfloat16])
+def test_the_dtype_is_the_folders_or_what_is_asked_for(tmp_path, dtype):
+    vit = save_vit(tmp_path)
+    if dtype != torch.bfloat16:
+        vit.bfloat16().save_pretrained(tmp_path)
+    options = {} if dtype is None else {"dtype": dtype}
+    model = IlaForVideoClassification.from_pretrained(tmp_path, num_frames=4, **options)
+    assert model.dtype == model.visual_projection.weight.dtype == torch.bfloat16
+
+
+REFUSED = {
+    "a text head": (
+        {},
+        {"classification_head": "text"},
+        'without a text tower: `classification_head` must be "linear"',
+    ),
+    "no qkv bias": ({"qkv_bias": False}, {}, "qkv_bias=False"),
+    "a long picture": ({"image_size": [28, 56]}, {}, r"`image_size` .*28, 56.*one number"),
+    "a projection": ({}, {"projection_dim": 64}, "`projection_dim` is 64; allowed: 32"),
+    "CLIP's norm": ({}, {"pre_layer_norm": True}, "pre_layer_norm': True"),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_a_vit_cannot_be_is_refused(what, tmp_path):
+    fields, asked, message = REFUSED[what]
+    save_vit(tmp_path, **fields)
+    with pytest.raises(ValueError, match=message):
+        IlaForVideoClassification.from_pretrained(tmp_path, **asked)
+
+
+def test_a_configuration_of_clip_is_refused(vit_folder):
+    with pytest.raises(ValueError, match="without a text tower"):
+        IlaForVideoClassification.from_pretrained(vit_folder, config=IlaConfig())
+    with pytest.raises(ValueError, match="needs.*patch_bias"):
+        IlaForVideoClassification.from_pretrained(vit_folder, config=IlaConfig(classification_head="linear"))
+
+
+def test_weights_that_lack_something_are_refused(tmp_path):
+    save_vit(tmp_path)
+    renamed(tmp_path, lambda name: name.replace("layer.1.output", "layer.1.output_"))
+    with pytest.raises(ValueError, match=r"missing_keys.*layers\.1\.mlp\.fc2"):
+        IlaForVideoClassification.from_pretrained(tmp_path)
+    save_vit(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 1}))
+    with pytest.raises(ValueError, match=r"unexpected_keys.*layers\.1\."):
+        IlaForVideoClassification.from_pretrained(tmp_path)
+
+
+def test_the_released_code_cannot_have_it(vit_folder):
+    model = IlaForVideoClassification.from_pretrained(vit_folder, alignment_fusion="residual", **TINY_ILA)
+    with pytest.raises(ValueError, match="only CLIP's tower"):
+        to_released_state_dict(model)
+
+
+def test_the_card_names_it(vit_folder):
+    config = IlaConfig.from_pretrained(vit_folder)
+    card = model_card(config, IlaVideoProcessor.for_model(config), name="a")
+    assert "ILA: ViT turned" in card.text and "Biases of ViT's" in card.text and "vit" in card.data.tags
+
+
+def test_a_recipe_starts_from_a_vit(vit_folder, caplog):
+    recipe = RecipeArguments(clip=str(vit_folder), classification_head="linear", config=json.dumps(TINY_ILA))
+    with caplog.at_level(logging.WARNING):
+        model = model_of(recipe, LABELS)
+    assert "is no B/16 tower, which the recipe is meant for" in caplog.text and "'patch_size': 4" in caplog.text
+    frozen = {name.split(".")[0] for name, _ in model.named_parameters() if not is_new(name)}
+    assert frozen == {"vision_model", "visual_projection"}  # by `freeze_clip`; the projection is the identity
+    with pytest.raises(ValueError, match='must be "linear"'):
+        model_of(RecipeArguments(clip=str(vit_folder)), LABELS)

@@ -1,0 +1,578 @@
+"""The reader: exactly the frames asked for, from every kind of source, and clear errors for the rest.
+
+Every frame of the videos made here carries its index as a barcode, so that a frame proves which one it is.
+"""
+
+import contextlib
+import http.server
+import importlib
+import io
+import os
+import sys
+import tarfile
+import tempfile
+import threading
+import warnings
+import zipfile
+from functools import partial
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from support.videos import (
+    EIGHT_SEGMENTS,
+    HEIGHT,
+    SHARED,
+    WIDTH,
+    barcode_frame,
+    barcodes,
+    manifest,
+    needs_shared,
+    packet_places,
+    write_video,
+)
+from transformers_ila.model import video_container_ila
+from transformers_ila.model.video_reading_ila import ReadLimits, VideoDecodingError, check_video, read_video
+from transformers_ila.model.video_sampling_ila import segment_indices
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory) -> Path:
+    return write_video(tmp_path_factory.mktemp("video") / "clip.mp4", 50)
+
+
+# -- exactly the frames asked for ------------------------------------------------------------------------------------
+
+CONTAINERS = [
+    ("clip.mp4", "libx264", {"bf": 3, "g": 12}),
+    ("open_gop.mp4", "libx264", {"bf": 3, "g": 12, "x264-params": "open-gop=1"}),
+    ("clip.mkv", "libx264", {}),
+    ("clip.ts", "libx264", {"g": 10}),
+    ("clip.flv", "libx264", {}),
+    ("clip.avi", "mpeg4", {"bf": 2}),
+    ("clip.webm", "libvpx", {}),
+    ("clip.mpg", "mpeg2video", {}),
+    ("raw.h264", "libx264", {}),
+]
+
+
+@pytest.mark.parametrize(("name", "codec", "options"), CONTAINERS, ids=[c[0] for c in CONTAINERS])
+def test_frames_are_those_of_the_rule(tmp_path, name, codec, options):
+    path = write_video(tmp_path / name, 45, codec=codec, **options)
+    wanted = [7, 3, 3, 44, 0, 20, 7]
+    totals = []
+    frames, metadata = read_video(path, lambda total: totals.append(total) or wanted)
+    assert totals[-1] == metadata.total_num_frames == 45
+    assert frames.shape == (7, HEIGHT, WIDTH, 3)
+    assert frames.dtype == np.uint8
+    assert barcodes(frames) == wanted == metadata.frames_indices
+    assert metadata.frames_lost == 0
+
+
+@pytest.mark.parametrize("frames", [1, 2, 3, 5])
+def test_short_videos_repeat_frames(tmp_path, frames):
+    path = write_video(tmp_path / "short.mp4", frames)
+    read, _ = read_video(path, EIGHT_SEGMENTS)
+    assert barcodes(read) == segment_indices(frames, num_frames=8).tolist()
+
+
+def test_equal_to_plain_sequential_decoding(video):
+    with av.open(str(video)) as container:
+        expected = np.stack([f.to_ndarray(format="rgb24", threads=1) for f in container.decode(video=0)])
+    frames, _ = read_video(video, range)
+    assert np.array_equal(frames, expected)
+
+
+def test_metadata(video):
+    _, metadata = read_video(video, lambda total: [0, 10, 10])
+    assert (metadata.width, metadata.height, metadata.fps, metadata.duration) == (WIDTH, HEIGHT, 25.0, 2.0)
+    assert metadata.video_backend == "pyav"
+    assert metadata.timestamps == [0.0, 0.4, 0.4]
+    assert (metadata.rotation, metadata.frames_lost) == (0, 0)
+
+
+@pytest.mark.parametrize("indices", [[50], [-1], []])
+def test_rule_outside_the_video(video, indices):
+    with pytest.raises(ValueError, match=r"\[0, 50\)"):
+        read_video(video, lambda total: indices)
+
+
+def test_resolution_change_inside_the_stream(tmp_path):
+    small = write_video(tmp_path / "small.h264", 5)
+    with av.open(str(tmp_path / "large.h264"), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 2 * WIDTH, 2 * HEIGHT, "yuv420p"
+        for index in range(5, 10):
+            image = barcode_frame(index).repeat(2, axis=0).repeat(2, axis=1)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode(None))
+    both = tmp_path / "both.h264"
+    both.write_bytes(small.read_bytes() + (tmp_path / "large.h264").read_bytes())
+    frames, _ = read_video(both, range)
+    assert frames.shape == (10, HEIGHT, WIDTH, 3)
+    assert barcodes(frames) == list(range(10))
+
+
+# -- every kind of source --------------------------------------------------------------------------------------------
+
+
+class Pipe(io.RawIOBase):
+    """A file object that can only be read onwards."""
+
+    def __init__(self, content: bytes) -> None:
+        self.rest = io.BytesIO(content)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer) -> int:
+        return self.rest.readinto(buffer)
+
+
+SOURCES = {
+    "str": str,
+    "Path": Path,
+    "bytes": Path.read_bytes,
+    "bytearray": lambda path: bytearray(path.read_bytes()),
+    "memoryview": lambda path: memoryview(path.read_bytes()),
+    "BytesIO": lambda path: io.BytesIO(path.read_bytes()),
+    "pipe": lambda path: Pipe(path.read_bytes()),
+    "dict of path": lambda path: {"path": str(path), "bytes": None},
+    "dict of bytes": lambda path: {"path": "inside/an/archive.mp4", "bytes": path.read_bytes()},
+}
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+def test_source_kinds(video, kind):
+    frames, _ = read_video(SOURCES[kind](video), EIGHT_SEGMENTS)
+    assert barcodes(frames) == segment_indices(50, num_frames=8).tolist()
+
+
+@pytest.mark.parametrize("kind", ["gzip", "bz2", "lzma", "zip", "tar", "spooled"])
+def test_files_that_are_not_quite_files(tmp_path, video, kind):
+    packed = tmp_path / "packed"
+    with contextlib.ExitStack() as stack:
+        if kind == "zip":
+            with zipfile.ZipFile(packed, "w") as archive:
+                archive.write(video, "clip.mp4")
+            file = stack.enter_context(stack.enter_context(zipfile.ZipFile(packed)).open("clip.mp4"))
+        elif kind == "tar":
+            with tarfile.open(packed, "w") as archive:
+                archive.add(video, "clip.mp4")
+            archive = stack.enter_context(tarfile.open(packed, "r|"))
+            file = archive.extractfile(next(iter(archive)))
+        elif kind == "spooled":
+            file = stack.enter_context(tempfile.SpooledTemporaryFile())
+            file.write(video.read_bytes())
+        else:
+            module = importlib.import_module(kind)
+            with module.open(packed, "wb") as output:
+                output.write(video.read_bytes())
+            file = stack.enter_context(module.open(packed, "rb"))
+        assert barcodes(read_video(file, EIGHT_SEGMENTS)[0]) == segment_indices(50, num_frames=8).tolist()
+        if kind in ("gzip", "bz2", "lzma"):
+            packed.write_bytes(packed.read_bytes()[:-500])
+            with module.open(packed, "rb") as cut, pytest.raises(VideoDecodingError):
+                read_video(cut, EIGHT_SEGMENTS)
+
+
+def test_files_that_cannot_be_read(tmp_path, video):
+    closed = video.open("rb")
+    closed.close()
+    with pytest.raises(VideoDecodingError, match="closed"):
+        read_video(closed, EIGHT_SEGMENTS)
+    with (tmp_path / "out").open("wb") as write_only, pytest.raises(VideoDecodingError, match="not readable|read"):
+        read_video(write_only, EIGHT_SEGMENTS)
+    (tmp_path / "empty.mp4").touch()
+    with (tmp_path / "empty.mp4").open("rb") as empty, pytest.raises(VideoDecodingError):
+        read_video(empty, EIGHT_SEGMENTS)
+
+
+def test_pipes_have_a_limit(video):
+    with pytest.raises(VideoDecodingError, match="max_download_bytes=1000"):
+        read_video(Pipe(video.read_bytes()), EIGHT_SEGMENTS, limits=ReadLimits(max_download_bytes=1000))
+
+
+def test_open_file_is_read_from_its_start_and_left_open(video):
+    with video.open("rb") as file:
+        file.seek(100)
+        for _ in range(2):
+            frames, _ = read_video(file, EIGHT_SEGMENTS)
+            assert barcodes(frames) == segment_indices(50, num_frames=8).tolist()
+        assert not file.closed
+
+
+ODD_NAMES = [
+    "-dash.mp4",
+    "colon:in:name.mp4",
+    "http:x",
+    "file:y.mp4",
+    "%03d.mp4",
+    "with space",
+    "no_extension",
+    "动作🎬.mp4",
+]
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_odd_relative_names(tmp_path, monkeypatch, video, name):
+    monkeypatch.chdir(tmp_path)
+    Path(name).write_bytes(video.read_bytes())
+    frames, _ = read_video(name, lambda total: [4])
+    assert barcodes(frames) == [4]
+
+
+# -- URLs ------------------------------------------------------------------------------------------------------------
+
+
+class Handler(http.server.SimpleHTTPRequestHandler):
+    stop = threading.Event()
+
+    def do_GET(self) -> None:
+        content = Path(self.directory, "clip.mp4").read_bytes()
+        if self.path == "/silent":
+            self.stop.wait(10)
+        elif self.path.startswith("/to/"):
+            self.send_response(302)
+            self.send_header("Location", self.path.removeprefix("/to/"))
+            self.end_headers()
+        elif self.path == "/unannounced":  # no Content-Length: the end of the connection ends it
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(content)
+        elif self.path == "/broken_off":
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content[:-1000])
+        elif self.path == "/slow":  # never silent for long, never done
+            self.send_response(200)
+            self.end_headers()
+            while not self.stop.wait(0.05):
+                self.wfile.write(b"x")
+        else:
+            super().do_GET()
+
+    def log_message(self, *args) -> None:
+        pass
+
+
+@pytest.fixture
+def server(video):
+    Handler.stop.clear()
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(video.parent)))
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    Handler.stop.set()
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+def temporary_files(tmp_path, monkeypatch):
+    """The folder where temporary files go, checked to be empty afterwards."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    yield folder
+    assert list(folder.iterdir()) == []
+
+
+def test_url(server, temporary_files):
+    frames, _ = read_video(f"{server}/clip.mp4", EIGHT_SEGMENTS)
+    assert barcodes(frames) == segment_indices(50, num_frames=8).tolist()
+
+
+def test_url_errors(server, temporary_files):
+    for url, reason in [
+        (f"{server}/missing.mp4", "404"),
+        (f"{server}/", "Invalid data"),  # a page of HTML
+        ("http://127.0.0.1:1/clip.mp4", "refused"),
+        ("http://", "no host"),
+    ]:
+        with pytest.raises(VideoDecodingError, match=reason) as error:
+            read_video(url, EIGHT_SEGMENTS)
+        assert url in str(error.value)
+    with pytest.raises(VideoDecodingError, match="timed out"):
+        read_video(f"{server}/silent", EIGHT_SEGMENTS, limits=ReadLimits(timeout=0.2))
+    with pytest.raises(VideoDecodingError, match=r"max_seconds=0\.5"):
+        read_video(f"{server}/slow", EIGHT_SEGMENTS, limits=ReadLimits(max_seconds=0.5))
+    with pytest.raises(VideoDecodingError, match="the download ended after"):
+        read_video(f"{server}/broken_off", EIGHT_SEGMENTS)
+
+
+@pytest.mark.parametrize("page", ["clip.mp4", "unannounced"])
+def test_download_limit(server, temporary_files, video, page):
+    size = video.stat().st_size
+    assert len(read_video(f"{server}/{page}", EIGHT_SEGMENTS, limits=ReadLimits(max_download_bytes=size))[0]) == 8
+    with pytest.raises(VideoDecodingError, match=f"max_download_bytes={size - 1}"):
+        read_video(f"{server}/{page}", EIGHT_SEGMENTS, limits=ReadLimits(max_download_bytes=size - 1))
+
+
+def test_redirections_lead_to_http_only(server, temporary_files, video):
+    assert len(read_video(f"{server}/to/{server}/clip.mp4", EIGHT_SEGMENTS)[0]) == 8
+    for target in (f"file://{video}", "ftp://127.0.0.1/clip.mp4", f"data:video/mp4,{video}"):
+        with pytest.raises(VideoDecodingError, match="not allowed|unknown url type"):
+            read_video(f"{server}/to/{target}", EIGHT_SEGMENTS)
+
+
+def test_urls_in_any_letters(server, video):
+    (video.parent / "动作 é.mp4").write_bytes(video.read_bytes())
+    assert len(read_video(f"{server}/动作 é.mp4", EIGHT_SEGMENTS)[0]) == 8
+    for url in ("http://[::1", "http://℀.com/x", f"{server}/to/http://[::1/"):
+        with pytest.raises(VideoDecodingError):
+            read_video(url, EIGHT_SEGMENTS)
+
+
+@pytest.mark.parametrize("url", ["ftp://127.0.0.1/a.mp4", "rtsp://127.0.0.1/a", "file:///a.mp4", "concat:a.mp4|b.mp4"])
+def test_other_protocols_are_names_of_files_at_most(url):
+    with pytest.raises(VideoDecodingError, match="no such file"):
+        read_video(url, EIGHT_SEGMENTS)
+
+
+# -- folders of images -----------------------------------------------------------------------------------------------
+
+
+def test_folder_in_natural_order_opens_only_wanted_images(tmp_path):
+    for index in range(12):
+        Image.fromarray(barcode_frame(index)).save(tmp_path / f"frame_{index + 1}.png")
+    (tmp_path / "frame_6.png").write_bytes(b"broken, and not asked for")
+    (tmp_path / "notes.txt").write_text("not an image")
+    (tmp_path / ".hidden.png").write_text("not an image either")
+    frames, metadata = read_video(tmp_path, lambda total: [total - 1, 0, 1, 1, 9])
+    assert barcodes(frames) == [11, 0, 1, 1, 9]
+    assert metadata.total_num_frames == 12
+    with pytest.raises(VideoDecodingError, match=r"frame_6\.png"):
+        read_video(tmp_path, lambda total: [5])
+
+
+def test_folder_images_of_another_mode_and_size(tmp_path):
+    Image.fromarray(barcode_frame(1)).save(tmp_path / "1.png")
+    Image.fromarray(barcode_frame(2)).convert("L").resize((2 * WIDTH, 2 * HEIGHT)).save(tmp_path / "2.png")
+    frames, _ = read_video(str(tmp_path), range)
+    assert barcodes(frames) == [1, 2]
+
+
+def test_folder_has_the_same_limits(tmp_path):
+    for index in range(4):
+        Image.fromarray(barcode_frame(index)).save(tmp_path / f"{index}.png")
+    for limits, reason in [
+        (ReadLimits(max_frames=3), "max_frames=3"),
+        (ReadLimits(max_pixels=WIDTH * HEIGHT - 1), "max_pixels"),
+        (ReadLimits(max_seconds=1e-9), "max_seconds"),
+    ]:
+        with pytest.raises(VideoDecodingError, match=reason):
+            read_video(tmp_path, range, limits=limits)
+
+
+def test_folder_scaled_and_upright(tmp_path):
+    turned = Image.Exif()
+    turned[0x0112] = 6  # to be turned clockwise
+    Image.fromarray(barcode_frame(5)).save(tmp_path / "1.png", exif=turned)
+    frames, _ = read_video(tmp_path, range)
+    assert np.array_equal(frames[0], np.rot90(barcode_frame(5), -1))
+    assert read_video(tmp_path, range, short_side=24)[0].shape == (1, 32, 24, 3)
+
+
+def test_folder_images_of_16_bits(tmp_path):
+    ramp = np.linspace(0, 65535, WIDTH).astype(np.uint16)
+    Image.fromarray(np.broadcast_to(ramp, (HEIGHT, WIDTH)).copy()).save(tmp_path / "1.png")
+    frames, _ = read_video(tmp_path, range)
+    assert np.abs(frames[0, 0, :, 0] - np.linspace(0, 255, WIDTH)).max() <= 1
+
+
+def test_folder_images_start_no_program(tmp_path):
+    (tmp_path / "1.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n")
+    with pytest.raises(VideoDecodingError, match="cannot identify"):
+        read_video(tmp_path, range)
+
+
+def test_check_folder(tmp_path):
+    for index in range(4):
+        Image.fromarray(barcode_frame(index)).save(tmp_path / f"{index}.png")
+    (tmp_path / "2.png").write_bytes(b"broken")
+    metadata = check_video(tmp_path)
+    assert (metadata.total_num_frames, metadata.frames_lost, metadata.width) == (3, 1, WIDTH)
+    for index in range(4):
+        (tmp_path / f"{index}.png").write_bytes(b"broken")
+    with pytest.raises(VideoDecodingError, match="none of its 4 images"):
+        check_video(tmp_path)
+
+
+def test_empty_folder(tmp_path):
+    with pytest.raises(VideoDecodingError, match="no images"):
+        read_video(tmp_path, EIGHT_SEGMENTS)
+
+
+def test_truncated_file_gives_what_it_holds(tmp_path):
+    """The index at the front promises 90 frames, the rest of the file holds 60."""
+    path = write_video(tmp_path / "clip.mp4", 90, container_options={"movflags": "faststart"}, bf=0)
+    content = path.read_bytes()[: packet_places(path)[60][0]]
+    totals = []
+    frames, metadata = read_video(content, lambda total: totals.append(total) or segment_indices(total, num_frames=8))
+    assert metadata.total_num_frames == totals[-1] == 60
+    assert barcodes(frames) == segment_indices(60, num_frames=8).tolist()
+
+
+def test_bad_packets_are_skipped_counted_and_reported(tmp_path, caplog):
+    path = write_video(tmp_path / "clip.mp4", 90, g=10, bf=0)
+    content = bytearray(path.read_bytes())
+    for position, size in packet_places(path)[30:33]:  # three frames of the fourth group of ten
+        content[position : position + size] = b"\xff" * size
+    frames, metadata = read_video(bytes(content), range)
+    assert metadata.total_num_frames == len(frames) == 90 - metadata.frames_lost
+    assert 3 <= metadata.frames_lost <= 10  # the decoder also drops what referred to the lost key frame
+    read = barcodes(frames)
+    assert read[:30] == list(range(30))
+    assert read[-50:] == list(range(40, 90))
+    assert f"{metadata.frames_lost} of 90 frames are lost" in caplog.text
+
+
+def write_audio(path: Path) -> Path:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=8000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), dtype=np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 8000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+def test_cover_art_is_no_video(tmp_path):
+    path = tmp_path / "song.mp4"
+    with av.open(str(path), "w") as container:
+        sound = container.add_stream("aac", rate=8000, layout="mono")
+        cover = container.add_stream("mjpeg", rate=1)
+        cover.width, cover.height, cover.pix_fmt = WIDTH, HEIGHT, "yuvj420p"
+        cover.disposition = av.stream.Disposition.attached_pic
+        silence = av.AudioFrame.from_ndarray(np.zeros((1, 1024), dtype=np.float32), format="fltp", layout="mono")
+        silence.sample_rate = 8000
+        picture = av.VideoFrame.from_ndarray(barcode_frame(1), format="rgb24")
+        for stream, frame in ((sound, silence), (cover, picture)):
+            for packet in [*stream.encode(frame), *stream.encode(None)]:
+                container.mux(packet)
+    with av.open(str(path)) as container:
+        assert len(container.streams.video) == 1  # PyAV takes the picture for a video
+    with pytest.raises(VideoDecodingError, match="no video stream"):
+        read_video(path, EIGHT_SEGMENTS)
+
+
+def test_unreadable_sources(tmp_path):
+    concat = tmp_path / "concat.mp4"
+    write_video(tmp_path / "sibling.mp4", 9)
+    concat.write_text("ffconcat version 1.0\nfile sibling.mp4\n")
+    playlist = tmp_path / "playlist.mp4"
+    playlist.write_text("#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nsibling.mp4\n#EXT-X-ENDLIST\n")
+    (tmp_path / "empty.mp4").touch()
+    (tmp_path / "text.mp4").write_text("<html>Not found</html>\n" * 20)
+    for source, reason in [
+        (tmp_path / "missing.mp4", "no such file"),
+        (tmp_path / "empty.mp4", "Invalid data"),
+        (tmp_path / "text.mp4", "Invalid data"),
+        (write_audio(tmp_path / "audio.mp4"), "no video stream"),
+        (concat, "not allowed|Invalid"),
+        (playlist, "not allowed|Invalid"),
+    ]:
+        with pytest.raises(VideoDecodingError, match=reason) as error:
+            read_video(source, EIGHT_SEGMENTS)
+        assert str(source) in str(error.value)
+        assert "\n" not in str(error.value)
+    with pytest.raises(VideoDecodingError, match="5 bytes"):
+        read_video(b"bytes", EIGHT_SEGMENTS)
+    with pytest.raises(VideoDecodingError, match="no such file"):
+        read_video("new\nline\0.mp4", EIGHT_SEGMENTS)
+
+
+@pytest.mark.parametrize("source", [None, 3, ["a.mp4"], {"file": "a.mp4"}, {"path": None, "bytes": None}])
+def test_not_a_source(source):
+    with pytest.raises(ValueError, match="path"):
+        read_video(source, EIGHT_SEGMENTS)
+
+
+def test_text_file_object():
+    with pytest.raises(ValueError, match="binary mode"):
+        read_video(io.StringIO("text"), EIGHT_SEGMENTS)
+
+
+def test_without_pyav_only_files_fail(tmp_path, monkeypatch, video):
+    monkeypatch.setattr(video_container_ila, "av", None)
+    with pytest.raises(ImportError, match="pip install av"):
+        read_video(video, EIGHT_SEGMENTS)
+    Image.fromarray(barcode_frame(3)).save(tmp_path / "3.png")
+    assert barcodes(read_video(tmp_path, range)[0]) == [3]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts open files in /proc")
+def test_no_file_stays_open(tmp_path, video):
+    bad = tmp_path / "bad.mp4"
+    bad.write_bytes(video.read_bytes()[:1000])
+
+    def read_all() -> int:
+        for source in (str(video), video.read_bytes()):
+            read_video(source, EIGHT_SEGMENTS)
+        with pytest.raises(VideoDecodingError):
+            read_video(bad, EIGHT_SEGMENTS)
+        with pytest.raises(ValueError, match="index rule"):
+            read_video(video, lambda total: [total])
+        return len(os.listdir("/proc/self/fd"))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ResourceWarning)
+        before, threads = read_all(), threading.active_count()
+        assert [read_all() for _ in range(10)] == [before] * 10
+    assert threading.active_count() <= threads
+
+
+@needs_shared
+@pytest.mark.parametrize("entry", manifest("real"), ids=lambda entry: entry["file"])
+def test_real_videos(entry):
+    frames, metadata = read_video(SHARED / "real" / entry["file"], EIGHT_SEGMENTS)
+    assert metadata.total_num_frames == entry["decoded_frames"]
+    height, width = entry["height"], entry["width"]
+    turned = entry["rotation"][0] // 90 % 2 == 1
+    assert frames.shape == (8, width, height, 3) if turned else (8, height, width, 3)
+
+
+@needs_shared
+@pytest.mark.parametrize("entry", manifest("broken"), ids=lambda entry: entry["file"])
+def test_broken_videos(entry):
+    path = SHARED / "broken" / entry["file"]
+    if entry["expected"] == "error":
+        with pytest.raises(VideoDecodingError):
+            read_video(path, EIGHT_SEGMENTS)
+        return
+    num_frames = 2 if entry["file"].startswith("bomb") else 8  # 201 MB a frame
+    frames, metadata = read_video(path, partial(segment_indices, num_frames=num_frames))
+    assert len(frames) == num_frames
+    assert metadata.total_num_frames == entry.get("frames_skipping_bad_packets", entry["frames"])
+
+
+@needs_shared
+def test_rotation_is_applied():
+    path = SHARED / "broken" / "rotate_90.mp4"
+    with av.open(str(path)) as container:
+        lying = next(container.decode(video=0))
+    frames, metadata = read_video(path, lambda total: [0])
+    assert metadata.rotation == lying.rotation == -90
+    assert (metadata.width, metadata.height) == (lying.height, lying.width)
+    # -90: the picture is turned clockwise, its first row becomes the last column
+    assert np.array_equal(frames[0][:, -1], lying.to_ndarray(format="rgb24", threads=1)[0])
+
+
+@needs_shared
+def test_the_larger_of_two_streams():
+    _, metadata = read_video(SHARED / "broken" / "two_video_streams.mkv", EIGHT_SEGMENTS)
+    assert (metadata.width, metadata.height) == (176, 144)
+
+
+@needs_shared
+def test_barcodes_of_a_long_video():
+    frames, _ = read_video(SHARED / "broken" / "long_10min_gop250.mp4", EIGHT_SEGMENTS)
+    bits = [[f[64 + 16 * (b // 10) :, 16 * (b % 10) :][:16, :16].mean() > 125 for b in range(20)] for f in frames]
+    read = [sum(1 << b for b, on in enumerate(row) if on) for row in bits]
+    assert read == segment_indices(15000, num_frames=8).tolist()

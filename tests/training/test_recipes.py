@@ -1,0 +1,333 @@
+"""Recipes: every one loads strictly and builds its model; what is unknown, doubled or of another kind is refused."""
+
+import io
+import tarfile
+
+import pytest
+import torch
+import yaml
+
+from support.paths import RECIPES
+from transformers_ila import IlaForVideoClassification
+from transformers_ila.conversion.published import PUBLISHED
+from transformers_ila.data.class_names import class_names
+from transformers_ila.training.arguments import parameter_groups
+from transformers_ila.training.recipes import (
+    annotations_of,
+    check_same_run,
+    config_of,
+    parse,
+    read_recipe,
+    resolved_values,
+    write_resolved,
+)
+from transformers_ila.training.trainer import IlaTrainer
+
+
+FILES = sorted(
+    file
+    for file in RECIPES.glob("*.yaml")
+    if not file.stem.startswith("ablation_")  # read by `read_ablation`
+)
+OPTIONS = ["--use_cpu", "true", "--report_to", "none"]
+BATCH = ["--global_batch_size", "8", "--per_device_train_batch_size", "4"]
+
+
+def parsed(recipe, tmp_path, *options):
+    return parse(recipe, [*OPTIONS, "--output_dir", str(tmp_path), *options])
+
+
+def written(tmp_path, text):
+    file = tmp_path / "recipe.yaml"
+    file.write_text(text)
+    return file
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda path: path.stem)
+def test_every_recipe_loads_and_builds_its_model(file, tmp_path):
+    recipe, args = parsed(file, tmp_path, "--val_list", "some.txt")
+    names = class_names(recipe.labels) if recipe.labels else ["one", "two", "three"]
+    with torch.device("meta"):
+        model = IlaForVideoClassification(config_of(recipe, names))
+    recipe.augmentation(names, size=model.config.vision_config.image_size)
+    recipe.mixing(len(names))
+    assert args.load_best_model_at_end and args.metric_for_best_model == "top1" and args.eval_strategy == "epoch"
+    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    assert trained and parameter_groups(model.named_parameters(), args, args.learning_rate)
+
+
+def test_the_recipes_are_those_of_the_paper(tmp_path):
+    assert len(FILES) == 12
+    for published in PUBLISHED:
+        short = "k400" if published.data_set == "kinetics400" else "ssv2"
+        tower = published.size.lower().replace("/", "").replace("@", "_")
+        file = RECIPES / f"{short}_{tower}_{published.num_frames}f.yaml"
+        recipe, args = parsed(file, tmp_path, "--val_list", "some.txt")
+        assert (recipe.tower, recipe.num_frames, recipe.labels) == (
+            published.size,
+            published.num_frames,
+            published.data_set,
+        )
+        k400 = short == "k400"
+        assert (args.max_steps, args.weight_decay, recipe.global_batch_size) == (
+            (50000, 0.003, 256) if k400 else (30000, 0.01, 256)
+        )
+        assert args.learning_rate == pytest.approx(8e-6 if k400 else 5e-4) and args.freeze_clip is not k400
+        text = file.read_text()
+        assert f"top-1 {published.top1} %, top-5 {published.top5} %" in text and "published by the paper" in text
+        flip = recipe.augmentation(class_names(recipe.labels), size=224).flip
+        assert flip == (0.5 if k400 else 0.0)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda path: path.stem)
+def test_every_recipe_says_hardware_and_where_its_accuracy_comes_from(file):
+    text = file.read_text()
+    assert "# Hardware: " in text and "# Expected: " in text
+    assert "published by the paper" in text or "nobody has measured" in text
+
+
+def test_recipes_run_where_there_is_no_accelerator(tmp_path, monkeypatch):
+    """As the README prints the command, on a laptop, and `bf16` stays what the recipe says."""
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    _, args = parse(RECIPES / "k400_b16_8f.yaml", ["--report_to", "none", "--output_dir", str(tmp_path)])
+    assert args.bf16 and args.use_cpu and args.device.type == "cpu"
+
+
+def test_the_head_recipe_trains_the_head_only(tmp_path):
+    recipe, args = parsed(RECIPES / "head_b16_8f.yaml", tmp_path)
+    with torch.device("meta"):
+        model = IlaForVideoClassification(config_of(recipe, ["one", "two"]))
+    trainer = object.__new__(IlaTrainer)
+    trainer.model, trainer.args = model, args
+    trainer.freeze()
+    trained = {name.split(".")[0] for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert trained == {"classifier_norm", "classifier"}
+
+
+def test_options_win_over_the_recipe(tmp_path):
+    file = written(tmp_path, "learning_rate: 8e-6\nscales: [1, 0.5]\njitter_decay_epoch: null\nmixup: 0.3\n")
+    recipe, args = parsed(file, tmp_path, *BATCH)
+    assert args.learning_rate == 8e-6 and recipe.scales == [1, 0.5] and args.jitter_decay_epoch is None
+    assert args.gradient_accumulation_steps == 2 and recipe.global_batch_size == 8
+    recipe, args = parsed(file, tmp_path, "--learning_rate", "1", "--scales", "0.7", "--jitter_decay_epoch=3")
+    assert args.learning_rate == 1 and recipe.scales == [0.7] and args.jitter_decay_epoch == 3 and recipe.mixup == 0.3
+    for nothing in (["--jitter_decay_epoch", "null"], ["--jitter_decay_epoch=null"]):
+        assert parsed(None, tmp_path, *nothing, "--max_steps", "3")[1].jitter_decay_epoch is None
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("learning_rte: 1\n", "unknown 'learning_rte' .'learning_rate'... Allowed: tower, .*new_lr_scale"),
+        ("tower: B/16\ntower: L/14\n", "twice: tower"),
+        ("- a\n- b\n", "must be `key: value` lines"),
+        ("a: [\n", "is no recipe"),
+        ("num_frames: many\n", "num_frames.*invalid int value"),
+        ("learning_rate: fast\n", "learning_rate.*invalid float value"),
+        ("num_frames: null\n", "`num_frames` needs a value"),
+        ("min_lr_rate: 3\n", "min_lr_rate"),
+        ("global_batch_size: 10\nper_device_train_batch_size: 4\n", "10 is no multiple of 4 videos on each of 1"),
+        ("global_batch_size: 2\nper_device_train_batch_size: 4\n", "2 is no multiple"),
+        ("use_video_prompt: maybe\n", "use_video_prompt|Truthy"),
+    ],
+)
+def test_what_is_wrong_in_a_recipe_is_said(tmp_path, text, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        parsed(written(tmp_path, text), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--learning_rte", "1"], "options: unknown 'learning_rte' .'learning_rate'"),
+        (["--learn", "1"], "unknown 'learn'"),
+        (["stray"], "'stray' is of no option"),
+        (["--num_frames", "many"], "invalid int value"),
+        (["--num_frames", "null"], "`num_frames` needs a value"),
+        (["--frames=null"], "unknown 'frames'"),
+    ],
+)
+def test_what_is_wrong_in_the_options_is_said(tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        parse(None, [*options, "--output_dir", str(tmp_path)])
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [('{"nothing": 1}', "IlaConfig has no 'nothing'"), ("[1]", "JSON object"), ("{", "JSON object")],
+)
+def test_more_fields_of_the_model_are_checked(tmp_path, config, message):
+    recipe, _ = parsed(None, tmp_path, "--config", config)
+    with pytest.raises(ValueError, match=message):
+        config_of(recipe, ["one", "two"])
+
+
+@pytest.mark.parametrize(
+    "options,message",
+    [
+        (["--temporal_module", "foo"], "temporal_module"),
+        (["--alignment_fusion", "foo"], "alignment_fusion"),
+        (["--num_frames", "0"], "num_frames"),
+    ],
+)
+def test_values_that_no_model_has(tmp_path, options, message):
+    recipe, _ = parsed(None, tmp_path, *options)
+    with pytest.raises(ValueError, match=message):
+        config_of(recipe, ["a", "b"])
+
+
+@pytest.mark.parametrize(
+    "options,message",
+    [
+        (["--per_device_train_batch_size", "0"], "per_device_train_batch_size.* 1 or more, got 0"),
+        (["--num_train_epochs", "0"], "num_train_epochs.* more than 0"),
+        (["--label_smoothing_factor", "0.3"], "use `label_smoothing`"),
+    ],
+)
+def test_numbers_that_training_cannot_use(tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        parsed(None, tmp_path, *options)
+
+
+def test_nothing_is_mixed_alone(tmp_path, caplog):
+    parsed(None, tmp_path, "--per_device_train_batch_size", "1")
+    assert "nothing is mixed" in caplog.text
+    for file in FILES:
+        recipe, args = parsed(file, tmp_path, "--val_list", "some.txt")
+        assert not (recipe.mixup or recipe.cutmix) or args.per_device_train_batch_size > 1
+
+
+def test_splits_and_several_labels(tmp_path):
+    for name in "abcd":
+        (tmp_path / f"{name}_000001_000002.mp4").touch()
+    rows = "".join(
+        f"{'x' if i % 2 else 'y'},{n},1,2,{s}\n"
+        for i, (n, s) in enumerate(zip("abcd", ["train", "train", "val", "val"]))
+    )
+    (tmp_path / "k.csv").write_text("label,youtube_id,time_start,time_end,split\n" + rows)
+    both = ["--train_list", str(tmp_path / "k.csv"), "--val_list", str(tmp_path / "k.csv"), "--videos", str(tmp_path)]
+    recipe, _ = parsed(None, tmp_path, *both, "--train_split", "train", "--val_split", "val")
+    training, evaluation, names = annotations_of(recipe)
+    assert [len(part.samples) for part in (training, evaluation)] == [2, 2] and names == ["x", "y"]
+    (tmp_path / "several.txt").write_text("a_000001_000002.mp4 0 1\nb_000001_000002.mp4 1\n")
+    (tmp_path / "single.txt").write_text("c_000001_000002.mp4 0\n")
+    (tmp_path / "names.txt").write_text("x\ny\n")
+    lists = {name: str(tmp_path / f"{name}.txt") for name in ("several", "single")}
+    names = ["--labels", str(tmp_path / "names.txt")]
+    recipe, _ = parsed(None, tmp_path, "--train_list", lists["several"], "--val_list", lists["single"], *names)
+    assert all(part.multi_label for part in annotations_of(recipe)[:2])
+    recipe, _ = parsed(None, tmp_path, "--train_list", lists["single"], "--val_list", lists["several"], *names)
+    with pytest.raises(ValueError, match="several.txt"):
+        annotations_of(recipe)
+
+
+def test_augmentation_out_of_range(tmp_path):
+    recipe, _ = parsed(None, tmp_path, "--flip", "often")
+    with pytest.raises(ValueError, match="`flip` must be"):
+        recipe.augmentation(["one"], size=28)
+    recipe, _ = parsed(None, tmp_path, "--jitter", "2")
+    with pytest.raises(ValueError, match="jitter"):
+        recipe.augmentation(["one"], size=28)
+
+
+def test_what_was_decided_is_a_recipe_again(tmp_path):
+    recipe, args = parsed(FILES[0], tmp_path, "--val_list", "some.txt", *BATCH, "--seed", "7")
+    values = resolved_values(recipe, args)
+    file = write_resolved(values, tmp_path, comment="1 process")
+    assert file.read_text().startswith("# 1 process\n") and "hub_token" not in values
+    assert read_recipe(file) == yaml.safe_load(file.read_text()) == values
+    again = resolved_values(*parse(file, ["--resume"]))
+    assert again == values
+    check_same_run(again, tmp_path)
+
+
+def test_another_run_is_not_gone_on_with(tmp_path):
+    recipe, args = parsed(FILES[0], tmp_path, "--val_list", "some.txt")
+    write_resolved(resolved_values(recipe, args), tmp_path)
+    same = ["--val_list", "elsewhere.txt", "--logging_steps", "3", "--dataloader_num_workers", "1"]
+    check_same_run(resolved_values(*parsed(FILES[0], tmp_path, *same)), tmp_path)
+    for options in (["--learning_rate", "1"], ["--mixup", "0.5"], ["--seed", "1"], ["--max_steps", "5"]):
+        other = resolved_values(*parsed(FILES[0], tmp_path, "--val_list", "some.txt", *options))
+        with pytest.raises(ValueError, match=f"another run.*{options[0][2:]}: .*now"):
+            check_same_run(other, tmp_path)
+    with pytest.raises(ValueError, match="no training.yaml"):
+        check_same_run({}, tmp_path / "elsewhere")
+
+
+def test_lists_are_read_with_their_classes(tmp_path):
+    (tmp_path / "train.txt").write_text("a.mp4 0\nb.mp4 1\n")
+    (tmp_path / "val.txt").write_text("c.mp4 1\n")
+    (tmp_path / "names.txt").write_text("one\ntwo\n")
+    options = ["--train_list", str(tmp_path / "train.txt"), "--val_list", str(tmp_path / "val.txt")]
+    recipe, _ = parsed(None, tmp_path, *options)
+    with pytest.raises(ValueError, match="Nothing names the classes"):
+        annotations_of(recipe)
+    recipe, _ = parsed(None, tmp_path, *options, "--labels", str(tmp_path / "names.txt"))
+    training, evaluation, names = annotations_of(recipe)
+    assert len(training.samples) == 2 and len(evaluation.samples) == 1 and names == ["one", "two"]
+    assert recipe.train_list_sha256 == training.sha256
+    (tmp_path / "train.txt").write_text("a.mp4 1\nb.mp4 1\n")
+    with pytest.raises(ValueError, match="not the list of this run"):
+        annotations_of(recipe)
+    with pytest.raises(ValueError, match="--train_list"):
+        annotations_of(parsed(None, tmp_path)[0])
+
+
+def test_folders_that_changed_are_another_run(tmp_path):
+    for name in ("one/a.mp4", "one/b.mp4", "two/c.mp4"):
+        (tmp_path / "train" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "train" / name).write_bytes(b"")
+    (tmp_path / "run").mkdir()
+
+    def decided():
+        recipe, args = parsed(None, tmp_path / "run", "--train_list", str(tmp_path / "train"))
+        annotations_of(recipe)
+        return resolved_values(recipe, args)
+
+    write_resolved(decided(), tmp_path / "run")
+    (tmp_path / "train").rename(tmp_path / "moved")
+    (tmp_path / "train").symlink_to(tmp_path / "moved")
+    check_same_run(decided(), tmp_path / "run")
+    (tmp_path / "train" / "one" / "b.mp4").rename(tmp_path / "train" / "two" / "b.mp4")
+    with pytest.raises(ValueError, match="another run.*train_samples_sha256"):
+        check_same_run(decided(), tmp_path / "run")
+    again, _ = parse(tmp_path / "run" / "training.yaml")
+    with pytest.raises(ValueError, match="other videos or labels: `train_samples_sha256` differs"):
+        annotations_of(again)
+
+
+def shard(file, content):
+    with tarfile.open(file, "w") as tar:
+        for name, data in ((f"{file.stem}.mp4", content), (f"{file.stem}.cls", b"0")):
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+
+
+def test_streams_fix_who_reads_what(tmp_path):
+    for index in range(2):
+        shard(tmp_path / f"{index}.tar", b"video")
+    (tmp_path / "names.txt").write_text("one\ntwo\n")
+    (tmp_path / "run").mkdir()
+
+    def decided(*options, stream="true"):
+        given = ["--train_list", str(tmp_path / "{0..1}.tar"), "--labels", str(tmp_path / "names.txt")]
+        given += ["--stream", stream, "--global_batch_size", "8", "--dataloader_num_workers", "2"]
+        recipe, args = parsed(None, tmp_path / "run", *given, "--per_device_train_batch_size", "4", *options)
+        annotations_of(recipe)
+        return resolved_values(recipe, args)
+
+    write_resolved(decided(stream="false"), tmp_path / "run")
+    check_same_run(decided("--dataloader_num_workers", "1", stream="false"), tmp_path / "run")
+    write_resolved(decided(), tmp_path / "run")
+    check_same_run(decided("--logging_steps", "3", "--dataloader_pin_memory", "false"), tmp_path / "run")
+    for options, message in [
+        (["--dataloader_num_workers", "1"], "dataloader_num_workers: 2, now 1"),
+        (["--dataloader_num_workers", "0"], "dataloader_num_workers: 2, now None"),
+        (["--per_device_train_batch_size", "2"], "per_device_train_batch_size: 4, now 2"),
+    ]:
+        with pytest.raises(ValueError, match=f"another run.*{message}"):
+            check_same_run(decided(*options), tmp_path / "run")
+    shard(tmp_path / "1.tar", b"video" * 4000)  # same names and labels
+    with pytest.raises(ValueError, match="another run.*train_samples_sha256"):
+        check_same_run(decided(), tmp_path / "run")
