@@ -66,7 +66,7 @@ def outputs(model: IlaForVideoClassification, pixels: torch.Tensor) -> dict[str,
         pooled.append(result.flatten(-2) * patches.shape[2])
         return result
 
-    with patch.object(alignment_ila, "pool_pairs", recorded):
+    with patch.object(alignment_ila, "masked_average_pool", recorded):
         output = model(pixels, output_alignment=True, output_hidden_states=True)
     found = {}
     for index, points in enumerate(output.interactive_points):

@@ -22,7 +22,7 @@ launch() { # name, rank
     name=$1 rank=$2
     shift 2
     ip netns exec "$name" env GLOO_SOCKET_IFNAME=cable "$python" -m accelerate.commands.launch \
-        --config_file "$here/recipes/accelerate/two_machines.yaml" \
+        --config_file "$here/src/transformers_ila/training/recipes/accelerate/two_machines.yaml" \
         --num_processes 2 --machine_rank "$rank" --main_process_ip 10.77.0.1 --main_process_port 29511 \
         "$here/scripts/train.py" "$@" --output_dir "$output" --use_cpu true --expect_processes 2
 }

@@ -103,8 +103,8 @@ def test_the_examples_run_one_after_the_other(place):
 @pytest.mark.slow
 def test_train_command(place):
     recipe = [part for part in command("train.py", "accelerate launch ") if part != "launch"]
-    assert "recipes/small_b16_8f.yaml" in recipe
-    recipe[recipe.index("recipes/small_b16_8f.yaml")] = RECIPES / "small_b16_8f.yaml"
+    assert "src/transformers_ila/training/recipes/small_b16_8f.yaml" in recipe
+    recipe[recipe.index("src/transformers_ila/training/recipes/small_b16_8f.yaml")] = RECIPES / "small_b16_8f.yaml"
     small = "--max_steps 2 --global_batch_size 8 --per_device_train_batch_size 8 --dataloader_num_workers 0".split()
     small += ["--dataloader_persistent_workers", "false"]  # as there are no workers
     launch = [sys.executable, "-m", "accelerate.commands.launch", *recipe, *small]

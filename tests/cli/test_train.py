@@ -2,7 +2,6 @@
 
 import json
 import os
-import runpy
 import shutil
 import signal
 import socket
@@ -18,7 +17,7 @@ from transformers import pipeline
 from support.paths import RECIPES, ROOT
 from support.tiny_models import save_clip
 from transformers_ila import IlaVideoProcessor
-from transformers_ila.cli import train
+from transformers_ila.cli import evaluate, train
 from transformers_ila.motionbench.tasks import write_folder
 from transformers_ila.training.checkpoints import verify_manifest
 
@@ -71,8 +70,7 @@ def test_the_output_folder_is_a_model(trained, material, tmp_path):
     }
     assert IlaVideoProcessor.from_pretrained(trained).num_frames == 4
     report = tmp_path / "report.json"
-    script = runpy.run_path(str(ROOT / "scripts" / "evaluate.py"))  # its name is another package's, too
-    assert script["main"](["--model", str(trained), "--videos", str(material / "val"), "--output", str(report)]) == 0
+    assert evaluate.main(["--model", str(trained), "--videos", str(material / "val"), "--output", str(report)]) == 0
     assert report.is_file()
 
 

@@ -230,4 +230,4 @@ def test_script(tmp_path, model, processor, folders, capsys, monkeypatch):
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert script.main([*options, "--test", str(folders / "test")]) == 2
-    assert sys.modules["probe"] is script
+    assert sys.modules["transformers_ila.cli.probe"] is script

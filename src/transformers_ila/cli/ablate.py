@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from transformers import HfArgumentParser
 from transformers.utils import logging
 
-from ..ablation.ablation import mean_accuracy, prepare, read_ablation, read_results, result_file, run
+from ..ablation.ablation import mean_accuracy, prepare, read_ablation, read_results, result_file
+from ..ablation.ablation import run as run_variant
 from ..ablation.report import measure_costs, write_report
 
 
@@ -60,7 +61,7 @@ def run(args: AblationScriptArguments) -> int:
         for number, (variant, seed) in enumerate(left, 1):
             started = time.perf_counter()
             try:
-                result = run(ablation, variant, seed, start, args.output, keep_model=args.keep_models)
+                result = run_variant(ablation, variant, seed, start, args.output, keep_model=args.keep_models)
             except InterruptedError:
                 raise
             except Exception as error:  # the other runs need not wait for somebody to mend this one

@@ -64,7 +64,7 @@ def print_cost(fields: str, tower: str) -> None:
 
 
 def print_information(args: AnalysisArguments) -> None:
-    if args.videos is None:
+    if args.videos is None or args.model is None:
         raise ValueError("--model needs --videos, a folder with one sub-folder per class.")
     model, processor = load_trained(args.model)
     _, samples = find_videos(args.videos)

@@ -11,6 +11,7 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,7 +52,12 @@ class DemoArguments:
 
 def small_config(args: DemoArguments, labels: list[str]) -> IlaConfig:
     """Three layers, width 64, 4 x 4 patches: learns from scratch in minutes on two cores."""
-    vision = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 3, "num_attention_heads": 2}
+    vision: dict[str, Any] = {
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 2,
+    }
     vision |= {"image_size": 32, "patch_size": 8, "num_frames": args.num_frames, "alignment_hidden_size": 32}
     vision["hidden_act"] = "gelu"  # one fused operation; CLIP's quick_gelu takes half of the time at this size
     return IlaConfig(

@@ -14,7 +14,7 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from multiprocessing import forkserver, resource_tracker
@@ -119,7 +119,7 @@ def check_videos(
     max_seconds: float = ReadLimits.max_seconds,
     grace: float = 10.0,
     check: Check = check_video,
-) -> Iterator[VideoCheck]:
+) -> Generator[VideoCheck, None, None]:
     """Check videos in worker processes and note each result in the journal before it is given out.
 
     Args:

@@ -9,42 +9,16 @@ metric.compute(k=5)
 Importing this module imports the library, which takes seconds and comes with `transformers-ila[train]`.
 """
 
-import sys
 from collections.abc import Callable
-from importlib import import_module, metadata
-from types import ModuleType
 from typing import Any
 
 import datasets
+import evaluate
 import torch
 
 from . import metrics
 
 
-def import_evaluate() -> ModuleType:
-    """The library, and no other module of that name: a program in `scripts/` has `scripts/evaluate.py` on its path.
-
-    Raises:
-        ImportError: the library is not installed.
-    """
-    known = sys.modules.get("evaluate")
-    if hasattr(known, "EvaluationModule"):
-        return known  # type: ignore[return-value]
-    try:
-        place = str(metadata.distribution("evaluate").locate_file(""))
-    except metadata.PackageNotFoundError as error:
-        raise ImportError(
-            "These metrics need the `evaluate` library: pip install 'transformers-ila[train]'."
-        ) from error
-    sys.modules.pop("evaluate", None)
-    sys.path.insert(0, place)
-    try:
-        return import_module("evaluate")
-    finally:
-        sys.path.remove(place)
-
-
-evaluate: Any = import_evaluate()
 Metric: Any = evaluate.Metric
 CITATION = (
     "@inproceedings{tu2023ila, title={Implicit Temporal Modeling with Learnable Alignment for Video Recognition}}"
