@@ -18,6 +18,7 @@ from support.paths import SCRIPTS
 from support.plain_metrics import plain_average_precision
 from transformers_ila import IlaVideoProcessor
 from transformers_ila.cli import evaluate as script
+from transformers_ila.cli.main import run_verb
 from transformers_ila.data.annotations import Sample, read_annotations
 from transformers_ila.distributed import Rank
 from transformers_ila.evaluation.evaluator import build_report, evaluate, predict
@@ -119,7 +120,7 @@ def test_script_with_several_labels(tmp_path, several, folder, samples, capsys):
     (tmp_path / "list.txt").write_text("\n".join(lines))
     saved = save(tmp_path / "model", several)
     options = ["--list", str(tmp_path / "list.txt"), "--output", str(tmp_path / "r.json"), "--format", "list"]
-    assert script.main(["--model", str(saved), "--videos", str(folder), *options]) == 0
+    assert run_verb(script, ["--model", str(saved), "--videos", str(folder), *options]) == 0
     value = json.loads((tmp_path / "r.json").read_text())["metrics"]["mean_average_precision"]
     assert f"mean average precision {value:.2%}" in capsys.readouterr().out
 
@@ -260,12 +261,12 @@ def test_script_on_the_kinetics_csv(tmp_path, model, samples, capsys):
     saved = save(tmp_path / "model", model)
     options = ["--model", str(saved), "--videos", str(tmp_path), "--list", str(tmp_path / "k.csv")]
     options += ["--output", str(tmp_path / "r.json")]
-    assert script.main([*options, "--read_split", "val"]) == 0
+    assert run_verb(script, [*options, "--read_split", "val"]) == 0
     report = json.loads((tmp_path / "r.json").read_text())
     assert report["counts"]["evaluated"] == 4 and report["data_set"]["split"] == "val"
     assert report["data_set"]["list"]["format"] == "kinetics"
     assert [row["videos"] for row in report["per_class"]] == [0, 1] * 4
-    assert script.main([*options, "--read_split", "tes"]) == 2
+    assert run_verb(script, [*options, "--read_split", "tes"]) == 2
     assert "`split` must be one of ['train', 'validate'], got 'tes'" in capsys.readouterr().err
 
 
@@ -332,7 +333,7 @@ def test_seven_videos_on_two_processes(tmp_path, model, folder, samples):
     (tmp_path / "list.txt").write_text("\n".join([*lines[:4], "gone.mp4 1", "away.mp4 2", *lines[4:]]))
     options = ["--model", saved, "--videos", folder, "--list", tmp_path / "list.txt", "--random_frames", "--seed", 3]
     options += ["--temporal_reliance", "--batch_size", 2, "--protocol", "3x1"]
-    assert script.main(list(map(str, [*options, "--output", tmp_path / "one.json"]))) == 1
+    assert run_verb(script, list(map(str, [*options, "--output", tmp_path / "one.json"]))) == 1
     two = torchrun(SCRIPT, *options, "--output", tmp_path / "two.json")
     assert two.returncode == 1 and "exitcode  : 1" in two.stderr, two.stderr[-3000:]  # as videos are unreadable
     assert two.stdout.count("Report: ") == 1  # of one process

@@ -10,7 +10,7 @@ Exit code: 0 the model is saved, or after SIGTERM the last step; 2 bad arguments
 """
 
 import os
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +48,14 @@ from ..training.trainer import (
     top5_indices,
     top_accuracies,
 )
-from ..training.unreadable import UnreadableVideosError
 
 
 logger = logging.get_logger("transformers_ila.train")
+
+EXAMPLES = (
+    "ila train small_b16_8f --clip openai/clip-vit-base-patch16 --train_list videos/train --output_dir my-run",
+    "torchrun --nproc_per_node 2 -m transformers_ila train k400_b16_8f --train_list train.csv --resume",
+)
 
 
 def find_checkpoint(recipe: RecipeArguments, args: IlaTrainingArguments) -> Path | None:
@@ -135,7 +139,7 @@ def save(trainer: IlaTrainer, args: IlaTrainingArguments) -> None:
     trainer.accelerator.wait_for_everyone()
 
 
-def run(recipe: RecipeArguments, args: IlaTrainingArguments) -> int:
+def train(recipe: RecipeArguments, args: IlaTrainingArguments) -> int:
     if recipe.expect_processes not in (None, args.world_size):
         raise ValueError(f"{recipe.expect_processes} processes were expected, and there are {args.world_size}.")
     checkpoint = find_checkpoint(recipe, args)
@@ -161,17 +165,14 @@ def run(recipe: RecipeArguments, args: IlaTrainingArguments) -> int:
     return 0
 
 
-def main(arguments: list[str] | None = None) -> int:
-    arguments = sys.argv[1:] if arguments is None else arguments
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(__doc__)
-        return 0
-    recipe = None if arguments[0].startswith("--") else arguments[0]
-    try:
-        code = run(*parse(recipe, arguments if recipe is None else arguments[1:]))
-        if torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()  # or its threads may still run when the process ends
-        return code
-    except (ValueError, OSError, UnreadableVideosError) as error:
-        print(f"ila train: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+def parse_arguments(arguments: Sequence[str]) -> tuple[RecipeArguments, IlaTrainingArguments]:
+    """Read a recipe, where the first word is one, and the options that are laid over it."""
+    recipe = arguments[0] if arguments and not arguments[0].startswith("--") else None
+    return parse(recipe, arguments if recipe is None else arguments[1:])
+
+
+def run(recipe: RecipeArguments, args: IlaTrainingArguments) -> int:
+    code = train(recipe, args)
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()  # or its threads may still run when the process ends
+    return code
