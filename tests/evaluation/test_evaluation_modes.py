@@ -26,7 +26,6 @@ from transformers_ila.evaluation.metrics import accuracies
 from transformers_ila.evaluation.report_files import files_of, markdown, write_files
 from transformers_ila.evaluation.views import FRAME_ORDERS, _drawing_from, draw_seed
 from transformers_ila.motionbench.tasks import write_folder
-from transformers_ila.visualization.confusion import DARK, EMPTY, draw_confusion
 
 
 SCRIPT = SCRIPTS / "evaluate.py"
@@ -209,26 +208,6 @@ def test_files_without_a_readable_video(model, processor, tmp_path):
     write_files(report, tmp_path / "r.json", predictions=predictions, model=model, samples=listed)
     assert "0 of 2, 2 unreadable" in (tmp_path / "r.md").read_text()
     assert report["temporal_reliance"]["orders"]["reversed"]["prediction_changed"] is None
-
-
-def test_names_that_the_font_has_not():
-    names = ["riding", "\u9a91\u81ea\u884c\u8f66", " \n"]
-    pictures = [draw_confusion(torch.eye(3).long(), list(n)) for n in (names, ["riding", "class 1", "class 2"])]
-    assert pictures[0].tobytes() == pictures[1].tobytes()
-
-
-@pytest.mark.parametrize("classes", [1, 2, 40, 41, 400])
-def test_confusion_picture(classes):
-    matrix = torch.eye(classes, dtype=torch.long) * 3
-    matrix[0, -1] = 1
-    matrix[classes // 2] = 0  # a label without videos
-    names = [f"class {index} " + "x" * (index % 60) for index in range(classes - 1)] + ["new\nline é"]
-    picture = draw_confusion(matrix, names)
-    colours = {colour for _, colour in picture.getcolors(2**20)}
-    assert EMPTY in colours and (classes < 3 or DARK in colours)
-    assert max(picture.size) < 2600
-    with pytest.raises(ValueError, match=r"of \d+ classes cannot be \(1, 2\)"):
-        draw_confusion(torch.ones(1, 2), names)
 
 
 # -- whatever annotations hold ---------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from ..model.configuration_ila import IlaConfig
 from ..model.modeling_ila import IlaForVideoClassification
 from ..model.video_processing_ila import IlaVideoProcessor
 from ..motionbench.tasks import write_folder
-from ..visualization.alignment import draw_alignment
+from ..visualization.alignment import plot_alignment
 
 
 # What a user types to get a label; run in a fresh process.
@@ -168,7 +168,7 @@ def draw(folder: Path, video: Path, picture: Path) -> None:
     points = [layer[0] for layer in output.interactive_points]
     masks = [layer[0] for layer in output.alignment_masks]
     layers = np.linspace(0, len(points) - 1, min(4, len(points))).round().astype(int).tolist()
-    draw_alignment(pixel_values[0] * std + mean, points, masks, layers=layers).save(picture)
+    plot_alignment(pixel_values[0] * std + mean, points, masks, layers=layers).save(picture)
 
 
 def run(args: DemoArguments) -> int:
