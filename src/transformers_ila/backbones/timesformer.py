@@ -30,7 +30,7 @@ from transformers.models.timesformer.modeling_timesformer import (
 from transformers.utils.generic import can_return_tuple
 
 from ..model.alignment_ila import ImplicitAlignment, PointLayer
-from ..model.configuration_ila import IlaVisionConfig
+from ..model.configuration_ila import IlaConfig, IlaVisionConfig
 from ..model.modeling_ila import IlaForVideoClassification, IlaModel
 from ..model.numerics_ila import realign_tensors
 from ..model.outputs_ila import IlaVideoClassifierOutput
@@ -91,6 +91,8 @@ class AlignedTimesformerConfig(TimesformerConfig):
             name: kwargs.pop(name) for name in cls.__annotations__ if name in kwargs
         }  # so that they are validated
         return super().from_dict({**config_dict, **given}, **kwargs)
+
+    class_names = IlaConfig.class_names
 
     @property
     def temporal_layers(self) -> tuple[int, ...]:
@@ -197,6 +199,8 @@ class _AlignedTimesformer:
     """What both models below share: initialisation and loading."""
 
     config_class = AlignedTimesformerConfig
+    # A checkpoint has frame positions too, but for one number of frames; they always learned at the rate of new ones.
+    new_parameters = (".alignment.", "classifier", "time_embeddings")
     # Replaced on purpose; with "ata" and in the layers left out they have a place, and are loaded.
     _keys_to_ignore_on_load_unexpected = [r"\.temporal_(layernorm|attention|dense)\."]
     _keep_in_fp32_modules_strict = IlaPreTrainedModel._keep_in_fp32_modules_strict

@@ -16,7 +16,7 @@ import copy
 import math
 import os
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import nn
@@ -41,7 +41,7 @@ from .class_names_ila import (
     placeholder_class_input_ids,
     tokenize_labels,
 )
-from .configuration_ila import IlaConfig, IlaVisionConfig
+from .configuration_ila import MULTI_LABEL, IlaConfig, IlaVisionConfig
 from .layers_ila import IlaVisionEncoder
 from .loading_ila import HUB_KWARGS
 from .numerics_ila import at_least_float32
@@ -205,6 +205,8 @@ class IlaModel(IlaPreTrainedModel):
     There is no text tower with `classification_head="linear"`, and none where it was merged into its class features.
     """
 
+    # Parts of the names of parameters that no CLIP or ViT checkpoint has, so that they start anew.
+    new_parameters: ClassVar[tuple[str, ...]] = (*NEW_IN_TOWER, "mit.", "prompts_", "classifier")
     # CLIP's text tower where the head is linear; the classifier's own where there is none.
     _keys_to_ignore_on_load_unexpected = [r"^(text_model|text_projection|logit_scale|class)"]
 
@@ -490,7 +492,7 @@ class IlaForVideoClassification(IlaModel):
                 self._renew_classifier(len(labels))
             self._name_classes(len(labels), labels)
             return
-        if not self.config.has_text_tower and labels == [self.config.id2label[i] for i in range(self.num_labels)]:
+        if not self.config.has_text_tower and labels == self.config.class_names:
             return
         self._require_text_tower("set_labels")
         self.tokenizer = tokenizer or self.tokenizer or load_tokenizer(self.name_or_path, **self._source)
@@ -692,7 +694,7 @@ class IlaForVideoClassification(IlaModel):
     def average_views(self, logits: torch.Tensor) -> torch.Tensor:
         """(B, V, K) -> (B, K), such that the softmax (sigmoid for several labels) is the mean over the views."""
         logits = at_least_float32(logits)
-        if self.config.problem_type == "multi_label_classification":
+        if self.config.problem_type == MULTI_LABEL:
             yes, no = F.logsigmoid(logits).logsumexp(1), F.logsigmoid(-logits).logsumexp(1)
             return yes - no
         return logits.log_softmax(-1).logsumexp(1) - math.log(logits.shape[1])
@@ -706,7 +708,7 @@ class IlaForVideoClassification(IlaModel):
             raise ValueError(f"`labels` must be {allowed}, got {tuple(labels.shape)} of {labels.dtype}.")
         if not soft and labels.device.type == "cpu" and not torch.compiler.is_compiling():  # elsewhere it would wait
             check_class_indices(labels, logits.shape[1])
-        if self.config.problem_type == "multi_label_classification":
+        if self.config.problem_type == MULTI_LABEL:
             return F.binary_cross_entropy_with_logits(logits, labels.to(logits))
         smoothing = self.config.label_smoothing if self.training else 0.0
         target = labels.to(logits) if soft or labels.ndim == 2 else labels.long()
