@@ -12,6 +12,7 @@ from transformers import AutoModel, AutoModelForVideoClassification, AutoTokeniz
 from support.inputs import CLOSE, pixels, randomised
 from support.tiny_models import save_clip, tiny_config
 from transformers_ila import IlaConfig, IlaForVideoClassification, IlaModel, IlaVisionModel
+from transformers_ila.backbones.frozen_clip import FrozenClipForVideoClassification
 from transformers_ila.model.layers_ila import IlaEncoderLayer
 
 
@@ -127,6 +128,20 @@ def test_a_config_with_another_size_does_the_same(tmp_path):
 
 
 # --- classes ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [IlaForVideoClassification, FrozenClipForVideoClassification])
+def test_what_clip_does_not_have_is_new(clip, kind):
+    model, info = kind.from_pretrained(clip, labels=LABELS[:2], num_frames=4, output_loading_info=True)
+    parameters = {name for name, _ in model.named_parameters()}
+    new = {name for name in parameters if any(part in name for part in model.new_parameters)}
+    assert new == parameters & set(info["missing_keys"]) and new < parameters
+
+
+def test_the_old_name_of_averaging_views():
+    model, logits = IlaForVideoClassification(tiny_config(num_labels=3)), torch.randn(2, 4, 3)
+    with pytest.warns(DeprecationWarning, match="average_views"):
+        assert torch.equal(model.fuse_views(logits), model.average_views(logits))
 
 
 def test_classes_are_renamed_at_any_time_also_after_saving(tmp_path, clip):

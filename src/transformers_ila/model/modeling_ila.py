@@ -16,6 +16,7 @@ Shapes: `B` videos, `V` views, `T` frames, `h`, `w` patch rows and columns, `L` 
 import copy
 import math
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar, Literal
@@ -757,8 +758,16 @@ class IlaForVideoClassification(IlaModel):
         features = F.normalize(video_outputs.pooler_output, dim=-1)
         return self.classifier(self.classifier_dropout(self.classifier_norm(features)))
 
+    def fuse_views(self, logits: torch.Tensor) -> torch.Tensor:
+        """Call `average_views`, which is this method's name now."""
+        warnings.warn("`fuse_views` is now called `average_views`.", DeprecationWarning, stacklevel=2)
+        return self.average_views(logits)
+
     def average_views(self, logits: torch.Tensor) -> torch.Tensor:
-        """(B, V, K) -> (B, K), such that the softmax (sigmoid for several labels) is the mean over the views."""
+        """Average the views as probabilities: (B, V, K) -> (B, K) float32 logits (float64 of float64 ones).
+
+        The softmax (the sigmoid, for several labels) of what is returned is the mean over the views.
+        """
         logits = at_least_float32(logits)
         if self.config.problem_type == MULTI_LABEL:
             yes, no = F.logsigmoid(logits).logsumexp(1), F.logsigmoid(-logits).logsumexp(1)
