@@ -25,6 +25,7 @@ import transformers_ila
 
 from ..distributed import all_gather
 from ..hub.exporting import export
+from ..model.configuration_ila import MULTI_LABEL
 from ..model.video_processing_ila import IlaVideoProcessor
 from ..training.arguments import IlaTrainingArguments
 from ..training.augmentation import MixingCollator
@@ -88,7 +89,7 @@ def build_trainer(recipe: RecipeArguments, args: IlaTrainingArguments) -> IlaTra
     set_seed(args.seed)  # new weights are drawn here
     model = model_of(recipe, names)
     if training.multi_label:  # where nothing is the first of five
-        model.config.problem_type = "multi_label_classification"
+        model.config.problem_type = MULTI_LABEL
         args.metric_for_best_model, args.greater_is_better = "loss", False
     processor = IlaVideoProcessor.for_model(model.config, frame_sampling=recipe.frame_sampling)
     size = model.config.vision_config.image_size
