@@ -751,6 +751,12 @@ class IlaForVideoClassification(IlaModel):
             object.__setattr__(output, "alignment_loss", outputs.alignment_loss)
         return output
 
+    def fused(self) -> "IlaForVideoClassification":
+        """Make the classes' text features a constant, in place: this model is the copy that `fuse()` returns."""
+        if self.config.classification_head == "text":
+            self.set_class_embeddings(self.class_text_features())
+        return self
+
     def classify(self, video_outputs: IlaVisionModelOutput) -> torch.Tensor:
         """Output of `get_video_features` -> logits (B, K)."""
         if self.config.classification_head == "text":
