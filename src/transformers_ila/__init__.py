@@ -3,6 +3,8 @@
 Importing the package registers its classes with Transformers' Auto classes and pipelines.
 """
 
+import sys
+
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -22,6 +24,7 @@ from .model.modeling_ila import IlaForVideoClassification, IlaModel, IlaPreTrain
 from .model.processing_ila import IlaProcessor
 from .model.video_processing_ila import IlaVideoProcessor
 from .model.video_reading_ila import IlaVideoMetadata, ReadLimits, VideoDecodingError, check_video, read_video
+from .moved import old_modules
 from .version import __version__
 
 
@@ -67,3 +70,6 @@ AutoVideoProcessor.register(AlignedTimesformerConfig, IlaVideoProcessor, exist_o
 AutoConfig.register("ila_frozen_clip", FrozenClipConfig, exist_ok=True)
 AutoModelForVideoClassification.register(FrozenClipConfig, FrozenClipForVideoClassification, exist_ok=True)
 AutoVideoProcessor.register(FrozenClipConfig, IlaVideoProcessor, exist_ok=True)
+
+if old_modules not in sys.meta_path:
+    sys.meta_path.append(old_modules)

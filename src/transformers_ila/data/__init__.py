@@ -1,5 +1,6 @@
 """Videos and their labels, from folders, lists, shards and data sets, and a check of the files."""
 
+from ..moved import old_names
 from .annotations import read_annotations
 from .checking import check_videos
 from .samples import Annotations, Sample
@@ -17,3 +18,5 @@ __all__ = [
     "hold_out",
     "read_annotations",
 ]
+
+__getattr__ = old_names("data")

@@ -1,5 +1,6 @@
 """Recipes, clips, the trainer and its checkpoints."""
 
+from ..moved import old_names
 from .arguments import IlaTrainingArguments
 from .clips import EvaluationClips, TrainingClips
 from .shard_clips import RowClips, ShardClips
@@ -7,3 +8,5 @@ from .trainer import IlaTrainer
 
 
 __all__ = ["EvaluationClips", "IlaTrainer", "IlaTrainingArguments", "RowClips", "ShardClips", "TrainingClips"]
+
+__getattr__ = old_names("training")

@@ -1,7 +1,10 @@
 """Tensors to pictures; nothing is measured here."""
 
+from ..moved import old_names
 from .alignment import plot_alignment
 from .confusion import plot_confusion_matrix
 
 
 __all__ = ["plot_alignment", "plot_confusion_matrix"]
+
+__getattr__ = old_names("visualization")

@@ -1,0 +1,221 @@
+"""Old names of modules, functions and classes: they still import, and warn of their new place.
+
+All modules stood in one folder once. `from transformers_ila.cards import model_card` still works, and what was pickled
+then still loads. Whoever moves or renames something public adds a row: to `HOMES` where a module moves (old module ->
+new modules, searched in this order), to `RENAMED` where a name changes (`old`, or `module.old` -> new), to `GONE`
+where nothing stands in its place (`module.old` -> what to do instead). `tests/test_deprecations.py` imports every one.
+"""
+
+import importlib
+import warnings
+from collections.abc import Callable, Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+
+PACKAGE = __name__.rpartition(".")[0]
+
+HOMES = {
+    "ablation": "ablation.ablation",
+    "ablation_report": "ablation.report",
+    "alignment_ila": "model.alignment_ila model.pairs_ila model.numerics_ila",
+    "analysis": "cost evaluation.frame_information",
+    "annotation_data_sets": "data.data_sets",
+    "annotation_lists": "data.lists",
+    "annotation_samples": "data.samples",
+    "annotation_shards": "data.shards",
+    "annotation_text": "data.text",
+    "annotations": "data.annotations",
+    "augmentation": "training.augmentation",
+    "cards": "hub.cards",
+    "checkpoint_files": "conversion.checkpoint_files",
+    "checkpoints": "conversion.published data.class_names",
+    "class_names_ila": "model.class_names_ila",
+    "complexity": "cost",
+    "configuration_ila": "model.configuration_ila",
+    "confusion_picture": "visualization.confusion",
+    "conversion": "conversion.state_dicts",
+    "data": "data.video_folder",
+    "evaluate_metrics": "evaluation.hf_metrics",
+    "evaluation": "evaluation.evaluator",
+    "evaluation_files": "evaluation.report_files",
+    "evaluation_report": "evaluation.report data.samples",
+    "evaluation_samples": "data.samples evaluation.evaluator",
+    "fast_path_ila": "model.fast_path_ila",
+    "frozen_clip": "backbones.frozen_clip",
+    "hub": "hub.exporting",
+    "inference": "evaluation.inference model.configuration_ila",
+    "layers_ila": "model.layers_ila",
+    "metrics": "evaluation.metrics",
+    "mlp_ila": "model.mlp_ila",
+    "modeling_ila": "model.modeling_ila",
+    "motion_pictures": "motionbench.drawing video_writing",
+    "motionbench": "motionbench.tasks",
+    "moving_average": "training.callbacks",
+    "outputs_ila": "model.outputs_ila",
+    "picture_tower": "ablation.image_pretraining",
+    "positions_ila": "model.loading_ila",
+    "prediction": "evaluation.prediction",
+    "prediction_files": "evaluation.prediction_files",
+    "pretrained_ila": "model.pretrained_ila model.numerics_ila",
+    "probing": "evaluation.probing",
+    "processes": "distributed",
+    "processing_ila": "model.processing_ila model.loading_ila",
+    "publishing": "hub.publishing",
+    "recipes": "training.recipes",
+    "released_checkpoint": "conversion.convert conversion.tokenizer",
+    "shipped_code_ila": "model.remote_code_ila",
+    "sigterm": "training.signals",
+    "synchronised_norm": "training.sync_batch_norm",
+    "temporal_ila": "model.temporal_ila",
+    "timesformer": "backbones.timesformer",
+    "training": "training.trainer training.arguments",
+    "training_callbacks": "training.callbacks",
+    "training_data": "training.clips",
+    "training_shards": "training.shard_clips",
+    "unreadable_videos": "training.unreadable",
+    "video_bitstream_ila": "model.video_packets_ila",
+    "video_check": "data.checking",
+    "video_container_ila": "model.video_container_ila",
+    "video_decoding_ila": "model.video_decoding_ila",
+    "video_lists": "data.video_lists data.lists",
+    "video_packets_ila": "model.video_packets_ila",
+    "video_processing_ila": "model.video_processing_ila model.video_sampling_ila",
+    "video_reading_ila": "model.video_reading_ila",
+    "video_views": "evaluation.views",
+    "visualization": "visualization.alignment",
+    "vit_ila": "model.loading_ila",
+    "whole_checkpoints": "training.checkpoints",
+}
+
+RENAMED = {
+    "AS_IS": "ORIGINAL",
+    "Classes": "LabelMap",
+    "DataEpoch": "SetEpochCallback",
+    "EpochOrder": "EpochSampler",
+    "HalvesProduct": "GroupedLinear",
+    "IGNORED": "IGNORE_INDEX",
+    "KeptFrames": "FrameCollector",
+    "MADE_OF": "PROVENANCE",
+    "NotAsListed": "IndexMismatch",
+    "ORDERS": "FRAME_ORDERS",
+    "OtherProcessError": "RemoteRankError",
+    "OutlivingWorker": "IgnoreSigtermInWorker",
+    "PairPoints": "PointPredictor",
+    "Parts": "ResultWriter",
+    "Place": "Rank",
+    "conversion.Place": "SourceSlice",
+    "PlainFile": "SeekableFile",
+    "RoleConvolution": "PairDepthwiseConv",
+    "RoleProduct": "PairPointwiseConv",
+    "Root": "VideoRoot",
+    "SOURCE_ARGUMENTS": "HUB_KWARGS",
+    "annotation_samples.Samples": "LabelledVideos",
+    "evaluation_samples.Samples": "SampleCollector",
+    "Start": "SharedInputs",
+    "Tally": "DecodeStats",
+    "Temporal": "TemporalOutput",
+    "Thing": "Sprite",
+    "UNSAID": "VARIANT_DEFAULTS",
+    "Waiting": "TimedIterator",
+    "agree_on": "require_same_checkpoint",
+    "agree_on_settings": "check_settings",
+    "align_memory": "realign_tensors",
+    "alignment_in_train_mode": "batch_statistics_mode",
+    "all_but_anchor": "all_but_reference",
+    "alone": "file_lock",
+    "anchor_frame": "reference_frame",
+    "best_five": "top5_indices",
+    "digest_of": "video_id",
+    "evaluation.predict": "collect_logits",
+    "fault_in": "annotation_error",
+    "filled_lines": "nonblank_lines",
+    "fused_logits": "multi_view_logits",
+    "given_labels": "explicit_class_names",
+    "in_eval_mode": "evaluating",
+    "is_new": "is_new_parameter",
+    "known_fields": "validate_config_fields",
+    "mark_complete": "write_manifest",
+    "mean_over_roles": "average_pairs_to_frames",
+    "neighbour_scores": "knn_scores",
+    "own_classes": "task_mask",
+    "own_features": "average_pair_features",
+    "own_role": "pairs_to_frames",
+    "paint": "render",
+    "video_bitstream_ila.picture_in": "parse_picture",
+    "place_in_environment": "rank_from_environment",
+    "place_in_group": "current_rank",
+    "point_weights": "mask_profile",
+    "pool_pairs": "masked_average_pool",
+    "reordered": "permute_frames",
+    "report_of": "build_report",
+    "role_features": "concat_pair_features",
+    "save_picture_tower": "save_pretrained_tower",
+    "several_label_scores": "multi_label_metrics",
+    "shared_information": "mutual_information",
+    "some_of": "preview",
+    "together": "all_gather",
+    "tower": "build_tower",
+    "train_picture_tower": "pretrain_on_frames",
+    "transport_distance": "earth_movers_distance",
+    "what_is_missing": "verify_manifest",
+    "written_whole": "atomic_folder",
+}
+
+GONE = {
+    "evaluate_metrics.import_evaluate": "`import evaluate` does",
+    "modeling_ila.tensor_state": "`refresh_class_features()` of the model is called where it was compared",
+}
+
+
+def new_name(module: str, name: str) -> tuple[str, Any]:
+    """Where an old module's name is now, in full, and what it names.
+
+    Raises:
+        AttributeError: the old module had no such name, or there is nothing in its place.
+    """
+    key = f"{module}.{name}"
+    if key in GONE:
+        raise AttributeError(f"`{PACKAGE}.{key}` is gone: {GONE[key]}.")
+    renamed = RENAMED.get(key, RENAMED.get(name, name))
+    is_file = (Path(__file__).parent / module / f"{name}.py").exists()  # a room's own, which Python imports next
+    for home in () if is_file or name.startswith("__") else HOMES[module].split():
+        new = importlib.import_module(f"{PACKAGE}.{home}")
+        for candidate in dict.fromkeys((renamed, name)):
+            if candidate in vars(new):
+                return f"{PACKAGE}.{home}.{candidate}", vars(new)[candidate]
+    raise AttributeError(f"module {PACKAGE + '.' + module!r} has no attribute {name!r}")
+
+
+def old_names(module: str) -> Callable[[str], Any]:
+    """Make the `__getattr__` of an old module: it finds what moved, and warns."""
+
+    def find(name: str) -> Any:
+        place, found = new_name(module, name)
+        warnings.warn(
+            f"`{PACKAGE}.{module}.{name}` is now `{place}`; the old name will go.",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return found
+
+    return find
+
+
+class OldModules(MetaPathFinder, Loader):
+    """Makes modules that are no files any more, when somebody imports one; all others are found before it is asked."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        package, _, module = fullname.rpartition(".")
+        return ModuleSpec(fullname, self) if package == PACKAGE and module in HOMES else None
+
+    def exec_module(self, module: ModuleType) -> None:
+        module.__getattr__ = old_names(module.__name__.rpartition(".")[2])  # type: ignore[method-assign]
+
+
+old_modules = OldModules()
