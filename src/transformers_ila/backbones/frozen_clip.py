@@ -43,7 +43,7 @@ DECODER_TEMPORAL = ("convolution", "positions", "attention", "alignment")
 
 @strict
 class FrozenClipConfig(IlaConfig):
-    """`IlaConfig` with a linear head, and the decoder. A CLIP folder's `config.json` loads as it is.
+    """Add the decoder's fields to an `IlaConfig` with a linear head. A CLIP folder's `config.json` loads unchanged.
 
     Fields beyond `IlaConfig`, of which those of text, prompt and frame integration have no effect:
         temporal_module (of the vision tower): "ila" for EVL + ILA, "none" for EVL; any other of `IlaVisionConfig`.
@@ -79,7 +79,7 @@ class FrozenClipConfig(IlaConfig):
 
     @property
     def decoder_depth(self) -> int:
-        """M."""
+        """The number of the decoder's layers, M."""
         return self.decoder_num_layers or min(4, self.vision_config.num_hidden_layers)
 
     def validate_decoder(self) -> None:
@@ -100,7 +100,7 @@ class FrozenClipConfig(IlaConfig):
 
 
 class TimeConvolution(nn.Conv1d):
-    """Depthwise convolution over three frames at each token; initialised with 0. (B, T, L, D) -> (B, T, L, D)"""
+    """Convolve three frames at each token, channel by channel; the weights start at 0. (B, T, L, D), in and out."""
 
     def __init__(self, width: int) -> None:
         super().__init__(width, width, 3, padding=1, groups=width)
@@ -115,7 +115,7 @@ class TimeConvolution(nn.Conv1d):
 
 
 class NeighbourAttention(nn.Module):
-    """EVL's temporal cross-attention: where a patch finds itself in the neighbouring frames, as a feature.
+    """Compute EVL's temporal cross-attention: where a patch finds itself in the neighbouring frames, as a feature.
 
     With A the attention of frame t to its predecessor, from CLIP's own queries and keys, averaged over the heads:
 
@@ -138,7 +138,7 @@ class NeighbourAttention(nn.Module):
         return (self.before.shape[0] + 1) // 2, (self.before.shape[1] + 1) // 2
 
     def forward(self, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
-        """(B, T, heads, N, d) twice -> (B, T, N, D)"""
+        """Compute the features from queries and keys: (B, T, heads, N, d) twice -> (B, T, N, D)."""
         before = self._project(self.before, queries[:, 1:], keys[:, :-1])
         after = self._project(self.after, queries[:, :-1], keys[:, 1:])
         return F.pad(before, (0, 0, 0, 0, 1, 0)) + F.pad(after, (0, 0, 0, 0, 0, 1))
@@ -190,11 +190,12 @@ class FrozenClipDecoderLayer(nn.Module):
     def forward(
         self, query: torch.Tensor, below: torch.Tensor, features: torch.Tensor, layer: IlaEncoderLayer
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """
+        """Let the query collect what it needs from one of the tower's layers.
+
         Args:
             query: (B, 1, D).
-            below, features: what the tower's layer got and gave, (B, T, L, D).
-            layer: it itself.
+            below, features: input and output of the tower's layer, (B, T, L, D).
+            layer: the tower's layer.
 
         Returns:
             The query, (B, 1, D), and the loss of an alignment here.
@@ -209,7 +210,7 @@ class FrozenClipDecoderLayer(nn.Module):
         return query + self.mlp(self.mlp_norm(query)), loss
 
     def over_time(self, below: torch.Tensor, features: torch.Tensor, layer: IlaEncoderLayer) -> torch.Tensor:
-        """EVL's temporal modules: X to Y, (B, T, L, D)."""
+        """Apply EVL's temporal modules, which turn X into Y: (B, T, L, D), in and out."""
         memory = features
         if self.convolution is not None:
             memory = memory + self.convolution(features)
@@ -221,14 +222,14 @@ class FrozenClipDecoderLayer(nn.Module):
 
 
 def queries_and_keys(below: torch.Tensor, layer: IlaEncoderLayer) -> list[torch.Tensor]:
-    """Of the patches in one of CLIP's layers, from what it gets: (B, T, L, D) -> (B, T, heads, N, d) twice."""
+    """Compute the patches' queries and keys in one of CLIP's layers: (B, T, L, D) -> (B, T, heads, N, d) twice."""
     patches, attention = layer.layer_norm1(below[:, :, 1:]), layer.self_attn
     projected = (attention.q_proj(patches), attention.k_proj(patches))
     return [part.unflatten(-1, (attention.num_heads, -1)).transpose(2, 3) for part in projected]
 
 
 class FrozenClipDecoder(nn.Module):
-    """A learned query through M layers, each on the features of one of CLIP's last M."""
+    """Send a learned query through M layers, each of which looks at the features of one of CLIP's last M."""
 
     def __init__(self, config: FrozenClipConfig) -> None:
         super().__init__()
@@ -241,7 +242,7 @@ class FrozenClipDecoder(nn.Module):
     def forward(
         self, hidden_states: Sequence[torch.Tensor], tower: Sequence[IlaEncoderLayer]
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """Embeddings and every layer's output, each (B, T, L, D) -> the query, (B, D), and the alignments' losses."""
+        """Turn embeddings and every layer's output, each (B, T, L, D), into the query (B, D) and alignment losses."""
         depth = len(self.layers)
         query, losses = self.query.repeat(len(hidden_states[0]), 1, 1), []
         seen = zip(self.layers, hidden_states[-depth - 1 : -1], hidden_states[-depth:], tower[-depth:])
@@ -253,7 +254,7 @@ class FrozenClipDecoder(nn.Module):
 
 
 class FrozenClipForVideoClassification(IlaForVideoClassification):
-    """EVL's decoder and a linear head on a frozen CLIP tower, with ILA's alignment in it.
+    """Classify videos by EVL's decoder and a linear head on a frozen CLIP tower, with ILA's alignment in it.
 
     ```python
     model = FrozenClipForVideoClassification.from_pretrained("openai/clip-vit-base-patch16", num_frames=8)
@@ -284,7 +285,7 @@ class FrozenClipForVideoClassification(IlaForVideoClassification):
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """As `IlaForVideoClassification.from_pretrained`, from a CLIP folder or one that this class saved."""
+        """Load a CLIP folder, or one that this class saved, as `IlaForVideoClassification.from_pretrained` does."""
         loaded = super().from_pretrained(*args, **kwargs)
         (loaded[0] if isinstance(loaded, tuple) else loaded).freeze_tower()  # loading made every weight trainable
         return loaded
@@ -300,7 +301,7 @@ class FrozenClipForVideoClassification(IlaForVideoClassification):
             tower.time_embedding.requires_grad_(True)
 
     def train(self, mode: bool = True) -> "FrozenClipForVideoClassification":
-        """CLIP's modules stay in eval mode; a layer's own flag only says whether checkpointing may recompute it."""
+        """Set the mode; CLIP's modules stay in eval mode. A layer's own flag only lets checkpointing recompute it."""
         super().train(mode)
         self.vision_model.eval()
         for layer in self.vision_model.encoder.layers:
@@ -326,7 +327,7 @@ class FrozenClipForVideoClassification(IlaForVideoClassification):
         output_hidden_states: bool | int | list[int] | None = None,
         **kwargs: Any,
     ) -> IlaVisionModelOutput:
-        """The query after the decoder: (B, T, C, H, W) -> `pooler_output` (B, D).
+        """Compute the query after the decoder: (B, T, C, H, W) -> `pooler_output` (B, D).
 
         output_hidden_states: all of the tower's, or those of these indices, with None in the others' places.
         """

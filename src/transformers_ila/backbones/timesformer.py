@@ -41,7 +41,7 @@ from ..model.temporal_ila import TemporalOutput, ZeroLinear, aligned_routes, rea
 
 @strict
 class AlignedTimesformerConfig(TimesformerConfig):
-    """`TimesformerConfig`, and what the layers do across frames. A TimeSformer's `config.json` loads as it is.
+    """Add to `TimesformerConfig` what the layers do across frames. A TimeSformer's `config.json` loads unchanged.
 
     Fields beyond `TimesformerConfig`:
         temporal_module: "ila": implicit alignment in place of the attention over time (Table 3 of the ILA paper).
@@ -97,7 +97,7 @@ class AlignedTimesformerConfig(TimesformerConfig):
 
     @property
     def temporal_layers(self) -> tuple[int, ...]:
-        """Indices of the layers whose attention over time is replaced or aligned."""
+        """The indices of the layers whose attention over time is replaced or aligned."""
         return tuple(range(self.num_hidden_layers) if self.alignment_layers is None else self.alignment_layers)
 
     def validate_attention_type(self) -> None:
@@ -123,7 +123,7 @@ class AlignedTimesformerConfig(TimesformerConfig):
 
 
 class AlignedTimesformerLayer(TimesformerLayer):
-    """TimeSformer's divided space-time layer with ILA, ATA or nothing at its attention over time.
+    """Put ILA, ATA or nothing at the attention over time of TimeSformer's divided space-time layer.
 
     Layers that `alignment_layers` leaves out compute what `TimesformerLayer` does, bit for bit.
     """
@@ -141,8 +141,11 @@ class AlignedTimesformerLayer(TimesformerLayer):
     def forward(
         self, hidden_states: torch.Tensor, output_attentions: bool = False
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
-        """(B, 1 + N * T, D) -> the same shape; spatial attentions (B * T, heads, L or more, ...) or None; alignment
-        loss and points (B, T-1, 2, 2), or None.
+        """Apply the layer to a clip, (B, 1 + N * T, D).
+
+        Returns:
+            The clip after the layer, (B, 1 + N * T, D); the spatial attentions (B * T, heads, L or more, L or more) or
+            None; the alignment loss and the points (B, T-1, 2, 2), or None twice.
         """
         num_frames = self.config.num_frames
         class_token, patches = hidden_states[:, :1], hidden_states[:, 1:]
@@ -159,7 +162,7 @@ class AlignedTimesformerLayer(TimesformerLayer):
         return hidden_states + self.drop_path(updates), attentions[0] if attentions else None, loss, points
 
     def over_time(self, patches: torch.Tensor) -> torch.Tensor:
-        """The attention over time where this layer has one, along ATA's routes with "ata". (B, T, N, D), both ways.
+        """Attend over time where this layer does, along ATA's routes with "ata": (B, T, N, D), in and out.
 
         With "ata" patches are matched as they come, before the layer norm; what each gets goes back to where it was.
         """
@@ -171,13 +174,13 @@ class AlignedTimesformerLayer(TimesformerLayer):
         return patches + rearranged(self.attended_over_time(rearranged(patches, routes)), routes.argsort(-1))
 
     def attended_over_time(self, patches: torch.Tensor) -> torch.Tensor:
-        """TimeSformer's attention over time at each place, without its residual. (B, T, N, D) -> (B, T, N, D)"""
+        """Compute TimeSformer's attention over time at each place, without its residual: (B, T, N, D), in and out."""
         places = patches.transpose(1, 2)  # (B, N, T, D)
         attended = self.temporal_attention(self.temporal_layernorm(places.flatten(0, 1)))[0]  # (B * N, T, D)
         return self.temporal_dense(self.drop_path(attended)).unflatten(0, places.shape[:2]).transpose(1, 2)
 
     def align(self, frames: torch.Tensor) -> TemporalOutput:
-        """ILA's alignment where this layer has one: what it says of the frames, (B, T, L, D)."""
+        """Align the frames (B, T, L, D) where this layer has ILA's alignment; elsewhere return them unchanged."""
         return self.alignment(frames, *self.grid) if self.temporal_module == "ila" else TemporalOutput(frames, frames)
 
 
@@ -199,7 +202,7 @@ class AlignedTimesformerOutput(BaseModelOutput):
 
 
 class _AlignedTimesformer:
-    """What both models below share: initialisation and loading."""
+    """Initialise and load both models below."""
 
     config_class = AlignedTimesformerConfig
     # A checkpoint has frame positions too, but for one number of frames; they always learned at the rate of new ones.
@@ -219,14 +222,14 @@ class _AlignedTimesformer:
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """`PreTrainedModel.from_pretrained`, of a TimeSformer or of what this class saved."""
+        """Load a TimeSformer, or what this class saved, as `PreTrainedModel.from_pretrained` does."""
         loaded = super().from_pretrained(*args, **kwargs)  # type: ignore[misc]
         realign_tensors(loaded[0] if isinstance(loaded, tuple) else loaded)
         return loaded
 
 
 class AlignedTimesformerModel(_AlignedTimesformer, TimesformerModel):
-    """TimeSformer with ILA or ATA in its layers, without a head.
+    """Encode videos by TimeSformer with ILA or ATA in its layers, without a head.
 
     From a TimeSformer checkpoint and before any training, "ata" computes what attention along the matched patches
     gives with the checkpoint's weights: the checkpoint itself wherever patches match in place. "none" computes the
@@ -255,7 +258,8 @@ class AlignedTimesformerModel(_AlignedTimesformer, TimesformerModel):
         output_alignment: bool = False,
         **kwargs: Any,
     ) -> AlignedTimesformerOutput:
-        """
+        """Encode videos: (B, T, C, H, W) -> `last_hidden_state` (B, 1 + N * T, D).
+
         Args:
             pixel_values: (B, T, C, H, W) with T = `config.num_frames` and H = W = `config.image_size`.
             output_alignment: return `interactive_points`.
@@ -296,7 +300,7 @@ def check_clips(pixel_values: torch.Tensor, config: AlignedTimesformerConfig) ->
 
 
 class AlignedTimesformerForVideoClassification(_AlignedTimesformer, TimesformerForVideoClassification):
-    """TimeSformer's linear classifier on `AlignedTimesformerModel`; see there for what it computes before training.
+    """Classify videos by TimeSformer's linear head on `AlignedTimesformerModel`.
 
     ```python
     model = AlignedTimesformerForVideoClassification.from_pretrained("facebook/timesformer-base-finetuned-k400")
@@ -318,14 +322,14 @@ class AlignedTimesformerForVideoClassification(_AlignedTimesformer, TimesformerF
         self.post_init()
 
     def get_video_features(self, pixel_values: torch.Tensor, **kwargs: Any) -> AlignedTimesformerOutput:
-        """Features of the class token, not normalised: (B, T, C, H, W) -> `pooler_output` (B, D)."""
+        """Compute the features of the class token, not normalised: (B, T, C, H, W) -> `pooler_output` (B, D)."""
         kwargs.pop("return_dict", None)
         outputs = self.timesformer(pixel_values, return_dict=True, **kwargs)
         outputs.pooler_output = outputs.last_hidden_state[:, 0]
         return outputs
 
     def classify(self, video_outputs: AlignedTimesformerOutput) -> torch.Tensor:
-        """Output of `get_video_features` -> logits (B, K)."""
+        """Turn the output of `get_video_features` into logits (B, K)."""
         return self.classifier(video_outputs.pooler_output)
 
     def constant_class_features(self) -> AbstractContextManager[None]:

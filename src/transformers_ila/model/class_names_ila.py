@@ -14,7 +14,7 @@ logger = logging.get_logger(__name__)
 
 
 def check_labels(labels: Sequence[str]) -> list[str]:
-    """The labels as a list; a ValueError unless they are different, non-empty names."""
+    """Return the labels as a list; raise a ValueError unless they are different, non-empty names."""
     given = [] if isinstance(labels, str) or not isinstance(labels, Iterable) else list(labels)
     if not given or not all(isinstance(name, str) and name.strip() for name in given):
         raise ValueError(f"`labels` must be a list of class names, got {labels!r}.")
@@ -26,13 +26,13 @@ def check_labels(labels: Sequence[str]) -> list[str]:
 
 
 def explicit_class_names(config: IlaConfig) -> list[str] | None:
-    """The configuration's class names, `None` if they are the library's numbered ones."""
+    """Return the configuration's class names, or `None` if they are the library's numbered ones."""
     names = config.class_names
     return None if names == [f"LABEL_{index}" for index in range(len(names))] else names
 
 
 def load_tokenizer(path: Any, **source: Any) -> PreTrainedTokenizerBase:
-    """The tokenizer of a checkpoint; a ValueError that says what to do where there is none."""
+    """Load the tokenizer of a checkpoint; where there is none, raise a ValueError that says what to do."""
     try:
         # the library's own class; unset, it asks whether to run the code that lies beside it
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, **source)
@@ -53,7 +53,7 @@ def _no_tokenizer(path: Any) -> str:
 def tokenize_labels(
     labels: Sequence[str], tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig
 ) -> torch.Tensor:
-    """Class names -> (K, length) as CLIP reads them: the bare name, padded to the text tower's length.
+    """Tokenise class names as CLIP reads them, the bare name padded to the text tower's length: (K, length).
 
     Raises:
         ValueError: a tokenizer of another text tower.
@@ -70,7 +70,7 @@ def tokenize_labels(
 
 
 def placeholder_class_input_ids(config: IlaConfig) -> torch.Tensor:
-    """Different tokens for every class until `set_labels` names them: two tokens that count, and the end of text."""
+    """Make tokens that differ between classes until `set_labels` names them: two that count, and the end of text."""
     text = config.text_config
     end = text.vocab_size - 1 if text.eos_token_id == 2 else text.eos_token_id
     usable = [token for token in range(3, min(text.vocab_size, 1024)) if token != end] or [0]

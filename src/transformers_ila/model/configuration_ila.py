@@ -2,7 +2,8 @@
 
 `IlaConfig` is `CLIPConfig` with two sub-configurations of our own. A CLIP checkpoint's `config.json` loads as it is:
 what CLIP does not know takes the defaults below, which but for `alignment_fusion` are the paper's (Implicit Temporal
-Modeling with Learnable Alignment for Video Recognition, ICCV 2023). That of an ImageNet ViT loads too (`vit_ila.py`).
+Modeling with Learnable Alignment for Video Recognition, ICCV 2023). That of an ImageNet ViT loads too
+(`loading_ila.py`).
 """
 
 import copy
@@ -137,13 +138,13 @@ class IlaVisionConfig(CLIPVisionConfig):
 
     @property
     def temporal_layers(self) -> tuple[int, ...]:
-        """Indices of the layers that have the temporal module; empty for `temporal_module="none"`."""
+        """The indices of the layers that have the temporal module; there are none for `temporal_module="none"`."""
         if self.temporal_module == "none":
             return ()
         return tuple(range(self.num_hidden_layers) if self.alignment_layers is None else self.alignment_layers)
 
     def drop_path_of(self, layer_index: int) -> float:
-        """Stochastic depth of a layer: rising linearly from 0 in the first."""
+        """Return the rate of stochastic depth of a layer, which rises linearly from 0 in the first."""
         return self.drop_path_rate * layer_index / max(1, self.num_hidden_layers - 1)
 
     def validate_image(self) -> None:
@@ -198,7 +199,7 @@ _VISION_FIELDS = frozenset(IlaVisionConfig.__annotations__)
 
 @strict
 class IlaConfig(CLIPConfig):
-    """Both towers and the head.
+    """Configure both towers and the head.
 
     Vision fields (`num_frames`, `temporal_module`, `alignment_*`, `mit_*`, `image_size`, ...) may be given at the top;
     they are handed down to `vision_config`.
@@ -210,7 +211,8 @@ class IlaConfig(CLIPConfig):
         prompt_layers, prompt_alpha: depth of the prompt generator and the initial weight of what it adds.
         prompt_num_attention_heads: `None` for E / 64.
         prompt_hidden_act, prompt_attention_dropout, prompt_projection_dropout: of the prompt generator.
-        freeze_text_model: the text tower takes no gradient, and its features of the classes are computed once.
+        freeze_text_model: the text tower takes no gradient, and its features of the classes are computed once. While
+            it is trained they are computed in every forward (`IlaForVideoClassification.class_text_features`).
         freeze_vision_model: the vision tower that was loaded takes no gradient; what is new in its layers does.
         class_features: "tokens": class names go through the text tower. "embeddings": ready text features are stored
             (`IlaForVideoClassification.set_class_embeddings`). "merged": they are, and there is no text tower
@@ -293,7 +295,7 @@ class IlaConfig(CLIPConfig):
 
     @property
     def num_frames(self) -> int:
-        """Frames of one clip; lives in `vision_config`. The video-classification pipeline reads it here."""
+        """The number of frames of one clip, kept in `vision_config`; the pipeline for videos reads it here."""
         return self.vision_config.num_frames
 
     @num_frames.setter
@@ -318,7 +320,7 @@ class IlaConfig(CLIPConfig):
 
     @classmethod
     def from_clip_size(cls, size: str, **kwargs: Any) -> "IlaConfig":
-        """The configuration of one of the paper's four towers.
+        """Make the configuration of one of the paper's four towers (Table 1).
 
         Args:
             size: "B/32", "B/16", "L/14" or "L/14@336".

@@ -24,17 +24,19 @@ TIME_PARAMETERS = ("time_embedding", "pixel_weights", "region_weights")
 
 
 def vision_sizes(config: PreTrainedConfig) -> dict[str, int]:
+    """Return `num_frames` and `image_size` (pixels) of a configuration, of the tower or of all."""
     vision = getattr(config, "vision_config", config)
     return {"num_frames": vision.num_frames, "image_size": vision.image_size}
 
 
 def set_vision_sizes(config: PreTrainedConfig, sizes: dict[str, int]) -> None:
+    """Set `num_frames` and `image_size` (pixels) of a configuration, of the tower or of all."""
     vision = getattr(config, "vision_config", config)
     vision.num_frames, vision.image_size = sizes["num_frames"], sizes["image_size"]
 
 
 def stored_sizes(config_class: Any, path: Any, wanted: dict[str, int], **source: Any) -> dict[str, int]:
-    """Number of frames and image size of a checkpoint; `wanted` frames for a CLIP checkpoint, which knows none."""
+    """Return a checkpoint's number of frames and image size; CLIP's knows no frames and takes the `wanted` ones."""
     sizes = vision_sizes(config_class.from_pretrained(path, **source))
     config_dict, _ = config_class.get_config_dict(path, **source)
     knows_frames = "num_frames" in config_dict.get("vision_config", config_dict)
@@ -42,17 +44,17 @@ def stored_sizes(config_class: Any, path: Any, wanted: dict[str, int], **source:
 
 
 def resize_frame_positions(mit: XCLIPMultiframeIntegrationTransformer, num_frames: int) -> None:
-    """Linear interpolation over frames, in place."""
+    """Interpolate the positions (1, T, E) linearly over the frames, in place."""
     weight = mit.position_embedding.detach()  # (1, T, E)
     resized = F.interpolate(weight.float().mT, size=num_frames, mode="linear").mT
     mit.position_embedding = nn.Parameter(resized.to(weight.dtype).contiguous())
 
 
 def resize_time_parameters(model: nn.Module, num_frames: int) -> bool:
-    """What the tower learned for each frame, or each pair of frames, for another number of them; whether any is there.
+    """Interpolate, in place, what the tower learned for each frame or pair of frames; return whether it had any.
 
-    Time embeddings (T, D) linearly; GTA's matrices (heads, groups, T, T) bilinearly, and such that what they sum up
-    over the frames stays as large. In place.
+    Time embeddings (T, D) are interpolated linearly, GTA's matrices (heads, groups, T, T) bilinearly and such that
+    what they sum up over the frames stays as large.
     """
     owners = [(module, name) for module in model.modules() for name in TIME_PARAMETERS if hasattr(module, name)]
     for module, name in owners:
@@ -67,7 +69,7 @@ def resize_time_parameters(model: nn.Module, num_frames: int) -> bool:
 
 
 def resize_patch_positions(embeddings: CLIPVisionEmbeddings, image_size: int) -> None:
-    """Bicubic interpolation over the patch grid, in place; the class token's position stays."""
+    """Interpolate the positions (L, D) bicubically over the patch grid, in place; the class token's stays."""
     weight = embeddings.position_embedding.weight.detach()  # (1 + grid * grid, D)
     before, after = math.isqrt(weight.shape[0] - 1), image_size // embeddings.patch_size
     patches = weight[1:].float().mT.unflatten(1, (before, before))[None]  # (1, D, grid, grid)
@@ -103,7 +105,7 @@ ABOVE_VIT = re.compile(r"^(vit\.)?(pooler\.|classifier\.|decoder\.|embeddings\.m
 
 
 def is_vit(path: Any, **source: Any) -> bool:
-    """Whether a folder or Hub id holds an image classification ViT."""
+    """Return whether a folder or Hub id holds an image classification ViT."""
     try:
         return PreTrainedConfig.get_config_dict(path, **source)[0].get("model_type") == "vit"
     except OSError:  # no configuration beside the weights: whoever needs one says so
@@ -111,7 +113,7 @@ def is_vit(path: Any, **source: Any) -> bool:
 
 
 def config_dict_of_vit(config_dict: dict[str, Any], path: Any, **options: Any) -> dict[str, Any]:
-    """The dictionary of an IlaConfig: a linear head on the ViT, whose own classes are forgotten.
+    """Make the dictionary of an IlaConfig: a linear head on the ViT, without the ViT's own classes.
 
     Args:
         config_dict: of a ViTConfig.
@@ -151,7 +153,7 @@ def config_dict_of_vit(config_dict: dict[str, Any], path: Any, **options: Any) -
 
 
 def _normalisation(path: Any, **source: Any) -> dict[str, list[float]]:
-    """Mean and deviation that pixels were normalised with; Google's 0.5, the library's default, where nothing says."""
+    """Return the mean and deviation that pixels were normalised with, by default 0.5, as Google's ViTs have it."""
     folder = os.path.dirname(path) if os.path.isfile(path) else path
     optional = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_gated_repo": False}
     file = cached_file(folder, IMAGE_PROCESSOR_NAME, **optional, **source)
@@ -176,7 +178,7 @@ def check_config_for_vit(config: Any, path: Any) -> None:
 
 
 def state_dict_of_vit(path: Any, **options: Any) -> dict[str, torch.Tensor]:
-    """ViT's weights under the names of an IlaModel.
+    """Load a ViT's weights under the names that they have in an IlaModel.
 
     Args:
         path: folder or Hub id, as saved by any of transformers' ViT models, now or in the format's first version.

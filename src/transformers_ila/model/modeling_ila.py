@@ -61,7 +61,7 @@ UPLOAD_ARGUMENTS = ("push_to_hub", "repo_id", "commit_message", "token", "privat
 
 
 class IlaVisionEmbeddings(CLIPVisionEmbeddings):
-    """CLIP's, or with `patch_bias` a ViT's."""
+    """Embed patches as CLIP does, or with `patch_bias` as a ViT does: (N, C, H, W) -> (N, L, D)."""
 
     def __init__(self, config: IlaVisionConfig) -> None:
         super().__init__(config)
@@ -75,7 +75,7 @@ class IlaVisionEmbeddings(CLIPVisionEmbeddings):
 
 
 class IlaVisionModel(IlaPreTrainedModel):
-    """CLIP's vision tower on videos, with the temporal module of `config.temporal_module` in its layers."""
+    """Encode videos by CLIP's vision tower, with the temporal module of `config.temporal_module` in its layers."""
 
     config: IlaVisionConfig
     config_class = IlaVisionConfig
@@ -110,7 +110,8 @@ class IlaVisionModel(IlaPreTrainedModel):
         output_alignment: bool = False,
         **kwargs: Unpack[TransformersKwargs],
     ) -> IlaVisionModelOutput:
-        """
+        """Encode videos: (B, T, C, H, W) -> `last_hidden_state` (B, T, L, D), `pooler_output` (B, T, D).
+
         Args:
             pixel_values: (B, T, C, H, W) with T = `config.num_frames` and H = W = `config.image_size`.
             interpolate_pos_encoding: take any H and W.
@@ -143,8 +144,11 @@ class IlaVisionModel(IlaPreTrainedModel):
 def check_pixel_values(
     pixel_values: torch.Tensor, config: IlaVisionConfig, *, any_size: bool = False, views: bool = False
 ) -> None:
-    """Raise a ValueError unless the shape is (B, T, C, H, W) as configured, or with `views` (B, V, T, C, H, W), and
-    the numbers are normalised ones, which no integers are.
+    """Check videos before they are encoded.
+
+    Raises:
+        ValueError: unless the shape is (B, T, C, H, W) as configured, or with `views` (B, V, T, C, H, W), and the
+            numbers are normalised ones, which no integers are.
     """
     frames, channels, size = config.num_frames, config.num_channels, config.image_size
     shape = tuple(pixel_values.shape) if isinstance(pixel_values, torch.Tensor) else None
@@ -163,7 +167,7 @@ def check_pixel_values(
 
 
 def frame_integration(config: IlaConfig) -> XCLIPMultiframeIntegrationTransformer | None:
-    """The transformer over the frames' class tokens (Eq. 8), width E; `None` for no layers."""
+    """Make the transformer over the frames' class tokens (Eq. 8), of width E; return `None` for no layers."""
     vision, width = config.vision_config, config.projection_dim
     if vision.mit_num_hidden_layers == 0:
         return None
@@ -183,14 +187,19 @@ def frame_integration(config: IlaConfig) -> XCLIPMultiframeIntegrationTransforme
 
 
 def prompt_generator(config: IlaConfig) -> XCLIPPromptGenerator:
-    """X-CLIP's video-specific prompt (Section 3.1): class features ask the video's patches."""
+    """Make X-CLIP's video-specific prompt (Section 3.1), in which class features attend to the video's patches."""
     prompt = copy.copy(config)
     prompt.prompt_num_attention_heads = config.prompt_num_attention_heads or _default_heads(config.projection_dim)
     return XCLIPPromptGenerator(prompt)
 
 
 def build_tower(kind: Any, config: Any) -> Any:
-    """A tower in torch's default dtype, as all other parts; not in the one its configuration remembers."""
+    """Build a tower in torch's default dtype, as all other parts are, whatever dtype its configuration was saved with.
+
+    Args:
+        kind: class of the tower, `IlaVisionModel` or `CLIPTextModel`.
+        config: of the tower; it is left as it was.
+    """
     remembered = config.dtype
     try:
         return kind._from_config(config, dtype=torch.get_default_dtype())
@@ -203,7 +212,7 @@ def _default_heads(width: int) -> int:
 
 
 class IlaModel(IlaPreTrainedModel):
-    """Video tower and text tower: cosines of videos and texts.
+    """Compare videos and texts: both towers, and the cosines of their features.
 
     There is no text tower with `classification_head="linear"`, and none where it was merged into its class features.
     """
@@ -254,7 +263,7 @@ class IlaModel(IlaPreTrainedModel):
         interpolate_pos_encoding: bool = False,
         **kwargs: Unpack[TransformersKwargs],
     ) -> IlaVisionModelOutput:
-        """Video features v of Eq. 8, not normalised: (B, T, C, H, W) -> `pooler_output` (B, E)."""
+        """Compute the video features v of Eq. 8, not normalised: (B, T, C, H, W) -> `pooler_output` (B, E)."""
         kwargs.pop("return_dict", None)
         outputs = self.vision_model(
             pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, return_dict=True, **kwargs
@@ -271,7 +280,7 @@ class IlaModel(IlaPreTrainedModel):
         position_ids: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPooling:
-        """Text features c, not normalised: (K, length) -> `pooler_output` (K, E).
+        """Compute the text features c, not normalised: (K, length) -> `pooler_output` (K, E).
 
         Raises:
             ValueError: where there is no text tower (`classification_head="linear"`, or it was merged).
@@ -298,11 +307,11 @@ class IlaModel(IlaPreTrainedModel):
     def match(
         self, video_outputs: IlaVisionModelOutput, text_embeds: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Scaled cosines of videos and texts.
+        """Compute the scaled cosines of videos and texts (Eq. 8).
 
         Args:
-            video_outputs: of `get_video_features`.
-            text_embeds: (K, E).
+            video_outputs: what `get_video_features` returned.
+            text_embeds: text features, (K, E).
 
         Returns:
             Logits (B, K), unit video features (B, E), unit text features (K, E) or, with the prompt, (B, K, E).
@@ -332,7 +341,8 @@ class IlaModel(IlaPreTrainedModel):
         interpolate_pos_encoding: bool = False,
         **kwargs: Unpack[TransformersKwargs],
     ) -> IlaOutput:
-        """
+        """Compare every video with every text.
+
         Args:
             input_ids: tokenised texts, (K, length).
             pixel_values: (B, T, C, H, W).
@@ -356,13 +366,13 @@ class IlaModel(IlaPreTrainedModel):
         )
 
     def add_alignment_loss(self, loss: torch.Tensor, alignment_loss: torch.Tensor | None) -> torch.Tensor:
-        """Section 3.3: the sum of both losses, the alignment's weighted by gamma."""
+        """Add the alignment loss, weighted by gamma, to a loss (Section 3.3)."""
         weight = self.config.alignment_loss_weight
         return loss if alignment_loss is None or not weight else loss + weight * alignment_loss.to(loss)
 
 
 class IlaForVideoClassification(IlaModel):
-    """Video classifier with a text head (classes are names) or a linear head (classes are numbers)."""
+    """Classify videos by a text head (classes are names) or a linear head (classes are numbers)."""
 
     class_input_ids: torch.Tensor  # (K, length), with class_features="tokens"
     class_embeds: torch.Tensor  # (K, E), with class_features="embeddings" or "merged"
@@ -440,7 +450,7 @@ class IlaForVideoClassification(IlaModel):
         return (model, info) if wants_info else model
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
-        """`PreTrainedModel.save_pretrained`, with the tokenizer beside it: `set_labels` works on what is saved.
+        """Save as `PreTrainedModel.save_pretrained` does, with the tokenizer, so that `set_labels` works once loaded.
 
         With `push_to_hub=True` the tokenizer is a commit of its own; `push_to_hub()` makes one of everything.
         """
@@ -451,7 +461,7 @@ class IlaForVideoClassification(IlaModel):
             tokenizer.save_pretrained(save_directory, **upload)
 
     def _find_tokenizer(self) -> PreTrainedTokenizerBase | None:
-        """The tokenizer in use, else the checkpoint's; looked for once."""
+        """Return the tokenizer in use, else the checkpoint's, which is looked for once; `None` where there is none."""
         has_text = self.config.has_text_tower
         if self.tokenizer is None and has_text and self.name_or_path and not self._has_no_tokenizer:
             try:
@@ -601,7 +611,7 @@ class IlaForVideoClassification(IlaModel):
         self._init_weights(self.classifier)
 
     def class_text_features(self) -> torch.Tensor:
-        """Text features of the classes, not normalised: (K, E).
+        """Return the text features of the classes, not normalised: (K, E).
 
         While the text tower is frozen they are computed once. It is frozen while `config.freeze_text_model` holds,
         none of its parameters requires a gradient and it has no adapters. The features are computed anew after
@@ -653,7 +663,7 @@ class IlaForVideoClassification(IlaModel):
                 self.refresh_class_features()
 
     def _may_keep_class_features(self) -> bool:
-        """The features stay the same for now: neither trained nor drawn (dropout)."""
+        """Return whether the features stay the same for now: they are neither trained nor drawn (dropout)."""
         drawn = self.text_model.training and self.config.text_config.attention_dropout > 0
         return not drawn and (self._class_features_are_constant or self._text_is_frozen())
 
@@ -667,12 +677,12 @@ class IlaForVideoClassification(IlaModel):
         return [*self.text_model.modules(), *self.text_projection.modules()]
 
     def _class_feature_sources(self) -> list[torch.Tensor]:
-        """The tensors that features are computed from. torch.func and offloading put others in their place."""
+        """List the tensors that features are computed from. torch.func and offloading put others in their place."""
         weights = (weight for module in self._text_modules() for weight in module._parameters.values())
         return [self.class_input_ids, *(weight for weight in weights if weight is not None)]
 
     def _compute_class_features(self) -> torch.Tensor:
-        """Features without gradients, autocast and dropout: (K, E) in the dtype of the weights."""
+        """Compute the features without gradients, autocast and dropout: (K, E) in the dtype of the weights."""
         modes = [(module, module.training) for module in self.text_model.modules()]
         try:
             self.text_model.eval()
@@ -690,7 +700,7 @@ class IlaForVideoClassification(IlaModel):
         return self.get_text_features(input_ids).pooler_output
 
     def _shortest(self, input_ids: torch.Tensor) -> torch.Tensor:
-        """Cut what follows the last end of text: attention is causal, so nothing before it changes."""
+        """Cut off the tokens behind the last end of text: attention is causal, so no feature changes."""
         end = self.config.text_config.eos_token_id
         ends = input_ids.argmax(-1) if end == 2 else (input_ids == end).int().argmax(-1)  # as CLIPTextModel reads them
         last = ends.max()
@@ -712,7 +722,8 @@ class IlaForVideoClassification(IlaModel):
         output_alignment: bool = False,
         **kwargs: Unpack[TransformersKwargs],
     ) -> IlaVideoClassifierOutput:
-        """
+        """Classify videos: `logits` (B, K), and with labels the `loss`, in which the alignment's has its weight.
+
         Args:
             pixel_values: (B, T, C, H, W), or (B, V, T, C, H, W) for several views of each video.
             labels: class indices (B,), or class probabilities (B, K).
@@ -758,7 +769,7 @@ class IlaForVideoClassification(IlaModel):
         return self
 
     def classify(self, video_outputs: IlaVisionModelOutput) -> torch.Tensor:
-        """Output of `get_video_features` -> logits (B, K)."""
+        """Turn the output of `get_video_features` into logits (B, K)."""
         if self.config.classification_head == "text":
             return self.match(video_outputs, self.class_text_features())[0]
         features = F.normalize(video_outputs.pooler_output, dim=-1)
@@ -781,7 +792,7 @@ class IlaForVideoClassification(IlaModel):
         return logits.log_softmax(-1).logsumexp(1) - math.log(logits.shape[1])
 
     def classification_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Cross-entropy with class indices or probabilities; binary cross-entropy for several labels."""
+        """Compute the cross-entropy with class indices or probabilities, or the binary one for several labels."""
         logits, soft = at_least_float32(logits), labels.is_floating_point()
         expected = tuple(logits.shape) if soft or labels.ndim == 2 else (len(logits),)
         if tuple(labels.shape) != expected:
@@ -808,7 +819,7 @@ def _are_same(tensors: Sequence[torch.Tensor], others: Sequence[torch.Tensor]) -
 
 
 def _has_numbers(tensor: torch.Tensor) -> bool:
-    """Whether the tensor has numbers that outlive this call: a meta or fake one has none, nor one of torch.func."""
+    """Return whether the tensor holds numbers after this call: no meta, fake or torch.func tensor does."""
     try:
         return tensor.untyped_storage().device.type != "meta"
     except NotImplementedError:  # torch.func's wrappers have no storage

@@ -7,6 +7,7 @@ from typing import Any
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin
 from transformers.utils import PROCESSOR_NAME, cached_file, logging
 
+from .loading_ila import HUB_KWARGS
 from .remote_code_ila import save_code
 from .video_processing_ila import IlaVideoProcessor, IlaVideoProcessorKwargs
 
@@ -14,18 +15,19 @@ from .video_processing_ila import IlaVideoProcessor, IlaVideoProcessorKwargs
 logger = logging.get_logger(__name__)
 
 
-HUB_KWARGS = ("cache_dir", "local_files_only", "revision", "subfolder", "token")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json")
 
 
 class IlaProcessorKwargs(ProcessingKwargs, total=False):  # type: ignore[call-arg]
-    """Options of a call: those of `IlaVideoProcessor` and of the tokenizer."""
+    """The options of a call are those of `IlaVideoProcessor` and of the tokenizer."""
 
     videos_kwargs: IlaVideoProcessorKwargs  # type: ignore[misc]
 
 
 class IlaProcessor(ProcessorMixin):
-    """`processor(videos=..., text=[...], return_tensors="pt")` -> `pixel_values`, `input_ids`, `attention_mask`.
+    """Prepare videos and texts: `processor(videos=..., text=[...], return_tensors="pt")`.
+
+    A call returns `pixel_values` (B, T, C, H, W), `input_ids` and `attention_mask`, both (K, length).
 
     Texts are padded to the longest, so that a list of class names makes one tensor (K, length).
 
@@ -45,7 +47,7 @@ class IlaProcessor(ProcessorMixin):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:  # type: ignore[override]
-        """The processor of a checkpoint; the video processor alone where it has no tokenizer (a linear head)."""
+        """Load a checkpoint's processor, or the video processor alone where there is no tokenizer (a linear head)."""
         where: dict[str, Any] = {name: kwargs[name] for name in HUB_KWARGS if name in kwargs}
         where |= {f"_raise_exceptions_for_{kind}": False for kind in ("missing_entries", "connection_errors")}
         found = (cached_file(pretrained_model_name_or_path, name, **where) for name in TOKENIZER_FILES)
@@ -55,7 +57,7 @@ class IlaProcessor(ProcessorMixin):
         return IlaVideoProcessor.from_pretrained(pretrained_model_name_or_path, **kwargs)
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> Any:
-        """`ProcessorMixin.save_pretrained`; of a processor from an exported folder the code is saved, too."""
+        """Save as `ProcessorMixin.save_pretrained` does, with the code of a processor from an exported folder."""
         saved = super().save_pretrained(save_directory, *args, **kwargs)
         code = getattr(self.video_processor, "auto_map", None)  # the library keeps it in the parts only
         file = Path(save_directory) / PROCESSOR_NAME
@@ -70,7 +72,7 @@ class IlaProcessor(ProcessorMixin):
     def _get_arguments_from_pretrained(
         cls, pretrained_model_name_or_path: Any, processor_dict: dict | None = None, **kwargs: Any
     ) -> list:
-        """The two parts by class, not by Auto class: a CLIP folder names an image processor where ours is wanted."""
+        """Load both parts by class, not by Auto class: a CLIP folder names an image processor where ours is wanted."""
         kwargs.setdefault("subfolder", "")
         return [
             IlaVideoProcessor.from_pretrained(pretrained_model_name_or_path, **kwargs),

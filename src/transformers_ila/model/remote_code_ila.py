@@ -18,5 +18,5 @@ def save_code(owner: Any, folder: str | Path) -> None:
 
 
 def code_files() -> list[Path]:
-    """The modules that ship, which are siblings of this one."""
+    """List the modules that ship to the Hub, which are siblings of this one."""
     return sorted(Path(__file__).parent.glob("*_ila.py"))

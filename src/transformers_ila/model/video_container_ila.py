@@ -30,7 +30,7 @@ FIELDS_UNKNOWN, FIELDS_NONE = 0, 1  # FFmpeg's numbers of field orders
 
 
 class VideoDecodingError(ValueError):
-    """A video that cannot be read; the message names it and the reason in one line."""
+    """Raised for a video that cannot be read; the message names it and the reason in one line."""
 
     def __init__(self, name: str, reason: object) -> None:
         super().__init__(" ".join(f"Cannot read the video {name}: {reason}".split()))
@@ -42,7 +42,7 @@ class VideoDecodingError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class ReadLimits:
-    """What reading one video may cost at most; beyond it a `VideoDecodingError` says which limit was met.
+    """Limit what reading one video may cost; a `VideoDecodingError` says which limit was met.
 
     max_pixels: of one frame, width x height, checked before any is decoded; the default is 8192 x 8192.
     max_frames: of one video, counted as packets. The default is more than nine hours at 30 a second.
@@ -66,7 +66,7 @@ class ReadLimits:
 
 @dataclass(frozen=True, kw_only=True)
 class VideoFile:
-    """A path or binary file object, what it is called in messages, and what reading it may cost."""
+    """Hold a path or binary file object, its name in messages, and what reading it may cost."""
 
     file: Any
     name: str
@@ -93,7 +93,7 @@ class VideoFile:
 
 
 class OpenVideo:
-    """An open container, its best video stream and that stream's decoder, within the file's limits."""
+    """Hold an open container, its best video stream and that stream's decoder, within the file's limits."""
 
     container: Any
     stream: Any
@@ -136,14 +136,14 @@ class OpenVideo:
         self.container.close()
 
     def packets(self) -> Iterator[Any]:
-        """All packets of the stream from its start; the last one is empty and flushes the decoder."""
+        """Yield all packets of the stream from its start; the last one is empty and flushes the decoder."""
         if not self.at_start:
             self.close()
             self.open()
         return self.packets_here()
 
     def packets_here(self) -> Iterator[Any]:
-        """The packets from where the file stands; places that cannot be read are stepped over."""
+        """Yield the packets from where the file stands; places that cannot be read are stepped over."""
         self.at_start = False
         count = 0
         for _ in range(DEMUXER_RETRIES):
@@ -159,7 +159,7 @@ class OpenVideo:
         yield None  # the decoder's spelling of an empty packet
 
     def seek(self, timestamp: int) -> Iterator[Any]:
-        """The packets from the last key frame at or before a time (in the stream's time base)."""
+        """Yield the packets from the last key frame at or before a time (in the stream's time base)."""
         self.container.seek(timestamp, stream=self.stream)
         return self.packets_here()
 
@@ -173,19 +173,19 @@ class OpenVideo:
 
     @property
     def one_frame_per_packet(self) -> bool:
-        """Interlaced video may come as one packet per field."""
+        """Whether each packet holds one frame; interlaced video may come as one packet per field."""
         return self.codec in ONE_FRAME_PER_PACKET and self.decoder.field_order in (FIELDS_UNKNOWN, FIELDS_NONE)
 
     @cached_property
     def first_delay(self) -> int:
-        """How long after its decoding time the first packet is shown, in the stream's time base."""
+        """The time from decoding the first packet to showing it, in the stream's time base."""
         packet = next(self.packets())
         return 0 if packet is None or packet.pts is None or packet.dts is None else packet.pts - packet.dts
 
 
 @contextmanager
 def opened(file: VideoFile) -> Iterator[OpenVideo]:
-    """The open video, closed however the block ends; FFmpeg's errors in it become VideoDecodingErrors."""
+    """Open a video and close it however the block ends; FFmpeg's errors in it become VideoDecodingErrors."""
     if av is None:
         raise ImportError("Reading video files needs PyAV: pip install av")
     try:
@@ -206,7 +206,7 @@ def reason_of(error: Exception) -> str:
 
 
 def _best_stream(container: Any, *, name: str) -> Any:
-    """The default video stream, among several the largest; a cover picture is no video."""
+    """Return the default video stream, among several the largest; a cover picture is no video."""
     pictures = av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails
     streams = [s for s in container.streams.video if s.codec_context is not None and not s.disposition & pictures]
     if not streams:

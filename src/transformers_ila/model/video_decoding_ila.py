@@ -75,7 +75,7 @@ class IlaVideoMetadata(VideoMetadata):
 def decode_video(
     file: VideoFile, index_rule: IndexRule, *, short_side: int | None = None
 ) -> tuple[np.ndarray, IlaVideoMetadata]:
-    """Frames (T, H, W, 3) uint8 RGB, upright, at the indices of the rule, and their metadata.
+    """Decode the frames at the indices of the rule, (T, H, W, 3) uint8 RGB, upright; return them and their metadata.
 
     Raises:
         VideoDecodingError: nothing readable, or a limit met.
@@ -108,7 +108,7 @@ def decode_video(
 
 
 def count_frames(file: VideoFile) -> IlaVideoMetadata:
-    """Decode everything and keep nothing: what the file really holds. Errors as in `decode_video`."""
+    """Decode everything, keep no frame, and return what the file really holds. Errors are those of `decode_video`."""
     with opened(file) as video:
         indexed = list_by_index(video)
         promised = (indexed or list_by_scan(video)).total
@@ -126,7 +126,7 @@ def count_frames(file: VideoFile) -> IlaVideoMetadata:
 
 @dataclass
 class DecodeStats:
-    """What decoding met: frames that came out, packets that did not decode (and why), frames patched up, the end."""
+    """Count what decoding met: frames that came out, packets that did not decode and why, frames patched up."""
 
     frames: int = 0
     bad_packets: int = 0
@@ -141,7 +141,7 @@ class DecodeStats:
 
 
 class FrameCollector:
-    """The frames asked for, converted as they come and written to their places in the result."""
+    """Collect the frames asked for, converted as they come and written to their places in the result."""
 
     def __init__(self, indices: list[int], *, short_side: int | None = None) -> None:
         self.indices = indices
@@ -161,7 +161,7 @@ class FrameCollector:
         return len(self.times) == len(self.positions)
 
     def keep(self, index: int, frame: Any) -> None:
-        """Later frames of another size or orientation follow the first one kept."""
+        """Convert a frame and write it to its places; size and orientation follow the first frame kept."""
         if not self.times:
             self.rotation, self.mirrored = _orientation(frame)
             self.size = scaled_size(frame.width, frame.height, short_side=self.short_side)
@@ -180,7 +180,7 @@ class FrameCollector:
 
 
 def _decode_groups(video: OpenVideo, packets: PacketList, kept: FrameCollector) -> bool:
-    """Decode only the groups of pictures that hold wanted frames; False if anything came out other than listed."""
+    """Decode only the groups of pictures that hold wanted frames; return False if not what was listed came out."""
     plan: list[tuple[int, list[int]]] = []  # (which start, the frames wanted from there on)
     for index in sorted(kept.positions):
         start = int(np.searchsorted(packets.first, index, side="right")) - 1
@@ -200,7 +200,7 @@ def _decode_groups(video: OpenVideo, packets: PacketList, kept: FrameCollector) 
 
 
 def _decode_group(video: OpenVideo, packets: PacketList, start: int, wanted: list[int], kept: FrameCollector) -> None:
-    """Decode from a start to the last frame wanted of it; NotAsListed if other frames come out than went in."""
+    """Decode from a start to its last wanted frame; raise IndexMismatch if other frames come out than went in."""
     first = int(packets.first[start])
     times = group_times(video, packets, start, wanted[-1])
     index_of = {times[index - first]: index for index in wanted}
@@ -230,7 +230,7 @@ def _decoded(video: OpenVideo, packet: Any) -> list[Any]:
 def _decode_sequentially(
     video: OpenVideo, keep_of: Callable[[int], FrameCollector], *, guess: int
 ) -> tuple[FrameCollector, DecodeStats]:
-    """Decode everything; once more if there were not as many frames as packets, for the rule needs the true number."""
+    """Decode everything, and once more if there were not as many frames as packets: the rule needs the number."""
     kept = keep_of(guess)
     tally = _decode_all(video, kept)
     if tally.frames not in (0, guess):
@@ -265,7 +265,7 @@ def _decode_all(video: OpenVideo, kept: FrameCollector) -> DecodeStats:
 
 
 def checked_indices(indices: Sequence[int], *, total: int) -> list[int]:
-    """The rule's indices as a list; ValueError if there are none or one lies outside [0, total)."""
+    """Return the rule's indices as a list; raise a ValueError if there are none or one lies outside [0, total)."""
     try:
         indices = [operator.index(index) for index in indices]
     except TypeError as error:
@@ -279,7 +279,7 @@ def checked_indices(indices: Sequence[int], *, total: int) -> list[int]:
 
 
 def _orientation(frame: Any) -> tuple[int, bool]:
-    """(degrees to turn counter-clockwise, whether to mirror left to right afterwards) to show the frame upright.
+    """Return the degrees to turn a frame counter-clockwise, and whether to mirror it afterwards, to show it upright.
 
     The display matrix sends column x, row y to (a x + c y, b x + d y); it is rounded to the nearest of the eight ways
     a picture can lie.
@@ -294,7 +294,7 @@ def _orientation(frame: Any) -> tuple[int, bool]:
 
 
 def scaled_size(width: int, height: int, *, short_side: int | None) -> tuple[int, int]:
-    """(width, height) with the short side scaled down to `short_side`, never up; rounded as torchvision does."""
+    """Scale (width, height) so that the short side is `short_side`, down but never up, as torchvision rounds."""
     if short_side is None or short_side >= min(width, height):
         return width, height
     if width <= height:
@@ -303,7 +303,7 @@ def scaled_size(width: int, height: int, *, short_side: int | None) -> tuple[int
 
 
 def _frames_cut_off(video: OpenVideo, last: int | None) -> int:
-    """How many frames of the header's duration no packet is left of, where a Matroska file is cut off."""
+    """Count the frames that the header's duration promises and a Matroska file that is cut off lacks."""
     stream = video.stream
     rate = stream.average_rate or stream.guessed_rate
     if last is None or not rate or not is_cut_off(video):
@@ -316,7 +316,7 @@ def _frames_cut_off(video: OpenVideo, last: int | None) -> int:
 
 
 def _seconds(clock: str) -> float | None:
-    """Of hours:minutes:seconds, as Matroska's tags have it."""
+    """Turn hours:minutes:seconds, as Matroska's tags have it, into seconds."""
     match = re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)", clock)
     return None if match is None else 3600 * int(match[1]) + 60 * int(match[2]) + float(match[3])
 

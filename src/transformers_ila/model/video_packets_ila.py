@@ -32,7 +32,7 @@ SMALL_VOP = 16  # bytes: a shorter packet says that the last MPEG-4 picture stay
 
 
 class IndexMismatch(Exception):
-    """The file did not keep what the listing of its packets promised."""
+    """Raised where a file did not keep what the listing of its packets promised."""
 
 
 def _nowhere() -> np.ndarray:
@@ -41,7 +41,7 @@ def _nowhere() -> np.ndarray:
 
 @dataclass(frozen=True, kw_only=True)
 class PacketList:
-    """The packets of a stream in the order of the file, before any is decoded.
+    """List the packets of a stream in the order of the file, before any is decoded.
 
     total: frames that will be shown. trusted: whether groups of pictures may be decoded on their own.
     Of the K packets where decoding may start: `first` (K,) the index of their frame among all frames, ascending,
@@ -61,7 +61,7 @@ class PacketList:
 
 
 def list_by_index(video: OpenVideo) -> PacketList | None:
-    """The sample table of an MP4 or MOV file; None where it is missing, incomplete, or leaves samples out."""
+    """Read the sample table of an MP4 or MOV file; return None where it is missing or not complete."""
     entries = video.stream.index_entries
     if video.format != "mov" or len(entries) != video.stream.frames:
         return None
@@ -84,7 +84,7 @@ def list_by_index(video: OpenVideo) -> PacketList | None:
 
 
 def _keys_are_plain(video: OpenVideo, offsets: np.ndarray, sizes: np.ndarray) -> bool:
-    """Whether the first key frame starts anew, and none changes what the header says of the stream."""
+    """Return whether the first key frame starts anew, and no key frame changes what the header says of the stream."""
     if video.codec not in NAL_CODECS:
         return True
     with _aside(video.file.file) as file:
@@ -97,7 +97,7 @@ def _keys_are_plain(video: OpenVideo, offsets: np.ndarray, sizes: np.ndarray) ->
 
 
 def list_by_scan(video: OpenVideo) -> PacketList:
-    """What a pass over all packets tells; trusted only where their times prove which frame is which."""
+    """List the packets by a pass over all; the list is trusted only where times prove which frame is which."""
     mpeg4 = video.codec == "mpeg4"
     times: list[Any] = []
     keys: list[int] = []
@@ -142,7 +142,7 @@ def list_by_scan(video: OpenVideo) -> PacketList:
 
 
 def packets_from(video: OpenVideo, packets: PacketList, start: int) -> Iterator[Any]:
-    """The packets from a start on."""
+    """Yield the packets from a start on."""
     # An index is in decoding time, seeks go by display time: the first packet tells how far the two are apart.
     delay = video.first_delay if packets.times is None else 0
     try:
@@ -152,7 +152,7 @@ def packets_from(video: OpenVideo, packets: PacketList, start: int) -> Iterator[
 
 
 def group_times(video: OpenVideo, packets: PacketList, start: int, last: int) -> list[int]:
-    """Times of the frames from a start on, ascending, at least up to the frame of index `last`."""
+    """Return the times of the frames from a start on, ascending, at least up to the frame of index `last`."""
     first = int(packets.first[start])
     if packets.times is not None:
         return packets.times[first : last + 1].tolist()
@@ -170,7 +170,7 @@ def group_times(video: OpenVideo, packets: PacketList, start: int, last: int) ->
 
 
 def needed_packets(video: OpenVideo, packets: PacketList, start: int, wanted: set[int]) -> Iterator[Any]:
-    """What must be decoded from a start on to get the frames at the wanted times; an empty packet ends it."""
+    """Yield what must be decoded from a start on to get the frames at the wanted times; an empty packet ends it."""
     missing = set(wanted)
     for count, packet in enumerate(packets_from(video, packets, start)):
         if packet is None or packet.size == 0:
@@ -191,7 +191,7 @@ def needed_packets(video: OpenVideo, packets: PacketList, start: int, wanted: se
 
 
 def _size_and_fragments(video: OpenVideo) -> tuple[int, bool]:
-    """An MP4 file's bytes, and whether it goes on in fragments that its sample table does not list."""
+    """Return an MP4 file's bytes, and whether it goes on in fragments that its sample table does not list."""
     with _aside(video.file.file) as boxes:
         size = boxes.seek(0, os.SEEK_END)
         position = 0
@@ -210,7 +210,7 @@ def _size_and_fragments(video: OpenVideo) -> tuple[int, bool]:
 
 
 def is_cut_off(video: OpenVideo) -> bool:
-    """Whether a Matroska file ends before the end that its header declares."""
+    """Return whether a Matroska file ends before the end that its header declares."""
     if video.format != "matroska":
         return False
     with _aside(video.file.file) as file:
@@ -231,7 +231,7 @@ def is_cut_off(video: OpenVideo) -> bool:
 
 @contextmanager
 def _aside(file: str | BinaryIO) -> Iterator[BinaryIO]:
-    """The file for a look elsewhere in it; a file object is put back to where the demuxer left it."""
+    """Hand out the file for a look elsewhere in it; afterwards a file object stands where the demuxer left it."""
     if isinstance(file, str):
         with open(file, "rb") as opened:
             yield opened
@@ -247,7 +247,7 @@ def _aside(file: str | BinaryIO) -> Iterator[BinaryIO]:
 
 
 class Picture(NamedTuple):
-    """What a packet's bytes say about its picture.
+    """Say what a packet's bytes tell about its picture.
 
     pictures: coded pictures in the packet.
     anew: the picture refers to nothing before it.

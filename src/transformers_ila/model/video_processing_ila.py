@@ -46,7 +46,7 @@ RESIZE_RATIO = 256 / 224  # short side before the centre crop : crop, as in the 
 
 
 class IlaVideoProcessorKwargs(VideosKwargs, total=False):  # type: ignore[call-arg]
-    """What a call, and the saved JSON, may say beside transformers' own options.
+    """The options of a call, and of the saved JSON, beside transformers' own.
 
     frame_sampling: "segments" | "uniform" | "dense", the rule that picks the frames (`INDEX_RULES`).
     frame_stride: frames between two frames of a dense clip.
@@ -67,7 +67,7 @@ class IlaVideoProcessorKwargs(VideosKwargs, total=False):  # type: ignore[call-a
 
 
 class IlaVideoProcessor(BaseVideoProcessor):
-    """Turns videos into `pixel_values`: (B, T, C, H, W), or (B, V, T, C, H, W) with several views, clip-major.
+    """Turn videos into `pixel_values`: (B, T, C, H, W), or (B, V, T, C, H, W) with several views, clip-major.
 
     A video is a path, an http(s) URL, bytes, a binary file object, a dict with "path" or "bytes", a folder of frame
     images, a 4-D array or tensor (channels first or last), or a list of PIL images or 3-D arrays. A list of videos, of
@@ -110,14 +110,14 @@ class IlaVideoProcessor(BaseVideoProcessor):
         _check_options(vars(self))
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> Any:
-        """`BaseVideoProcessor.save_pretrained`; of a processor from an exported folder the code is saved, too."""
+        """Save as `BaseVideoProcessor.save_pretrained` does, with the code of a processor from an exported folder."""
         saved = super().save_pretrained(save_directory, *args, **kwargs)
         save_code(self, save_directory)
         return saved
 
     @classmethod
     def for_model(cls, config: Any, **kwargs: Any) -> "IlaVideoProcessor":
-        """The processor that feeds a model of this configuration (`IlaConfig` or `IlaVisionConfig`).
+        """Make the processor that feeds a model of this configuration (`IlaConfig` or `IlaVisionConfig`).
 
         Frame count, crop and pixel normalisation follow the configuration, the short side the paper's 256 : 224;
         `kwargs` win over all.
@@ -135,7 +135,7 @@ class IlaVideoProcessor(BaseVideoProcessor):
         return cls(**{**defaults, **kwargs})
 
     def preprocess(self, videos: Any, **kwargs: Unpack[IlaVideoProcessorKwargs]) -> BatchFeature:
-        """See the class; `kwargs` override the processor's own settings for this call, None means no override."""
+        """Turn videos into `pixel_values`, as the class says; `kwargs` other than None override the settings."""
         for name in (*OPTION_CHECKS, "do_sample_frames"):
             if kwargs.get(name) is None:
                 kwargs[name] = getattr(self, name)  # type: ignore[literal-required]
@@ -178,7 +178,7 @@ class IlaVideoProcessor(BaseVideoProcessor):
         random_frames: bool | None = None,
         **kwargs: Any,
     ) -> np.ndarray:
-        """(num_clips * num_frames,) indices of the frames to take, clip after clip; None means the own setting."""
+        """Return the frames to take, (num_clips * num_frames,) indices, clip after clip; None takes the setting."""
         _check_options({"fps": fps})
         sampling = self.frame_sampling if frame_sampling is None else frame_sampling
         clips = self.num_clips if num_clips is None else num_clips
@@ -196,7 +196,7 @@ class IlaVideoProcessor(BaseVideoProcessor):
         do_sample_frames: bool | None = None,
         sample_indices_fn: Callable[..., np.ndarray] | None = None,
     ) -> tuple[list[torch.Tensor], list[VideoMetadata]]:
-        """Frames, or readers of sources, to sampled frames (T', C, H, W), T' = all clips' frames in turn."""
+        """Turn frames, or readers of sources, into sampled frames (T', C, H, W), all clips' frames in turn."""
         known: list[Any]
         known = make_batched_metadata(videos, video_metadata) if video_metadata is not None else [None] * len(videos)
         options = sample_indices_fn.keywords if isinstance(sample_indices_fn, partial) else {}
@@ -223,7 +223,7 @@ class IlaVideoProcessor(BaseVideoProcessor):
         return sampled, all_metadata
 
     def convert_to_rgb(self, video: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
-        """(T, C, H, W) of grey, RGB or RGBA to RGB of the same dtype; alpha is laid over white."""
+        """Turn grey, RGB or RGBA frames (T, C, H, W) into RGB of the same dtype; alpha is laid over white."""
         if video.shape[-3] != 4:
             return tvF.grayscale_to_rgb(video)
         white = 255.0 if video.dtype == torch.uint8 or video.max() > 1 else 1.0
@@ -250,7 +250,7 @@ class IlaVideoProcessor(BaseVideoProcessor):
         return_tensors: Any = None,
         **kwargs: Any,
     ) -> BatchFeature:
-        """Crops are cut from uint8 frames: only pixels that the model sees become floats."""
+        """Resize, crop and normalise; uint8 frames are cropped, so only pixels that the model sees become floats."""
         if num_crops > 1:
             size = SizeDict(shortest_edge=max(_sides(crop_size)))
         pixel_values = []
@@ -269,7 +269,7 @@ class IlaVideoProcessor(BaseVideoProcessor):
         return BatchFeature(data={"pixel_values": pixel_values}, tensor_type=return_tensors)
 
     def _crop(self, video: torch.Tensor, crop_size: SizeDict, num_crops: int) -> list[torch.Tensor]:
-        """The centre, or several crops evenly from one end of the long side to the other."""
+        """Cut out the centre, or several crops evenly from one end of the long side to the other."""
         if num_crops == 1:
             return [self.center_crop(video, crop_size)]
         height, width = _sides(crop_size)
@@ -307,7 +307,7 @@ def _check_options(options: Any) -> None:
 
 
 def _check_call(options: Any) -> None:
-    """Options that contradict one another."""
+    """Raise a ValueError for options that contradict one another."""
     if not options["do_sample_frames"] and options["num_clips"] > 1:
         raise ValueError(f"num_clips={options['num_clips']} needs do_sample_frames=True, got do_sample_frames=False.")
     if options["num_crops"] > 1 and not options["do_center_crop"]:
@@ -318,7 +318,7 @@ def _check_call(options: Any) -> None:
 
 
 def _reader(options: Any) -> Callable[..., tuple[np.ndarray, VideoMetadata]]:
-    """`read_video` with these options."""
+    """Return `read_video` with these options."""
     try:
         limits = ReadLimits(**(options["read_limits"] or {}))
     except TypeError as error:
@@ -353,7 +353,7 @@ def _in_memory(video: Any) -> bool:
 
 
 def _list_videos(videos: Any) -> list[Any]:
-    """Any accepted input to a flat list of single videos: sources, 4-D arrays, lists of frames."""
+    """Turn any accepted input into a flat list of single videos: sources, 4-D arrays, lists of frames."""
     if isinstance(videos, (str, os.PathLike, bytes, bytearray, memoryview, dict)) or hasattr(videos, "read"):
         return [videos]
     if isinstance(videos, (np.ndarray, torch.Tensor)):
@@ -368,7 +368,7 @@ def _list_videos(videos: Any) -> list[Any]:
 
 
 def _frames_first(video: Any, layout: Any) -> torch.Tensor:
-    """Frames in memory to one (T, C, H, W) tensor, uint8 or floating point."""
+    """Turn frames in memory into one (T, C, H, W) tensor, uint8 or floating point."""
     if isinstance(video, (list, tuple)):
         if isinstance(video[0], Image.Image):
             layout = ChannelDimension.LAST  # whatever the arrays of the same batch are

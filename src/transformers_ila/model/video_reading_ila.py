@@ -68,7 +68,7 @@ def read_video(
 
 
 def check_video(source: VideoSource, *, limits: ReadLimits = DEFAULT_LIMITS) -> IlaVideoMetadata:
-    """Decode all of a video and keep nothing: its metadata, with every frame lost or corrupt counted.
+    """Decode all of a video, keep no frame, and return its metadata with every lost or corrupt frame counted.
 
     `frames_indices` and `timestamps` are empty. Arguments and errors as in `read_video`.
     """
@@ -81,7 +81,7 @@ def check_video(source: VideoSource, *, limits: ReadLimits = DEFAULT_LIMITS) -> 
 
 @contextmanager
 def _as_file(source: Any, limits: ReadLimits) -> Iterator[VideoFile]:
-    """The source as a file or folder on disk, or a binary file object, with a name for messages."""
+    """Open the source as a file or folder on disk, or a binary file object, with a name for messages."""
     deadline = time.monotonic() + limits.max_seconds
 
     def video_file(file: Any, name: str) -> VideoFile:
@@ -126,7 +126,7 @@ def _why_no_path(path: Any) -> str:
 
 
 def _source_of_dict(source: dict) -> Any:
-    """What `datasets.Video(decode=False)` gives: bytes first, because the path may be one inside an archive."""
+    """Return the bytes or the path that `datasets.Video(decode=False)` gives; a path may be one inside an archive."""
     for key in ("bytes", "path"):
         if source.get(key) is not None:
             return source[key]
@@ -134,7 +134,7 @@ def _source_of_dict(source: dict) -> Any:
 
 
 class SeekableFile:
-    """A binary file object as the demuxer needs it: to read, to seek and to tell, with no error but OSError."""
+    """Wrap a binary file object for the demuxer, which reads, seeks and tells, and knows no error but OSError."""
 
     def __init__(self, file: Any) -> None:
         self.file = file
@@ -158,7 +158,7 @@ class SeekableFile:
             raise OSError(f"{type(error).__name__}: {error}") from error
 
     def can_go_back(self, name: str) -> bool:
-        """Whether the file can be rewound, as reading goes back and forth."""
+        """Return whether the file can be rewound, as reading goes back and forth."""
         try:
             if not isinstance(self.read(0), bytes):
                 raise ValueError(f"A file object must be opened in binary mode; {name} gives text.")
@@ -171,7 +171,7 @@ class SeekableFile:
 
 
 def _copy(read: Callable[[int], bytes], copy: VideoFile) -> int:
-    """What `read` gives, until it gives nothing more, into the copy's file within its limits; the number of bytes."""
+    """Write all that `read` returns into the copy's file, within its limits; return the number of bytes."""
     received = 0
     try:
         while piece := read(DOWNLOAD_PIECE):
@@ -185,7 +185,7 @@ def _copy(read: Callable[[int], bytes], copy: VideoFile) -> int:
 
 
 def _download(url: str, copy: VideoFile) -> None:
-    """The content behind an http(s) URL into the copy's file, within its limits."""
+    """Download the content behind an http(s) URL into the copy's file, within its limits."""
     opener = urllib.request.OpenerDirector()
     for handler in (  # of urllib's own handlers those for http and https: a redirection to anything else fails
         urllib.request.ProxyHandler(),
@@ -213,7 +213,7 @@ def _download(url: str, copy: VideoFile) -> None:
 
 
 def _ascii(url: str) -> str:
-    """The URL as it goes over the wire: other letters encoded in the host's way, and in the rest's."""
+    """Encode a URL for the wire: the host's letters by IDNA, all others by percent signs."""
     parts = urllib.parse.urlsplit(url)
     rest = [urllib.parse.quote(part, safe="%/:=&?~+!$,;'@()*[]") for part in (parts.path, parts.query)]
     return urllib.parse.urlunsplit((parts.scheme, parts.netloc.encode("idna").decode(), *rest, ""))
@@ -223,7 +223,7 @@ def _ascii(url: str) -> str:
 
 
 def _natural_key(name: str) -> list[tuple[int, int, str]]:
-    """frame_10 behind frame_9; tuples, so that digits and letters in the same place compare."""
+    """Return a sort key that puts frame_10 behind frame_9; its tuples let digits and letters compare."""
     return [(0, int(part), part) if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", name)]
 
 
@@ -232,7 +232,7 @@ def _is_folder(video: VideoFile) -> bool:
 
 
 def _image_paths(folder: VideoFile) -> list[str]:
-    """In natural order: at least one, at most as many as the limits allow."""
+    """List a folder's images in natural order: at least one, and at most as many as the limits allow."""
     try:
         names = [n for n in os.listdir(folder.file) if n.lower().endswith(IMAGE_SUFFIXES) and not n.startswith(".")]
     except OSError as error:
@@ -287,7 +287,7 @@ def _folder_metadata(total: int, indices: list[int], *, size: tuple[int, int]) -
 
 
 def _open_image(path: str, folder: VideoFile) -> Image.Image:
-    """Upright and in RGB."""
+    """Open an image, upright and in RGB."""
     folder.check_time()
     try:
         with Image.open(path, formats=IMAGE_FORMATS) as opened:

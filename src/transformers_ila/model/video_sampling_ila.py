@@ -18,7 +18,7 @@ def segment_indices(
     random: bool = False,
     generator: torch.Generator | None = None,
 ) -> np.ndarray:
-    """One frame from each of `num_frames` equal segments of the whole video.
+    """Take one frame from each of `num_frames` equal segments of the whole video.
 
     ```
     frames      0 . . . . . . . . . . . . . . . n-1
@@ -61,7 +61,7 @@ def uniform_indices(
     random: bool = False,
     generator: torch.Generator | None = None,
 ) -> np.ndarray:
-    """A grid of equal steps from the first frame to the last.
+    """Take a grid of equal steps from the first frame to the last.
 
     ```
     frames      0 . . . . . . . . . . . . n-1
@@ -91,7 +91,7 @@ def dense_indices(
     random: bool = False,
     generator: torch.Generator | None = None,
 ) -> np.ndarray:
-    """A short window of the video: `num_frames` frames, `stride` apart.
+    """Take a short window of the video: `num_frames` frames, `stride` apart.
 
     ```
     frames      0 . . . . . . . . . . . . . . . n-1
