@@ -44,13 +44,13 @@ HOMES = {
     "evaluation_files": "evaluation.report_files",
     "evaluation_report": "evaluation.report data.samples",
     "evaluation_samples": "data.samples evaluation.evaluator",
-    "fast_path_ila": "model.fast_path_ila",
+    "fast_path_ila": "",
     "frozen_clip": "backbones.frozen_clip",
     "hub": "hub.exporting",
     "inference": "evaluation.inference model.configuration_ila",
     "layers_ila": "model.layers_ila",
     "metrics": "evaluation.metrics",
-    "mlp_ila": "model.mlp_ila",
+    "mlp_ila": "model.layers_ila",
     "modeling_ila": "model.modeling_ila",
     "motion_pictures": "motionbench.drawing video_writing",
     "motionbench": "motionbench.tasks",
@@ -109,6 +109,8 @@ RENAMED = {
     "Place": "Rank",
     "conversion.Place": "SourceSlice",
     "PlainFile": "SeekableFile",
+    "QuickGelu": "QuickGELU",
+    "RoleConvNorm": "ConvNorm",
     "RoleConvolution": "PairDepthwiseConv",
     "RoleProduct": "PairPointwiseConv",
     "Root": "VideoRoot",
@@ -130,6 +132,8 @@ RENAMED = {
     "anchor_frame": "reference_frame",
     "best_five": "top5_indices",
     "digest_of": "video_id",
+    "draw_alignment": "plot_alignment",
+    "draw_confusion": "plot_confusion_matrix",
     "evaluation.predict": "collect_logits",
     "fault_in": "annotation_error",
     "filled_lines": "nonblank_lines",
@@ -166,7 +170,11 @@ RENAMED = {
 }
 
 GONE = {
+    **{f"confusion_picture.{name}": "matplotlib lays the picture out" for name in ("SIDE", "CAPTION", "GAP")},
     "evaluate_metrics.import_evaluate": "`import evaluate` does",
+    **dict.fromkeys(("fast_path_ila.is_followed", "fast_path_ila.is_precise"), "`fuse()` of a model asks for speed"),
+    "mlp_ila.QUICK": "`QuickGELU.SCALE` of `transformers_ila.model.layers_ila` is that number",
+    "mlp_ila.IlaMLP": "transformers' CLIPMLP stands in its place, and `fuse()` of a model makes it faster",
     "modeling_ila.tensor_state": "`refresh_class_features()` of the model is called where it was compared",
 }
 
