@@ -1,11 +1,9 @@
 """SIGTERM to a group of processes: workers go on, their parent can end them, and a second one ends everything."""
 
-import contextlib
 import ctypes
 import multiprocessing
 import os
 import signal
-import threading
 import time
 from types import SimpleNamespace
 
@@ -17,12 +15,9 @@ from transformers_ila.training.callbacks import StopOnSignal
 from transformers_ila.training.signals import IgnoreSigtermInWorker, with_outliving_workers
 
 
-PATIENCE = 60  # seconds until a test gives up on what should come at once
-
-
-def exit_code(pid):
-    """The code that a process ends with; None where it does not end."""
-    end = time.monotonic() + PATIENCE
+def wait_for(pid, seconds=10.0):
+    """Exit code; None while it runs."""
+    end = time.monotonic() + seconds
     while time.monotonic() < end:
         found, status = os.waitpid(pid, os.WNOHANG)
         if found:
@@ -40,34 +35,23 @@ def hang(ready):
 
 
 def test_a_second_sigterm_ends_a_process_that_hangs(monkeypatch):
-    """The child asks the parent for the time of every SIGTERM, so neither depends on how fast the other one is."""
-    (told, ready), (asked, asks), (clock, sets) = os.pipe(), os.pipe(), os.pipe()
-
-    def now():
-        os.write(asks, b"1")
-        return float(os.read(clock, 1))
-
+    monkeypatch.setattr(sigterm, "SAME_ORDER", 0.5)
+    told, ready = os.pipe()
     child = os.fork()
     if child == 0:
-        monkeypatch.setattr(sigterm, "time", SimpleNamespace(monotonic=now))
         StopOnSignal().on_train_begin(None, SimpleNamespace(), None)
         hang(ready)
         os._exit(1)
     try:
         os.read(told, 1)
-        for second in (0, 0, int(sigterm.SAME_ORDER)):  # as launchers pass on what everybody was sent
-            os.kill(child, signal.SIGTERM)
-            os.read(asked, 1)  # it lives
-            os.write(sets, b"%d" % second)
         os.kill(child, signal.SIGTERM)
-        os.read(asked, 1)
-        os.write(sets, b"%d" % (sigterm.SAME_ORDER + 1))
-        assert exit_code(child) == 128 + signal.SIGTERM
+        os.kill(child, signal.SIGTERM)  # as launchers pass it on
+        assert wait_for(child, 0.8) is None
+        os.kill(child, signal.SIGTERM)
+        assert wait_for(child) == 128 + signal.SIGTERM
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(child, signal.SIGKILL)
-        for end in (told, ready, asked, asks, clock, sets):
-            os.close(end)
+        os.close(told)
+        os.close(ready)
 
 
 def test_the_signal_is_given_back():
@@ -110,27 +94,21 @@ def test_workers_outlive_the_groups_sigterm(persistent):
     assert len(workers) == 2 and seen == list(range(12))
 
 
-def test_workers_end_for_their_parent(monkeypatch):
-    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", PATIENCE)  # then PyTorch ends it by force
+def test_workers_end_for_their_parent():
     loader = iter(with_outliving_workers(DataLoader(Slow(), 2, num_workers=1, persistent_workers=True)))
     next(loader)
     (worker,) = loader._workers
+    started = time.monotonic()
     loader._shutdown_workers()
-    assert worker.exitcode == 0
-
-
-def test_workers_that_their_parent_terminates_end():
-    context = multiprocessing.get_context("fork")
-    ready = context.Event()
-    process = context.Process(target=idle, args=(ready,), daemon=True)
+    assert not worker.is_alive() and time.monotonic() - started < 4
+    process = multiprocessing.get_context("fork").Process(target=idle, daemon=True)
     process.start()
-    assert ready.wait(PATIENCE)
+    time.sleep(0.3)
     process.terminate()
-    process.join(PATIENCE)
+    process.join(5)
     assert process.exitcode == 0
 
 
-def idle(ready):
+def idle():
     IgnoreSigtermInWorker()(0)
-    ready.set()
-    threading.Event().wait()
+    time.sleep(30)
