@@ -297,7 +297,7 @@ def test_names_that_look_like_comments(tmp_path):
 HELD = """
 import sys, threading
 from tqdm import tqdm
-from transformers_ila.cli.predict import main
+from transformers_ila.cli.main import main
 
 update, done = tqdm.update, 0
 
@@ -309,7 +309,7 @@ def held(bar, count=1):
         threading.Event().wait()
 
 tqdm.update = held
-sys.exit(main(sys.argv[1:]))
+sys.exit(main(["predict", *sys.argv[1:]]))
 """  # `ila predict` that labels forty videos and then waits for a signal: it cannot end before one comes
 
 

@@ -44,11 +44,11 @@ END
     test -s demo/model/model.safetensors
 }
 
-# exporters: installs onnx, onnxscript and onnxruntime. Runs the tests of exports whose packages the dev extra lacks.
+# exporters: installs onnx, onnxscript and onnxruntime. Exports small models and compares what the programs give.
 exporters() {
     borrow "$work/exporters"
     "$work/exporters/bin/python" -m pip install --quiet 'onnx>=1.19' 'onnxscript>=0.5' onnxruntime
-    with_source "$work/exporters" -k "onnx or export" tests/hub
+    with_source "$work/exporters" tests/extra/check_onnx.py
 }
 
 # torchao: installs torchao. Runs the tests of its int8 weights.
@@ -66,7 +66,7 @@ oldest() {
     with_source "$work/oldest" -n auto --maxprocesses 16 --dist worksteal tests
 }
 
-# Tests by an environment, with this source, none of which may be skipped as a whole file.
+# Tests with the packages of an environment and this source; what is skipped is listed with its reason.
 with_source() {
     cd "$root"
     PYTHONPATH="$root/src" "$1/bin/python" -m pytest -q -rs -m "not slow" -p no:cacheprovider "${@:2}"
