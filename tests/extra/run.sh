@@ -26,7 +26,10 @@ borrow() {
 # folder, so that whatever is missing from the wheel is missed.
 wheel() {
     borrow "$work/wheel"
-    "$python" -m pip wheel --quiet --no-deps --wheel-dir "$work/dist" "$root"
+    mkdir "$work/source"
+    cp -r "$root"/{pyproject.toml,README.md,LICENSE,src} "$work/source"  # without what earlier builds left
+    rm -rf "$work"/source/src/*.egg-info
+    "$python" -m pip wheel --quiet --no-deps --wheel-dir "$work/dist" "$work/source"
     "$work/wheel/bin/python" -m pip install --quiet --no-deps --force-reinstall "$work"/dist/*.whl
     mkdir "$work/elsewhere"
     cd "$work/elsewhere"
