@@ -1,6 +1,7 @@
-# make demo | make test | make lint. Needs Python >= 3.11 and make, nothing else.
+# make demo | make test | make test-slow | make test-extra | make lint. Needs Python >= 3.11 and make, nothing else.
 #   make demo CLIP=<hub id or folder> VIDEOS=<folder with one sub-folder per class>
 #   make test VENV=<an existing environment, used as it is>
+#   make test-extra PARTS="wheel oldest"     what needs an environment of its own; each part says what it installs
 
 PYTHON ?= python3
 
@@ -10,15 +11,25 @@ READY := $(VENV)/ready
 endif
 
 BIN := $(VENV)/bin
+TESTS := $(BIN)/python -m pytest -q -n auto --maxprocesses 16 --dist worksteal
 
-.PHONY: setup demo test lint
+# Tests start many processes: without compiled files each of them would compile all modules anew.
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: setup demo test test-slow test-extra lint
 setup: $(READY)
 
 demo: setup
 	$(BIN)/python scripts/demo.py $(if $(CLIP),--clip "$(CLIP)") $(if $(VIDEOS),--videos "$(VIDEOS)")
 
 test: setup
-	$(BIN)/python -m pytest -q -n auto --dist worksteal
+	$(TESTS) -m "not slow"
+
+test-slow: setup
+	$(TESTS) -m slow
+
+test-extra: setup
+	tests/extra/run.sh $(BIN)/python $(PARTS)
 
 lint: setup
 	$(BIN)/ruff check .

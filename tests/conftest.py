@@ -1,5 +1,6 @@
-"""Marks that transformers' own suites carry, so that pytest knows them; the scripts; one thread per test process."""
+"""Marks that transformers' own suites carry, so that pytest knows them; the benchmarks; one thread per process."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -7,6 +8,8 @@ import pytest
 import torch
 
 
+# Also of the processes that tests start: with many cores and workers theirs would be cores times workers threads.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 
 SUITE_MARKS = (

@@ -206,8 +206,9 @@ def test_sigterm_to_all_processes_of_a_run_saves_and_ends(material, tmp_path):
     workers = {"dataloader_num_workers": 2, "dataloader_persistent_workers": "true", "jitter": 1, "max_steps": 500}
     command = [sys.executable, str(ROOT / "scripts" / "train.py")]
     command += options(material, tmp_path / "run", logging_steps=1, logging_strategy="steps", **workers)
+    lines_at_once = {**os.environ, "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True, env=lines_at_once
     ) as run:
         lines = []
         for line in run.stdout:

@@ -1,7 +1,7 @@
 """Which frames are drawn and in which order: of the seed and the video's name alone; batches lose no video."""
 
-import time
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -101,18 +101,21 @@ def test_pixels_made_on_the_device_are_the_processors(tmp_path, protocol, option
     assert torch.equal(made, expected)
 
 
-def test_waiting_is_what_the_items_take():
+def test_waiting_is_what_the_items_take(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("transformers_ila.evaluation.views.time", SimpleNamespace(perf_counter=lambda: now[0]))
+
     def slowly():
         for item in range(3):
-            time.sleep(0.05)
+            now[0] += 5
             yield item
 
     waiting = TimedIterator(slowly())
     items = []
     for item in waiting:
         items.append(item)
-        time.sleep(0.1)
-    assert items == [0, 1, 2] and 0.15 <= waiting.seconds < 0.3 and list(TimedIterator([])) == []
+        now[0] += 100  # what is done with an item is no waiting
+    assert items == [0, 1, 2] and waiting.seconds == 15 and list(TimedIterator([])) == []
 
 
 def test_usual_workers(monkeypatch):

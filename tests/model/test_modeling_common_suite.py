@@ -1,4 +1,9 @@
-"""Transformers' ModelTesterMixin and ConfigTester, run against our models and configurations."""
+"""Transformers' ModelTesterMixin and ConfigTester, run against our models and configurations.
+
+Every kind of architecture takes all of the suite's tests: the tower, the two-tower model, the classifier, the frozen
+CLIP with a decoder, the aligned TimeSformer. A switch of one of them (temporal module, fusion, pairing, head) takes
+those of `OF_A_SWITCH`.
+"""
 
 import unittest
 from typing import Any
@@ -28,6 +33,38 @@ from transformers_ila.model.temporal_ila import TEMPORAL_MODULES
 
 models = common_suite("test_modeling_common")
 configurations = common_suite("test_configuration_common")
+
+
+# What a switch can break: how many tokens there are, what they see of each other, and which weights and buffers there
+# are. The suite's other tests ask about loading, attention kernels and configurations, where no switch is read;
+# tests/model/test_temporal.py trains, saves, casts and checkpoints every form.
+OF_A_SWITCH = {
+    "test_all_tensors_are_parameter_or_buffer",
+    "test_attention_outputs",
+    "test_batching_equivalence",
+    "test_can_be_initialized_on_meta",
+    "test_can_capture_specific_layers_hidden_states",
+    "test_can_init_all_missing_weights",
+    "test_determinism",
+    "test_eager_matches_sdpa_inference_09_fp32_pad_left",
+    "test_hidden_states_output",
+    "test_init_weights_can_init_buffers",
+    "test_keep_in_fp32_modules",
+    "test_keep_in_fp32_modules_exist",
+    "test_retain_grad_hidden_states_attentions",
+    "test_save_load",
+    "test_training",
+    "test_training_gradient_checkpointing",
+}
+
+
+def switch(suite: type) -> type:
+    """Class decorator: the suite with the tests of `OF_A_SWITCH` only, in the slow tier."""
+    names = {name for name in dir(suite) if name.startswith("test_") and callable(getattr(suite, name))}
+    assert OF_A_SWITCH <= names, f"the suite has no test named {sorted(OF_A_SWITCH - names)}"
+    for name in names - OF_A_SWITCH:
+        setattr(suite, name, None)
+    return pytest.mark.slow(suite)
 
 
 class IlaTester:
@@ -117,7 +154,7 @@ class IlaVisionModelCommonTest(SuiteOverrides, unittest.TestCase):
         self.config_tester.run_common_tests()
 
 
-@pytest.mark.slow
+@switch
 class VitTowerCommonTest(IlaVisionModelCommonTest):
     def setUp(self) -> None:
         super().setUp()
@@ -168,16 +205,13 @@ class IlaForVideoClassificationCommonTest(SuiteOverrides, unittest.TestCase):
         self.model_tester = IlaTester(tiny_config(num_labels=4))
 
 
-@pytest.mark.slow
+@switch
 class IlaForVideoClassificationLinearHeadCommonTest(IlaForVideoClassificationCommonTest):
     def setUp(self) -> None:
         self.model_tester = IlaTester(tiny_config(num_labels=4, classification_head="linear"))
 
-    def _text_features_prepare_config_and_inputs(self) -> Any:
-        self.skipTest("a linear head has no text tower")
 
-
-@pytest.mark.slow
+@switch
 class IlaForVideoClassificationResidualCommonTest(IlaForVideoClassificationCommonTest):
     extra_tokens = 0
 
@@ -206,9 +240,6 @@ def _suite_of(name: str, fields: dict[str, Any], extra_tokens: int) -> type:
             self.extra_tokens = extra_tokens
             self.model_tester.config = tiny_config(gta_groups=4, **fields).vision_config
 
-        @unittest.skip("the older name of `dtype` means the same to the tower above, whatever its layers hold")
-        def test_bc_torch_dtype(self) -> None: ...
-
         if "temporal_module" in fields:
 
             @unittest.skip("batch normalisation is ILA's: these have no statistics to keep in float32")
@@ -220,13 +251,13 @@ def _suite_of(name: str, fields: dict[str, Any], extra_tokens: int) -> type:
             def test_attention_outputs(self) -> None: ...
 
     TowerCommonTest.__name__ = TowerCommonTest.__qualname__ = f"{name.title()}CommonTest"
-    return pytest.mark.slow(TowerCommonTest)
+    return switch(TowerCommonTest)
 
 
 globals().update({f"{name.title()}CommonTest": _suite_of(name, *of_tower) for name, of_tower in TOWERS.items()})
 
 
-@pytest.mark.slow
+@switch
 class PaperFormCommonTest(IlaForVideoClassificationCommonTest):
     def setUp(self):
         super().setUp()
@@ -234,11 +265,14 @@ class PaperFormCommonTest(IlaForVideoClassificationCommonTest):
 
 
 @pytest.mark.slow
-class FrozenClipCommonTest(IlaForVideoClassificationLinearHeadCommonTest):
+class FrozenClipCommonTest(IlaForVideoClassificationCommonTest):
     all_model_classes = (FrozenClipForVideoClassification,)
 
     def setUp(self) -> None:
         self.model_tester = IlaTester(FrozenClipConfig(vision_config=TINY_VISION, **TINY_ILA, num_labels=4))
+
+    def _text_features_prepare_config_and_inputs(self) -> Any:
+        self.skipTest("a linear head has no text tower")
 
     @unittest.skip("CLIP's embeddings take no gradient")
     def test_retain_grad_hidden_states_attentions(self) -> None: ...
@@ -270,7 +304,7 @@ class AlignedTimesformerForVideoClassificationCommonTest(AlignedTimesformerModel
     is_training = True
 
 
-@pytest.mark.slow
+@switch
 class AtaTimesformerCommonTest(AlignedTimesformerForVideoClassificationCommonTest):
     fields = {"temporal_module": "ata"}
     extra_tokens = 0

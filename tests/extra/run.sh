@@ -1,0 +1,91 @@
+#!/usr/bin/env bash
+# What needs an environment or a program of its own. Run by hand, never by `.ci/run`:
+#     tests/extra/run.sh PYTHON [PART...]         (make test-extra PARTS="wheel oldest"; without parts: all)
+#
+# PYTHON is an environment that passes `make test`. Each part makes one of its own in a temporary folder, which lends
+# PYTHON's packages where it does not say otherwise, and installs there what its comment names. Nothing is installed
+# into PYTHON's.
+set -euo pipefail
+
+python=$(realpath --no-symlinks "$1")
+shift
+root=$(realpath "$(dirname "$0")/../..")
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+export PIP_DISABLE_PIP_VERSION_CHECK=1
+unset PYTHONPATH
+
+# An environment that sees PYTHON's packages behind its own.
+borrow() {
+    "$python" -m venv "$1"
+    "$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+        > "$("$1/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/lent.pth"
+}
+
+# wheel: installs the wheel of this source, and no dependency. Builds it, installs it, and runs `ila demo` from another
+# folder, so that whatever is missing from the wheel is missed.
+wheel() {
+    borrow "$work/wheel"
+    mkdir "$work/source"
+    cp -r "$root"/{pyproject.toml,README.md,LICENSE,src} "$work/source"  # without what earlier builds left
+    rm -rf "$work"/source/src/*.egg-info
+    "$python" -m pip wheel --quiet --no-deps --wheel-dir "$work/dist" "$work/source"
+    "$work/wheel/bin/python" -m pip install --quiet --no-deps --force-reinstall "$work"/dist/*.whl
+    mkdir "$work/elsewhere"
+    cd "$work/elsewhere"
+    "$work/wheel/bin/python" - <<'END'
+from importlib.resources import files
+import transformers_ila
+assert "site-packages" in transformers_ila.__file__ and "/wheel/" in transformers_ila.__file__, transformers_ila.__file__
+recipes = list(files("transformers_ila.training").joinpath("recipes").iterdir())
+labels = list(files("transformers_ila.data").joinpath("labels").iterdir())
+assert recipes and labels and files("transformers_ila.hub").joinpath("model_card_template.md").is_file()
+print(f"{transformers_ila.__file__}: {len(recipes)} recipes, {len(labels)} lists of labels")
+END
+    "$work/wheel/bin/ila" --help > help.txt
+    "$work/wheel/bin/ila" demo --output demo --num_videos 48 --num_held_out 16 --steps 4
+    test -s demo/model/model.safetensors
+}
+
+# exporters: installs onnx, onnxscript and onnxruntime. Exports small models and compares what the programs give.
+exporters() {
+    borrow "$work/exporters"
+    "$work/exporters/bin/python" -m pip install --quiet 'onnx>=1.19' 'onnxscript>=0.5' onnxruntime
+    with_source "$work/exporters" tests/extra/check_onnx.py
+}
+
+# torchao: installs torchao. Runs the tests of its int8 weights.
+torchao() {
+    borrow "$work/torchao"
+    "$work/torchao/bin/python" -m pip install --quiet 'torchao>=0.16'
+    with_source "$work/torchao" tests/model/test_weight_only.py
+}
+
+# oldest: installs, lending nothing, the oldest versions that pyproject.toml allows (some 2 GB with torch for GPUs; uv's
+# UV_TORCH_BACKEND=cpu makes it 0.3 GB where that index can be reached). Runs the fast tier.
+oldest() {
+    "$python" -m venv "$work/oldest"
+    "$python" -m uv pip install --quiet --python "$work/oldest/bin/python" --resolution lowest-direct "$root[dev]"
+    with_source "$work/oldest" -n auto --maxprocesses 16 --dist worksteal tests
+}
+
+# Tests with the packages of an environment and this source; what is skipped is listed with its reason.
+with_source() {
+    cd "$root"
+    PYTHONPATH="$root/src" "$1/bin/python" -m pytest -q -rs -m "not slow" -p no:cacheprovider "${@:2}"
+}
+
+parts=("${@:-}")
+[[ -n "${parts[0]}" ]] || parts=(wheel exporters torchao oldest)
+for part in "${parts[@]}"; do
+    case $part in
+        wheel | exporters | torchao | oldest) ;;
+        *) echo "No part '$part': wheel, exporters, torchao, oldest." >&2; exit 2 ;;
+    esac
+done
+for part in "${parts[@]}"; do
+    echo "== $part"
+    started=$SECONDS
+    ("$part")
+    echo "== $part passed in $((SECONDS - started)) s"
+done
