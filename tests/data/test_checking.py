@@ -18,7 +18,7 @@ from transformers_ila.cli import check_videos as script
 from transformers_ila.cli.main import run_verb
 from transformers_ila.data import checking as video_check
 from transformers_ila.data.checking import COLUMNS, CONTEXT, VideoCheck, read_journal, write_report
-from transformers_ila.data.video_lists import list_videos
+from transformers_ila.data.lists import iter_entries
 from transformers_ila.model.video_reading_ila import IlaVideoMetadata
 
 
@@ -61,9 +61,9 @@ def touch(folder: Path, *names: str) -> None:
 def paths_of(folder: Path, content: str | bytes) -> list[str | None]:
     """Paths that a list with this content gives, relative to its folder."""
     (folder / "list.txt").write_bytes(content if isinstance(content, bytes) else content.encode())
-    listed = list_videos(folder / "list.txt")
-    assert b"".join(video.line for video in listed) == (folder / "list.txt").read_bytes()
-    return [video.path and os.path.relpath(video.path, folder) for video in listed]
+    listed = list(iter_entries(folder / "list.txt"))
+    assert b"".join(entry.raw for entry in listed) == (folder / "list.txt").read_bytes()
+    return [entry.path and os.path.relpath(entry.path, folder) for entry in listed]
 
 
 def read_csv(file: Path) -> list[dict[str, str]]:
@@ -107,7 +107,7 @@ def test_path_of_a_line(tmp_path, line):
 def test_what_is_no_video(tmp_path, header):
     assert paths_of(tmp_path, f"\n# a.mp4 1\n{header}\r\na.mp4 1") == [None, None, None, "a.mp4"]
     assert paths_of(tmp_path, f"a.mp4 1\n{header}\n")[1] is not None  # a header stands first
-    assert paths_of(tmp_path, f"a.mp4 1\n \t\r\n#{header}") == ["a.mp4", None, None]
+    assert paths_of(tmp_path, f"a.mp4 1\n \t\r\n# {header}") == ["a.mp4", None, None]
 
 
 def test_what_looks_like_a_header(tmp_path):
@@ -126,7 +126,7 @@ def test_odd_bytes_in_a_list(tmp_path):
 def test_root_of_a_list(tmp_path):
     touch(tmp_path, "videos/a b.mp4", "videos/c.mp4")
     (tmp_path / "list.txt").write_text(f"a b.mp4 1\n{tmp_path}/videos/c.mp4 1\n")
-    listed = list_videos(tmp_path / "list.txt", root=tmp_path / "videos")
+    listed = iter_entries(tmp_path / "list.txt", root=tmp_path / "videos")
     assert [video.path for video in listed] == [str(tmp_path / "videos/a b.mp4"), str(tmp_path / "videos/c.mp4")]
 
 
@@ -134,8 +134,8 @@ def test_folder_of_any_depth(tmp_path):
     touch(tmp_path, "b.MP4", "a/b/c/d.webm", "a/x.avi/e.mkv", "notes.txt", "a/picture.jpg")
     (tmp_path / "a" / "up").symlink_to(tmp_path)
     (tmp_path / "z").symlink_to(tmp_path / "a" / "b")
-    listed = list_videos(tmp_path)
-    assert [video.line for video in listed] == [b"a/b/c/d.webm\n", b"a/x.avi/e.mkv\n", b"b.MP4\n", b"z/c/d.webm\n"]
+    listed = list(iter_entries(tmp_path))
+    assert [entry.raw for entry in listed] == [b"a/b/c/d.webm\n", b"a/x.avi/e.mkv\n", b"b.MP4\n", b"z/c/d.webm\n"]
     assert listed[2].path == str(tmp_path / "b.MP4")
 
 
@@ -384,8 +384,7 @@ def test_all_whole(tmp_path, data_set):
 BAD_ARGUMENTS = {
     "no source": ([], "name a folder with videos or an annotation list"),
     "gone": (["gone"], "'gone' is neither a folder nor an annotation list"),
-    "a video": (["ok.mp4"], "'ok.mp4' is neither"),
-    "binary": (["utf16.txt"], "'utf16.txt' is neither"),
+    "binary": (["utf16.txt"], "'utf16.txt', line 1, column 1: what stands here is no text in UTF-8, but in UTF-16"),
     "empty list": (["empty.txt"], "'empty.txt' lists no video"),
     "empty folder": (["nothing"], "'nothing' holds no video; known suffixes: .3gp"),
     "workers": (["list.txt", "--workers", "0"], "--workers must be 1 or more, got 0"),

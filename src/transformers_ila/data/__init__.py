@@ -2,6 +2,7 @@
 
 from .annotations import read_annotations
 from .checking import check_videos
+from .lists import iter_videos
 from .samples import Annotations, Sample
 from .text import AnnotationError
 from .video_folder import VideoFolder, find_videos, hold_out
@@ -15,5 +16,6 @@ __all__ = [
     "check_videos",
     "find_videos",
     "hold_out",
+    "iter_videos",
     "read_annotations",
 ]

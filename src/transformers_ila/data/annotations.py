@@ -21,11 +21,10 @@ from typing import Any
 from transformers.utils import logging
 
 from .data_sets import SSV2_LABELS, files_of_splits, read_class_folders, read_kinetics, read_ssv2
-from .lists import begin_of_numbers, read_frame_list, read_list
+from .lists import COMMENT, HEADER, VIDEO_SUFFIXES, begin_of_numbers, read_frame_list, read_list
 from .samples import Annotations, DatasetRow, Labels, Sample, ShardMember
 from .shards import list_shards, names_shards, read_dataset, read_shards, stream_shard
 from .text import TOKEN, UTF16, AnnotationError, preview, unquoted, with_plain_ends
-from .video_lists import HEADER, VIDEO_SUFFIXES
 
 
 logger = logging.get_logger(__name__)
@@ -123,7 +122,9 @@ def _recognise_text(head: str, path: Path, root: str | Path) -> str:
             "a video: `folder num_frames label` (format 'frames') or `path label` (format 'list')."
         )
     whole = lines[:-1] if len(head) > 2**15 else lines  # the last one may be cut off
-    likely = [_is_of_frames(line, root) for line in whole[:1000] if HEADER.fullmatch(line) is None]
+    likely = [
+        _is_of_frames(line, root) for line in whole[:1000] if not (HEADER.fullmatch(line) or COMMENT.match(line))
+    ]
     return "frames" if likely and all(likely) else "list"
 
 

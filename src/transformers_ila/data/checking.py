@@ -23,8 +23,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Literal
 
+from ..files import atomic_write
 from ..model.video_reading_ila import IlaVideoMetadata, ReadLimits, VideoDecodingError, check_video
-from .video_lists import ListedVideo
 
 
 Status = Literal["ok", "damaged", "too_short", "unreadable"]
@@ -295,26 +295,21 @@ def write_report(checks: Iterable[VideoCheck], file: Path, *, min_frames: int) -
     """
     rows = [asdict(check) | {"status": check.status(min_frames=min_frames)} for check in checks]
     rows = [{column: row[column] for column in COLUMNS} for row in rows]
+    table = io.StringIO()
     if file.suffix.lower() == ".json":
-        content = json.dumps(rows, indent=1)
+        json.dump(rows, table, indent=1)
     else:
-        table = io.StringIO()
         writer = csv.DictWriter(table, COLUMNS)
         writer.writeheader()
         writer.writerows(rows)
-        content = table.getvalue()
-    _write_atomically(file, content.encode("utf-8", "surrogateescape"))
+    with atomic_write(file, "wb") as opened:
+        opened.write(table.getvalue().encode("utf-8", "surrogateescape"))
 
 
-def write_clean_list(listed: Iterable[ListedVideo], file: Path, *, unusable: set[str]) -> None:
-    """Write the lines of a list, byte for byte, without those of the videos whose paths are in `unusable`."""
-    _write_atomically(file, b"".join(video.line for video in listed if video.path not in unusable))
+def write_clean_list(listed: Iterable[tuple[bytes, str | None]], file: Path, *, unusable: set[str]) -> None:
+    """Write the lines of a list, byte for byte, without those of the videos whose paths are in `unusable`.
 
-
-def _write_atomically(file: Path, content: bytes) -> None:
-    new = file.with_name(file.name + ".new")
-    with new.open("wb") as opened:
-        opened.write(content)
-        opened.flush()
-        os.fsync(opened.fileno())
-    os.replace(new, file)
+    listed: a line and the path of its video, None where it names none.
+    """
+    with atomic_write(file, "wb") as opened:
+        opened.writelines(line for line, path in listed if path not in unusable)

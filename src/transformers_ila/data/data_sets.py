@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 from transformers.utils import logging
 
 from ..model.video_reading_ila import IMAGE_SUFFIXES
+from .lists import VIDEO_SUFFIXES
 from .samples import SPLITS, Annotations, LabelMap, Labels, Sample, SampleCollector, VideoRoot, classes_of
 from .text import Line, Text, annotation_error, nonblank_lines, parse_json, place_of, preview, read_text
-from .video_lists import VIDEO_SUFFIXES
 
 
 logger = logging.get_logger(__name__)
@@ -75,7 +75,7 @@ def read_kinetics(
         samples.add(Sample(path, (index,), clip.name, *times), clip.line)
     if any(sample.start is not None for sample in samples.samples):
         logger.warning(f"Videos of {text.file!r} lie there without times in their names; they may be whole videos.")
-    return samples.annotations(text, "kinetics", classes, found_as=dict(stock.found_as))
+    return samples.annotations(text.file, "kinetics", classes, sha256=text.sha256, found_as=dict(stock.found_as))
 
 
 def _kinetics_names(clip: _Clip) -> Iterator[tuple[str, str]]:
@@ -224,7 +224,7 @@ def read_ssv2(
             raise _line_of_entry(text, number, "id").fault(0, f"the video {name!r} stands in line {first}, too")
         path, _ = stock.find_first((pattern.format(id=name), pattern) for pattern in SSV2_NAMES)
         samples.samples.append(Sample(path, (index,), name))
-    return samples.annotations(text, "ssv2", classes, found_as=dict(stock.found_as))
+    return samples.annotations(text.file, "ssv2", classes, sha256=text.sha256, found_as=dict(stock.found_as))
 
 
 def _file_of_split(source: Path, split: str | None) -> Path:

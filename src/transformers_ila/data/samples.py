@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from ..model.class_names_ila import check_labels
 from .class_names import DATA_SETS, class_names
-from .text import COMMA_CELL, TAB_CELL, TOKEN, Line, Text, annotation_error, is_index, parse_json, read_text, unquoted
+from .text import COMMA_CELL, TAB_CELL, TOKEN, Line, annotation_error, is_index, parse_json, read_text, unquoted
 
 
 Labels = Sequence[str] | Mapping[str, int] | str | Path
@@ -108,7 +108,7 @@ class Annotations:
 
 
 class VideoRoot:
-    """The folder that paths start from and must not leave."""
+    """The folder that paths start from and must not leave; `prefix` is its absolute path with a slash behind it."""
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = os.path.abspath(folder)
@@ -116,22 +116,9 @@ class VideoRoot:
         if not os.path.isdir(self.folder):
             raise ValueError(f"There is no folder {str(folder)!r} for the videos: `root`.")
 
-    def inside(self, path: str) -> str | None:
-        """Absolute and without `..`, None where that is not inside the root."""
-        absolute = os.path.normpath(os.path.join(self.folder, path))
-        return absolute if absolute.startswith(self.prefix) and len(absolute) > len(self.prefix) else None
-
-    def has(self, path: str) -> bool:
-        absolute = self.inside(path)
-        return absolute is not None and os.path.exists(absolute)
-
-    def path(self, path: str, line: Line, position: int = 0) -> str:
-        absolute = self.inside(path)
-        if "://" in path:
-            raise line.fault(position, f"{path!r} is a URL; videos are files below {self.folder!r}")
-        if absolute is None:
-            raise line.fault(position, f"{path!r} is not inside the root {self.folder!r}: pass another `root`")
-        return absolute
+    def holds(self, path: str) -> bool:
+        """Whether an absolute path without `..` is inside. That is judged by its text: a link may point anywhere."""
+        return path.startswith(self.prefix) and len(path) > len(self.prefix)
 
 
 class LabelMap:
@@ -232,11 +219,12 @@ class SampleCollector:
             raise line.fault(position, f"the video {sample.name!r} stands in line {first}, too")
         self.samples.append(sample)
 
-    def annotations(self, text: Text, format: str, classes: LabelMap, **more: Any) -> Annotations:
+    def annotations(self, file: str, format: str, classes: LabelMap, **more: Any) -> Annotations:
+        """What a file holds; `more` are further fields. A file without a video is an AnnotationError."""
         if not self.samples:
-            raise annotation_error(text.file, "no video is listed there", line=1, column=1)
+            raise annotation_error(file, "no video is listed there", line=1, column=1)
         several = bool(classes.multi_label) or any(len(sample.labels) != 1 for sample in self.samples)
-        return Annotations(self.samples, classes.names, several, format, text.file, text.sha256, **more)
+        return Annotations(self.samples, classes.names, several, format, file, **more)
 
 
 def samples_hash(samples: Sequence[Sample]) -> str:

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
+from .lists import VIDEO_SUFFIXES
 from .samples import SPLITS, Annotations, DatasetRow, LabelMap, Labels, Sample, ShardMember, classes_of
 from .text import Line, Text, annotation_error, decoded, nonblank_lines, parse_json, place_of, preview
-from .video_lists import VIDEO_SUFFIXES
 
 
 # -- shards ----------------------------------------------------------------------------------------------------------

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 
+NOT_UTF8 = "what stands here is no text in UTF-8"
 LONGEST_LINE = 2**15  # characters
+TOO_LONG = f"the line has more than {LONGEST_LINE} characters, too many for a path and labels"
 UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 BETWEEN = r"(?:[ \t,]|::)"  # V-JEPA has `::` for paths with blanks
 TOKEN = re.compile(rf"\"(?:[^\"]|\"\")*\"|'[^']*'|(?:(?!{BETWEEN}|(?<=:):).)+")
@@ -74,9 +76,7 @@ def decoded(content: bytes, file: str) -> str:
     before = with_plain_ends(before)
     line, column = place_of(before, len(before))
     hint = ", but in UTF-16" if content[:2] in UTF16 else ""
-    raise annotation_error(
-        file, f"what stands here is no text in UTF-8{hint}: save the file as UTF-8", line=line, column=column
-    )
+    raise annotation_error(file, f"{NOT_UTF8}{hint}: save the file as UTF-8", line=line, column=column)
 
 
 def with_plain_ends(text: str) -> str:
@@ -93,7 +93,7 @@ def nonblank_lines(text: Text) -> Iterator[Line]:
         if stripped:
             found = Line(text.file, number, stripped, line.index(stripped[0]))
             if len(stripped) > LONGEST_LINE:
-                raise found.fault(0, f"the line has {len(stripped)} characters, too many for a path and labels")
+                raise found.fault(0, TOO_LONG)
             yield found
 
 
