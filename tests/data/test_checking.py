@@ -1,4 +1,4 @@
-"""The scan of a data set: what is listed, what is found, what survives crashes, hangs and interruptions."""
+"""The scan of a data set: what is found, what survives crashes, hangs and interruptions."""
 
 import csv
 import json
@@ -18,7 +18,6 @@ from transformers_ila.cli import check_videos as script
 from transformers_ila.cli.main import run_verb
 from transformers_ila.data import checking as video_check
 from transformers_ila.data.checking import COLUMNS, CONTEXT, VideoCheck, read_journal, write_report
-from transformers_ila.data.lists import iter_entries
 from transformers_ila.model.video_reading_ila import IlaVideoMetadata
 
 
@@ -58,85 +57,9 @@ def touch(folder: Path, *names: str) -> None:
         (folder / name).touch()
 
 
-def paths_of(folder: Path, content: str | bytes) -> list[str | None]:
-    """Paths that a list with this content gives, relative to its folder."""
-    (folder / "list.txt").write_bytes(content if isinstance(content, bytes) else content.encode())
-    listed = list(iter_entries(folder / "list.txt"))
-    assert b"".join(entry.raw for entry in listed) == (folder / "list.txt").read_bytes()
-    return [entry.path and os.path.relpath(entry.path, folder) for entry in listed]
-
-
 def read_csv(file: Path) -> list[dict[str, str]]:
     with file.open(encoding="utf-8", errors="surrogateescape", newline="") as table:
         return list(csv.DictReader(table))
-
-
-# -- which videos ----------------------------------------------------------------------------------------------------
-
-LINES = {
-    "a.mp4": "a.mp4",
-    "a.mp4 3": "a.mp4",
-    "a.mp4 3 17 4": "a.mp4",
-    "a.mp4,3": "a.mp4",
-    "a.mp4\t3\r": "a.mp4",
-    "a.mp4 , riding a bike": "a.mp4",
-    "my clip, 7.mp4 3": "my clip, 7.mp4",
-    '"my clip, 7.mp4",3': "my clip, 7.mp4",
-    "'a.mp4' 3": "a.mp4",
-    '"say ""hi"".mp4",1': 'say "hi".mp4',
-    "b 3": "b 3",  # this file exists, and so does b
-    "b 4": "b",
-    "frames/one 150 3": "frames/one",
-    "./frames/../a.mp4 3": "a.mp4",
-    "gone.mp4 3 4": "gone.mp4",
-    "gone.mp4,riding a bike": "gone.mp4",
-    "gone 3,4": "gone",
-    '"gone, too" 3': "gone, too",
-    "frames/gone one.mp4 3": "frames/gone one.mp4",
-    "frames gone.mp4 3": "frames gone.mp4",  # not the folder that its beginning names
-}
-
-
-@pytest.mark.parametrize("line", LINES)
-def test_path_of_a_line(tmp_path, line):
-    touch(tmp_path, "a.mp4", "my clip, 7.mp4", 'say "hi".mp4', "b", "b 3", "frames/one/1.jpg")
-    assert paths_of(tmp_path, f"first.mp4 1\n{line}\n") == ["first.mp4", LINES[line]]
-
-
-@pytest.mark.parametrize("header", ["path,label", "video_path\tclass", '"Video Name","label"', "path label", "file"])
-def test_what_is_no_video(tmp_path, header):
-    assert paths_of(tmp_path, f"\n# a.mp4 1\n{header}\r\na.mp4 1") == [None, None, None, "a.mp4"]
-    assert paths_of(tmp_path, f"a.mp4 1\n{header}\n")[1] is not None  # a header stands first
-    assert paths_of(tmp_path, f"a.mp4 1\n \t\r\n# {header}") == ["a.mp4", None, None]
-
-
-def test_what_looks_like_a_header(tmp_path):
-    touch(tmp_path, "clip")
-    assert paths_of(tmp_path, "clip\n") == ["clip"]
-    assert paths_of(tmp_path, "video,3\n") == ["video"]
-    assert paths_of(tmp_path, "video.mp4,label\n") == ["video.mp4"]
-
-
-def test_odd_bytes_in_a_list(tmp_path):
-    touch(tmp_path, NOT_UTF8, "动作.mp4")
-    content = b"\xef\xbb\xbf" + "动作.mp4 1\n".encode() + b"caf\xe9.mp4 2\n"
-    assert paths_of(tmp_path, content) == ["动作.mp4", NOT_UTF8]
-
-
-def test_root_of_a_list(tmp_path):
-    touch(tmp_path, "videos/a b.mp4", "videos/c.mp4")
-    (tmp_path / "list.txt").write_text(f"a b.mp4 1\n{tmp_path}/videos/c.mp4 1\n")
-    listed = iter_entries(tmp_path / "list.txt", root=tmp_path / "videos")
-    assert [video.path for video in listed] == [str(tmp_path / "videos/a b.mp4"), str(tmp_path / "videos/c.mp4")]
-
-
-def test_folder_of_any_depth(tmp_path):
-    touch(tmp_path, "b.MP4", "a/b/c/d.webm", "a/x.avi/e.mkv", "notes.txt", "a/picture.jpg")
-    (tmp_path / "a" / "up").symlink_to(tmp_path)
-    (tmp_path / "z").symlink_to(tmp_path / "a" / "b")
-    listed = list(iter_entries(tmp_path))
-    assert [entry.raw for entry in listed] == [b"a/b/c/d.webm\n", b"a/x.avi/e.mkv\n", b"b.MP4\n", b"z/c/d.webm\n"]
-    assert listed[2].path == str(tmp_path / "b.MP4")
 
 
 # -- checking --------------------------------------------------------------------------------------------------------

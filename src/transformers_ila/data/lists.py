@@ -177,7 +177,8 @@ def _is_header(text: str, written: str, end: int, folder: str, class_names: Coll
         return False
     if unquoted(text[end:].strip(" \t,:")) in class_names:
         return False
-    return not (os.path.exists(os.path.join(folder, text)) or os.path.isfile(os.path.join(folder, written)))
+    path = os.path.join(folder, written)
+    return not (os.path.isfile(path) or (end == len(text) and os.path.isdir(path)))
 
 
 # -- lists with labels -----------------------------------------------------------------------------------------------
