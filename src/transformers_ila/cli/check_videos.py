@@ -57,7 +57,9 @@ class CheckVideosOptions:
     def __post_init__(self) -> None:
         """Raise a ValueError for all that could only fail after the scan otherwise."""
         if not self.source:
-            raise ValueError("name a folder with videos or an annotation list, or video files: ila check-videos SOURCE.")
+            raise ValueError(
+                "name a folder with videos or an annotation list, or video files: ila check-videos SOURCE."
+            )
         if self.min_frames < 1:
             raise ValueError(f"--min_frames must be 1 or more, got {self.min_frames}.")
         if self.workers is not None and self.workers < 1:
