@@ -1,4 +1,4 @@
-"""Videos and their labels, from folders, lists, shards and data sets, and a check of the files."""
+"""Reads videos and their labels from folders, lists, shards and data sets, and checks the files."""
 
 from .annotations import read_annotations
 from .checking import check_videos

@@ -1,8 +1,8 @@
-"""Annotation files, folders, shards and data sets -> samples: which videos there are, and what they show.
+"""Reads annotation files, folders, shards and data sets: which videos there are, and what they show.
 
 What is unusual here:
 - every fault names its line and column (1-based, in characters), and none is skipped or guessed away;
-- a path may hold blanks, quotes, tabs and commas: it ends at its last video suffix, not at the first blank;
+- a path may hold blanks, quotes, tabs and commas: `lists` says where it ends;
 - videos are not opened and may be missing: `check_files` lists those, training and evaluation deal with them;
 - paths stay inside the root. That is judged by their text: a link inside the root may point anywhere.
 
@@ -47,21 +47,21 @@ def read_annotations(
     multi_label: bool | None = None,
     check_files: bool = False,
 ) -> Annotations:
-    """Samples of an annotation file, a folder, shards or a `datasets` data set.
+    """Read the samples of an annotation file, a folder, shards or a `datasets` data set.
 
     Args:
-        source: see the functions of `FORMATS`, which say what each reads.
+        source: what one of the functions of `FORMATS` reads; each says what that is.
         root: folder that relative paths start from and that no path may leave; default: the annotation's folder.
         format: key of `FORMATS`; recognised by content where it is None.
         labels: class names in the order of their indices, name -> index, the name of a data set ("kinetics400",
             "ssv2") or a file of them. They win over the names in the source, which then count by name.
-        split: which part, where the source has several.
-        multi_label: False refuses a video with several labels; None finds out.
+        split: the part that is read, where the source has several.
+        multi_label: False refuses a video with several labels; None finds out whether there is one.
         check_files: look whether every video exists, and list those that do not in `missing`.
 
     Raises:
-        AnnotationError: a fault in the annotation; the message names file, line and column.
-        ValueError: an unknown or unrecognised format, an argument that does not go with it, class names with faults.
+        AnnotationError: the annotation has a fault; the message names file, line and column.
+        ValueError: the format is not known, an argument does not go with it, or class names have faults.
         OSError: something cannot be read.
     """
     format = detect_format(source, root) if format is None else format
@@ -82,6 +82,7 @@ JSON = re.compile(r"\s*(\[\s*)?(\{\s*\"[^\"]*\"\s*:|\]\s*$)")  # a name may begi
 
 
 def detect_format(source: Any, root: str | Path | None) -> str:
+    """Return the key of `FORMATS` for a source, by its content; a ValueError says what is read instead."""
     if hasattr(source, "features") or isinstance(source, dict):
         return "datasets"
     if isinstance(source, (list, tuple)) or names_shards(str(source)):
@@ -152,7 +153,7 @@ def _with_missing(annotations: Annotations) -> Annotations:
 
 
 def _with_warning(annotations: Annotations) -> Annotations:
-    """The same; where not one of a few videos exists, the root is likely to be wrong."""
+    """Return the annotations, and warn where not one of a few videos exists: the root is likely to be wrong."""
     some = [sample.video for sample in annotations.samples[:: max(1, len(annotations.samples) // 20)]]
     paths = [video for video in some if isinstance(video, str)]
     if paths and not any(map(os.path.exists, paths)):

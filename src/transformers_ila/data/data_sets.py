@@ -1,4 +1,4 @@
-"""Kinetics and Something-Something V2 as they are published, and data sets of one folder per class."""
+"""Reads Kinetics and Something-Something V2 as they are published, and folders with one sub-folder per class."""
 
 import csv
 import json
@@ -30,7 +30,7 @@ TIMED, BARE = "{id}_{start:06d}_{end:06d}", "{id}"  # names of files, without su
 
 
 class _Clip(NamedTuple):
-    """A row; `line` and `label_at`, the number of its cell, are for faults."""
+    """A row. Faults need its `line` and `label_at`, the number of the cell with the label."""
 
     line: Line
     label_at: int
@@ -42,6 +42,7 @@ class _Clip(NamedTuple):
 
     @property
     def name(self) -> str:
+        """The name of the clip's file, without suffix: id, first and last second."""
         return f"{self.id}_{self.start:06d}_{self.end:06d}"
 
 
@@ -55,7 +56,7 @@ def read_kinetics(
     than the clip, so its sample has `start` and `end`.
 
     Class names are those of the whole file, sorted, unless `labels` gives them: a file that lacks a class has other
-    indices than one that does not. Arguments and errors as in `read_annotations`; `split` takes one of the file's.
+    indices than one that does not. Arguments and errors are as in `read_annotations`; `split` takes one of the file's.
     """
     text = read_text(file)
     stock = DirectoryIndex(VideoRoot(Path(file).parent if root is None else root), suffix=".mp4")
@@ -79,7 +80,7 @@ def read_kinetics(
 
 
 def _kinetics_names(clip: _Clip) -> Iterator[tuple[str, str]]:
-    """Where the video may be, and the pattern of that name."""
+    """Yield the names that the video may have, each with its pattern."""
     folders = {"": ""}
     if "/" not in clip.label and clip.label not in (".", ".."):
         folders[clip.label + "/"] = "{label}/"
@@ -147,7 +148,7 @@ def _begin_of_cell(line: Line, number: int) -> int:
 
 
 class DirectoryIndex:
-    """What lies below a root; each folder is listed once, as asking for every file takes longer."""
+    """Finds videos below a root. Each folder is listed once, as asking for every file takes longer."""
 
     def __init__(self, root: VideoRoot, *, suffix: str) -> None:
         self.root, self.suffix = root, suffix
@@ -155,7 +156,7 @@ class DirectoryIndex:
         self._folders: dict[str, dict[str, str]] = {}
 
     def find_first(self, names: Iterable[tuple[str, str]]) -> tuple[str, str]:
-        """The path of the first name that a video has, and its pattern; of the first name where none does."""
+        """Return path and pattern of the first name that a video has; where none has one, those of the first name."""
         first = None
         for name, pattern in names:
             folder, _, stem = name.rpartition("/")
@@ -170,7 +171,7 @@ class DirectoryIndex:
         return first
 
     def _list(self, folder: str) -> dict[str, str]:
-        """Names without suffix -> with it, of video files and of folders; the usual suffix before others."""
+        """Map names without suffix to those with it, of video files and folders; the usual suffix wins."""
         found: dict[str, str] = {}
         try:
             entries = sorted(os.scandir(folder), key=lambda entry: (entry.name.endswith(self.suffix), entry.name))
@@ -203,7 +204,7 @@ def read_ssv2(
     Args:
         source: one of the two, or their folder together with `split`.
 
-    Other arguments and errors as in `read_annotations`.
+    The other arguments and the errors are as in `read_annotations`.
     """
     file = _file_of_split(Path(source), split)
     text = read_text(file)
@@ -240,13 +241,13 @@ def _file_of_split(source: Path, split: str | None) -> Path:
 
 
 def files_of_splits(folder: Path) -> dict[str, Path]:
-    """Something like {"train": something-something-v2-train.json}."""
+    """Find the JSON files of splits: {"train": something-something-v2-train.json}, for example."""
     files = {re.split("[-_]", file.stem)[-1]: file for file in sorted(folder.glob("*.json"))}
     return {SPLITS[name]: file for name, file in files.items() if name in SPLITS}
 
 
 def _ssv2_entry(entry: Any, number: int, text: Text, classes: LabelMap) -> tuple[str, int]:
-    """Name of the video and class index of the `number`th entry."""
+    """Return the name of the video and the class index of the `number`th entry."""
     name = str(entry.get("id")) if isinstance(entry, dict) else ""
     if VIDEO_ID.fullmatch(name) is None or "id" not in entry:
         raise _line_of_entry(text, number, "id").fault(0, "an `id` of letters and digits must stand here")
@@ -261,7 +262,7 @@ def _ssv2_entry(entry: Any, number: int, text: Text, classes: LabelMap) -> tuple
 
 
 def _line_of_entry(text: Text, number: int, key: str = "") -> Line:
-    """Where the `number`th entry of a JSON list stands, or a key's value in it: `fault(0, ...)` names that place."""
+    """Return a line whose `fault(0, ...)` names the place of an entry of a JSON list, or of the value of its key."""
     begin, end = 0, text.text.index("[") + 1
     for _ in range(number + 1):
         begin = next(match.start() for match in re.compile(r"[^\s,]").finditer(text.text, end))
@@ -285,8 +286,8 @@ def read_class_folders(source: str | Path, *, labels: Labels | None = None, spli
     above the classes, which may be called val or validation and so on.
 
     Raises:
-        ValueError: no such folder, fewer than two classes unless `labels` names them, a folder that is none of
-            `labels`, or, where the folders name the classes, one without a video.
+        ValueError: there is no such folder, it has fewer than two classes while `labels` names none, a folder is none
+            of `labels`, or, where the folders name the classes, one holds no video.
     """
     folder = _folder_of_split(Path(source), split)
     found = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
@@ -329,7 +330,7 @@ def _folder_of_split(folder: Path, split: str | None) -> Path:
 
 
 def _videos_below(folder: str, *, above: frozenset[str] = frozenset()) -> list[str]:
-    """Video files, and folders that hold images with no video beside or below them; not `folder` of the first call."""
+    """Return video files, and folders below that hold images and no video, neither beside nor below the images."""
     real = os.path.realpath(folder)
     found: list[str] = []
     if real in above:  # a link to a folder that it lies in

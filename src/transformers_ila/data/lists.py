@@ -1,4 +1,4 @@
-"""Annotation lists, one video a line, and the videos of lists and folders: one grammar for all who read them.
+"""Reads annotation lists, one video a line, and finds the videos of lists and folders. All lists have one grammar:
 
     line = path [num_frames] {label}
 
@@ -119,7 +119,7 @@ def iter_list(
 
 
 def _lines(file: str | Path) -> Iterator[tuple[bytes, Line]]:
-    """The bytes and the text of each line. Lines end at `\\n`, `\\r\\n` and `\\r`, not at what else Unicode has."""
+    """Yield the bytes and the text of each line. Lines end at LF, CRLF and CR, not at what else Unicode has."""
     with open(file, encoding="utf-8", errors="surrogateescape", newline="") as lines:
         for number in itertools.count(1):
             whole = lines.readline(LONGEST_LINE + 2)
@@ -138,7 +138,7 @@ def _lines(file: str | Path) -> Iterator[tuple[bytes, Line]]:
 
 
 def _split_path(text: str, folder: str, class_names: Collection[str]) -> tuple[str, int]:
-    """The path at the beginning of a line, as it is written but without its quotes, and where it ends."""
+    """Return the path at the beginning of a line, as written but without its quotes, and where it ends."""
     found = TO_SUFFIX.match(text)
     quoted = QUOTED.match(text)
     if quoted and not (
@@ -162,7 +162,7 @@ def _split_path(text: str, folder: str, class_names: Collection[str]) -> tuple[s
 
 
 def begin_of_numbers(text: str) -> int | None:
-    """Where the whole numbers at the end of a line begin, with the separator before them; None without any."""
+    """Return where the whole numbers at the end of a line begin, with the separator before them, or None."""
     begin, end = None, len(text.rstrip(" \t,:"))
     for blank in reversed(list(SEPARATOR.finditer(text, 0, end))):
         if NUMBER.fullmatch(text, blank.end(), end) is None:
@@ -194,7 +194,7 @@ def read_list(
     """Lines `path label [label ...]`: lists of ILA, X-CLIP and MMAction2, csv of SlowFast, PyTorchVideo and V-JEPA.
 
     `lists` says where a path ends. Labels are class indices, or class names where those are known. Paths must stay
-    inside the root, and no video may stand there twice. Arguments and errors as in `read_annotations`.
+    inside the root, and no video may stand there twice. Arguments and errors are as in `read_annotations`.
     """
     return _read_lines(file, "list", root, classes_of(labels, multi_label=multi_label), columns=2)
 
@@ -248,7 +248,7 @@ def _refuse_columns(line: Line, columns: int) -> None:
 
 
 def _num_frames(line: Line, start: int) -> tuple[int, int]:
-    """The number behind the path, and where it ends."""
+    """Return the number of frames behind the path, and where it ends."""
     token = TOKEN.search(line.text, start)
     if token is None or not is_index(token[0]) or int(token[0]) < 1:
         position = len(line.text) if token is None else token.start()
@@ -313,7 +313,7 @@ def _entry(folder: str, name: str) -> ListEntry:
 
 
 def _matches(source: str) -> list[str]:
-    """The source itself where it exists, else the videos and folders that match it as a pattern."""
+    """Return the source itself where it exists, else the videos and folders that match it as a pattern."""
     if os.path.exists(source):
         return [source]
     if "://" in source:
@@ -329,7 +329,7 @@ def _is_list(source: str | Path) -> bool:
 
 
 def _folder_of_names(sources: Sequence[str], root: str | Path | None) -> str:
-    """The folder below which videos have their names."""
+    """Return the folder below which videos have their names."""
     if len(sources) == 1 and os.path.isdir(sources[0]):
         return os.path.abspath(sources[0])
     if len(sources) == 1 and _is_list(sources[0]):
