@@ -105,7 +105,7 @@ def iter_list(
             yield ListEntry(raw, line, None, 0)
             continue
         written, end = _split_path(line.text, folder, class_names)
-        comment = COMMENT.match(line.text) and not os.path.exists(os.path.join(folder, written))
+        comment = COMMENT.match(line.text) and not _exists(folder, written)
         if comment or (before_videos and _is_header(line.text, written, end, folder, class_names)):
             before_videos = before_videos and bool(comment)
             yield ListEntry(raw, line, None, 0)
@@ -141,16 +141,14 @@ def _split_path(text: str, folder: str, class_names: Collection[str]) -> tuple[s
     """Return the path at the beginning of a line, as written but without its quotes, and where it ends."""
     found = TO_SUFFIX.match(text)
     quoted = QUOTED.match(text)
-    if quoted and not (
-        found and os.path.exists(os.path.join(folder, found[0]))
-    ):  # a name may begin with a quoted word
+    if quoted and not _exists(folder, found[0] if found else ""):  # or a name begins with a quoted word
         return unquoted(quoted[0]), quoted.end()
     if found:
         return found[0], found.end()
     separators = list(SEPARATOR.finditer(text))
     for end in (len(text), *(blank.start() for blank in reversed(separators))):
         for path in (text[:end], unquoted(text[:end])) if end <= LONGEST_PATH else ():
-            if path and os.path.exists(os.path.join(folder, path)):
+            if _exists(folder, path):
                 return path, end
     for blank in separators if class_names else ():
         label = text[blank.end() :]
@@ -159,6 +157,10 @@ def _split_path(text: str, folder: str, class_names: Collection[str]) -> tuple[s
     begin = begin_of_numbers(text)
     end = len(text) if begin is None else begin
     return unquoted(text[:end]), end
+
+
+def _exists(folder: str, path: str) -> bool:
+    return path != "" and os.path.exists(os.path.join(folder, path))
 
 
 def begin_of_numbers(text: str) -> int | None:
@@ -218,11 +220,9 @@ def _read_lines(
 ) -> Annotations:
     if not Path(file).is_file():
         raise ValueError(f"There is no annotation file {str(file)!r}.")
-    folder, samples, digest = (
-        VideoRoot(Path(file).parent if root is None else root),
-        SampleCollector(),
-        hashlib.sha256(),
-    )
+    folder = VideoRoot(Path(file).parent if root is None else root)
+    samples = SampleCollector()
+    digest = hashlib.sha256()
     for entry in iter_list(file, root=root, class_names=classes.by_name):
         digest.update(entry.raw)
         line = entry.line

@@ -21,7 +21,7 @@ TAB_CELL, COMMA_CELL = (
 
 
 class AnnotationError(ValueError):
-    """A fault in an annotation; `line` and `column` (in characters) count from 1, or are None where nothing has lines."""
+    """A fault in an annotation. `line` and `column` (in characters) count from 1; None stands for no line."""
 
     line: int | None = None
     column: int | None = None
