@@ -91,17 +91,17 @@ def detect_format(source: Any, root: str | Path | None) -> str:
         raise ValueError(f"Cannot read annotations from {type(source).__name__} {source!r:.80}: {_formats()}.")
     path = Path(source)
     if path.is_dir():
-        return _recognise_folder(path)
+        return _format_of_folder(path)
     if not path.is_file():
         raise ValueError(f"There is no annotation at {str(source)!r}: neither a file nor a folder nor shards.")
     with path.open("rb") as file:
         head = file.read(2**16)
     if head[:2] in UTF16:
         return "list"  # which says what is wrong
-    return _recognise_text(head.removeprefix(codecs.BOM_UTF8).decode("utf-8", "replace"), path, root or path.parent)
+    return _format_of_text(head.removeprefix(codecs.BOM_UTF8).decode("utf-8", "replace"), path, root or path.parent)
 
 
-def _recognise_folder(folder: Path) -> str:
+def _format_of_folder(folder: Path) -> str:
     names = os.listdir(folder)
     if any(name in SSV2_LABELS for name in names) and files_of_splits(folder):
         return "ssv2"
@@ -109,7 +109,7 @@ def _recognise_folder(folder: Path) -> str:
     return "shards" if shards else "folders"
 
 
-def _recognise_text(head: str, path: Path, root: str | Path) -> str:
+def _format_of_text(head: str, path: Path, root: str | Path) -> str:
     lines = [line.strip(" \t") for line in with_plain_ends(head).split("\n") if line.strip(" \t")]
     if "\0" in head or path.suffix.lower() in VIDEO_SUFFIXES or not lines:
         raise ValueError(f"{str(path)!r} is no annotation. What is read: {_formats()}.")
@@ -139,7 +139,9 @@ def _is_of_frames(line: str, root: str | Path) -> bool:
 
 
 def _formats() -> str:
-    return "; ".join(f"{name!r} ({(reader.__doc__ or '').splitlines()[0]})" for name, reader in FORMATS.items())
+    """List what is read: each key of `FORMATS` with the first line of its reader's docstring."""
+    firsts = {name: (reader.__doc__ or "").splitlines()[0].removeprefix("Read ") for name, reader in FORMATS.items()}
+    return "; ".join(f"{name!r} ({first})" for name, first in firsts.items())
 
 
 def _with_missing(annotations: Annotations) -> Annotations:

@@ -49,7 +49,7 @@ class _Clip(NamedTuple):
 def read_kinetics(
     file: str | Path, *, root: str | Path | None = None, labels: Labels | None = None, split: str | None = None
 ) -> Annotations:
-    """The official Kinetics csv: columns label, youtube_id, time_start, time_end, split; others are passed over.
+    """Read the official Kinetics csv: columns label, youtube_id, time_start, time_end, split; others are ignored.
 
     A video is `{id}_{start:06d}_{end:06d}.mp4` in the root. Another suffix, a folder per label (with blanks or with
     underscores) and the bare id are found, too; `found_as` says how often. A file named by the bare id may be longer
@@ -59,7 +59,7 @@ def read_kinetics(
     indices than one that does not. Arguments and errors are as in `read_annotations`; `split` takes one of the file's.
     """
     text = read_text(file)
-    stock = DirectoryIndex(VideoRoot(Path(file).parent if root is None else root), suffix=".mp4")
+    directory = DirectoryIndex(VideoRoot(Path(file).parent if root is None else root), suffix=".mp4")
     clips = _read_clips(nonblank_lines(text), with_split=split is not None)
     wanted = clips if split is None else _of_split(clips, split)
     splits = sorted({clip.split for clip in wanted} - {""})
@@ -68,7 +68,7 @@ def read_kinetics(
     classes = classes_of(sorted({clip.label for clip in clips}) if labels is None else labels)
     samples = SampleCollector()
     for clip in wanted:
-        path, pattern = stock.find_first(_kinetics_names(clip))
+        path, pattern = directory.find_first(_kinetics_names(clip))
         index = classes.by_name.get(clip.label)
         if index is None:
             index = classes.named(clip.label, clip.line, _begin_of_cell(clip.line, clip.label_at))
@@ -76,7 +76,7 @@ def read_kinetics(
         samples.add(Sample(path, (index,), clip.name, *times), clip.line)
     if any(sample.start is not None for sample in samples.samples):
         logger.warning(f"Videos of {text.file!r} lie there without times in their names; they may be whole videos.")
-    return samples.annotations(text.file, "kinetics", classes, sha256=text.sha256, found_as=dict(stock.found_as))
+    return samples.annotations(text.file, "kinetics", classes, sha256=text.sha256, found_as=dict(directory.found_as))
 
 
 def _kinetics_names(clip: _Clip) -> Iterator[tuple[str, str]]:
@@ -107,8 +107,8 @@ def _read_clips(lines: Iterator[Line], *, with_split: bool) -> list[_Clip]:
 def _clip(line: Line, at: dict[str, int], columns: int) -> _Clip:
     cells = _cells(line)
     if len(cells) != columns:
-        place = _begin_of_cell(line, columns) if len(cells) > columns else len(line.text)
-        raise line.fault(place, f"{len(cells)} columns stand here, where the header has {columns}")
+        position = _begin_of_cell(line, columns) if len(cells) > columns else len(line.text)
+        raise line.fault(position, f"{len(cells)} columns stand here, where the header has {columns}")
     label, name, start, end = (cells[at[column]] for column in KINETICS_COLUMNS)
     if not label:
         raise line.fault(_begin_of_cell(line, at["label"]), "the label is empty")
@@ -195,7 +195,7 @@ SSV2_NAMES = ("{id}", "20bn-something-something-v2/{id}")
 def read_ssv2(
     source: str | Path, *, root: str | Path | None = None, labels: Labels | None = None, split: str | None = None
 ) -> Annotations:
-    """Something-Something V2: `train.json` or `validation.json` with `labels.json` beside it, or their folder.
+    """Read Something-Something V2: `train.json` or `validation.json` with `labels.json` beside it, or their folder.
 
     A video is `{id}.webm` in the root or in its folder `20bn-something-something-v2`; another suffix or a folder of
     frame images is found, too. Its class is its `template` without the brackets. Class names are those of
@@ -216,16 +216,16 @@ def read_ssv2(
     if labels is None and beside is None:
         raise ValueError(f"There is no {SSV2_LABELS[0]!r} beside {str(file)!r}: pass `labels`, for example 'ssv2'.")
     classes = classes_of(labels if labels is not None else beside)
-    stock = DirectoryIndex(VideoRoot(file.parent if root is None else root), suffix=".webm")
+    directory = DirectoryIndex(VideoRoot(file.parent if root is None else root), suffix=".webm")
     samples, seen = SampleCollector(), dict[str, int]()
     for number, entry in enumerate(entries):
         name, index = _ssv2_entry(entry, number, text, classes)
         if seen.setdefault(name, number) != number:
             first = _line_of_entry(text, seen[name]).number
             raise _line_of_entry(text, number, "id").fault(0, f"the video {name!r} stands in line {first}, too")
-        path, _ = stock.find_first((pattern.format(id=name), pattern) for pattern in SSV2_NAMES)
+        path, _ = directory.find_first((pattern.format(id=name), pattern) for pattern in SSV2_NAMES)
         samples.samples.append(Sample(path, (index,), name))
-    return samples.annotations(text.file, "ssv2", classes, sha256=text.sha256, found_as=dict(stock.found_as))
+    return samples.annotations(text.file, "ssv2", classes, sha256=text.sha256, found_as=dict(directory.found_as))
 
 
 def _file_of_split(source: Path, split: str | None) -> Path:
@@ -275,14 +275,14 @@ def _line_of_entry(text: Text, number: int, key: str = "") -> Line:
 # -- folders ---------------------------------------------------------------------------------------------------------
 
 
-NO_VIDEOS = ("@eaDir", "__MACOSX")  # what network drives and zip files add; hidden names are as little: `._clip.mp4`
+NO_VIDEOS = ("@eaDir", "__MACOSX")  # folders that network drives and zip files add
 
 
 def read_class_folders(source: str | Path, *, labels: Labels | None = None, split: str | None = None) -> Annotations:
-    """One sub-folder per class, of video files and of folders of frame images, at any depth.
+    """Read one sub-folder per class, of video files and of folders of frame images, at any depth.
 
     Class names are the folders' names, sorted, unless `labels` gives them; a folder may then have underscores for the
-    blanks of its class. Hidden names are passed over; links are followed, though not in circles. `split` is a folder
+    blanks of its class. Hidden names are ignored; links are followed, though not in circles. `split` is a folder
     above the classes, which may be called val or validation and so on.
 
     Raises:

@@ -193,7 +193,7 @@ def read_list(
     labels: Labels | None = None,
     multi_label: bool | None = None,
 ) -> Annotations:
-    """Lines `path label [label ...]`: lists of ILA, X-CLIP and MMAction2, csv of SlowFast, PyTorchVideo and V-JEPA.
+    """Read lines `path label [label ...]`: lists of ILA, X-CLIP, MMAction2, SlowFast, PyTorchVideo and V-JEPA.
 
     `lists` says where a path ends. Labels are class indices, or class names where those are known. Paths must stay
     inside the root, and no video may stand there twice. Arguments and errors are as in `read_annotations`.
@@ -208,7 +208,7 @@ def read_frame_list(
     labels: Labels | None = None,
     multi_label: bool | None = None,
 ) -> Annotations:
-    """Lines `folder num_frames label [label ...]`: folders of frame images, as MMAction2's and TSN's rawframes.
+    """Read lines `folder num_frames label [label ...]`: folders of frame images, as MMAction2's and TSN's rawframes.
 
     All else is as in `read_list`.
     """

@@ -48,7 +48,7 @@ def list_shards(source: str | Path | Sequence[str | Path]) -> list[str]:
 def read_shards(
     source: str | Path | Sequence[str | Path], *, labels: Labels | None = None, multi_label: bool | None = None
 ) -> Annotations:
-    """Uncompressed WebDataset shards: members `key.mp4` with `key.cls` or `key.json`; `list_shards` says which files.
+    """Read uncompressed WebDataset shards: members `key.mp4` with `key.cls` or `key.json`; see `list_shards`.
 
     Only the shards' headers and labels are read. A sample's video says where its bytes are. Labels are as in
     `stream_shard`; other arguments and errors are as in `read_annotations`. Faults name shard and member.
@@ -81,7 +81,7 @@ def stream_shard(
 
     A member's key is its name without the last suffix, and members of one key stand side by side. Its labels are the
     content of `key.cls`, as behind the path in `read_list`, or `label`, `labels` or `cls` in `key.json`: an index, a
-    name or a list of them. Hidden members, and those with other suffixes, are passed over.
+    name or a list of them. Hidden members, and those with other suffixes, are ignored.
 
     Args:
         shard: a tar file, compressed or not; with `file`, only its name in messages.
@@ -192,21 +192,21 @@ def _labels_of_json(content: bytes, file: str, classes: LabelMap) -> tuple[int, 
     key = next((key for key in LABEL_KEYS if isinstance(table, dict) and key in table), None)
     value = table[key] if key else table
     found = re.search(rf'"{key}"\s*:\s*', text.text)
-    line, column = place_of(text.text, found.end() if found else 0)
-    place = Line(file, line, "", indent=column - 1)
+    number, column = place_of(text.text, found.end() if found else 0)
+    line = Line(file, number, "", indent=column - 1)
     if isinstance(value, dict):
         reason = f"of {', '.join(map(repr, value))} none is a label: call it {', '.join(map(repr, LABEL_KEYS))}"
-        raise place.fault(0, reason)
-    return labels_of_value(value, place, classes)
+        raise line.fault(0, reason)
+    return labels_of_value(value, line, classes)
 
 
-def labels_of_value(value: Any, place: Line, classes: LabelMap) -> tuple[int, ...]:
+def labels_of_value(value: Any, line: Line, classes: LabelMap) -> tuple[int, ...]:
     """Return the class indices of a value: an index, a name, or a list of them."""
     values = value if isinstance(value, list) else [value]
     wrong = [item for item in values if isinstance(item, bool) or not isinstance(item, (int, str))]
     if wrong or not values:
-        raise place.fault(0, f"{value!r} is no class index, no class name and no list of them")
-    return classes.several([(str(item), 0) for item in values], place)
+        raise line.fault(0, f"{value!r} is no class index, no class name and no list of them")
+    return classes.several([(str(item), 0) for item in values], line)
 
 
 def names_shards(path: str) -> bool:
@@ -230,14 +230,15 @@ def _expand(path: str) -> list[str]:
 def read_dataset(
     source: Any, *, labels: Labels | None = None, split: str | None = None, multi_label: bool | None = None
 ) -> Annotations:
-    """A `datasets.Dataset`, or a `DatasetDict` and `split`, with a video column and a column `label` or `labels`.
+    """Read a `datasets.Dataset`, or a `DatasetDict` and `split`, with a video column and a column `label` or `labels`.
 
     Videos are loaded when they are needed and are not decoded by `datasets`. Class names are those of the label's
     `ClassLabel`; where `labels` gives others, classes are matched by name.
 
     Raises:
-        AnnotationError: a label with a fault; the message names the row.
-        ValueError: no video column or no column of labels, several splits and none chosen, a streaming data set.
+        AnnotationError: a label has a fault; the message names the row.
+        ValueError: there is no video column or no column of labels, `split` chooses none of several splits, or the
+            data set is a streaming one.
     """
     dataset = _dataset_of_split(source, split)
     video, label = _columns_of_dataset(dataset)
@@ -248,8 +249,8 @@ def read_dataset(
     name = f"{dataset.info.dataset_name or 'dataset'}, column {label}"
     samples = []
     for index, value in enumerate(dataset.with_format(None)[label]):
-        place = Line(f"{name}, row {index}", None, "")
-        found = labels_of_value(value, place, classes) if own is None else _by_name(value, own, place, classes)
+        line = Line(f"{name}, row {index}", None, "")
+        found = labels_of_value(value, line, classes) if own is None else _by_name(value, own, line, classes)
         samples.append(Sample(DatasetRow(rows, video, index), found, f"row {index}"))
     if not samples:
         raise ValueError(f"The data set {name!r} is empty.")
@@ -292,10 +293,10 @@ def _label_feature_names(feature: Any) -> list[str] | None:
     return None if names is None else list(names)
 
 
-def _by_name(value: Any, names: list[str], place: Line, classes: LabelMap) -> tuple[int, ...]:
+def _by_name(value: Any, names: list[str], line: Line, classes: LabelMap) -> tuple[int, ...]:
     """Turn the indices of a `ClassLabel` into those of its names among the classes, whose order may be another."""
     values = value if isinstance(value, list) else [value]
     wrong = [index for index in values if not (isinstance(index, int) and 0 <= index < len(names))]
     if wrong or not values:
-        raise place.fault(0, f"the label {value!r} is not in 0 to {len(names) - 1}: is this a split without labels?")
-    return classes.several([(names[index], 0) for index in values], place, by_name=True)
+        raise line.fault(0, f"the label {value!r} is not in 0 to {len(names) - 1}: is this a split without labels?")
+    return classes.several([(names[index], 0) for index in values], line, by_name=True)

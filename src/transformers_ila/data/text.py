@@ -112,7 +112,7 @@ def place_of(text: str, position: int) -> tuple[int, int]:
 
 
 def unquoted(text: str) -> str:
-    """Remove the quotes around a text, and make one of two within; another text stays as it is."""
+    """Remove the quotes around a text, and make one of two within; a text without them is returned unchanged."""
     if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
         return text[1:-1].replace(text[0] * 2, text[0])
     return text
