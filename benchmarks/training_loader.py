@@ -19,8 +19,8 @@ from torch.utils.data import DataLoader
 from transformers import HfArgumentParser
 
 from transformers_ila import IlaConfig, IlaVideoProcessor
+from transformers_ila.data.lists import VIDEO_SUFFIXES
 from transformers_ila.data.samples import Annotations, Sample
-from transformers_ila.data.video_lists import VIDEO_SUFFIXES
 from transformers_ila.evaluation.views import pixel_values_on
 from transformers_ila.training.augmentation import MixClips, MixingCollator
 from transformers_ila.training.clips import ClipCollator, TrainingClips

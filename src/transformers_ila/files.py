@@ -22,7 +22,7 @@ def atomic_write(path: str | Path, mode: str = "w", encoding: str | None = "utf-
     Args:
         path: the file to write.
         mode: `"w"` for text or `"wb"` for bytes.
-        encoding: of text.
+        encoding: of text, whose line ends are written as they are.
 
     Raises:
         ValueError: another mode.
@@ -30,17 +30,17 @@ def atomic_write(path: str | Path, mode: str = "w", encoding: str | None = "utf-
     """
     if mode not in ("w", "wb"):
         raise ValueError(f"`mode` must be 'w' or 'wb', got {mode!r}.")
-    encoding = None if mode == "wb" else encoding
+    options: dict[str, Any] = {} if mode == "wb" else {"encoding": encoding, "newline": ""}
     target = Path(os.path.realpath(path))
     exists = os.path.exists(path)
     if exists and not os.path.isfile(path):
-        with open(path, mode, encoding=encoding) as file:
+        with open(path, mode, **options) as file:
             yield file
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     draft = target.with_name(f".{target.name[:40]}.{secrets.token_hex(8)}.tmp")
     try:
-        with open(draft, mode.replace("w", "x"), encoding=encoding) as file:
+        with open(draft, mode.replace("w", "x"), **options) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

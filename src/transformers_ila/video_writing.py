@@ -1,7 +1,8 @@
-"""Frames to H.264 files."""
+"""Writes frames as H.264 files."""
 
 from fractions import Fraction
 from pathlib import Path
+from typing import IO
 
 import av
 import numpy as np
@@ -11,13 +12,27 @@ TIME_BASE = Fraction(1, 1000)  # of videos whose frames have times of their own
 
 
 def write_mp4(
-    path: str | Path, frames: np.ndarray, *, fps: int = 8, quality: int = 20, times: np.ndarray | None = None
+    file: str | Path | IO[bytes],
+    frames: np.ndarray,
+    *,
+    fps: int = 8,
+    quality: int = 20,
+    times: np.ndarray | None = None,
 ) -> None:
-    """Write (frames, height, width, 3) uint8 as H.264; `quality` is the constant rate factor, lower is better.
+    """Write frames as an MP4 file in H.264.
 
-    times: seconds at which the frames are shown, rising; by default `fps` of them a second.
+    Args:
+        file: a path, or a binary file that can be written and can seek, such as `atomic_write` opens.
+        frames: (frames, height, width, 3) uint8; height and width are even.
+        fps: frames a second.
+        quality: the constant rate factor; lower is better.
+        times: the seconds at which the frames are shown, rising; by default `fps` of them a second.
+
+    Raises:
+        OSError: the file cannot be written.
     """
-    with av.open(str(path), "w") as container:
+    target = str(file) if isinstance(file, (str, Path)) else file
+    with av.open(target, "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=Fraction(fps), options={"crf": str(quality), "preset": "fast"})
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"

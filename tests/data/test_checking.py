@@ -1,4 +1,4 @@
-"""The scan of a data set: what is listed, what is found, what survives crashes, hangs and interruptions."""
+"""The scan of a data set: what is found, what survives crashes, hangs and interruptions."""
 
 import csv
 import json
@@ -19,7 +19,6 @@ from transformers_ila.cli import check_videos as script
 from transformers_ila.cli.main import run_verb
 from transformers_ila.data import checking as video_check
 from transformers_ila.data.checking import COLUMNS, CONTEXT, VideoCheck, read_journal, write_report
-from transformers_ila.data.video_lists import list_videos
 from transformers_ila.model.video_reading_ila import IlaVideoMetadata
 
 
@@ -58,85 +57,9 @@ def touch(folder: Path, *names: str) -> None:
         (folder / name).touch()
 
 
-def paths_of(folder: Path, content: str | bytes) -> list[str | None]:
-    """Paths that a list with this content gives, relative to its folder."""
-    (folder / "list.txt").write_bytes(content if isinstance(content, bytes) else content.encode())
-    listed = list_videos(folder / "list.txt")
-    assert b"".join(video.line for video in listed) == (folder / "list.txt").read_bytes()
-    return [video.path and os.path.relpath(video.path, folder) for video in listed]
-
-
 def read_csv(file: Path) -> list[dict[str, str]]:
     with file.open(encoding="utf-8", errors="surrogateescape", newline="") as table:
         return list(csv.DictReader(table))
-
-
-# -- which videos ----------------------------------------------------------------------------------------------------
-
-LINES = {
-    "a.mp4": "a.mp4",
-    "a.mp4 3": "a.mp4",
-    "a.mp4 3 17 4": "a.mp4",
-    "a.mp4,3": "a.mp4",
-    "a.mp4\t3\r": "a.mp4",
-    "a.mp4 , riding a bike": "a.mp4",
-    "my clip, 7.mp4 3": "my clip, 7.mp4",
-    '"my clip, 7.mp4",3': "my clip, 7.mp4",
-    "'a.mp4' 3": "a.mp4",
-    '"say ""hi"".mp4",1': 'say "hi".mp4',
-    "b 3": "b 3",  # this file exists, and so does b
-    "b 4": "b",
-    "frames/one 150 3": "frames/one",
-    "./frames/../a.mp4 3": "a.mp4",
-    "gone.mp4 3 4": "gone.mp4",
-    "gone.mp4,riding a bike": "gone.mp4",
-    "gone 3,4": "gone",
-    '"gone, too" 3': "gone, too",
-    "frames/gone one.mp4 3": "frames/gone one.mp4",
-    "frames gone.mp4 3": "frames gone.mp4",  # not the folder that its beginning names
-}
-
-
-@pytest.mark.parametrize("line", LINES)
-def test_path_of_a_line(tmp_path, line):
-    touch(tmp_path, "a.mp4", "my clip, 7.mp4", 'say "hi".mp4', "b", "b 3", "frames/one/1.jpg")
-    assert paths_of(tmp_path, f"first.mp4 1\n{line}\n") == ["first.mp4", LINES[line]]
-
-
-@pytest.mark.parametrize("header", ["path,label", "video_path\tclass", '"Video Name","label"', "path label", "file"])
-def test_what_is_no_video(tmp_path, header):
-    assert paths_of(tmp_path, f"\n# a.mp4 1\n{header}\r\na.mp4 1") == [None, None, None, "a.mp4"]
-    assert paths_of(tmp_path, f"a.mp4 1\n{header}\n")[1] is not None  # a header stands first
-    assert paths_of(tmp_path, f"a.mp4 1\n \t\r\n#{header}") == ["a.mp4", None, None]
-
-
-def test_what_looks_like_a_header(tmp_path):
-    touch(tmp_path, "clip")
-    assert paths_of(tmp_path, "clip\n") == ["clip"]
-    assert paths_of(tmp_path, "video,3\n") == ["video"]
-    assert paths_of(tmp_path, "video.mp4,label\n") == ["video.mp4"]
-
-
-def test_odd_bytes_in_a_list(tmp_path):
-    touch(tmp_path, NOT_UTF8, "动作.mp4")
-    content = b"\xef\xbb\xbf" + "动作.mp4 1\n".encode() + b"caf\xe9.mp4 2\n"
-    assert paths_of(tmp_path, content) == ["动作.mp4", NOT_UTF8]
-
-
-def test_root_of_a_list(tmp_path):
-    touch(tmp_path, "videos/a b.mp4", "videos/c.mp4")
-    (tmp_path / "list.txt").write_text(f"a b.mp4 1\n{tmp_path}/videos/c.mp4 1\n")
-    listed = list_videos(tmp_path / "list.txt", root=tmp_path / "videos")
-    assert [video.path for video in listed] == [str(tmp_path / "videos/a b.mp4"), str(tmp_path / "videos/c.mp4")]
-
-
-def test_folder_of_any_depth(tmp_path):
-    touch(tmp_path, "b.MP4", "a/b/c/d.webm", "a/x.avi/e.mkv", "notes.txt", "a/picture.jpg")
-    (tmp_path / "a" / "up").symlink_to(tmp_path)
-    (tmp_path / "z").symlink_to(tmp_path / "a" / "b")
-    listed = list_videos(tmp_path)
-    assert [video.line for video in listed] == [b"a/b/c/d.webm\n", b"a/x.avi/e.mkv\n", b"b.MP4\n", b"z/c/d.webm\n"]
-    assert listed[2].path == str(tmp_path / "b.MP4")
 
 
 # -- checking --------------------------------------------------------------------------------------------------------
@@ -384,11 +307,21 @@ def test_all_whole(tmp_path, data_set):
     assert (code, statuses) == (0, {"ok.mp4": "ok"})
 
 
+def test_files_patterns_lists_and_folders_at_once(tmp_path, data_set, monkeypatch, capsys):
+    monkeypatch.chdir(data_set)
+    report = tmp_path / "report.csv"
+    sources = ["ok.mp4", "s*.mp4", "list.csv", str(data_set)]
+    assert run_verb(script, [*sources, "--workers", "1", "--report", str(report)]) == 1
+    checked = [os.path.basename(row["path"]) for row in read_csv(report)]
+    assert checked == ["ok.mp4", "short.mp4", "cut.mp4", "text.mp4", "gone.mp4", NOT_UTF8]
+    assert run_verb(script, ["ok.mp4", "--report", str(report), "--clean_list", str(tmp_path / "clean.txt")]) == 0
+    assert (tmp_path / "clean.txt").read_text() == "ok.mp4\n"
+
+
 BAD_ARGUMENTS = {
     "no source": ([], "name a folder with videos or an annotation list"),
     "gone": (["gone"], "'gone' is neither a folder nor an annotation list"),
-    "a video": (["ok.mp4"], "'ok.mp4' is neither"),
-    "binary": (["utf16.txt"], "'utf16.txt' is neither"),
+    "binary": (["utf16.txt"], "'utf16.txt', line 1, column 1: what stands here is no text in UTF-8, but in UTF-16"),
     "empty list": (["empty.txt"], "'empty.txt' lists no video"),
     "empty folder": (["nothing"], "'nothing' holds no video; known suffixes: .3gp"),
     "workers": (["list.txt", "--workers", "0"], "--workers must be 1 or more, got 0"),
@@ -400,6 +333,12 @@ BAD_ARGUMENTS = {
     "no such folder": (["list.txt", "--report", "gone/r.csv"], "in a folder that exists, got 'gone/r.csv'"),
     "a folder": (["list.txt", "--clean_list", "nothing"], "in a folder that exists, got 'nothing'"),
     "root": (["list.txt", "--videos", "gone"], "no folder 'gone'"),
+    "a URL": (["https://host/a.mp4"], "is a URL"),
+    "a clean list of several": (
+        ["list.txt", "ok.mp4", "--clean_list", "c.txt"],
+        "one list or folder, got 'list.txt', 'ok",
+    ),
+    "a clean list of a pattern": (["o*.mp4", "--clean_list", "c.txt"], "one list or folder, got 'o*.mp4'"),
     "root of a folder": ([".", "--videos", "nothing"], "goes only with a list"),
     "over the input": (["list.txt", "--clean_list", "./list.txt"], "'./list.txt' would overwrite the input"),
     "journal over the input": (["list.journal", "--report", "list.csv"], "would overwrite the input"),

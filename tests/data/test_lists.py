@@ -106,12 +106,12 @@ FAULTS = [  # content, line, column, part of the message
     ("a.mp4 1\n/etc/passwd 2\n", 2, 1, "not inside the root"),
     ("a.mp4 1\n. 2\n", 2, 1, "not inside the root"),
     ("a.mp4 1\n\t https://host/b.mp4 2\n", 2, 3, "is a URL"),
-    ("a.mp4 1\n# old\n", 2, 6, "no label"),
+    ("a.mp4 1\n#old\n", 2, 5, "no label"),  # no comment: there is no blank
     ("a.mp4 1\npath,label\n", 2, 11, "no label"),  # a header stands first
     ("path,label,split\na.mp4,1,train\n", 1, 12, "another column"),
     ("path,label\n", 1, 1, "no video is listed"),
-    ("\n \r\n", 1, 1, "nothing stands there"),
-    ("", 1, 1, "nothing stands there"),
+    ("\n \r\n", 1, 1, "no video is listed there"),
+    ("", 1, 1, "no video is listed there"),
     (b"a.mp4 1\ncaf\xe9.mp4 2\n", 2, 4, "no text in UTF-8"),
     ("a.mp4 1\r\n动b\0.mp4 2\n".encode(), 2, 3, "no text in UTF-8"),
     ("a.mp4 1\n".encode("utf-16"), 1, 1, "but in UTF-16"),
@@ -245,7 +245,7 @@ def test_names_of_any_characters(tmp_path):
                 entries[name] = labels
         lines = []
         for name, labels in entries.items():
-            quoted = name[0] in "\"'" or draw.random() < 0.3
+            quoted = name[0] in "\"'#" or draw.random() < 0.3
             between = draw.choice([" ", ",", "\t", "::", " , "])
             written = '"' + name.replace('"', '""') + '"' if quoted else name
             lines.append(between.join([written, *map(str, labels)]))

@@ -10,7 +10,6 @@ What is unusual here:
 
 import hashlib
 import json
-import os
 import shutil
 import statistics
 import time
@@ -32,6 +31,7 @@ from ..cost import count
 from ..data.video_folder import VideoFolder, find_videos
 from ..evaluation.evaluator import predict
 from ..evaluation.frame_information import earth_movers_distance, last_patches, mutual_information
+from ..files import atomic_folder, atomic_write
 from ..model.configuration_ila import CLIP_SIZES, IlaConfig
 from ..model.modeling_ila import IlaForVideoClassification
 from ..model.video_processing_ila import IlaVideoProcessor
@@ -201,11 +201,9 @@ def tower_digest(folder: str | Path) -> str | None:
 
 
 def write_json(file: Path, values: Any) -> None:
-    """As a whole or not at all."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    draft = file.with_name(f".{file.name}.{os.getpid()}.part")
-    draft.write_text(json.dumps(values, indent=1), encoding="utf-8")
-    draft.replace(file)
+    """Write values as JSON; the file appears whole or not at all."""
+    with atomic_write(file) as opened:
+        json.dump(values, opened, indent=1)
 
 
 @contextmanager
@@ -265,9 +263,9 @@ def _prepare_tower(ablation: Ablation, folder: Path, progress: Callable[[str], o
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = pretrain_on_frames(ablation.model, device=device, progress=say, **ablation.pictures)
-    save_pretrained_tower(model, folder / ".tower.part")
-    write_json(folder / ".tower.part" / PROVENANCE, made_of)
-    (folder / ".tower.part").rename(tower)
+    with atomic_folder(tower) as draft:
+        save_pretrained_tower(model, draft)
+        write_json(draft / PROVENANCE, made_of)
     progress(f"A tower that has learned pictures, in {time.perf_counter() - started:.0f} s: {tower}")
 
 

@@ -1,9 +1,11 @@
-"""Check a data set: which videos are whole, damaged, too short or unreadable.
+"""Check videos: which are whole, damaged, too short or unreadable.
 
-An interrupted scan goes on where it stopped when the same command is given again. Exit code: 0 all videos are whole,
-1 some are not, 2 bad arguments or nothing to check.
+SOURCE is video files, folders, patterns such as `clips/*.mp4`, or lists with one video a line. An interrupted scan
+goes on where it stopped when the same command is given again. Exit code: 0 all videos are whole, 1 some are not, 2 bad
+arguments or nothing to check, 130 interrupted.
 """
 
+import os
 import sys
 from collections import Counter
 from contextlib import closing
@@ -21,7 +23,7 @@ from ..data.checking import (
     write_clean_list,
     write_report,
 )
-from ..data.video_lists import list_videos
+from ..data.lists import iter_entries, iter_videos
 from ..model.video_reading_ila import ReadLimits
 
 
@@ -32,14 +34,18 @@ EXAMPLES = (
 )
 
 
-@dataclass
-class CheckArguments:
-    source: str = field(default="", metadata={"help": "annotation list, one video a line, or a folder"})
+@dataclass(frozen=True)
+class CheckVideosOptions:
+    """Which videos are checked, how, and where the results go."""
+
+    source: list[str] = field(
+        default_factory=list, metadata={"help": "video files, folders, patterns, or lists with one video a line"}
+    )
     videos: str | None = field(
-        default=None, metadata={"help": "folder that relative paths in a list start from; default the list's folder"}
+        default=None, metadata={"help": "folder that relative paths in a list start from; default: the list's folder"}
     )
     report: str = field(default="video_report.csv", metadata={"help": "report to write, .csv or .json"})
-    workers: int | None = field(default=None, metadata={"help": "processes; default one per usable CPU"})
+    workers: int | None = field(default=None, metadata={"help": "processes; default: one per usable CPU"})
     min_frames: int = field(default=8, metadata={"help": "videos with fewer frames are too short"})
     max_seconds: float = field(default=ReadLimits.max_seconds, metadata={"help": "what one video may take"})
     clean_list: str | None = field(
@@ -48,73 +54,83 @@ class CheckArguments:
     drop_damaged: bool = field(default=False, metadata={"help": "leave damaged videos out of the clean list too"})
     restart: bool = field(default=False, metadata={"help": "forget the results of an earlier scan"})
 
+    def __post_init__(self) -> None:
+        """Raise a ValueError for all that could only fail after the scan otherwise."""
+        if not self.source:
+            raise ValueError(
+                "name a folder with videos or an annotation list, or video files: ila check-videos SOURCE."
+            )
+        if self.min_frames < 1:
+            raise ValueError(f"--min_frames must be 1 or more, got {self.min_frames}.")
+        if self.workers is not None and self.workers < 1:
+            raise ValueError(f"--workers must be 1 or more, got {self.workers}.")
+        if not self.max_seconds > 0:
+            raise ValueError(f"--max_seconds must be above 0, got {self.max_seconds}.")
+        if Path(self.report).suffix.lower() not in REPORT_SUFFIXES:
+            raise ValueError(f"--report must end in {' or '.join(REPORT_SUFFIXES)}, got {self.report!r}.")
+        if self.drop_damaged and self.clean_list is None:
+            raise ValueError("--drop_damaged needs --clean_list.")
+        self._check_files()
+        iter_videos(self.source, root=self.videos)  # which finds what is missing
+        if self.clean_list is not None and (len(self.source) > 1 or not os.path.exists(self.source[0])):
+            raise ValueError(f"--clean_list goes with one list or folder, got {', '.join(map(repr, self.source))}.")
 
-def check_arguments(args: CheckArguments) -> None:
-    """Everything that could only fail after the scan otherwise."""
-    if not args.source:
-        raise ValueError("name a folder with videos or an annotation list: ila check-videos SOURCE.")
-    if args.min_frames < 1:
-        raise ValueError(f"--min_frames must be 1 or more, got {args.min_frames}.")
-    if args.workers is not None and args.workers < 1:
-        raise ValueError(f"--workers must be 1 or more, got {args.workers}.")
-    if not args.max_seconds > 0:
-        raise ValueError(f"--max_seconds must be above 0, got {args.max_seconds}.")
-    if Path(args.report).suffix.lower() not in REPORT_SUFFIXES:
-        raise ValueError(f"--report must end in {' or '.join(REPORT_SUFFIXES)}, got {args.report!r}.")
-    if args.drop_damaged and args.clean_list is None:
-        raise ValueError("--drop_damaged needs --clean_list.")
-    taken = {Path(args.source).resolve(): "the input"}
-    journal = str(Path(args.report).with_suffix(".journal"))
-    files = {"--report": args.report, "the journal beside --report": journal, "--clean_list": args.clean_list}
-    for option, file in files.items():
-        if file is None:
-            continue
-        path = Path(file).resolve()
-        if path in taken:
-            raise ValueError(f"{option} {file!r} would overwrite {taken[path]}.")
-        if path.is_dir() or not path.parent.is_dir():
-            raise ValueError(f"{option} must name a file in a folder that exists, got {file!r}.")
-        taken[path] = f"the file of {option}"
+    @property
+    def journal(self) -> Path:
+        """The file that holds the results of an unfinished scan."""
+        return Path(self.report).with_suffix(".journal")
+
+    def _check_files(self) -> None:
+        taken = {Path(source).resolve(): "the input" for source in self.source}
+        journal = ("the journal beside --report", str(self.journal))
+        for option, file in (("--report", self.report), journal, ("--clean_list", self.clean_list)):
+            if file is None:
+                continue
+            path = Path(file).resolve()
+            if path in taken:
+                raise ValueError(f"{option} {file!r} would overwrite {taken[path]}.")
+            if path.is_dir() or not path.parent.is_dir():
+                raise ValueError(f"{option} must name a file in a folder that exists, got {file!r}.")
+            taken[path] = f"the file of {option}"
 
 
-def scan(paths: list[str], args: CheckArguments) -> list[VideoCheck]:
-    """The checks of all videos, in their order; those of an earlier scan that still hold are taken over."""
-    journal = Path(args.report).with_suffix(".journal")
-    if args.restart:
-        journal.unlink(missing_ok=True)
-    checks = read_journal(journal, paths, max_seconds=args.max_seconds)
+def scan(paths: list[str], options: CheckVideosOptions) -> list[VideoCheck]:
+    """Return the checks of all videos, in their order; those of an earlier scan that still hold are taken over."""
+    if options.restart:
+        options.journal.unlink(missing_ok=True)
+    checks = read_journal(options.journal, paths, max_seconds=options.max_seconds)
     if checks:
-        print(f"{len(checks)} of {len(paths)} results taken over from {str(journal)!r}.", flush=True)
-    counts = Counter(check.status(min_frames=args.min_frames) for check in checks.values())
+        print(f"{len(checks)} of {len(paths)} results taken over from {str(options.journal)!r}.", flush=True)
+    counts = Counter(check.status(min_frames=options.min_frames) for check in checks.values())
     unchecked = [path for path in paths if path not in checks]
-    results = check_videos(
-        unchecked, journal=journal, workers=args.workers or usable_cpus(), max_seconds=args.max_seconds
-    )
+    workers = options.workers or usable_cpus()
+    results = check_videos(unchecked, journal=options.journal, workers=workers, max_seconds=options.max_seconds)
     with tqdm(total=len(paths), initial=len(checks), unit="video") as bar, closing(results):
         for check in results:
             checks[check.path] = check
-            counts[check.status(min_frames=args.min_frames)] += 1
+            counts[check.status(min_frames=options.min_frames)] += 1
             bar.set_postfix(counts, refresh=False)
             bar.update()
     return [checks[path] for path in paths]
 
 
-def run(args: CheckArguments) -> int:
-    check_arguments(args)
-    listed = list_videos(args.source, root=args.videos)
-    paths = list(dict.fromkeys(video.path for video in listed if video.path is not None))
+def run(options: CheckVideosOptions) -> int:
+    paths = list(dict.fromkeys(path for _, path in iter_videos(options.source, root=options.videos)))
+    listed = []  # before the scan, as the list may grow meanwhile
+    if options.clean_list is not None:
+        listed = [(entry.raw, entry.path) for entry in iter_entries(options.source[0], root=options.videos)]
     try:
-        checks = scan(paths, args)
+        checks = scan(paths, options)
     except KeyboardInterrupt:
         print("Interrupted; the same command goes on from here.", file=sys.stderr)
         return 130
-    write_report(checks, Path(args.report), min_frames=args.min_frames)
-    statuses = {check.path: check.status(min_frames=args.min_frames) for check in checks}
-    if args.clean_list is not None:
-        drop = {"unreadable", "too_short"} | ({"damaged"} if args.drop_damaged else set())
+    write_report(checks, Path(options.report), min_frames=options.min_frames)
+    statuses = {check.path: check.status(min_frames=options.min_frames) for check in checks}
+    if options.clean_list is not None:
+        drop = {"unreadable", "too_short"} | ({"damaged"} if options.drop_damaged else set())
         unusable = {path for path, status in statuses.items() if status in drop}
-        write_clean_list(listed, Path(args.clean_list), unusable=unusable)
+        write_clean_list(listed, Path(options.clean_list), unusable=unusable)
     counts = Counter(statuses.values())
     print(f"{len(paths)} videos: {', '.join(f'{count} {status}' for status, count in counts.most_common())}.")
-    print(f"Report: {args.report}" + (f", list: {args.clean_list}" if args.clean_list else ""))
+    print(f"Report: {options.report}" + (f", list: {options.clean_list}" if options.clean_list else ""))
     return 0 if set(counts) == {"ok"} else 1

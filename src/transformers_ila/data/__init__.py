@@ -1,8 +1,9 @@
-"""Videos and their labels, from folders, lists, shards and data sets, and a check of the files."""
+"""Reads videos and their labels from folders, lists, shards and data sets, and checks the files."""
 
 from ..moved import old_names
 from .annotations import read_annotations
 from .checking import check_videos
+from .lists import iter_videos
 from .samples import Annotations, Sample
 from .text import AnnotationError
 from .video_folder import VideoFolder, find_videos, hold_out
@@ -16,6 +17,7 @@ __all__ = [
     "check_videos",
     "find_videos",
     "hold_out",
+    "iter_videos",
     "read_annotations",
 ]
 

@@ -1,8 +1,8 @@
-"""Annotation files, folders, shards and data sets -> samples: which videos there are, and what they show.
+"""Reads annotation files, folders, shards and data sets: which videos there are, and what they show.
 
 What is unusual here:
 - every fault names its line and column (1-based, in characters), and none is skipped or guessed away;
-- a path may hold blanks, quotes, tabs and commas: it ends at its last video suffix, not at the first blank;
+- a path may hold blanks, quotes, tabs and commas: `lists` says where it ends;
 - videos are not opened and may be missing: `check_files` lists those, training and evaluation deal with them;
 - paths stay inside the root. That is judged by their text: a link inside the root may point anywhere.
 
@@ -21,11 +21,10 @@ from typing import Any
 from transformers.utils import logging
 
 from .data_sets import SSV2_LABELS, files_of_splits, read_class_folders, read_kinetics, read_ssv2
-from .lists import begin_of_numbers, read_frame_list, read_list
+from .lists import COMMENT, HEADER, VIDEO_SUFFIXES, begin_of_numbers, read_frame_list, read_list
 from .samples import Annotations, DatasetRow, Labels, Sample, ShardMember
 from .shards import list_shards, names_shards, read_dataset, read_shards, stream_shard
 from .text import TOKEN, UTF16, AnnotationError, preview, unquoted, with_plain_ends
-from .video_lists import HEADER, VIDEO_SUFFIXES
 
 
 logger = logging.get_logger(__name__)
@@ -48,21 +47,21 @@ def read_annotations(
     multi_label: bool | None = None,
     check_files: bool = False,
 ) -> Annotations:
-    """Samples of an annotation file, a folder, shards or a `datasets` data set.
+    """Read the samples of an annotation file, a folder, shards or a `datasets` data set.
 
     Args:
-        source: see the functions of `FORMATS`, which say what each reads.
+        source: what one of the functions of `FORMATS` reads; each says what that is.
         root: folder that relative paths start from and that no path may leave; default: the annotation's folder.
         format: key of `FORMATS`; recognised by content where it is None.
         labels: class names in the order of their indices, name -> index, the name of a data set ("kinetics400",
             "ssv2") or a file of them. They win over the names in the source, which then count by name.
-        split: which part, where the source has several.
-        multi_label: False refuses a video with several labels; None finds out.
+        split: the part that is read, where the source has several.
+        multi_label: False refuses a video with several labels; None finds out whether there is one.
         check_files: look whether every video exists, and list those that do not in `missing`.
 
     Raises:
-        AnnotationError: a fault in the annotation; the message names file, line and column.
-        ValueError: an unknown or unrecognised format, an argument that does not go with it, class names with faults.
+        AnnotationError: the annotation has a fault; the message names file, line and column.
+        ValueError: the format is not known, an argument does not go with it, or class names have faults.
         OSError: something cannot be read.
     """
     format = detect_format(source, root) if format is None else format
@@ -83,6 +82,7 @@ JSON = re.compile(r"\s*(\[\s*)?(\{\s*\"[^\"]*\"\s*:|\]\s*$)")  # a name may begi
 
 
 def detect_format(source: Any, root: str | Path | None) -> str:
+    """Return the key of `FORMATS` for a source, by its content; a ValueError says what is read instead."""
     if hasattr(source, "features") or isinstance(source, dict):
         return "datasets"
     if isinstance(source, (list, tuple)) or names_shards(str(source)):
@@ -91,17 +91,17 @@ def detect_format(source: Any, root: str | Path | None) -> str:
         raise ValueError(f"Cannot read annotations from {type(source).__name__} {source!r:.80}: {_formats()}.")
     path = Path(source)
     if path.is_dir():
-        return _recognise_folder(path)
+        return _format_of_folder(path)
     if not path.is_file():
         raise ValueError(f"There is no annotation at {str(source)!r}: neither a file nor a folder nor shards.")
     with path.open("rb") as file:
         head = file.read(2**16)
     if head[:2] in UTF16:
         return "list"  # which says what is wrong
-    return _recognise_text(head.removeprefix(codecs.BOM_UTF8).decode("utf-8", "replace"), path, root or path.parent)
+    return _format_of_text(head.removeprefix(codecs.BOM_UTF8).decode("utf-8", "replace"), path, root or path.parent)
 
 
-def _recognise_folder(folder: Path) -> str:
+def _format_of_folder(folder: Path) -> str:
     names = os.listdir(folder)
     if any(name in SSV2_LABELS for name in names) and files_of_splits(folder):
         return "ssv2"
@@ -109,7 +109,7 @@ def _recognise_folder(folder: Path) -> str:
     return "shards" if shards else "folders"
 
 
-def _recognise_text(head: str, path: Path, root: str | Path) -> str:
+def _format_of_text(head: str, path: Path, root: str | Path) -> str:
     lines = [line.strip(" \t") for line in with_plain_ends(head).split("\n") if line.strip(" \t")]
     if "\0" in head or path.suffix.lower() in VIDEO_SUFFIXES or not lines:
         raise ValueError(f"{str(path)!r} is no annotation. What is read: {_formats()}.")
@@ -123,7 +123,9 @@ def _recognise_text(head: str, path: Path, root: str | Path) -> str:
             "a video: `folder num_frames label` (format 'frames') or `path label` (format 'list')."
         )
     whole = lines[:-1] if len(head) > 2**15 else lines  # the last one may be cut off
-    likely = [_is_of_frames(line, root) for line in whole[:1000] if HEADER.fullmatch(line) is None]
+    likely = [
+        _is_of_frames(line, root) for line in whole[:1000] if not (HEADER.fullmatch(line) or COMMENT.match(line))
+    ]
     return "frames" if likely and all(likely) else "list"
 
 
@@ -137,7 +139,9 @@ def _is_of_frames(line: str, root: str | Path) -> bool:
 
 
 def _formats() -> str:
-    return "; ".join(f"{name!r} ({(reader.__doc__ or '').splitlines()[0]})" for name, reader in FORMATS.items())
+    """List what is read: each key of `FORMATS` with the first line of its reader's docstring."""
+    firsts = {name: (reader.__doc__ or "").splitlines()[0].removeprefix("Read ") for name, reader in FORMATS.items()}
+    return "; ".join(f"{name!r} ({first})" for name, first in firsts.items())
 
 
 def _with_missing(annotations: Annotations) -> Annotations:
@@ -151,7 +155,7 @@ def _with_missing(annotations: Annotations) -> Annotations:
 
 
 def _with_warning(annotations: Annotations) -> Annotations:
-    """The same; where not one of a few videos exists, the root is likely to be wrong."""
+    """Return the annotations, and warn where not one of a few videos exists: the root is likely to be wrong."""
     some = [sample.video for sample in annotations.samples[:: max(1, len(annotations.samples) // 20)]]
     paths = [video for video in some if isinstance(video, str)]
     if paths and not any(map(os.path.exists, paths)):

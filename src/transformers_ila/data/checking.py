@@ -1,4 +1,4 @@
-"""Scan a data set: which videos are whole, damaged, too short or unreadable.
+"""Checks a data set: which videos are whole, damaged, too short or unreadable.
 
 Every video is decoded to its end, in worker processes: a decoder that crashes or hangs costs one file, not the scan.
 Results go to a journal as they come, so that an interrupted scan goes on where it stopped.
@@ -23,8 +23,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Literal
 
+from ..files import atomic_write
 from ..model.video_reading_ila import IlaVideoMetadata, ReadLimits, VideoDecodingError, check_video
-from .video_lists import ListedVideo
 
 
 Status = Literal["ok", "damaged", "too_short", "unreadable"]
@@ -45,8 +45,12 @@ CONTEXT = multiprocessing.get_context("forkserver" if FORK_SERVER else "spawn")
 class VideoCheck:
     """What decoding a whole video showed.
 
-    path: absolute. frames: that decode. frames_lost: packets that gave no frame. frames_corrupt: patched up by the
-    decoder. seconds: duration. width, height: pixels. reason: why nothing could be read, empty otherwise.
+    path: the absolute path.
+    frames: how many frames were decoded.
+    frames_lost: how many packets gave no frame.
+    frames_corrupt: how many frames the decoder patched up.
+    fps: frames per second; None where it is not known. seconds: the duration. width, height: in pixels.
+    reason: why nothing could be read; empty where something was.
     """
 
     path: str
@@ -60,7 +64,7 @@ class VideoCheck:
     reason: str = ""
 
     def status(self, *, min_frames: int) -> Status:
-        """The first that holds: unreadable, too_short (fewer than `min_frames` frames), damaged, ok."""
+        """Return the first that holds: unreadable, too_short (fewer than `min_frames` frames), damaged, ok."""
         if self.reason:
             return "unreadable"
         if self.frames < min_frames:
@@ -72,7 +76,7 @@ class VideoCheck:
 
 
 def read_journal(journal: Path, paths: Iterable[str], *, max_seconds: float) -> dict[str, VideoCheck]:
-    """The checks of an earlier scan that still hold, by path; lines that are no records are skipped.
+    """Return the checks of an earlier scan that still hold, by path; lines that are no records are skipped.
 
     A check holds while the file has the same size and time of change. One that failed must also have had the same
     `max_seconds`.
@@ -94,7 +98,7 @@ def read_journal(journal: Path, paths: Iterable[str], *, max_seconds: float) -> 
 
 
 def _state(path: str) -> list[int] | None:
-    """What changes with the file or the folder of images: size and time of change, in nanoseconds."""
+    """Return what changes with a file or a folder of images: bytes, and nanoseconds of the last change."""
     try:
         files = [os.stat(path)]
         if os.path.isdir(path):
@@ -108,6 +112,7 @@ def _state(path: str) -> list[int] | None:
 
 
 def usable_cpus() -> int:
+    """Return how many CPUs this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -123,17 +128,17 @@ def check_videos(
     """Check videos in worker processes and note each result in the journal before it is given out.
 
     Args:
-        paths: absolute, each once.
-        journal: file that results are appended to, for `read_journal`.
-        workers: number of processes.
-        max_seconds: what reading one video may take; `grace` seconds later its worker is ended.
-        check: called as `check(path, limits=...)` in a worker, so it must be picklable.
+        paths: absolute paths, each once.
+        journal: the file that results are appended to, for `read_journal`.
+        workers: the number of processes.
+        max_seconds: how long reading one video may take; `grace` seconds later its worker is ended.
+        check: a function that a worker calls as `check(path, limits=...)`; it must be picklable.
 
     Yields:
         the checks in the order in which they finish.
 
     Raises:
-        ValueError: `workers` below 1 or `max_seconds` not above 0.
+        ValueError: `workers` is below 1 or `max_seconds` is not above 0.
         OSError: the journal cannot be written.
         RuntimeError: the worker processes do not start.
     """
@@ -155,7 +160,7 @@ def check_videos(
 
 
 def _start_fork_server() -> None:
-    """Start it with Ctrl-C held back, which it hands down: that is for this process, which ends its workers."""
+    """Start the fork server with Ctrl-C held back, which its workers inherit: this process takes it and ends them."""
     CONTEXT.set_forkserver_preload([__name__])
     resource_tracker.ensure_running()  # the fork server would start it, and that lets Ctrl-C through again
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
@@ -210,7 +215,7 @@ class _Worker:
         self.process, self.finished = process, 0
 
     def answer(self) -> VideoCheck | None:
-        """The result, also where the process died or is overdue; None while it is busy."""
+        """Return the result, also where the process died or is overdue; None while it is busy."""
         try:
             if self.pipe.poll():
                 result = self.pipe.recv()
@@ -237,7 +242,7 @@ class _Worker:
         return VideoCheck(self.path, reason=f"the decoder crashed ({how})")
 
     def stop(self, *, patience: float = 0.0) -> int | None:
-        """End the process, if there is one; its exit code, which one that is dying gets `patience` seconds for."""
+        """End the process, if there is one, and return its exit code; one that is dying gets `patience` seconds."""
         process, self.process = self.process, None
         if process is None:
             return None
@@ -249,7 +254,7 @@ class _Worker:
 
 
 def _serve(pipe: Connection, check: Check, limits: ReadLimits) -> None:
-    """What a worker process runs: says None when it begins a video, then its result."""
+    """Check the videos that come through the pipe: send None when one is begun, then its result."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
     logging.disable()  # a warning would tear the progress bar and tell what the result tells
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -295,26 +300,21 @@ def write_report(checks: Iterable[VideoCheck], file: Path, *, min_frames: int) -
     """
     rows = [asdict(check) | {"status": check.status(min_frames=min_frames)} for check in checks]
     rows = [{column: row[column] for column in COLUMNS} for row in rows]
+    table = io.StringIO()
     if file.suffix.lower() == ".json":
-        content = json.dumps(rows, indent=1)
+        json.dump(rows, table, indent=1)
     else:
-        table = io.StringIO()
         writer = csv.DictWriter(table, COLUMNS)
         writer.writeheader()
         writer.writerows(rows)
-        content = table.getvalue()
-    _write_atomically(file, content.encode("utf-8", "surrogateescape"))
+    with atomic_write(file, "wb") as opened:
+        opened.write(table.getvalue().encode("utf-8", "surrogateescape"))
 
 
-def write_clean_list(listed: Iterable[ListedVideo], file: Path, *, unusable: set[str]) -> None:
-    """Write the lines of a list, byte for byte, without those of the videos whose paths are in `unusable`."""
-    _write_atomically(file, b"".join(video.line for video in listed if video.path not in unusable))
+def write_clean_list(listed: Iterable[tuple[bytes, str | None]], file: Path, *, unusable: set[str]) -> None:
+    """Write the lines of a list, byte for byte, without those of the videos whose paths are in `unusable`.
 
-
-def _write_atomically(file: Path, content: bytes) -> None:
-    new = file.with_name(file.name + ".new")
-    with new.open("wb") as opened:
-        opened.write(content)
-        opened.flush()
-        os.fsync(opened.fileno())
-    os.replace(new, file)
+    listed: each line with the path of its video, or None where it names no video.
+    """
+    with atomic_write(file, "wb") as opened:
+        opened.writelines(line for line, path in listed if path not in unusable)

@@ -1,44 +1,37 @@
-"""Names of classes: those of the paper's data sets, and those that files of any kind list."""
+"""Reads names of classes: those of the paper's data sets, and those that files of any kind list."""
 
 import csv
 import json
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """A data set of the paper, and the form its checkpoints have."""
+    """A data set of the paper: what it is called there, and how many classes it has."""
 
     title: str
     num_labels: int
-    table: int  # of the paper
-    head: Mapping[str, Any]  # fields of IlaConfig
 
 
 DATA_SETS: dict[str, DataSet] = {
-    "kinetics400": DataSet("Kinetics-400", 400, 1, {"classification_head": "text"}),
-    "ssv2": DataSet("Something-Something V2", 174, 2, {"classification_head": "linear", "alignment_conv": "standard"}),
+    "kinetics400": DataSet("Kinetics-400", 400),
+    "ssv2": DataSet("Something-Something V2", 174),
 }
 HEADER_WORDS = {"id", "name", "label", "class", "index", "category"}
 UNUSED = "unused output "  # and its number: the name of an output that no class was trained for
 
 
-# -- class names -----------------------------------------------------------------------------------------------------
-
-
 def class_names(source: str | Path) -> list[str]:
-    """The class names of "kinetics400", "ssv2", or of a file, in the order of their ids.
+    """Return the class names of "kinetics400", "ssv2", or of a file, in the order of their ids.
 
     A file has one class per line: `id,name` with that header, as the release's lists, or the bare name. JSON is read
     too: a list of names, or names with their ids as Something-Something V2's `labels.json`.
 
     Raises:
-        ValueError: no such list, ids that are not 0 to K-1, or names missing or repeated.
+        ValueError: there is no such list, its ids are not 0 to K-1, or names are missing or repeated.
     """
     if source in DATA_SETS:
         return _read_names(files(__package__).joinpath("labels", f"{source}.csv").read_text("utf-8"), str(source))
@@ -78,7 +71,7 @@ def _are_numbered(lines: list[str]) -> bool:
 
 
 def _read_json(text: str, source: str) -> list[str]:
-    """A list of names, or an object with ids behind them, or in front."""
+    """Read a list of names, or an object with ids behind the names or in front of them."""
     try:
         content = json.loads(text)
     except ValueError as error:
@@ -108,7 +101,7 @@ def _by_id(lines: list[str], source: str) -> list[str]:
 
 
 def _in_order(rows: list[list[str]], source: str) -> list[str]:
-    """Ids and names -> the names by their ids."""
+    """Return the names of rows of id and name, in the order of their ids."""
     wrong = [row for row in rows if not row[0].strip().isdecimal()]
     if not rows:
         raise ValueError(f"{source!r} names no class.")
@@ -122,7 +115,7 @@ def _in_order(rows: list[list[str]], source: str) -> list[str]:
 
 
 def _cells(line: str) -> list[str]:
-    """Of one line, so that a quote left open does not swallow the next; none for what is not CSV."""
+    """Return the cells of one line, so that an open quote does not swallow the next line; none of what is no CSV."""
     try:
         return next(csv.reader([line], skipinitialspace=True, strict=True))
     except csv.Error:
@@ -130,7 +123,7 @@ def _cells(line: str) -> list[str]:
 
 
 def fill_up(names: list[str], num_outputs: int) -> list[str]:
-    """Names for all outputs of a released linear head, which has 400 whatever its data set has."""
+    """Add names for the unused outputs of a released linear head, which has 400 whatever its data set has."""
     return [*names, *(f"{UNUSED}{index}" for index in range(len(names), num_outputs))]
 
 

@@ -1,4 +1,4 @@
-"""Kinetics and Something-Something V2 as they are published, and data sets of one folder per class."""
+"""Reads Kinetics and Something-Something V2 as they are published, and folders with one sub-folder per class."""
 
 import csv
 import json
@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 from transformers.utils import logging
 
 from ..model.video_reading_ila import IMAGE_SUFFIXES
+from .lists import VIDEO_SUFFIXES
 from .samples import SPLITS, Annotations, LabelMap, Labels, Sample, SampleCollector, VideoRoot, classes_of
 from .text import Line, Text, annotation_error, nonblank_lines, parse_json, place_of, preview, read_text
-from .video_lists import VIDEO_SUFFIXES
 
 
 logger = logging.get_logger(__name__)
@@ -30,7 +30,7 @@ TIMED, BARE = "{id}_{start:06d}_{end:06d}", "{id}"  # names of files, without su
 
 
 class _Clip(NamedTuple):
-    """A row; `line` and `label_at`, the number of its cell, are for faults."""
+    """A row. Faults need its `line` and `label_at`, the number of the cell with the label."""
 
     line: Line
     label_at: int
@@ -42,23 +42,24 @@ class _Clip(NamedTuple):
 
     @property
     def name(self) -> str:
+        """The name of the clip's file, without suffix: id, first and last second."""
         return f"{self.id}_{self.start:06d}_{self.end:06d}"
 
 
 def read_kinetics(
     file: str | Path, *, root: str | Path | None = None, labels: Labels | None = None, split: str | None = None
 ) -> Annotations:
-    """The official Kinetics csv: columns label, youtube_id, time_start, time_end, split; others are passed over.
+    """Read the official Kinetics csv: columns label, youtube_id, time_start, time_end, split; others are ignored.
 
     A video is `{id}_{start:06d}_{end:06d}.mp4` in the root. Another suffix, a folder per label (with blanks or with
     underscores) and the bare id are found, too; `found_as` says how often. A file named by the bare id may be longer
     than the clip, so its sample has `start` and `end`.
 
     Class names are those of the whole file, sorted, unless `labels` gives them: a file that lacks a class has other
-    indices than one that does not. Arguments and errors as in `read_annotations`; `split` takes one of the file's.
+    indices than one that does not. Arguments and errors are as in `read_annotations`; `split` takes one of the file's.
     """
     text = read_text(file)
-    stock = DirectoryIndex(VideoRoot(Path(file).parent if root is None else root), suffix=".mp4")
+    directory = DirectoryIndex(VideoRoot(Path(file).parent if root is None else root), suffix=".mp4")
     clips = _read_clips(nonblank_lines(text), with_split=split is not None)
     wanted = clips if split is None else _of_split(clips, split)
     splits = sorted({clip.split for clip in wanted} - {""})
@@ -67,7 +68,7 @@ def read_kinetics(
     classes = classes_of(sorted({clip.label for clip in clips}) if labels is None else labels)
     samples = SampleCollector()
     for clip in wanted:
-        path, pattern = stock.find_first(_kinetics_names(clip))
+        path, pattern = directory.find_first(_kinetics_names(clip))
         index = classes.by_name.get(clip.label)
         if index is None:
             index = classes.named(clip.label, clip.line, _begin_of_cell(clip.line, clip.label_at))
@@ -75,11 +76,11 @@ def read_kinetics(
         samples.add(Sample(path, (index,), clip.name, *times), clip.line)
     if any(sample.start is not None for sample in samples.samples):
         logger.warning(f"Videos of {text.file!r} lie there without times in their names; they may be whole videos.")
-    return samples.annotations(text, "kinetics", classes, found_as=dict(stock.found_as))
+    return samples.annotations(text.file, "kinetics", classes, sha256=text.sha256, found_as=dict(directory.found_as))
 
 
 def _kinetics_names(clip: _Clip) -> Iterator[tuple[str, str]]:
-    """Where the video may be, and the pattern of that name."""
+    """Yield the names that the video may have, each with its pattern."""
     folders = {"": ""}
     if "/" not in clip.label and clip.label not in (".", ".."):
         folders[clip.label + "/"] = "{label}/"
@@ -106,8 +107,8 @@ def _read_clips(lines: Iterator[Line], *, with_split: bool) -> list[_Clip]:
 def _clip(line: Line, at: dict[str, int], columns: int) -> _Clip:
     cells = _cells(line)
     if len(cells) != columns:
-        place = _begin_of_cell(line, columns) if len(cells) > columns else len(line.text)
-        raise line.fault(place, f"{len(cells)} columns stand here, where the header has {columns}")
+        position = _begin_of_cell(line, columns) if len(cells) > columns else len(line.text)
+        raise line.fault(position, f"{len(cells)} columns stand here, where the header has {columns}")
     label, name, start, end = (cells[at[column]] for column in KINETICS_COLUMNS)
     if not label:
         raise line.fault(_begin_of_cell(line, at["label"]), "the label is empty")
@@ -147,7 +148,7 @@ def _begin_of_cell(line: Line, number: int) -> int:
 
 
 class DirectoryIndex:
-    """What lies below a root; each folder is listed once, as asking for every file takes longer."""
+    """Finds videos below a root. Each folder is listed once, as asking for every file takes longer."""
 
     def __init__(self, root: VideoRoot, *, suffix: str) -> None:
         self.root, self.suffix = root, suffix
@@ -155,7 +156,7 @@ class DirectoryIndex:
         self._folders: dict[str, dict[str, str]] = {}
 
     def find_first(self, names: Iterable[tuple[str, str]]) -> tuple[str, str]:
-        """The path of the first name that a video has, and its pattern; of the first name where none does."""
+        """Return path and pattern of the first name that a video has; where none has one, those of the first name."""
         first = None
         for name, pattern in names:
             folder, _, stem = name.rpartition("/")
@@ -170,7 +171,7 @@ class DirectoryIndex:
         return first
 
     def _list(self, folder: str) -> dict[str, str]:
-        """Names without suffix -> with it, of video files and of folders; the usual suffix before others."""
+        """Map names without suffix to those with it, of video files and folders; the usual suffix wins."""
         found: dict[str, str] = {}
         try:
             entries = sorted(os.scandir(folder), key=lambda entry: (entry.name.endswith(self.suffix), entry.name))
@@ -194,7 +195,7 @@ SSV2_NAMES = ("{id}", "20bn-something-something-v2/{id}")
 def read_ssv2(
     source: str | Path, *, root: str | Path | None = None, labels: Labels | None = None, split: str | None = None
 ) -> Annotations:
-    """Something-Something V2: `train.json` or `validation.json` with `labels.json` beside it, or their folder.
+    """Read Something-Something V2: `train.json` or `validation.json` with `labels.json` beside it, or their folder.
 
     A video is `{id}.webm` in the root or in its folder `20bn-something-something-v2`; another suffix or a folder of
     frame images is found, too. Its class is its `template` without the brackets. Class names are those of
@@ -203,7 +204,7 @@ def read_ssv2(
     Args:
         source: one of the two, or their folder together with `split`.
 
-    Other arguments and errors as in `read_annotations`.
+    The other arguments and the errors are as in `read_annotations`.
     """
     file = _file_of_split(Path(source), split)
     text = read_text(file)
@@ -215,16 +216,16 @@ def read_ssv2(
     if labels is None and beside is None:
         raise ValueError(f"There is no {SSV2_LABELS[0]!r} beside {str(file)!r}: pass `labels`, for example 'ssv2'.")
     classes = classes_of(labels if labels is not None else beside)
-    stock = DirectoryIndex(VideoRoot(file.parent if root is None else root), suffix=".webm")
+    directory = DirectoryIndex(VideoRoot(file.parent if root is None else root), suffix=".webm")
     samples, seen = SampleCollector(), dict[str, int]()
     for number, entry in enumerate(entries):
         name, index = _ssv2_entry(entry, number, text, classes)
         if seen.setdefault(name, number) != number:
             first = _line_of_entry(text, seen[name]).number
             raise _line_of_entry(text, number, "id").fault(0, f"the video {name!r} stands in line {first}, too")
-        path, _ = stock.find_first((pattern.format(id=name), pattern) for pattern in SSV2_NAMES)
+        path, _ = directory.find_first((pattern.format(id=name), pattern) for pattern in SSV2_NAMES)
         samples.samples.append(Sample(path, (index,), name))
-    return samples.annotations(text, "ssv2", classes, found_as=dict(stock.found_as))
+    return samples.annotations(text.file, "ssv2", classes, sha256=text.sha256, found_as=dict(directory.found_as))
 
 
 def _file_of_split(source: Path, split: str | None) -> Path:
@@ -240,13 +241,13 @@ def _file_of_split(source: Path, split: str | None) -> Path:
 
 
 def files_of_splits(folder: Path) -> dict[str, Path]:
-    """Something like {"train": something-something-v2-train.json}."""
+    """Find the JSON files of splits: {"train": something-something-v2-train.json}, for example."""
     files = {re.split("[-_]", file.stem)[-1]: file for file in sorted(folder.glob("*.json"))}
     return {SPLITS[name]: file for name, file in files.items() if name in SPLITS}
 
 
 def _ssv2_entry(entry: Any, number: int, text: Text, classes: LabelMap) -> tuple[str, int]:
-    """Name of the video and class index of the `number`th entry."""
+    """Return the name of the video and the class index of the `number`th entry."""
     name = str(entry.get("id")) if isinstance(entry, dict) else ""
     if VIDEO_ID.fullmatch(name) is None or "id" not in entry:
         raise _line_of_entry(text, number, "id").fault(0, "an `id` of letters and digits must stand here")
@@ -261,7 +262,7 @@ def _ssv2_entry(entry: Any, number: int, text: Text, classes: LabelMap) -> tuple
 
 
 def _line_of_entry(text: Text, number: int, key: str = "") -> Line:
-    """Where the `number`th entry of a JSON list stands, or a key's value in it: `fault(0, ...)` names that place."""
+    """Return a line whose `fault(0, ...)` names the place of an entry of a JSON list, or of the value of its key."""
     begin, end = 0, text.text.index("[") + 1
     for _ in range(number + 1):
         begin = next(match.start() for match in re.compile(r"[^\s,]").finditer(text.text, end))
@@ -274,19 +275,19 @@ def _line_of_entry(text: Text, number: int, key: str = "") -> Line:
 # -- folders ---------------------------------------------------------------------------------------------------------
 
 
-NO_VIDEOS = ("@eaDir", "__MACOSX")  # what network drives and zip files add; hidden names are as little: `._clip.mp4`
+NO_VIDEOS = ("@eaDir", "__MACOSX")  # folders that network drives and zip files add
 
 
 def read_class_folders(source: str | Path, *, labels: Labels | None = None, split: str | None = None) -> Annotations:
-    """One sub-folder per class, of video files and of folders of frame images, at any depth.
+    """Read one sub-folder per class, of video files and of folders of frame images, at any depth.
 
     Class names are the folders' names, sorted, unless `labels` gives them; a folder may then have underscores for the
-    blanks of its class. Hidden names are passed over; links are followed, though not in circles. `split` is a folder
+    blanks of its class. Hidden names are ignored; links are followed, though not in circles. `split` is a folder
     above the classes, which may be called val or validation and so on.
 
     Raises:
-        ValueError: no such folder, fewer than two classes unless `labels` names them, a folder that is none of
-            `labels`, or, where the folders name the classes, one without a video.
+        ValueError: there is no such folder, it has fewer than two classes while `labels` names none, a folder is none
+            of `labels`, or, where the folders name the classes, one holds no video.
     """
     folder = _folder_of_split(Path(source), split)
     found = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
@@ -329,7 +330,7 @@ def _folder_of_split(folder: Path, split: str | None) -> Path:
 
 
 def _videos_below(folder: str, *, above: frozenset[str] = frozenset()) -> list[str]:
-    """Video files, and folders that hold images with no video beside or below them; not `folder` of the first call."""
+    """Return video files, and folders below that hold images and no video, neither beside nor below the images."""
     real = os.path.realpath(folder)
     found: list[str] = []
     if real in above:  # a link to a folder that it lies in

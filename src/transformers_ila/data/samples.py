@@ -1,4 +1,4 @@
-"""What annotations hold: samples, with paths inside a root and labels as indices of classes."""
+"""Defines what annotations hold: samples, whose paths lie inside a root and whose labels are class indices."""
 
 import difflib
 import hashlib
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from ..model.class_names_ila import check_labels
 from .class_names import DATA_SETS, class_names
-from .text import COMMA_CELL, TAB_CELL, TOKEN, Line, Text, annotation_error, is_index, parse_json, read_text, unquoted
+from .text import COMMA_CELL, TAB_CELL, TOKEN, Line, annotation_error, is_index, parse_json, read_text, unquoted
 
 
 Labels = Sequence[str] | Mapping[str, int] | str | Path
@@ -23,7 +23,7 @@ SPLITS = {  # what a split is called -> what it is here
 
 @dataclass(frozen=True)
 class ShardMember:
-    """A video in an uncompressed tar file: bytes `offset` to `offset + size`."""
+    """A video that is the bytes `offset` to `offset + size` of an uncompressed tar file."""
 
     shard: str
     name: str
@@ -31,6 +31,7 @@ class ShardMember:
     size: int
 
     def load(self) -> bytes:
+        """Read the video's bytes."""
         with open(self.shard, "rb") as shard:
             shard.seek(self.offset)
             return shard.read(self.size)
@@ -45,6 +46,7 @@ class DatasetRow:
     index: int
 
     def load(self) -> dict[str, Any]:
+        """Read the row's `{"path": ..., "bytes": ...}`, of which one may be None."""
         return self.dataset[self.index][self.column]
 
 
@@ -66,7 +68,7 @@ class Sample(NamedTuple):
     num_frames: int | None = None
 
     def source(self) -> str | bytes | dict[str, Any]:
-        """What the processor and `read_video` take; bytes are loaded now."""
+        """Return what the processor and `read_video` take; a video that has `load()` is loaded now."""
         return self.video if isinstance(self.video, (str, bytes)) else self.video.load()
 
 
@@ -74,12 +76,14 @@ class Sample(NamedTuple):
 class Annotations:
     """What an annotation holds.
 
-    samples: in its order.
-    class_names: in the order of their indices; None where nothing names them.
-    multi_label: a video may have several labels.
-    format: key of `FORMATS`. source: what was read. sha256: of the annotation file, None where there is no file.
-    found_as: under which names videos lie in the root -> how many, for formats that name no files.
-    missing: paths of videos that do not exist; None: not looked for.
+    samples: the videos and their labels, in the order of the annotation.
+    class_names: the names in the order of their indices; None where nothing names them.
+    multi_label: whether a video may have several labels.
+    format: the key of `FORMATS` that was read.
+    source: what was read.
+    sha256: the hash of the annotation file; None where there is no file.
+    found_as: the patterns of names that videos were found under -> how many, for formats that name no files.
+    missing: the paths of videos that do not exist; None where nobody looked.
     """
 
     samples: list[Sample] = field(repr=False)
@@ -92,10 +96,10 @@ class Annotations:
     missing: list[str] | None = field(default=None, repr=False)
 
     def pairs(self) -> list[tuple[Path, int]]:
-        """Paths and class indices, as `VideoFolder`, `hold_out` and `evaluate` take them.
+        """Return paths and class indices, as `VideoFolder`, `hold_out` and `evaluate` take them.
 
         Raises:
-            ValueError: several labels of a video, or videos that are no files.
+            ValueError: a video has or may have several labels, or is no file.
         """
         if self.multi_label:
             raise ValueError(f"{self.source!r} gives a video several labels, or may; one each is needed here.")
@@ -108,7 +112,7 @@ class Annotations:
 
 
 class VideoRoot:
-    """The folder that paths start from and must not leave."""
+    """The folder that paths start from and must not leave; `prefix` is its absolute path with a slash behind it."""
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = os.path.abspath(folder)
@@ -116,36 +120,28 @@ class VideoRoot:
         if not os.path.isdir(self.folder):
             raise ValueError(f"There is no folder {str(folder)!r} for the videos: `root`.")
 
-    def inside(self, path: str) -> str | None:
-        """Absolute and without `..`, None where that is not inside the root."""
-        absolute = os.path.normpath(os.path.join(self.folder, path))
-        return absolute if absolute.startswith(self.prefix) and len(absolute) > len(self.prefix) else None
-
-    def has(self, path: str) -> bool:
-        absolute = self.inside(path)
-        return absolute is not None and os.path.exists(absolute)
-
-    def path(self, path: str, line: Line, position: int = 0) -> str:
-        absolute = self.inside(path)
-        if "://" in path:
-            raise line.fault(position, f"{path!r} is a URL; videos are files below {self.folder!r}")
-        if absolute is None:
-            raise line.fault(position, f"{path!r} is not inside the root {self.folder!r}: pass another `root`")
-        return absolute
+    def holds(self, path: str) -> bool:
+        """Whether an absolute path without `..` is inside. That is judged by its text: a link may point anywhere."""
+        return path.startswith(self.prefix) and len(path) > len(self.prefix)
 
 
 class LabelMap:
-    """Class names, and texts to class indices: a number is an index, anything else a name."""
+    """Maps texts to class indices: a number is an index, anything else is a name.
+
+    names: the class names in the order of their indices; None where they are not known.
+    multi_label: whether a video may have several labels; None where that is not known.
+    """
 
     def __init__(self, names: list[str] | None, *, multi_label: bool | None = None) -> None:
         self.names, self.multi_label = names, multi_label
         self.by_name = {name: index for index, name in enumerate(names or ())}
 
     def find(self, text: str) -> int | None:
-        """The index that a text stands for, which may be too high; None where it stands for none."""
+        """Return the index that a text stands for, which may be too high; None where it stands for none."""
         return int(text) if is_index(text) else self.by_name.get(text)
 
     def index(self, text: str, line: Line, position: int) -> int:
+        """Return the index that a text stands for; anything else is an AnnotationError at that place of the line."""
         index = self.find(text)
         if index is None:
             raise line.fault(position, f"{text!r} is no class index{self._no_name(text)}")
@@ -157,7 +153,7 @@ class LabelMap:
         return index
 
     def named(self, text: str, line: Line, position: int = 0) -> int:
-        """The index of a name, which may be a number."""
+        """Return the index of a name, which may be a number; an unknown name is an AnnotationError."""
         if text not in self.by_name:
             raise line.fault(position, f"{text!r} is no class{self._no_name(text)}")
         return self.by_name[text]
@@ -169,7 +165,10 @@ class LabelMap:
         return f" and none of the {len(self.names)} class names" + (f": {close[0]!r}?" if close else "")
 
     def indices(self, line: Line, start: int) -> tuple[int, ...]:
-        """What stands in the line from `start` on: indices, or names separated by tabs or else by commas."""
+        """Return the indices of the labels that stand in a line from `start` on.
+
+        Indices are separated as in lists; names are separated by tabs, or by commas where there is no tab.
+        """
         text = line.text[start:].lstrip(" \t,:")
         begin = len(line.text) - len(text)
         if is_index(text) or unquoted(text) in self.by_name:
@@ -183,7 +182,7 @@ class LabelMap:
         return self.several([(unquoted(cell[0].strip()), begin + cell.start()) for cell in cells], line)
 
     def several(self, cells: list[tuple[str, int]], line: Line, *, by_name: bool = False) -> tuple[int, ...]:
-        """The indices of texts, each with its position; `by_name`: numbers are names, too."""
+        """Return the indices of texts, which are given with their positions; with `by_name` numbers are names, too."""
         found: list[int] = []
         for text, position in cells:
             index = (self.named if by_name else self.index)(text, line, position)
@@ -196,6 +195,7 @@ class LabelMap:
 
 
 def classes_of(labels: Labels | None, *, multi_label: bool | None = None) -> LabelMap:
+    """Make a LabelMap of what `read_annotations` takes for `labels`."""
     return LabelMap(None if labels is None else _class_names(labels), multi_label=multi_label)
 
 
@@ -211,7 +211,7 @@ def _class_names(labels: Labels) -> list[str]:
 
 
 def _names_by_index(table: Mapping[str, Any], source: str) -> list[str]:
-    """Of `{name: index}`, where an index may be a text."""
+    """Return the names of `{name: index}` in the order of the indices, which may be texts."""
     by_index = {int(index): name for name, index in table.items() if is_index(str(index))}
     if not table or sorted(by_index) != list(range(len(table))):
         raise ValueError(f"{source} must give each class name an index from 0 to {len(table) - 1}, each once.")
@@ -219,28 +219,30 @@ def _names_by_index(table: Mapping[str, Any], source: str) -> list[str]:
 
 
 class SampleCollector:
-    """The samples so far, no video twice."""
+    """Collects samples, and refuses a video that it has already."""
 
     def __init__(self) -> None:
         self.samples: list[Sample] = []
         self._lines: dict[Any, int | None] = {}
 
     def add(self, sample: Sample, line: Line, position: int = 0) -> None:
+        """Add the sample of a line; a video that stands in another line is an AnnotationError."""
         key = sample.video if sample.start is None else (sample.video, sample.start, sample.end)
         first = self._lines.setdefault(key, line.number)
         if first != line.number:
             raise line.fault(position, f"the video {sample.name!r} stands in line {first}, too")
         self.samples.append(sample)
 
-    def annotations(self, text: Text, format: str, classes: LabelMap, **more: Any) -> Annotations:
+    def annotations(self, file: str, format: str, classes: LabelMap, **more: Any) -> Annotations:
+        """Return what the file holds; `more` are further fields. A file without a video is an AnnotationError."""
         if not self.samples:
-            raise annotation_error(text.file, "no video is listed there", line=1, column=1)
+            raise annotation_error(file, "no video is listed there", line=1, column=1)
         several = bool(classes.multi_label) or any(len(sample.labels) != 1 for sample in self.samples)
-        return Annotations(self.samples, classes.names, several, format, text.file, text.sha256, **more)
+        return Annotations(self.samples, classes.names, several, format, file, **more)
 
 
 def samples_hash(samples: Sequence[Sample]) -> str:
-    """SHA-256 of names, times and labels, in their order."""
+    """Return the SHA-256 of names, times and labels, in their order, as hexadecimal digits."""
     digest = hashlib.sha256()
     for sample in samples:
         digest.update(json.dumps([sample.name, sample.start, sample.end, sample.labels]).encode() + b"\n")
@@ -251,7 +253,7 @@ LabelledVideos = Annotations | Sequence[Sample | tuple[Any, Any]]
 
 
 def listed_samples(samples: LabelledVideos) -> list[Sample]:
-    """Annotations, samples, or pairs of a video (path, or bytes) and a class index or several."""
+    """Return the samples of annotations, or make them of pairs: a video (path or bytes) and its class indices."""
     items: Iterable[Any] = samples.samples if isinstance(samples, Annotations) else samples
     return [item if isinstance(item, Sample) else _sample(*item) for item in items]
 
@@ -269,10 +271,10 @@ def _shown(video: Any) -> str:
 
 
 def path_of(sample: Sample) -> str:
-    """For reports: the path, or what the annotation calls a video that is no file."""
+    """Return the path of a video for reports, or what the annotation calls a video that is no file."""
     return sample.video if isinstance(sample.video, str) else sample.name
 
 
 def named_source(samples: Sequence[Sample], index: int) -> tuple[str, Any]:
-    """A sample's name and video, for `video_loader`."""
+    """Return the name and the video of one of the samples, as `video_loader` asks for them."""
     return samples[index].name, samples[index].video

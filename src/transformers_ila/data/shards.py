@@ -1,4 +1,4 @@
-"""Videos that are no files of their own: in tar shards, as WebDataset writes them, and in data sets of `datasets`."""
+"""Reads videos that are no files of their own: in tar shards, as of WebDataset, and in data sets of `datasets`."""
 
 import glob
 import os
@@ -9,9 +9,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
+from .lists import VIDEO_SUFFIXES
 from .samples import SPLITS, Annotations, DatasetRow, LabelMap, Labels, Sample, ShardMember, classes_of
 from .text import Line, Text, annotation_error, decoded, nonblank_lines, parse_json, place_of, preview
-from .video_lists import VIDEO_SUFFIXES
 
 
 # -- shards ----------------------------------------------------------------------------------------------------------
@@ -23,10 +23,10 @@ LABEL_BYTES = 2**20  # more is no label
 
 
 def list_shards(source: str | Path | Sequence[str | Path]) -> list[str]:
-    """Paths of tar files: a file, a folder of them, `train-{000..099}.tar`, `train-*.tar`, or a list of those.
+    """Return the paths of shards: a file, a folder of them, `train-{000..099}.tar`, `train-*.tar`, or a list of those.
 
     Raises:
-        ValueError: none there, or one of a list or of a range is missing.
+        ValueError: there is none, or one of a list or of a range is missing.
     """
     if not isinstance(source, (str, os.PathLike)):
         return [shard for item in source for shard in list_shards(item)]
@@ -48,10 +48,10 @@ def list_shards(source: str | Path | Sequence[str | Path]) -> list[str]:
 def read_shards(
     source: str | Path | Sequence[str | Path], *, labels: Labels | None = None, multi_label: bool | None = None
 ) -> Annotations:
-    """Uncompressed WebDataset shards: members `key.mp4` with `key.cls` or `key.json`; `list_shards` says which files.
+    """Read uncompressed WebDataset shards: members `key.mp4` with `key.cls` or `key.json`; see `list_shards`.
 
     Only the shards' headers and labels are read. A sample's video says where its bytes are. Labels are as in
-    `stream_shard`, other arguments and errors as in `read_annotations`; faults name shard and member.
+    `stream_shard`; other arguments and errors are as in `read_annotations`. Faults name shard and member.
     """
     classes = classes_of(labels, multi_label=multi_label)
     samples: list[Sample] = []
@@ -77,11 +77,11 @@ def read_shards(
 def stream_shard(
     shard: str | Path, *, file: BinaryIO | None = None, labels: Labels | None = None, multi_label: bool | None = None
 ) -> Iterator[Sample]:
-    """The samples of one shard in their order, with the videos' bytes, read once from its beginning to its end.
+    """Yield the samples of one shard in their order, with the videos' bytes. It is read once, from beginning to end.
 
     A member's key is its name without the last suffix, and members of one key stand side by side. Its labels are the
     content of `key.cls`, as behind the path in `read_list`, or `label`, `labels` or `cls` in `key.json`: an index, a
-    name or a list of them. Hidden members, and those with other suffixes, are passed over.
+    name or a list of them. Hidden members, and those with other suffixes, are ignored.
 
     Args:
         shard: a tar file, compressed or not; with `file`, only its name in messages.
@@ -89,7 +89,7 @@ def stream_shard(
         labels, multi_label: as in `read_annotations`.
 
     Raises:
-        AnnotationError: no tar file or a damaged one, a video without labels, labels with faults.
+        AnnotationError: it is no tar file or a damaged one, a video has no labels, or labels have faults.
     """
     classes = classes_of(labels, multi_label=multi_label)
     try:
@@ -101,7 +101,7 @@ def stream_shard(
 
 
 class _StrictHeader(tarfile.TarInfo):
-    """A damaged header is an error; `tarfile` takes it for the end of the file."""
+    """Makes an error of a damaged header, which `tarfile` takes for the end of the file."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
@@ -134,7 +134,7 @@ def _samples_of_shard(tar: tarfile.TarFile, shard: str, classes: LabelMap, *, ke
 
 
 def _members_by_key(tar: tarfile.TarFile, shard: str, *, keep_bytes: bool) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Key -> suffix -> bytes of labels, and of videos or where those are."""
+    """Yield each key with its members by suffix: bytes of labels, and bytes of videos or where those are."""
     last, members = "", dict[str, Any]()
     for member in _members(tar, shard):
         key, suffix = os.path.splitext(os.path.normpath(member.name))
@@ -192,29 +192,30 @@ def _labels_of_json(content: bytes, file: str, classes: LabelMap) -> tuple[int, 
     key = next((key for key in LABEL_KEYS if isinstance(table, dict) and key in table), None)
     value = table[key] if key else table
     found = re.search(rf'"{key}"\s*:\s*', text.text)
-    line, column = place_of(text.text, found.end() if found else 0)
-    place = Line(file, line, "", indent=column - 1)
+    number, column = place_of(text.text, found.end() if found else 0)
+    line = Line(file, number, "", indent=column - 1)
     if isinstance(value, dict):
         reason = f"of {', '.join(map(repr, value))} none is a label: call it {', '.join(map(repr, LABEL_KEYS))}"
-        raise place.fault(0, reason)
-    return labels_of_value(value, place, classes)
+        raise line.fault(0, reason)
+    return labels_of_value(value, line, classes)
 
 
-def labels_of_value(value: Any, place: Line, classes: LabelMap) -> tuple[int, ...]:
-    """An index, a name, or a list of them."""
+def labels_of_value(value: Any, line: Line, classes: LabelMap) -> tuple[int, ...]:
+    """Return the class indices of a value: an index, a name, or a list of them."""
     values = value if isinstance(value, list) else [value]
     wrong = [item for item in values if isinstance(item, bool) or not isinstance(item, (int, str))]
     if wrong or not values:
-        raise place.fault(0, f"{value!r} is no class index, no class name and no list of them")
-    return classes.several([(str(item), 0) for item in values], place)
+        raise line.fault(0, f"{value!r} is no class index, no class name and no list of them")
+    return classes.several([(str(item), 0) for item in values], line)
 
 
 def names_shards(path: str) -> bool:
+    """Whether a path has the suffix of a shard."""
     return path.lower().endswith(SHARD_SUFFIXES)
 
 
 def _expand(path: str) -> list[str]:
-    """`{000..099}` to all its numbers."""
+    """Put all its numbers in the place of `{000..099}`."""
     found = RANGE.search(path)
     if found is None:
         return [path]
@@ -229,14 +230,15 @@ def _expand(path: str) -> list[str]:
 def read_dataset(
     source: Any, *, labels: Labels | None = None, split: str | None = None, multi_label: bool | None = None
 ) -> Annotations:
-    """A `datasets.Dataset`, or a `DatasetDict` and `split`, with a video column and a column `label` or `labels`.
+    """Read a `datasets.Dataset`, or a `DatasetDict` and `split`, with a video column and a column `label` or `labels`.
 
     Videos are loaded when they are needed and are not decoded by `datasets`. Class names are those of the label's
     `ClassLabel`; where `labels` gives others, classes are matched by name.
 
     Raises:
-        AnnotationError: a label with a fault; the message names the row.
-        ValueError: no video column or no column of labels, several splits and none chosen, a streaming data set.
+        AnnotationError: a label has a fault; the message names the row.
+        ValueError: there is no video column or no column of labels, `split` chooses none of several splits, or the
+            data set is a streaming one.
     """
     dataset = _dataset_of_split(source, split)
     video, label = _columns_of_dataset(dataset)
@@ -247,8 +249,8 @@ def read_dataset(
     name = f"{dataset.info.dataset_name or 'dataset'}, column {label}"
     samples = []
     for index, value in enumerate(dataset.with_format(None)[label]):
-        place = Line(f"{name}, row {index}", None, "")
-        found = labels_of_value(value, place, classes) if own is None else _by_name(value, own, place, classes)
+        line = Line(f"{name}, row {index}", None, "")
+        found = labels_of_value(value, line, classes) if own is None else _by_name(value, own, line, classes)
         samples.append(Sample(DatasetRow(rows, video, index), found, f"row {index}"))
     if not samples:
         raise ValueError(f"The data set {name!r} is empty.")
@@ -286,15 +288,15 @@ def _columns_of_dataset(dataset: Any) -> tuple[str, str]:
 
 
 def _label_feature_names(feature: Any) -> list[str] | None:
-    """Of a `ClassLabel` or a list of them."""
+    """Return the names of a `ClassLabel` or of a list of them; None of another feature."""
     names = getattr(getattr(feature, "feature", feature), "names", None)
     return None if names is None else list(names)
 
 
-def _by_name(value: Any, names: list[str], place: Line, classes: LabelMap) -> tuple[int, ...]:
-    """Indices of a `ClassLabel` to those of the same names, as `labels` may have another order."""
+def _by_name(value: Any, names: list[str], line: Line, classes: LabelMap) -> tuple[int, ...]:
+    """Turn the indices of a `ClassLabel` into those of its names among the classes, whose order may be another."""
     values = value if isinstance(value, list) else [value]
     wrong = [index for index in values if not (isinstance(index, int) and 0 <= index < len(names))]
     if wrong or not values:
-        raise place.fault(0, f"the label {value!r} is not in 0 to {len(names) - 1}: is this a split without labels?")
-    return classes.several([(names[index], 0) for index in values], place, by_name=True)
+        raise line.fault(0, f"the label {value!r} is not in 0 to {len(names) - 1}: is this a split without labels?")
+    return classes.several([(names[index], 0) for index in values], line, by_name=True)

@@ -1,4 +1,4 @@
-"""Annotation files as text: their lines, what stands where in them, and faults that say so."""
+"""Reads annotation files as text: their lines, what stands where in them, and faults that say so."""
 
 import codecs
 import hashlib
@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 
+NOT_UTF8 = "what stands here is no text in UTF-8"
 LONGEST_LINE = 2**15  # characters
+TOO_LONG = f"the line has more than {LONGEST_LINE} characters, too many for a path and labels"
 UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 BETWEEN = r"(?:[ \t,]|::)"  # V-JEPA has `::` for paths with blanks
 TOKEN = re.compile(rf"\"(?:[^\"]|\"\")*\"|'[^']*'|(?:(?!{BETWEEN}|(?<=:):).)+")
@@ -19,20 +21,26 @@ TAB_CELL, COMMA_CELL = (
 
 
 class AnnotationError(ValueError):
-    """A fault in an annotation. `line` and `column` are 1-based, the column in characters; None where neither is."""
+    """A fault in an annotation. `line` and `column` (in characters) count from 1; None stands for no line."""
 
     line: int | None = None
     column: int | None = None
 
 
 class Text(NamedTuple):
+    """What a file holds: its name, its text with `\\n` alone at the ends of lines, and the hash of its bytes."""
+
     file: str
     text: str
     sha256: str
 
 
 class Line(NamedTuple):
-    """A line without the blanks around it, `indent` of which stand before it; `number` None: of what has no lines."""
+    """A line without the blanks around it.
+
+    file: what faults name. number: from 1 on; None in what has no lines. text: without the blanks. indent: how many
+    characters stand before it.
+    """
 
     file: str
     number: int | None
@@ -40,12 +48,14 @@ class Line(NamedTuple):
     indent: int = 0
 
     def fault(self, position: int, reason: str) -> AnnotationError:
+        """Make the error that names this line and the column of a position in its text."""
         return annotation_error(self.file, reason, line=self.number, column=self.indent + position + 1)
 
 
 def annotation_error(
     source: str, reason: str, *, line: int | None = None, column: int | None = None
 ) -> AnnotationError:
+    """Make the error whose message names the source, the line and the column."""
     where = "" if line is None else f", line {line}, column {column}"
     error = AnnotationError(f"{source!r}{where}: {reason}" + ("" if reason.endswith("?") else "."))
     error.line, error.column = line, None if line is None else column
@@ -53,6 +63,7 @@ def annotation_error(
 
 
 def read_text(file: str | Path) -> Text:
+    """Read a file in UTF-8; a ValueError says that there is none, an AnnotationError where it is no text."""
     path = Path(file)
     if not path.is_file():
         raise ValueError(f"There is no annotation file {str(path)!r}.")
@@ -61,7 +72,7 @@ def read_text(file: str | Path) -> Text:
 
 
 def decoded(content: bytes, file: str) -> str:
-    """UTF-8, with a byte order mark or without, to text with `\\n` alone at the ends of lines."""
+    """Decode UTF-8, with a byte order mark or without, to text with `\\n` alone at the ends of lines."""
     content = content.removeprefix(codecs.BOM_UTF8)
     try:
         text = content.decode("utf-8")
@@ -74,18 +85,16 @@ def decoded(content: bytes, file: str) -> str:
     before = with_plain_ends(before)
     line, column = place_of(before, len(before))
     hint = ", but in UTF-16" if content[:2] in UTF16 else ""
-    raise annotation_error(
-        file, f"what stands here is no text in UTF-8{hint}: save the file as UTF-8", line=line, column=column
-    )
+    raise annotation_error(file, f"{NOT_UTF8}{hint}: save the file as UTF-8", line=line, column=column)
 
 
 def with_plain_ends(text: str) -> str:
-    """Not with `splitlines`, which ends lines at a dozen characters that may stand in a path."""
+    """Make `\\n` of all ends of lines. `splitlines` ends lines at a dozen characters that may stand in a path."""
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def nonblank_lines(text: Text) -> Iterator[Line]:
-    """All lines that are not blank, of which there must be one."""
+    """Yield the lines that are not blank; a text without any is an AnnotationError."""
     if not text.text.strip():
         raise annotation_error(text.file, "nothing stands there", line=1, column=1)
     for number, line in enumerate(text.text.split("\n"), 1):
@@ -93,26 +102,29 @@ def nonblank_lines(text: Text) -> Iterator[Line]:
         if stripped:
             found = Line(text.file, number, stripped, line.index(stripped[0]))
             if len(stripped) > LONGEST_LINE:
-                raise found.fault(0, f"the line has {len(stripped)} characters, too many for a path and labels")
+                raise found.fault(0, TOO_LONG)
             yield found
 
 
 def place_of(text: str, position: int) -> tuple[int, int]:
-    """Line and column of a position in a text."""
+    """Return line and column of a position in a text, both from 1 on."""
     return text.count("\n", 0, position) + 1, position - text.rfind("\n", 0, position)
 
 
 def unquoted(text: str) -> str:
+    """Remove the quotes around a text, and make one of two within; a text without them is returned unchanged."""
     if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
         return text[1:-1].replace(text[0] * 2, text[0])
     return text
 
 
 def is_index(text: str) -> bool:
+    """Whether a text is a whole number of at most nine digits, as a class index is."""
     return text.isdecimal() and text.isascii() and len(text) < 10
 
 
 def parse_json(text: Text) -> Any:
+    """Parse JSON; a fault in it is an AnnotationError with its line and column."""
     try:
         return json.loads(text.text)
     except json.JSONDecodeError as error:
@@ -122,5 +134,6 @@ def parse_json(text: Text) -> Any:
 
 
 def preview(names: Sequence[object], count: int = 5) -> str:
+    """List the first few names, and how many more there are."""
     more = f" and {len(names) - count} more" if len(names) > count else ""
     return ", ".join(repr(str(name)) for name in names[:count]) + more

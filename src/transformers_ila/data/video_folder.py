@@ -1,4 +1,4 @@
-"""Folders of videos to training samples."""
+"""Turns a folder of videos into samples for training."""
 
 from pathlib import Path
 from typing import Any
@@ -10,21 +10,20 @@ from ..model.video_processing_ila import IlaVideoProcessor
 from .data_sets import read_class_folders
 
 
-Sample = tuple[Path, int]  # video, class index
-
-
 class VideoFolder(Dataset):
-    """Videos in one sub-folder per class.
+    """A data set of videos in one sub-folder per class.
 
-    Items are what the models and the Trainer take: `{"pixel_values": (T, C, H, W), "labels": class index}`.
+    Its items are what the models and the Trainer take: `{"pixel_values": (T, C, H, W), "labels": class index}`.
 
     Args:
         samples: paths and class indices, as `find_videos` gives them.
         processor: reads and crops the videos; `random_frames=True` draws other frames each time (training).
         keep: hold the processed videos in memory, in every worker process; for sets that fit there.
+
+    An item raises a VideoDecodingError where its video cannot be read.
     """
 
-    def __init__(self, samples: list[Sample], processor: IlaVideoProcessor, *, keep: bool = False) -> None:
+    def __init__(self, samples: list[tuple[Path, int]], processor: IlaVideoProcessor, *, keep: bool = False) -> None:
         self.samples, self.processor = samples, processor
         self._kept: dict[int, torch.Tensor] | None = {} if keep else None
 
@@ -43,22 +42,29 @@ class VideoFolder(Dataset):
         return self.processor(path, return_tensors="pt")["pixel_values"][0]
 
 
-def find_videos(root: str | Path) -> tuple[list[str], list[Sample]]:
-    """Class names (sub-folders, sorted) and samples of a folder with one sub-folder per class.
+def find_videos(root: str | Path) -> tuple[list[str], list[tuple[Path, int]]]:
+    """Return the class names and the videos of a folder with one sub-folder per class.
 
-    What `read_annotations` makes of such a folder, without more.
+    The class names are the names of the sub-folders, sorted. The videos are paths with class indices, as
+    `VideoFolder` takes them. `read_annotations` reads the same folder and more forms.
 
     Raises:
-        ValueError: as `read_class_folders`.
+        ValueError: there is no such folder, it has fewer than two sub-folders, or one of them holds no video.
     """
     found = read_class_folders(root)
     return found.class_names or [], found.pairs()
 
 
-def hold_out(samples: list[Sample], *, every: int = 5) -> tuple[list[Sample], list[Sample]]:
-    """Split into training and evaluation samples: of each class every fifth video, in order, is held out."""
-    training: list[Sample] = []
-    evaluation: list[Sample] = []
+def hold_out(
+    samples: list[tuple[Path, int]], *, every: int = 5
+) -> tuple[list[tuple[Path, int]], list[tuple[Path, int]]]:
+    """Split samples into those for training and those for evaluation: of each class every fifth video is held out.
+
+    samples: paths and class indices; both parts keep their order.
+    every: how many videos of a class one is held out of.
+    """
+    training: list[tuple[Path, int]] = []
+    evaluation: list[tuple[Path, int]] = []
     seen: dict[int, int] = {}
     for path, label in samples:
         seen[label] = seen.get(label, 0) + 1

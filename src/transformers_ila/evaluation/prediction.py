@@ -9,7 +9,6 @@ What is unusual here:
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ from typing import Any
 
 import torch
 
-from ..data.video_lists import stream_videos
+from ..data.lists import iter_videos
 from ..distributed import Rank
 from ..model.modeling_ila import IlaForVideoClassification
 from ..model.video_processing_ila import IlaVideoProcessor
@@ -48,18 +47,8 @@ class Summary:
 
 
 def named_videos(source: str | Path, *, root: str | Path | None = None) -> Iterator[tuple[str, str]]:
-    """Names and paths of the videos in a folder or a list, one at a time; see `list_videos` for both.
-
-    A name is the path below the folder or the root, and the whole path of a video outside of it: with the root given
-    anew, results go on where the videos have moved.
-
-    Raises:
-        ValueError: neither folder nor list, or no such root; later, a list that is no text.
-    """
-    folder = Path(source) if Path(source).is_dir() else Path(source).parent if root is None else Path(root)
-    prefix = os.path.join(os.path.abspath(folder), "")
-    paths = stream_videos(source, root=root)  # which looks for the source now, not when the first path is asked for
-    return ((path.removeprefix(prefix), path) for path in paths)
+    """Yield names and paths of the videos in a folder or a list, one at a time, as `iter_videos`."""
+    return iter_videos(source, root=root)
 
 
 def label_videos(

@@ -72,7 +72,7 @@ def published_results(checkpoint: PublishedCheckpoint) -> list[Result]:
         "protocol": _views(clips, crops, checkpoint.num_frames),
         "counts": "not stated",
         "origin": "published",
-        "source": f"{PAPER_TABLE} {data_set.table}",
+        "source": f"{PAPER_TABLE} {checkpoint.table}",
         "source_url": RELEASE,
     }
     return [Result("top1", checkpoint.top1, **common), Result("top5", checkpoint.top5, **common)]  # type: ignore[arg-type]

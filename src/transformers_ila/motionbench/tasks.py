@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from transformers.utils import logging
 
+from ..files import atomic_write
 from ..video_writing import write_mp4
 from .drawing import MotionVideo, Sprite, render
 
@@ -263,15 +264,15 @@ def write_bench(
     for split in SPLITS:
         for label in bench_labels(tasks):
             (folder / split / label).mkdir(parents=True, exist_ok=True)
-    plan.write_text(json.dumps(described))
+    with atomic_write(plan) as draft:
+        json.dump(described, draft)
     videos = [(split, label, i) for split in SPLITS for label in bench_labels(tasks) for i in range(numbers[split])]
     for split, label, index in logging.tqdm(videos, desc="Writing MotionBench", disable=None):  # only where one looks
         file = folder / split / label / f"{index:05}.mp4"
         if not file.is_file():
             video, scene = bench_video(label, split, seed=seed, index=index, side=numbers["side"])
-            draft = file.with_suffix(".part.mp4")
-            write_mp4(draft, video.frames, fps=FPS, times=scene.times)
-            draft.rename(file)
+            with atomic_write(file, "wb") as draft:
+                write_mp4(draft, video.frames, fps=FPS, times=scene.times)
     return {split: folder / split for split in SPLITS}
 
 
