@@ -31,6 +31,7 @@ from transformers.utils.generic import can_return_tuple
 
 from ..model.alignment_ila import ImplicitAlignment, PointLayer
 from ..model.configuration_ila import IlaVisionConfig
+from ..model.fusing_ila import FusableModel
 from ..model.modeling_ila import IlaForVideoClassification, IlaModel
 from ..model.numerics_ila import realign_tensors
 from ..model.outputs_ila import IlaVideoClassifierOutput
@@ -193,8 +194,8 @@ class AlignedTimesformerOutput(BaseModelOutput):
     interactive_points: tuple[torch.Tensor, ...] | None = None
 
 
-class _AlignedTimesformer:
-    """What both models below share: initialisation and loading."""
+class _AlignedTimesformer(FusableModel):
+    """What both models below share: initialisation, loading and `fuse()`."""
 
     config_class = AlignedTimesformerConfig
     # Replaced on purpose; with "ata" and in the layers left out they have a place, and are loaded.

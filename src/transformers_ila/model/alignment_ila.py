@@ -231,6 +231,21 @@ class ImplicitAlignment(TemporalModule):
         return TemporalOutput(hidden_states, tokens, alignment_loss(pooled), points)
 
 
+class TemporalConv(nn.Conv3d):
+    """Convolution over three frames at each patch, zeros beyond the clip: (B, C, T, h, w) -> (B, C, T, h, w).
+
+    It is computed in two dimensions, (T, h w): the bfloat16 gradient of a three-dimensional one's weight is wrong for
+    two frames on CPUs with AVX-512-BF16 (torch 2.15, oneDNN), where some of it is memory that nobody wrote.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, channels, (3, 1, 1), padding=(1, 0, 0))
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        found = F.conv2d(maps.flatten(-2), self.weight[..., 0], self.bias, padding=(1, 0))
+        return found.unflatten(-1, maps.shape[-2:])
+
+
 class ResidualAlignment(TemporalModule):
     """The alignment of the published checkpoints, which is not the paper's: no token, the frames themselves change.
 
@@ -249,7 +264,7 @@ class ResidualAlignment(TemporalModule):
         self.message = nn.Linear(width, width)
         self.message_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.pairs = PointPredictor(config)
-        self.temporal_convolution = nn.Conv3d(channels, channels, (3, 1, 1), padding=(1, 0, 0))
+        self.temporal_convolution = TemporalConv(channels)
         self.interaction_projection = nn.Linear(channels, width)
         self.aligned_skip = ZeroLinear(width, width)
         self.interaction_skip = ZeroLinear(width, width)

@@ -70,7 +70,7 @@ def fuse(model: FusableModel) -> Any:
         is_weight = isinstance(tensor, nn.Parameter)
         shared[id(tensor)] = nn.Parameter(detached, requires_grad=False) if is_weight else detached
     with torch.autocast(next(model.parameters()).device.type, enabled=False):
-        snapshot = replace_fused(copy.deepcopy(model, shared).eval())
+        snapshot = replace_fused(copy.deepcopy(model, shared).eval()).eval()
     for module in snapshot.modules():
         if isinstance(module, FusableModel):
             module.is_fused = True
