@@ -18,7 +18,7 @@ from transformers_ila.model.layers_ila import QuickGELU
 
 
 CLOSE, LOGITS = 1e-5, 1e-4  # float32: of one module's largest value; of the largest logit
-HALF = {torch.bfloat16: 0.1, torch.float16: 0.005}  # of the largest logit
+HALF = {torch.bfloat16: 0.03, torch.float16: 0.005}  # of the largest logit, beside twice the plain form's error
 FORMS = ("mi_token", "interaction", "residual")
 
 
@@ -95,13 +95,15 @@ def test_the_classifier(form, fields):
 def test_in_half_precision_before_and_after(form, dtype):
     model = classifier(form)
     with torch.no_grad():
-        expected = model(pixels()).logits
-        for half in (copy.deepcopy(model).to(dtype).fuse(), model.fuse().to(dtype)):
+        expected, plain = model(pixels()).logits, copy.deepcopy(model).to(dtype)
+        error = closeness(plain(pixels().to(dtype)).logits, expected)
+        for half in (plain.fuse(), model.fuse().to(dtype)):
             found = half(pixels().to(dtype)).logits
-            assert found.dtype == dtype and closeness(found, expected) <= HALF[dtype]
+            assert found.dtype == dtype and closeness(found, expected) <= 2 * error + HALF[dtype]
         assert torch.equal(model(pixels()).logits, expected)
         with torch.autocast("cpu", torch.bfloat16):
-            assert closeness(model.fuse()(pixels()).logits, expected) <= HALF[torch.bfloat16]
+            error = closeness(model(pixels()).logits, expected)
+            assert closeness(model.fuse()(pixels()).logits, expected) <= 2 * error + HALF[torch.bfloat16]
     assert model.dtype == torch.float32
 
 
