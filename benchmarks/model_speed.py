@@ -4,17 +4,24 @@
     python benchmarks/model_speed.py --tables inference --sizes B/32 --frames 8 --batches 1 --rounds 21
     python benchmarks/model_speed.py --tables inference --device cuda --dtype bfloat16 --compile \
         --sizes B/16 L/14 --batches 1 4 16 64
+    OMP_NUM_THREADS=1 python benchmarks/model_speed.py --tables against --against ../before --frames 8 --batches 1
 
 Random weights and inputs. Times are medians of rounds in which all models of a row take turns, in milliseconds; what
 counts are their ratios. Memory is the peak of a process of its own, less what it held before the model was made.
-Training and growth are measured on the CPU only. `--compile` compiles every model, on a GPU into CUDA graphs.
+Growth is measured on the CPU only. `--compile` compiles every model, on a GPU into CUDA graphs; `--fuse` measures
+snapshots (`model.fuse()`) in place of our models. A training step in half precision is one under autocast.
+`--against` names a worktree of older code: its classifier, ours as it stands and ours after `fuse()` take turns on
+the same weights, and each round gives a ratio of processor times (of wall-clock times on a GPU).
 """
 
 import argparse
+import importlib.util
 import json
 import multiprocessing
 import os
 import platform
+import sys
+import time
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
@@ -40,11 +47,14 @@ from transformers import (
 
 from transformers_ila import IlaConfig, IlaForVideoClassification, IlaVisionModel
 from transformers_ila.cost import count_gmacs, fitted_exponent, median_times, times_in_turns
+from transformers_ila.model import configuration_ila
 
 
 PEAK_SIDE = 4096  # of the square matrices whose product tells what the machine can do
 GROWING_FRAMES, GROWING_SIDES = (4, 8, 16, 32, 64), (7, 10, 14, 20)  # sides in patches
 NUM_CLASSES = 400
+_TINY = {"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 2}
+TINY = ({**_TINY, "patch_size": 32, "image_size": 224}, {**_TINY, "num_hidden_layers": 1}, 64)  # for rehearsals
 FORMS = ("mi_token", "interaction", "residual")
 CLIP_FIELDS = (
     "hidden_size",
@@ -62,6 +72,7 @@ Row = dict[str, Any]
 
 def ila_config(size: str, frames: int, *, form: str = "mi_token", **fields: Any) -> IlaConfig:
     """The paper's form unless another is named. The text tower is one layer deep: it is built and not used."""
+    configuration_ila.CLIP_SIZES.setdefault("tiny", TINY)
     fields |= {"alignment_fusion": form, "num_labels": NUM_CLASSES, "text_config": {"num_hidden_layers": 1}}
     return IlaConfig.from_clip_size(size, num_frames=frames, **fields)
 
@@ -120,11 +131,17 @@ def on_device(args: argparse.Namespace, thing: Any) -> Any:
 
 def ready(args: argparse.Namespace, call: Callable[..., Any]) -> Callable[..., Any]:
     """A model or a method of one, as it is called."""
-    call = on_device(args, call) if isinstance(call, nn.Module) else call
+    if isinstance(call, nn.Module):
+        call = fused(args, on_device(args, call))
     if not args.compile:
         return call
     mode = "reduce-overhead" if args.device.type == "cuda" else "default"
     return torch.compile(call, mode=mode, fullgraph=True)  # whatever cannot be compiled is an error
+
+
+def fused(args: argparse.Namespace, model: Any) -> Any:
+    """The model's snapshot where `--fuse` asks for it and there is one; a snapshot of another's model there is not."""
+    return model.fuse() if args.fuse and hasattr(model, "fuse") else model
 
 
 def seconds_of(args: argparse.Namespace, calls: Sequence[Callable[[], Any]]) -> list[list[float]]:
@@ -203,6 +220,7 @@ def classification(args: argparse.Namespace, size: str, frames: int, batch: int)
     theirs, clip, rows = on_device(args, xclip(size, frames)), on_device(args, clip_tower(size)), []
     for form in args.forms:
         ours = on_device(args, moved(IlaForVideoClassification(ila_config(size, frames, form=form))))
+        ours = fused(args, ours)
         used = [ready(args, call) for call in (theirs.get_video_features, ours, ours.get_video_features)]
         ours.class_text_features()  # compiled code takes what was computed before; moving the model forgets it
         calls = [*(partial(call, video) for call in used), partial(ready(args, clip), video.flatten(0, 1))]
@@ -214,29 +232,35 @@ def classification(args: argparse.Namespace, size: str, frames: int, batch: int)
 
 
 def training(args: argparse.Namespace, size: str, frames: int, batch: int) -> list[Row]:
-    """Forward, loss, backward and AdamW beside the same without a temporal module. In float32, on the CPU.
+    """Forward, loss, backward and AdamW beside the same without a temporal module; weights are float32.
 
-    Memory is the peak of the process, weights and the optimizer's state included, and what of it the step itself adds.
+    Memory is the peak of the process (on a GPU: of its memory), weights and the optimizer's state included, and what
+    of it the step itself adds.
     """
     rows = []
     for form in args.forms:
         row: Row = {"size": size, "frames": frames, "batch": batch, "form": form}
-        if (needed := gigabytes_to_train(size, frames, batch)) > 0.8 * _mebibytes(
-            "MemAvailable", "/proc/meminfo"
-        ) / 1024:
+        if (needed := gigabytes_to_train(size, frames, batch)) > 0.8 * free_gigabytes(args.device):
             rows.append({**row, "not measured": f"needs some {needed:.0f} GB"})
             continue
         sides: list[dict[str, Any]] = [{"temporal_module": "none"}, {"form": form}]
-        steps = [training_step(size, frames, batch, fields) for fields in sides]
-        plain, own = map(median, times_in_turns(steps, rounds=args.rounds, device=torch.device("cpu")))
+        options = (str(args.device), args.dtype, args.compile)
+        steps = [training_step(size, frames, batch, fields, *options) for fields in sides]
+        plain, own = map(median, seconds_of(args, steps))
         del steps
         (whole, step), (own_whole, own_step) = (
-            peak_memory(_prepare_training, size, frames, batch, fields) for fields in sides
+            peak_memory(_prepare_training, size, frames, batch, fields, *options[:2]) for fields in sides
         )
         row |= {"none, ms": 1000 * plain, "ILA, ms": 1000 * own, "time ratio": own / plain}
         row |= {"none, MiB": whole, "ILA, MiB": own_whole, "memory ratio": own_whole / whole}
         rows.append({**row, "of the step": own_step / step})
     return rows
+
+
+def free_gigabytes(device: torch.device) -> float:
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] / 1e9
+    return _mebibytes("MemAvailable", "/proc/meminfo") / 1024
 
 
 def gigabytes_to_train(size: str, frames: int, batch: int) -> float:
@@ -247,17 +271,67 @@ def gigabytes_to_train(size: str, frames: int, batch: int) -> float:
     return (26 * 4 * tokens * config.num_hidden_layers * config.hidden_size + 2 * 16 * weights) / 1e9
 
 
-def training_step(size: str, frames: int, batch: int, fields: dict[str, Any]) -> Callable[[], None]:
-    model = moved(IlaForVideoClassification(ila_config(size, frames, **fields))).train()
+def training_step(
+    size: str,
+    frames: int,
+    batch: int,
+    fields: dict[str, Any],
+    device: str = "cpu",
+    dtype: str = "float32",
+    compiled: bool = False,
+) -> Callable[[], None]:
+    model = moved(IlaForVideoClassification(ila_config(size, frames, **fields))).train().to(device)
     optimizer = torch.optim.AdamW([weight for weight in model.parameters() if weight.requires_grad], lr=1e-5)
-    video, labels = clip_of(batch, frames), torch.arange(batch) % NUM_CLASSES
+    video, labels = clip_of(batch, frames).to(device), torch.arange(batch, device=device) % NUM_CLASSES
+    called = torch.compile(model) if compiled else model
 
     def step() -> None:
-        model(video, labels=labels).loss.backward()
+        with torch.autocast(device, getattr(torch, dtype), enabled=dtype != "float32"):
+            loss = called(video, labels=labels).loss
+        loss.backward()
         optimizer.step()
         optimizer.zero_grad()
 
     return step
+
+
+@torch.inference_mode()
+def against(args: argparse.Namespace, size: str, frames: int, batch: int) -> list[Row]:
+    """The classifier of older code beside ours, plain and fused: medians of the rounds' ratios of processor time."""
+    older, video, rows = package_at(args.against), on_device(args, clip_of(batch, frames)), []
+    clock = time.process_time if args.device.type == "cpu" else time.perf_counter
+    for form in args.forms:
+        config = ila_config(size, frames, form=form)
+        ours = on_device(args, moved(IlaForVideoClassification(config)))
+        before = older.IlaForVideoClassification(older.IlaConfig.from_dict(config.to_dict())).eval()
+        before = on_device(args, before)
+        before.load_state_dict(ours.state_dict(), assign=True)
+        calls = [partial(ready(args, model), video) for model in (before, ours, ours.fuse())]
+        times = times_in_turns(
+            calls, rounds=args.rounds, device=args.device, warmup=3 if args.compile else 1, clock=clock
+        )
+        plain, fused = (median(own / old for own, old in zip(seconds, times[0])) for seconds in times[1:])
+        results = [call().logits for call in calls]
+        row = {"size": size, "frames": frames, "batch": batch, "form": form, "before, ms": 1000 * median(times[0])}
+        row |= {"plain / before": plain, "fused / before": fused}
+        apart = max((result - results[0]).abs().max().item() for result in results)
+        rows.append({**row, "logits apart": f"{apart / results[0].abs().max().item():.0e}"})
+    return rows
+
+
+@lru_cache
+def package_at(worktree: Path) -> Any:
+    """The package of another worktree, imported beside this one under another name."""
+    folder = worktree / "src" / "transformers_ila"
+    name = "transformers_ila_before"
+    spec = importlib.util.spec_from_file_location(
+        name, folder / "__init__.py", submodule_search_locations=[str(folder)]
+    )
+    if spec is None or spec.loader is None or not folder.is_dir():
+        raise SystemExit(f"--against takes a worktree of this repository, got {worktree}: no {folder}.")
+    sys.modules[name] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @torch.inference_mode()
@@ -340,6 +414,13 @@ def _report_peak(queue: Any, prepare: Callable[..., Any], arguments: tuple[Any, 
     torch.set_num_threads(threads)
     before = _mebibytes("VmRSS")
     work = prepare(*arguments)
+    if torch.cuda.is_initialized():
+        prepared = torch.cuda.memory_allocated() / 2**20
+        torch.cuda.reset_peak_memory_stats()
+        work()
+        peak = torch.cuda.max_memory_allocated() / 2**20
+        queue.put((peak, peak - prepared))
+        return
     prepared = _mebibytes("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
     work()
@@ -353,8 +434,10 @@ def _mebibytes(field: str, file: str = "/proc/self/status") -> float:
     return int(line.split()[1]) / 1024
 
 
-def _prepare_training(size: str, frames: int, batch: int, fields: dict[str, Any]) -> Callable[[], None]:
-    step = training_step(size, frames, batch, fields)
+def _prepare_training(
+    size: str, frames: int, batch: int, fields: dict[str, Any], device: str, dtype: str
+) -> Callable[[], None]:
+    step = training_step(size, frames, batch, fields, device, dtype)
     step()  # makes the optimizer's state
     return step
 
@@ -369,6 +452,7 @@ def _prepare_inference(name: str, size: str, sizes: dict[str, int]) -> Callable[
 TABLES: dict[str, Callable[..., list[Row]]] = {
     "inference": inference,
     "classification": classification,
+    "against": against,
     "training": training,
     "others": others,
     "growth": growth,
@@ -422,7 +506,7 @@ def machine() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tables", nargs="+", choices=TABLES, default=list(TABLES))
+    parser.add_argument("--tables", nargs="+", choices=TABLES, help="default: all but `against`")
     parser.add_argument("--sizes", nargs="+", default=["B/32", "B/16"])
     parser.add_argument("--frames", nargs="+", type=int, default=[8, 16])
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 8])
@@ -431,16 +515,19 @@ def main() -> None:
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--fuse", action="store_true", help="measure snapshots of our models for inference")
     parser.add_argument("--output", type=Path, help="keep the rows as JSON, too")
     parser.add_argument("--picture", type=Path, help="of the table `growth`")
+    parser.add_argument("--against", type=Path, help="worktree of older code, for the table `against`")
     args = parser.parse_args()
-    if args.device.type != "cpu" and (wrong := sorted({"training", "growth"} & set(args.tables))):
-        parser.error(
-            f"{', '.join(wrong)}: measured on the CPU only; choose other --tables with --device {args.device}."
-        )
+    args.tables = args.tables or [table for table in TABLES if table != "against"]
+    if ("against" in args.tables) != (args.against is not None):
+        parser.error("The table `against` and the option --against (a worktree of older code) go together.")
+    if args.device.type != "cpu" and "growth" in args.tables:
+        parser.error(f"growth: measured on the CPU only; choose other --tables with --device {args.device}.")
     run = {"torch": torch.__version__, "transformers": transformers.__version__, "machine": machine()}
     run |= {"threads": torch.get_num_threads(), "load": os.getloadavg()[0], "rounds": args.rounds}
-    run |= {"device": str(args.device), "dtype": args.dtype, "compiled": args.compile}
+    run |= {"device": str(args.device), "dtype": args.dtype, "compiled": args.compile, "fused": args.fuse}
     if args.device.type == "cuda":
         run["machine"] = torch.cuda.get_device_name(args.device)
     kept: dict[str, Any] = {"run": run}

@@ -23,6 +23,7 @@ from typing import Any
 import av
 import torch
 import transformers
+from model_speed import ila_config
 from transformers import (
     HfArgumentParser,
     TimesformerConfig,
@@ -36,7 +37,7 @@ from transformers import (
 from transformers.utils import is_torchcodec_available
 from transformers.video_utils import load_video
 
-from transformers_ila import IlaConfig, IlaForVideoClassification, IlaVideoProcessor
+from transformers_ila import IlaForVideoClassification, IlaVideoProcessor
 
 
 CLASSES = 400
@@ -47,33 +48,39 @@ WHOLE, READING, MODEL = "ILA, pipeline", "ILA, reading alone", "ILA, model alone
 class Arguments:
     video: str = field(metadata={"help": "a clip of some ten seconds"})
     rounds: int = field(default=9, metadata={"help": "how often each is measured"})
+    size: str = field(default="B/16", metadata={"help": "of ILA"})
+    device: str = field(default="cpu", metadata={"help": "where all models compute"})
+    fuse: bool = field(default=False, metadata={"help": "measure ILA's snapshot, `model.fuse()`"})
+    others: bool = field(default=True, metadata={"help": "VideoMAE and TimeSformer, too"})
     threads: int | None = field(default=None, metadata={"help": "of torch; default: as many as it takes"})
 
 
-def ila(video: str) -> dict[str, Callable[[], Any]]:
+def ila(args: Arguments) -> dict[str, Callable[[], Any]]:
     """The pipeline, and its two parts on the same objects."""
-    model = IlaForVideoClassification(IlaConfig.from_clip_size("B/16", num_labels=CLASSES)).eval()
+    video = args.video
+    model = IlaForVideoClassification(ila_config(args.size, 8, form="interaction")).eval().to(args.device)
+    model = model.fuse() if args.fuse else model
     processor = IlaVideoProcessor.for_model(model.config)
-    classify = pipeline("video-classification", model=model, video_processor=processor)
-    pixel_values = processor(video, return_tensors="pt")["pixel_values"]
+    classify = pipeline("video-classification", model=model, video_processor=processor, device=args.device)
+    pixel_values = processor(video, return_tensors="pt")["pixel_values"].to(args.device)
     return {
         WHOLE: partial(classify, video),
         READING: lambda: processor(video, return_tensors="pt"),
-        MODEL: lambda: model(pixel_values),
+        MODEL: lambda: model(pixel_values).logits.cpu(),
     }
 
 
-def others(video: str) -> dict[str, Callable[[], Any]]:
+def others(args: Arguments) -> dict[str, Callable[[], Any]]:
     kinds = {
         "VideoMAE": VideoMAEForVideoClassification(VideoMAEConfig(num_labels=CLASSES)),
         "TimeSformer": TimesformerForVideoClassification(TimesformerConfig(num_labels=CLASSES)),
     }
     measured: dict[str, Callable[[], Any]] = {}
     for name, model in kinds.items():
-        first = pipeline("video-classification", model=model.eval(), image_processor=VideoMAEImageProcessor())
-        spread = pipeline("video-classification", model=model.eval(), video_processor=spread_processor())
-        measured[f"{name}, pipeline, first frames"] = partial(first, video)
-        measured[f"{name}, pipeline, frames of the whole clip"] = partial(spread, video)
+        build = partial(pipeline, "video-classification", model=model.eval(), device=args.device)
+        first, spread = build(image_processor=VideoMAEImageProcessor()), build(video_processor=spread_processor())
+        measured[f"{name}, pipeline, first frames"] = partial(first, args.video)
+        measured[f"{name}, pipeline, frames of the whole clip"] = partial(spread, args.video)
     return measured
 
 
@@ -119,7 +126,8 @@ def main(args: Arguments) -> None:
         f"{torch.get_num_threads()} threads, transformers {transformers.__version__}, {os.cpu_count()} cores. "
         f"Frames of the whole clip for the others: {reader}.\n"
     )
-    print("\n".join(table(medians({**ila(args.video), **others(args.video)}, args.rounds))))
+    measured = {**ila(args), **(others(args) if args.others else {})}
+    print("\n".join(table(medians(measured, args.rounds))))
 
 
 if __name__ == "__main__":

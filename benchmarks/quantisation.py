@@ -2,36 +2,40 @@
 
     python benchmarks/quantisation.py --model demo_output/model
     python benchmarks/quantisation.py --model ablation/runs/MODEL/seed0_model --videos ablation/bench/test
+    python benchmarks/quantisation.py --device cuda --dtype bfloat16
 
-Two ways, both of the linear layers alone (convolutions and normalisation stay float32). "int8": weights, and inputs
+Two ways, both of the linear layers alone (convolutions and normalisation keep their type). "int8": weights, and inputs
 while they are computed with, by torch's `quantize_dynamic`, which has kernels for a CPU only and leaves subclasses of
 `nn.Linear` (the projections to the shared space, and what is initialised with 0); inputs get one scale a layer from
 the whole batch, so logits depend on what else is in it. "int8 weights": weights alone, of all of them, by torchao
 (`pip install '.[int8]'`).
 
-Size and time are those of B/16 with random weights, 8 frames and 400 classes; accuracy is that of the model which
-`make demo` trains, on new videos, or of one that `ablate.py --keep_models` left, on MotionBench's graded tasks, where
-a video is a choice among its own task's classes. Batches of 32.
+Size and time are those of B/16 with random weights, 8 frames and 400 classes, on a GPU compiled; without `--model`
+only they are measured. Accuracy is that of the model which `make demo` trains, on new videos, or of one that
+`ablate.py --keep_models` left, on MotionBench's graded tasks, where a video is a choice among its own task's classes.
+Batches of 32.
 """
 
 import copy
 import io
 import os
-import statistics
 import tempfile
-import time
 import warnings
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
+from model_speed import TINY
 from torch import nn
 from transformers import HfArgumentParser
 
 from transformers_ila import IlaConfig, IlaForVideoClassification
 from transformers_ila.ablation.ablation import OTHER_TASKS, task_mask
+from transformers_ila.cost import median_times
 from transformers_ila.data.video_folder import find_videos
 from transformers_ila.evaluation.evaluator import accuracies, predict
 from transformers_ila.evaluation.inference import load_trained
+from transformers_ila.model.configuration_ila import CLIP_SIZES
 from transformers_ila.motionbench.tasks import bench_labels, write_folder
 
 
@@ -43,9 +47,14 @@ except ImportError:  # then only torch's own way is measured
 
 @dataclass
 class Arguments:
-    model: str = field(metadata={"help": "folder of a model trained on the demo's motions, or on MotionBench"})
+    model: str | None = field(
+        default=None, metadata={"help": "folder of a model trained on the demo's motions, or on MotionBench"}
+    )
     videos: str | None = field(default=None, metadata={"help": "folder to evaluate on; default: 800 of the demo's"})
-    rounds: int = field(default=7, metadata={"help": "how often each model of size B/16 computes"})
+    rounds: int = field(default=7, metadata={"help": "how often each model of this size computes"})
+    size: str = field(default="B/16", metadata={"help": "of the model whose size and time are measured"})
+    device: str = field(default="cpu", metadata={"help": "where they are measured"})
+    dtype: str = field(default="float32", metadata={"help": "in which everything but the int8 weights is"})
 
 
 def dynamic(model: nn.Module) -> nn.Module:
@@ -71,27 +80,25 @@ def megabytes(model: nn.Module) -> float:
     return file.tell() / 1e6
 
 
-def size_and_time(rounds: int) -> list[str]:
+def size_and_time(args: Arguments) -> list[str]:
     torch.manual_seed(0)
-    whole = IlaForVideoClassification(IlaConfig.from_clip_size("B/16", num_labels=400)).eval()
+    device, on_cpu = torch.device(args.device), args.device == "cpu"
+    whole = IlaForVideoClassification(IlaConfig.from_clip_size(args.size, num_labels=400)).eval()
+    whole = whole.to(device, getattr(torch, args.dtype))
     before = megabytes(whole)
     merged = whole.merge_text_tower()
-    models = {"text tower merged": merged}
-    models |= {f"text tower merged, {way}": quantised(merged) for way, quantised in WAYS.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in models}
-    pixel_values = torch.randn(1, 8, 3, 224, 224)
+    models = {"text tower merged": merged, "text tower merged, fused": merged.fuse()}
+    ways = WAYS if on_cpu else {way: quantised for way, quantised in WAYS.items() if way != "int8"}
+    models |= {f"text tower merged, {way}": quantised(merged) for way, quantised in ways.items()}
+    sizes = {name: megabytes(model) for name, model in models.items()}
+    pixel_values = torch.randn(1, 8, 3, 224, 224).to(device, merged.dtype)
+    calls = [partial(model if on_cpu else torch.compile(model), pixel_values) for model in models.values()]
     with torch.no_grad():
-        for number in range(rounds + 1):
-            for name, model in models.items():
-                started = time.perf_counter()
-                model(pixel_values)
-                if number:
-                    seconds[name].append(time.perf_counter() - started)
-    times = {name: 1000 * statistics.median(values) for name, values in seconds.items()}
-    first = times["text tower merged"]
-    lines = ["| B/16, 8 frames | MB | ms | relative |", "|---|---|---|---|", f"| as trained | {before:.0f} | | |"]
-    rows = (f"| {name} | {megabytes(models[name]):.0f} | {ms:.0f} | {ms / first:.2f} |" for name, ms in times.items())
-    return [*lines, *rows]
+        times = median_times(calls, rounds=args.rounds, device=device)
+    lines = [f"| {args.size}, 8 frames | MB | ms | relative |", "|---|---|---|---|"]
+    lines += [f"| as trained | {before:.0f} | | |"]
+    rows = zip(models, times)
+    return [*lines, *(f"| {name} | {sizes[name]:.0f} | {1000 * t:.1f} | {t / times[0]:.2f} |" for name, t in rows)]
 
 
 def accuracy(args: Arguments) -> list[str]:
@@ -123,8 +130,9 @@ def accuracy(args: Arguments) -> list[str]:
 
 
 def main(args: Arguments) -> None:
+    CLIP_SIZES.setdefault("tiny", TINY)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {os.cpu_count()} cores.\n")
-    print("\n".join([*accuracy(args), "", *size_and_time(args.rounds)]))
+    print("\n".join([*(accuracy(args) if args.model else ()), "", *size_and_time(args)]))
 
 
 if __name__ == "__main__":

@@ -113,19 +113,24 @@ def median_times(calls: Sequence[Callable[[], Any]], *, rounds: int, device: tor
 
 
 def times_in_turns(
-    calls: Sequence[Callable[[], Any]], *, rounds: int, device: torch.device, warmup: int = 1
+    calls: Sequence[Callable[[], Any]],
+    *,
+    rounds: int,
+    device: torch.device,
+    warmup: int = 1,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> list[list[float]]:
     """Seconds of each in `rounds` rounds, each of which another one begins, after some that do not count."""
     times: list[list[float]] = [[] for _ in calls]
     for number in range(warmup + rounds):
         for place in range(len(calls)):
             index = (number + place) % len(calls)
-            started = time.perf_counter()
+            started = clock()
             calls[index]()
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             if number >= warmup:
-                times[index].append(time.perf_counter() - started)
+                times[index].append(clock() - started)
     return times
 
 

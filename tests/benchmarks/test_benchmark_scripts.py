@@ -65,8 +65,10 @@ def test_quantisation(tmp_path, capsys):
     quantisation.main(arguments)
     found = rows(capsys.readouterr().out)
     assert {"float32", *quantisation.WAYS} < found.keys()
-    whole, merged, *small = (float(values[0]) for name, values in found.items() if name.startswith(("as", "text")))
-    assert whole > merged > max(small) and len(small) == len(quantisation.WAYS)
+    whole, merged, fused, *small = (
+        float(values[0]) for name, values in found.items() if name.startswith(("as", "text"))
+    )
+    assert whole > merged > max(small) and fused >= merged and len(small) == len(quantisation.WAYS)
     model.config.id2label[0] = "another"
     model.save_pretrained(tmp_path / "model")
     with pytest.raises(SystemExit, match="another"):

@@ -32,6 +32,7 @@ from transformers.utils.generic import can_return_tuple
 
 from ..model.alignment_ila import ImplicitAlignment, PointLayer
 from ..model.configuration_ila import IlaConfig, IlaVisionConfig
+from ..model.fusing_ila import FusableModel
 from ..model.modeling_ila import IlaForVideoClassification, IlaModel
 from ..model.numerics_ila import realign_tensors
 from ..model.outputs_ila import IlaVideoClassifierOutput
@@ -201,8 +202,8 @@ class AlignedTimesformerOutput(BaseModelOutput):
     pooler_output: torch.Tensor | None = None
 
 
-class _AlignedTimesformer:
-    """Initialise and load both models below."""
+class _AlignedTimesformer(FusableModel):
+    """Initialise, load and fuse both models below."""
 
     config_class = AlignedTimesformerConfig
     # A checkpoint has frame positions too, but for one number of frames; they always learned at the rate of new ones.

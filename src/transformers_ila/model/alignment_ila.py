@@ -2,11 +2,10 @@
 
 What is unusual about it:
 - Every pair of neighbouring frames predicts one point per frame; a mask around it is all that "aligning" means here.
-- For the paper's mutual-information token the weighted feature map never exists: mask and tokens meet in one small
-  matrix product (Eq. 3a).
-- It is the only place in the tower with convolutions and batch statistics; those stay in float32.
-- There are two networks of this name: the paper's (`ImplicitAlignment`) and the one behind the published checkpoints
-  (`ResidualAlignment`). Both predict points and masks the same way (`PointPredictor`).
+  The pairs' features, from which the points come, are computed in `pairs_ila.py`.
+- Two networks are called ILA: the paper's (`ImplicitAlignment`) and the one behind the published checkpoints
+  (`ResidualAlignment`). Both predict points and masks in the same way (`PointPredictor`).
+- The published network has a faster form for inference (`FusedResidualAlignment`), which `model.fuse()` puts in.
 
 Shapes: `B` videos, `T` frames, `h`, `w` patch rows and columns, `N = h * w`, `L = 1 + N` tokens, `D` width,
 `C` channels of the convolution module. In a pair, index 0 is the previous frame and 1 the current; in a point, index 0
@@ -41,12 +40,12 @@ POINT_RANGE = 0.75  # points are this times tanh, so that a mask's flat top neve
 
 
 def mask_profile(distance: torch.Tensor, *, eta: float, delta: float, beta: float) -> torch.Tensor:
-    """Eq. 6: `eta` up to distance `delta`, then falling with slope `beta` to 0. Any shape."""
+    """Compute Eq. 6: the weight is `eta` up to distance `delta` and falls with slope `beta` to 0. Any shape."""
     return (eta + beta * delta - beta * distance).clamp(0, eta)
 
 
 def patch_positions(length: int, *, like: torch.Tensor) -> torch.Tensor:
-    """Coordinates of `length` patches along one axis, scaled to [-1, 1]; a single patch sits at 0. (length,)"""
+    """Return the coordinates of `length` patches along one axis in [-1, 1], or 0 for a single patch. (length,)"""
     if length == 1:
         return like.new_zeros(1)
     return torch.linspace(-1, 1, length, dtype=like.dtype, device=like.device)
@@ -63,7 +62,7 @@ def alignment_masks(
     beta: float = 1.5,
     jitter: float = 0.0,
 ) -> torch.Tensor:
-    """Masks around points (Eq. 6).
+    """Compute the masks around points (Eq. 6).
 
     Args:
         points: (..., 2), x and y in [-1, 1].
@@ -102,7 +101,7 @@ def alignment_masks(
 
 
 class PointLayer(GroupedLinear):
-    """The last layer before the points; initialised with 0, so that points start in the centre."""
+    """The last layer before the points. It is initialised with 0, so that all points start in the centre."""
 
     def init_own_weights(self, factor: float) -> None:
         init.zeros_(self.weight)
@@ -110,9 +109,9 @@ class PointLayer(GroupedLinear):
 
 
 class PointHead(nn.Module):
-    """Two points from a pair's feature map: (B, C, h, w) -> (B, 2, 2).
+    """Predicts the two points of a pair from its feature map (Eq. 5): (B, C, h, w) -> (B, 2, 2).
 
-    The halves of the channels belong to the two frames, so the last two layers are grouped.
+    One half of the channels belongs to each frame, so the last two layers have two groups.
     """
 
     def __init__(self, in_channels: int, channels: int) -> None:
@@ -131,13 +130,13 @@ class PointHead(nn.Module):
 
 
 def alignment_loss(pooled: torch.Tensor) -> torch.Tensor:
-    """Mean over pairs of 1 - cosine (Eq. 9, 10) of what `masked_average_pool` gives, scalar."""
+    """Return the mean over pairs of 1 - cosine (Eq. 9, 10), a scalar. `pooled`: (B, T-1, 2, D), previous, current."""
     previous, current = at_least_float32(pooled).unbind(2)
     return (1 - F.cosine_similarity(previous, current, dim=-1)).mean()
 
 
 class PointPredictor(nn.Module):
-    """Eq. 5 and 6 for one layer: what each pair of frames shares, as features, points and masks."""
+    """Computes features, points (Eq. 5) and masks (Eq. 6) of all pairs of frames for one layer."""
 
     def __init__(self, config: IlaVisionConfig) -> None:
         super().__init__()
@@ -150,7 +149,7 @@ class PointPredictor(nn.Module):
         self.point_head = PointHead(self.channels, config.alignment_hidden_size)
 
     def forward(self, patches: torch.Tensor, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """(B, T, N, D) -> features (B, T-1, C, h, w) and points (B, T-1, 2, 2)."""
+        """Predict from patches (B, T, N, D) the pairs' features (B, T-1, C, h, w) and points (B, T-1, 2, 2)."""
         with frozen_batch_statistics(self) if self.training and is_recomputing() else nullcontext():
             features = self.interaction(patches.unflatten(2, (height, width)))
             points = self.point_head(features)
@@ -158,7 +157,7 @@ class PointPredictor(nn.Module):
         return features.unflatten(0, shape), points.unflatten(0, shape)
 
     def masks(self, points: torch.Tensor, height: int, width: int) -> torch.Tensor:
-        """Eq. 6 with this layer's numbers: (B, T-1, 2, 2) -> (B, T-1, 2, h, w); with jitter in training mode only."""
+        """Compute Eq. 6 as configured: (B, T-1, 2, 2) -> (B, T-1, 2, h, w). Jitter acts in training mode only."""
         config = self.config
         return alignment_masks(
             points,
@@ -176,20 +175,22 @@ class PointPredictor(nn.Module):
 
 
 class ImplicitAlignment(TemporalModule):
-    """The paper's alignment for one layer: Eq. 2, 5, 6, 7 and 3a. A single frame has nothing to align with.
+    """The paper's alignment for one layer: Eq. 2, 5, 6, 7 and 3a. A single frame passes unchanged.
 
-    Frame t >= 2 takes its aligned features from the pair (t, t-1), as its current frame; frame 1 from the pair (2, 1),
-    as its previous one. They join the spatial attention, and only that, in one of three ways (Table 9):
-    "mi_token" pools them to one more token, "concat" appends them as N more tokens, "add" adds them to the patches.
+    Frame t >= 2 takes its aligned features from the pair (t, t-1), in which it is the current frame. Frame 1 takes
+    them from the pair (2, 1), in which it is the previous frame. They join the spatial attention, and only that, in
+    one of three ways (Table 9): "mi_token" pools them to one more token, "concat" appends them as N more tokens,
+    "add" adds them to the patches. For the token the weighted feature map never exists: masks and patches meet in
+    one small matrix product (Eq. 3a).
 
-    "interaction" is a form of our own: the paper's token, and what carries motion in the published network at a
-    fraction of its cost. The pairs' features F, from which the points come, are those of LN(x); a half of their
-    channels belongs to each frame (first: previous, second: current), and a frame gets both that it has,
+    "interaction" is a form that no paper has: the paper's token, and the motion path of the published network at a
+    fraction of its cost. The pairs' features F are then computed from LN(x). The first half of their channels belongs
+    to the previous frame and the second to the current one. Every frame adds its halves of both pairs that it is in:
 
         x' = x + [0, I [F of its pair as previous, F of its pair as current]]        with I: C x D, initialised with 0
 
-    goes on through the layer, class token untouched. A role that a frame has in no pair is 0; one that it has in many
-    ("first", "middle") is their mean.
+    The class token stays unchanged. A role that a frame has in no pair gives 0; a role that it has in many pairs
+    ("first", "middle") gives their mean.
 
     O(T h w k^2 d), and for "concat" the spatial attention of twice as many tokens. On B/32 with 8 frames plain frames
     cost 37.5 GMACs and 97.7 M parameters; "mi_token" adds 1.8 G and 6.2 M, "add" 1.6 G, "interaction" 2.3 G and 7.4 M,
@@ -205,7 +206,7 @@ class ImplicitAlignment(TemporalModule):
             self.interaction_skip = ZeroLinear(self.pairs.channels, config.hidden_size)
 
     def forward(self, hidden_states: torch.Tensor, height: int, width: int, **kwargs: Any) -> TemporalOutput:
-        """hidden_states: (B, T, L, D), class token first; height * width = L - 1."""
+        """Align the frames of `hidden_states` (B, T, L, D), class token first, with height * width = L - 1."""
         if hidden_states.shape[1] == 1:
             return TemporalOutput(hidden_states, hidden_states)
         patches = hidden_states[:, :, 1:].contiguous()  # (B, T, N, D); one copy for all that needs it so
@@ -231,15 +232,30 @@ class ImplicitAlignment(TemporalModule):
         return TemporalOutput(hidden_states, tokens, alignment_loss(pooled), points)
 
 
+class TemporalConv(nn.Conv3d):
+    """Convolution over three frames at each patch, zeros beyond the clip: (B, C, T, h, w) -> (B, C, T, h, w).
+
+    It is computed in two dimensions, (T, h w): the bfloat16 gradient of a three-dimensional one's weight is wrong for
+    two frames on CPUs with AVX-512-BF16 (torch 2.15, oneDNN), where some of it is memory that nobody wrote.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, channels, (3, 1, 1), padding=(1, 0, 0))
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        found = F.conv2d(maps.flatten(-2), self.weight[..., 0], self.bias, padding=(1, 0))
+        return found.unflatten(-1, maps.shape[-2:])
+
+
 class ResidualAlignment(TemporalModule):
-    """The alignment of the published checkpoints, which is not the paper's: no token, the frames themselves change.
+    """The alignment of the published checkpoints, which is not the paper's: it has no token and changes the frames.
 
     With y = LN(W x) and the pairs' features F (first half of the channels: previous frame, second: current):
 
         x' = x + A [y_cls, mean over roles of mask * y] + I [y_cls, W' (conv over time of the mean over roles of F)]
 
     A, I: D x D, initialised with 0. A frame has two roles, current in the pair with its predecessor and previous in
-    that with its successor; the first and the last frame have one. Costs B/32 with 8 frames 52 instead of 39 GMACs.
+    that with its successor; the first and the last frame have one. B/32 with 8 frames costs 52 instead of 39 GMACs.
     """
 
     def __init__(self, config: IlaVisionConfig, layer_index: int = 0) -> None:
@@ -249,13 +265,13 @@ class ResidualAlignment(TemporalModule):
         self.message = nn.Linear(width, width)
         self.message_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.pairs = PointPredictor(config)
-        self.temporal_convolution = nn.Conv3d(channels, channels, (3, 1, 1), padding=(1, 0, 0))
+        self.temporal_convolution = TemporalConv(channels)
         self.interaction_projection = nn.Linear(channels, width)
         self.aligned_skip = ZeroLinear(width, width)
         self.interaction_skip = ZeroLinear(width, width)
 
     def forward(self, hidden_states: torch.Tensor, height: int, width: int, **kwargs: Any) -> TemporalOutput:
-        """hidden_states: (B, T, L, D), class token first; height * width = L - 1."""
+        """Align the frames of `hidden_states` (B, T, L, D) and add the result to them; height * width = L - 1."""
         if hidden_states.shape[1] == 1:
             return TemporalOutput(hidden_states, hidden_states)
         message = self.message_norm(self.message(hidden_states))  # y
@@ -270,17 +286,17 @@ class ResidualAlignment(TemporalModule):
         return TemporalOutput(hidden_states, hidden_states, loss, points)
 
     def over_time(self, features: torch.Tensor, height: int, width: int) -> torch.Tensor:
-        """The convolution over time at each patch: (B, T, N, C) -> (B, T, N, C)."""
+        """Convolve over time at each patch: (B, T, N, C) -> (B, T, N, C)."""
         maps = features.mT.unflatten(-1, (height, width)).transpose(1, 2)  # (B, C, T, h, w)
         return self.temporal_convolution(maps).flatten(-2).permute(0, 2, 3, 1)
 
     def add_skips(self, hidden_states: torch.Tensor, aligned: torch.Tensor, motion: torch.Tensor) -> torch.Tensor:
-        """x + A aligned + I [y_cls, W' motion]: (B, T, L, D) twice and (B, T, N, C) -> (B, T, L, D)."""
+        """Return x + A aligned + I [y_cls, W' motion]: (B, T, L, D) twice and (B, T, N, C) to (B, T, L, D)."""
         interaction = torch.cat([aligned[:, :, :1], self.interaction_projection(motion)], dim=2)
         return hidden_states + self.aligned_skip(aligned) + self.interaction_skip(interaction)
 
     def fused(self) -> "ResidualAlignment":
-        """The module for inference; the module itself where its two last layers are no linear ones any more."""
+        """Return the form for inference, or the module itself where another kind of layer replaced a linear one."""
         linear = isinstance(self.interaction_skip, nn.Linear) and isinstance(self.interaction_projection, nn.Linear)
         return FusedResidualAlignment(self) if linear else self
 
@@ -296,7 +312,7 @@ class FusedResidualAlignment(ResidualAlignment):
         outer, inner = plain.interaction_skip, plain.interaction_projection
         product = at_least_float32(outer.weight) @ at_least_float32(inner.weight)  # (D, C)
         bias = F.linear(at_least_float32(inner.bias), at_least_float32(outer.weight), at_least_float32(outer.bias))
-        self.motion_skip = nn.Linear(*inner.weight.mT.shape, device="meta")
+        self.motion_skip = nn.Linear(inner.in_features, outer.out_features, device="meta")
         self.motion_skip.weight = nn.Parameter(product.to(outer.weight.dtype), requires_grad=False)
         self.motion_skip.bias = nn.Parameter(bias.to(outer.weight.dtype), requires_grad=False)
 

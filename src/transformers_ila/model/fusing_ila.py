@@ -1,11 +1,10 @@
-"""`model.fuse()`: a snapshot of a model that computes the same faster, for inference, on the same weights.
+"""`model.fuse()`: a snapshot of a model for inference, which shares its weights and computes the same outputs faster.
 
-Modules with a method `fused()` are replaced in the snapshot by the module that it returns. The model that is fused
-keeps its modules, modes and weights.
+A module with a method `fused()` is replaced in the snapshot by what that returns. The model keeps its own modules.
 """
 
 import copy
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,18 +14,18 @@ from torch import nn
 RECORDING = "transformers.utils.output_capturing"
 
 
-class FusableModel(nn.Module):
-    """A model with `fuse()`, and what its snapshots refuse."""
+class FusableModel:
+    """What a model class inherits beside transformers' own: `fuse()`, and what its snapshots refuse."""
 
     is_fused = False  # whether it is a snapshot, or a part of one
 
     def fuse(self) -> Any:
-        """A snapshot of the model for inference: faster, in eval mode, with the same outputs up to rounding.
+        """Return a snapshot of the model for inference: faster, in eval mode, with the same outputs up to rounding.
 
-        The snapshot shares the memory of the model's weights and takes no gradients to them; the model itself stays
-        as it is, in training mode too. What was computed from weights (matrices of two layers in one, the features
-        of the classes) stays what it was: after a change of the weights, make a new snapshot. A snapshot of a
-        snapshot is itself.
+        The snapshot shares the memory of the model's weights and takes no gradients to them. The model itself does
+        not change, and may be in training mode. The snapshot keeps what it computed from weights (the product of two
+        layers' matrices, the text features of the classes): after a change of the weights, make a new snapshot.
+        Fusing a snapshot returns that snapshot.
 
         Raises:
             ValueError: on adapters, forward hooks, and offloaded, sharded or quantised weights, naming the module; on
@@ -35,32 +34,34 @@ class FusableModel(nn.Module):
         return fuse(self)
 
     def train(self, mode: bool = True) -> Any:
-        """`nn.Module.train`; a snapshot stays in eval mode."""
-        return self._refuse("train") if mode and self.is_fused else super().train(mode)
+        """Call `nn.Module.train`; a snapshot stays in eval mode."""
+        return self._call_unless_fused("train", mode) if mode else super().train(mode)  # type: ignore[misc]
 
-    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
-        """`PreTrainedModel.save_pretrained`; of a snapshot nothing is saved."""
-        return self._refuse("save_pretrained") if self.is_fused else super().save_pretrained(*args, **kwargs)  # type: ignore[misc]
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> Any:
+        """Call `PreTrainedModel.save_pretrained`; of a snapshot nothing is saved."""
+        return self._call_unless_fused("save_pretrained", *args, **kwargs)
 
-    def push_to_hub(self, *args: Any, **kwargs: Any) -> str:
-        """`PreTrainedModel.push_to_hub`; of a snapshot nothing is pushed."""
-        return self._refuse("push_to_hub") if self.is_fused else super().push_to_hub(*args, **kwargs)  # type: ignore[misc]
+    def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
+        """Call `PreTrainedModel.push_to_hub`; of a snapshot nothing is pushed."""
+        return self._call_unless_fused("push_to_hub", *args, **kwargs)
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """`nn.Module.load_state_dict`; into a snapshot nothing is loaded, as the memory is that of the model."""
-        return self._refuse("load_state_dict") if self.is_fused else super().load_state_dict(*args, **kwargs)
+        """Call `nn.Module.load_state_dict`; into a snapshot, whose memory is the model's, nothing is loaded."""
+        return self._call_unless_fused("load_state_dict", *args, **kwargs)
 
-    def _refuse(self, method: str) -> NoReturn:
-        raise ValueError(
-            f"`{method}` was called on a snapshot that `fuse()` made for inference. Call it on the model that was "
-            "fused, and fuse that again after a change of its weights."
-        )
+    def _call_unless_fused(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        if self.is_fused:
+            raise ValueError(
+                f"`{method}` was called on a snapshot that `fuse()` made for inference. Call it on the model that was "
+                "fused, and fuse that again after a change of its weights."
+            )
+        return getattr(super(), method)(*args, **kwargs)
 
 
 @torch.inference_mode(False)
 @torch.no_grad()
-def fuse(model: FusableModel) -> Any:
-    """The snapshot of `FusableModel.fuse`, which see: another tree of modules on the memory of the same weights."""
+def fuse(model: Any) -> Any:
+    """Make the snapshot of `FusableModel.fuse`: another tree of modules on the memory of the same weights."""
     check_fusable(model)
     if model.is_fused:
         return model
@@ -70,7 +71,7 @@ def fuse(model: FusableModel) -> Any:
         is_weight = isinstance(tensor, nn.Parameter)
         shared[id(tensor)] = nn.Parameter(detached, requires_grad=False) if is_weight else detached
     with torch.autocast(next(model.parameters()).device.type, enabled=False):
-        snapshot = replace_fused(copy.deepcopy(model, shared).eval())
+        snapshot = replace_fused(copy.deepcopy(model, shared).eval()).eval()
     for module in snapshot.modules():
         if isinstance(module, FusableModel):
             module.is_fused = True
@@ -95,7 +96,7 @@ def check_fusable(model: nn.Module) -> None:
 
 
 def obstacle_in(module: nn.Module) -> str | None:
-    """What keeps one module from being fused, its children not counted, and what to do; `None` for nothing."""
+    """Describe what keeps one module, its children aside, from being fused, and what to do; `None` for nothing."""
     origins = [kind.__module__ for kind in type(module).__mro__]
     if any(origin.startswith("peft.") for origin in origins):
         return "is an adapter: merge it (`merge_and_unload()`) or remove it"
@@ -115,5 +116,5 @@ def obstacle_in(module: nn.Module) -> str | None:
 
 
 def own_tensors(module: nn.Module) -> list[torch.Tensor]:
-    """The parameters and buffers of a module, its children's not counted."""
+    """Return the parameters and buffers of a module without its children's."""
     return [*module.parameters(recurse=False), *module.buffers(recurse=False)]

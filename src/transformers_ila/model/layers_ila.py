@@ -1,4 +1,4 @@
-"""One layer of the video tower, and the stack of them: CLIP's encoder on (B, T, L, D), with a temporal module."""
+"""The encoder of the video tower: CLIP's layers on (B, T, L, D), each with a temporal module."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ from .temporal_ila import TEMPORAL_MODULES, TemporalModule
 
 
 def temporal_module(config: IlaVisionConfig, layer_index: int) -> TemporalModule | None:
-    """What `config.temporal_module` puts into a layer; None where it puts nothing."""
+    """Build a layer's module as `config.temporal_module` says; None for a layer without one."""
     if layer_index not in config.temporal_layers:
         return None
     if config.temporal_module != "ila":
@@ -55,7 +55,7 @@ class QuickGELU(nn.Module):
 
 
 class IlaEncoderLayer(CLIPEncoderLayer):
-    """CLIP's layer on (B, T, L, D) with a temporal module; with ILA's the spatio-temporal block of Figure 3c."""
+    """CLIP's layer on (B, T, L, D) with a temporal module: Figure 3c with ILA's."""
 
     def __init__(self, config: IlaVisionConfig, layer_index: int) -> None:
         super().__init__(config)
@@ -67,7 +67,10 @@ class IlaEncoderLayer(CLIPEncoderLayer):
     def forward(
         self, hidden_states: torch.Tensor, grid: tuple[int, int], **kwargs: Unpack[TransformersKwargs]
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-        """(B, T, L, D) and (h, w) -> hidden states (B, T, L, D), alignment loss, points (B, T-1, 2, 2)."""
+        """Map (B, T, L, D), with the grid (h, w), to hidden states of that shape, alignment loss and points.
+
+        The loss, a scalar, and the points, (B, T-1, 2, 2), are None for layers without an alignment.
+        """
         batch_size, num_frames, num_tokens, _ = hidden_states.shape
         tokens, loss, points = hidden_states, None, None
         if self.temporal is not None:
@@ -82,6 +85,8 @@ class IlaEncoderLayer(CLIPEncoderLayer):
 
 
 class IlaVisionEncoder(nn.Module):
+    """The stack of `config.num_hidden_layers` layers."""
+
     def __init__(self, config: IlaVisionConfig) -> None:
         super().__init__()
         self.layers = nn.ModuleList([IlaEncoderLayer(config, index) for index in range(config.num_hidden_layers)])
@@ -90,7 +95,7 @@ class IlaVisionEncoder(nn.Module):
     def forward(
         self, hidden_states: torch.Tensor, grid: tuple[int, int], **kwargs: Unpack[TransformersKwargs]
     ) -> tuple[torch.Tensor, list[torch.Tensor], list[tuple[PointPredictor, torch.Tensor]]]:
-        """(B, T, L, D) -> hidden states, the aligning layers' losses, and what predicts their points, with them."""
+        """Map (B, T, L, D) to hidden states of that shape, and the aligning layers' losses, predictors and points."""
         losses: list[torch.Tensor] = []
         alignments: list[tuple[PointPredictor, torch.Tensor]] = []
         for layer in self.layers:

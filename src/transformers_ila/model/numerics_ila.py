@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 
 def at_least_float32(tensor: torch.Tensor) -> torch.Tensor:
-    """Half precision to float32, anything else as it is: for sums over many values."""
+    """Cast half precision to float32, for sums over many values, and leave other types unchanged. Any shape."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
@@ -28,13 +28,13 @@ class AlignmentBatchNorm(nn.BatchNorm2d):
 
 
 def is_recomputing() -> bool:
-    """Whether this forward pass runs inside a backward pass, as activation checkpointing does."""
+    """Return whether this forward pass runs inside a backward pass, as activation checkpointing makes it do."""
     return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
 
 
 @contextmanager
 def frozen_batch_statistics(module: nn.Module) -> Iterator[None]:
-    """Batch norms keep using the batch but do not count it again. What autograd saves stays the same."""
+    """Keep the module's batch norms from counting a batch twice; they normalise with the batch as before."""
     norms = [norm for norm in module.modules() if isinstance(norm, nn.modules.batchnorm._BatchNorm)]
     before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
@@ -47,7 +47,10 @@ def frozen_batch_statistics(module: nn.Module) -> Iterator[None]:
 
 
 def batch_normalize(features: torch.Tensor, norm: nn.modules.batchnorm._BatchNorm) -> torch.Tensor:
-    """Batch normalisation in the statistics' precision; one value per channel has no variance, so none is taken."""
+    """Normalise features (B, C, h, w) in the precision of the statistics.
+
+    A training batch with one value per channel has no variance: it is normalised and does not enter the statistics.
+    """
     features = features.to(norm.running_mean.dtype)  # type: ignore[union-attr]
     if features.numel() > features.shape[1] or not norm.training:
         return norm(features)
@@ -58,10 +61,10 @@ MEMORY_ALIGNMENT = 64  # bytes, as torch allocates
 
 
 def realign_tensors(model: nn.Module) -> None:
-    """Move tensors that lie at odd addresses of the CPU's memory, as those mapped from a file do, to even ones.
+    """Copy the CPU tensors of a model whose address is no multiple of 64 bytes, as in memory mapped from a file.
 
-    Vector instructions add in another order at other addresses: without this the logits of a saved and loaded model
-    differ from the original's in the last bit. The model then does not depend on the file any more either.
+    Vector instructions add in another order at other addresses, so the logits of a saved and loaded model would differ
+    from the original's in the last bit. Afterwards the model does not depend on the file either.
     """
     for tensor in (*model.parameters(), *model.buffers()):
         plain = type(tensor) in (torch.Tensor, nn.Parameter) and tensor.device.type == "cpu"

@@ -1,4 +1,4 @@
-"""What the models return. Shapes as in `modeling_ila.py`."""
+"""The outputs of the models. Shapes are named as in `modeling_ila.py`."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,8 +12,10 @@ from transformers.utils import ModelOutput
 class IlaVisionModelOutput(ModelOutput):
     """Output of the vision tower and of `get_video_features`.
 
-    last_hidden_state: (B, T, L, D), of a ViT after the last layer norm, as CLIP's and ViT's own models have it.
-    pooler_output: class token of every frame after the last layer norm, (B, T, D); of `get_video_features`: (B, E).
+    last_hidden_state: the last layer's output, (B, T, L, D); a ViT's is taken after the last layer norm, a CLIP's
+        before it, as in transformers' own models.
+    pooler_output: the class token of every frame after the last layer norm, (B, T, D); `get_video_features` puts the
+        video features in its place, (B, E).
     alignment_loss: sum over layers of the mean over pairs of 1 - cosine (Eq. 10 up to a constant and gamma), scalar;
         `None` where nothing is aligned.
     hidden_states: embeddings and every layer's output, each (B, T, L, D).

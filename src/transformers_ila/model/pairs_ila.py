@@ -1,4 +1,13 @@
-"""Pairs of frames: which frames are a pair, their convolutions, and from pairs back to frames."""
+"""Pairs of frames: which frames form a pair, the convolutions on pairs, and the way back from pairs to frames.
+
+What is unusual about it:
+- The depthwise convolution sees each frame of a pair alone, so every frame is convolved once in each of its two roles
+  (previous, current), and pairs travel as two halves.
+- The convolutions' batch norms keep their statistics in float32.
+
+Shapes: `B` videos, `T` frames, `h`, `w` patch rows and columns, `N = h * w`, `D` width, `C` channels of a module. In a
+pair, index 0 is the previous frame and 1 the current one.
+"""
 
 from typing import Any
 
@@ -33,7 +42,7 @@ def _conv3x3(channels: int, out_channels: int) -> nn.Conv2d:
 
 
 class GroupedLinear(nn.Conv1d):
-    """A 1x1 convolution in two groups on vectors, as one batched product: (2, B, C / 2) -> (2, B, C' / 2)."""
+    """A 1x1 convolution with two groups, computed as one batched product: (2, B, C / 2) -> (2, B, C' / 2)."""
 
     def __init__(self, channels: int, out_channels: int) -> None:
         super().__init__(channels, out_channels, 1, groups=2)
@@ -44,10 +53,11 @@ class GroupedLinear(nn.Conv1d):
 
 
 class PairDepthwiseConv(nn.Conv2d):
-    """The depthwise 3x3 convolution of a pair, (B, T, h, w, D) -> its two halves, (B, T-1, h, w, D).
+    """The depthwise 3x3 convolution of all pairs: frames (B, T, h, w, D) to two halves, (B, T-1, h, w, D) each.
 
-    Its channels see one frame each, so the pair's tensor need not exist: every frame is convolved as a previous and as
-    a current one. With `pairing` "first" or "middle" the first half is of the one previous frame, (B, 1, h, w, D).
+    Each channel sees one frame, so no tensor of the pair is needed: every frame is convolved as a previous and as a
+    current frame. With `pairing` "first" or "middle" one frame is the previous one of all pairs, and the first half
+    is (B, 1, h, w, D).
     """
 
     def __init__(self, width: int, pairing: str) -> None:
@@ -68,8 +78,9 @@ class PairDepthwiseConv(nn.Conv2d):
         return previous[:, :pairs], current[:, current.shape[1] - pairs :]
 
     def _in_a_role(self, frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The frames to convolve as previous and as current ones: those that are, where leaving the others out is no
-        copy; all of them where it would be one.
+        """Select the frames to convolve as previous and as current ones.
+
+        Frames without such a role are left out only where that needs no copy (one video, or one reference frame).
         """
         if self.pairing != "adjacent":
             anchor = reference_frame(self.pairing, frames.shape[1])
@@ -78,16 +89,16 @@ class PairDepthwiseConv(nn.Conv2d):
 
 
 class PairPointwiseConv(nn.Conv2d):
-    """The 1x1 convolution of a pair given as its two halves, (B, T-1, h, w, D) each -> (B * (T-1), C, h, w).
+    """The 1x1 convolution of pairs given as two halves, (B, T-1, h, w, D) each -> (B * (T-1), C, h, w).
 
-    The first may be one frame for all pairs.
+    The first half may be (B, 1, h, w, D), one frame for all pairs.
     """
 
     def __init__(self, width: int, channels: int) -> None:
         super().__init__(2 * width, channels, 1)
 
     def forward(self, halves: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:  # type: ignore[override]
-        previous, current = (  # a product per video: without the frames that are in no such role, and without a copy
+        previous, current = (  # one product per video: it skips frames without this role, and needs no copy
             torch.bmm(half.flatten(1, 3), weight.T.expand(len(half), -1, -1)).unflatten(1, half.shape[1:4])
             for half, weight in zip(halves, self.weight.flatten(1).chunk(2, dim=1))
         )
@@ -98,8 +109,8 @@ class PairPointwiseConv(nn.Conv2d):
 class SeparableConvolution(nn.Sequential):
     """`PairDepthwiseConv` and `PairPointwiseConv`: frames (B, T, h, w, D) to pairs (B * (T-1), C, h, w).
 
-    What is between them is computed anew in the backward pass: kept, it would be two tensors more of the tower's width
-    in every layer, and takes 1 % of a training step. Compilers choose for themselves what they keep.
+    In training the backward pass computes the tensors between the two again, which takes 1 % of a training step and
+    saves two tensors of the tower's width in every layer. Compilers decide for themselves what they keep.
     """
 
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
@@ -121,7 +132,7 @@ class PairConvNorm(ConvNorm):
 
 
 class PairInteraction(nn.Sequential):
-    """Layers on two frames' patches side by side: (B, T, h, w, D) -> (B * (T-1), 2 D, h, w) -> ..."""
+    """Layers on the concatenated patches of two frames: (B, T, h, w, D) -> (B * (T-1), 2 D, h, w) -> ..."""
 
     def __init__(self, pairing: str, *layers: nn.Module) -> None:
         super().__init__(*layers)
@@ -133,12 +144,12 @@ class PairInteraction(nn.Sequential):
 
 
 def _channels_first(frames: torch.Tensor) -> torch.Tensor:
-    """(B, T, h, w, D) -> (B * T, D, h, w), channels last in memory."""
+    """View (B, T, h, w, D) as (B * T, D, h, w), with the channels last in memory."""
     return frames.flatten(0, 1).permute(0, 3, 1, 2)
 
 
 def interaction_module(config: IlaVisionConfig) -> nn.Sequential:
-    """The first half of Eq. 5's convolution module: frames (B, T, h, w, D) to features of pairs (B * (T-1), C, h, w).
+    """Build the first half of Eq. 5's module: frames (B, T, h, w, D) to features of pairs (B * (T-1), C, h, w).
 
     "depthwise_separable" is the one of Table 1, "standard" that of Table 2 (Appendix A: two 3x3 convolutions more).
     The published network (`alignment_fusion="residual"`) has its own form of the first, with twice the channels.
@@ -199,17 +210,17 @@ class WindowAttention(nn.Module):
 
 
 def reference_frame(pairing: str, num_frames: int) -> int:
-    """The frame that is no pair's "current" one: with "middle" the middle frame, else the first."""
+    """Return the index of the frame that is current in no pair: the middle frame with "middle", else the first."""
     return num_frames // 2 if pairing == "middle" else 0
 
 
 def pair_frames(
     as_previous: torch.Tensor, as_current: torch.Tensor, pairing: str
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Previous and current frame of each pair (Table 6), from all frames in both roles: (B, T, ...) -> (B, T-1, ...).
+    """Return previous and current frame of each pair (Table 6), from all frames in both roles, (B, T, ...) each.
 
-    "adjacent": each frame with its predecessor. "first", "middle": each other frame with that one, in order; the
-    first result is that one alone, (B, 1, ...).
+    "adjacent" pairs each frame with its predecessor: (B, T-1, ...) twice. "first" and "middle" pair every other frame
+    with that one, in order: (B, 1, ...) and (B, T-1, ...).
     """
     if pairing == "adjacent":
         return as_previous[:, :-1], as_current[:, 1:]
@@ -218,16 +229,16 @@ def pair_frames(
 
 
 def all_but_reference(frames: torch.Tensor, pairing: str) -> torch.Tensor:
-    """(B, T, ...) -> (B, T-1, ...)"""
+    """Leave out the reference frame: (B, T, ...) -> (B, T-1, ...)"""
     anchor = reference_frame(pairing, frames.shape[1])
     return torch.cat([frames[:, :anchor], frames[:, anchor + 1 :]], dim=1)
 
 
 def pairs_to_frames(of_pairs: torch.Tensor, pairing: str) -> torch.Tensor:
-    """What each frame takes from the pairs: (B, T-1, 2, ...) -> (B, T, ...).
+    """Give each frame its value from one pair: (B, T-1, 2, ...) -> (B, T, ...).
 
-    As "current" from the pair that it is that of; the one frame that is none as "previous" from its predecessor's
-    pair, the first frame from the second's.
+    A frame takes the value of the pair in which it is the current frame. The reference frame is current in none and
+    takes its value as the previous frame of its predecessor's pair, or of the second frame's if it is the first.
     """
     anchor = reference_frame(pairing, of_pairs.shape[1] + 1)
     current, neighbour = of_pairs[:, :, 1], max(anchor - 1, 0)
@@ -235,7 +246,7 @@ def pairs_to_frames(of_pairs: torch.Tensor, pairing: str) -> torch.Tensor:
 
 
 def average_pairs_to_frames(of_pairs: torch.Tensor, pairing: str = "adjacent") -> torch.Tensor:
-    """Per pair to per frame: (B, T-1, 2, ...) -> (B, T, ...), the mean of all roles that a frame has."""
+    """Give each frame the mean of its values in all pairs that it is in: (B, T-1, 2, ...) -> (B, T, ...)."""
     as_previous, as_current = of_pairs.unbind(2)
     if pairing == "adjacent":
         first, last = as_previous[:, :1], as_current[:, -1:]
@@ -246,16 +257,19 @@ def average_pairs_to_frames(of_pairs: torch.Tensor, pairing: str = "adjacent") -
 
 
 def average_pair_features(features: torch.Tensor, pairing: str) -> torch.Tensor:
-    """A frame's half of its pairs' features, the mean over its roles: (B, T-1, C, h, w) -> (B, T, N, C / 2).
+    """Give each frame the mean of its halves of the pairs' features: (B, T-1, C, h, w) -> (B, T, N, C / 2).
 
-    Channels first: previous frame, second half: current. They lie last in memory, so all but the mean are views.
+    The first half of the channels belongs to the previous frame, the second to the current one.
     """
     halves = features.flatten(-2).mT.unflatten(-1, (2, -1)).movedim(-2, 2)  # (B, T-1, 2, N, C / 2)
     return average_pairs_to_frames(halves, pairing)
 
 
 def concat_pair_features(features: torch.Tensor, pairing: str) -> torch.Tensor:
-    """A frame's halves as previous and as current frame, 0 where it is none: (B, T-1, C, h, w) -> (B, T, N, C)."""
+    """Give each frame its halves as previous and as current frame, 0 in a role that it does not have.
+
+    (B, T-1, C, h, w) -> (B, T, N, C)
+    """
     as_previous, as_current = features.flatten(-2).mT.chunk(2, dim=-1)
     if pairing == "adjacent":
         as_previous, as_current = F.pad(as_previous, (0, 0, 0, 0, 0, 1)), F.pad(as_current, (0, 0, 0, 0, 1, 0))
@@ -269,7 +283,7 @@ def concat_pair_features(features: torch.Tensor, pairing: str) -> torch.Tensor:
 
 
 def masked_average_pool(masks: torch.Tensor, patches: torch.Tensor, pairing: str = "adjacent") -> torch.Tensor:
-    """Mean of every frame's weighted patches in every pair (Eq. 7, 3a).
+    """Average the weighted patches of both frames of every pair (Eq. 7, 3a).
 
     Args:
         masks: (B, T-1, 2, h, w), previous and current of each pair.

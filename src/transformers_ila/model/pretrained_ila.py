@@ -1,4 +1,4 @@
-"""What all ILA models share: initialisation, and loading at other sizes than the checkpoint's."""
+"""The base of all ILA models: initialisation, and loading at other sizes than the checkpoint's."""
 
 import copy
 import os
@@ -35,12 +35,12 @@ from .remote_code_ila import save_code
 logger = logging.get_logger(__name__)
 
 
-# And which of them are read.
+# Arguments of `from_pretrained` that choose among a folder's weight files.
 FILE_ARGUMENTS = ("use_safetensors", "variant", "weights_only")
 
 
 class Projection(nn.Linear):
-    """From a tower's width to the shared space, E."""
+    """The linear layer from a tower's width to the shared space, E."""
 
 
 class IlaPreTrainedModel(FusableModel, CLIPPreTrainedModel):
@@ -60,7 +60,7 @@ class IlaPreTrainedModel(FusableModel, CLIPPreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Called for every module that has weights of its own, and only for those."""
+        """Initialise one module; transformers calls this for every module that has weights of its own."""
         super()._init_weights(module)
         factor = self.config.initializer_factor
         if isinstance(module, Projection):
@@ -95,14 +95,14 @@ class IlaPreTrainedModel(FusableModel, CLIPPreTrainedModel):
             return loaded
         if not isinstance(config, PreTrainedConfig):
             origin = config if config is not None else pretrained_model_name_or_path
-            # as "auto" it is none of a configuration
+            # a configuration refuses "auto"
             dtype: dict[str, Any] = {name: kwargs.pop(name) for name in ("dtype", "torch_dtype") if name in kwargs}
             config, kwargs = cls.config_class.from_pretrained(origin, return_unused_kwargs=True, **kwargs)
             kwargs = {**kwargs, **source, **dtype}
         wanted = vision_sizes(config)
         config = copy.deepcopy(config)
         stored = cls.config_class.get_config_dict(pretrained_model_name_or_path, **source)[0]
-        if stored.get("weights_origin"):  # it is the weights', whatever configuration they are put into
+        if stored.get("weights_origin"):  # the weights keep their origin under any configuration
             config.weights_origin = stored["weights_origin"]
         set_vision_sizes(config, stored_sizes(cls.config_class, pretrained_model_name_or_path, wanted, **source))
         path = pretrained_model_name_or_path
@@ -118,7 +118,7 @@ class IlaPreTrainedModel(FusableModel, CLIPPreTrainedModel):
         return loaded
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
-        """`PreTrainedModel.save_pretrained`; of a model from an exported folder the code is saved, too."""
+        """Call `PreTrainedModel.save_pretrained`, and save the code of a model from an exported folder, too."""
         super().save_pretrained(save_directory, *args, **kwargs)
         if kwargs.get("is_main_process", True) and os.path.isdir(save_directory):
             save_code(self.config, save_directory)

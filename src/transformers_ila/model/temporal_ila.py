@@ -1,11 +1,11 @@
 """The temporal modules that the papers compare, each behind the interface of ILA's own (`alignment_ila.py`).
 
 What is unusual about them:
-- One layer of CLIP stays one layer of CLIP; a module says what changes before its spatial attention sees the tokens,
-  and what after. Everything else, weights included, is the same for all of them.
-- What is new starts silent wherever that is possible (zero-initialised last layers): a tower begins as plain CLIP.
-- Only the modules that need it know the order of frames by positions (`HAS_FRAME_POSITIONS`); shift, GTA and ILA have
-  it in their structure, average has none.
+- A layer of CLIP stays a layer of CLIP. A module changes what its spatial attention sees, or what comes out of it;
+  everything else, weights included, is equal for all modules.
+- Wherever possible the last new layer is initialised with 0, so that a tower begins as plain CLIP.
+- Modules that cannot tell the order of frames otherwise add positions (`HAS_FRAME_POSITIONS`). Shift, GTA and ILA
+  have the order in their structure; "average" ignores it.
 
 Complexities are per layer, beyond the spatial attention's O(T h^2 w^2 d), as the paper's Table 15 counts them. What
 a module costs is what it adds to plain frames (37.5 GMACs, 97.7 M parameters) on B/32 with 8 frames, all layers.
@@ -33,13 +33,13 @@ except ImportError:  # only "ata" needs it
 
 
 class TemporalOutput(NamedTuple):
-    """What a module hands to its layer.
+    """The output of a temporal module.
 
-    hidden_states: of the frames, (B, T, L, D); they go on through the layer.
-    tokens: what the spatial attention sees, (B, T, L or more, D); what lies behind the first L is dropped after it.
-        (B, 1, T * L, D) lets all frames see each other.
-    loss: of the alignment, scalar, at least float32; None where nothing is aligned by learning.
-    points: interactive points, (B, T-1, 2, 2): previous/current, x/y; None likewise.
+    hidden_states: the frames, (B, T, L, D), for the layer's residual connections.
+    tokens: the input of the spatial attention, (B, T, L or more, D); the layer drops its results after the first L.
+        With (B, 1, T * L, D) all frames see each other.
+    loss: the alignment loss, a scalar in float32 or better; None for modules without one.
+    points: the interactive points, (B, T-1, 2, 2): previous/current, x/y; None for modules without them.
     """
 
     hidden_states: torch.Tensor
@@ -49,14 +49,14 @@ class TemporalOutput(NamedTuple):
 
 
 class TemporalModule(nn.Module):
-    """What one layer does across frames: nothing, unless one of the two methods is overridden."""
+    """The base of all temporal modules: a layer calls both methods, and a module overrides one of them."""
 
     def forward(self, hidden_states: torch.Tensor, height: int, width: int, **kwargs: Any) -> TemporalOutput:
-        """Before the spatial attention. hidden_states: (B, T, L, D); height * width = L - 1; kwargs: of attentions."""
+        """Run before the spatial attention, on (B, T, L, D) with height * width = L - 1; kwargs go to attentions."""
         return TemporalOutput(hidden_states, hidden_states)
 
     def after_attention(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """Between the spatial attention and the MLP. (B, T, L, D) -> (B, T, L, D)"""
+        """Run between the spatial attention and the MLP: (B, T, L, D) -> (B, T, L, D)."""
         return hidden_states
 
 
@@ -74,8 +74,8 @@ class ZeroLinear(nn.Linear):
 class AverageToken(TemporalModule):
     """One more token per frame, the mean of its patches: Eq. 3a without alignment (Table 4, "Average Pooling").
 
-    It looks at no other frame; it tells what ILA's token gains by its mask. O(T h w d).
-    Costs 0.2 GMACs, no parameters.
+    It looks at no other frame, and so shows what ILA's token gains by its mask. O(T h w d).
+    It costs 0.2 GMACs and no parameters.
     """
 
     def __init__(self, config: IlaVisionConfig, layer_index: int) -> None:
@@ -91,7 +91,7 @@ class MessageToken(TemporalModule):
 
     The class tokens, through a linear layer, attend to each other over the frames, with a residual connection; what
     each frame gets joins its spatial attention. Equals transformers' `XCLIPVisionModel`. O(T^2 d + T d^2).
-    Costs 0.5 GMACs, 35.5 M parameters.
+    It costs 0.5 GMACs, 35.5 M parameters.
     """
 
     def __init__(self, config: IlaVisionConfig, layer_index: int) -> None:
@@ -142,7 +142,7 @@ class GlobalTemporalAttention(TemporalModule):
     them and adds up; as many heads as groups give D channels again. Pixels are all L tokens, regions are made of the
     N patches; G is divided by the root of N, so that sums do not grow with the picture. W_P, W_R start with 0.
     The matrices are of the configured number of frames and interpolated for another on loading.
-    O(T h w d^2 + T^2 h w d G + T h w d K). Costs 15.6 GMACs, 29.4 M parameters.
+    O(T h w d^2 + T^2 h w d G + T h w d K). It costs 15.6 GMACs, 29.4 M parameters.
     """
 
     def __init__(self, config: IlaVisionConfig, layer_index: int) -> None:
@@ -183,8 +183,7 @@ class GlobalTemporalAttention(TemporalModule):
 class JointAttention(TemporalModule):
     """Every token sees every token of all frames, with the weights of the spatial attention (TimeSformer's "joint").
 
-    Order is known by frame positions. O(T^2 h^2 w^2 d). Costs 2.6 GMACs, no parameters
-    but those.
+    Frame positions give the order. O(T^2 h^2 w^2 d). It costs 2.6 GMACs and no parameters but the positions.
     """
 
     def __init__(self, config: IlaVisionConfig, layer_index: int) -> None:
@@ -214,8 +213,8 @@ class TemporalAttention(nn.Module):
 class DividedAttention(TemporalModule):
     """TimeSformer's divided attention (Bertasius et al. 2021; Figure 3a): over time at each patch, then in space.
 
-    The class tokens, one per frame here as in CLIP, take part in space only. Order is known by frame positions.
-    O(T^2 h w d + T h w d^2). Costs 13.9 GMACs, 35.5 M parameters.
+    The class tokens, one per frame here as in CLIP, take part in space only. Frame positions give the order.
+    O(T^2 h w d + T h w d^2). It costs 13.9 GMACs, 35.5 M parameters.
     """
 
     def __init__(self, config: IlaVisionConfig, layer_index: int) -> None:
@@ -235,7 +234,7 @@ class AlignedAttention(TemporalModule):
     largest (Kuhn-Munkres; Eq. 6, 18), rearranged accordingly from the second frame on (Eq. 3), attended to over time,
     and put back (Eq. 7). `ata_dealignment=False` leaves them rearranged (Table 3 there). Matching has no gradient
     and no parameters; it runs on the CPU, exactly, wherever the model is. O(T h^3 w^3 + T^2 h w d + T h w d^2).
-    Costs 13.9 GMACs, 35.5 M parameters, and the matching, which multiplies nothing.
+    It costs 13.9 GMACs, 35.5 M parameters, and the matching, which multiplies nothing.
     """
 
     def __init__(self, config: IlaVisionConfig, layer_index: int) -> None:
@@ -254,17 +253,17 @@ class AlignedAttention(TemporalModule):
 
 
 def rearranged(patches: torch.Tensor, routes: torch.Tensor) -> torch.Tensor:
-    """Patch `routes[b, t, n]` at place n: (B, T, N, D) and (B, T, N) -> (B, T, N, D)."""
+    """Put patch `routes[b, t, n]` in place n: (B, T, N, D) and (B, T, N) -> (B, T, N, D)."""
     return patches.gather(2, routes[..., None].expand_as(patches))
 
 
 @torch.compiler.disable
 @torch.no_grad()
 def aligned_routes(patches: torch.Tensor) -> torch.Tensor:
-    """Which patch of each frame lies on each route: (B, T, N, D) -> (B, T, N) indices, a permutation for every frame.
+    """Find the patch of each frame on each route: (B, T, N, D) -> (B, T, N) indices, a permutation for every frame.
 
-    Route n starts at patch n of the first frame. Rearranging a frame rearranges its matching with the next one in the
-    same way, so all pairs are matched as they are, and the permutations are then followed along the clip.
+    Route n starts at patch n of the first frame. Neighbouring frames are matched before any rearrangement, and the
+    permutations are then composed along the clip.
 
     Raises:
         ImportError: SciPy is not installed.
@@ -297,4 +296,4 @@ TEMPORAL_MODULES = {
     "gta": GlobalTemporalAttention,
 }
 HAS_FRAME_POSITIONS = ("divided", "joint", "ata")
-NEW_IN_TOWER = (".temporal.", "time_embedding")  # parts of the names of what an image tower does not have
+NEW_IN_TOWER = (".temporal.", "time_embedding")  # parts of the names of weights that an image tower does not have
