@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,15 @@ from transformers import PreTrainedTokenizerBase
 from ..data.class_names import DATA_SETS, class_names, fill_up
 from ..evaluation.report import fingerprint
 from ..files import atomic_folder
-from ..hub import cards
-from ..hub import exporting as hub
+from ..hub.exporting import OWN_FILES, export
+from ..hub.facts import OFFICIAL_RELEASE, OPENAI_CLIP, ModelFacts
 from ..model.configuration_ila import IlaConfig
 from ..model.modeling_ila import IlaForVideoClassification
 from ..model.processing_ila import IlaProcessor
 from ..model.video_processing_ila import IlaVideoProcessor
 from .checkpoint_files import CheckpointFile, read_checkpoint
-from .published import RELEASED_OUTPUTS, published_like, released_processor
+from .published import RELEASED_OUTPUTS, released_processor
+from .released_cards import released_facts
 from .state_dicts import StateDict, convert_state_dict, to_released_state_dict
 from .tokenizer import CLIP_TOKENIZER, read_tokenizer
 
@@ -71,7 +72,7 @@ def convert_checkpoint(
     config, tensors = convert_state_dict(file.state_dict)
     released = config.vision_config.alignment_fusion == "residual"
     foreign = released and not own_weights
-    config.weights_origin = cards.OFFICIAL_RELEASE if foreign else None
+    config.weights_origin = OFFICIAL_RELEASE if foreign else None
     source = labels if labels is not None else default_labels(config, file.settings) if released else None
     names = None if source is None else _names_for(config, source)
     trained_on = _classes_of(file.settings)
@@ -83,9 +84,9 @@ def convert_checkpoint(
     model = _build(config, tensors, names, text)
     video_processor = released_processor(config) if released else IlaVideoProcessor.for_model(config)
     processor = video_processor if text is None else IlaProcessor(video_processor, text)
-    card = _card(file, model, video_processor, output.resolve().name, released=released, own=own_weights)
-    with atomic_folder(output, stale=hub.OWN_FILES) as draft:
-        hub.export(model, processor, draft, card=card)
+    facts = _facts(file, model, output.resolve().name, released=released, own=own_weights)
+    with atomic_folder(output, stale=OWN_FILES) as draft:
+        export(model, processor, draft, facts=facts)
         verified = _verify(file, tensors, model, draft) if verify else ()
     return Conversion(model, processor, None if source is None else str(source), verified)
 
@@ -143,38 +144,14 @@ def _build(
     return model
 
 
-def _card(
-    file: CheckpointFile,
-    model: IlaForVideoClassification,
-    processor: IlaVideoProcessor,
-    name: str,
-    *,
-    released: bool,
-    own: bool,
-) -> Any:
+def _facts(
+    file: CheckpointFile, model: IlaForVideoClassification, name: str, *, released: bool, own: bool
+) -> ModelFacts:
+    """What the folder's card states; the fingerprint says whose the results are."""
     if not released:
-        return cards.model_card(model.config, processor, name=name, weights=cards.CLIP_WEIGHTS)
-    published = None if own else published_like(model.config)
-    notes = []
-    if published is not None:
-        notes += [
-            cards.PUBLISHED_NOTE,
-            "Shapes and classes say which variant this is, not that it is the same training.",
-        ]
-        notes += [cards.paper_cost_note(published)]
-    if file.max_accuracy is not None:
-        notes += [cards.recorded_note(file.max_accuracy)]
-    return cards.model_card(
-        model.config,
-        processor,
-        name=name,
-        title=None if published is None else published.title,
-        results=[] if published is None else cards.published_results(published),
-        results_note=" ".join(notes),
-        weights=cards.weights_of(model.config),
-        fingerprint=fingerprint(model) if notes else None,
-        in_index=False,
-    )
+        return ModelFacts(model_id=name, origin=OPENAI_CLIP)
+    facts = replace(released_facts(model.config, file.max_accuracy, own_weights=own), model_id=name)
+    return replace(facts, fingerprint=fingerprint(model) if facts.claims_results else None)
 
 
 @torch.no_grad()

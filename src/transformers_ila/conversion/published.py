@@ -1,6 +1,6 @@
 """The ten published checkpoints: what each one is, what it was trained on, and what the paper reports for it.
 
-The weights have no licence and are not distributed here; `scripts/convert.py` reads the files their users have.
+The weights have no licence and are not distributed here; `ila convert` reads the files their users have.
 """
 
 from dataclasses import dataclass
