@@ -11,7 +11,7 @@ from huggingface_hub import ModelCard
 
 from support.evaluation_models import LABELS, make_model
 from support.paths import ROOT
-from transformers_ila import IlaVideoProcessor
+from transformers_ila import IlaForVideoClassification, IlaVideoProcessor
 from transformers_ila.cli import card as make_model_cards
 from transformers_ila.cli.main import run_verb
 from transformers_ila.conversion.published import PUBLISHED, released_processor
@@ -518,3 +518,88 @@ def test_reports_of_other_models_and_no_reports(folder, reports, capsys, tmp_pat
         printed = capsys.readouterr()
         assert printed.err.startswith("ila card: error: ") and printed.err.count("\n") == 1
     assert (folder / "README.md").read_text() == before
+
+
+# -- what a folder's card keeps, and what its user says --------------------------------------------------------------
+
+
+@pytest.fixture
+def loads(monkeypatch):
+    """The types in which weights were loaded."""
+    types = []
+    load = IlaForVideoClassification.from_pretrained.__func__
+
+    def counted(cls, *args, **kwargs):
+        types.append(kwargs.get("dtype"))
+        return load(cls, *args, **kwargs)
+
+    monkeypatch.setattr(IlaForVideoClassification, "from_pretrained", classmethod(counted))
+    return types
+
+
+def test_weights_are_loaded_once_for_each_type(folder, reports, loads, monkeypatch):
+    half = copy.deepcopy(reports["plain"])
+    half["model"]["dtype"] = "bfloat16"
+    with pytest.raises(ValueError, match="has other weights or class names"):
+        card_of_folder(folder, [reports["plain"], reports["plain"], half])
+    assert loads == ["auto", torch.bfloat16]
+    loads.clear()
+    (folder / "README.md").write_text(str(card_of_folder(folder, [reports["plain"], reports["fault"]])))
+    assert loads == ["auto"]
+    loads.clear()
+    monkeypatch.setattr(checking, "_try", lambda *_: {})
+    (folder / "tokenizer.json").write_text("{}")
+    checking.check_folder(folder)
+    assert loads == ["auto"]
+
+
+def test_nothing_is_loaded_for_what_cannot_be(folder, reports, loads):
+    other = {**reports["plain"], "protocol": {**reports["plain"]["protocol"], "frames_per_clip": 9}}
+    for arguments, options in (([other], {}), ([{}], {}), ([], {"license": "My licence"})):
+        with pytest.raises(ValueError):
+            card_of_folder(folder, arguments, **options)
+    (folder / "README.md").write_text("---\nila: 3\n---\n")
+    with pytest.raises(ValueError, match="under the key `ila`"):
+        card_of_folder(folder)
+    assert not loads
+
+
+def test_a_licence_by_the_command(folder, reports, capsys):
+    """It is added to what the card says; without reports the measured results stay."""
+    (folder / "README.md").write_text(str(card_of_folder(folder, [reports["plain"]])))
+    before = ModelCard.load(folder / "README.md")
+    assert "Nobody has stated a licence" in before.text
+    assert make_model_cards.main(["--model", str(folder), "--license", "apache-2.0"]) == 0
+    after = ModelCard.load(folder / "README.md")
+    assert after.data.license == "apache-2.0" and "the weights are apache-2.0." in sections(after)["Licence"]
+    assert {**sections(after), "Licence": ""} == {**sections(before), "Licence": ""}
+    assert read_facts(after) == dataclasses.replace(read_facts(before), license="apache-2.0")
+    assert card_of_folder(folder, [reports["fault"]]).data.license == "apache-2.0"
+    capsys.readouterr()
+    for value in ("other", "Apache 2.0", ""):
+        assert make_model_cards.main(["--model", str(folder), "--license", value]) == 2
+        assert "must be an identifier of the Hub's list" in capsys.readouterr().err
+
+
+def test_a_licence_that_only_the_authors_can_give(folder, model, processor):
+    facts = ModelFacts(model_id="mine", origin=OFFICIAL_RELEASE)
+    (folder / "README.md").write_text(str(model_card(model.config, processor, facts)))
+    with pytest.raises(ValueError, match="cannot be 'mit': .* nobody granted a licence.* at the head of README.md"):
+        card_of_folder(folder, license="mit")
+    config = copy.deepcopy(model.config)
+    config.weights_origin = OFFICIAL_RELEASE
+    granted = model_card(config, processor, ModelFacts(license="mit"))  # as they write it themselves
+    assert granted.data.license == "mit" and "whoever wrote this card states mit" in granted.text
+    assert BATCH_STATISTICS in granted.text and RELEASED_ORIGIN in granted.text
+
+
+def test_results_of_an_earlier_card_stay_with_their_weights(folder, reports):
+    """Cards before there were facts say whose their results are in a comment."""
+    found = reports["plain"]["model"]["fingerprint"]
+    earlier = (ROOT / "tests" / "hub" / "earlier_cards" / "measured.md").read_text()
+    (folder / "README.md").write_text(re.sub("weights [0-9a-f]{64}", f"weights {found}", earlier))
+    card = card_of_folder(folder)
+    assert sections(card)["Results"] == re.sub("\n\n<!--.*", "", sections(ModelCard(earlier))["Results"])
+    assert card.data.eval_results == ModelCard(earlier).data.eval_results and read_facts(card).fingerprint == found
+    (folder / "README.md").write_text(earlier)  # of other weights
+    assert NOBODY in card_of_folder(folder).text

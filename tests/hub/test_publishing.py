@@ -539,6 +539,7 @@ def test_script(hub, checked, other, monkeypatch, capsys):
     listed = {line[2]: float(line[0]) for line in lines if len(line) == 3 and line[1] == "MB"}
     assert listed == {name: round(size / 1e6, 3) for name, size in checked.files.items()}
     assert f"in {len(checked.files)} files" in printed and "Licence in the card: none." in printed
+    assert f"`ila card --model {checked.folder} --license apache-2.0` states one" in printed
 
     url = f"{hub.endpoint}/{ID}"
     assert run("a", "--private")[1].endswith(f"Published: {url}\n") and hub.repositories[ID].private
@@ -587,7 +588,7 @@ def test_weights_without_a_licence_stay_private(hub, checked, tmp_path):
     card = type(checked.card)("---\nlicense: other\nlicense_name: none-granted\n---\n# A\n")
     unlicensed = dataclasses.replace(checked, card=card)
     for options in ({}, {"create_pr": True}, {"revision": "v2"}, {"update": True}):
-        refused("nobody granted a licence .*--private", unlicensed, ID, **options)
+        refused("nobody granted a licence .*--private.* writes it as `license` .*README.md", unlicensed, ID, **options)
     assert not hub.requests and ID not in hub.repositories
     publish(unlicensed, ID, private=True)
     assert hub.repositories[ID].private

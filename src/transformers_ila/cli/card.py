@@ -30,7 +30,7 @@ class CardOptions:
     def __post_init__(self) -> None:
         """Raise a ValueError for options that need --model, or for files that are not there."""
         for name, value in (("--reports", self.reports), ("--license", self.license)):
-            if value and self.model is None:
+            if value not in (None, []) and self.model is None:
                 raise ValueError(f"{name} needs --model, the exported folder that it is about.")
         if self.model is not None and not (Path(self.model) / "config.json").is_file():
             raise ValueError(f"--model must be an exported folder; there is no config.json in {self.model!r}.")

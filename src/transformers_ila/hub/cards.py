@@ -6,7 +6,7 @@ A card holds no accuracy that nobody measured or published, and says beside each
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers.image_utils import PILImageResampling
@@ -152,14 +152,14 @@ def model_card(
     weights = describe_weights(config, facts)
     data_notes = [f"- {facts.data_note}"] if facts.data_note else []
     model_name = (facts.model_id or NO_NAME).rstrip("/").rpartition("/")[2]
+    metadata: dict[str, Any] = {**weights.metadata, FACTS_KEY: facts_to_metadata(facts) or None}
     data = ModelCardData(
-        **weights.metadata,
         library_name="transformers",
         pipeline_tag="video-classification",
         tags=["ila", "video-classification", _tower(config).lower(), "custom_code"],
         model_name=model_name,
         eval_results=_eval_results(facts.results if in_index else facts.measured) or None,
-        **{FACTS_KEY: facts_to_metadata(facts) or None},
+        **metadata,
     )
     return ModelCard.from_template(
         data,
