@@ -89,7 +89,7 @@ class Weights(NamedTuple):
 
     origin: str
     licence: str
-    metadata: Mapping[str, str]  # license, license_name, license_link
+    metadata: Mapping[str, Any]  # license, license_name, license_link
     limits: Sequence[str] = ()
 
 
@@ -125,7 +125,7 @@ def describe_weights(config: IlaConfig, facts: ModelFacts) -> Weights:
     return Weights(origin, licence, metadata)
 
 
-def _released_weights(config: IlaConfig, facts: ModelFacts, stated: Mapping[str, str]) -> Weights:
+def _released_weights(config: IlaConfig, facts: ModelFacts, stated: Mapping[str, Any]) -> Weights:
     """Of the published checkpoints, of others that the release's code trained, and of what began as these."""
     limits = ["The released network is not the one that the paper's equations describe, and costs more."]
     limits.append(BATCH_STATISTICS if config.classification_head == "text" else NO_BATCH_STATISTICS)
