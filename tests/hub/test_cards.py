@@ -240,9 +240,9 @@ def test_published_cards_have_the_papers_numbers(published, checkpoint):
     for result in (top1, top5):
         assert (result.dataset_name, result.task_type) == (data_set.title, "video-classification")
         assert f"(published), {protocol}" in result.metric_name
-        assert result.source_name == f"published: the paper's Table {data_set.table}"
+        assert result.source_name == f"published: the paper's Table {checkpoint.table}"
         assert result.source_url.startswith("https://")
-    origin = f"published: the paper's Table {data_set.table}"
+    origin = f"published: the paper's Table {checkpoint.table}"
     assert rows(sections(card)["Results"]) == [
         [data_set.title, "Top-1 accuracy", f"{checkpoint.top1:.1f} %", protocol, "not stated", origin],
         [data_set.title, "Top-5 accuracy", f"{checkpoint.top5:.1f} %", protocol, "not stated", origin],

@@ -23,6 +23,13 @@ RELEASED_PREPROCESSING: dict[str, Any] = {
 }
 
 
+PAPER_TABLES = {"kinetics400": 1, "ssv2": 2}
+HEADS: dict[str, dict[str, Any]] = {  # fields of IlaConfig
+    "kinetics400": {"classification_head": "text"},
+    "ssv2": {"classification_head": "linear", "alignment_conv": "standard"},
+}
+
+
 @dataclass(frozen=True)
 class PublishedCheckpoint:
     """One row of the paper's Table 1 or 2; accuracies in percent of its protocol, 4 clips x 3 crops."""
@@ -45,9 +52,14 @@ class PublishedCheckpoint:
     def title(self) -> str:
         return f"ILA-{self.size}, {self.num_frames} frames, {DATA_SETS[self.data_set].title}"
 
+    @property
+    def table(self) -> int:
+        """The paper's table that the accuracies stand in."""
+        return PAPER_TABLES[self.data_set]
+
     def config(self, **fields: Any) -> IlaConfig:
         """Of the released network; `fields` win: `alignment_fusion="mi_token"` gives the paper's."""
-        head = DATA_SETS[self.data_set].head
+        head = HEADS[self.data_set]
         labels = class_names(self.data_set)
         if head["classification_head"] == "linear":
             labels = fill_up(labels, RELEASED_OUTPUTS)

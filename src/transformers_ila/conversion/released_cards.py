@@ -36,7 +36,7 @@ def published_facts(checkpoint: PublishedCheckpoint) -> ModelFacts:
             protocol=describe_views(clips, crops, checkpoint.num_frames),
             counts="not stated",
             origin="published",
-            source=f"the paper's Table {data_set.table}",
+            source=f"the paper's Table {checkpoint.table}",
             source_url=RELEASE,
             note=note,
         )

@@ -3,26 +3,22 @@
 import csv
 import json
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """A data set of the paper, and the form its checkpoints have."""
+    """A data set of the paper."""
 
     title: str
     num_labels: int
-    table: int  # of the paper
-    head: Mapping[str, Any]  # fields of IlaConfig
 
 
 DATA_SETS: dict[str, DataSet] = {
-    "kinetics400": DataSet("Kinetics-400", 400, 1, {"classification_head": "text"}),
-    "ssv2": DataSet("Something-Something V2", 174, 2, {"classification_head": "linear", "alignment_conv": "standard"}),
+    "kinetics400": DataSet("Kinetics-400", 400),
+    "ssv2": DataSet("Something-Something V2", 174),
 }
 HEADER_WORDS = {"id", "name", "label", "class", "index", "category"}
 UNUSED = "unused output "  # and its number: the name of an output that no class was trained for
