@@ -30,7 +30,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Conversion:
-    """What was converted. labels: where the class names are from; None if there are none yet."""
+    """What `convert_checkpoint` made.
+
+    model, processor: as they are in the folder.
+    labels: the source of the class names; None if there are none yet.
+    verified: what the verification found, a sentence each.
+    """
 
     model: IlaForVideoClassification
     processor: IlaProcessor | IlaVideoProcessor
@@ -52,7 +57,7 @@ def convert_checkpoint(
     Args:
         checkpoint: a released `.pth`, or OpenAI's CLIP as a state dict or TorchScript archive. No pickle is executed.
         output: the folder to write; it must not exist, or be empty. It appears when everything is in it.
-        labels: "kinetics400", "ssv2" or a file (`checkpoints.class_names`). By default a released file with text
+        labels: "kinetics400", "ssv2" or a file that `data.class_names` reads. By default a released file with text
             head is taken for Kinetics-400, one with a linear head of 174 or of the release's 400 outputs for
             Something-Something V2.
         tokenizer: of the text head: a CLIP folder or Hub id, or a vocabulary file (`read_tokenizer`).
@@ -92,7 +97,7 @@ def convert_checkpoint(
 
 
 def default_labels(config: IlaConfig, settings: Mapping[str, Any]) -> str | None:
-    """The data set that a released checkpoint without given labels is taken for.
+    """Name the data set that a released checkpoint is taken for if no labels are given; None if it cannot be told.
 
     Raises:
         ValueError: settings that speak of another number of classes than it has.
@@ -109,7 +114,7 @@ def default_labels(config: IlaConfig, settings: Mapping[str, Any]) -> str | None
 
 
 def _classes_of(settings: Mapping[str, Any]) -> int | None:
-    """How many the file says it was trained on."""
+    """Return how many classes the file says it was trained on; None if it does not say."""
     data = settings.get("DATA")
     classes = data.get("NUM_CLASSES") if isinstance(data, Mapping) else None
     return classes if isinstance(classes, int) else None
@@ -147,7 +152,7 @@ def _build(
 def _facts(
     file: CheckpointFile, model: IlaForVideoClassification, name: str, *, released: bool, own: bool
 ) -> ModelFacts:
-    """What the folder's card states; the fingerprint says whose the results are."""
+    """Collect what the folder's card states; the fingerprint says which weights the results belong to."""
     if not released:
         return ModelFacts(model_id=name, origin=OPENAI_CLIP)
     facts = replace(released_facts(model.config, file.max_accuracy, own_weights=own), model_id=name)

@@ -15,7 +15,7 @@ SAME_SHAPES = "Shapes and classes say which variant this is, not that it is the 
 
 
 def published_card(checkpoint: PublishedCheckpoint) -> ModelCard:
-    """The card of a published checkpoint, for those who convert it."""
+    """Make the card of a published checkpoint, for those who convert it."""
     config, facts = checkpoint.config(), published_facts(checkpoint)
     command = f"ila convert --checkpoint FILE --output {checkpoint.name}"
     usage = f"`{checkpoint.name}` is the folder that `{command}` writes from the release's file."
@@ -24,7 +24,7 @@ def published_card(checkpoint: PublishedCheckpoint) -> ModelCard:
 
 
 def published_facts(checkpoint: PublishedCheckpoint) -> ModelFacts:
-    """What the paper states of a checkpoint: its accuracies, cost and data set. It names no split and no numbers."""
+    """Collect the accuracies, the cost and the data set that the paper states; it states neither split nor videos."""
     data_set = DATA_SETS[checkpoint.data_set]
     clips, crops = map(int, PUBLISHED_VIEWS.split("x"))
 
@@ -54,7 +54,7 @@ def published_facts(checkpoint: PublishedCheckpoint) -> ModelFacts:
 
 
 def released_facts(config: IlaConfig, max_accuracy: float | None, *, own_weights: bool) -> ModelFacts:
-    """The facts of a file that the release's code trained.
+    """Collect the facts of a file that the release's code trained.
 
     Args:
         config: of the converted model; its shapes and classes say which published checkpoint it may be.

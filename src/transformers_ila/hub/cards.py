@@ -113,7 +113,7 @@ def _is_released(config: IlaConfig, facts: ModelFacts) -> bool:
 
 
 def describe_weights(config: IlaConfig, facts: ModelFacts) -> Weights:
-    """The sentences on the weights' origin and licence, and the licence in the Hub's terms."""
+    """Describe the weights' origin and licence in sentences, and the licence in the Hub's terms."""
     stated = {"license": facts.license, "license_name": facts.license_name, "license_link": facts.license_link}
     metadata = {key: value for key, value in stated.items() if value is not None}
     if _is_released(config, facts):
@@ -126,7 +126,7 @@ def describe_weights(config: IlaConfig, facts: ModelFacts) -> Weights:
 
 
 def _released_weights(config: IlaConfig, facts: ModelFacts, stated: Mapping[str, Any]) -> Weights:
-    """Of the published checkpoints, of others that the release's code trained, and of what began as these."""
+    """Describe weights that the release's code trained, or that began as such."""
     limits = ["The released network is not the one that the paper's equations describe, and costs more."]
     limits.append(BATCH_STATISTICS if config.classification_head == "text" else NO_BATCH_STATISTICS)
     if len(_class_names(config)) < config.num_labels:
@@ -179,7 +179,7 @@ def model_card(
 
 
 def example(facts: ModelFacts) -> str:
-    """The arguments of the usage example that say what it loads."""
+    """Write the arguments of the usage example that say what it loads."""
     branch = "" if facts.revision is None else f', revision="{facts.revision}"'
     return f'model="{facts.model_id or NO_NAME}"{branch}'
 
@@ -211,7 +211,7 @@ def _summary(config: IlaConfig) -> str:
 
 
 def _results(facts: ModelFacts) -> str:
-    """A table of all results, then the notes on them."""
+    """Write a table of all results, then the notes on them."""
     rows = ["| data set | metric | value | views | videos | origin |", "|---|---|---|---|---|---|"]
     for result in facts.results:
         data_set = result.data_set + (f", {result.split}" if result.split else "")
@@ -229,7 +229,10 @@ def _results(facts: ModelFacts) -> str:
 
 
 def _eval_results(results: Sequence[Result]) -> list[EvalResult]:
-    """The Hub's format has one source, with an address, for all metrics of a data set; each name says the origin."""
+    """Write results in the Hub's format; every metric's name says its origin.
+
+    The format has one source, with an address, for all metrics of a data set, so it is named only if all have one.
+    """
     one_source = all(result.source_url is not None for result in results)
     return [_eval_result(result, with_source=one_source) for result in results]
 
@@ -291,7 +294,7 @@ def _data(config: IlaConfig, processor: IlaVideoProcessor) -> str:
 
 
 def _pixels(processor: IlaVideoProcessor) -> str:
-    """What the processor does to frames, in its order."""
+    """Say what the processor does to frames, in its order."""
     size, crop, steps = dict(processor.size), dict(processor.crop_size), []
     if processor.do_resize:
         to = f"short side to {size['shortest_edge']}" if "shortest_edge" in size else f"to {_sides(size)}"

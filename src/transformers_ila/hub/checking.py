@@ -66,7 +66,7 @@ print(json.dumps(answers[0]))
 
 
 class PublishError(ValueError):
-    """Why nothing was published, or that it is not known; one sentence for the user."""
+    """Nothing was published, or nobody knows whether it was; the message says why in a sentence for the user."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ def _missing_files(folder: Path, files: dict[str, int]) -> list[str]:
 
 
 def _read_object(path: Path, key: str | None = None) -> dict[str, Any]:
-    """A JSON file, or the part under a key of it, empty where there is none."""
+    """Read the object in a JSON file, or the one under a key of it; empty where there is none."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -190,7 +190,7 @@ def _check_licence(folder: Path, facts: ModelFacts) -> None:
 
 
 def _check_results(folder: Path, facts: ModelFacts) -> None:
-    """Load the weights, only where the card says whose its results are."""
+    """Raise a PublishError if the results are of other weights; load the weights only if the card has a fingerprint."""
     if facts.fingerprint is None:
         return
     try:
@@ -205,7 +205,7 @@ def _check_results(folder: Path, facts: ModelFacts) -> None:
 
 
 def _try(folder: Path, video: str | Path | None) -> dict[str, Any]:
-    """The best answer for the clip, from a process that has only Transformers and the folder."""
+    """Return the best answer for the clip, from a process that has only Transformers and the folder."""
     with tempfile.TemporaryDirectory() as place:
         if video is None:
             video = Path(place) / "clip.mp4"
@@ -228,7 +228,7 @@ def _write_clip(path: Path) -> None:
 
 
 def one_line(error: Exception) -> str:
-    """The message of an error on one line, with its class where the message alone would not say what happened."""
+    """Write an error on one line, with its class where the message alone would not say what happened."""
     speaks = isinstance(error, (HfHubHTTPError, ValueError, yaml.YAMLError))
     speaks = speaks and not isinstance(error, json.JSONDecodeError)
     return ("" if speaks else f"{type(error).__name__}: ") + " ".join(str(error).split())[:300]

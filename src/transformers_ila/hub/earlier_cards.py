@@ -17,7 +17,7 @@ RELEASE = "https://github.com/Francis-Rings/ILA"
 
 
 def read_earlier_card(text: str, metadata: Mapping[str, Any], metrics: Mapping[str, str]) -> dict[str, Any]:
-    """The fields of `ModelFacts` that a card's text has, as far as there are any.
+    """Collect the fields of `ModelFacts` that a card's text has.
 
     Args:
         text: the card without its metadata.
@@ -55,7 +55,7 @@ def _title(text: str) -> str | None:
 
 
 def _data_note(text: str) -> str:
-    """The sentence in front of what every card says of its classes."""
+    """Find the sentence in front of what every card says of its classes."""
     lines = [line for line in _section(text, "Data, decoder and preprocessing") if line.startswith("- ")]
     return lines[0].removeprefix("- ") if lines and not lines[0].startswith("- Classes: ") else ""
 
@@ -78,7 +78,7 @@ def _result(row: list[str], metadata: Mapping[str, Any], metrics: Mapping[str, s
 
 
 def _values(metadata: Mapping[str, Any], title: str, origin: str) -> list[float]:
-    """The metadata's values of this metric, which have a digit more."""
+    """List the values that the metadata have for a metric; they have one digit more than the text."""
     results = [result for model in metadata.get("model-index", []) for result in model.get("results", [])]
     metrics = [metric for result in results for metric in result.get("metrics", [])]
     return [metric["value"] for metric in metrics if str(metric.get("name", "")).startswith(f"{title} ({origin})")]

@@ -101,16 +101,16 @@ class ModelFacts:
 
     @property
     def claims_results(self) -> bool:
-        """Whether the facts say anything of how good the model is."""
+        """Whether the facts say anything about how good the model is."""
         return bool(self.results) or self.recorded_accuracy is not None or self.fingerprint is not None
 
     def are_of(self, fingerprint: str) -> bool:
-        """Whether the results belong to the weights of this fingerprint; without a stated one they are believed to."""
+        """Return whether the results are of the weights of this fingerprint; True if nobody stated whose they are."""
         return self.fingerprint in (None, fingerprint)
 
 
 def facts_to_metadata(facts: ModelFacts) -> dict[str, Any]:
-    """The facts for the key `ila` of a card's metadata, without empty fields and without the licence."""
+    """Write the facts for the key `ila` of a card's metadata, without empty fields and without the licence."""
     fields = {key: value for key, value in asdict(facts).items() if key not in LICENCE_KEYS}
     return _without_empty({**fields, "results": [_without_empty(result) for result in fields["results"]]})
 
@@ -139,7 +139,7 @@ def read_facts(card: RepoCard) -> ModelFacts:
 
 
 def describe_views(clips: int, crops: int, frames: int) -> str:
-    """A protocol in words, such as "4 clips x 3 crops, 8 frames each"."""
+    """Write a protocol in words, such as "4 clips x 3 crops, 8 frames each"."""
     plural = ["" if number == 1 else "s" for number in (clips, crops)]
     return f"{clips} clip{plural[0]} x {crops} crop{plural[1]}, {frames} frames each"
 

@@ -114,7 +114,7 @@ def check_destination(repo_id: str, *, create_pr: bool = False, revision: str | 
 
 
 def _check_writer(api: HfApi, repo_id: str, *, create_pr: bool) -> None:
-    """The client takes others' public repositories for its own until the upload begins."""
+    """Raise a PublishError if the token's user cannot write there; the client would notice when the upload begins."""
     user = api.whoami()
     owner = repo_id.partition("/")[0]
     own = [user["name"], *(organisation["name"] for organisation in user.get("orgs", []))]
@@ -125,7 +125,7 @@ def _check_writer(api: HfApi, repo_id: str, *, create_pr: bool) -> None:
 
 
 def _files_there(api: HfApi, repo_id: str, *, private: bool) -> list[str] | None:
-    """What the repository's main branch holds; None if there is no such repository."""
+    """List the files of the repository's main branch; None if there is no such repository."""
     try:
         info = api.model_info(repo_id)
     except RepositoryNotFoundError:
@@ -150,13 +150,13 @@ def _additions(checked: CheckedFolder, repo_id: str, branch: str | None) -> list
 
 
 def published_card_text(checked: CheckedFolder, repo_id: str, branch: str | None = None) -> str:
-    """The card with a usage example that loads the repository, or a branch of it."""
+    """Write the card with a usage example that loads the repository, or a branch of it."""
     text = (checked.folder / "README.md").read_bytes().decode("utf-8-sig")
     card = RepoCard(text)
     facts = read_facts(card)
     there = replace(facts, model_id=repo_id, revision=branch)
     if FACTS_KEY not in card.data:
-        return text.replace(example(facts), example(there))
+        return text if facts.model_id is None else text.replace(example(facts), example(there))
     stored = {**card.data[FACTS_KEY], "model_id": repo_id, "revision": branch}
     card.data[FACTS_KEY] = {key: value for key, value in stored.items() if value is not None}
     card.text = card.text.replace(example(facts), example(there))
@@ -164,7 +164,7 @@ def published_card_text(checked: CheckedFolder, repo_id: str, branch: str | None
 
 
 def _deletions(checked: CheckedFolder, existing: Iterable[str]) -> list[CommitOperationDelete]:
-    """What an earlier export left there and is not in the folder: it would be loaded with the new files."""
+    """List the files of an earlier export that the folder has not: they would be loaded with the new ones."""
     existing = list(existing)
     if "modeling_ila.py" not in existing:  # nothing there is an export's
         return []
@@ -173,7 +173,7 @@ def _deletions(checked: CheckedFolder, existing: Iterable[str]) -> list[CommitOp
 
 
 def _is_there(api: HfApi, repo_id: str, revision: str, operations: Sequence[Any]) -> bool:
-    """Whether nothing is left to do."""
+    """Return whether the revision is as the operations would make it."""
     entries = {entry.path: entry for entry in api.list_repo_tree(repo_id, revision=revision)}
     return all(
         operation.path_in_repo not in entries
@@ -195,7 +195,7 @@ def _same_content(addition: CommitOperationAdd, entry: Any) -> bool:
 def _commit(
     api: HfApi, repo_id: str, operations: Sequence[Any], *, message: str, create_pr: bool, branch: str | None
 ) -> str | None:
-    """The pull request's URL, if there is one. What became of a commit whose answer is lost is looked up."""
+    """Commit, look up what became of it if the answer is lost, and return the pull request's URL if there is one."""
     try:
         return api.create_commit(
             repo_id, operations, commit_message=message, create_pr=create_pr, revision=branch
@@ -252,6 +252,6 @@ def _status(error: Exception) -> int | None:
 
 
 def _may_succeed_later(error: Exception) -> bool:
-    """No answer, or one that is not about the request."""
+    """Return whether there was no answer, or one that is not about the request."""
     status = _status(error)
     return status is None or status >= 500 or status in (408, 429)

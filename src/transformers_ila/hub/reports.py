@@ -59,7 +59,7 @@ def card_of_folder(
 
 
 def measured_results(report: Mapping[str, Any]) -> list[Result]:
-    """The accuracies of a report of `evaluate`; of its first one the note says what the order of frames changes.
+    """Read the accuracies of a report of `evaluate`; a note on the first says what other orders of frames give.
 
     Raises:
         ValueError: no such report, or one without an evaluated video.
@@ -99,7 +99,7 @@ def measured_results(report: Mapping[str, Any]) -> list[Result]:
 
 
 def _reliance_note(report: Mapping[str, Any], result: Result) -> str:
-    """A sentence on the metric for other orders of the frames; empty where that was not measured."""
+    """Write a sentence on the metric for other orders of the frames; empty where they were not measured."""
     measured = report.get("temporal_reliance")
     if measured is None:
         return ""
