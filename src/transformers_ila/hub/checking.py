@@ -190,7 +190,7 @@ def _check_licence(folder: Path, facts: ModelFacts) -> None:
 
 
 def _check_results(folder: Path, facts: ModelFacts) -> None:
-    """Raise a PublishError if the results are of other weights; load the weights only if the card has a fingerprint."""
+    """Raise a PublishError if the results are of other weights; load these only if the card has a fingerprint."""
     if facts.fingerprint is None:
         return
     try:

@@ -129,7 +129,7 @@ def export(
 
 
 def _card_stays(folder: Path, draft: Path) -> bool:
-    """Return whether the folder's card is true of the model in `draft`: of its classes and, if it has results, weights."""
+    """Return whether the folder's card is true of the model in `draft`: of its classes and, with results, weights."""
     if not (folder / "README.md").is_file():
         return False
     try:
