@@ -24,12 +24,14 @@ from support.release_files import save_evil, save_release
 from support.released_models import SHARED, WIDE_TEXT, WIDE_VISION, openai_state_dict, published_shapes, released_model
 from transformers_ila import IlaForVideoClassification, IlaProcessor, IlaVideoProcessor
 from transformers_ila.cli import convert
+from transformers_ila.cli.main import run_verb
 from transformers_ila.conversion.convert import convert_checkpoint, default_labels
 from transformers_ila.conversion.state_dicts import to_released_state_dict
 from transformers_ila.conversion.tokenizer import read_tokenizer
 from transformers_ila.data.class_names import class_names, fill_up
-from transformers_ila.hub.cards import BATCH_STATISTICS, NO_BATCH_STATISTICS, UNUSED_OUTPUTS, card_of_folder
+from transformers_ila.hub.cards import BATCH_STATISTICS, NO_BATCH_STATISTICS, UNUSED_OUTPUTS
 from transformers_ila.hub.exporting import export
+from transformers_ila.hub.reports import card_of_folder
 from transformers_ila.motionbench.tasks import make_videos
 from transformers_ila.video_writing import write_mp4
 
@@ -666,7 +668,8 @@ def test_files_that_do_not_convert(tmp_path, ssv2, merges):
 
 def test_the_script_says_what_is_wrong(tmp_path, files, capsys):
     def run(**arguments):
-        code = convert.run(convert.ConvertArguments(**{"output": str(tmp_path / "out"), **arguments}))
+        options = {"output": str(tmp_path / "out"), **arguments}
+        code = run_verb(convert, [part for name, value in options.items() for part in (f"--{name}", value)])
         captured = capsys.readouterr()
         assert captured.out == "" and captured.err.startswith("ila convert: error: ")
         assert len(captured.err.splitlines()) == 1
@@ -687,8 +690,7 @@ def test_the_script_says_what_is_wrong(tmp_path, files, capsys):
 
 
 def test_the_script_without_verification(tmp_path, files, capsys):
-    arguments = convert.ConvertArguments(checkpoint=str(files["ssv2"]), output=str(tmp_path / "out"))
-    assert convert.run(arguments) == 0
+    assert convert.run(convert.ConvertOptions(checkpoint=str(files["ssv2"]), output=str(tmp_path / "out"))) == 0
     assert capsys.readouterr().out.splitlines()[1:] == [
         "Classes: 400, names from ssv2.",
         f"Written: {tmp_path / 'out'}",

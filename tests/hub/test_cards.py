@@ -1,6 +1,7 @@
 """Model cards: valid, complete, and without a number that nobody published or measured."""
 
 import copy
+import dataclasses
 import json
 import re
 
@@ -10,32 +11,28 @@ from huggingface_hub import ModelCard
 
 from support.evaluation_models import LABELS, make_model
 from support.paths import ROOT
-from transformers_ila import IlaVideoProcessor
+from transformers_ila import IlaForVideoClassification, IlaVideoProcessor
 from transformers_ila.cli import card as make_model_cards
 from transformers_ila.cli.main import run_verb
 from transformers_ila.conversion.published import PUBLISHED, released_processor
+from transformers_ila.conversion.released_cards import published_card, published_facts
 from transformers_ila.cost import count
 from transformers_ila.data.annotations import read_annotations
 from transformers_ila.data.class_names import DATA_SETS
 from transformers_ila.evaluation.evaluator import evaluate
-from transformers_ila.hub import publishing
+from transformers_ila.hub import checking
 from transformers_ila.hub.cards import (
     BATCH_STATISTICS,
     CITATION,
-    CLIP_WEIGHTS,
-    METRICS,
+    CLIP_ORIGIN,
     NO_BATCH_STATISTICS,
-    RESULTS_OF,
+    RELEASED_ORIGIN,
     UNUSED_OUTPUTS,
-    card_of_folder,
-    measured_results,
     model_card,
-    published_card,
-    published_results,
-    released_weights,
-    results_are_of,
 )
 from transformers_ila.hub.exporting import export
+from transformers_ila.hub.facts import METRICS, OFFICIAL_RELEASE, OPENAI_CLIP, ModelFacts, read_facts
+from transformers_ila.hub.reports import card_of_folder, measured_results
 from transformers_ila.motionbench.tasks import write_folder
 from transformers_ila.version import __version__
 
@@ -106,19 +103,28 @@ def cards(published, model, processor, reports):
     return Made(
         {
             **{name: lambda card=card: card for name, card in published.items()},
-            "nothing measured": lambda: model_card(config, processor, name="user/tiny"),
-            "clip": lambda: model_card(config, processor, name="clip", weights=CLIP_WEIGHTS),
+            "nothing measured": lambda: model_card(config, processor, ModelFacts(model_id="user/tiny")),
+            "clip": lambda: model_card(config, processor, ModelFacts(origin=OPENAI_CLIP)),
             "release": lambda: model_card(
-                residual, processor, name="a", title="A", weights=released_weights(residual)
+                residual, processor, ModelFacts(model_id="a", title="A", origin=OFFICIAL_RELEASE)
             ),
-            "linear": lambda: model_card(linear, processor, name="b"),
-            "plain": lambda: model_card(config, processor, name="c", results=measured_results(reports["plain"])),
-            "fault": lambda: model_card(residual, processor, name="d", results=measured_results(reports["fault"])),
+            "linear": lambda: model_card(linear, processor, ModelFacts(model_id="b")),
+            "plain": lambda: model_card(
+                config, processor, ModelFacts(model_id="c", results=measured_results(reports["plain"]))
+            ),
+            "fault": lambda: model_card(
+                residual, processor, ModelFacts(model_id="d", results=measured_results(reports["fault"]))
+            ),
             "both": lambda: model_card(
                 first.config(),
                 released_processor(first.config()),
-                name=first.name,
-                results=[*published_results(first), *measured_results(kinetics)],
+                ModelFacts(
+                    model_id=first.name,
+                    results=[
+                        *(dataclasses.replace(result, note="") for result in published_facts(first).results),
+                        *measured_results(kinetics),
+                    ],
+                ),
             ),
         }
     )
@@ -281,7 +287,7 @@ def test_published_cards_state_licence_and_faults(published, checkpoint):
     assert (NO_BATCH_STATISTICS in found["Limits"]) == (checkpoint.data_set == "ssv2")
     assert (UNUSED_OUTPUTS in found["Limits"]) == (checkpoint.data_set == "ssv2")
     assert checkpoint.title in card.text and f'model="{checkpoint.name}"' in found["Use it"]
-    assert f"scripts/convert.py --checkpoint FILE --output {checkpoint.name}" in found["Use it"]
+    assert f"`ila convert --checkpoint FILE --output {checkpoint.name}" in found["Use it"]
 
 
 def test_the_cards_of_the_repository_are_these(published):
@@ -330,7 +336,7 @@ def test_published_and_measured_side_by_side(cards):
 
 def test_what_a_report_names_cannot_break_the_table(reports, model, processor):
     report = {**reports["plain"], "data_set": {"name": "a | b\n# c", "split": "x|y"}}
-    card = model_card(model.config, processor, name="a", results=measured_results(report))
+    card = model_card(model.config, processor, ModelFacts(results=measured_results(report)))
     assert [len(row) for row in rows(sections(card)["Results"])] == [6, 6, 6]
     assert list(sections(card)) == SECTIONS and not re.search("^# c", card.text, re.MULTILINE)
     assert ModelCard(str(card)).data.eval_results == card.data.eval_results
@@ -432,7 +438,7 @@ def folder(tmp_path, model, processor):
 
 def test_the_card_of_a_folder_gets_its_reports(folder, reports, capsys, tmp_path):
     (tmp_path / "report.json").write_text(json.dumps(reports["plain"]))
-    arguments = make_model_cards.CardArguments(model=str(folder), reports=[str(tmp_path / "report.json")])
+    arguments = make_model_cards.CardOptions(model=str(folder), reports=[str(tmp_path / "report.json")])
     assert make_model_cards.run(arguments) == 0
     assert capsys.readouterr().out.strip() == str(folder / "README.md")
     card = ModelCard.load(folder / "README.md")
@@ -443,20 +449,20 @@ def test_the_card_of_a_folder_gets_its_reports(folder, reports, capsys, tmp_path
 def test_results_stay_with_their_weights(folder, reports, model, processor):
     """Of other weights they leave the card, and publishing refuses it."""
     card = card_of_folder(folder, [reports["plain"]])
-    found = RESULTS_OF.search(card.text)[1]
-    assert results_are_of(card, found) and found == reports["plain"]["model"]["fingerprint"]
+    facts = read_facts(card)
+    assert facts.fingerprint == reports["plain"]["model"]["fingerprint"] and facts.are_of(facts.fingerprint)
     (folder / "README.md").write_text(str(card))
-    assert publishing._check_results(folder, card) is None
+    assert checking._check_results(folder, facts) is None
     with torch.no_grad():
         other = copy.deepcopy(model)
         other.logit_scale.add_(1e-3)
     other.save_pretrained(folder)
-    with pytest.raises(publishing.PublishError, match="other weights or class names"):
-        publishing._check_results(folder, ModelCard.load(folder / "README.md"))
+    with pytest.raises(checking.PublishError, match="other weights or class names"):
+        checking._check_results(folder, facts)
     with pytest.raises(ValueError, match="other weights or class names"):
         card_of_folder(folder, [reports["plain"]])
     again = card_of_folder(folder)
-    assert NOBODY in again.text and RESULTS_OF.search(again.text) is None
+    assert NOBODY in again.text and not read_facts(again).claims_results
 
 
 @pytest.mark.parametrize(
@@ -473,17 +479,18 @@ def test_results_stay_with_their_weights(folder, reports, model, processor):
 )
 def test_a_card_says_what_the_processor_does(model, fields, expected):
     processor = IlaVideoProcessor.for_model(model.config, **fields)
-    assert expected in model_card(model.config, processor, name="a").text
+    assert expected in model_card(model.config, processor, ModelFacts()).text
 
 
 def test_a_folder_keeps_its_origin_and_licence(folder, model, processor, reports):
-    for weights in (released_weights(model.config), CLIP_WEIGHTS):
-        (folder / "README.md").write_text(str(model_card(model.config, processor, name="user/mine", weights=weights)))
+    for origin, sentence in ((OFFICIAL_RELEASE, RELEASED_ORIGIN), (OPENAI_CLIP, CLIP_ORIGIN)):
+        facts = ModelFacts(model_id="user/mine", origin=origin)
+        (folder / "README.md").write_text(str(model_card(model.config, processor, facts)))
         card = card_of_folder(folder, [reports["plain"]])
         present = ModelCard.load(folder / "README.md")
         assert card.data.license == present.data.license
         assert sections(card)["Licence"] == sections(present)["Licence"]
-        assert weights.origin in card.text and 'model="user/mine"' in card.text
+        assert sentence in card.text and 'model="user/mine"' in card.text
 
 
 def test_reports_of_other_models_and_no_reports(folder, reports, capsys, tmp_path):
@@ -501,6 +508,98 @@ def test_reports_of_other_models_and_no_reports(folder, reports, capsys, tmp_pat
         capsys.readouterr()
         assert run_verb(make_model_cards, ["--model", str(folder), "--reports", str(tmp_path / name)]) == 2
         assert capsys.readouterr().err.startswith("ila card: error: ")
-    assert run_verb(make_model_cards, ["--model", str(tmp_path / "gone")]) == 2
-    assert run_verb(make_model_cards, ["--reports", "a.json"]) == 2
+    for arguments in (
+        ["--model", "gone"],
+        ["--reports", "a.json"],
+        ["--license", "mit"],
+        ["--model", str(folder), "--reports", "gone"],
+    ):
+        assert run_verb(make_model_cards, arguments) == 2
+        printed = capsys.readouterr()
+        assert printed.err.startswith("ila card: error: ") and printed.err.count("\n") == 1
     assert (folder / "README.md").read_text() == before
+
+
+# -- what a folder's card keeps, and what its user says --------------------------------------------------------------
+
+
+@pytest.fixture
+def loads(monkeypatch):
+    """The types in which weights were loaded."""
+    types = []
+    load = IlaForVideoClassification.from_pretrained.__func__
+
+    def counted(cls, *args, **kwargs):
+        types.append(kwargs.get("dtype"))
+        return load(cls, *args, **kwargs)
+
+    monkeypatch.setattr(IlaForVideoClassification, "from_pretrained", classmethod(counted))
+    return types
+
+
+def test_weights_are_loaded_once_for_each_type(folder, reports, loads, monkeypatch):
+    half = copy.deepcopy(reports["plain"])
+    half["model"]["dtype"] = "bfloat16"
+    with pytest.raises(ValueError, match="has other weights or class names"):
+        card_of_folder(folder, [reports["plain"], reports["plain"], half])
+    assert loads == ["auto", torch.bfloat16]
+    loads.clear()
+    (folder / "README.md").write_text(str(card_of_folder(folder, [reports["plain"], reports["fault"]])))
+    assert loads == ["auto"]
+    loads.clear()
+    monkeypatch.setattr(checking, "_try", lambda *_: {})
+    (folder / "tokenizer.json").write_text("{}")
+    checking.check_folder(folder)
+    assert loads == ["auto"]
+
+
+def test_nothing_is_loaded_for_what_cannot_be(folder, reports, loads):
+    other = {**reports["plain"], "protocol": {**reports["plain"]["protocol"], "frames_per_clip": 9}}
+    for arguments, options in (([other], {}), ([{}], {}), ([], {"license": "My licence"})):
+        with pytest.raises(ValueError):
+            card_of_folder(folder, arguments, **options)
+    (folder / "README.md").write_text("---\nila: 3\n---\n")
+    with pytest.raises(ValueError, match="under the key `ila`"):
+        card_of_folder(folder)
+    assert not loads
+
+
+def test_a_licence_by_the_command(folder, reports, capsys):
+    """It is added to what the card says; without reports the measured results stay."""
+    (folder / "README.md").write_text(str(card_of_folder(folder, [reports["plain"]])))
+    before = ModelCard.load(folder / "README.md")
+    assert "Nobody has stated a licence" in before.text
+    assert make_model_cards.main(["--model", str(folder), "--license", "apache-2.0"]) == 0
+    after = ModelCard.load(folder / "README.md")
+    assert after.data.license == "apache-2.0" and "the weights are apache-2.0." in sections(after)["Licence"]
+    assert {**sections(after), "Licence": ""} == {**sections(before), "Licence": ""}
+    assert read_facts(after) == dataclasses.replace(read_facts(before), license="apache-2.0")
+    assert card_of_folder(folder, [reports["fault"]]).data.license == "apache-2.0"
+    capsys.readouterr()
+    for value in ("other", "Apache 2.0", ""):
+        assert make_model_cards.main(["--model", str(folder), "--license", value]) == 2
+        assert "must be an identifier of the Hub's list" in capsys.readouterr().err
+
+
+def test_a_licence_that_only_the_authors_can_give(folder, model, processor):
+    facts = ModelFacts(model_id="mine", origin=OFFICIAL_RELEASE)
+    (folder / "README.md").write_text(str(model_card(model.config, processor, facts)))
+    with pytest.raises(ValueError, match="cannot be 'mit': .* nobody granted a licence.* at the head of README.md"):
+        card_of_folder(folder, license="mit")
+    config = copy.deepcopy(model.config)
+    config.weights_origin = OFFICIAL_RELEASE
+    granted = model_card(config, processor, ModelFacts(license="mit"))  # as they write it themselves
+    assert granted.data.license == "mit" and "whoever wrote this card states mit" in granted.text
+    assert BATCH_STATISTICS in granted.text and RELEASED_ORIGIN in granted.text
+
+
+def test_results_of_an_earlier_card_stay_with_their_weights(folder, reports):
+    """Cards before there were facts say whose their results are in a comment."""
+    found = reports["plain"]["model"]["fingerprint"]
+    earlier = (ROOT / "tests" / "hub" / "earlier_cards" / "measured.md").read_text()
+    (folder / "README.md").write_text(re.sub("weights [0-9a-f]{64}", f"weights {found}", earlier))
+    card = card_of_folder(folder)
+    assert sections(card)["Results"] == re.sub("\n\n<!--.*", "", sections(ModelCard(earlier))["Results"])
+    assert card.data.eval_results == ModelCard(earlier).data.eval_results and read_facts(card).fingerprint == found
+    (folder / "README.md").write_text(earlier)  # of other weights
+    assert NOBODY in card_of_folder(folder).text

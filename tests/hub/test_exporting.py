@@ -4,10 +4,12 @@ import ast
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -23,8 +25,11 @@ from transformers import (
 from support.elsewhere import LABELS, MODEL, Exports, run_elsewhere
 from support.tiny_models import TINY_VISION, byte_tokenizer, tiny_config
 from transformers_ila import IlaConfig, IlaForVideoClassification, IlaModel, IlaProcessor, IlaVideoProcessor
+from transformers_ila.conversion.published import PUBLISHED
+from transformers_ila.conversion.released_cards import published_facts
 from transformers_ila.hub import exporting as hub
 from transformers_ila.hub.exporting import export
+from transformers_ila.hub.facts import ModelFacts, read_facts
 
 
 NEW_LABELS = ["sitting", "running", "waving", "jumping"]
@@ -383,6 +388,30 @@ def test_card_is_kept_unless_one_is_given(place, tmp_path, monkeypatch):
     export(model, processor, ".")
     assert 'model="model"' in (folder / "README.md").read_text()
     assert os.listdir(tmp_path) == ["model"] and set(read(folder)) == set(read(place.root / "linear"))
+
+
+def test_facts_make_the_card(place, tmp_path):
+    """They replace a card that is there; published results are in its text only."""
+    model, processor = place.models["linear"], place.processors["linear"]
+    facts = ModelFacts(title="Mine", license="apache-2.0", results=published_facts(PUBLISHED[0]).results)
+    folder = export(model, processor, tmp_path / "model")
+    export(model, processor, folder, facts=facts)
+    card = ModelCard.load(folder / "README.md")
+    assert read_facts(card) == replace(facts, model_id="model") and card.data.license == "apache-2.0"
+    assert card.data.get("eval_results") is None and "| published: the paper's Table 1 |" in card.text
+    assert not (folder / "README.before.md").exists()
+    export(model, processor, folder)  # the weights are the same
+    assert read_facts(ModelCard.load(folder / "README.md")).title == "Mine"
+    export(changed(place.model("linear")), processor, folder)
+    assert read_facts(ModelCard.load(folder / "README.md")).title is None
+    with pytest.raises(ValueError, match="not both"):
+        export(model, processor, folder, facts=facts, card="# Mine\n")
+    for license, message in (("Apache 2", "must be an identifier"), ("mit", "nobody granted a licence")):
+        released = place.model("linear")
+        released.config.weights_origin = "official_release"
+        with pytest.raises(ValueError, match=message):
+            export(released, processor, tmp_path / "other", facts=ModelFacts(license=license))
+    assert not (tmp_path / "other").exists()
 
 
 # -- errors ----------------------------------------------------------------------------------------------------------

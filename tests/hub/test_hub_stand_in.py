@@ -242,3 +242,19 @@ for revision in ("main", "v2"):
     assert repository.private and len(shards) > 1
     assert {"README.md", "config.json", "model.safetensors.index.json"} < repository.files().keys()
     assert [commit.title for commit in repository.history("v2")] == ["Upload model", "One", "initial commit"]
+
+
+def test_cards_are_checked_in_words(hub: HubStandIn, tmp_path: Path):
+    """`RepoCard.validate` asks for plain text, and knows nothing of keys that are not the Hub's."""
+    code = """
+from huggingface_hub import RepoCard
+for head in ("tags: [a]", "tags: [a]\\nila: {results: [{metric: top1}]}", "tags: a", "- a: ["):
+    try:
+        out.append(RepoCard(f"---\\n{head}\\n---\\n# A\\n").validate())
+    except ValueError as error:
+        out.append(str(error))
+    except Exception as error:
+        out.append(type(error).__name__)
+"""
+    assert client(hub, tmp_path, code) == [None, None, '- Error: "tags" must be of type list.', "ParserError"]
+    assert [request.status for request in hub.sent("POST", "/validate-yaml")] == [200, 200, 400]

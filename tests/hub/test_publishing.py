@@ -21,13 +21,15 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoProcessor, CLIPTokenizer, pipeline
 
 from support.hub_stand_in import GITATTRIBUTES, Answer, HubStandIn
+from support.paths import ROOT, SCRIPTS
 from support.tiny_models import TINY_ILA, save_clip, tiny_config
 from transformers_ila import IlaForVideoClassification, IlaProcessor, IlaVideoProcessor
 from transformers_ila.cli import publish as script
 from transformers_ila.cli.main import run_verb
-from transformers_ila.hub import export as exports
-from transformers_ila.hub import publishing
-from transformers_ila.hub.publishing import CheckedFolder, PublishError, check_folder, publish
+from transformers_ila.hub import checking
+from transformers_ila.hub import exporting as exports
+from transformers_ila.hub.checking import CheckedFolder, PublishError, check_folder
+from transformers_ila.hub.publishing import publish
 from transformers_ila.motionbench.tasks import make_videos
 from transformers_ila.video_writing import write_mp4
 
@@ -35,7 +37,7 @@ from transformers_ila.video_writing import write_mp4
 pytestmark = pytest.mark.slow  # a minute and a half together
 
 
-SCRIPT = Path(script.__file__)
+SCRIPT = SCRIPTS / "publish.py"
 USERS = {"token-me": "me", "token-you": "you"}
 ID = "me/tiny"
 SCORE_TOLERANCE = 1e-6
@@ -98,7 +100,9 @@ def expected(checked: CheckedFolder, repo_id: str = ID, *, branch: str | None = 
     """The files of the repository, or of a branch of it, after publishing."""
     model = f'model="{repo_id}"' + (f', revision="{branch}"' if branch else "")
     files = {name: (checked.folder / name).read_bytes() for name in checked.files}
-    files["README.md"] = files["README.md"].replace(f'model="{checked.folder.name}"'.encode(), model.encode())
+    fact = f"  model_id: {repo_id}\n" + (f"  revision: {branch}\n" if branch else "")
+    card = files["README.md"].decode().replace(f"  model_id: {checked.folder.name}\n", fact)
+    files["README.md"] = card.replace(f'model="{checked.folder.name}"', model).encode()
     return files | NOTHING
 
 
@@ -366,7 +370,7 @@ def test_what_is_wrong_here_is_found_before_anything_changes_there(hub, checked,
     moved = dataclasses.replace(checked, folder=folder)
     card = (folder / "README.md").read_text()
     (folder / "README.md").write_text(card.replace("tags:\n", "tags: tiny\nothers:\n"))
-    refused('does not accept the card: "tags" must be of type list. No file is published', moved, ID)
+    refused('does not accept the card: - Error: "tags" must be of type list. No file is published', moved, ID)
     (folder / "README.md").write_text(card)
     (folder / "modeling_ila.py").unlink()
     refused("No file is published", moved, ID)
@@ -439,7 +443,7 @@ def test_half_made_folders(hub, root, tmp_path, monkeypatch, capsys, name):
     shutil.copytree(root / "sharded", folder)
     change, message = HALF_MADE[name]
     change(folder)
-    monkeypatch.setattr(publishing, "_try", lambda *_: pytest.fail("what is wrong was not found"))
+    monkeypatch.setattr(checking, "_try", lambda *_: pytest.fail("what is wrong was not found"))
     with pytest.raises(PublishError, match=message):
         check_folder(folder)
     assert run_verb(script, [str(folder), "--repo", ID]) == 2
@@ -452,7 +456,7 @@ def test_double_braces_of_a_bibliography_are_none_to_fill_in(root, tmp_path, mon
     folder = tmp_path / "sharded"
     shutil.copytree(root / "sharded", folder)
     edit("README.md", "title     = {Implicit", "title     = {{Implicit")(folder)
-    monkeypatch.setattr(publishing, "_try", lambda *_: {})
+    monkeypatch.setattr(checking, "_try", lambda *_: {})
     assert "{{Implicit" in check_folder(folder).card.text
 
 
@@ -463,7 +467,7 @@ def test_what_is_left_out(hub, checked, root, tmp_path, monkeypatch):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text("secret")
     (folder / "labels.txt").write_text("mine")
-    monkeypatch.setattr(publishing, "_try", lambda *_: {})
+    monkeypatch.setattr(checking, "_try", lambda *_: {})
     more = check_folder(folder)
     assert more.left_out == (".env", "checkpoint-10", "optimizer.pt", "runs", "training_args.bin")
     publish(more, ID)
@@ -521,7 +525,7 @@ def test_folders_that_do_not_work(hub, root, tmp_path, capsys, change, message):
 
 def test_script(hub, checked, other, monkeypatch, capsys):
     """Its options reach `publish`, and all that is uploaded is shown."""
-    monkeypatch.setattr(script, "check_folder", lambda folder, video: {"a": checked, "b": other}[folder])
+    monkeypatch.setattr(checking, "check_folder", lambda folder, video: {"a": checked, "b": other}[folder])
 
     def run(*arguments: str) -> tuple[int, str]:
         code = run_verb(script, [arguments[0], "--repo", ID, *arguments[1:]])
@@ -535,6 +539,7 @@ def test_script(hub, checked, other, monkeypatch, capsys):
     listed = {line[2]: float(line[0]) for line in lines if len(line) == 3 and line[1] == "MB"}
     assert listed == {name: round(size / 1e6, 3) for name, size in checked.files.items()}
     assert f"in {len(checked.files)} files" in printed and "Licence in the card: none." in printed
+    assert f"`ila card --model {checked.folder} --license apache-2.0` states one" in printed
 
     url = f"{hub.endpoint}/{ID}"
     assert run("a", "--private")[1].endswith(f"Published: {url}\n") and hub.repositories[ID].private
@@ -583,7 +588,7 @@ def test_weights_without_a_licence_stay_private(hub, checked, tmp_path):
     card = type(checked.card)("---\nlicense: other\nlicense_name: none-granted\n---\n# A\n")
     unlicensed = dataclasses.replace(checked, card=card)
     for options in ({}, {"create_pr": True}, {"revision": "v2"}, {"update": True}):
-        refused("nobody granted a licence .*--private", unlicensed, ID, **options)
+        refused("nobody granted a licence .*--private.* writes it as `license` .*README.md", unlicensed, ID, **options)
     assert not hub.requests and ID not in hub.repositories
     publish(unlicensed, ID, private=True)
     assert hub.repositories[ID].private
@@ -628,7 +633,7 @@ print("\\n" + json.dumps(out))
 def test_published_and_loaded_by_id(hub, checked, other, root, tmp_path):
     """By the script, for real; then where there is no package and no right to see it, with a token; then offline."""
     command = [sys.executable, SCRIPT, root / "sharded", "--repo", ID, "--private", "--video", root / "clip.mp4"]
-    environment = hub.environment(tmp_path / "home", PYTHONPATH=str(SCRIPT.parents[1] / "src"))
+    environment = hub.environment(tmp_path / "home", PYTHONPATH=str(ROOT / "src"))
     run = subprocess.run([*map(str, command)], env=environment, capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stderr
     assert run.stdout.endswith(f"Published: {hub.endpoint}/{ID}\n") and hub.repositories[ID].private

@@ -19,8 +19,8 @@ from transformers_ila.cost import count
 from transformers_ila.evaluation.evaluator import evaluate, fingerprint, listed_samples, predict
 from transformers_ila.evaluation.inference import load_trained
 from transformers_ila.evaluation.prediction import label_videos, named_videos
+from transformers_ila.hub.checking import _missing_files
 from transformers_ila.hub.exporting import export
-from transformers_ila.hub.publishing import _missing_files
 from transformers_ila.model.processing_ila import IlaProcessor
 from transformers_ila.motionbench.tasks import make_videos
 from transformers_ila.video_writing import write_mp4

@@ -19,6 +19,7 @@ from transformers_ila import (
 )
 from transformers_ila.conversion.state_dicts import to_released_state_dict
 from transformers_ila.hub.cards import model_card
+from transformers_ila.hub.facts import ModelFacts
 from transformers_ila.training.arguments import is_new_parameter
 from transformers_ila.training.recipes import RecipeArguments, model_of
 
@@ -209,7 +210,7 @@ def test_the_released_code_cannot_have_it(vit_folder):
 
 def test_the_card_names_it(vit_folder):
     config = IlaConfig.from_pretrained(vit_folder)
-    card = model_card(config, IlaVideoProcessor.for_model(config), name="a")
+    card = model_card(config, IlaVideoProcessor.for_model(config), ModelFacts())
     assert "ILA: ViT turned" in card.text and "Biases of ViT's" in card.text and "vit" in card.data.tags
 
 

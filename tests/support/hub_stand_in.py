@@ -216,6 +216,9 @@ def card_data(card: bytes) -> tuple[dict[str, Any], list[str]]:
 
 def validate_yaml(call: Call) -> Answer:
     data, errors = card_data(call.json["content"].encode())
+    if call.headers.get("Accept") == "text/plain" and errors:  # as `RepoCard.validate` asks
+        text = "\n".join(f"- Error: {error}." for error in errors)
+        return Answer(400, text.encode(), {"Content-Type": "text/plain; charset=utf-8"})
     warnings = [] if data or errors else ["empty or missing yaml metadata in repo card"]
     messages = {"errors": [{"message": error} for error in errors], "warnings": [{"message": w} for w in warnings]}
     return as_json(messages, 400 if errors else 200)

@@ -1,38 +1,58 @@
-"""Write model cards: those of the ten published checkpoints, or that of a folder, with evaluation reports."""
+"""Write model cards: that of an exported folder, with evaluation reports and a licence, or those of the ten published
+checkpoints."""
 
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..conversion.published import PUBLISHED
-from ..hub.cards import card_of_folder, published_card
+from ..files import atomic_write
 
 
 EXAMPLES = (
-    "ila card --model my-ila --reports evaluation.json",
+    "ila card --model my-ila --reports report.json --license apache-2.0",
     "ila card --output model_cards",
 )
 
 
 @dataclass
-class CardArguments:
-    output: str = field(default="model_cards", metadata={"help": "folder for the cards of the published checkpoints"})
-    model: str | None = field(default=None, metadata={"help": "exported folder to write README.md in, instead"})
+class CardOptions:
+    """Options of `ila card`."""
+
+    model: str | None = field(default=None, metadata={"help": "exported folder to write README.md in"})
     reports: list[str] = field(default_factory=list, metadata={"help": "of `ila evaluate`, for --model"})
+    license: str | None = field(
+        default=None, metadata={"help": "licence that you give the weights of --model, such as apache-2.0"}
+    )
+    output: str = field(
+        default="model_cards", metadata={"help": "folder for the cards of the published checkpoints, without --model"}
+    )
 
     def __post_init__(self) -> None:
-        if self.reports and self.model is None:
-            raise ValueError("--reports needs --model, the folder that was evaluated.")
+        """Raise a ValueError for options that need --model, or for files that are not there."""
+        for name, value in (("--reports", self.reports), ("--license", self.license)):
+            if value not in (None, []) and self.model is None:
+                raise ValueError(f"{name} needs --model, the exported folder that it is about.")
+        if self.model is not None and not (Path(self.model) / "config.json").is_file():
+            raise ValueError(f"--model must be an exported folder; there is no config.json in {self.model!r}.")
+        missing = [report for report in self.reports if not Path(report).is_file()]
+        if missing:
+            raise ValueError(f"There is no report {missing[0]!r}.")
 
 
-def run(args: CardArguments) -> int:
-    if args.model is not None:
-        reports = [json.loads(Path(report).read_text(encoding="utf-8")) for report in args.reports]
-        cards = {Path(args.model) / "README.md": card_of_folder(args.model, reports)}
+def run(options: CardOptions) -> int:
+    """Write the cards and print their paths."""
+    from ..conversion.published import PUBLISHED
+    from ..conversion.released_cards import published_card
+    from ..hub.reports import card_of_folder
+
+    if options.model is None:
+        cards = {Path(options.output) / f"{row.name}.md": published_card(row) for row in PUBLISHED}
     else:
-        Path(args.output).mkdir(parents=True, exist_ok=True)
-        cards = {Path(args.output) / f"{row.name}.md": published_card(row) for row in PUBLISHED}
+        reports = [json.loads(Path(report).read_text(encoding="utf-8")) for report in options.reports]
+        card = card_of_folder(options.model, reports, license=options.license)
+        cards = {Path(options.model) / "README.md": card}
     for path, card in cards.items():
-        path.write_text(str(card).rstrip() + "\n", encoding="utf-8")
+        with atomic_write(path) as file:
+            file.write(str(card).rstrip() + "\n")
         print(path)
     return 0

@@ -6,9 +6,6 @@ No pickle is executed: of the file only tensors and the yacs configuration are r
 
 from dataclasses import dataclass, field
 
-from ..conversion.convert import convert_checkpoint
-from ..conversion.tokenizer import CLIP_TOKENIZER
-
 
 EXAMPLES = (
     "ila convert --checkpoint k400_B_16_8.pth --output ila-b16 --verify",
@@ -17,16 +14,19 @@ EXAMPLES = (
 
 
 @dataclass
-class ConvertArguments:
+class ConvertOptions:
+    """Options of `ila convert`."""
+
     checkpoint: str = field(metadata={"help": "the release's .pth, or OpenAI's CLIP .pt (state dict or TorchScript)"})
     output: str = field(metadata={"help": "folder to write; new or empty"})
     labels: str | None = field(
         default=None, metadata={"help": "kinetics400, ssv2 or a file with one class per line (or id,name)"}
     )
-    tokenizer: str = field(
-        default=CLIP_TOKENIZER,
+    tokenizer: str | None = field(
+        default=None,
         metadata={
-            "help": "of a text head: CLIP folder or Hub id, or a vocabulary file (bpe_simple_vocab_16e6.txt.gz)"
+            "help": "of a text head: CLIP folder, Hub id (default openai/clip-vit-base-patch16), or a vocabulary file "
+            "(bpe_simple_vocab_16e6.txt.gz)"
         },
     )
     own_weights: bool = field(
@@ -36,14 +36,17 @@ class ConvertArguments:
     verify: bool = field(default=False, metadata={"help": "compare the folder with the file, weights and logits"})
 
 
-def run(args: ConvertArguments) -> int:
+def run(options: ConvertOptions) -> int:
+    """Convert the file and print what it was."""
+    from ..conversion.convert import convert_checkpoint
+
     done = convert_checkpoint(
-        args.checkpoint,
-        args.output,
-        labels=args.labels,
-        tokenizer=args.tokenizer,
-        own_weights=args.own_weights,
-        verify=args.verify,
+        options.checkpoint,
+        options.output,
+        labels=options.labels,
+        tokenizer=options.tokenizer,
+        own_weights=options.own_weights,
+        verify=options.verify,
     )
     config = done.model.config
     vision = config.vision_config
@@ -54,5 +57,5 @@ def run(args: ConvertArguments) -> int:
     print(f"Classes: {config.num_labels}, names from {done.labels or 'nowhere: call `set_labels`'}.")
     for line in done.verified:
         print(f"Verified: {line}.")
-    print(f"Written: {args.output}")
+    print(f"Written: {options.output}")
     return 0

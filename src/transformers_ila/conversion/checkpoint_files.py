@@ -44,7 +44,7 @@ TYPED_STORAGE = {  # as archives name them
 
 
 class CheckpointFile(NamedTuple):
-    """What a file holds: its tensors, and what else is worth keeping."""
+    """What `read_checkpoint` keeps of a file: its tensors, and what the release writes beside them."""
 
     state_dict: dict[str, torch.Tensor]
     settings: dict[str, Any]  # the release's configuration, nested; empty where there is none
@@ -52,7 +52,7 @@ class CheckpointFile(NamedTuple):
 
 
 def read_checkpoint(path: str | Path) -> CheckpointFile:
-    """The tensors of a checkpoint file, on the CPU.
+    """Read the tensors of a checkpoint file, to the CPU.
 
     Raises:
         ValueError: no such file, an unknown or damaged format, a pickle that names anything but tensors (the message
@@ -93,7 +93,7 @@ def _only_tensors(tensors: Mapping[Any, Any], path: Path) -> dict[str, torch.Ten
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether it is a tensor with numbers of its own: not sparse, not quantised, not without data, no number twice."""
+    """Return whether the value is a dense tensor with data, whose numbers are stored once each."""
     is_tensor = isinstance(value, torch.Tensor)
     if not is_tensor or value.layout is not torch.strided or value.is_quantized or value.is_meta:
         return False
@@ -101,7 +101,7 @@ def _is_plain(value: Any) -> bool:
 
 
 class _Settings:
-    """Takes the place of yacs' `CfgNode`; making one gives a plain ordered dictionary."""
+    """Stands in for yacs' `CfgNode`: its constructor returns an empty ordered dictionary."""
 
     def __new__(cls, *_: Any) -> Any:
         return OrderedDict()
@@ -125,13 +125,13 @@ def _load_tensors(path: Path) -> dict[Any, Any]:
 
 
 def _begins_as_zip(path: Path) -> bool:
-    """By which torch tells its two formats apart; the older one may hold an archive somewhere."""
+    """Return whether the file begins as a zip archive, by which torch tells its new format from the old one."""
     with path.open("rb") as file:
         return file.read(4) == b"PK\x03\x04"
 
 
 def _plain(value: Any, made: dict[int, Any]) -> Any:
-    """The same with plain dictionaries: a pickle may have given an OrderedDict attributes that hide its methods."""
+    """Copy nested dictionaries to plain ones; a pickle may give an OrderedDict attributes that hide its methods."""
     if not isinstance(value, dict):
         return value
     if id(value) not in made:
@@ -142,9 +142,9 @@ def _plain(value: Any, made: dict[int, Any]) -> Any:
 
 
 def _reason(path: Path, error: Exception) -> str:
-    """What is wrong: the file's beginning is not torch's, or the line of torch's message that says it.
+    """Say what is wrong with a file, by its first bytes or by the line of torch's message that says it.
 
-    Advice around that line would lead users to run the pickle.
+    Torch's other lines advise to run the pickle, and are left out.
     """
     with path.open("rb") as file:
         start = file.read(40)
@@ -158,7 +158,7 @@ def _reason(path: Path, error: Exception) -> str:
 
 
 def _foreign_name(path: Path) -> str | None:
-    """The first unexpected name, for pickles with instructions at which torch's reader stops before the names."""
+    """Find the first unexpected name in a pickle, where torch's reader stopped at an instruction before any name."""
     try:
         with path.open("rb") as file:
             streams: list[IO[bytes]] = [file] * 4  # of the old format: three numbers for torch, then the content
@@ -172,7 +172,7 @@ def _foreign_name(path: Path) -> str | None:
 
 
 def _pickled_names(stream: IO[bytes]) -> Iterator[str]:
-    """Classes and functions that a pickle of any protocol names; nothing is executed."""
+    """Yield the classes and functions that a pickle of any protocol names, without executing it."""
     pushed: list[Any] = []
     memo: dict[int, Any] = {}
     for opcode, argument, _ in pickletools.genops(stream):
@@ -192,7 +192,7 @@ def _pickled_names(stream: IO[bytes]) -> Iterator[str]:
 
 
 def is_torchscript(path: str | Path) -> bool:
-    """A zip archive with a program (`constants.pkl`) beside its data."""
+    """Return whether the file is a zip archive with a program (`constants.pkl`) beside its data."""
     try:
         with zipfile.ZipFile(path) as archive:
             return any(name.endswith("/constants.pkl") for name in archive.namelist())
@@ -201,7 +201,7 @@ def is_torchscript(path: str | Path) -> bool:
 
 
 def read_torchscript(path: str | Path) -> dict[str, torch.Tensor]:
-    """The tensors of a TorchScript archive by their dotted names, parameters and buffers alike.
+    """Read the tensors of a TorchScript archive, parameters and buffers alike, by their dotted names.
 
     Raises:
         ValueError: a damaged archive, or one that names anything but modules and tensors.
@@ -225,7 +225,7 @@ class _RefusedError(Exception):
 
 
 class _Module:
-    """Takes the place of a TorchScript class: it only keeps its attributes."""
+    """Stands in for a TorchScript class and only keeps its attributes."""
 
     state: Any = None
 

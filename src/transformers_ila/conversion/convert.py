@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,15 @@ from transformers import PreTrainedTokenizerBase
 from ..data.class_names import DATA_SETS, class_names, fill_up
 from ..evaluation.report import fingerprint
 from ..files import atomic_folder
-from ..hub import cards
-from ..hub import exporting as hub
+from ..hub.exporting import OWN_FILES, export
+from ..hub.facts import OFFICIAL_RELEASE, OPENAI_CLIP, ModelFacts
 from ..model.configuration_ila import IlaConfig
 from ..model.modeling_ila import IlaForVideoClassification
 from ..model.processing_ila import IlaProcessor
 from ..model.video_processing_ila import IlaVideoProcessor
 from .checkpoint_files import CheckpointFile, read_checkpoint
-from .published import RELEASED_OUTPUTS, published_like, released_processor
+from .published import RELEASED_OUTPUTS, released_processor
+from .released_cards import released_facts
 from .state_dicts import StateDict, convert_state_dict, to_released_state_dict
 from .tokenizer import CLIP_TOKENIZER, read_tokenizer
 
@@ -29,7 +30,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Conversion:
-    """What was converted. labels: where the class names are from; None if there are none yet."""
+    """What `convert_checkpoint` made.
+
+    model, processor: as they are in the folder.
+    labels: the source of the class names; None if there are none yet.
+    verified: what the verification found, a sentence each.
+    """
 
     model: IlaForVideoClassification
     processor: IlaProcessor | IlaVideoProcessor
@@ -51,7 +57,7 @@ def convert_checkpoint(
     Args:
         checkpoint: a released `.pth`, or OpenAI's CLIP as a state dict or TorchScript archive. No pickle is executed.
         output: the folder to write; it must not exist, or be empty. It appears when everything is in it.
-        labels: "kinetics400", "ssv2" or a file (`checkpoints.class_names`). By default a released file with text
+        labels: "kinetics400", "ssv2" or a file that `data.class_names` reads. By default a released file with text
             head is taken for Kinetics-400, one with a linear head of 174 or of the release's 400 outputs for
             Something-Something V2.
         tokenizer: of the text head: a CLIP folder or Hub id, or a vocabulary file (`read_tokenizer`).
@@ -71,7 +77,7 @@ def convert_checkpoint(
     config, tensors = convert_state_dict(file.state_dict)
     released = config.vision_config.alignment_fusion == "residual"
     foreign = released and not own_weights
-    config.weights_origin = cards.OFFICIAL_RELEASE if foreign else None
+    config.weights_origin = OFFICIAL_RELEASE if foreign else None
     source = labels if labels is not None else default_labels(config, file.settings) if released else None
     names = None if source is None else _names_for(config, source)
     trained_on = _classes_of(file.settings)
@@ -83,15 +89,15 @@ def convert_checkpoint(
     model = _build(config, tensors, names, text)
     video_processor = released_processor(config) if released else IlaVideoProcessor.for_model(config)
     processor = video_processor if text is None else IlaProcessor(video_processor, text)
-    card = _card(file, model, video_processor, output.resolve().name, released=released, own=own_weights)
-    with atomic_folder(output, stale=hub.OWN_FILES) as draft:
-        hub.export(model, processor, draft, card=card)
+    facts = _facts(file, model, output.resolve().name, released=released, own=own_weights)
+    with atomic_folder(output, stale=OWN_FILES) as draft:
+        export(model, processor, draft, facts=facts)
         verified = _verify(file, tensors, model, draft) if verify else ()
     return Conversion(model, processor, None if source is None else str(source), verified)
 
 
 def default_labels(config: IlaConfig, settings: Mapping[str, Any]) -> str | None:
-    """The data set that a released checkpoint without given labels is taken for.
+    """Name the data set that a released checkpoint is taken for if no labels are given; None if it cannot be told.
 
     Raises:
         ValueError: settings that speak of another number of classes than it has.
@@ -108,7 +114,7 @@ def default_labels(config: IlaConfig, settings: Mapping[str, Any]) -> str | None
 
 
 def _classes_of(settings: Mapping[str, Any]) -> int | None:
-    """How many the file says it was trained on."""
+    """Return how many classes the file says it was trained on; None if it does not say."""
     data = settings.get("DATA")
     classes = data.get("NUM_CLASSES") if isinstance(data, Mapping) else None
     return classes if isinstance(classes, int) else None
@@ -143,38 +149,14 @@ def _build(
     return model
 
 
-def _card(
-    file: CheckpointFile,
-    model: IlaForVideoClassification,
-    processor: IlaVideoProcessor,
-    name: str,
-    *,
-    released: bool,
-    own: bool,
-) -> Any:
+def _facts(
+    file: CheckpointFile, model: IlaForVideoClassification, name: str, *, released: bool, own: bool
+) -> ModelFacts:
+    """Collect what the folder's card states; the fingerprint says which weights the results belong to."""
     if not released:
-        return cards.model_card(model.config, processor, name=name, weights=cards.CLIP_WEIGHTS)
-    published = None if own else published_like(model.config)
-    notes = []
-    if published is not None:
-        notes += [
-            cards.PUBLISHED_NOTE,
-            "Shapes and classes say which variant this is, not that it is the same training.",
-        ]
-        notes += [cards.paper_cost_note(published)]
-    if file.max_accuracy is not None:
-        notes += [cards.recorded_note(file.max_accuracy)]
-    return cards.model_card(
-        model.config,
-        processor,
-        name=name,
-        title=None if published is None else published.title,
-        results=[] if published is None else cards.published_results(published),
-        results_note=" ".join(notes),
-        weights=cards.weights_of(model.config),
-        fingerprint=fingerprint(model) if notes else None,
-        in_index=False,
-    )
+        return ModelFacts(model_id=name, origin=OPENAI_CLIP)
+    facts = replace(released_facts(model.config, file.max_accuracy, own_weights=own), model_id=name)
+    return replace(facts, fingerprint=fingerprint(model) if facts.claims_results else None)
 
 
 @torch.no_grad()

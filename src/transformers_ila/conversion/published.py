@@ -1,6 +1,6 @@
 """The ten published checkpoints: what each one is, what it was trained on, and what the paper reports for it.
 
-The weights have no licence and are not distributed here; `scripts/convert.py` reads the files their users have.
+The weights have no licence and are not distributed here; `ila convert` reads the files their users have.
 """
 
 from dataclasses import dataclass
@@ -32,18 +32,25 @@ HEADS: dict[str, dict[str, Any]] = {  # fields of IlaConfig
 
 @dataclass(frozen=True)
 class PublishedCheckpoint:
-    """One row of the paper's Table 1 or 2; accuracies in percent of its protocol, 4 clips x 3 crops."""
+    """One row of the paper's Table 1 or 2.
 
-    data_set: str  # key of DATA_SETS
-    size: str  # key of CLIP_SIZES
+    data_set: a key of `DATA_SETS`.
+    size: a key of `CLIP_SIZES`, such as "B/16".
+    num_frames: frames of a clip.
+    top1, top5: accuracies in percent, with 4 clips x 3 crops.
+    gmacs: billions of multiply-accumulates of one view of the paper's network; the released one costs more.
+    """
+
+    data_set: str
+    size: str
     num_frames: int
     top1: float
     top5: float
-    gmacs: int  # of one view of the paper's network, which the released one is not
+    gmacs: int
 
     @property
     def name(self) -> str:
-        """As a repository would be called: ila-base-patch16-8f-kinetics400."""
+        """The name that a repository would have, such as ila-base-patch16-8f-kinetics400."""
         tower, _, patch = self.size.partition("/")
         base = {"B": "base", "L": "large"}[tower]
         return f"ila-{base}-patch{patch.replace('@', '-')}-{self.num_frames}f-{self.data_set}"
@@ -58,7 +65,10 @@ class PublishedCheckpoint:
         return PAPER_TABLES[self.data_set]
 
     def config(self, **fields: Any) -> IlaConfig:
-        """Of the released network; `fields` win: `alignment_fusion="mi_token"` gives the paper's."""
+        """Make the configuration of the released network.
+
+        Given fields replace its own: `alignment_fusion="mi_token"` gives the paper's network.
+        """
         head = HEADS[self.data_set]
         labels = class_names(self.data_set)
         if head["classification_head"] == "linear":
@@ -85,7 +95,7 @@ RELEASED_OUTPUTS = 400  # of the release's linear heads, whatever the data set h
 
 
 def published_like(config: IlaConfig) -> PublishedCheckpoint | None:
-    """The published checkpoint whose tower, frames, form and classes these are, if any."""
+    """Find the published checkpoint whose tower, frames, form and classes a configuration has, if there is one."""
     found = _shape(config)
     return next((checkpoint for checkpoint in PUBLISHED if _shape(checkpoint.config()) == found), None)
 
@@ -99,5 +109,5 @@ def _shape(config: IlaConfig) -> tuple[Any, ...]:
 
 
 def released_processor(config: IlaConfig) -> IlaVideoProcessor:
-    """The release's preprocessing for a model of this configuration."""
+    """Make a processor with the release's preprocessing for a model of this configuration."""
     return IlaVideoProcessor.for_model(config, **RELEASED_PREPROCESSING)

@@ -107,7 +107,12 @@ FUSED = ("q_proj", "k_proj", "v_proj")
 
 
 class SourceSlice(NamedTuple):
-    """Where one of our tensors is in a released state dict: its key, which third of it (None: all), how it lies."""
+    """Where one of our tensors is in a released state dict.
+
+    key: the released name.
+    third: which third of that tensor it is; None for all of it.
+    transposed: whether the released matrix is ours transposed.
+    """
 
     key: str
     third: int | None = None
@@ -115,10 +120,10 @@ class SourceSlice(NamedTuple):
 
 
 def rename_table(config: IlaConfig) -> dict[str, SourceSlice]:
-    """Our name of every tensor of a model of this configuration -> its place in the released state dict.
+    """Map our name of every tensor of a model of this configuration to its slice of the released state dict.
 
-    The classes' tokens are not in it: the release has none. For another form than the released one
-    (`alignment_fusion="residual"`) only what CLIP has is in it.
+    The classes' tokens are left out, because the release has none. For another form than the released one
+    (`alignment_fusion="residual"`) the map has only the tensors of CLIP.
     """
     names = [name for name in _empty_model(config).state_dict() if not name.startswith("class_")]
     if config.vision_config.alignment_fusion != "residual":
@@ -145,7 +150,7 @@ def _place(name: str, config: IlaConfig) -> SourceSlice:
 
 
 def _renamed(name: str, modules: Mapping[str, str]) -> str:
-    """The name with that of its module, or with itself, replaced."""
+    """Replace a whole name, or its module's part, by what `modules` has for it."""
     if name in modules:
         return modules[name]
     module, _, tensor = name.rpartition(".")
@@ -156,7 +161,7 @@ def _renamed(name: str, modules: Mapping[str, str]) -> str:
 
 
 def convert_state_dict(state_dict: Mapping[str, torch.Tensor]) -> tuple[IlaConfig, StateDict]:
-    """A released state dict, or one of OpenAI's CLIP, as ours.
+    """Convert a released state dict, or one of OpenAI's CLIP, to ours.
 
     Args:
         state_dict: the tensors (the "model" entry of a released file), on any device, the meta device too. A `module.`
@@ -212,15 +217,17 @@ def _taken(tensor: torch.Tensor, place: SourceSlice) -> torch.Tensor:
 
 
 class _Sizes(dict[str, torch.Tensor]):
-    """Tensors to read sizes from. A missing one has a size of its own: the names that follow are compared in any case,
-    and so it is listed with all others that are missing."""
+    """Tensors to read sizes from; a missing one has a size that no model has.
+
+    So inference goes on, and the comparison of names after it lists everything that is missing.
+    """
 
     def __missing__(self, key: str) -> torch.Tensor:
         return torch.empty(64, 64, 64, 64, device="meta")
 
 
 def _infer_config(tensors: _Sizes, *, released: bool) -> IlaConfig:
-    """Every number from names and shapes; heads have 64 channels, as in all of CLIP's towers."""
+    """Infer every number of the configuration from names and shapes; heads have 64 channels, as in CLIP's towers."""
     width, _, patch_size, _ = tensors["visual.conv1.weight"].shape
     projection = tensors["visual.proj"].shape[1]
     grid = math.isqrt(tensors["visual.positional_embedding"].shape[0] - 1)
@@ -278,14 +285,14 @@ def _heads(width: int) -> int:
 
 
 def _alignment_conv(tensors: StateDict) -> str:
-    """By any name of the block that the two forms do not share."""
+    """Tell the two forms of the interaction block apart by the names that only one of them has."""
     inside = {key.partition(".interactive_block.")[2] for key in tensors}
     is_standard = any(name.startswith(("0.weight", "0.bias", "3.", "4.")) for name in inside)
     return "standard" if is_standard else "depthwise_separable"
 
 
 def _layers(tensors: StateDict, prefix: str) -> int:
-    """One more than the highest number behind the prefix; a stray number in a name makes no thousand layers."""
+    """Count layers: one more than the highest number after the prefix, limited so that a stray number adds few."""
     found = {int(match[1]) for key in tensors if (match := re.match(rf"{re.escape(prefix)}(\d{{1,9}})\.", key))}
     return min(1 + max(found, default=0), 1 + 2 * len(found))
 
@@ -294,7 +301,9 @@ def _layers(tensors: StateDict, prefix: str) -> int:
 
 
 def to_released_state_dict(model: IlaForVideoClassification) -> StateDict:
-    """The model's weights under the release's names, for its original code; the inverse of `convert_state_dict`.
+    """Return the model's weights under the names of the release, for its original code.
+
+    This is the inverse of `convert_state_dict`.
 
     Raises:
         ValueError: the original code computes something else with these weights: another form than
@@ -343,7 +352,7 @@ def _check_original(config: IlaConfig, released: StateDict) -> None:
 
 
 def _computed(config: IlaConfig) -> dict[str, Any]:
-    """What of a configuration decides the outputs, and no weight tells."""
+    """Return the settings that decide the outputs and that no weight's name or shape tells."""
     vision, text = config.vision_config, config.text_config
     default = _heads(config.projection_dim)
     both = ("hidden_act", "num_attention_heads", "layer_norm_eps")

@@ -1,4 +1,4 @@
-"""The tokenizer that goes with a converted checkpoint: from the Hub, a CLIP folder, or OpenAI's table of merges."""
+"""Reads the tokenizer for a converted checkpoint: from the Hub, a CLIP folder, or OpenAI's table of merges."""
 
 import gzip
 import logging
@@ -21,11 +21,8 @@ BYTE_TOKENS = 512  # a symbol for every byte, inside a word and at its end
 SPECIAL_TOKENS = ("<|startoftext|>", "<|endoftext|>")
 
 
-# -- tokenizer -------------------------------------------------------------------------------------------------------
-
-
 def read_tokenizer(source: str | Path, *, vocab_size: int) -> PreTrainedTokenizerBase:
-    """CLIP's tokenizer from a folder, a Hub id, or a vocabulary file.
+    """Read CLIP's tokenizer from a folder, a Hub id, or a vocabulary file.
 
     Args:
         source: a CLIP folder or Hub id; `tokenizer.json`; `vocab.json` with `merges.txt` beside it; or the merges

@@ -1,11 +1,13 @@
-"""A folder that loads anywhere, its model card, and its way to the Hub."""
+"""A folder that loads anywhere, its model card and facts, and its way to the Hub."""
 
 from ..moved import old_names
 from .cards import model_card
+from .checking import check_folder
 from .exporting import export
-from .publishing import check_folder, publish
+from .facts import ModelFacts
+from .publishing import publish
 
 
-__all__ = ["check_folder", "export", "model_card", "publish"]
+__all__ = ["ModelFacts", "check_folder", "export", "model_card", "publish"]
 
 __getattr__ = old_names("hub")

@@ -1,10 +1,11 @@
-"""Folders that anybody can load, with or without this package; `publishing` takes them to the Hub."""
+"""Writes folders that anybody can load, with or without this package; `publishing` takes them to the Hub."""
 
 import copy
 import filecmp
 import json
 import logging
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from ..files import atomic_folder
 from ..model.modeling_ila import IlaPreTrainedModel
 from ..model.processing_ila import IlaProcessor
 from ..model.remote_code_ila import code_files
-from .cards import claims_results, model_card, weights_of
+from .cards import check_license, model_card
+from .facts import ModelFacts, read_facts
 
 
 logger = logging.getLogger(__name__)
@@ -57,7 +59,14 @@ OWN_FILES = (
 )
 
 
-def export(model: Any, processor: Any, folder: str | Path, *, card: ModelCard | str | None = None) -> Path:
+def export(
+    model: Any,
+    processor: Any,
+    folder: str | Path,
+    *,
+    facts: ModelFacts | None = None,
+    card: ModelCard | str | None = None,
+) -> Path:
     """Write a folder with everything: weights, configuration, processor, tokenizer, card, and the code of the model.
 
     A machine without this package loads it with `trust_remote_code=True` through AutoConfig, AutoModel,
@@ -67,21 +76,27 @@ def export(model: Any, processor: Any, folder: str | Path, *, card: ModelCard | 
 
     The files are written to a hidden folder first and moved when all are there. Of what the folder holds already,
     files of the same name are replaced, and weights, processor, tokenizer and code (`*_ila.py`) of an earlier export
-    go. A card is kept unless `card` is given, or it names other classes or has results of other weights: then it stays
-    as `README.before.md`.
+    go. A card is kept unless `facts` or `card` is given, or it names other classes or has results of other weights:
+    then it stays as `README.before.md`.
 
     Args:
         model: an `IlaForVideoClassification` or `IlaModel`, however it was loaded.
         processor: an `IlaProcessor`, or its `IlaVideoProcessor` alone; the tokenizer then is the model's.
         folder: where to write.
-        card: the README.md; by default one is made from the template (`cards.model_card`), without any accuracy.
+        facts: what the card states, such as `ModelFacts(license="apache-2.0")`; by default it states no accuracy and
+            no licence.
+        card: the README.md as it is, in place of one that is made from `facts`.
 
     Returns:
         The folder.
 
     Raises:
-        ValueError: another kind of model or processor, a processor that does not fit the model, or adapters in it.
+        ValueError: another kind of model or processor, a processor that does not fit the model, adapters in it, both
+            `facts` and `card`, or a licence for weights that began as the official release's.
+        OSError: the files cannot be written.
     """
+    if facts is not None and card is not None:
+        raise ValueError("Give `facts`, of which the card is made, or the `card` itself, not both.")
     folder = Path(folder)
     model = getattr(model, "_orig_mod", model)  # of torch.compile
     video_processor = getattr(processor, "video_processor", processor)
@@ -90,6 +105,8 @@ def export(model: Any, processor: Any, folder: str | Path, *, card: ModelCard | 
         tokenizer = model._find_tokenizer()
         processor = processor if tokenizer is None else IlaProcessor(video_processor, tokenizer)
     _check_tokenizer(model, getattr(processor, "tokenizer", None))
+    if facts is not None and isinstance(facts.license, str) and facts.license != "other":
+        check_license(facts.license, model.config, facts)
     with atomic_folder(folder, stale=OWN_FILES) as draft:
         model.save_pretrained(draft, max_shard_size=MAX_SHARD_SIZE)
         for part in (video_processor, processor):
@@ -99,10 +116,11 @@ def export(model: Any, processor: Any, folder: str | Path, *, card: ModelCard | 
         for name, code in CODE_OF_FILE.items():
             if (draft / name).is_file():
                 _set_auto_map(draft / name, code)
-        if card is None and not _card_stays(folder, draft):
-            name, weights = folder.resolve().name, weights_of(model.config)
-            card = model_card(model.config, video_processor, name=name, weights=weights)
-            if (folder / "README.md").is_file():
+        if card is None and (facts is not None or not _card_stays(folder, draft)):
+            given = facts or ModelFacts()
+            named = replace(given, model_id=given.model_id or folder.resolve().name)
+            card = model_card(model.config, video_processor, named, in_index=False)
+            if facts is None and (folder / "README.md").is_file():
                 logger.warning(f"The card in {str(folder)!r} is of another model; it stays as {CARD_BEFORE}.")
                 shutil.copyfile(folder / "README.md", draft / CARD_BEFORE)
         if card is not None:
@@ -111,17 +129,18 @@ def export(model: Any, processor: Any, folder: str | Path, *, card: ModelCard | 
 
 
 def _card_stays(folder: Path, draft: Path) -> bool:
-    """Whether the folder's card is true of the model in `draft`: its classes and, if it has results, its weights."""
+    """Return whether the folder's card is true of the model in `draft`: of its classes and, with results, weights."""
     if not (folder / "README.md").is_file():
         return False
     try:
         card = ModelCard.load(folder / "README.md")
+        claims = read_facts(card).claims_results or bool(card.data.get("eval_results"))
     except Exception:  # of the YAML library and of the Hub's: nobody knows what it says, `publishing` refuses it
         return True
     if not (folder / "config.json").is_file():  # weights are yet to come to it
-        return not claims_results(card)
+        return not claims
     same_classes = _id2label(folder) == _id2label(draft)
-    return same_classes and (not claims_results(card) or _same_weights(folder, draft))
+    return same_classes and (not claims or _same_weights(folder, draft))
 
 
 def _id2label(folder: Path) -> Any:

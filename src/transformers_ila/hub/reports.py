@@ -1,0 +1,168 @@
+"""Evaluation reports as facts of a card, and the card of a folder that was evaluated."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import ModelCard
+from huggingface_hub.errors import StrictDataclassError
+
+from ..evaluation.report import describe_preprocessing, fingerprint
+from ..model.configuration_ila import IlaConfig
+from ..model.modeling_ila import IlaForVideoClassification
+from ..model.video_processing_ila import IlaVideoProcessor
+from .cards import check_license, model_card
+from .facts import METRICS, ModelFacts, Result, describe_views, read_facts
+
+
+ORDER_WORDS = {"shuffled": "shuffled frames", "reversed": "reversed frames", "single_frame": "a single frame repeated"}
+
+
+def card_of_folder(
+    folder: str | Path, reports: Sequence[Mapping[str, Any]] = (), *, license: str | None = None
+) -> ModelCard:
+    """Make the card of an exported folder anew, with what was measured of its model.
+
+    Title, origin, licence and published results are those of the card that the folder has, and so are measured ones
+    if no reports are given. Results of other weights than the folder's are left out.
+
+    Args:
+        folder: as `hub.export` or `ila convert` writes it.
+        reports: what `evaluate` returned for this model.
+        license: the Hub's identifier of the licence that you give the weights, such as "apache-2.0".
+
+    Raises:
+        ValueError: no report, or one of another model (other weights, class names or preprocessing); a licence for
+            weights that began as the official release's; a present card that cannot be read.
+        OSError: no such folder.
+    """
+    folder = Path(folder)
+    config = IlaConfig.from_pretrained(folder)
+    processor = IlaVideoProcessor.from_pretrained(folder)
+    results = [result for report in reports for result in measured_results(report)]
+    for report in reports:
+        _check_settings(report, folder, config, processor)
+    present = read_facts(ModelCard.load(folder / "README.md")) if (folder / "README.md").is_file() else ModelFacts()
+    facts = replace(present, usage_note="", model_id=present.model_id or folder.resolve().name)
+    if license is not None:
+        check_license(license, config, present)
+        facts = replace(facts, license=license, license_name=None, license_link=None)
+    ours = _check_weights(reports, folder)
+    if not facts.are_of(ours):
+        facts = replace(facts, results=[], recorded_accuracy=None, title=None, data_note="", fingerprint=None)
+    if results:
+        facts = replace(facts, results=[*facts.published, *results])
+    facts = replace(facts, fingerprint=ours if facts.claims_results else None)
+    return model_card(config, processor, facts, in_index=False)
+
+
+def measured_results(report: Mapping[str, Any]) -> list[Result]:
+    """Read the accuracies of a report of `evaluate`; a note on the first says what other orders of frames give.
+
+    Raises:
+        ValueError: no such report, or one without an evaluated video.
+    """
+    try:
+        protocol, counts, metrics = report["protocol"], report["counts"], report["metrics"]
+        views = describe_views(protocol["clips"], protocol["crops"], protocol["frames_per_clip"])
+        if protocol["batch_statistics"]:
+            views += f", batch statistics of {protocol['batch_size']} videos (the release's fault)"
+        if protocol.get("random_frames"):
+            views += f", frames at random (seed {protocol['seed']})"
+        common = {
+            "data_set": report["data_set"]["name"] or "unnamed data set",
+            "split": report["data_set"]["split"],
+            "protocol": views,
+            "counts": f"{counts['evaluated']} of {counts['listed']} videos, {counts['unreadable']} unreadable",
+            "origin": "measured",
+            "source": f"transformers-ila {report['versions']['transformers_ila']}, {report['date'][:10]}, "
+            f"PyAV {report['decoder']['pyav']}",
+        }
+        several = metrics.get("mean_average_precision") is not None
+        values = {name: metrics[name] for name in METRICS if (name == "mean_average_precision") == several}
+        classes = report["model"]["labels"]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise _no_report(error) from error
+    if any(value is None for value in values.values()):
+        raise ValueError("The report has no accuracy: no video could be evaluated.")
+    wrong = {name: value for name, value in values.items() if not _is_fraction(value)}
+    if wrong:
+        raise ValueError(f"This is no evaluation report: accuracies are from 0 to 1, got {wrong}.")
+    stated = {name: value for name, value in values.items() if name != "top5" or classes > 5}  # of five all are right
+    try:
+        results = [Result(name, 100 * value, **common) for name, value in stated.items()]  # type: ignore[arg-type]
+    except StrictDataclassError as error:
+        raise _no_report(error) from error
+    return [replace(results[0], note=_reliance_note(report, results[0])), *results[1:]]
+
+
+def _reliance_note(report: Mapping[str, Any], result: Result) -> str:
+    """Write a sentence on the metric for other orders of the frames; empty where they were not measured."""
+    measured = report.get("temporal_reliance")
+    if measured is None:
+        return ""
+    values = {name: order.get(result.metric) for name, order in measured["orders"].items()}
+    others = [f"{100 * value:.1f} % with {ORDER_WORDS[name]}" for name, value in values.items() if value is not None]
+    stated = [f"{result.percent:.1f} % with frames as they are", *others]
+    where = ", ".join(part for part in (result.data_set, result.split, result.protocol) if part)
+    return f"{METRICS[result.metric][1]} on {where} (measured, {report['date'][:10]}): {', '.join(stated)}."
+
+
+def _is_fraction(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1
+
+
+def _no_report(error: Exception) -> ValueError:
+    return ValueError(f"This is no evaluation report: {error!r} is wrong or missing.")
+
+
+def _evaluated(report: Mapping[str, Any]) -> str:
+    return repr(report["model"].get("name") or "a model without a name")
+
+
+def _check_settings(report: Mapping[str, Any], folder: Path, config: IlaConfig, processor: IlaVideoProcessor) -> None:
+    """Raise a ValueError unless the report is of this folder's frames, number of classes and preprocessing."""
+    try:
+        described, protocol = report["model"], report["protocol"]
+        stride = processor.frame_stride if processor.frame_sampling == "dense" else None
+        fields = {
+            "frames": (protocol["frames_per_clip"], config.num_frames),
+            "frame_sampling": (protocol["frame_sampling"], processor.frame_sampling),
+            "frame_stride": (protocol["frame_stride"], stride),
+            "classes": (described["labels"], config.num_labels),
+        }
+        for step, ours in describe_preprocessing(processor, protocol["name"]).items():
+            fields[step] = (report["preprocessing"][step], ours)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise _no_report(error) from error
+    differ = [f"{name} {ours}, there {theirs}" for name, (theirs, ours) in fields.items() if theirs != ours]
+    if differ:
+        raise ValueError(
+            f"The report is of {_evaluated(report)}, and {str(folder)!r} is not that: {'; '.join(differ)}."
+        )
+
+
+def _check_weights(reports: Sequence[Mapping[str, Any]], folder: Path) -> str:
+    """Raise a ValueError unless all reports are of the folder's weights and class names; return their fingerprint.
+
+    The weights are loaded once for the type of their files, and once for each other type that a report is about.
+    """
+    found: dict[torch.dtype, str] = {}
+
+    def load(dtype: torch.dtype | str) -> str:
+        model = IlaForVideoClassification.from_pretrained(folder, dtype=dtype)
+        return found.setdefault(model.dtype, fingerprint(model))
+
+    ours = load("auto")
+    for report in reports:
+        try:
+            dtype, stated = getattr(torch, report["model"]["dtype"]), report["model"]["fingerprint"]
+        except (KeyError, TypeError, AttributeError) as error:
+            raise _no_report(error) from error
+        if stated != (found[dtype] if dtype in found else load(dtype)):
+            raise ValueError(
+                f"The report is of {_evaluated(report)}; {str(folder)!r} has other weights or class names."
+            )
+    return ours
