@@ -1,9 +1,20 @@
-"""Recipes, clips, the trainer and its checkpoints."""
+"""Training: recipes, clips, the trainer and its checkpoints."""
 
 from .arguments import IlaTrainingArguments
 from .clips import EvaluationClips, TrainingClips
+from .recipes import parse
+from .run import train
 from .shard_clips import RowClips, ShardClips
 from .trainer import IlaTrainer
 
 
-__all__ = ["EvaluationClips", "IlaTrainer", "IlaTrainingArguments", "RowClips", "ShardClips", "TrainingClips"]
+__all__ = [
+    "EvaluationClips",
+    "IlaTrainer",
+    "IlaTrainingArguments",
+    "RowClips",
+    "ShardClips",
+    "TrainingClips",
+    "parse",
+    "train",
+]

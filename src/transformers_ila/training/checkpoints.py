@@ -10,6 +10,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..distributed import all_gather
+from ..files import atomic_write
 
 
 logger = logging.getLogger(__name__)
@@ -55,12 +56,8 @@ def write_manifest(checkpoint: Path) -> None:
     for path in files:
         with path.open("rb") as file:
             os.fsync(file.fileno())
-    draft = checkpoint / f".{COMPLETE}"
-    with draft.open("w") as file:
+    with atomic_write(checkpoint / COMPLETE) as file:
         json.dump({str(path.relative_to(checkpoint)): path.stat().st_size for path in files}, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(checkpoint / COMPLETE)
 
 
 def require_same_checkpoint(checkpoint: Path | None, *, own_folders: bool = False) -> None:

@@ -31,7 +31,7 @@ logger = logging.get_logger(__name__)
 
 UNREADABLE = "unreadable"  # key of items and batches: (name, reason) of every video that was tried in vain
 IGNORE_INDEX = -100  # label, or all labels, of a video that cannot be evaluated; the loss passes over it
-NO_STAND_IN = "No stand-in could be read for a video"
+NO_REPLACEMENT = "No replacement could be read for a video"
 
 
 class Clips(Dataset):
@@ -110,12 +110,12 @@ class TrainingClips(Clips):
         annotations, processor, normalise: as in `Clips`.
         augment: crop, flip and colours.
         seed: of all draws.
-        stand_ins: how many other videos are tried for one that cannot be read.
+        max_replacements: how many other videos are tried for one that cannot be read.
         warn: log what cannot be read, once in every process; `IlaTrainer` logs it for all and turns this off.
 
     Raises:
         ValueError: as in `Clips`; an augmentation of another size than the processor's crop.
-        RuntimeError: (from `[...]`) neither a video nor its stand-ins could be read.
+        RuntimeError: (from `[...]`) neither a video nor its replacements could be read.
     """
 
     def __init__(
@@ -125,7 +125,7 @@ class TrainingClips(Clips):
         *,
         augment: ClipAugmentation,
         seed: int = 0,
-        stand_ins: int = 10,
+        max_replacements: int = 10,
         warn: bool = True,
         normalise: bool = True,
     ) -> None:
@@ -133,9 +133,9 @@ class TrainingClips(Clips):
         sides = set(dict(processor.crop_size).values())
         if sides != {augment.size}:
             raise ValueError(f"`augment.size` is {augment.size}, the processor's crop {sorted(sides)}.")
-        if stand_ins < 0:
-            raise ValueError(f"`stand_ins` must be 0 or more, got {stand_ins}.")
-        self.augment, self.seed, self.stand_ins, self.warn = augment, seed, stand_ins, warn
+        if max_replacements < 0:
+            raise ValueError(f"`max_replacements` must be 0 or more, got {max_replacements}.")
+        self.augment, self.seed, self.max_replacements, self.warn = augment, seed, max_replacements, warn
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
         self._warned: set[str] = set()
 
@@ -149,7 +149,7 @@ class TrainingClips(Clips):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         epoch, place, unreadable = self.epoch, index, list[tuple[str, str]]()
-        for attempt in range(self.stand_ins + 1):
+        for attempt in range(self.max_replacements + 1):
             sample = self.samples[place]
             try:
                 clip = self.clip(sample, clip_generator(self.seed, epoch, index, attempt))
@@ -162,7 +162,7 @@ class TrainingClips(Clips):
             item["clip_seed"] = clip_seed(self.seed, epoch, index, attempt)
             return item | ({UNREADABLE: unreadable} if unreadable else {})
         name, reason = unreadable[0]
-        raise RuntimeError(f"{NO_STAND_IN}: {name!r} ({reason}), and {self.stand_ins} others.")
+        raise RuntimeError(f"{NO_REPLACEMENT}: {name!r} ({reason}), and {self.max_replacements} others.")
 
     def clip(self, sample: Sample, generator: torch.Generator) -> torch.Tensor:
         """One video, augmented: (T, C, size, size)."""
@@ -180,7 +180,7 @@ class TrainingClips(Clips):
         """Log it, if that is wanted and new."""
         if self.warn and name not in self._warned:
             self._warned.add(name)
-            logger.warning(f"Another video stands in for {name!r}: {reason}.")
+            logger.warning(f"Another video replaces {name!r}: {reason}.")
 
 
 def reason_of_failure(error: Exception) -> str:

@@ -22,7 +22,7 @@ from ..data.text import Line
 from ..model.video_container_ila import VideoDecodingError
 from ..model.video_processing_ila import IlaVideoProcessor
 from .augmentation import ClipAugmentation, clip_generator, clip_seed
-from .clips import NO_STAND_IN, UNREADABLE, TrainingClips, reason_of_failure
+from .clips import NO_REPLACEMENT, UNREADABLE, TrainingClips, reason_of_failure
 
 
 class ShardClips(IterableDataset):
@@ -30,7 +30,7 @@ class ShardClips(IterableDataset):
 
     Args:
         source: as `list_shards` takes it.
-        processor, augment, seed, stand_ins, normalise: as in `TrainingClips`.
+        processor, augment, seed, max_replacements, normalise: as in `TrainingClips`.
         videos: how many there are in all shards together; an epoch has as many clips, down to whole batches.
         batch: clips of a batch of one rank.
         labels: class names, as `stream_shard` takes them.
@@ -41,7 +41,7 @@ class ShardClips(IterableDataset):
 
     Raises:
         ValueError: no shards, or numbers out of their range; (when read) fewer shards than ranks times workers.
-        RuntimeError: (when read) `stand_ins` videos in a row could not be read.
+        RuntimeError: (when read) `max_replacements` videos in a row could not be read.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class ShardClips(IterableDataset):
         batch: int,
         labels: Labels | None = None,
         seed: int = 0,
-        stand_ins: int = 10,
+        max_replacements: int = 10,
         buffer: int = 64,
         normalise: bool = True,
     ) -> None:
@@ -62,8 +62,8 @@ class ShardClips(IterableDataset):
             if value < 1:
                 raise ValueError(f"`{name}` must be 1 or more, got {value}.")
         nothing = Annotations([], None, False, "shards", "")
-        how: dict[str, Any] = {"augment": augment, "seed": seed, "stand_ins": stand_ins, "normalise": normalise}
-        self.clips = TrainingClips(nothing, processor, **how)
+        numbers: dict[str, Any] = {"seed": seed, "max_replacements": max_replacements}
+        self.clips = TrainingClips(nothing, processor, augment=augment, normalise=normalise, **numbers)
         self.source, self.labels = self.checked(source), labels
         self.videos, self.batch, self.buffer = videos, batch, buffer
         self.rank, self.ranks = 0, 1
@@ -132,8 +132,8 @@ class ShardClips(IterableDataset):
                 unreadable.append((sample.name, reason_of_failure(error)))
                 if self.warn:
                     self.clips.warn_once(*unreadable[-1])
-                if len(unreadable) > self.clips.stand_ins:
-                    raise RuntimeError(f"{NO_STAND_IN}: {len(unreadable)} in a row, {unreadable[-1]}.") from error
+                if len(unreadable) > self.clips.max_replacements:
+                    raise RuntimeError(f"{NO_REPLACEMENT}: {len(unreadable)} in a row, {unreadable[-1]}.") from error
                 continue
             item = {"pixel_values": clip, "labels": sample.labels[0]}
             item["clip_seed"] = clip_seed(self.clips.seed, epoch, index)

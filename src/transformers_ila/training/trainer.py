@@ -24,9 +24,9 @@ from transformers import EvalPrediction, Trainer
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput, rotate_checkpoints
+from transformers.utils import logging
 
 from ..evaluation.metrics import mean_average_precision
-from ..evaluation.views import pixel_values_on
 from ..model.configuration_ila import MULTI_LABEL
 from ..model.video_processing_ila import IlaVideoProcessor
 from .arguments import SCALARS, IlaTrainingArguments, is_new_parameter, parameter_groups
@@ -37,6 +37,9 @@ from .shard_clips import ShardClips
 from .signals import with_outliving_workers
 from .sync_batch_norm import synchronise_batch_norm
 from .unreadable import UnreadableVideos, UnreadableVideosError
+
+
+logger = logging.get_logger(__name__)
 
 
 # -- accuracy --------------------------------------------------------------------------------------------------------
@@ -133,9 +136,9 @@ class IlaTrainer(Trainer):
         self._videos, self._waited, self._since = 0, 0.0, time.perf_counter()  # of this process since the last log
 
     def freeze(self) -> None:
-        """Train only what CLIP does not have."""
+        """Train only what the pretrained weights lack."""
         for name, parameter in self.model.named_parameters():
-            parameter.requires_grad_(is_new_parameter(name))
+            parameter.requires_grad_(is_new_parameter(name, self.model.new_parameters))
 
     # data
 
@@ -234,7 +237,9 @@ class IlaTrainer(Trainer):
             kind, options = self.get_optimizer_cls_and_kwargs(self.args, model)
             lr = self.scaled_learning_rate()
             options["lr"] = lr
-            self.optimizer = kind(parameter_groups(model.named_parameters(), self.args, lr), **options)
+            new = self.accelerator.unwrap_model(model).new_parameters
+            groups = parameter_groups(model.named_parameters(), self.args, lr, new_parameters=new)
+            self.optimizer = kind(groups, **options)
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
@@ -242,6 +247,12 @@ class IlaTrainer(Trainer):
             epochs = self.args.num_train_epochs if self.args.max_steps <= 0 else self._epochs_of_max_steps()
             share = min(self.args.warmup_epochs / epochs, 1.0)
             self.args.warmup_steps = max(1, round(share * num_training_steps))
+        warmup = self.args.get_warmup_steps(num_training_steps)
+        if warmup >= num_training_steps and self.is_world_process_zero():
+            logger.warning(
+                f"The run has {num_training_steps} steps and its warm-up takes {warmup}, so the learning rate never "
+                "falls and hardly reaches its peak: lower `warmup_epochs` or `warmup_steps`, or take more steps."
+            )
         return super().create_scheduler(num_training_steps, optimizer)
 
     def _epochs_of_max_steps(self) -> float:
@@ -265,7 +276,7 @@ class IlaTrainer(Trainer):
         clips = inputs.get("pixel_values")
         if self._processor is None or clips is None or clips.dtype != torch.uint8:
             return inputs
-        return {**inputs, "pixel_values": self._prepare_input(pixel_values_on(clips.device, clips, self._processor))}
+        return {**inputs, "pixel_values": self._prepare_input(self._processor.normalize_on(clips.device, clips))}
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -401,7 +412,9 @@ class IlaTrainer(Trainer):
             if self.args.should_save:
                 write_manifest(folder)
         except Exception as error:  # the libraries have an error each for a full disk
-            raise OSError(self._why_not_saved(folder, error)) from error
+            reason = self._why_not_saved(folder, error)
+            logger.error(reason)  # it may be this process alone that cannot write
+            raise OSError(reason) from error
         finally:
             self.args.save_total_limit = limit
         if self.args.should_save:

@@ -1,7 +1,6 @@
 """What could not be read in training: logged once each, counted over all ranks, reported, and a reason to stop."""
 
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,8 @@ import torch
 from torch import distributed
 from transformers import TrainerCallback
 from transformers.utils import logging
+
+from ..files import atomic_write
 
 
 logger = logging.get_logger(__name__)
@@ -50,7 +51,7 @@ class UnreadableVideos(TrainerCallback):
         for name, reason in unreadable:
             if name not in self.reasons:
                 self.reasons[name] = reason
-                logger.warning(f"Another video stands in for {name!r}: {reason}.")
+                logger.warning(f"Another video replaces {name!r}: {reason}.")
 
     def agree(self, error: str | None, device: torch.device, *, ended: bool = False) -> bool:
         """Stop all ranks where one has an error, or where all together failed too often.
@@ -74,9 +75,7 @@ class UnreadableVideos(TrainerCallback):
             distributed.all_reduce(votes)
         stops, readings, failures, ends = votes.tolist()
         if stops:
-            raise UnreadableVideosError(
-                error or f"Another rank could not go on ({int(stops)} of all): its own message says why."
-            )
+            raise UnreadableVideosError(_first_error(error))
         if readings >= min(self.videos, self.ENOUGH) and failures > self.share * readings:
             raise UnreadableVideosError(
                 f"{int(failures)} of {int(readings)} readings failed, {failures / readings:.1%}, and "
@@ -121,11 +120,18 @@ class UnreadableVideos(TrainerCallback):
             if own["rank"]:
                 return 0
         report = merged(ranks, self._before) | ({} if stopped is None else {"stopped": stopped})
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        draft = Path(folder) / f".{REPORT}"
-        draft.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(draft, Path(folder) / REPORT)
+        with atomic_write(Path(folder) / REPORT) as file:
+            file.write(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
         return report["unreadable"]
+
+
+def _first_error(error: str | None) -> str:
+    """Return the error of the first rank that has one; a collective."""
+    errors = [error]
+    if distributed.is_initialized() and distributed.get_world_size() > 1:
+        errors = [None] * distributed.get_world_size()
+        distributed.all_gather_object(errors, error)
+    return next(f"{text} (process {rank})" if len(errors) > 1 else text for rank, text in enumerate(errors) if text)
 
 
 def _read(file: Path) -> dict[str, Any]:
