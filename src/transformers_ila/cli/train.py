@@ -10,15 +10,17 @@ must see the same folder. `--print_path NAME` prints where a recipe or a configu
 Exit code: 0 the model is saved, or after SIGTERM a checkpoint; 2 bad arguments, or a run that cannot go on.
 """
 
+import sys
 from collections.abc import Sequence
 
 import torch
 
 from ..hub.exporting import export
 from ..training.arguments import IlaTrainingArguments
-from ..training.recipes import RecipeArguments, parse
+from ..training.recipes import RecipeArguments, parse, recipe_file
 from ..training.run import final_metrics, train
 from ..training.trainer import IlaTrainer
+from ..training.unreadable import UnreadableVideosError
 
 
 EXAMPLES = (
@@ -31,6 +33,9 @@ PRINT_PATH = "--print_path"
 
 def parse_arguments(arguments: Sequence[str]) -> tuple[RecipeArguments, IlaTrainingArguments]:
     """Read a recipe, where the first word is one, and the options that are laid over it."""
+    if arguments and arguments[0] == PRINT_PATH:
+        print(recipe_file(" ".join(arguments[1:])))
+        sys.exit(0)
     recipe = arguments[0] if arguments and not arguments[0].startswith("--") else None
     return parse(recipe, arguments if recipe is None else arguments[1:])
 
@@ -42,17 +47,23 @@ def run(recipe: RecipeArguments, args: IlaTrainingArguments) -> int:
         if args.process_index == 0:
             print(line, flush=True)
 
-    trainer = train(recipe, args, progress=say)
-    steps = trainer.state.global_step
-    if trainer.stop.stopped:
-        say(f"SIGTERM: saved after step {steps}; --resume goes on.")
-    else:
+    try:
+        trainer = train(recipe, args, progress=say)
+        steps = trainer.state.global_step
+        if trainer.stop.stopped:
+            say(f"SIGTERM: saved after step {steps}; --resume goes on.")
+            return 0
         save(trainer, args)
         say(f"Trained {steps} steps.{_best(trainer)} Model: {args.output_dir}")
         say(_reached(trainer))
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()  # or its threads may still run when the process ends
-    return 0
+        return 0
+    except UnreadableVideosError:  # which all processes raise
+        if args.process_index == 0:
+            raise
+        return 2
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()  # or its threads may still run when the process ends
 
 
 def save(trainer: IlaTrainer, args: IlaTrainingArguments) -> None:

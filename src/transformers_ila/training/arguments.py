@@ -32,6 +32,8 @@ class IlaTrainingArguments(TrainingArguments):
         ValueError: a number out of its range.
     """
 
+    _argument_group_name = "optimisation"
+
     learning_rate: float = 8e-6
     weight_decay: float = 0.003
     adam_beta1: float = 0.9

@@ -50,8 +50,10 @@ STREAM_FIXES = {  # what decides, where shards are streamed, who reads which; to
 
 
 @dataclass
-class RecipeArguments:
-    """What a training run consists of, beside the optimisation, which is `IlaTrainingArguments`'."""
+class ModelArguments:
+    """The network, and the weights that it begins with."""
+
+    _argument_group_name = "model"
 
     tower: str = field(default="B/16", metadata={"help": "the CLIP tower that the numbers are meant for"})
     clip: str | None = field(default=None, metadata={"help": "Hub id or folder of CLIP or ILA weights to start from"})
@@ -63,6 +65,29 @@ class RecipeArguments:
     alignment_fusion: str = field(default="interaction", metadata={"help": "mi_token is the paper's"})
     alignment_conv: str = field(default="depthwise_separable", metadata={"help": "standard for SSv2"})
     config: str | None = field(default=None, metadata={"help": "more fields of IlaConfig, as a JSON object"})
+
+    def model_fields(self) -> dict[str, Any]:
+        """The fields of `IlaConfig` that the recipe sets.
+
+        Raises:
+            ValueError: `config` is no JSON object.
+        """
+        names = ("num_frames", "classification_head", "use_video_prompt", "temporal_module")
+        named = {name: getattr(self, name) for name in (*names, "alignment_fusion", "alignment_conv")}
+        try:
+            more = json.loads(self.config) if self.config else {}
+        except ValueError as error:
+            raise ValueError(f"`config` must be a JSON object, got {self.config!r} ({error}).") from error
+        if not isinstance(more, dict):
+            raise ValueError(f"`config` must be a JSON object, got {self.config!r}.")
+        return named | more
+
+
+@dataclass
+class VideoArguments:
+    """The videos to train on and to evaluate on."""
+
+    _argument_group_name = "videos"
 
     train_list: str | None = field(default=None, metadata={"help": "annotations to train on"})
     val_list: str | None = field(default=None, metadata={"help": "annotations to evaluate on"})
@@ -82,6 +107,13 @@ class RecipeArguments:
         default=10, metadata={"help": "other videos that are tried for one that cannot be read"}
     )
 
+
+@dataclass
+class ClipArguments:
+    """Which frames are taken of a video, and how clips and their labels are changed in training (Table 14)."""
+
+    _argument_group_name = "clips"
+
     frame_sampling: str = field(default="segments", metadata={"help": "segments, uniform (SSv2) or dense"})
     flip: str = field(default="auto", metadata={"help": "probability; auto: 0.5, or 0 where classes name a side"})
     scales: list[float] = field(default_factory=lambda: [1, 0.875, 0.75, 0.66], metadata={"help": "MultiScaleCrop"})
@@ -92,28 +124,6 @@ class RecipeArguments:
     mixup: float = field(default=0.8, metadata={"help": "0: off"})
     cutmix: float = field(default=1.0, metadata={"help": "0: off"})
     label_smoothing: float = field(default=0.1, metadata={"help": "share of a label that is spread over all classes"})
-
-    global_batch_size: int | None = field(
-        default=None, metadata={"help": "videos of a step of all processes; sets gradient_accumulation_steps"}
-    )
-    expect_processes: int | None = field(default=None, metadata={"help": "refuse another number of processes"})
-    resume: bool = field(default=False, metadata={"help": "go on from the last whole checkpoint, if there is one"})
-
-    def model_fields(self) -> dict[str, Any]:
-        """The fields of `IlaConfig` that the recipe sets.
-
-        Raises:
-            ValueError: `config` is no JSON object.
-        """
-        names = ("num_frames", "classification_head", "use_video_prompt", "temporal_module")
-        named = {name: getattr(self, name) for name in (*names, "alignment_fusion", "alignment_conv")}
-        try:
-            more = json.loads(self.config) if self.config else {}
-        except ValueError as error:
-            raise ValueError(f"`config` must be a JSON object, got {self.config!r} ({error}).") from error
-        if not isinstance(more, dict):
-            raise ValueError(f"`config` must be a JSON object, got {self.config!r}.")
-        return named | more
 
     def augmentation(self, class_names: Sequence[str], *, size: int) -> ClipAugmentation:
         """Return the augmentation for clips of `size` x `size` pixels.
@@ -129,6 +139,19 @@ class RecipeArguments:
     def mixing(self, num_classes: int) -> MixClips:
         """Return mixup, CutMix and label smoothing for `num_classes` classes; ValueError as in `augmentation`."""
         return MixClips(num_classes, mixup=self.mixup, cutmix=self.cutmix, smoothing=self.label_smoothing)
+
+
+@dataclass
+class RecipeArguments(ClipArguments, VideoArguments, ModelArguments):
+    """What a training run consists of, beside the optimisation, which is `IlaTrainingArguments`'."""
+
+    _argument_group_name = "run"
+
+    global_batch_size: int | None = field(
+        default=None, metadata={"help": "videos of a step of all processes; sets gradient_accumulation_steps"}
+    )
+    expect_processes: int | None = field(default=None, metadata={"help": "refuse another number of processes"})
+    resume: bool = field(default=False, metadata={"help": "go on from the last whole checkpoint, if there is one"})
 
 
 def resolved_flip(flip: float | str, class_names: Sequence[str]) -> float:

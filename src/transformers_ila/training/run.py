@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import accelerate
 import torch
@@ -13,7 +13,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, IntervalStrategy
 from transformers.utils import logging
 
 from ..data.annotations import Annotations
-from ..distributed import all_gather
+from ..distributed import RemoteRankError, all_gather, current_rank
 from ..model.configuration_ila import MULTI_LABEL
 from ..model.video_processing_ila import IlaVideoProcessor
 from ..version import __version__
@@ -27,6 +27,7 @@ from .shard_clips import ShardClips
 from .trainer import IlaTrainer, class_logits, multi_label_metrics, top5_indices, top_accuracies
 
 
+T = TypeVar("T")
 logger = logging.get_logger(__name__)
 
 
@@ -48,15 +49,10 @@ def train(
         UnreadableVideosError: too many videos cannot be read; on all processes at the same step.
     """
     tell = progress if args.process_index == 0 else _nobody
-    if recipe.expect_processes not in (None, args.world_size):
-        raise ValueError(f"{recipe.expect_processes} processes were expected, and there are {args.world_size}.")
+    on_every_process(lambda: _check_processes(recipe, args))
     checkpoint = find_checkpoint(recipe, args, tell)
     trainer = build_trainer(recipe, args, tell)
-    if os.environ.get("ACCELERATE_USE_FSDP", "false") == "true" and not trainer.is_fsdp_enabled:
-        raise ValueError(
-            "FSDP was asked for, and Accelerate does not use it: it needs several processes with a GPU each."
-        )
-    all_gather(lambda: settle(recipe, args, checkpoint, list(trainer.model.config.id2label.values())))
+    on_every_process(lambda: settle(recipe, args, checkpoint, trainer.model.config.class_names))
     tell(f"{args.world_size} processes, {recipe.global_batch_size} videos a step; {args.output_dir}/{RESOLVED}")
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     return trainer
@@ -64,6 +60,32 @@ def train(
 
 def _nobody(line: str) -> None:
     """Take a line and show it to nobody."""
+
+
+def on_every_process(work: Callable[[], T]) -> T:
+    """Do something on every process of a run and return its result; where it fails on one, it fails on all.
+
+    Raises:
+        Exception: what `work` raises, on the first process where it fails.
+        RemoteRankError: on the others, so that one of them says what is wrong.
+    """
+    result: list[T] = []
+    failure: Exception | None = None
+    try:
+        result.append(work())
+    except Exception as error:  # whatever it is, the others must not wait for this process
+        failure = error
+    failed = all_gather(lambda: failure is not None)
+    if failure is not None and True not in failed[: current_rank().rank]:
+        raise failure
+    if True in failed:
+        raise RemoteRankError(f"Process {failed.index(True)} says what is wrong.") from failure
+    return result[0]
+
+
+def _check_processes(recipe: RecipeArguments, args: IlaTrainingArguments) -> None:
+    if recipe.expect_processes not in (None, args.world_size):
+        raise ValueError(f"{recipe.expect_processes} processes were expected, and there are {args.world_size}.")
 
 
 def find_checkpoint(
@@ -76,10 +98,10 @@ def find_checkpoint(
     """
     folder = Path(str(args.output_dir))
     if not recipe.resume:
-        all_gather(lambda: _check_no_checkpoints(folder))
+        on_every_process(lambda: _check_no_checkpoints(folder))
         return None
-    checkpoint = last_complete_checkpoint(folder)
-    require_same_checkpoint(checkpoint, own_folders=args.save_on_each_node)
+    checkpoint = on_every_process(lambda: last_complete_checkpoint(folder))
+    on_every_process(lambda: require_same_checkpoint(checkpoint, own_folders=args.save_on_each_node))
     if checkpoint is None:
         tell(f"There is no whole checkpoint in {str(folder)!r}: this is the beginning.")
     else:
@@ -101,9 +123,15 @@ def build_trainer(
         ValueError: a list, class, field or number with a fault, or fewer videos than a global batch.
         OSError: a list or weights cannot be read.
     """
-    training, evaluation, names = _read_lists(recipe, args, tell)
-    mixing = recipe.mixing(len(names))
-    recipe.flip = str(recipe.augmentation(names, size=1).flip)  # "auto" is decided by the classes
+    training, evaluation = on_every_process(lambda: _read_lists(recipe, args))
+    _tell_evaluation(recipe, args, training, evaluation, tell)
+    return on_every_process(lambda: _trainer(recipe, args, training, evaluation))
+
+
+def _trainer(
+    recipe: RecipeArguments, args: IlaTrainingArguments, training: Annotations, evaluation: Annotations | None
+) -> IlaTrainer:
+    names = training.class_names or []
     set_seed(args.seed)  # new weights are drawn here
     model = model_of(recipe, names)
     if training.multi_label:  # where nothing is the first of five
@@ -113,44 +141,53 @@ def build_trainer(
     metrics: dict[str, Any] = {"compute_metrics": top_accuracies, "preprocess_logits_for_metrics": top5_indices}
     if training.multi_label:
         metrics = {"compute_metrics": multi_label_metrics, "preprocess_logits_for_metrics": class_logits}
-    return IlaTrainer(
+    trainer = IlaTrainer(
         model=model,
         args=args,
         train_dataset=_training_clips(recipe, args, training, processor),
         eval_dataset=None if evaluation is None else EvaluationClips(evaluation, processor, normalise=False),
         processing_class=processor,
-        train_collator=MixingCollator(mixing),
+        train_collator=MixingCollator(recipe.mixing(len(names))),
         **metrics,
     )
-
-
-def _read_lists(
-    recipe: RecipeArguments, args: IlaTrainingArguments, tell: Callable[[str], object]
-) -> tuple[Annotations, Annotations | None, list[str]]:
-    """Return what `annotations_of` returns, after it was checked on every process and its hold-out was told."""
-
-    def read() -> tuple[Annotations, Annotations | None, list[str]]:
-        check_model(recipe)
-        return annotations_of(recipe, seed=args.seed)
-
-    found: list[tuple[Annotations, Annotations | None, list[str]]] = []
-    all_gather(lambda: found.append(read()))  # one that fails ends all, and only the failure travels
-    training, evaluation, names = found[0]
-    if evaluation is None:
-        tell(_why_no_evaluation(recipe))
-        args.eval_strategy, args.do_eval, args.load_best_model_at_end = IntervalStrategy.NO, False, False
-    elif recipe.val_list is None:
-        total = len(training.samples) + len(evaluation.samples)
-        tell(
-            f"Held out {len(evaluation.samples)} of {total} videos to evaluate on, {recipe.val_fraction:.0%} of each "
-            f"class, drawn by seed {args.seed}: --val_fraction 0 trains on all of them, --val_list names others."
+    if os.environ.get("ACCELERATE_USE_FSDP", "false") == "true" and not trainer.is_fsdp_enabled:
+        raise ValueError(
+            "FSDP was asked for, and Accelerate does not use it: it needs several processes with a GPU each."
         )
+    return trainer
+
+
+def _read_lists(recipe: RecipeArguments, args: IlaTrainingArguments) -> tuple[Annotations, Annotations | None]:
+    """Return the videos to train on and to evaluate on, and check all of the recipe that needs no weights."""
+    check_model(recipe)
+    training, evaluation, names = annotations_of(recipe, seed=args.seed)
+    recipe.mixing(len(names))
+    recipe.flip = str(recipe.augmentation(names, size=1).flip)  # "auto" is decided by the classes
     if len(training.samples) < (recipe.global_batch_size or 1):
         raise ValueError(
             f"{len(training.samples)} videos are fewer than one global batch of {recipe.global_batch_size}. Lower "
             "`global_batch_size` and `per_device_train_batch_size`."
         )
-    return training, evaluation, names
+    return training, evaluation
+
+
+def _tell_evaluation(
+    recipe: RecipeArguments,
+    args: IlaTrainingArguments,
+    training: Annotations,
+    evaluation: Annotations | None,
+    tell: Callable[[str], object],
+) -> None:
+    """Say which videos are held out; where there is nothing to evaluate on, say why and switch evaluation off."""
+    if evaluation is None:
+        tell(_why_no_evaluation(recipe))
+        args.eval_strategy, args.do_eval, args.load_best_model_at_end = IntervalStrategy.NO, False, False
+    elif recipe.val_list is None:
+        held, total = len(evaluation.samples), len(training.samples) + len(evaluation.samples)
+        tell(
+            f"Held out {held} of {total} videos to evaluate on, {recipe.val_fraction:.0%} of each class, drawn by "
+            f"seed {args.seed}: --val_fraction 0 trains on all of them, --val_list names others."
+        )
 
 
 def _why_no_evaluation(recipe: RecipeArguments) -> str:

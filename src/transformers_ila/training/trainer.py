@@ -443,7 +443,10 @@ class IlaTrainer(Trainer):
         return nullcontext() if self.average is None else self.average.in_place()
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        with self._clock_stopped(), self.averaged():
+        """`Trainer.evaluate` of the averaged weights where there are any; the classes' texts are encoded once."""
+        model = self.accelerator.unwrap_model(self.model)
+        texts_once = getattr(model, "constant_class_features", nullcontext)  # TimeSformer has no texts
+        with self._clock_stopped(), self.averaged(), texts_once():
             with torch.random.fork_rng(devices=[]):  # so that evaluating more or less changes no weight
                 return super().evaluate(*args, **kwargs)
 
