@@ -74,12 +74,13 @@ class MovingAverage(TrainerCallback):
 
 
 def _averaged(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    """Trained weights and floating-point statistics."""
+    """Yield names and tensors of trained weights and of those floating-point buffers that a checkpoint holds."""
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             yield name, parameter
+    saved = model.state_dict().keys()
     for name, buffer in model.named_buffers():
-        if buffer.is_floating_point():
+        if buffer.is_floating_point() and name in saved:
             yield name, buffer
 
 

@@ -247,9 +247,8 @@ def recipe_file(name: str | Path) -> Path:
             return file
     close = difflib.get_close_matches(plain, recipe_names(), n=1)
     meant = f" Did you mean {close[0]!r}?" if close else ""
-    raise ValueError(
-        f"There is no recipe {str(name)!r}, neither a file nor one of {', '.join(recipe_names())}.{meant}"
-    )
+    named = ", ".join(recipe_names())
+    raise ValueError(f"There is no recipe {str(name)!r}: it is neither a file nor one of {named}.{meant}")
 
 
 def read_recipe(file: str | Path) -> dict[str, Any]:
@@ -326,9 +325,9 @@ def _tokens(key: str, value: Any) -> list[str]:
 def _todays_option(token: str) -> str:
     name, *value = token.split("=", 1)
     old = name.removeprefix("--").replace("-", "_")
-    return (
-        "=".join([f"--{_todays_name(old, 'options')}", *value]) if name.startswith("--") and old in RENAMED else token
-    )
+    if not name.startswith("--") or old not in RENAMED:
+        return token
+    return "=".join([f"--{_todays_name(old, 'options')}", *value])
 
 
 def _resolved(namespace: Namespace, *, name: str) -> tuple[RecipeArguments, IlaTrainingArguments]:
