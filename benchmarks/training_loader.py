@@ -21,7 +21,6 @@ from transformers import HfArgumentParser
 from transformers_ila import IlaConfig, IlaVideoProcessor
 from transformers_ila.data.lists import VIDEO_SUFFIXES
 from transformers_ila.data.samples import Annotations, Sample
-from transformers_ila.evaluation.views import pixel_values_on
 from transformers_ila.training.augmentation import MixClips, MixingCollator
 from transformers_ila.training.clips import ClipCollator, TrainingClips
 from transformers_ila.training.recipes import RecipeArguments
@@ -59,7 +58,7 @@ def measure(loader: DataLoader, processor: IlaVideoProcessor) -> tuple[float, fl
     for batch in loader:
         clips += len(batch["labels"])
         if batch["pixel_values"].dtype == torch.uint8:
-            pixel_values_on(torch.device("cpu"), batch["pixel_values"], processor)
+            processor.normalize_on("cpu", batch["pixel_values"])
     seconds = time.perf_counter() - started
     return clips / seconds, (time.process_time() - used) / seconds
 

@@ -1,7 +1,8 @@
-"""`scripts/train.py`: what it says, what it refuses, and what its output folder is good for."""
+"""`ila train`: what it says, what it refuses, and what its output folder is good for."""
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -79,6 +80,7 @@ def test_the_output_folder_is_a_model(trained, material, tmp_path):
 def test_the_output_folder_says_how_it_came_about(trained):
     values = yaml.safe_load((trained / "training.yaml").read_text())
     assert values["global_batch_size"] == 8 and values["gradient_accumulation_steps"] == 2
+    assert values["flip"] == 0.0 and values["val_fraction"] == 0.0  # classes name left and right; there is a val_list
     assert "1 processes" in (trained / "training.yaml").read_text().splitlines()[0]
     assert json.loads((trained / "unreadable_videos.json").read_text())["unreadable"] == 0
     checkpoints = sorted(trained.glob("checkpoint-*"))
@@ -114,6 +116,48 @@ def test_resuming_where_nothing_is_begins(material, tmp_path, capsys):
     assert "this is the beginning" in capsys.readouterr().out
 
 
+def test_a_part_is_held_out_by_default(material, tmp_path, capsys, caplog):
+    """Two of 16 videos would do nothing for eight classes of two; half leaves one of each."""
+    fields = {"global_batch_size": 4, "num_train_epochs": 1, "val_list": "null"}
+    chosen = options(material, tmp_path / "run", **fields, val_fraction=0.5)
+    assert run_verb(train, chosen) == 0
+    printed = capsys.readouterr().out
+    assert "Held out 8 of 16 videos to evaluate on, 50% of each class, drawn by seed 42" in printed
+    assert re.search(r"^Accuracy on 8 videos: top-1 \d+\.\d%, top-5 \d+\.\d%$", printed, re.MULTILINE)
+    assert "The run has 2 steps and its warm-up takes 2" in caplog.text  # three epochs of two
+    values = yaml.safe_load((tmp_path / "run" / "training.yaml").read_text())
+    assert values["val_fraction"] == 0.5 and values["val_list"] is None
+    state = json.loads((tmp_path / "run" / "checkpoint-2" / "trainer_state.json").read_text())
+    assert any("eval_top1" in line for line in state["log_history"])
+    assert run_verb(train, [*chosen, "--resume"]) == 0  # the same videos
+    assert "Accuracy on 8 videos" in capsys.readouterr().out
+    assert run_verb(train, options(material, tmp_path / "none", **fields, max_steps=1)) == 0
+    printed = capsys.readouterr().out
+    assert "no class has enough videos to hold out 20% of them" in printed and "Nothing was evaluated." in printed
+
+
+def test_what_is_wrong_is_found_before_weights_are_loaded(material, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("transformers_ila.training.run.model_of", None)
+    for changes in (
+        {"mixup": -1},
+        {"jitter": 7},
+        {"flip": "often"},
+        {"global_batch_size": 64},
+        {"val_list": "no.txt"},
+    ):
+        assert run_verb(train, options(material, tmp_path, **changes)) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 5
+
+
+def test_recipes_can_be_found_by_other_programs(capsys):
+    for name, file in (("small_b16_8f", "small_b16_8f.yaml"), ("ddp", "accelerate/ddp.yaml")):
+        with pytest.raises(SystemExit) as ended:
+            run_verb(train, ["--print_path", name])
+        assert not ended.value.code and capsys.readouterr().out == f"{RECIPES / file}\n"
+    assert run_verb(train, ["--print_path"]) == 2
+    assert "it is neither a file nor one of head_b16_8f, k400_b16_16f" in capsys.readouterr().err
+
+
 def test_several_labels(material, tmp_path, capsys):
     names = [str(path.relative_to(material / "train")) for path in sorted((material / "train").rglob("*.mp4"))]
     lines = [f"{name} {index % 3} {3 + index % 2}" for index, name in enumerate(names)]
@@ -126,7 +170,7 @@ def test_several_labels(material, tmp_path, capsys):
     assert json.loads((tmp_path / "run" / "config.json").read_text())["problem_type"] == "multi_label_classification"
 
 
-def test_streamed_shards(material, tmp_path):
+def test_streamed_shards(material, tmp_path, capsys):
     paths = sorted((material / "train").rglob("*.mp4"))
     for shard in range(2):
         with tarfile.open(tmp_path / f"train-{shard}.tar", "w") as tar:
@@ -139,6 +183,9 @@ def test_streamed_shards(material, tmp_path):
     assert run_verb(train, options(material, tmp_path / "run", **changes)) == 0
     state = json.loads((tmp_path / "run" / "checkpoint-4" / "trainer_state.json").read_text())
     assert state["global_step"] == 4 and state["epoch"] == 2.0
+    changes["val_list"] = "null"
+    assert run_verb(train, options(material, tmp_path / "alone", **changes)) == 0
+    assert "`stream` reads shards in one pass, from which no video can be held out" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -162,7 +209,18 @@ def test_what_is_wrong_ends_with_two_and_one_line(material, tmp_path, capsys, ch
 
 def test_recipes_that_are_not_there(capsys):
     assert run_verb(train, ["nowhere.yaml"]) == 2 and "nowhere.yaml" in capsys.readouterr().err
-    assert run_verb(train, ["--help"]) == 0 and "--resume" in capsys.readouterr().out
+    assert run_verb(train, ["--help"]) == 0
+    printed = capsys.readouterr().out
+    for shown in (
+        "--resume",
+        "\nmodel:\n",
+        "\nvideos:\n",
+        "\nclips:\n",
+        "\nrun:\n",
+        "\noptimisation:\n",
+        "--learning_rate",
+    ):
+        assert shown in printed
 
 
 @pytest.mark.parametrize("file", ACCELERATE, ids=lambda path: path.stem)
@@ -201,6 +259,29 @@ def test_one_process_in_place_of_two_is_refused(material, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("changes", [{"train_list": "nowhere.txt"}, {"clip": "/no/such/folder"}, {"mixup": "much"}])
+def test_one_of_several_processes_says_what_is_wrong(material, tmp_path, changes):
+    processes = start_two(2 * [[*options(material, tmp_path, **changes)]])
+    errors = "".join(process.communicate(timeout=600)[1] for process in processes)
+    assert [process.returncode for process in processes] == [2, 2], errors
+    assert errors.count("ila train: error: ") == 1 and "Traceback" not in errors
+
+
+def start_two(each):
+    """One process for the options of each rank, as torchrun starts them."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    processes = []
+    for rank, chosen in enumerate(each):
+        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_PORT": port}
+        environment = {**os.environ, **{name: str(value) for name, value in place.items()}, "MASTER_ADDR": "127.0.0.1"}
+        command = [sys.executable, str(ROOT / "scripts" / "train.py"), *chosen]
+        processes.append(subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment))
+    return processes
+
+
+@pytest.mark.slow
 def test_sigterm_to_all_processes_of_a_run_saves_and_ends(material, tmp_path):
     """As schedulers send it: to the workers of the loaders, too."""
     workers = {"dataloader_num_workers": 2, "dataloader_persistent_workers": "true", "jitter": 1, "max_steps": 500}
@@ -229,19 +310,11 @@ def test_machines_that_do_not_share_the_output_folder_do_not_go_on(material, tra
     """One has the last checkpoint, the other an earlier one."""
     folders = [shutil.copytree(trained, tmp_path / name) for name in ("a", "b")]
     shutil.rmtree(folders[1] / "checkpoint-4")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    runs = []
-    for rank, folder in enumerate(folders):
-        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_PORT": port}
-        environment = {**os.environ, **{name: str(value) for name, value in place.items()}, "MASTER_ADDR": "127.0.0.1"}
-        command = [sys.executable, str(ROOT / "scripts" / "train.py"), *options(material, folder), "--resume"]
-        runs.append(subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment))
-    for run in runs:
-        errors = run.communicate(timeout=300)[1]
-        assert run.returncode == 2, errors
-        assert "same checkpoint: process 0: checkpoint-4; process 1: checkpoint-2. All machines must" in errors
+    runs = start_two([[*options(material, folder), "--resume"] for folder in folders])
+    errors = [run.communicate(timeout=600)[1] for run in runs]
+    assert [run.returncode for run in runs] == [2, 2], errors
+    assert "same checkpoint: process 0: checkpoint-4; process 1: checkpoint-2. All machines must" in errors[0]
+    assert "ila train: error" not in errors[1]
 
 
 @pytest.mark.slow

@@ -21,7 +21,8 @@ from transformers_ila.conversion.state_dicts import to_released_state_dict
 from transformers_ila.hub.cards import model_card
 from transformers_ila.hub.facts import ModelFacts
 from transformers_ila.training.arguments import is_new_parameter
-from transformers_ila.training.recipes import RecipeArguments, model_of
+from transformers_ila.training.inputs import model_of
+from transformers_ila.training.recipes import RecipeArguments
 
 
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
@@ -219,7 +220,8 @@ def test_a_recipe_starts_from_a_vit(vit_folder, caplog):
     with caplog.at_level(logging.WARNING):
         model = model_of(recipe, LABELS)
     assert "is no B/16 tower, which the recipe is meant for" in caplog.text and "'patch_size': 4" in caplog.text
-    frozen = {name.split(".")[0] for name, _ in model.named_parameters() if not is_new_parameter(name)}
+    new = model.new_parameters
+    frozen = {name.split(".")[0] for name, _ in model.named_parameters() if not is_new_parameter(name, new)}
     assert frozen == {"vision_model", "visual_projection"}  # by `freeze_clip`; the projection is the identity
     with pytest.raises(ValueError, match='must be "linear"'):
         model_of(RecipeArguments(clip=str(vit_folder)), LABELS)

@@ -1,11 +1,12 @@
-"""Runs `scripts/train.py` in forked processes that die on command, so that nothing is imported twice.
+"""Runs `ila train` in forked processes that die on command, so that nothing is imported twice.
 
 A plan is a JSON file: a list of attempts, each with options, a number of processes and when to die:
 - {"step": s}: at the beginning of step s;
 - {"write": n}: in the middle of the n-th file that a checkpoint writes;
 - {"seal": n}: when the n-th checkpoint has all its files and not yet the one that says so;
 - {"rotate": n}: when the n-th old checkpoint is half deleted;
-- {"seconds": t}: so long after the first step, by a signal from outside; {"term": s}: SIGTERM in step s; {}: never.
+- {"during": s}: anywhere from step s on, by another thread, at the latest two steps later;
+- {"term": s}: SIGTERM in step s; {}: never.
 "rank" beside it means one rank only; where a rank dies of SIGKILL the others are killed, as launchers do.
 What happened is written beside the plan: for every attempt the exit codes of its ranks, negative for a signal.
 """
@@ -63,9 +64,11 @@ class Death:
                 die()
             if self.when.get("term") == now:
                 os.kill(os.getpid(), signal.SIGTERM)
-            if "seconds" in self.when and not hasattr(self, "timer"):
-                self.timer = threading.Timer(self.when["seconds"], die)
-                self.timer.start()
+            if self.when.get("during") == now:
+                self.killer = threading.Thread(target=die)
+                self.killer.start()
+            if self.when.get("during", now) == now - 2:
+                self.killer.join()
             seen = hashlib.sha256(inputs["pixel_values"].numpy().tobytes() + inputs["labels"].numpy().tobytes())
             with trace.open("a") as file:
                 file.write(f"{now} {seen.hexdigest()}\n")

@@ -9,7 +9,11 @@ import pytest
 import torch
 
 from support.tiny_models import tiny_config
-from transformers_ila import IlaForVideoClassification
+from transformers_ila import (
+    AlignedTimesformerForVideoClassification,
+    FrozenClipForVideoClassification,
+    IlaForVideoClassification,
+)
 from transformers_ila.model.alignment_ila import PointPredictor
 from transformers_ila.training.arguments import IlaTrainingArguments, is_new_parameter, parameter_groups
 from transformers_ila.training.callbacks import JitterDecay, MovingAverage
@@ -32,7 +36,7 @@ def arguments(folder, **fields):
 
 def test_groups_of_the_paper(model, tmp_path):
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    groups = parameter_groups(model.named_parameters(), arguments(tmp_path), 1e-3)
+    groups = parameter_groups(model.named_parameters(), arguments(tmp_path), 1e-3, new_parameters=model.new_parameters)
     found = {names[id(p)]: (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
     assert found.keys() == {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert found["vision_model.encoder.layers.0.mlp.fc1.weight"] == (1e-3, 0.003)
@@ -42,14 +46,13 @@ def test_groups_of_the_paper(model, tmp_path):
     assert alignment == {1e-2} and found["logit_scale"] == (1e-3, 0.0)
 
 
-def test_what_is_new_in_the_adapters():
-    for name in (
-        "decoder.layers.0.mlp.fc1.weight",
-        "timesformer.encoder.layer.3.alignment.pairs.point_head.points.bias",
-    ):
-        assert is_new_parameter(name)
-    for name in ("vision_model.encoder.layers.0.mlp.fc1.weight", "timesformer.encoder.layer.3.output.dense.weight"):
-        assert not is_new_parameter(name)
+def test_what_is_new_in_the_backbones():
+    new = FrozenClipForVideoClassification.new_parameters
+    assert is_new_parameter("decoder.layers.0.mlp.fc1.weight", new) and is_new_parameter("classifier.weight", new)
+    assert not is_new_parameter("vision_model.encoder.layers.0.mlp.fc1.weight", new)
+    new = AlignedTimesformerForVideoClassification.new_parameters
+    assert is_new_parameter("timesformer.encoder.layer.3.alignment.pairs.point_head.points.bias", new)
+    assert not is_new_parameter("timesformer.encoder.layer.3.output.dense.weight", new)
 
 
 def test_jitter_is_halved_from_its_epoch_on(model):
@@ -96,7 +99,7 @@ def test_only_whole_checkpoints_count(tmp_path):
 TWO_PROCESSES = """
 import json, sys, torch
 from torch import distributed, nn
-from transformers_ila.synchronised_norm import synchronise_batch_norm
+from transformers_ila.training.sync_batch_norm import synchronise_batch_norm
 
 rank, port = int(sys.argv[1]), sys.argv[2]
 distributed.init_process_group("gloo", init_method=f"file://{port}", rank=rank, world_size=2)

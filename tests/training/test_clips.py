@@ -121,7 +121,7 @@ def test_what_cannot_be_read_is_replaced_the_same_way_by_everyone(broken, proces
     assert [batch.get("unreadable") for batch in alone] == [batch.get("unreadable") for batch in with_workers]
 
 
-def test_a_stand_in_brings_its_own_label_and_reason(broken, processor):
+def test_a_replacement_brings_its_own_label_and_reason(broken, processor):
     clips = training_clips(broken, processor, warn=False)
     item = clips[7]
     assert item["unreadable"][0][0] == "damaged.mp4" and item["unreadable"][0][1]
@@ -138,16 +138,16 @@ def test_each_bad_video_is_logged_once(broken, processor, monkeypatch):
     assert sorted(line.split("'")[1] for line in told) == ["damaged.mp4", "missing_a.mp4", "missing_b.mp4"]
 
 
-def test_stand_ins_are_bounded(tmp_path, processor):
+def test_replacements_are_bounded(tmp_path, processor):
     (tmp_path / "list.txt").write_text("a.mp4 0\nb.mp4 1\n")
-    clips = training_clips(tmp_path / "list.txt", processor, stand_ins=3, warn=False)
+    clips = training_clips(tmp_path / "list.txt", processor, max_replacements=3, warn=False)
     with pytest.raises(RuntimeError, match="'a.mp4' .*and 3 others"):
         clips[0]
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"augment": ClipAugmentation(size=24)}, "augment.size"), ({"stand_ins": -1}, "stand_ins")],
+    [({"augment": ClipAugmentation(size=24)}, "augment.size"), ({"max_replacements": -1}, "max_replacements")],
 )
 def test_arguments_that_do_not_fit_are_refused(videos, processor, options, message):
     with pytest.raises(ValueError, match=message):
@@ -223,8 +223,8 @@ def test_few_readings_tell_no_share_and_many_do():
 
 
 def test_an_error_stops_with_its_own_words():
-    with pytest.raises(RuntimeError, match="no stand-in"):
-        UnreadableVideos(1.0, videos=4).agree("no stand-in", torch.device("cpu"))
+    with pytest.raises(RuntimeError, match="no replacement"):
+        UnreadableVideos(1.0, videos=4).agree("no replacement", torch.device("cpu"))
 
 
 def test_the_report_goes_on_after_resuming(tmp_path):

@@ -1,7 +1,9 @@
 """Recipes: every one loads strictly and builds its model; what is unknown, doubled or of another kind is refused."""
 
 import io
+import json
 import tarfile
+from collections import Counter
 
 import pytest
 import torch
@@ -11,13 +13,15 @@ from support.paths import RECIPES
 from transformers_ila import IlaForVideoClassification
 from transformers_ila.conversion.published import PUBLISHED
 from transformers_ila.data.class_names import class_names
+from transformers_ila.data.samples import Annotations, Sample
 from transformers_ila.training.arguments import parameter_groups
+from transformers_ila.training.inputs import annotations_of, check_model, config_of, hold_out_videos, model_of
 from transformers_ila.training.recipes import (
-    annotations_of,
     check_same_run,
-    config_of,
     parse,
     read_recipe,
+    recipe_file,
+    recipe_names,
     resolved_values,
     write_resolved,
 )
@@ -51,13 +55,15 @@ def test_every_recipe_loads_and_builds_its_model(file, tmp_path):
         model = IlaForVideoClassification(config_of(recipe, names))
     recipe.augmentation(names, size=model.config.vision_config.image_size)
     recipe.mixing(len(names))
-    assert args.load_best_model_at_end and args.metric_for_best_model == "top1" and args.eval_strategy == "epoch"
+    if not recipe.from_scratch:
+        assert args.load_best_model_at_end and args.metric_for_best_model == "top1" and args.eval_strategy == "epoch"
     trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-    assert trained and parameter_groups(model.named_parameters(), args, args.learning_rate)
+    new = model.new_parameters
+    assert trained and parameter_groups(model.named_parameters(), args, args.learning_rate, new_parameters=new)
 
 
 def test_the_recipes_are_those_of_the_paper(tmp_path):
-    assert len(FILES) == 12
+    assert {file.stem for file in FILES} == {*recipe_names()} and "small_b16_8f" in recipe_names()
     for published in PUBLISHED:
         short = "k400" if published.data_set == "kinetics400" else "ssv2"
         tower = published.size.lower().replace("/", "").replace("@", "_")
@@ -83,7 +89,7 @@ def test_the_recipes_are_those_of_the_paper(tmp_path):
 def test_every_recipe_says_hardware_and_where_its_accuracy_comes_from(file):
     text = file.read_text()
     assert "# Hardware: " in text and "# Expected: " in text
-    assert "published by the paper" in text or "nobody has measured" in text
+    assert any(source in text for source in ("published by the paper", "nobody has measured", "measured here"))
 
 
 def test_recipes_run_where_there_is_no_accelerator(tmp_path, monkeypatch):
@@ -111,6 +117,9 @@ def test_options_win_over_the_recipe(tmp_path):
     assert args.gradient_accumulation_steps == 2 and recipe.global_batch_size == 8
     recipe, args = parsed(file, tmp_path, "--learning_rate", "1", "--scales", "0.7", "--jitter_decay_epoch=3")
     assert args.learning_rate == 1 and recipe.scales == [0.7] and args.jitter_decay_epoch == 3 and recipe.mixup == 0.3
+    assert parsed(written(tmp_path, "config: {alignment_jitter: 0.1}\n"), tmp_path)[0].model_fields()[
+        "alignment_jitter"
+    ]
     for nothing in (["--jitter_decay_epoch", "null"], ["--jitter_decay_epoch=null"]):
         assert parsed(None, tmp_path, *nothing, "--max_steps", "3")[1].jitter_decay_epoch is None
 
@@ -129,6 +138,14 @@ def test_options_win_over_the_recipe(tmp_path):
         ("global_batch_size: 10\nper_device_train_batch_size: 4\n", "10 is no multiple of 4 videos on each of 1"),
         ("global_batch_size: 2\nper_device_train_batch_size: 4\n", "2 is no multiple"),
         ("use_video_prompt: maybe\n", "use_video_prompt|Truthy"),
+        ("num_frames: [8, 16]\n", "'16' is of no option"),
+        ("scales: []\n", "scales.*at least one"),
+        ("scales: [half]\n", "scales.*invalid float value: 'half'"),
+        ("eval_strategy: sometimes\n", "eval_strategy|sometimes"),
+        ("val_fraction: 1\n", "`val_fraction` must be 0 <= fraction < 1, got 1.0"),
+        ("val_split: val\n", "`val_split` names a part of `val_list`"),
+        ("val_fraction: 0.2\nval_list: some.txt\n", "`val_list` names others: give one of the two"),
+        ("val_fraction: 0.2\nstream: true\n", "give one of the two"),
     ],
 )
 def test_what_is_wrong_in_a_recipe_is_said(tmp_path, text, message):
@@ -239,6 +256,107 @@ def test_what_was_decided_is_a_recipe_again(tmp_path):
     again = resolved_values(*parse(file, ["--resume"]))
     assert again == values
     check_same_run(again, tmp_path)
+
+
+def test_recipes_are_named_without_a_path(tmp_path):
+    for name in ("small_b16_8f", "small_b16_8f.yaml", "recipes/small_b16_8f.yaml", RECIPES / "small_b16_8f.yaml"):
+        assert recipe_file(name) == RECIPES / "small_b16_8f.yaml"
+    assert recipe_file("ddp") == RECIPES / "accelerate" / "ddp.yaml" and recipe_file("ablation_small").is_file()
+    assert parsed("small_b16_8f", tmp_path)[0] == parsed(RECIPES / "small_b16_8f.yaml", tmp_path)[0]
+    with pytest.raises(ValueError, match="no recipe 'small_b16_9f'.*k400_b16_8f, .*Did you mean 'small_b16_8f'"):
+        parse("small_b16_9f")
+
+
+def test_old_names_are_read_with_a_warning(tmp_path, caplog):
+    for recipe, options in (
+        (written(tmp_path, "stand_ins: 3\n"), []),
+        (None, ["--stand_ins", "3"]),
+        (None, ["--stand-ins=3"]),
+    ):
+        caplog.clear()
+        assert parsed(recipe, tmp_path, *options)[0].max_replacements == 3
+        assert "`stand_ins` is called `max_replacements` now" in caplog.text
+    with pytest.raises(ValueError, match="unknown 'stand_in'"):
+        parsed(None, tmp_path, "--stand_in", "3")
+
+
+def test_a_model_from_nothing(tmp_path):
+    tower = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "image_size": 28, "patch_size": 4}
+    config = {"vision_config": tower, "projection_dim": 32, "alignment_hidden_size": 8, "mit_num_attention_heads": 4}
+    options = ["--from_scratch", "--config", json.dumps(config), "--classification_head", "linear"]
+    recipe, _ = parsed(None, tmp_path, *options)
+    torch.manual_seed(0)
+    model = model_of(recipe, ["one", "two"])
+    assert model.config.class_names == ["one", "two"] and model.config.vision_config.hidden_size == 32
+    assert sum(parameter.numel() for parameter in model.parameters()) < 1e6
+    for more, message in ((["--clip", "x"], "give one of the two"), (["--classification_head", "text"], "no words")):
+        with pytest.raises(ValueError, match=message):
+            check_model(parsed(None, tmp_path, *options, *more)[0])
+    with pytest.raises(ValueError, match="`clip` must be the Hub id"):
+        check_model(parsed(None, tmp_path)[0])
+
+
+# -- what is held out ------------------------------------------------------------------------------------------------
+
+
+def annotations(*counts, multi_label=False):
+    labels = [label for label, count in enumerate(counts) for _ in range(count)]
+    samples = [Sample(f"/{i}.mp4", (label, 9) if multi_label else (label,), f"{i}") for i, label in enumerate(labels)]
+    return Annotations(samples, list(map(str, range(10))), multi_label, "list", "test")
+
+
+def test_a_fifth_of_every_class_is_held_out():
+    whole = annotations(10, 5, 3, 2, 1)
+    training, held = hold_out_videos(whole, 0.2, seed=0)
+    assert Counter(sample.labels[0] for sample in held.samples) == {0: 2, 1: 1, 2: 1}
+    assert sorted(training.samples + held.samples) == sorted(whole.samples) and held.class_names == whole.class_names
+    assert [sample for sample in whole.samples if sample in set(training.samples)] == training.samples  # in order
+    assert hold_out_videos(whole, 0.2, seed=0)[1] == held != hold_out_videos(whole, 0.2, seed=1)[1]
+    assert len(hold_out_videos(whole, 0.99, seed=0)[0].samples) == 5  # one of each class is left
+    assert hold_out_videos(whole, 0.0, seed=0) == (whole, None)
+    assert hold_out_videos(annotations(2, 2), 0.2, seed=0)[1] is None
+    several = annotations(5, 5, multi_label=True)
+    assert len(hold_out_videos(several, 0.2, seed=0)[1].samples) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "fraction"),
+    [
+        ([], 0.2),
+        (["--val_fraction", "0.5"], 0.5),
+        (["--val_fraction", "0"], 0.0),
+        (["--val_list", "some.txt"], 0.0),
+        (["--val_list", "some.txt", "--val_fraction", "0"], 0.0),
+        (["--stream"], 0.0),
+    ],
+)
+def test_the_share_that_is_held_out(tmp_path, options, fraction):
+    recipe, args = parsed("small_b16_8f", tmp_path, *options)
+    assert recipe.val_fraction == fraction and args.load_best_model_at_end
+    _, args = parsed("small_b16_8f", tmp_path, "--save_strategy", "no")
+    assert not args.load_best_model_at_end  # which would need checkpoints
+
+
+def test_a_run_of_before_goes_on_with_what_it_decided(tmp_path):
+    """Its `training.yaml` has other keys, and nothing was held out."""
+    recipe, args = parsed("small_b16_8f", tmp_path, "--val_fraction", "0")
+    recipe.flip = "0.5"
+    values = resolved_values(recipe, args)
+    old = {key: value for key, value in values.items() if key not in ("val_fraction", "from_scratch")}
+    old["stand_ins"] = old.pop("max_replacements")
+    old["flip"] = "auto"
+    (tmp_path / "training.yaml").write_text(yaml.safe_dump(old))
+    again, args = parsed("small_b16_8f", tmp_path, "--resume")
+    assert again.val_fraction == 0.0
+    again.flip = "0.5"
+    check_same_run(resolved_values(again, args), tmp_path, class_names=["walk", "run"])
+    with pytest.raises(ValueError, match="flip: 0.0, now 0.5"):
+        check_same_run(resolved_values(again, args), tmp_path, class_names=["left", "right"])
+    replayed, _ = parse(tmp_path / "training.yaml", [*OPTIONS, "--output_dir", str(tmp_path / "other")])
+    assert replayed.val_fraction == 0.0 and replayed.max_replacements == 10
+    other, args = parsed("small_b16_8f", tmp_path, "--resume", "--val_fraction", "0.3")
+    with pytest.raises(ValueError, match="val_fraction: 0.0, now 0.3"):
+        check_same_run(resolved_values(other, args), tmp_path)
 
 
 def test_another_run_is_not_gone_on_with(tmp_path):

@@ -72,7 +72,7 @@ def drive(folder, jobs):
     run = subprocess.run(
         [sys.executable, "-W", "ignore", ROOT / "tests" / "support" / "resume_driver.py", plan],
         env=environment,
-        timeout=600,
+        timeout=3600,  # of a busy machine
     )
     assert run.returncode == 0
     results = json.loads(plan.with_suffix(".results").read_text())
@@ -105,12 +105,12 @@ def batches_of(log):
 
 
 def random_deaths(seed=0):
-    """Ten points: between steps, in each phase of saving, and whenever the clock says."""
+    """Ten points: between steps, in each phase of saving, and anywhere in a step."""
     draw = random.Random(seed)
     deaths = [{"step": draw.randrange(1, STEPS)} for _ in range(3)]
     deaths += [{"write": draw.randrange(1, 30)} for _ in range(3)]  # model, average, optimiser, schedule, generators
     deaths += [{"seal": draw.randrange(1, 8)}, {"rotate": draw.randrange(1, 5)}]
-    return [*deaths, *({"seconds": draw.uniform(0.1, 2.0)} for _ in range(2))]
+    return [*deaths, *({"during": draw.randrange(1, STEPS - 4)} for _ in range(2))]
 
 
 @pytest.mark.slow
@@ -273,5 +273,5 @@ def test_two_processes_resume_and_stop_together(material, tmp_path):
     assert set(report["videos"]) == {"missing_0.mp4", "missing_1.mp4", "missing_2.mp4"}
     assert [rank["rank"] for rank in report["per_rank"]] == [0, 1]
     assert "Going on from" in (tmp_path / "run.log").read_text()
-    for name in ("stop.log", "stop.1.log"):
-        assert "readings failed" in (tmp_path / name).read_text()
+    said = [(tmp_path / name).read_text().count("ila train: error") for name in ("stop.log", "stop.1.log")]
+    assert "readings failed" in (tmp_path / "stop.log").read_text() and said == [1, 0]

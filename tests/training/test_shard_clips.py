@@ -78,7 +78,9 @@ def test_what_cannot_be_read_is_reported_and_bounded(shards, tmp_path):
             tar.addfile(info, io.BytesIO(data))
     processor = IlaVideoProcessor.for_model(tiny_config())
     augment = ClipAugmentation(size=28)
-    bad = ShardClips(tmp_path / "train-000.tar", processor, augment=augment, videos=4, batch=2, stand_ins=2, buffer=1)
+    bad = ShardClips(
+        tmp_path / "train-000.tar", processor, augment=augment, videos=4, batch=2, max_replacements=2, buffer=1
+    )
     with pytest.raises(RuntimeError, match="3 in a row"):
         list(bad)
 

@@ -15,17 +15,6 @@ from transformers_ila.training.callbacks import StopOnSignal
 from transformers_ila.training.signals import IgnoreSigtermInWorker, with_outliving_workers
 
 
-def wait_for(pid, seconds=10.0):
-    """Exit code; None while it runs."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        found, status = os.waitpid(pid, os.WNOHANG)
-        if found:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.02)
-    return None
-
-
 def hang(ready):
     """In C, where no handler of Python's runs."""
     mutex = ctypes.create_string_buffer(64)
@@ -35,20 +24,28 @@ def hang(ready):
 
 
 def test_a_second_sigterm_ends_a_process_that_hangs(monkeypatch):
-    monkeypatch.setattr(sigterm, "SAME_ORDER", 0.5)
+    """The clock is the test's: the process says whenever it looks at it, so that nothing depends on real time."""
     told, ready = os.pipe()
+    clock = multiprocessing.Value("d", 0.0)
+
+    def look() -> float:
+        os.write(ready, b"2")
+        return clock.value
+
+    monkeypatch.setattr(sigterm, "time", SimpleNamespace(monotonic=look))
     child = os.fork()
     if child == 0:
         StopOnSignal().on_train_begin(None, SimpleNamespace(), None)
         hang(ready)
         os._exit(1)
     try:
-        os.read(told, 1)
+        assert os.read(told, 1) == b"1"
+        for _ in range(3):  # as launchers pass it on; the last one finds the process alive after the second
+            os.kill(child, signal.SIGTERM)
+            assert os.read(told, 1) == b"2"
+        clock.value = 2 * sigterm.SAME_ORDER
         os.kill(child, signal.SIGTERM)
-        os.kill(child, signal.SIGTERM)  # as launchers pass it on
-        assert wait_for(child, 0.8) is None
-        os.kill(child, signal.SIGTERM)
-        assert wait_for(child) == 128 + signal.SIGTERM
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 128 + signal.SIGTERM
     finally:
         os.close(told)
         os.close(ready)
@@ -98,17 +95,19 @@ def test_workers_end_for_their_parent():
     loader = iter(with_outliving_workers(DataLoader(Slow(), 2, num_workers=1, persistent_workers=True)))
     next(loader)
     (worker,) = loader._workers
-    started = time.monotonic()
     loader._shutdown_workers()
-    assert not worker.is_alive() and time.monotonic() - started < 4
-    process = multiprocessing.get_context("fork").Process(target=idle, daemon=True)
+    assert not worker.is_alive()
+    fork = multiprocessing.get_context("fork")
+    listening = fork.Event()
+    process = fork.Process(target=idle, args=(listening,), daemon=True)
     process.start()
-    time.sleep(0.3)
+    assert listening.wait(60)
     process.terminate()
-    process.join(5)
+    process.join(60)
     assert process.exitcode == 0
 
 
-def idle():
+def idle(listening):
     IgnoreSigtermInWorker()(0)
-    time.sleep(30)
+    listening.set()
+    time.sleep(600)

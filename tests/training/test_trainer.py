@@ -349,7 +349,7 @@ def test_the_counts_of_a_checkpoint_are_gone_on_with(videos, processor, tmp_path
 
 
 def test_nothing_but_damaged_videos_stops_the_run_at_once(videos, processor, tmp_path):
-    with pytest.raises(RuntimeError, match="No stand-in could be read for a video"):
+    with pytest.raises(RuntimeError, match="No replacement could be read for a video"):
         trainer_for(tmp_path, with_broken(videos, tmp_path, 16), processor).train()
 
 

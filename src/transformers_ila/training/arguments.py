@@ -8,11 +8,7 @@ from torch import nn
 from transformers import TrainingArguments
 from transformers.trainer_utils import SchedulerType
 
-from ..model.temporal_ila import NEW_IN_TOWER
 
-
-# what CLIP does not have; the last two are of the adapters (`frozen_clip.py`, `timesformer.py`)
-NEW_PARTS = (*NEW_IN_TOWER, "mit.", "prompts_", "classifier", "decoder.", ".alignment.")
 SCALARS = ("logit_scale",)  # parameters without any dimension
 
 
@@ -29,9 +25,14 @@ class IlaTrainingArguments(TrainingArguments):
         min_lr_rate: where the cosine ends, over the peak.
         jitter_decay_epoch: from this epoch on the masks' jitter is halved at each epoch's start; None: never.
         ema_decay: keep a moving average of the weights, and evaluate and save that. None: no average.
-        sync_batch_norm: statistics of all processes' batches.
-        max_unreadable: share of readings that may fail in training; more ends it, on all processes.
+        sync_batch_norm: normalise by the statistics of all processes' batches.
+        max_unreadable: the share of readings that may fail in training; more ends it, on all processes.
+
+    Raises:
+        ValueError: a number out of its range.
     """
+
+    _argument_group_name = "optimisation"
 
     learning_rate: float = 8e-6
     weight_decay: float = 0.003
@@ -83,29 +84,39 @@ RELEASED_GROUPS = {  # our part of a name -> learning rate (None: 10 x base), we
 }
 
 
-def is_new_parameter(name: str) -> bool:
-    """Whether CLIP does not have the parameter of this name."""
-    return any(part in name for part in NEW_PARTS)
+def is_new_parameter(name: str, new_parameters: Iterable[str]) -> bool:
+    """Return whether the pretrained weights lack the parameter `name`.
+
+    new_parameters: the model's own `new_parameters`, parts of the names of such parameters.
+    """
+    return any(part in name for part in new_parameters)
 
 
-def parameter_groups(named: Iterable[tuple[str, nn.Parameter]], args: IlaTrainingArguments, lr: float) -> list[dict]:
-    """Parameters that are trained, by learning rate and weight decay; vectors and scalars never decay.
+def parameter_groups(
+    named: Iterable[tuple[str, nn.Parameter]],
+    args: IlaTrainingArguments,
+    lr: float,
+    *,
+    new_parameters: Iterable[str],
+) -> list[dict]:
+    """Return the trained parameters grouped by learning rate and weight decay; vectors and scalars never decay.
 
     Args:
-        named: names and parameters, wrappers' prefixes allowed.
-        lr: the base rate, scaled to the batch already.
+        named: names and parameters; names may begin with what wrappers put before them.
+        lr: the base rate, already scaled to the batch.
+        new_parameters: as in `is_new_parameter`.
     """
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    new, groups = tuple(new_parameters), dict[tuple[float, float], list[nn.Parameter]]()
     for name, parameter in named:
         if parameter.requires_grad:
-            rate, decay = _rate_and_decay(name, args, lr)
+            rate, decay = _rate_and_decay(name, args, lr, new=is_new_parameter(name, new))
             groups.setdefault((rate, decay if parameter.ndim > 1 else 0.0), []).append(parameter)
     return [{"params": group, "lr": rate, "weight_decay": decay} for (rate, decay), group in groups.items()]
 
 
-def _rate_and_decay(name: str, args: IlaTrainingArguments, lr: float) -> tuple[float, float]:
+def _rate_and_decay(name: str, args: IlaTrainingArguments, lr: float, *, new: bool) -> tuple[float, float]:
     if args.parameter_groups == "release":
         for part, (rate, decay) in RELEASED_GROUPS.items():
             if part in name:
                 return 10 * lr if rate is None else rate, decay
-    return lr * (args.new_lr_scale if is_new_parameter(name) else 1.0), args.weight_decay
+    return lr * (args.new_lr_scale if new else 1.0), args.weight_decay

@@ -50,7 +50,7 @@ logger = logging.get_logger(__name__)
 
 
 def clip_seed(seed: int, epoch: int, index: int, attempt: int = 0) -> int:
-    """A well mixed number in [0, 2**63) for one reading of one clip, the same in every process and on every machine.
+    """Return a well mixed number in [0, 2**63) for one reading of one clip, the same on every machine.
 
     Args:
         seed: the run's.
@@ -61,7 +61,7 @@ def clip_seed(seed: int, epoch: int, index: int, attempt: int = 0) -> int:
 
 
 def clip_generator(seed: int, epoch: int, index: int, attempt: int = 0) -> torch.Generator:
-    """The generator (CPU) of all random choices for one reading of one clip; arguments as in `clip_seed`."""
+    """Return the CPU generator of all random choices for one reading of one clip; arguments as in `clip_seed`."""
     return torch.Generator().manual_seed(clip_seed(seed, epoch, index, attempt))
 
 
@@ -91,7 +91,7 @@ CROP_POSITIONS = {5: CORNERS, 13: CORNERS + QUARTERS}
 
 
 def names_left_or_right(class_names: Iterable[str]) -> bool:
-    """Whether a class changes its meaning in a mirror: "left", "right" or "clockwise" is a word of its name.
+    """Return whether a class changes its meaning in a mirror: "left", "right" or "clockwise" is a word of its name.
 
     Words end at spaces, punctuation, underscores and inner capitals: "pulling from left to right", "swipe_left" and
     "TurnRight" name a side, "upright" does not.
@@ -154,7 +154,10 @@ class ClipAugmentation:
     def for_classes(
         cls, class_names: Iterable[str], *, flip: float | Literal["auto"] = "auto", **numbers: Any
     ) -> "ClipAugmentation":
-        """`flip="auto"` is 0.5, but 0 where a class name tells left from right, as in Something-Something V2."""
+        """Return an augmentation that mirrors no clip where a class name tells left from right (`flip="auto"`).
+
+        Otherwise "auto" is 0.5, as for Kinetics; Something-Something V2 gets 0.
+        """
         if flip == "auto":
             flip = 0.0 if names_left_or_right(class_names) else cls.flip
             logger.info(f"Clips are mirrored with probability {flip}.")
@@ -173,13 +176,13 @@ class ClipAugmentation:
         return frames.contiguous()
 
     def _crop(self, frames: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """MultiScaleCrop, resized to (T, C, size, size)."""
+        """Crop by MultiScaleCrop and resize to (T, C, size, size)."""
         top, left, height, width = self._draw_crop(frames.shape[-2], frames.shape[-1], generator)
         crop = frames[..., top : top + height, left : left + width]
         return tvF.resize(crop, [self.size, self.size], InterpolationMode(self.interpolation), antialias=True)
 
     def _draw_crop(self, height: int, width: int, generator: torch.Generator) -> tuple[int, int, int, int]:
-        """Top, left, height, width of the crop of a (height, width) frame."""
+        """Draw top, left, height and width of the crop of a (height, width) frame."""
         sides = [max(int(min(height, width) * scale), 1) for scale in self.scales]
         places = range(len(sides))
         pairs = [(sides[i], sides[j]) for i in places for j in places if abs(i - j) <= self.max_distort]
@@ -199,7 +202,7 @@ class ClipAugmentation:
         return operation(frames, sign * self.rand_augment_magnitude / 30, list(map(float, self.fill)))
 
     def _recolour(self, frames: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """Jitter and grey, each if drawn: uint8 to uint8."""
+        """Jitter the colours and make frames grey, each if drawn: uint8 to uint8."""
         jitters, greys = _chance(generator, self.jitter), _chance(generator, self.grayscale)
         if not jitters and not greys:
             return frames
@@ -212,7 +215,7 @@ class ClipAugmentation:
         return frames.mul(255).round_().to(torch.uint8)
 
     def _jitter(self, frames: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """Frames in [0, 1]. The mean around which contrast changes is each frame's own, as in torchvision."""
+        """Jitter the colours of frames in [0, 1]. Contrast changes around each frame's own mean, as in torchvision."""
 
         def factor(strength: float) -> float:
             return _uniform(generator, max(0.0, 1 - strength), 1 + strength)
@@ -228,7 +231,7 @@ class ClipAugmentation:
         return frames
 
     def _erase(self, frames: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """One box, the same in all frames."""
+        """Erase one box, the same in all frames."""
         area = _uniform(generator, *self.erasing_area) * self.size**2
         ratio = math.exp(_uniform(generator, math.log(0.3), -math.log(0.3)))
         height = min(max(round(math.sqrt(area * ratio)), 1), self.size)
@@ -257,13 +260,13 @@ def turn_hue(frames: torch.Tensor, *, turns: float) -> torch.Tensor:
 
 
 def _shear(frames: torch.Tensor, fill: list[float], slopes: tuple[float, float]) -> torch.Tensor:
-    """From the top left corner, by slopes along x and y."""
+    """Shear from the top left corner, by slopes along x and y."""
     degrees = [math.degrees(math.atan(slope)) for slope in slopes]
     return tvF.affine(frames, 0.0, [0, 0], 1.0, degrees, InterpolationMode.BILINEAR, fill=fill, center=[0.0, 0.0])
 
 
 def _shift(frames: torch.Tensor, fill: list[float], shares: tuple[float, float]) -> torch.Tensor:
-    """By shares of the width and of the height, to whole pixels."""
+    """Shift by shares of the width and of the height, rounded to whole pixels."""
     pixels = [float(int(share * side)) for share, side in zip(shares, (frames.shape[-1], frames.shape[-2]))]
     return tvF.affine(frames, 0.0, pixels, 1.0, [0.0, 0.0], fill=fill)
 
@@ -332,7 +335,7 @@ class MixClips:
         return {**batch, "pixel_values": clips, "labels": labels}
 
     def _soft(self, labels: torch.Tensor, batch_size: int) -> torch.Tensor:
-        """(B, K) float32, smoothed."""
+        """Return labels as smoothed probabilities, (B, K) float32."""
         _check_labels(labels, batch_size, self.num_classes)
         if labels.ndim == 1:
             labels = F.one_hot(labels.long(), self.num_classes)
@@ -358,12 +361,12 @@ class MixClips:
 
 
 def _beta(generator: torch.Generator, alpha: float) -> float:
-    """From Beta(alpha, alpha); torch's own takes no generator."""
+    """Draw from Beta(alpha, alpha); torch's own takes no generator."""
     return float(np.random.default_rng(_choice(generator, 2**62)).beta(alpha, alpha))
 
 
 def _cut_box(height: int, width: int, share: float, generator: torch.Generator) -> tuple[slice, slice]:
-    """Rows and columns of a box of 1 - share of the area around a random pixel, as far as it is in the frame."""
+    """Return rows and columns of a box of 1 - share of the area around a random pixel, cut at the frame's edge."""
     sides = []
     for side in (height, width):
         half, centre = int(side * math.sqrt(1 - share)) // 2, _choice(generator, side)
@@ -373,7 +376,7 @@ def _cut_box(height: int, width: int, share: float, generator: torch.Generator) 
 
 @dataclass(frozen=True)
 class MixingCollator:
-    """Items to a mixed batch: for the training loader, and for that one only.
+    """Make a mixed batch of items, in the training loader only.
 
     Items carry "clip_seed" (`clip_seed`) beside what `collate` takes. What is drawn for a batch follows from the
     seeds of its items, so a resumed run, or another number of workers, mixes the same.

@@ -1,5 +1,5 @@
-"""What happens between steps of a training run: masks lose their jitter, a signal stops it, data learn the epoch, and
-a moving average of the weights is kept, which is evaluated and saved in place of the last step's weights.
+"""Callbacks of `IlaTrainer`: they fade the masks' jitter, stop on a signal, set the epoch of the data, and keep a
+moving average of the weights, which is evaluated and saved in place of the last step's weights.
 """
 
 import logging
@@ -26,11 +26,11 @@ FILE = "moving_average.safetensors"
 
 
 class MovingAverage(TrainerCallback):
-    """average = decay * average + (1 - decay) * weights, after every step; batch norms' statistics are averaged alike.
+    """Keep average = decay * average + (1 - decay) * weights after every step, also of batch norms' statistics.
 
     Args:
         model: the model without wrappers.
-        decay: between 0 and 1; in the first steps min(decay, (1 + step) / (10 + step)), to forget the start.
+        decay: between 0 and 1. The first steps take min(decay, (1 + step) / (10 + step)), to forget the start.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -46,7 +46,7 @@ class MovingAverage(TrainerCallback):
     @contextmanager
     @torch.no_grad()
     def in_place(self) -> Iterator[None]:
-        """The model with the averaged weights; afterwards it has its own again."""
+        """Give the model the averaged weights in this block; afterwards it has its own again."""
         own = {name: tensor.detach().clone() for name, tensor in _averaged(self.model)}
         try:
             self._write(self.values)
@@ -60,10 +60,11 @@ class MovingAverage(TrainerCallback):
             tensor.copy_(values[name])
 
     def save(self, folder: str | Path) -> None:
+        """Write the average to `moving_average.safetensors`."""
         save_file({name: tensor.contiguous() for name, tensor in self.values.items()}, Path(folder) / FILE)
 
     def load(self, folder: str | Path) -> None:
-        """Raises a ValueError where the folder has no average, or one of another model."""
+        """Read what `save` wrote; ValueError where the folder has no average, or one of another model."""
         file = Path(folder) / FILE
         if not file.is_file():
             raise ValueError(f"{str(folder)!r} has no {FILE}: it was trained without a moving average.")
@@ -74,17 +75,21 @@ class MovingAverage(TrainerCallback):
 
 
 def _averaged(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    """Trained weights and floating-point statistics."""
+    """Yield names and tensors of trained weights and of those floating-point buffers that a checkpoint holds."""
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             yield name, parameter
+    saved = model.state_dict().keys()
     for name, buffer in model.named_buffers():
-        if buffer.is_floating_point():
+        if buffer.is_floating_point() and name in saved:
             yield name, buffer
 
 
 class JitterDecay(TrainerCallback, ExportableState):
-    """Halves the jitter of the alignment masks at the start of each epoch from `epoch` on, as the release does."""
+    """Halve the jitter of the alignment masks at the start of each epoch from `epoch` on, as the release does.
+
+    initial: the jitter to begin with; None: the model's own.
+    """
 
     def __init__(self, epoch: int | None, initial: float | None = None) -> None:
         self.epoch, self.initial = epoch, initial
@@ -104,12 +109,12 @@ class JitterDecay(TrainerCallback, ExportableState):
 
 
 class SetEpochCallback(TrainerCallback):
-    """Tells the order of the training data, or a data set, which epoch begins or is resumed.
+    """Set the epoch of the training data, or of their order, when an epoch begins or is resumed.
 
-    `IlaTrainer` has one. The plain Trainer on several processes needs `callbacks=[DataEpoch(clips)]`, or every epoch
-    has the augmentations of the first.
+    `IlaTrainer` has this callback. The plain Trainer on several processes needs `callbacks=[SetEpochCallback(clips)]`,
+    or every epoch has the augmentations of the first.
 
-    order: anything with `set_epoch`: `EpochSampler`, which tells its data set, or data.
+    order: anything with `set_epoch`: an `EpochSampler`, which passes it on, or a data set.
     """
 
     def __init__(self, order: Any = None) -> None:
@@ -121,12 +126,14 @@ class SetEpochCallback(TrainerCallback):
 
 
 class StopOnSignal(TrainerCallback):
-    """After SIGTERM: one checkpoint, then the end, on all processes at the same step; after another one: the end.
+    """After SIGTERM write a checkpoint and end training, on all processes at the same step; a second one ends at once.
 
-    Nothing is evaluated before the end: who sends the signal does not wait for long.
+    Nothing is evaluated before the end, because who sends the signal does not wait for long.
 
-    received: by this process. stopped: by any, so training ended before its last step. unsaved: since the last
-    checkpoint there were steps, and no further one is to come.
+    Attributes:
+        received: this process got the signal.
+        stopped: some process got it, so training ended before its last step.
+        unsaved: steps were taken after the last checkpoint, and no other one will be written.
     """
 
     def __init__(self) -> None:
@@ -152,7 +159,7 @@ class StopOnSignal(TrainerCallback):
             control.should_save = True
 
     def stop(self, state: Any, control: Any) -> None:
-        """No step more; also for who cannot take one."""
+        """Take no further step; also where none could be taken."""
         self.stopped = True
         logger.warning(f"SIGTERM: saving at step {state.global_step}, then stopping.")
         control.should_training_stop = True
@@ -163,7 +170,7 @@ class StopOnSignal(TrainerCallback):
             control.should_evaluate, control.should_save = False, self.unsaved
 
     def restore_handler(self) -> None:
-        """Give the signal back to whoever had it."""
+        """Let the handler that was there before receive SIGTERM again."""
         self._second.end()
         if self._before is not None:
             signal.signal(signal.SIGTERM, self._before)
@@ -171,7 +178,7 @@ class StopOnSignal(TrainerCallback):
 
 
 def _anywhere(flag: bool, device: torch.device) -> bool:
-    """Whether any process says so."""
+    """Return whether `flag` is set on any process; a collective."""
     if not distributed.is_initialized() or distributed.get_world_size() == 1:
         return flag
     votes = torch.tensor(float(flag), device=device)

@@ -1,4 +1,4 @@
-"""Checkpoints that count only when a last file says what is in them, so that nobody resumes from half of one."""
+"""Checkpoints that count only when their last file, a manifest, is written: no run resumes from half of one."""
 
 import json
 import logging
@@ -10,16 +10,17 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..distributed import all_gather
+from ..files import atomic_write
 
 
 logger = logging.getLogger(__name__)
 
 
-COMPLETE = "complete.json"  # the last file of a checkpoint: every other one with its size
+COMPLETE = "complete.json"  # the manifest: every other file of a checkpoint with its size
 
 
 def last_complete_checkpoint(output_dir: str | Path) -> Path | None:
-    """The latest checkpoint of a run that was written to its end; those that were not are named in a warning."""
+    """Return the latest checkpoint that was written to its end; a warning names those that were not."""
     checkpoints = [path for path in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*") if _step(path) is not None]
     for path in sorted(checkpoints, key=lambda path: _step(path) or 0, reverse=True):
         reason = verify_manifest(path)
@@ -35,7 +36,7 @@ def _step(path: Path) -> int | None:
 
 
 def verify_manifest(checkpoint: Path) -> str | None:
-    """Why a checkpoint is not whole; None if it is."""
+    """Return why a checkpoint is not whole; None if it is."""
     try:
         sizes = json.loads((checkpoint / COMPLETE).read_text())
     except (OSError, ValueError):
@@ -50,24 +51,21 @@ def verify_manifest(checkpoint: Path) -> str | None:
 
 
 def write_manifest(checkpoint: Path) -> None:
-    """Make sure that every file is on the disk, then write what there is; the file appears whole or not at all."""
+    """Make sure that every file of a checkpoint is on the disk, then write the manifest, whole or not at all."""
     files = [path for path in sorted(checkpoint.rglob("*")) if path.is_file() and path.name != COMPLETE]
     for path in files:
         with path.open("rb") as file:
             os.fsync(file.fileno())
-    draft = checkpoint / f".{COMPLETE}"
-    with draft.open("w") as file:
+    with atomic_write(checkpoint / COMPLETE) as file:
         json.dump({str(path.relative_to(checkpoint)): path.stat().st_size for path in files}, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(checkpoint / COMPLETE)
 
 
 def require_same_checkpoint(checkpoint: Path | None, *, own_folders: bool = False) -> None:
     """Raise a ValueError on every process unless all would go on from the same step of the same files; a collective.
 
-    checkpoint: a whole one, of this process; None to begin.
-    own_folders: every machine writes to a folder of its own (`save_on_each_node`).
+    Args:
+        checkpoint: the whole checkpoint that this process found; None to begin.
+        own_folders: every machine writes to a folder of its own (`save_on_each_node`).
     """
     found = all_gather(lambda: _identity(checkpoint, own_folders=own_folders))
     if any(other != found[0] for other in found):
@@ -82,7 +80,7 @@ def require_same_checkpoint(checkpoint: Path | None, *, own_folders: bool = Fals
 
 
 def _identity(checkpoint: Path | None, *, own_folders: bool) -> tuple[str | None, Any]:
-    """Its name, and what it consists of."""
+    """Return a checkpoint's name and what it consists of."""
     if checkpoint is None:
         return None, None
     sizes = json.loads((checkpoint / COMPLETE).read_text())

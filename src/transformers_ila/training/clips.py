@@ -1,9 +1,9 @@
-"""Annotations to training clips: augmented, in an order that a resumed run repeats, without what cannot be read.
+"""Clips for training and evaluation: annotations are read, augmented and ordered so that a resumed run repeats them.
 
 What is unusual here:
 - a clip depends on (seed, epoch, index) alone: not on the worker, the rank, or how often training was resumed;
-- the epoch lies in memory that worker processes share, so that it also reaches those that outlive an epoch;
-- a video that cannot be read is replaced by another one, so that every batch of every rank is full; the item says so;
+- the epoch number lies in memory shared with the worker processes, so that it reaches those that outlive an epoch;
+- another video replaces one that cannot be read, so that every batch of every rank is full; the item names both;
 - the order holds whole global batches only: no step has fewer clips than the others;
 - for `IlaTrainer` clips stay uint8 until they are on the device: a quarter of the bytes to copy and to send.
 """
@@ -31,19 +31,20 @@ logger = logging.get_logger(__name__)
 
 UNREADABLE = "unreadable"  # key of items and batches: (name, reason) of every video that was tried in vain
 IGNORE_INDEX = -100  # label, or all labels, of a video that cannot be evaluated; the loss passes over it
-NO_STAND_IN = "No stand-in could be read for a video"
+NO_REPLACEMENT = "No replacement could be read for a video"
 
 
 class Clips(Dataset):
     """Videos of annotations as model inputs, read by the processor's rules.
 
     Args:
-        annotations: of `read_annotations`.
-        processor: of the model; its own rule picks the frames, its crops and means are used.
-        normalise: `False` gives uint8 instead of floats, for `IlaTrainer`, which normalises on the device.
+        annotations: what `read_annotations` returns.
+        processor: the model's processor, which picks frames, crops and normalises.
+        normalise: `False` leaves clips as uint8 for `IlaTrainer`, which normalises them on the device.
 
     Raises:
-        ValueError: samples that are a part of their file: cut those out first.
+        ValueError: samples that mean a part of their file, which must be cut out first; several labels a video
+            without class names.
     """
 
     def __init__(self, annotations: Annotations, processor: IlaVideoProcessor, *, normalise: bool = True) -> None:
@@ -64,12 +65,12 @@ class Clips(Dataset):
         return len(self.samples)
 
     def as_model_input(self, video: Any, **options: Any) -> torch.Tensor:
-        """What the processor makes of one video, normalised or not: (T, C, H, W)."""
+        """Return the processor's clip of one video, (T, C, H, W): floats, or uint8 with `normalise=False`."""
         unscaled = {} if self.normalise else {"do_rescale": False, "do_normalize": False}
         return self.processor(video, return_tensors="pt", **options, **unscaled)["pixel_values"][0]
 
     def label(self, sample: Sample) -> int | torch.Tensor:
-        """The class index; (K,) float of 0 and 1 where a video may have several."""
+        """Return the class index; where a video may have several labels, (K,) floats of 0 and 1."""
         if not self.multi_label:
             return sample.labels[0]
         several = torch.zeros(self.num_classes or 0)
@@ -78,11 +79,11 @@ class Clips(Dataset):
 
 
 class EvaluationClips(Clips):
-    """`{"pixel_values": (T, C, H, W), "labels": class index}`, one centre view a video.
+    """Clips to evaluate on: `{"pixel_values": (T, C, H, W), "labels": class index}`, one centre view of each video.
 
-    A video that cannot be read is not replaced: its clip is zeros and its label -100, which loss and
-    `training.top_accuracies` pass over and count. Where videos have several labels, each of the K is -100, which
-    `IlaTrainer` and `training.several_label_scores` pass over; the model's own loss does not.
+    A video that cannot be read is not replaced. Its clip is zeros and its label -100, which the loss ignores and
+    `top_accuracies` counts. Where videos have several labels, each of the K is -100, which `IlaTrainer` and
+    `multi_label_metrics` ignore; the model's own loss does not.
     """
 
     def __getitem__(self, index: int) -> dict[str, Any]:
@@ -100,22 +101,22 @@ class EvaluationClips(Clips):
 
 
 class TrainingClips(Clips):
-    """Augmented clips: `{"pixel_values": (T, C, size, size), "labels": class index, "clip_seed"}`, and "unreadable".
+    """Augmented clips: `{"pixel_values": (T, C, size, size), "labels": class index, "clip_seed": int}`.
 
-    "unreadable", where there is any, is a list of (name, reason) of the videos that were tried before one could be
-    read. `ClipCollator` hands it on in the batch, where `IlaTrainer` finds it. `set_epoch` comes before each epoch;
-    the Trainer calls it, too.
+    Where videos could not be read before one could, the item has "unreadable", too: their names and reasons, as pairs.
+    `ClipCollator` hands them on in the batch, where `IlaTrainer` finds them. `set_epoch` must be called before each
+    epoch, as the Trainer does.
 
     Args:
         annotations, processor, normalise: as in `Clips`.
-        augment: crop, flip and colours.
-        seed: of all draws.
-        stand_ins: how many other videos are tried for one that cannot be read.
-        warn: log what cannot be read, once in every process; `IlaTrainer` logs it for all and turns this off.
+        augment: changes crop, flip and colours.
+        seed: the seed of all draws.
+        max_replacements: how many other videos are tried for one that cannot be read.
+        warn: logs what cannot be read, once in every process; `IlaTrainer` logs it for all and turns this off.
 
     Raises:
         ValueError: as in `Clips`; an augmentation of another size than the processor's crop.
-        RuntimeError: (from `[...]`) neither a video nor its stand-ins could be read.
+        RuntimeError: (from `[...]`) neither a video nor its replacements could be read.
     """
 
     def __init__(
@@ -125,7 +126,7 @@ class TrainingClips(Clips):
         *,
         augment: ClipAugmentation,
         seed: int = 0,
-        stand_ins: int = 10,
+        max_replacements: int = 10,
         warn: bool = True,
         normalise: bool = True,
     ) -> None:
@@ -133,9 +134,9 @@ class TrainingClips(Clips):
         sides = set(dict(processor.crop_size).values())
         if sides != {augment.size}:
             raise ValueError(f"`augment.size` is {augment.size}, the processor's crop {sorted(sides)}.")
-        if stand_ins < 0:
-            raise ValueError(f"`stand_ins` must be 0 or more, got {stand_ins}.")
-        self.augment, self.seed, self.stand_ins, self.warn = augment, seed, stand_ins, warn
+        if max_replacements < 0:
+            raise ValueError(f"`max_replacements` must be 0 or more, got {max_replacements}.")
+        self.augment, self.seed, self.max_replacements, self.warn = augment, seed, max_replacements, warn
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
         self._warned: set[str] = set()
 
@@ -144,12 +145,12 @@ class TrainingClips(Clips):
         return int(self._epoch)
 
     def set_epoch(self, epoch: int) -> None:
-        """Of all processes that read; while none is reading."""
+        """Set the epoch in all processes that read; none of them may be reading meanwhile."""
         self._epoch.fill_(epoch)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         epoch, place, unreadable = self.epoch, index, list[tuple[str, str]]()
-        for attempt in range(self.stand_ins + 1):
+        for attempt in range(self.max_replacements + 1):
             sample = self.samples[place]
             try:
                 clip = self.clip(sample, clip_generator(self.seed, epoch, index, attempt))
@@ -162,10 +163,10 @@ class TrainingClips(Clips):
             item["clip_seed"] = clip_seed(self.seed, epoch, index, attempt)
             return item | ({UNREADABLE: unreadable} if unreadable else {})
         name, reason = unreadable[0]
-        raise RuntimeError(f"{NO_STAND_IN}: {name!r} ({reason}), and {self.stand_ins} others.")
+        raise RuntimeError(f"{NO_REPLACEMENT}: {name!r} ({reason}), and {self.max_replacements} others.")
 
     def clip(self, sample: Sample, generator: torch.Generator) -> torch.Tensor:
-        """One video, augmented: (T, C, size, size)."""
+        """Read and augment one video: (T, C, size, size)."""
         processor = self.processor
         options = {"num_frames": processor.num_frames, "random": True, "generator": generator}
         if processor.frame_sampling == "dense":
@@ -177,21 +178,22 @@ class TrainingClips(Clips):
         return self.as_model_input(clip, do_sample_frames=False, do_resize=False, do_center_crop=False)
 
     def warn_once(self, name: str, reason: str) -> None:
-        """Log it, if that is wanted and new."""
+        """Log that a video cannot be read, unless it was logged before or `warn` is off."""
         if self.warn and name not in self._warned:
             self._warned.add(name)
-            logger.warning(f"Another video stands in for {name!r}: {reason}.")
+            logger.warning(f"Another video replaces {name!r}: {reason}.")
 
 
 def reason_of_failure(error: Exception) -> str:
+    """Return why a video could not be read, without the full stop at the end."""
     return str(getattr(error, "reason", None) or error or type(error).__name__).rstrip(".")
 
 
 @dataclass(frozen=True)
 class ClipCollator:
-    """Items of `TrainingClips` to a batch; `batch["unreadable"]`, where there is any, goes past `collate`.
+    """Make a batch of items of `TrainingClips`, and collect their "unreadable" in the batch.
 
-    collate: of items; `MixingCollator` for mixup and CutMix.
+    collate: makes the batch of the other entries, as `MixingCollator` does for mixup and CutMix.
     """
 
     collate: Callable[[list[dict[str, Any]]], dict[str, Any]] | None = None
@@ -207,12 +209,12 @@ class ClipCollator:
 
 
 class EpochSampler(Sampler[int]):
-    """Every epoch another order of a data set, the same on all ranks; only whole global batches of it.
+    """Yield the indices of a data set in another order every epoch, the same on all ranks, in whole global batches.
 
     Args:
-        data: a data set with a length; if it has `set_epoch`, it is told the epoch, too.
-        seed: of the orders.
-        batch: clips of one optimiser step, all ranks and accumulated batches together.
+        data: a data set with a length; its `set_epoch`, if it has one, is called with the epoch.
+        seed: the seed of the orders.
+        batch: clips of one optimiser step, over all ranks and accumulated batches.
 
     Raises:
         ValueError: fewer clips than one batch.
@@ -224,6 +226,7 @@ class EpochSampler(Sampler[int]):
             raise ValueError(f"{len(data)} videos are fewer than one global batch of {batch}.")  # type: ignore[arg-type]
 
     def set_epoch(self, epoch: int) -> None:
+        """Set the epoch of this order and of its data."""
         self.epoch = epoch
         if hasattr(self.data, "set_epoch"):
             self.data.set_epoch(epoch)

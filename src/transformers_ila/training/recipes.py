@@ -7,13 +7,13 @@ What is unusual here:
 """
 
 import difflib
-import hashlib
 import json
-from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from argparse import ArgumentTypeError, Namespace
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
+from functools import wraps
 from pathlib import Path
-from typing import Any, NoReturn, get_args
+from typing import Any, NoReturn, get_args, get_type_hints
 
 import torch
 import yaml
@@ -21,18 +21,19 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import HfArgumentParser
 from transformers.utils import logging
 
-from ..data.annotations import Annotations, list_shards, read_annotations
-from ..data.samples import samples_hash
-from ..model.configuration_ila import _VISION_FIELDS, CLIP_SIZES, IlaConfig
-from ..model.modeling_ila import IlaForVideoClassification
+from ..files import atomic_write
+from ..model.configuration_ila import _VISION_FIELDS, IlaConfig
 from .arguments import IlaTrainingArguments
-from .augmentation import ClipAugmentation, MixClips
+from .augmentation import ClipAugmentation, MixClips, names_left_or_right
 
 
 logger = logging.get_logger(__name__)
 
 
+RECIPES = Path(__file__).parent / "recipes"
 RESOLVED = "training.yaml"
+VAL_FRACTION = 0.2  # of the training videos is held out where there is no `val_list`
+RENAMED = {"stand_ins": "max_replacements"}  # old key or option -> today's
 MAY_CHANGE = {  # between the parts of one run: where files lie, what is written, and how the work is divided
     *("output_dir", "clip", "videos", "train_list", "val_list", "resume", "expect_processes"),
     *("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"),
@@ -49,11 +50,14 @@ STREAM_FIXES = {  # what decides, where shards are streamed, who reads which; to
 
 
 @dataclass
-class RecipeArguments:
-    """A training run, beside what `IlaTrainingArguments` says of the optimisation."""
+class ModelArguments:
+    """The network, and the weights that it begins with."""
+
+    _argument_group_name = "model"
 
     tower: str = field(default="B/16", metadata={"help": "the CLIP tower that the numbers are meant for"})
     clip: str | None = field(default=None, metadata={"help": "Hub id or folder of CLIP or ILA weights to start from"})
+    from_scratch: bool = field(default=False, metadata={"help": "draw all weights at random, in place of `clip`"})
     num_frames: int = field(default=8, metadata={"help": "frames of a clip"})
     classification_head: str = field(default="text", metadata={"help": "text or linear"})
     use_video_prompt: bool = field(default=True, metadata={"help": "video-specific prompts of the text head"})
@@ -62,38 +66,8 @@ class RecipeArguments:
     alignment_conv: str = field(default="depthwise_separable", metadata={"help": "standard for SSv2"})
     config: str | None = field(default=None, metadata={"help": "more fields of IlaConfig, as a JSON object"})
 
-    train_list: str | None = field(default=None, metadata={"help": "annotations to train on"})
-    val_list: str | None = field(default=None, metadata={"help": "annotations to evaluate on; none: no evaluation"})
-    videos: str | None = field(default=None, metadata={"help": "folder that the paths start from"})
-    format: str | None = field(default=None, metadata={"help": "of the annotations; found out where not given"})
-    labels: str | None = field(default=None, metadata={"help": "class names: kinetics400, ssv2, or a file"})
-    train_split: str | None = field(default=None, metadata={"help": "of what holds several, as Kinetics' csv"})
-    val_split: str | None = field(default=None, metadata={"help": "the same, to evaluate on"})
-    multi_label: bool | None = field(default=None, metadata={"help": "several labels a video; found out by default"})
-    train_list_sha256: str | None = field(default=None, metadata={"help": "refuse another list than this"})
-    train_samples_sha256: str | None = field(default=None, metadata={"help": "refuse other names and labels in it"})
-    stream: bool = field(default=False, metadata={"help": "read tar shards from beginning to end, each by one rank"})
-    stand_ins: int = field(default=10, metadata={"help": "videos tried in place of one that cannot be read"})
-
-    frame_sampling: str = field(default="segments", metadata={"help": "segments, uniform (SSv2) or dense"})
-    flip: str = field(default="auto", metadata={"help": "probability; auto: 0.5, or 0 where classes name a side"})
-    scales: list[float] = field(default_factory=lambda: [1, 0.875, 0.75, 0.66], metadata={"help": "MultiScaleCrop"})
-    jitter: float = field(default=0.8, metadata={"help": "probability of other colours"})
-    grayscale: float = field(default=0.2, metadata={"help": "probability of grey frames"})
-    rand_augment: int = field(default=0, metadata={"help": "operations of RandAugment"})
-    erasing: float = field(default=0.0, metadata={"help": "probability of erasing a box"})
-    mixup: float = field(default=0.8, metadata={"help": "0: off"})
-    cutmix: float = field(default=1.0, metadata={"help": "0: off"})
-    label_smoothing: float = field(default=0.1, metadata={"help": "share of a label that is spread over all classes"})
-
-    global_batch_size: int | None = field(
-        default=None, metadata={"help": "videos of a step of all processes; sets gradient_accumulation_steps"}
-    )
-    expect_processes: int | None = field(default=None, metadata={"help": "refuse another number of processes"})
-    resume: bool = field(default=False, metadata={"help": "go on from the last whole checkpoint, if there is one"})
-
     def model_fields(self) -> dict[str, Any]:
-        """Fields of `IlaConfig`.
+        """The fields of `IlaConfig` that the recipe sets.
 
         Raises:
             ValueError: `config` is no JSON object.
@@ -108,57 +82,98 @@ class RecipeArguments:
             raise ValueError(f"`config` must be a JSON object, got {self.config!r}.")
         return named | more
 
+
+@dataclass
+class VideoArguments:
+    """The videos to train on and to evaluate on."""
+
+    _argument_group_name = "videos"
+
+    train_list: str | None = field(default=None, metadata={"help": "annotations to train on"})
+    val_list: str | None = field(default=None, metadata={"help": "annotations to evaluate on"})
+    val_fraction: float | None = field(
+        default=None, metadata={"help": "share of each class to hold out without a val_list, 0.2 by default; 0: none"}
+    )
+    videos: str | None = field(default=None, metadata={"help": "folder that the paths start from"})
+    format: str | None = field(default=None, metadata={"help": "of the annotations; found out where not given"})
+    labels: str | None = field(default=None, metadata={"help": "class names: kinetics400, ssv2, or a file"})
+    train_split: str | None = field(default=None, metadata={"help": "of what holds several, as Kinetics' csv"})
+    val_split: str | None = field(default=None, metadata={"help": "the same, to evaluate on"})
+    multi_label: bool | None = field(default=None, metadata={"help": "several labels a video; found out by default"})
+    train_list_sha256: str | None = field(default=None, metadata={"help": "refuse another list than this"})
+    train_samples_sha256: str | None = field(default=None, metadata={"help": "refuse other names and labels in it"})
+    stream: bool = field(default=False, metadata={"help": "read tar shards from beginning to end, each by one rank"})
+    max_replacements: int = field(
+        default=10, metadata={"help": "other videos that are tried for one that cannot be read"}
+    )
+
+
+@dataclass
+class ClipArguments:
+    """Which frames are taken of a video, and how clips and their labels are changed in training (Table 14)."""
+
+    _argument_group_name = "clips"
+
+    frame_sampling: str = field(default="segments", metadata={"help": "segments, uniform (SSv2) or dense"})
+    flip: str = field(default="auto", metadata={"help": "probability; auto: 0.5, or 0 where classes name a side"})
+    scales: list[float] = field(default_factory=lambda: [1, 0.875, 0.75, 0.66], metadata={"help": "MultiScaleCrop"})
+    jitter: float = field(default=0.8, metadata={"help": "probability of other colours"})
+    grayscale: float = field(default=0.2, metadata={"help": "probability of grey frames"})
+    rand_augment: int = field(default=0, metadata={"help": "operations of RandAugment"})
+    erasing: float = field(default=0.0, metadata={"help": "probability of erasing a box"})
+    mixup: float = field(default=0.8, metadata={"help": "0: off"})
+    cutmix: float = field(default=1.0, metadata={"help": "0: off"})
+    label_smoothing: float = field(default=0.1, metadata={"help": "share of a label that is spread over all classes"})
+
     def augmentation(self, class_names: Sequence[str], *, size: int) -> ClipAugmentation:
-        """For clips of `size` pixels; ValueError where a number is out of its range."""
-        try:
-            flip: Any = self.flip if self.flip == "auto" else float(self.flip)
-        except ValueError as error:
-            raise ValueError(f"`flip` must be a probability or auto, got {self.flip!r}.") from error
+        """Return the augmentation for clips of `size` x `size` pixels.
+
+        Raises:
+            ValueError: a number is out of its range.
+        """
+        flip = resolved_flip(self.flip, class_names)
         names = ("jitter", "grayscale", "rand_augment", "erasing")
         numbers = {name: getattr(self, name) for name in names}
-        return ClipAugmentation.for_classes(class_names, flip=flip, size=size, scales=tuple(self.scales), **numbers)
+        return ClipAugmentation(flip=flip, size=size, scales=tuple(self.scales), **numbers)
 
     def mixing(self, num_classes: int) -> MixClips:
+        """Return mixup, CutMix and label smoothing for `num_classes` classes; ValueError as in `augmentation`."""
         return MixClips(num_classes, mixup=self.mixup, cutmix=self.cutmix, smoothing=self.label_smoothing)
 
 
-# -- model and data --------------------------------------------------------------------------------------------------
+@dataclass
+class RecipeArguments(ClipArguments, VideoArguments, ModelArguments):
+    """What a training run consists of, beside the optimisation, which is `IlaTrainingArguments`'."""
+
+    _argument_group_name = "run"
+
+    global_batch_size: int | None = field(
+        default=None, metadata={"help": "videos of a step of all processes; sets gradient_accumulation_steps"}
+    )
+    expect_processes: int | None = field(default=None, metadata={"help": "refuse another number of processes"})
+    resume: bool = field(default=False, metadata={"help": "go on from the last whole checkpoint, if there is one"})
 
 
-def config_of(recipe: RecipeArguments, class_names: Sequence[str]) -> IlaConfig:
-    """Of a recipe's tower, without any weights."""
-    _check_tower(recipe)
-    labels = {"id2label": dict(enumerate(class_names)), "label2id": {name: i for i, name in enumerate(class_names)}}
-    return IlaConfig.from_clip_size(recipe.tower, **labels, **validate_config_fields(recipe.model_fields()))
-
-
-def model_of(recipe: RecipeArguments, class_names: Sequence[str]) -> IlaForVideoClassification:
-    """The recipe's form on the weights of `clip`.
+def resolved_flip(flip: float | str, class_names: Sequence[str]) -> float:
+    """Return the probability of mirroring a clip: "auto" is 0.5, and 0 where a class name tells left from right.
 
     Raises:
-        ValueError: no `clip`, fields that IlaConfig does not have, or weights that do not load.
-        OSError: no such weights.
+        ValueError: `flip` is neither a number nor "auto".
     """
-    if recipe.clip is None:
-        raise ValueError("`clip` must be the Hub id or the folder of weights to start from: --clip.")
-    _check_tower(recipe)
-    wanted = validate_config_fields(recipe.model_fields())
-    model = IlaForVideoClassification.from_pretrained(recipe.clip, labels=list(class_names), **wanted)
-    vision = CLIP_SIZES[recipe.tower][0]
-    found = {name: getattr(model.config.vision_config, name) for name in vision}
-    other = {name: value for name, value in found.items() if value != vision[name]}
-    if other:
-        logger.warning(f"{recipe.clip!r} is no {recipe.tower} tower, which the recipe is meant for: {other}.")
-    return model
-
-
-def _check_tower(recipe: RecipeArguments) -> None:
-    if recipe.tower not in CLIP_SIZES:
-        raise ValueError(f"`tower` must be one of {', '.join(CLIP_SIZES)}, got {recipe.tower!r}.")
+    if flip == "auto":
+        return 0.0 if names_left_or_right(class_names) else ClipAugmentation.flip
+    try:
+        return float(flip)
+    except ValueError as error:
+        raise ValueError(f"`flip` must be a probability or auto, got {flip!r}.") from error
 
 
 def validate_config_fields(wanted: dict[str, Any]) -> dict[str, Any]:
-    """The same, if IlaConfig has all of them: it takes unknown ones for attributes."""
+    """Return the fields unchanged if IlaConfig takes them all; by itself it turns unknown ones into attributes.
+
+    Raises:
+        ValueError: fields or values that IlaConfig does not have.
+    """
     allowed = {*IlaConfig().to_dict(), *_VISION_FIELDS}
     unknown = sorted(wanted.keys() - allowed)
     if unknown:
@@ -170,63 +185,37 @@ def validate_config_fields(wanted: dict[str, Any]) -> dict[str, Any]:
     return wanted
 
 
-def annotations_of(recipe: RecipeArguments) -> tuple[Annotations, Annotations | None, list[str]]:
-    """To train on, to evaluate on, and the names of their classes.
-
-    Raises:
-        ValueError: no list, another list than the recipe's, no class names, or classes that differ.
-        OSError: a list cannot be read.
-    """
-    if recipe.train_list is None:
-        raise ValueError("`train_list` must name what to train on: --train_list.")
-    options = {"root": recipe.videos, "format": recipe.format, "labels": recipe.labels}
-    given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
-    if Path(recipe.train_list).is_dir():
-        given.pop("root", None)
-    several = recipe.multi_label
-    training = read_annotations(recipe.train_list, split=recipe.train_split, multi_label=several, **given)
-    if training.class_names is None:
-        raise ValueError(f"Nothing names the classes of {recipe.train_list!r}: --labels.")
-    if recipe.train_list_sha256 not in (None, training.sha256):
-        raise ValueError(f"{recipe.train_list!r} is not the list of this run: `train_list_sha256` differs.")
-    recipe.train_list_sha256 = training.sha256
-    found = _samples_sha256(training, recipe)
-    if recipe.train_samples_sha256 not in (None, found):
-        raise ValueError(f"{recipe.train_list!r} holds other videos or labels: `train_samples_sha256` differs.")
-    recipe.train_samples_sha256 = found
-    if recipe.val_list is None:
-        return training, None, training.class_names
-    if Path(recipe.val_list).is_dir():
-        given.pop("root", None)
-        if not Path(recipe.train_list).is_dir():
-            given.pop("format", None)  # of another kind of annotation
-    if recipe.labels is None and training.format != "folders":
-        given["labels"] = training.class_names
-    evaluation = read_annotations(recipe.val_list, split=recipe.val_split, multi_label=training.multi_label, **given)
-    if evaluation.class_names != training.class_names:
-        raise ValueError(f"{recipe.val_list!r} and {recipe.train_list!r} name other classes, or in another order.")
-    return training, evaluation, training.class_names
-
-
-def _samples_sha256(training: Annotations, recipe: RecipeArguments) -> str:
-    """Of the samples' names and labels, whatever the format; for a stream also of the shards' names and sizes."""
-    digest = samples_hash(training.samples)
-    if not recipe.stream:
-        return digest
-    shards = [(path.name, path.stat().st_size) for path in map(Path, list_shards(str(recipe.train_list)))]
-    return hashlib.sha256(json.dumps([digest, shards]).encode()).hexdigest()
-
-
 # -- files and options -----------------------------------------------------------------------------------------------
 
 
 class _Parser(HfArgumentParser):
+    """Options of both dataclasses; `null` is None where a field may be that."""
+
+    def __init__(self) -> None:
+        super().__init__([RecipeArguments, IlaTrainingArguments], allow_abbrev=False, add_help=False)
+        hints = get_type_hints(RecipeArguments) | get_type_hints(IlaTrainingArguments)
+        for action in self._actions:
+            if action.type is not None:
+                action.type = _or_none(action.type, action.dest, type(None) in get_args(hints[action.dest]))
+
     def error(self, message: str) -> NoReturn:
         raise ValueError(message)
 
 
+def _or_none(convert: Any, name: str, may_be_none: bool) -> Callable[[str], Any]:
+    @wraps(convert, updated=())  # argparse names the type in its errors
+    def converted(text: str) -> Any:
+        if text != "null":
+            return convert(text)
+        if not may_be_none:
+            raise ArgumentTypeError(f"`{name}` needs a value")
+        return None
+
+    return converted
+
+
 class _UniqueKeys(yaml.SafeLoader):
-    """YAML of which no key stands there twice."""
+    """YAML in which no key stands twice."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
@@ -236,8 +225,34 @@ class _UniqueKeys(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def recipe_names() -> list[str]:
+    """Return the names of the recipes that come with the package, for training only."""
+    return sorted(file.stem for file in RECIPES.glob("*.yaml") if not file.stem.startswith("ablation_"))
+
+
+def recipe_file(name: str | Path) -> Path:
+    """Return the file of a recipe, which is named by its path or, if it comes with the package, by its name.
+
+    Names are those of `recipe_names` and of ablations, and those of Accelerate's configurations: `ddp`, `fsdp2` and
+    others in `recipes/accelerate/`.
+
+    Raises:
+        ValueError: there is neither such a file nor such a name.
+    """
+    if Path(name).is_file():
+        return Path(name)
+    plain = str(name).removeprefix("recipes/").removesuffix(".yaml")
+    for file in (RECIPES / f"{plain}.yaml", RECIPES / "accelerate" / f"{plain}.yaml"):
+        if file.is_file():
+            return file
+    close = difflib.get_close_matches(plain, recipe_names(), n=1)
+    meant = f" Did you mean {close[0]!r}?" if close else ""
+    named = ", ".join(recipe_names())
+    raise ValueError(f"There is no recipe {str(name)!r}: it is neither a file nor one of {named}.{meant}")
+
+
 def read_recipe(file: str | Path) -> dict[str, Any]:
-    """Keys and values of a recipe.
+    """Return keys and values of a recipe file; old names of keys are replaced by today's.
 
     Raises:
         ValueError: no YAML mapping, a key twice, or a key that is no field.
@@ -250,8 +265,18 @@ def read_recipe(file: str | Path) -> dict[str, Any]:
         raise ValueError(f"{str(file)!r} is no recipe: {error}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{str(file)!r} is no recipe: it must be `key: value` lines.")
+    values = {_todays_name(key, str(file)): value for key, value in values.items()}
     check_keys(values, str(file))
+    if "train_samples_sha256" in values:  # a run's `training.yaml`: before there was this key, nothing was held out
+        values.setdefault("val_fraction", 0.0)
     return values
+
+
+def _todays_name(key: Any, where: str) -> Any:
+    if key not in RENAMED:
+        return key
+    logger.warning(f"{where}: `{key}` is called `{RENAMED[key]}` now.")
+    return RENAMED[key]
 
 
 def check_keys(keys: Mapping[Any, Any] | Sequence[str], where: str) -> None:
@@ -269,90 +294,98 @@ def check_keys(keys: Mapping[Any, Any] | Sequence[str], where: str) -> None:
 
 
 def parse(recipe: str | Path | None, options: Sequence[str] = ()) -> tuple[RecipeArguments, IlaTrainingArguments]:
-    """A recipe with options such as `--max_steps 10` laid over it; `--ema_decay null` is None, as in YAML.
+    """Read a recipe and lay options such as `--max_steps 10` over it; `--ema_decay null` is None, as in YAML.
+
+    Args:
+        recipe: a path or a name, as `recipe_file` takes it; None: the fields' own defaults.
 
     Raises:
-        ValueError: an unknown key or option, a value of another kind or out of its range, a batch that does not fit.
+        ValueError: an unknown recipe, key or option, a value of another kind or out of its range, a batch that does
+            not fit.
         OSError: the recipe cannot be read.
     """
-    values = {} if recipe is None else read_recipe(recipe)
-    parser = _Parser([RecipeArguments, IlaTrainingArguments], allow_abbrev=False, add_help=False)
-    options, nothing = _without_null(options)
-    given = {token.removeprefix("--").split("=")[0] for token in options if token.startswith("--")}
-    nothing += [key for key, value in values.items() if value is None and key not in given]
-    tokens = [token for key, value in values.items() if value is not None for token in _tokens(key, value)]
-    namespace, rest = parser.parse_known_args([*tokens, *options])
-    unknown = [token.removeprefix("--").split("=")[0] for token in rest if token.startswith("--")]
+    file = None if recipe is None else recipe_file(recipe)
+    values = {} if file is None else read_recipe(file)
+    tokens = [token for key, value in values.items() for token in _tokens(key, value)]
+    namespace, rest = _Parser().parse_known_args([*tokens, *map(_todays_option, options)])
     if rest:
-        check_keys(unknown, "options")
+        check_keys([token.removeprefix("--").split("=")[0] for token in rest if token.startswith("--")], "options")
         raise ValueError(f"options: {' '.join(rest)!r} is of no option.")
-    check_keys(nothing, "options")
-    for key in nothing:
-        if not _may_be_none(key):
-            raise ValueError(f"`{key}` needs a value.")
-        setattr(namespace, key, None)
-    return _resolved(namespace, name=Path(recipe).stem if recipe is not None else "training")
-
-
-def _without_null(options: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The options without those whose value is `null`, and the names of these."""
-    kept: list[str] = []
-    names: list[str] = []
-    for token in options:
-        if token == "null" and kept and kept[-1].startswith("--"):
-            names.append(kept.pop().removeprefix("--"))
-        elif token.startswith("--") and token.endswith("=null"):
-            names.append(token.removeprefix("--").removesuffix("=null"))
-        else:
-            kept.append(token)
-    return kept, names
+    return _resolved(namespace, name="training" if file is None else file.stem)
 
 
 def _tokens(key: str, value: Any) -> list[str]:
-    if isinstance(value, bool):
-        return [f"--{key}", str(value).lower()]
-    if isinstance(value, dict):
-        return [f"--{key}", json.dumps(value)]
-    return [f"--{key}", *map(str, value)] if isinstance(value, list) else [f"--{key}={value}"]
+    """Return a key and its value as a command line has them: argparse converts and refuses values of either."""
+    if isinstance(value, list):
+        return [f"--{key}", *map(str, value)]
+    plain = json.dumps(value) if value is None or isinstance(value, (bool, dict)) else str(value)
+    return [f"--{key}={plain}"]
 
 
-def _may_be_none(key: str) -> bool:
-    """By its annotation; `HfArgumentParser` overwrites the types of the fields."""
-    parts = (RecipeArguments, *IlaTrainingArguments.__mro__)
-    kind = next(part.__annotations__[key] for part in parts if key in vars(part).get("__annotations__", ()))
-    return type(None) in get_args(kind) or "None" in str(kind)
+def _todays_option(token: str) -> str:
+    name, *value = token.split("=", 1)
+    old = name.removeprefix("--").replace("-", "_")
+    if not name.startswith("--") or old not in RENAMED:
+        return token
+    return "=".join([f"--{_todays_name(old, 'options')}", *value])
 
 
 def _resolved(namespace: Namespace, *, name: str) -> tuple[RecipeArguments, IlaTrainingArguments]:
+    """Decide what recipe and options leave open."""
     values = vars(namespace)
-    parts: list[dict[str, Any]] = []
-    for part in (RecipeArguments, IlaTrainingArguments):
-        parts.append({entry.name: values[entry.name] for entry in fields(part) if entry.name in values})
-    recipe = RecipeArguments(**parts[0])
-    parts[1]["output_dir"] = parts[1].get("output_dir") or str(Path("runs") / name)
-    if recipe.val_list is None and str(parts[1].get("eval_strategy", "no")) != "no":
-        logger.warning("There is no `val_list`: nothing is evaluated, and the last step's weights are the result.")
-        parts[1] |= {"eval_strategy": "no", "load_best_model_at_end": False}
+    own, optimisation = (
+        {entry.name: values[entry.name] for entry in fields(part) if entry.name in values}
+        for part in (RecipeArguments, IlaTrainingArguments)
+    )
+    recipe = RecipeArguments(**own)
+    optimisation["output_dir"] = optimisation.get("output_dir") or str(Path("runs") / name)
+    recipe.val_fraction = _val_fraction(recipe, optimisation["output_dir"])
+    saves, evaluates = (str(optimisation.get(key)) for key in ("save_strategy", "eval_strategy"))
+    if recipe.val_list is None and saves != evaluates:
+        optimisation["load_best_model_at_end"] = False  # nobody asked for an evaluation: the last weights will do
     if not torch.accelerator.is_available():
-        parts[1]["use_cpu"] = True  # there is nothing else; unsaid, a recipe's bf16 would be refused
-    if isinstance(parts[1].get("report_to"), str):
-        parts[1]["report_to"] = parts[1]["report_to"].split(",")
-    args = IlaTrainingArguments(**parts[1])
+        optimisation["use_cpu"] = True  # there is nothing else; without it a recipe's bf16 would be refused
+    if isinstance(optimisation.get("report_to"), str):
+        optimisation["report_to"] = optimisation["report_to"].split(",")
+    args = IlaTrainingArguments(**optimisation)
     _check_numbers(recipe, args)
+    _divide_batch(recipe, args)
+    return recipe, args
+
+
+def _val_fraction(recipe: RecipeArguments, output_dir: str) -> float:
+    """Return the share to hold out: what is given, what the run that goes on has held out, or a fifth."""
+    given = recipe.val_fraction
+    if given is not None and not 0 <= given < 1:
+        raise ValueError(f"`val_fraction` must be 0 <= fraction < 1, got {given}.")
+    if recipe.val_list is not None or recipe.stream:
+        if given:
+            other = "`stream` reads videos that nobody can pick" if recipe.stream else "`val_list` names others"
+            raise ValueError(f"`val_fraction` holds out training videos, and {other}: give one of the two.")
+        return 0.0
+    if recipe.val_split is not None:
+        raise ValueError("`val_split` names a part of `val_list`: --val_list.")
+    before = Path(output_dir) / RESOLVED
+    if given is None and recipe.resume and before.is_file():
+        given = read_recipe(before)["val_fraction"]
+    return VAL_FRACTION if given is None else given
+
+
+def _divide_batch(recipe: RecipeArguments, args: IlaTrainingArguments) -> None:
+    """Set gradient accumulation by the global batch, or the global batch by what there is."""
+    once = args.train_batch_size * args.world_size
     if recipe.global_batch_size is not None:
-        once = args.train_batch_size * args.world_size
         if recipe.global_batch_size < once or recipe.global_batch_size % once:
             raise ValueError(
                 f"`global_batch_size` {recipe.global_batch_size} is no multiple of {args.train_batch_size} videos on "
                 f"each of {args.world_size} processes: change `per_device_train_batch_size`."
             )
         args.gradient_accumulation_steps = recipe.global_batch_size // once
-    recipe.global_batch_size = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
-    return recipe, args
+    recipe.global_batch_size = once * args.gradient_accumulation_steps
 
 
 def _check_numbers(recipe: RecipeArguments, args: IlaTrainingArguments) -> None:
-    """What the Trainer divides by, or silently passes over."""
+    """Refuse what the Trainer would divide by or silently pass over."""
     if args.per_device_train_batch_size < 1:
         found = args.per_device_train_batch_size
         raise ValueError(f"`per_device_train_batch_size` must be 1 or more, got {found}.")
@@ -370,8 +403,9 @@ def _check_numbers(recipe: RecipeArguments, args: IlaTrainingArguments) -> None:
 
 
 def resolved_values(recipe: RecipeArguments, args: IlaTrainingArguments) -> dict[str, Any]:
-    """All of the recipe, and of the training arguments those that count most or are not the default, plain values."""
+    """Return plain values: all of the recipe, and the training arguments that count most or are not the default."""
     values = {entry.name: getattr(recipe, entry.name) for entry in fields(recipe) if entry.name != "resume"}
+    values["flip"] = values["flip"] if values["flip"] == "auto" else float(values["flip"])
     found = args.to_dict()
     for entry in fields(IlaTrainingArguments):
         usual = entry.default if entry.default_factory is MISSING else entry.default_factory()
@@ -386,22 +420,24 @@ def resolved_values(recipe: RecipeArguments, args: IlaTrainingArguments) -> dict
 
 
 def write_resolved(values: dict[str, Any], folder: str | Path, *, comment: str = "") -> Path:
-    """`training.yaml`, which is a recipe again."""
-    Path(folder).mkdir(parents=True, exist_ok=True)
+    """Write `training.yaml`, which is a recipe again, with `comment` at its head."""
     file = Path(folder) / RESOLVED
-    head = "".join(f"# {line}\n" for line in comment.splitlines())
-    draft = Path(folder) / f".{RESOLVED}"
-    draft.write_text(head + yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
-    draft.replace(file)
+    with atomic_write(file) as opened:
+        opened.writelines(f"# {line}\n" for line in comment.splitlines())
+        yaml.safe_dump(values, opened, sort_keys=False, allow_unicode=True)
     return file
 
 
-def check_same_run(values: dict[str, Any], folder: str | Path) -> None:
-    """Raise a ValueError unless the folder's `training.yaml` decides the same weights."""
+def check_same_run(values: dict[str, Any], folder: str | Path, *, class_names: Sequence[str] = ()) -> None:
+    """Raise a ValueError unless the folder's `training.yaml` decides the same weights.
+
+    class_names: what `flip: auto` means, which older files hold, depends on them.
+    """
     file = Path(folder) / RESOLVED
     if not file.is_file():
         raise ValueError(f"{str(folder)!r} holds checkpoints and no {RESOLVED}: they are not of such a run.")
-    before = read_recipe(file)
+    before = vars(RecipeArguments()) | read_recipe(file)  # which may be older than some of the keys
+    before, values = ({**found, "flip": resolved_flip(found["flip"], class_names)} for found in (before, values))
     fixed = STREAM_FIXES if before.get("stream") else set()
     keys = [
         key

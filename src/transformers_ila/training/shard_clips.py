@@ -1,9 +1,9 @@
-"""Training clips streamed from tar shards or a streaming data set: every rank and worker reads a part of its own.
+"""Training clips streamed from tar shards or a streaming data set, of which every rank and worker reads its part.
 
 What is unusual here:
-- every rank delivers the same number of full batches, however many videos its shards hold: it begins them again;
-- an epoch's order is that of the shards, drawn anew, and a buffer from which clips are drawn; both are seeded, so that
-  a resumed run reads past what it had and goes on with the same clips.
+- every rank delivers the same number of full batches: where its shards hold fewer videos, it begins them again;
+- an epoch's order is that of the shards, drawn anew, and of a buffer from which clips are drawn; both are seeded, so
+  that a resumed run skips what it had and goes on with the same clips.
 
 For shards on a disk that can seek, `TrainingClips(read_annotations("shards/"), ...)` mixes better.
 """
@@ -22,26 +22,26 @@ from ..data.text import Line
 from ..model.video_container_ila import VideoDecodingError
 from ..model.video_processing_ila import IlaVideoProcessor
 from .augmentation import ClipAugmentation, clip_generator, clip_seed
-from .clips import NO_STAND_IN, UNREADABLE, TrainingClips, reason_of_failure
+from .clips import NO_REPLACEMENT, UNREADABLE, TrainingClips, reason_of_failure
 
 
 class ShardClips(IterableDataset):
-    """Items as those of `TrainingClips`; a video that cannot be read is replaced by the next one.
+    """Yield items as `TrainingClips` has them; the next video replaces one that cannot be read.
 
     Args:
-        source: as `list_shards` takes it.
-        processor, augment, seed, stand_ins, normalise: as in `TrainingClips`.
-        videos: how many there are in all shards together; an epoch has as many clips, down to whole batches.
-        batch: clips of a batch of one rank.
+        source: shards, as `list_shards` takes them.
+        processor, augment, seed, max_replacements, normalise: as in `TrainingClips`.
+        videos: the number of videos in all shards; an epoch has as many clips, rounded down to whole batches.
+        batch: the number of clips in a batch of one rank.
         labels: class names, as `stream_shard` takes them.
-        buffer: encoded videos that are held and drawn from.
+        buffer: the number of encoded videos that are held in memory and drawn from.
 
     Attributes:
-        rank, ranks: which part this is; `IlaTrainer` sets them before it reads.
+        rank, ranks: the part of the shards that is read; `IlaTrainer` sets them before it reads.
 
     Raises:
         ValueError: no shards, or numbers out of their range; (when read) fewer shards than ranks times workers.
-        RuntimeError: (when read) `stand_ins` videos in a row could not be read.
+        RuntimeError: (when read) `max_replacements` videos in a row could not be read.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class ShardClips(IterableDataset):
         batch: int,
         labels: Labels | None = None,
         seed: int = 0,
-        stand_ins: int = 10,
+        max_replacements: int = 10,
         buffer: int = 64,
         normalise: bool = True,
     ) -> None:
@@ -62,19 +62,19 @@ class ShardClips(IterableDataset):
             if value < 1:
                 raise ValueError(f"`{name}` must be 1 or more, got {value}.")
         nothing = Annotations([], None, False, "shards", "")
-        how: dict[str, Any] = {"augment": augment, "seed": seed, "stand_ins": stand_ins, "normalise": normalise}
-        self.clips = TrainingClips(nothing, processor, **how)
+        numbers: dict[str, Any] = {"seed": seed, "max_replacements": max_replacements}
+        self.clips = TrainingClips(nothing, processor, augment=augment, normalise=normalise, **numbers)
         self.source, self.labels = self.checked(source), labels
         self.videos, self.batch, self.buffer = videos, batch, buffer
         self.rank, self.ranks = 0, 1
         self.warn = True
 
     def checked(self, source: Any) -> Any:
-        """What is read, as `stream` takes it."""
+        """Return the source in the form that `stream` reads; ValueError where it is none."""
         return list_shards(source)
 
     def stream(self, epoch: int, place: int, places: int) -> Iterator[Sample]:
-        """The videos of worker `place` of `places` of this rank in an epoch, once."""
+        """Yield every video of worker `place` of this rank's `places` workers once."""
         shards = self.source
         if self.ranks * places > len(shards):
             raise ValueError(
@@ -85,10 +85,11 @@ class ShardClips(IterableDataset):
             yield from stream_shard(shard, labels=self.labels, multi_label=False)
 
     def set_epoch(self, epoch: int) -> None:
+        """Set the epoch, as `TrainingClips.set_epoch`."""
         self.clips.set_epoch(epoch)
 
     def __len__(self) -> int:
-        """Clips of one rank."""
+        """Return the number of clips of one rank in an epoch."""
         return self.videos // (self.batch * self.ranks) * self.batch
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -101,7 +102,7 @@ class ShardClips(IterableDataset):
         yield from self._read(self._again_and_again(epoch, place, places, generator), epoch, mine * self.batch)
 
     def _again_and_again(self, epoch: int, place: int, places: int, generator: torch.Generator) -> Iterator[Sample]:
-        """All videos of the part, then all again, without an end."""
+        """Yield all videos of the part, then all again, without an end."""
         while True:
             empty = True
             for sample in self._drawn(self.stream(epoch, place, places), generator):
@@ -111,7 +112,7 @@ class ShardClips(IterableDataset):
                 raise ValueError(f"Rank {self.rank}, worker {place}: there is no video in its part of the stream.")
 
     def _drawn(self, samples: Iterator[Sample], generator: torch.Generator) -> Iterator[Sample]:
-        """Every video once, drawn from as many as the buffer holds."""
+        """Yield every video once, drawn from as many as the buffer holds."""
         held: list[Sample] = []
         for sample in samples:
             if len(held) < self.buffer:
@@ -132,8 +133,8 @@ class ShardClips(IterableDataset):
                 unreadable.append((sample.name, reason_of_failure(error)))
                 if self.warn:
                     self.clips.warn_once(*unreadable[-1])
-                if len(unreadable) > self.clips.stand_ins:
-                    raise RuntimeError(f"{NO_STAND_IN}: {len(unreadable)} in a row, {unreadable[-1]}.") from error
+                if len(unreadable) > self.clips.max_replacements:
+                    raise RuntimeError(f"{NO_REPLACEMENT}: {len(unreadable)} in a row, {unreadable[-1]}.") from error
                 continue
             item = {"pixel_values": clip, "labels": sample.labels[0]}
             item["clip_seed"] = clip_seed(self.clips.seed, epoch, index)
@@ -144,15 +145,15 @@ class ShardClips(IterableDataset):
 
 
 class RowClips(ShardClips):
-    """`ShardClips` of a streaming data set of `datasets`: `load_dataset(..., streaming=True)`.
+    """`ShardClips` of a streaming data set, `datasets.load_dataset(..., streaming=True)`.
 
-    Ranks get their parts by `datasets.distributed.split_dataset_by_node`, workers by `datasets` itself. Its shards are
-    read in their own order; mix them before, or by `buffer`.
+    `split_dataset_by_node` of `datasets` divides it among ranks, and `datasets` itself among workers. Shards are read
+    in their own order; shuffle them before, or by `buffer`.
 
     Args:
-        source: a `datasets.IterableDataset`; its video column is not decoded by it.
-        video, label: names of its columns; a label is a class index, or a class name where `labels` names the classes.
-        Others as in `ShardClips`.
+        source: a `datasets.IterableDataset`, whose video column is read undecoded.
+        video, label: names of columns; a label is a class index, or a class name where `labels` names the classes.
+        options: the other arguments of `ShardClips`.
 
     Raises:
         ValueError: as in `ShardClips`; no such column; (when read) a label that is none.
@@ -192,7 +193,7 @@ class RowClips(ShardClips):
 
 
 class _VideoOfRow(NamedTuple):
-    """What `datasets` gives for a video that it does not decode: {"path", "bytes"}, or bytes."""
+    """A video that `datasets` has not decoded: a dict of "path" and "bytes", or bytes."""
 
     value: Any
     name: str

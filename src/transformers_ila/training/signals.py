@@ -1,8 +1,8 @@
-"""SIGTERM that comes to a whole group of processes, as schedulers send it: who must outlive it, and who must not.
+"""SIGTERM to a whole group of processes, as schedulers send it: data workers outlive it, the trainer stops in order.
 
 What is unusual here:
-- workers of a data loader pass over SIGTERM unless their own parent sends it, who then wants to be rid of them;
-- a second SIGTERM ends the process also while its main thread waits in C, where no handler of Python's would run.
+- workers of a data loader ignore SIGTERM unless their own parent sends it, which then wants to end them;
+- a second SIGTERM ends the process even while its main thread waits in C, where no handler of Python's would run.
 """
 
 import multiprocessing
@@ -17,12 +17,15 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 
-SAME_ORDER = 2.0  # seconds in which SIGTERM is the same one: launchers pass on what the scheduler sent to all
+SAME_ORDER = 2.0  # seconds in which several SIGTERMs count as one: launchers repeat what the scheduler sent to all
 
 
 @dataclass(frozen=True)
 class IgnoreSigtermInWorker:
-    """`worker_init_fn` of a data loader; before: another one, which comes first."""
+    """A `worker_init_fn` that makes a worker ignore SIGTERM unless its parent sends it.
+
+    before: another `worker_init_fn`, which is called first.
+    """
 
     before: Callable[[int], None] | None = None
 
@@ -37,13 +40,14 @@ class IgnoreSigtermInWorker:
 
 
 def _end_for(parent: int | None) -> None:
+    """End this process when `parent` sends SIGTERM."""
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
         pass
     os._exit(0)
 
 
 def with_outliving_workers(loader: DataLoader) -> DataLoader:
-    """The same loader, of Accelerate or not."""
+    """Make the workers of a loader, of torch or of Accelerate, outlive SIGTERM; return the loader."""
     inner: Any = getattr(loader, "base_dataloader", loader)
     if not isinstance(inner.worker_init_fn, IgnoreSigtermInWorker):
         inner.worker_init_fn = IgnoreSigtermInWorker(inner.worker_init_fn)
@@ -51,15 +55,16 @@ def with_outliving_workers(loader: DataLoader) -> DataLoader:
 
 
 class SecondSignal:
-    """From `begin` to `end`, in the main thread: SIGTERM that follows another one ends the process at once.
+    """Between `begin` and `end`, a SIGTERM that follows another one ends the process at once; for the main thread.
 
-    Python tells of a signal only between its own instructions; its wake-up file is written to by C, at any time.
+    Python runs handlers only between its own instructions, but C writes to its wake-up file at any time.
     """
 
     def __init__(self) -> None:
         self._ends: tuple[int, int] | None = None
 
     def begin(self) -> None:
+        """Watch for signals from now on."""
         reader, writer = os.pipe()
         os.set_blocking(writer, False)
         before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
@@ -72,6 +77,7 @@ class SecondSignal:
         threading.Thread(target=_watch, args=(reader,), daemon=True).start()
 
     def end(self) -> None:
+        """Watch no longer."""
         if self._ends is None:
             return
         _, writer = self._ends

@@ -1,7 +1,7 @@
 """Batch normalisation with the statistics of all processes' batches, on any device.
 
-torch's SyncBatchNorm needs a GPU. On CPUs (gloo) the same sums are exchanged here, so that several processes with a
-part of the batch each compute what one process with the whole batch does.
+torch's SyncBatchNorm needs a GPU. On CPUs (gloo) the classes here exchange the same sums, so that several processes
+with a part of the batch each compute what one process computes with the whole batch.
 """
 
 from typing import Any
@@ -13,14 +13,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 class SynchronisedBatchNorm(_BatchNorm):
-    """`nn.BatchNorm*d`, with sums over all processes in training mode; names and shapes of its state are the same."""
+    """`nn.BatchNorm*d` that sums over all processes in training mode; its state has the same names and shapes."""
 
     def _check_input_dim(self, input: torch.Tensor) -> None:
         if input.dim() < 2:
             raise ValueError(f"Batch normalisation needs (B, C, ...), got {tuple(input.shape)}.")
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        """(B, C, ...) -> the same shape; B may differ between processes."""
+        """Normalise (B, C, ...) to the same shape; B may differ between processes."""
         alone = not distributed.is_initialized() or distributed.get_world_size() == 1
         if not self.training or alone or not self.track_running_stats:
             return super().forward(input)

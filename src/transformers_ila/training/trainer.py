@@ -24,9 +24,9 @@ from transformers import EvalPrediction, Trainer
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput, rotate_checkpoints
+from transformers.utils import logging
 
 from ..evaluation.metrics import mean_average_precision
-from ..evaluation.views import pixel_values_on
 from ..model.configuration_ila import MULTI_LABEL
 from ..model.video_processing_ila import IlaVideoProcessor
 from .arguments import SCALARS, IlaTrainingArguments, is_new_parameter, parameter_groups
@@ -39,18 +39,24 @@ from .sync_batch_norm import synchronise_batch_norm
 from .unreadable import UnreadableVideos, UnreadableVideosError
 
 
+logger = logging.get_logger(__name__)
+
+
 # -- accuracy --------------------------------------------------------------------------------------------------------
 
 
 def top5_indices(logits: torch.Tensor | tuple[torch.Tensor, ...], labels: torch.Tensor) -> torch.Tensor:
-    """For `preprocess_logits_for_metrics`: logits (B, K) to the indices of the best five, the best first."""
+    """Return the indices of the five largest logits, (B, K) -> (B, 5), for `preprocess_logits_for_metrics`.
+
+    Where there are fewer classes, the rest is -1.
+    """
     logits = logits[0] if isinstance(logits, tuple) else logits
     best = logits.topk(min(5, logits.shape[-1]), dim=-1).indices
     return nn.functional.pad(best, (0, 5 - best.shape[-1]), value=-1)
 
 
 def top_accuracies(prediction: EvalPrediction) -> dict[str, float]:
-    """`compute_metrics` after `top5_indices`: top1 and top5 of the videos that were read, and how many were not."""
+    """Return top1 and top5 of what was read, and how many videos were not; `compute_metrics` for `top5_indices`."""
     best, labels = torch.as_tensor(prediction.predictions), torch.as_tensor(prediction.label_ids)
     read = labels != IGNORE_INDEX
     right = best[read] == labels[read].unsqueeze(-1)
@@ -60,12 +66,15 @@ def top_accuracies(prediction: EvalPrediction) -> dict[str, float]:
 
 
 def class_logits(logits: torch.Tensor | tuple[torch.Tensor, ...], labels: torch.Tensor) -> torch.Tensor:
-    """For `preprocess_logits_for_metrics`: of all that the model says the logits (B, K), in float32."""
+    """Return the logits alone, (B, K) float32, for `preprocess_logits_for_metrics`."""
     return (logits[0] if isinstance(logits, tuple) else logits).float()
 
 
 def multi_label_metrics(prediction: EvalPrediction) -> dict[str, float]:
-    """`top_accuracies` for several labels, behind `class_logits`: mAP of what was read, and how many were not."""
+    """Return the mean average precision of the videos that were read, and how many were not.
+
+    `compute_metrics` for `class_logits`, where videos have several labels.
+    """
     logits, labels = torch.as_tensor(prediction.predictions), torch.as_tensor(prediction.label_ids)
     read = ~_rows_without_label(labels)
     mean = mean_average_precision(logits[read].nan_to_num(), labels[read] > 0)
@@ -73,7 +82,7 @@ def multi_label_metrics(prediction: EvalPrediction) -> dict[str, float]:
 
 
 def _rows_without_label(labels: torch.Tensor) -> torch.Tensor:
-    """(B,): whether a row of (B, K) belongs to a video that was not read."""
+    """Return (B,): whether a row of (B, K) belongs to a video that was not read."""
     return (labels == IGNORE_INDEX).all(-1)
 
 
@@ -81,11 +90,11 @@ def _rows_without_label(labels: torch.Tensor) -> torch.Tensor:
 
 
 class IlaTrainer(Trainer):
-    """`Trainer` for ILA: see the module. Takes `IlaTrainingArguments`.
+    """`Trainer` with the paper's optimisation, as the module describes it; its `args` are `IlaTrainingArguments`.
 
     Args:
-        args, kwargs: of `Trainer`.
-        train_collator: makes batches for training only, as `MixingCollator` does; its items are `TrainingClips`'.
+        args, kwargs: the arguments of `Trainer`.
+        train_collator: makes batches of `TrainingClips`' items for training only, as `MixingCollator` does.
 
     Raises:
         ValueError: a moving average of weights that are sharded (FSDP, DeepSpeed); fewer videos than a global batch;
@@ -133,14 +142,14 @@ class IlaTrainer(Trainer):
         self._videos, self._waited, self._since = 0, 0.0, time.perf_counter()  # of this process since the last log
 
     def freeze(self) -> None:
-        """Train only what CLIP does not have."""
+        """Train only what the pretrained weights lack."""
         for name, parameter in self.model.named_parameters():
-            parameter.requires_grad_(is_new_parameter(name))
+            parameter.requires_grad_(is_new_parameter(name, self.model.new_parameters))
 
     # data
 
     def global_batch_size(self) -> int:
-        """Videos of one optimiser step, of all processes."""
+        """Return the number of videos of one optimiser step, over all processes."""
         return self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
 
     def get_train_dataloader(self) -> DataLoader:
@@ -161,7 +170,7 @@ class IlaTrainer(Trainer):
         return with_outliving_workers(super()._get_dataloader(dataset, *args, **kwargs))
 
     def _shard_loader(self, data: ShardClips) -> DataLoader:
-        """Its ranks read shards of their own, so nothing is left to divide among them."""
+        """Return a loader of shards, which each rank reads for itself, so that nothing is left to divide."""
         if data.batch != self.args.train_batch_size:
             raise ValueError(f"`batch` is {data.batch}, `per_device_train_batch_size` {self.args.train_batch_size}.")
         if len(data) < data.batch * self.args.gradient_accumulation_steps:
@@ -177,7 +186,7 @@ class IlaTrainer(Trainer):
         return with_outliving_workers(loader)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
-        """`EpochSampler`, kept at the right epoch by `SetEpochCallback`; Accelerate loses it after skipped batches."""
+        """Return an `EpochSampler`; `SetEpochCallback` sets its epoch, which Accelerate loses as it skips batches."""
         data = self.train_dataset if train_dataset is None else train_dataset
         if isinstance(data, IterableDataset) or self.args.train_sampling_strategy != "random":
             return super()._get_train_sampler(train_dataset)
@@ -208,12 +217,12 @@ class IlaTrainer(Trainer):
         return [], None
 
     def _count_unreadable(self, batches: list[dict[str, Any]], error: Exception | None, *, ended: bool) -> bool:
-        """Whether any rank has ended."""
+        """Count what was not read, and return whether any rank has ended."""
         assert self.unreadable is not None
         for batch in batches:
             self.unreadable.count(len(batch["labels"]), batch.pop(UNREADABLE, []))
         try:
-            # of a worker's error the last line, without the way there
+            # a worker's error has its traceback in front of the last line
             said = None if error is None else (str(error).strip().splitlines() or [type(error).__name__])[-1]
             return self.unreadable.agree(said, self.args.device, ended=ended)
         except UnreadableVideosError as stop:
@@ -223,7 +232,7 @@ class IlaTrainer(Trainer):
     # optimisation
 
     def scaled_learning_rate(self) -> float:
-        """`learning_rate`, for the global batch of this run."""
+        """Return `learning_rate`, scaled to the global batch where `lr_batch_size` is given."""
         if self.args.lr_batch_size is None:
             return self.args.learning_rate
         return self.args.learning_rate * self.global_batch_size() / self.args.lr_batch_size
@@ -234,7 +243,9 @@ class IlaTrainer(Trainer):
             kind, options = self.get_optimizer_cls_and_kwargs(self.args, model)
             lr = self.scaled_learning_rate()
             options["lr"] = lr
-            self.optimizer = kind(parameter_groups(model.named_parameters(), self.args, lr), **options)
+            new = self.accelerator.unwrap_model(model).new_parameters
+            groups = parameter_groups(model.named_parameters(), self.args, lr, new_parameters=new)
+            self.optimizer = kind(groups, **options)
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
@@ -242,6 +253,12 @@ class IlaTrainer(Trainer):
             epochs = self.args.num_train_epochs if self.args.max_steps <= 0 else self._epochs_of_max_steps()
             share = min(self.args.warmup_epochs / epochs, 1.0)
             self.args.warmup_steps = max(1, round(share * num_training_steps))
+        warmup = self.args.get_warmup_steps(num_training_steps)
+        if warmup >= num_training_steps and self.is_world_process_zero():
+            logger.warning(
+                f"The run has {num_training_steps} steps and its warm-up takes {warmup}, so the learning rate never "
+                "falls and hardly reaches its peak: lower `warmup_epochs` or `warmup_steps`, or take more steps."
+            )
         return super().create_scheduler(num_training_steps, optimizer)
 
     def _epochs_of_max_steps(self) -> float:
@@ -249,7 +266,7 @@ class IlaTrainer(Trainer):
         return self.args.max_steps / max(per_epoch, 1)
 
     def _normalise_for(self, data: Any) -> None:
-        """Remember how clips are normalised that a data set leaves as uint8 (`normalise=False`)."""
+        """Remember the processor of a data set that leaves its clips as uint8 (`normalise=False`)."""
         clips = data.clips if isinstance(data, ShardClips) else data
         if not isinstance(clips, Clips) or clips.normalise:
             return
@@ -260,12 +277,12 @@ class IlaTrainer(Trainer):
                 raise ValueError(f"The data sets' processors normalise differently: `{name}` is {old} and {new}.")
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """On the device; clips that are uint8 until then are normalised there."""
+        """Move a batch to the device, and normalise there what came as uint8."""
         inputs = super()._prepare_inputs(inputs)
         clips = inputs.get("pixel_values")
         if self._processor is None or clips is None or clips.dtype != torch.uint8:
             return inputs
-        return {**inputs, "pixel_values": self._prepare_input(pixel_values_on(clips.device, clips, self._processor))}
+        return {**inputs, "pixel_values": self._prepare_input(self._processor.normalize_on(clips.device, clips))}
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -278,8 +295,10 @@ class IlaTrainer(Trainer):
         return (outputs.loss, outputs) if return_outputs else outputs.loss
 
     def _loss_of_read(self, outputs: Any, labels: torch.Tensor) -> torch.Tensor:
-        """Without the rows of videos that could not be read, which with several labels the model's loss would count;
-        not a number where that are all of them."""
+        """Return the loss without the videos that could not be read, which the loss of several labels would count.
+
+        It is not a number where none could be read.
+        """
         model = self.accelerator.unwrap_model(self.model)
         read = ~_rows_without_label(labels)
         if model.config.problem_type != MULTI_LABEL or bool(read.all()):
@@ -288,7 +307,7 @@ class IlaTrainer(Trainer):
         return model.add_alignment_loss(loss, outputs.alignment_loss)
 
     def _count(self, outputs: Any, videos: int) -> None:
-        """Add to what the next log line says."""
+        """Add a batch to what the next log line reports."""
         loss = outputs.loss.detach().float()
         alignment = (
             torch.zeros_like(loss) if outputs.alignment_loss is None else outputs.alignment_loss.detach().float()
@@ -312,7 +331,7 @@ class IlaTrainer(Trainer):
 
     @contextmanager
     def _clock_stopped(self) -> Iterator[None]:
-        """What takes place here is not training."""
+        """Keep the time of this block out of the measured training time."""
         started = time.perf_counter()
         try:
             yield
@@ -381,7 +400,7 @@ class IlaTrainer(Trainer):
         return TrainOutput(state.global_step, 0.0, {})
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """As the Trainer does, but older checkpoints go only when this one is whole."""
+        """Save as the Trainer does, but delete older checkpoints only when this one is whole."""
         with self._clock_stopped():
             self._save_whole(model, trial)
 
@@ -401,7 +420,9 @@ class IlaTrainer(Trainer):
             if self.args.should_save:
                 write_manifest(folder)
         except Exception as error:  # the libraries have an error each for a full disk
-            raise OSError(self._why_not_saved(folder, error)) from error
+            reason = self._why_not_saved(folder, error)
+            logger.error(reason)  # it may be this process alone that cannot write
+            raise OSError(reason) from error
         finally:
             self.args.save_total_limit = limit
         if self.args.should_save:
@@ -426,16 +447,19 @@ class IlaTrainer(Trainer):
     # the moving average
 
     def averaged(self) -> AbstractContextManager[None]:
-        """The model with the averaged weights, if there are any."""
+        """Give the model the averaged weights in a block, if there are any."""
         return nullcontext() if self.average is None else self.average.in_place()
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        with self._clock_stopped(), self.averaged():
+        """`Trainer.evaluate` of the averaged weights where there are any; the classes' texts are encoded once."""
+        model = self.accelerator.unwrap_model(self.model)
+        texts_once = getattr(model, "constant_class_features", nullcontext)  # TimeSformer has no texts
+        with self._clock_stopped(), self.averaged(), texts_once():
             with torch.random.fork_rng(devices=[]):  # so that evaluating more or less changes no weight
                 return super().evaluate(*args, **kwargs)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """The averaged weights where there are any; a checkpoint to resume from has the last step's."""
+        """Save the averaged weights where there are any; a checkpoint to resume from has the last step's."""
         with nullcontext() if _internal_call else self.averaged():
             super().save_model(output_dir, _internal_call=_internal_call)
 
@@ -446,14 +470,14 @@ class IlaTrainer(Trainer):
 
 
 def _reshape_scalars(model: nn.Module, shape: tuple[int, ...]) -> None:
-    """FSDP2 shards along the first dimension, which CLIP's scale does not have."""
+    """Give scalar parameters a shape: FSDP2 shards along the first dimension, which CLIP's scale does not have."""
     for name, parameter in model.named_parameters():
         if name in SCALARS:
             parameter.data = parameter.data.reshape(shape)
 
 
 def _peak_memory(device: torch.device) -> int:
-    """Bytes."""
+    """Return the largest memory in use so far, in bytes: of the GPU, or of the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

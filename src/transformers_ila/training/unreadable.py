@@ -1,7 +1,6 @@
-"""What could not be read in training: logged once each, counted over all ranks, reported, and a reason to stop."""
+"""Videos that cannot be read in training: they are logged, counted over all ranks, reported, and if many a stop."""
 
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,8 @@ import torch
 from torch import distributed
 from transformers import TrainerCallback
 from transformers.utils import logging
+
+from ..files import atomic_write
 
 
 logger = logging.get_logger(__name__)
@@ -24,13 +25,17 @@ class UnreadableVideosError(RuntimeError):
 
 @dataclass
 class UnreadableVideos(TrainerCallback):
-    """The count of one rank, and what all ranks make of it.
+    """Count what one rank cannot read, and stop all ranks together where it is too much.
 
-    `agree` is a collective that every rank enters once a step, whatever its data set did: so that one rank's trouble
-    ends all of them at the same step, with the same words.
+    `agree` is a collective that every rank enters once a step, whatever its data set did, so that one rank's failure
+    ends all of them at the same step with the same message.
 
-    share: of all readings that may fail, those before resuming included; more stops training.
-    videos: in the data set; fewer readings than these (at most `ENOUGH`) are too few to tell a share.
+    Attributes:
+        share: the share of all readings that may fail, counting those before resuming.
+        videos: the number of videos in the data set; fewer readings than that, or than `ENOUGH`, show no share.
+        readings, failures: how often this rank read a video, and how often in vain.
+        reasons: name -> why it could not be read.
+        resumed: the checkpoint that the run goes on from, whose report counts its steps.
     """
 
     share: float
@@ -38,33 +43,33 @@ class UnreadableVideos(TrainerCallback):
     readings: int = 0
     reasons: dict[str, str] = field(default_factory=dict)
     failures: int = 0
-    resumed: Path | None = None  # the checkpoint, whose report has the counts of just its steps
-    _before: dict[str, Any] = field(default_factory=dict)  # of the run that was resumed; on rank 0 only
+    resumed: Path | None = None
+    _before: dict[str, Any] = field(default_factory=dict)  # the report of the run that is resumed; on rank 0 only
 
     ENOUGH = 256
 
     def count(self, clips: int, unreadable: list[tuple[str, str]]) -> None:
-        """Of one batch."""
+        """Count one batch: its clips, and names and reasons of the videos that could not be read for it."""
         self.readings += clips + len(unreadable)
         self.failures += len(unreadable)
         for name, reason in unreadable:
             if name not in self.reasons:
                 self.reasons[name] = reason
-                logger.warning(f"Another video stands in for {name!r}: {reason}.")
+                logger.warning(f"Another video replaces {name!r}: {reason}.")
 
     def agree(self, error: str | None, device: torch.device, *, ended: bool = False) -> bool:
         """Stop all ranks where one has an error, or where all together failed too often.
 
         Args:
-            error: what this rank could not do.
-            device: of the collective.
+            error: what this rank could not do; None: nothing failed.
+            device: the device of the collective.
             ended: this rank has nothing more to read, and that is no error.
 
         Returns:
-            whether any rank has ended.
+            Whether any rank has ended.
 
         Raises:
-            UnreadableVideosError: on every rank.
+            UnreadableVideosError: a rank has an error, or the share is exceeded; raised on every rank.
         """
         several = distributed.is_initialized() and distributed.get_world_size() > 1
         before = [self._before.get(name, 0) for name in ("readings", "failures")]
@@ -74,9 +79,7 @@ class UnreadableVideos(TrainerCallback):
             distributed.all_reduce(votes)
         stops, readings, failures, ends = votes.tolist()
         if stops:
-            raise UnreadableVideosError(
-                error or f"Another rank could not go on ({int(stops)} of all): its own message says why."
-            )
+            raise UnreadableVideosError(_first_error(error))
         if readings >= min(self.videos, self.ENOUGH) and failures > self.share * readings:
             raise UnreadableVideosError(
                 f"{int(failures)} of {int(readings)} readings failed, {failures / readings:.1%}, and "
@@ -108,9 +111,14 @@ class UnreadableVideos(TrainerCallback):
             logger.warning(f"{found} videos could not be read: {str(Path(args.output_dir) / REPORT)!r} lists them.")
 
     def write(self, folder: str | Path, *, stopped: str | None = None) -> int:
-        """The report of all ranks, by rank 0, which gets the number of videos; a collective.
+        """Write the report of all ranks; a collective.
 
-        stopped: why training did not go on.
+        Args:
+            folder: where `unreadable_videos.json` is written, by rank 0.
+            stopped: why training did not go on; None: it did.
+
+        Returns:
+            The number of videos that could not be read, on rank 0; 0 on the others.
         """
         own = {"rank": 0, "readings": self.readings, "failures": self.failures, "videos": self.reasons}
         ranks: list[Any] = [own]
@@ -121,20 +129,27 @@ class UnreadableVideos(TrainerCallback):
             if own["rank"]:
                 return 0
         report = merged(ranks, self._before) | ({} if stopped is None else {"stopped": stopped})
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        draft = Path(folder) / f".{REPORT}"
-        draft.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(draft, Path(folder) / REPORT)
+        with atomic_write(Path(folder) / REPORT) as file:
+            file.write(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
         return report["unreadable"]
 
 
+def _first_error(error: str | None) -> str:
+    """Return the error of the first rank that has one; a collective."""
+    errors = [error]
+    if distributed.is_initialized() and distributed.get_world_size() > 1:
+        errors = [None] * distributed.get_world_size()
+        distributed.all_gather_object(errors, error)
+    return next(f"{text} (process {rank})" if len(errors) > 1 else text for rank, text in enumerate(errors) if text)
+
+
 def _read(file: Path) -> dict[str, Any]:
-    """A report; empty where there is none."""
+    """Read a report; it is empty where there is none."""
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
 
 def merged(ranks: list[dict[str, Any]], before: dict[str, Any]) -> dict[str, Any]:
-    """One report of the ranks' counts, and of an earlier report of the same run, whose ranks may have been others."""
+    """Return one report of the ranks' counts and of an earlier report of the run, which may have had other ranks."""
     videos = dict(before.get("videos", {}))
     per_rank: dict[int, dict[str, int]] = {entry["rank"]: dict(entry) for entry in before.get("per_rank", [])}
     for rank in ranks:

@@ -1,0 +1,147 @@
+"""What a recipe's run starts from: a model, videos to train on, and videos to evaluate on."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers.utils import logging
+
+from ..data.annotations import Annotations, list_shards, read_annotations
+from ..data.samples import samples_hash
+from ..model.configuration_ila import CLIP_SIZES, IlaConfig
+from ..model.modeling_ila import IlaForVideoClassification
+from .recipes import RecipeArguments, validate_config_fields
+
+
+logger = logging.get_logger(__name__)
+
+
+def config_of(recipe: RecipeArguments, class_names: Sequence[str]) -> IlaConfig:
+    """Return the configuration of the recipe's tower with its fields and classes.
+
+    Raises:
+        ValueError: an unknown tower, or fields and values that IlaConfig does not have.
+    """
+    _check_tower(recipe)
+    labels = {"id2label": dict(enumerate(class_names)), "label2id": {name: i for i, name in enumerate(class_names)}}
+    return IlaConfig.from_clip_size(recipe.tower, **labels, **validate_config_fields(recipe.model_fields()))
+
+
+def model_of(recipe: RecipeArguments, class_names: Sequence[str]) -> IlaForVideoClassification:
+    """Return the recipe's model with the weights of `clip`, or with random ones (`from_scratch`).
+
+    Raises:
+        ValueError: as in `check_model`, or weights that do not load.
+        OSError: there are no such weights.
+    """
+    check_model(recipe)
+    if recipe.from_scratch:
+        return IlaForVideoClassification(config_of(recipe, class_names))
+    wanted = recipe.model_fields()
+    model = IlaForVideoClassification.from_pretrained(recipe.clip, labels=list(class_names), **wanted)
+    vision = CLIP_SIZES[recipe.tower][0]
+    found = {name: getattr(model.config.vision_config, name) for name in vision}
+    other = {name: value for name, value in found.items() if value != vision[name]}
+    if other:
+        logger.warning(f"{recipe.clip!r} is no {recipe.tower} tower, which the recipe is meant for: {other}.")
+    return model
+
+
+def check_model(recipe: RecipeArguments) -> None:
+    """Find what is wrong with the recipe's model before any weights are loaded.
+
+    Raises:
+        ValueError: neither or both of `clip` and `from_scratch`, an unknown tower, or fields and values that IlaConfig
+            does not have.
+    """
+    if recipe.from_scratch and recipe.clip is not None:
+        raise ValueError("`from_scratch` draws all weights, and `clip` names some to start from: give one of the two.")
+    if recipe.from_scratch and recipe.classification_head == "text":
+        raise ValueError("`from_scratch` has no words to compare videos with: --classification_head linear.")
+    if recipe.clip is None and not recipe.from_scratch:
+        raise ValueError("`clip` must be the Hub id or the folder of weights to start from: --clip.")
+    _check_tower(recipe)
+    validate_config_fields(recipe.model_fields())
+
+
+def _check_tower(recipe: RecipeArguments) -> None:
+    if recipe.tower not in CLIP_SIZES:
+        raise ValueError(f"`tower` must be one of {', '.join(CLIP_SIZES)}, got {recipe.tower!r}.")
+
+
+# -- videos -----------------------------------------------------------------------------------------------------------
+
+
+def annotations_of(recipe: RecipeArguments, *, seed: int = 0) -> tuple[Annotations, Annotations | None, list[str]]:
+    """Return the videos to train on, those to evaluate on, and the names of their classes.
+
+    Without a `val_list`, `val_fraction` of the training videos is held out, as `seed` draws it. The recipe is given
+    the hashes of the training list.
+
+    Raises:
+        ValueError: no list, another list than the recipe's, no class names, or classes that differ.
+        OSError: a list cannot be read.
+    """
+    if recipe.train_list is None:
+        raise ValueError("`train_list` must name what to train on: --train_list.")
+    options = {"root": recipe.videos, "format": recipe.format, "labels": recipe.labels}
+    given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    if Path(recipe.train_list).is_dir():
+        given.pop("root", None)
+    several = recipe.multi_label
+    training = read_annotations(recipe.train_list, split=recipe.train_split, multi_label=several, **given)
+    if training.class_names is None:
+        raise ValueError(f"Nothing names the classes of {recipe.train_list!r}: --labels.")
+    if recipe.train_list_sha256 not in (None, training.sha256):
+        raise ValueError(f"{recipe.train_list!r} is not the list of this run: `train_list_sha256` differs.")
+    recipe.train_list_sha256 = training.sha256
+    found = _samples_sha256(training, recipe)
+    if recipe.train_samples_sha256 not in (None, found):
+        raise ValueError(f"{recipe.train_list!r} holds other videos or labels: `train_samples_sha256` differs.")
+    recipe.train_samples_sha256 = found
+    if recipe.val_list is None:
+        return *hold_out_videos(training, recipe.val_fraction or 0.0, seed=seed), training.class_names
+    if Path(recipe.val_list).is_dir():
+        given.pop("root", None)
+        if not Path(recipe.train_list).is_dir():
+            given.pop("format", None)  # of another kind of annotation
+    if recipe.labels is None and training.format != "folders":
+        given["labels"] = training.class_names
+    evaluation = read_annotations(recipe.val_list, split=recipe.val_split, multi_label=training.multi_label, **given)
+    if evaluation.class_names != training.class_names:
+        raise ValueError(f"{recipe.val_list!r} and {recipe.train_list!r} name other classes, or in another order.")
+    return training, evaluation, training.class_names
+
+
+def hold_out_videos(annotations: Annotations, fraction: float, *, seed: int) -> tuple[Annotations, Annotations | None]:
+    """Split videos at random: those to train on, and `fraction` of them to evaluate on; None where that is no video.
+
+    The fraction is taken of every class, rounded, and leaves each class a video to train on; of videos with several
+    labels it is taken of all together. Cuts of one longer video may come to lie on both sides: who has such gives a
+    `val_list`.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    classes: dict[int, list[int]] = {}
+    for index, sample in enumerate(annotations.samples):
+        classes.setdefault(-1 if annotations.multi_label else sample.labels[0], []).append(index)
+    held: set[int] = set()
+    for _, members in sorted(classes.items()):
+        count = min(int(fraction * len(members) + 0.5), len(members) - 1)
+        held.update(members[place] for place in torch.randperm(len(members), generator=generator)[:count].tolist())
+    if not held:
+        return annotations, None
+    parts = [[s for i, s in enumerate(annotations.samples) if (i in held) is side] for side in (False, True)]
+    return replace(annotations, samples=parts[0]), replace(annotations, samples=parts[1])
+
+
+def _samples_sha256(training: Annotations, recipe: RecipeArguments) -> str:
+    """Return a hash of the samples' names and labels; of a stream also of the shards' names and sizes."""
+    digest = samples_hash(training.samples)
+    if not recipe.stream:
+        return digest
+    shards = [(path.name, path.stat().st_size) for path in map(Path, list_shards(str(recipe.train_list)))]
+    return hashlib.sha256(json.dumps([digest, shards]).encode()).hexdigest()
