@@ -2,12 +2,15 @@
 
 import json
 import math
+import subprocess
+import sys
 
 import model_speed
 import pytest
 import torch
 from PIL import Image
 
+from support.paths import ROOT
 from transformers_ila.model import configuration_ila
 
 
@@ -75,6 +78,22 @@ def test_memory_is_that_of_the_work():
 def prepare_bytes(before, more):
     kept = b"1" * (before << 20)
     return lambda: len(kept) + len(b"1" * (more << 20))
+
+
+@pytest.mark.slow
+def test_beside_older_code(tmp_path):
+    """This repository stands for the older one; in a process of its own, as it registers its classes again."""
+    options = ["--tables", "against", "--against", str(ROOT), "--sizes", "tiny", "--frames", "2", "--batches", "1"]
+    options += ["--rounds", "1", "--forms", "residual", "--output", str(tmp_path / "speed.json")]
+    subprocess.run([sys.executable, str(ROOT / "benchmarks" / "model_speed.py"), *options], check=True)
+    (row,) = json.loads((tmp_path / "speed.json").read_text())["against"]
+    assert row["plain / before"] > 0 and row["fused / before"] > 0 and float(row["logits apart"]) < 1e-4
+
+
+def test_older_code_has_to_be_named(monkeypatch, capsys):
+    with pytest.raises(SystemExit):
+        run(monkeypatch, capsys, "--tables", "against")
+    assert "--against" in capsys.readouterr().err
 
 
 def test_what_is_measured_on_the_cpu_only(monkeypatch, capsys):
