@@ -33,7 +33,7 @@ fi
 
 device=cuda dtype=bfloat16 size=B/16 sizes="B/16 L/14" batches="1 16" training_batch=16 rounds=15 frames=8 slack=1 alone=
 if [ -n "${REHEARSE:-}" ]; then
-    device=cpu size=tiny sizes=tiny batches=1 training_batch=1 rounds=1 frames=2 slack=5 alone=--no_others
+    device=cpu size=tiny sizes=tiny batches=1 training_batch=1 rounds=1 frames=2 slack=20 alone=--no_others
 fi
 
 "$python" - "$device" <<'PYTHON' || exit 1
