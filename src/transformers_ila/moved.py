@@ -30,7 +30,7 @@ HOMES = {
     "annotation_text": "data.text",
     "annotations": "data.annotations",
     "augmentation": "training.augmentation",
-    "cards": "hub.cards",
+    "cards": "hub.cards hub.facts hub.reports hub.earlier_cards conversion.released_cards",
     "checkpoint_files": "conversion.checkpoint_files",
     "checkpoints": "conversion.published data.class_names",
     "class_names_ila": "model.class_names_ila",
@@ -64,8 +64,8 @@ HOMES = {
     "probing": "evaluation.probing",
     "processes": "distributed",
     "processing_ila": "model.processing_ila model.loading_ila",
-    "publishing": "hub.publishing",
-    "recipes": "training.recipes",
+    "publishing": "hub.publishing hub.checking",
+    "recipes": "training.recipes training.inputs",
     "released_checkpoint": "conversion.convert conversion.tokenizer",
     "shipped_code_ila": "model.remote_code_ila",
     "sigterm": "training.signals",
@@ -81,7 +81,7 @@ HOMES = {
     "video_check": "data.checking",
     "video_container_ila": "model.video_container_ila",
     "video_decoding_ila": "model.video_decoding_ila",
-    "video_lists": "data.video_lists data.lists",
+    "video_lists": "data.lists",
     "video_packets_ila": "model.video_packets_ila",
     "video_processing_ila": "model.video_processing_ila model.video_sampling_ila",
     "video_reading_ila": "model.video_reading_ila",
@@ -100,10 +100,12 @@ RENAMED = {
     "IGNORED": "IGNORE_INDEX",
     "KeptFrames": "FrameCollector",
     "MADE_OF": "PROVENANCE",
+    "NO_STAND_IN": "NO_REPLACEMENT",
     "NotAsListed": "IndexMismatch",
     "ORDERS": "FRAME_ORDERS",
     "OtherProcessError": "RemoteRankError",
     "OutlivingWorker": "IgnoreSigtermInWorker",
+    "PUBLISHED_NOTE": "NOT_MEASURED",
     "PairPoints": "PointPredictor",
     "Parts": "ResultWriter",
     "Place": "Rank",
@@ -169,14 +171,22 @@ RENAMED = {
     "written_whole": "atomic_folder",
 }
 
-GONE = {
-    **{f"confusion_picture.{name}": "matplotlib lays the picture out" for name in ("SIDE", "CAPTION", "GAP")},
+GONE = {  # a blank stands between names that share a reason
+    "cards.PAPER_TABLE cards.PUBLISHED_ROW cards.USAGE_MODEL cards.RESULTS_OF cards.OWN_WEIGHTS cards.CLIP_WEIGHTS "
+    "cards.published_results cards.released_weights cards.weights_of cards.claims_results cards.results_are_of "
+    "cards.example_model cards.with_example_model": "what a card says is in its `ModelFacts` (transformers_ila.hub)",
+    "cards.reliance_note cards.training_note cards.recorded_note cards.paper_cost_note": "`model_card` writes them",
+    "confusion_picture.SIDE confusion_picture.CAPTION confusion_picture.GAP": "matplotlib lays the picture out",
     "evaluate_metrics.import_evaluate": "`import evaluate` does",
-    **dict.fromkeys(("fast_path_ila.is_followed", "fast_path_ila.is_precise"), "`fuse()` of a model asks for speed"),
+    "fast_path_ila.is_followed fast_path_ila.is_precise": "`fuse()` of a model asks for speed",
     "mlp_ila.QUICK": "`QuickGELU.SCALE` of `transformers_ila.model.layers_ila` is that number",
     "mlp_ila.IlaMLP": "transformers' CLIPMLP stands in its place, and `fuse()` of a model makes it faster",
     "modeling_ila.tensor_state": "`refresh_class_features()` of the model is called where it was compared",
+    "training.NEW_PARTS": "`new_parameters` of a model's class says it",
+    "video_lists.ListedVideo video_lists.list_videos video_lists.LABELS_AT_END": "`iter_list` reads every list",
+    "video_lists.stream_videos": "`transformers_ila.data.lists.iter_videos` yields names and paths",
 }
+GONE = {name: reason for names, reason in GONE.items() for name in names.split()}
 
 
 def new_name(module: str, name: str) -> tuple[str, Any]:

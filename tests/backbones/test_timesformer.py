@@ -280,6 +280,16 @@ def test_several_views_are_averaged_as_probabilities(original, clips):
         assert model.config.class_names == [f"LABEL_{index}" for index in range(5)]
 
 
+def test_a_snapshot_for_inference_computes_the_same(original, clips):
+    model = adapted(original[1], alignment_fusion="interaction").train()
+    snapshot = model.fuse()
+    assert model.training and not snapshot.training
+    with torch.no_grad():
+        torch.testing.assert_close(snapshot(clips).logits, model.eval()(clips).logits, atol=1e-4, rtol=1e-4)
+    with pytest.raises(ValueError, match="`save_pretrained` was called on a snapshot"):
+        snapshot.save_pretrained("nowhere")
+
+
 def test_what_no_timesformer_has_is_new(original):
     model, info = AlignedTimesformerForVideoClassification.from_pretrained(
         original[1], alignment_hidden_size=8, output_loading_info=True

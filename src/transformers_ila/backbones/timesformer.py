@@ -21,7 +21,6 @@ import torch
 from huggingface_hub.dataclasses import strict
 from torch import nn
 from transformers import TimesformerConfig, TimesformerForVideoClassification, TimesformerModel
-from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.timesformer.modeling_timesformer import (
     TimesformerEmbeddings,
@@ -30,14 +29,14 @@ from transformers.models.timesformer.modeling_timesformer import (
 )
 from transformers.utils.generic import can_return_tuple
 
-from ..model.alignment_ila import ImplicitAlignment, PointLayer
+from ..model.alignment_ila import ImplicitAlignment
 from ..model.configuration_ila import IlaConfig, IlaVisionConfig
 from ..model.fusing_ila import FusableModel
 from ..model.modeling_ila import IlaForVideoClassification, IlaModel
 from ..model.numerics_ila import realign_tensors
 from ..model.outputs_ila import IlaVideoClassifierOutput
 from ..model.pretrained_ila import IlaPreTrainedModel
-from ..model.temporal_ila import TemporalOutput, ZeroLinear, aligned_routes, rearranged
+from ..model.temporal_ila import TemporalOutput, aligned_routes, rearranged
 
 
 @strict
@@ -217,9 +216,8 @@ class _AlignedTimesformer(FusableModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)  # type: ignore[misc]
-        if isinstance(module, (PointLayer, ZeroLinear)):
-            init.zeros_(module.weight)
-            init.zeros_(module.bias)
+        if hasattr(module, "init_own_weights"):
+            module.init_own_weights(1.0)  # type: ignore[operator]
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
