@@ -81,7 +81,7 @@ HOMES = {
     "video_check": "data.checking",
     "video_container_ila": "model.video_container_ila",
     "video_decoding_ila": "model.video_decoding_ila",
-    "video_lists": "data.video_lists data.lists",
+    "video_lists": "data.lists",
     "video_packets_ila": "model.video_packets_ila",
     "video_processing_ila": "model.video_processing_ila model.video_sampling_ila",
     "video_reading_ila": "model.video_reading_ila",
@@ -175,6 +175,10 @@ GONE = {
     **dict.fromkeys(("fast_path_ila.is_followed", "fast_path_ila.is_precise"), "`fuse()` of a model asks for speed"),
     "mlp_ila.QUICK": "`QuickGELU.SCALE` of `transformers_ila.model.layers_ila` is that number",
     "mlp_ila.IlaMLP": "transformers' CLIPMLP stands in its place, and `fuse()` of a model makes it faster",
+    "video_lists.LABELS_AT_END": "`begin_of_numbers()` of `transformers_ila.data.lists` finds them",
+    "video_lists.ListedVideo": "`ListEntry` of `transformers_ila.data.lists` has its line as `raw`",
+    "video_lists.list_videos": "`iter_entries()` of `transformers_ila.data.lists` gives all lines",
+    "video_lists.stream_videos": "`iter_videos()` of `transformers_ila.data` gives names and paths",
     "modeling_ila.tensor_state": "`refresh_class_features()` of the model is called where it was compared",
 }
 
