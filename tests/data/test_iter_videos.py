@@ -119,16 +119,16 @@ def test_words_of_a_header_may_be_folders_or_videos(tmp_path):
     assert names_of(write(tmp_path / "list.txt", "name abseiling\n")) == ["name"]
 
 
-@pytest.mark.parametrize("lines", [30_000, pytest.param(1_000_000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("end", ["\n", "\r"])
-def test_long_lists_need_no_memory(tmp_path, lines, end):
+def test_long_lists_need_no_memory(tmp_path, end):
+    """The list of 1.8 MB is never in memory as a whole."""
     with (tmp_path / "list.txt").open("w", newline="") as file:
-        file.writelines(f"train/class {n % 400}/some video, {n:07d}.mp4 {n % 400}{end}" for n in range(lines))
+        file.writelines(f"train/class {n % 400}/some video, {n:07d}.mp4 {n % 400}{end}" for n in range(40_000))
     tracemalloc.start()
     count = sum(1 for _ in iter_videos(tmp_path / "list.txt"))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert count == lines and peak < 300_000
+    assert count == 40_000 and peak < 300_000
 
 
 # -- sources ---------------------------------------------------------------------------------------------------------
