@@ -19,7 +19,7 @@ from typing import Any
 PACKAGE = __name__.rpartition(".")[0]
 
 HOMES = {
-    "ablation": "ablation.ablation",
+    "ablation": "ablation.ablation ablation.runs ablation.results",
     "ablation_report": "ablation.report",
     "alignment_ila": "model.alignment_ila model.pairs_ila model.numerics_ila",
     "analysis": "cost evaluation.frame_information",
