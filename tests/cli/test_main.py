@@ -161,8 +161,8 @@ def test_failures_are_one_line(error, code, message, capsys):
     assert capsys.readouterr() == ("", message)
 
 
-def test_help_text(capsys):
-    text = help_text(make_verb(), "some-verb")
+def test_help_text():
+    text = help_text(make_verb(), "some-verb", all_options=True)
     assert text.startswith("usage: ila some-verb [VIDEOS] [options]\n\nDo something.\n\nExamples:\n  ila some-verb a")
     lines = [" ".join(line.split()) for line in text.splitlines()]
     assert "--model TEXT a folder (required)" in lines and "--top_k NUMBER labels (default: 5)" in lines
