@@ -3,4 +3,4 @@ import sys
 from transformers_ila.cli.main import main
 
 
-sys.exit(main(["cost", *sys.argv[1:]]))
+sys.exit(main(["cost", "--tables", *sys.argv[1:]]))

@@ -8,7 +8,7 @@ where nothing stands in its place (`module.old` -> what to do instead). `tests/t
 
 import importlib
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any
 PACKAGE = __name__.rpartition(".")[0]
 
 HOMES = {
-    "ablation": "ablation.ablation",
+    "ablation": "ablation.ablation ablation.runs ablation.results",
     "ablation_report": "ablation.report",
     "alignment_ila": "model.alignment_ila model.pairs_ila model.numerics_ila",
     "analysis": "cost evaluation.frame_information",
@@ -212,10 +212,15 @@ def new_name(module: str, name: str) -> tuple[str, Any]:
     raise AttributeError(f"module {PACKAGE + '.' + module!r} has no attribute {name!r}")
 
 
-def old_names(module: str) -> Callable[[str], Any]:
-    """Make the `__getattr__` of an old module: it finds what moved, and warns."""
+def old_names(module: str, late: Mapping[str, str] | None = None) -> Callable[[str], Any]:
+    """Make the `__getattr__` of an old module: it finds what moved, and warns.
+
+    late: names that are public in `module` today, and which of its files is imported when they are asked for.
+    """
 
     def find(name: str) -> Any:
+        if late and name in late:
+            return getattr(importlib.import_module(f"{PACKAGE}.{module}.{late[name]}"), name)
         place, found = new_name(module, name)
         warnings.warn(
             f"`{PACKAGE}.{module}.{name}` is now `{place}`; the old name will go.",

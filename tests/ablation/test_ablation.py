@@ -3,35 +3,42 @@
 import csv
 import json
 import math
+import statistics
 from dataclasses import replace
 from functools import wraps
+from pathlib import Path
 
+import numpy as np
 import pytest
+import scipy.stats
 import torch
+import yaml
 from filelock import FileLock
 from PIL import Image
 from torch.nn import functional as F
 
-from support.paths import RECIPES
+from support.paths import RECIPES, ROOT
 from transformers_ila import IlaConfig, IlaForVideoClassification
-from transformers_ila.ablation import ablation as ablation_module
-from transformers_ila.ablation.ablation import (
-    Ablation,
+from transformers_ila.ablation import runs as runs_module
+from transformers_ila.ablation.ablation import Ablation, config_for_cost, own_gmacs, read_ablation
+from transformers_ila.ablation.image_pretraining import SEEN, TARGETS, pictures_and_states, pretrain_on_frames
+from transformers_ila.ablation.report import _cost_key, draw_costs, markdown, measure_costs, summary_rows, write_report
+from transformers_ila.ablation.results import RUNS, read_results, read_rows, result_file, tower_digest
+from transformers_ila.ablation.runs import (
     RunInProgress,
     TaskTrainer,
     mean_accuracy,
+    measure,
     prepare,
-    read_ablation,
-    read_results,
-    result_file,
     run,
     start_model,
     task_mask,
 )
-from transformers_ila.ablation.image_pretraining import SEEN, TARGETS, pictures_and_states, pretrain_on_frames
-from transformers_ila.ablation.report import _cost_key, draw_costs, measure_costs, summary_rows, write_report
+from transformers_ila.ablation.significance import holm, paired_differences, sign_flip_test
+from transformers_ila.cli import ablate
+from transformers_ila.cli.main import run_verb
 from transformers_ila.evaluation.inference import load_trained
-from transformers_ila.motionbench.tasks import SIZES, TASKS, bench_labels
+from transformers_ila.motionbench.tasks import SIZES, TASKS, bench_labels, write_folder
 from transformers_ila.training.arguments import IlaTrainingArguments
 
 
@@ -78,10 +85,10 @@ def test_every_recipe_is_read_and_builds_its_variants(file):
     found = read_ablation(file)
     assert len(found.seeds) >= 3 and set(found.tasks) == set(TASKS)
     for variant in found.variants:
-        config = ablation_module.config_for_cost(found, variant)
+        config = config_for_cost(found, variant)
         with torch.device("meta"):
             IlaForVideoClassification(config)
-        assert found.clip is not None or ablation_module.own_gmacs(found, variant) > 0
+        assert found.clip is not None or own_gmacs(found, variant) > 0
 
 
 def test_the_small_recipe_has_every_module_and_every_switch():
@@ -117,6 +124,10 @@ def test_the_small_recipe_has_every_module_and_every_switch():
         ("variants: {a: {}}\nmodel: {}\ntraining: {}\ntasks: [dancing]", "got 'dancing'"),
         ("variants: {a: {modul: ila}}\nmodel: {}\ntraining: {}", "IlaConfig has no 'modul'"),
         ("variants: {a: {temporal_module: magic}}\nmodel: {}\ntraining: {}", "magic"),
+        ("variants: {a: {}}\nmodel: {}\ntraining: {}\ntrain_list: a", "`train_list` and `test_list` go together"),
+        ("variants: {a: {}}\nmodel: {}\ntraining: {}\nvideos: a", "videos is of `train_list` and `test_list`"),
+        ("variants: {a: {}}\nmodel: {}\ntraining: {}\nreference: b", "`reference` must be one of a; got 'b'"),
+        ("variants: {a: {}}\nmodel: {}\ntraining: {}\naugmentation: {flap: 1}", "augmentation is of `train_list`"),
         ("variants: [", "is no YAML"),
     ],
 )
@@ -154,8 +165,8 @@ def test_a_tower_learns_pictures():
 
 
 def test_a_choice_is_made_within_a_task():
-    own = task_mask(["a, 1", "a, 2", "b, 1"])
-    assert own.tolist() == [[True, True, False], [True, True, False], [False, False, True]]
+    own = task_mask(small(tasks=["rotation", "speed"]))  # of two and of three classes
+    assert own.tolist() == [[True] * 2 + [False] * 3] * 2 + [[False] * 2 + [True] * 3] * 3
 
 
 @pytest.mark.slow
@@ -177,14 +188,14 @@ def test_runs_are_kept_repeat_themselves_and_are_reported(tiny_bench, tmp_path, 
     assert again["train_loss"] != results["ila, interaction", 0]["train_loss"]
     (kept,) = (tmp_path / "again").rglob("seed1_model")
     model, processor = load_trained(kept)
-    tested = ablation_module.test(model, replace(start, processor=processor), task_mask(bench_labels(ablation.tasks)))
+    tested = measure(ablation, model, replace(start, processor=processor))
     assert tested.items() <= again.items()
 
     @wraps(pretrain_on_frames)
     def is_there(*args, **kwargs):
         pytest.fail("trained again")
 
-    monkeypatch.setattr(ablation_module, "pretrain_on_frames", is_there)
+    monkeypatch.setattr(runs_module, "pretrain_on_frames", is_there)
     prepare(ablation, tmp_path)
     assert len(read_results(ablation, tmp_path)) == 6
     with pytest.raises(ValueError, match="another ablation \\(training differ\\)"):
@@ -204,7 +215,7 @@ def test_what_was_made_of_other_numbers_is_refused(tiny_bench, tmp_path):
     with pytest.raises(ValueError, match="seed0' is of another ablation \\(training differ\\)"):
         run(ablation, "none", 0, start, tmp_path)
     result = run(ablation, "none", 1, start, tmp_path)
-    assert result["tower"] == ablation_module.tower_digest(tmp_path) != ablation_module.tower_digest(tmp_path / "no")
+    assert result["tower"] == tower_digest(tmp_path) != tower_digest(tmp_path / "no")
     file = result_file(tmp_path, "none", 1)
     file.write_text(json.dumps({**result, "tower": "another"}))
     with pytest.raises(ValueError, match="began from another tower"):
@@ -221,22 +232,20 @@ def test_a_run_belongs_to_one_process(tiny_bench, tmp_path):
 
 @pytest.mark.slow
 def test_a_failed_run_does_not_end_the_others(tiny_bench, tmp_path, monkeypatch, capsys):
-    from transformers_ila.cli import ablate
-
     def fails(ablation, variant, *others, **options):
         if variant == "none":
             raise RuntimeError("out of memory")
         return run(ablation, variant, *others, **options)
 
-    monkeypatch.setattr(ablate, "run", fails)
-    monkeypatch.setattr(ablate, "read_ablation", lambda file: small())
-    assert ablate.run(ablate.AblationScriptArguments(recipe="", output=str(tmp_path))) == 1
+    monkeypatch.setattr(runs_module, "run", fails)
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({**vars(small())}))
+    assert run_verb(ablate, [str(tmp_path / "recipe.yaml"), "--output", str(tmp_path)]) == 1
     assert "[6/6] words, seed 1" in capsys.readouterr().out and len(read_results(small(), tmp_path)) == 4
 
 
 def test_shares_of_layers_on_the_cost_tower():
     ablation = small(variants={"last": {"alignment_layers": [1]}})
-    layers = ablation_module.config_for_cost(ablation, "last").vision_config.alignment_layers
+    layers = config_for_cost(ablation, "last").vision_config.alignment_layers
     assert list(layers) == [6, 7, 8, 9, 10, 11]  # of 12, as the second of two
 
 
@@ -248,7 +257,7 @@ def test_both_losses_are_trained(tiny_bench, tmp_path, bf16):
     run(ablation, "ila, interaction", 0, start, tmp_path)
     model = start_model(ablation, "ila, interaction", start.weights)
     arguments = IlaTrainingArguments(str(tmp_path / "run"), report_to="none", use_cpu=True, **ablation.training)
-    own = task_mask(bench_labels(ablation.tasks))
+    own = task_mask(ablation)
     trainer = TaskTrainer(model=model, args=arguments, train_dataset=start.training, own=own)
     trainer.train()
     assert trainer.state.log_history[0]["alignment_loss"] > 0
@@ -297,7 +306,7 @@ def test_the_loss_is_that_of_the_own_task(tiny_bench, tmp_path):
     ablation = small()
     start = prepare(ablation, tmp_path)
     model = start_model(ablation, "none", start.weights).eval()
-    own = task_mask(bench_labels(ablation.tasks))
+    own = task_mask(ablation)
     arguments = IlaTrainingArguments(str(tmp_path / "run"), report_to="none", use_cpu=True, max_steps=1)
     trainer = TaskTrainer(model=model, args=arguments, train_dataset=start.training, own=own)
     items = [start.training[index] for index in (0, 5, 9)]
@@ -337,3 +346,129 @@ def test_costs_are_measured_once(tmp_path):
     rows = [{"variant": v, "seeds": 2, "accuracy": 0.5, "accuracy_std": 0.1, **costs[v]} for v in costs]
     draw_costs(ablation, rows, tmp_path / "costs.png")
     assert min(Image.open(tmp_path / "costs.png").size) > 400
+
+
+# -- a user's own lists ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def own_lists(tmp_path):
+    """Two lists of generated videos of which one cannot be read, and what names their classes."""
+    for name, count, seed in (("train", 16, 0), ("test", 9, 1)):
+        write_folder(tmp_path / "videos" / name, count, seed=seed)
+        labels = sorted(folder.name for folder in (tmp_path / "videos" / name).iterdir())
+        files = sorted((tmp_path / "videos" / name).rglob("*.mp4"))
+        lines = [f"{file.relative_to(tmp_path / 'videos')} {labels.index(file.parent.name)}" for file in files]
+        (tmp_path / f"{name}.txt").write_text("\n".join(lines))
+    files[0].write_bytes(b"broken")
+    (tmp_path / "labels.txt").write_text("\n".join(labels))
+    names = {"train_list": "train.txt", "test_list": "test.txt", "videos": "videos", "labels": "labels.txt"}
+    return {name: str(tmp_path / file) for name, file in names.items()}
+
+
+def test_own_lists(own_lists, tmp_path):
+    variants = {name: VARIANTS[name] for name in ("none", "ila, interaction")}
+    ablation = small(variants=variants, **own_lists)
+    start = prepare(ablation, tmp_path / "out")
+    assert task_mask(ablation).all() and not (tmp_path / "out" / "bench").exists()
+    for variant in variants:
+        for seed in (0, 1):
+            result = run(ablation, variant, seed, start, tmp_path / "out")
+    (letters,) = result["right"].values()
+    assert len(letters) == 9 and letters.count("-") == 1 and result["accuracy"]["as_is"].keys() == {"all videos"}
+    assert mean_accuracy(result) == letters.count("1") / 8
+    files = [file.name for file in write_report(ablation, tmp_path / "out")]
+    assert files == ["ablation.md", "ablation.csv", "ablation_runs.csv"]
+    text = (tmp_path / "out" / "ablation.md").read_text()
+    assert text.startswith("16 training and 9 test videos of 8 classes") and "| over none | p |" in text
+    Path(own_lists["test_list"]).write_text(Path(own_lists["test_list"]).read_text().rpartition("\n")[0])
+    with pytest.raises(ValueError, match="another ablation \\(test_samples differ\\)"):
+        read_results(small(variants=variants, **own_lists), tmp_path / "out")
+
+
+def test_own_lists_that_are_wrong(own_lists, tmp_path, capsys):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump({"variants": VARIANTS, "model": MODEL, "training": TRAINING}))
+    options = [word for name, value in own_lists.items() for word in (f"--{name}", value)]
+    for bad, message in {
+        ("--test_list", own_lists["train_list"]): "16 videos are in both lists",
+        ("--test_list", str(tmp_path / "gone.txt")): "gone.txt",
+        ("--variants", "none", "words", "magic"): "has no variant 'magic'; it has 'ila, interaction'",
+        ("--clip", "nowhere"): "`clip` a tower of its own",
+        ("--seeds", "1", "1"): "all different, got [1, 1]",
+        ("--part", "3/2"): "--part must be such as 1/2",
+    }.items():
+        assert run_verb(ablate, [str(recipe), "--output", str(tmp_path / "out"), *options, *bad]) == 2
+        (error,) = capsys.readouterr().err.splitlines()
+        assert error.startswith("ila ablate: error: ") and message in error
+    assert not (tmp_path / "out").exists()
+
+
+# -- significance ----------------------------------------------------------------------------------------------------
+
+
+def runs_of(*letters):
+    return [{"seed": seed, "right": {"a": first, "b": second}} for seed, (first, second) in enumerate(letters)]
+
+
+def test_differences_add_up_to_that_of_the_accuracies():
+    one, other = runs_of(("1110", "11-1"), ("1010", "0111")), runs_of(("1010", "10-0"), ("0010", "0011"))
+    differences = paired_differences(one, other)
+    assert len(differences) == 4 + 3  # the third video of "b" could not be read once
+    by_task = [(3 + 2) / 8 - (2 + 1) / 8, (3 + 2) / 6 - (1 + 1) / 6]
+    assert differences.sum() == pytest.approx(sum(by_task) / 2)
+    assert paired_differences(one, [{"seed": 7, "right": {}}]) is None and paired_differences(one, []) is None
+    with pytest.raises(ValueError, match="other numbers of videos in 'a'"):
+        paired_differences(one, runs_of(("111", "1111")))
+
+
+@pytest.mark.parametrize("better,worse", [(10, 0), (14, 4), (7, 7), (0, 0), (40, 20)])
+def test_for_one_seed_it_is_mcnemars_test(better, worse):
+    """Which is a sign test of the videos that only one of both gets right."""
+    differences = np.array([1.0] * better + [-1.0] * worse + [0.0] * 30)
+    exact = 1.0 if better == worse else scipy.stats.binomtest(better, better + worse).pvalue
+    assert sign_flip_test(differences) == pytest.approx(exact, abs=0.015)  # three deviations of 10,000 draws
+
+
+def test_holm():
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06]) and holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+# -- runs that are kept as lines -------------------------------------------------------------------------------------
+
+
+def test_lines_and_files_are_read_alike(tiny_bench, tmp_path):
+    ablation = small(variants={"none": VARIANTS["none"]})
+    start = prepare(ablation, tmp_path)
+    results = [run(ablation, "none", seed, start, tmp_path) for seed in ablation.seeds]
+    first = result_file(tmp_path, "none", 0)
+    others = {**results[1], "form": "another experiment", "accuracy": {}}
+    (tmp_path / RUNS).write_text("\n".join(map(json.dumps, [results[0], others])))
+    first.unlink()
+    stored = json.loads(json.dumps(results))
+    assert read_results(ablation, tmp_path) == stored
+    (tmp_path / "tower" / "model.safetensors").unlink()
+    assert read_results(ablation, tmp_path) == stored
+    (tmp_path / RUNS).write_text(json.dumps({**results[0], "tower": "another"}))
+    with pytest.raises(ValueError, match="began from another tower"):
+        read_results(ablation, tmp_path)
+
+
+def test_the_published_runs_give_the_published_tables():
+    ablation, folder = read_ablation(RECIPES / "ablation_small.yaml"), ROOT / "docs" / "ablation"
+    rows = {row["variant"]: row for row in summary_rows(ablation, folder)}
+    assert len(read_results(ablation, folder)) == 60 and len(rows) == 20
+    text = (ROOT / "docs" / "ablation.md").read_text()
+    for line in markdown(ablation, list(rows.values())).splitlines()[2:]:
+        assert line in text
+    for row in csv.DictReader((folder / "ablation.csv").open()):
+        for name, value in row.items():
+            if name not in ("variant", "device"):
+                assert float(value) == pytest.approx(rows[row["variant"]][name], nan_ok=True)
+    forms = {row["form"] for row in read_rows(folder) if "form" in row}
+    assert len(forms) == 8
+    for form in forms:
+        found = [100 * mean_accuracy(row) for row in read_rows(folder) if row.get("form") == form]
+        spread = f" ± {statistics.stdev(found):.1f}" if len(found) > 1 else ""
+        assert f"| {form} | {statistics.mean(found):.1f}{spread} | {len(found)} |" in text

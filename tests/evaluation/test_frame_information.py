@@ -6,10 +6,9 @@ import pytest
 import torch
 
 from support.tiny_models import tiny_config
-from transformers_ila import IlaForVideoClassification, IlaVideoProcessor
+from transformers_ila import IlaForVideoClassification
 from transformers_ila.cost import cost, fitted_exponent, growth, kept_for_backward, module_gmacs
 from transformers_ila.evaluation.frame_information import earth_movers_distance, last_patches, mutual_information
-from transformers_ila.motionbench.tasks import write_folder
 
 
 def on_circle(angles):
@@ -106,36 +105,3 @@ def test_memory_is_of_activations_only():
 def test_plain_frames_take_their_own_time():
     found = cost(tiny_config(num_labels=2, temporal_module="none"), rounds=1)
     assert found.times_plain > 0 and found.memory > 0
-
-
-@pytest.mark.parametrize(
-    "arguments,message",
-    [
-        ({}, "Nothing to do: --growth true"),
-        ({"cost": "[1]"}, "--cost must be a JSON object"),
-        ({"cost": '{"temporal_modul": "ata"}'}, "IlaConfig has no 'temporal_modul'"),
-        ({"cost": "{}", "tower": "B/8"}, "`size` is 'B/8'; allowed: B/32"),
-        ({"model": "nowhere"}, "--model needs --videos"),
-    ],
-)
-def test_what_the_script_refuses(arguments, message):
-    from transformers_ila.cli.analyse import AnalysisArguments
-    from transformers_ila.cli.analyse import run as main
-
-    with pytest.raises(ValueError, match=message):
-        main(AnalysisArguments(**arguments))
-
-
-def test_what_the_script_prints(tmp_path, capsys):
-    from transformers_ila.cli.analyse import AnalysisArguments
-    from transformers_ila.cli.analyse import run as main
-
-    model = IlaForVideoClassification(tiny_config(classification_head="linear", num_labels=8))
-    model.save_pretrained(tmp_path / "model")
-    IlaVideoProcessor.for_model(model.config, size={"shortest_edge": 28}).save_pretrained(tmp_path / "model")
-    write_folder(tmp_path / "videos", 16, seed=0)
-    main(AnalysisArguments(model=str(tmp_path / "model"), videos=str(tmp_path / "videos"), limit=5, batch_size=2))
-    printed = capsys.readouterr().out.splitlines()
-    assert printed[0].startswith("4 videos, neighbouring frames")  # every fourth of 16
-    distance, nats = (float(line.split()[-3]) for line in printed[1:])
-    assert 0 < distance < 2 and 0 <= nats < math.log(49)

@@ -93,12 +93,12 @@ PLAIN = {"temporal_module": "none", "mit_num_hidden_layers": 0}  # fields of the
 
 def learned(folder, fields, *, videos, steps, rate):
     """Held-out accuracy, share of videos whose line is told, and of those the share whose way is told, too."""
-    from transformers_ila.cli.demo import DemoArguments, accuracy, small_config
+    from transformers_ila.cli.demo import DemoOptions, accuracy, small_config
 
     set_seed(0)
     training, held_out = clips(videos, seed=0), clips(800, seed=1)
     labels = np.array(held_out.labels)
-    config = small_config(DemoArguments(), list(MOTIONS)).to_dict()
+    config = small_config(DemoOptions(), list(MOTIONS)).to_dict()
     config["vision_config"] |= fields
     model = IlaForVideoClassification(IlaForVideoClassification.config_class(**config))
     arguments = TrainingArguments(

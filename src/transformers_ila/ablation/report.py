@@ -1,17 +1,22 @@
-"""What an ablation found: tables as Markdown and CSV, accuracy over cost, and bars for every task."""
+"""What an ablation found: tables as Markdown and CSV with paired tests, and pictures of accuracy."""
 
 import csv
 import json
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..cost import cost
+from ..files import atomic_write
 from ..motionbench.tasks import TASKS
-from .ablation import Ablation, config_for_cost, file_lock, mean_accuracy, own_gmacs, read_results, write_json
+from .ablation import Ablation, config_for_cost, own_gmacs
+from .results import file_lock, read_results, write_json
+from .runs import mean_accuracy
+from .significance import DRAWS, holm, paired_differences, sign_flip_test
 
 
 COSTS = "costs.json"
@@ -23,9 +28,12 @@ COSTS = "costs.json"
 def measure_costs(
     ablation: Ablation, folder: str | Path, *, rounds: int = 5, progress: Callable[[str], object] = lambda text: None
 ) -> dict[str, dict[str, float]]:
-    """Costs of each variant on the recipe's `cost_tower`; those measured before are read.
+    """Measure what each variant costs on the recipe's `cost_tower`; what was measured before is read.
 
     Each variant's latency is measured in turns with plain frames. Nothing else should run meanwhile.
+
+    Returns:
+        variant -> the fields of `cost.Cost`, "device", and "own_gmacs" of the small tower.
     """
     file = Path(folder) / COSTS
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -48,7 +56,11 @@ def _cost_key(ablation: Ablation, variant: str) -> str:
 
 
 def summary_rows(ablation: Ablation, folder: str | Path) -> list[dict[str, Any]]:
-    """One per variant that has a finished run: means and standard deviations (n - 1) over its seeds, and costs."""
+    """Return a row for each variant that has a finished run.
+
+    A row holds means and standard deviations (n - 1) over the variant's seeds, its costs where they were measured, and
+    beside the reference's the difference in accuracy with its p-value (`significance`), corrected by Holm's method.
+    """
     results = read_results(ablation, folder)
     file = Path(folder) / COSTS
     costs = json.loads(file.read_text()) if file.is_file() else {}
@@ -61,6 +73,27 @@ def summary_rows(ablation: Ablation, folder: str | Path) -> list[dict[str, Any]]
             if known.get("of") != _cost_key(ablation, variant):  # of another tower or of other fields
                 of_variant = {}
             rows.append({"variant": variant, "seeds": len(own), **_statistics(own), **of_variant})
+    return _with_comparisons(rows, results, reference_of(ablation))
+
+
+def reference_of(ablation: Ablation) -> str:
+    return ablation.reference or next(iter(ablation.variants))
+
+
+def _with_comparisons(
+    rows: list[dict[str, Any]], results: Sequence[Mapping[str, Any]], reference: str
+) -> list[dict[str, Any]]:
+    runs = {row["variant"]: [result for result in results if result["variant"] == row["variant"]] for row in rows}
+    found = {
+        variant: paired_differences(own, runs.get(reference, []))
+        for variant, own in runs.items()
+        if variant != reference
+    }
+    compared = {variant: differences for variant, differences in found.items() if differences is not None}
+    p_values = dict(zip(compared, holm([sign_flip_test(differences) for differences in compared.values()])))
+    for row in rows:
+        if (variant := row["variant"]) in compared:
+            row |= {"difference": float(compared[variant].sum()), "p_value": p_values[variant]}
     return rows
 
 
@@ -97,48 +130,91 @@ def _write_report(ablation: Ablation, folder: Path) -> list[Path]:
     if not rows:
         raise ValueError(f"{str(folder)!r} holds no finished run.")
     files = [folder / name for name in ("ablation.md", "ablation.csv", "ablation_runs.csv")]
-    files[0].write_text(markdown(ablation, rows), encoding="utf-8")
+    with atomic_write(files[0]) as stream:
+        stream.write(markdown(ablation, rows))
     _write_csv(files[1], rows)
     _write_csv(files[2], [_run_row(result) for result in read_results(ablation, folder)])
-    pictures = [folder / name for name in ("accuracy_per_task.png", "accuracy_over_gmacs.png")]
-    draw_tasks(ablation, rows, pictures[0])
-    if not all("gmacs" in row for row in rows):
-        return [*files, pictures[0]]
-    draw_costs(ablation, rows, pictures[1])
-    return [*files, *pictures]
+    if len(ablation.task_names) > 1:
+        files.append(folder / "accuracy_per_task.png")
+        draw_tasks(ablation, rows, files[-1])
+    if all("gmacs" in row for row in rows):
+        files.append(folder / "accuracy_over_gmacs.png")
+        draw_costs(ablation, rows, files[-1])
+    return files
 
 
 def markdown(ablation: Ablation, rows: Sequence[Mapping[str, Any]]) -> str:
-    """The tables: accuracy and cost of each variant, and accuracy of each task."""
+    """Return the tables: accuracy, significance and cost of each variant, and accuracy of each task."""
+    columns = {
+        "variant": lambda row: row["variant"],
+        "accuracy": lambda row: _share(row, "accuracy"),
+        **_comparison_columns(ablation, rows),
+        "shuffled": lambda row: f"{row['accuracy_shuffled']:.1%}",
+        "reversed": lambda row: f"{row['accuracy_reversed']:.1%}",
+        "single frame": lambda row: f"{row['accuracy_single_frame']:.1%}",
+        "transport distance": lambda row: f"{row['transport_distance']:.3f}",
+        "information, nats": lambda row: f"{row['shared_information']:.3f}",
+        **_cost_columns(ablation, rows),
+    }
+    lines = [_line(columns), _line(["---"] * len(columns))]
+    lines += [_line([cell(row) for cell in columns.values()]) for row in rows]
+    parts = [_head(ablation, rows), "\n".join(lines)]
+    tasks = ablation.task_names
+    if len(tasks) > 1:
+        lines = [_line(["variant", *tasks]), _line(["---"] * (1 + len(tasks)))]
+        lines += [_line([row["variant"], *(_share(row, f"accuracy, {task}") for task in tasks)]) for row in rows]
+        lines.append(_line(["chance", *(f"{1 / len(TASKS[task].classes):.0%}" for task in tasks)]))
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts) + "\n"
+
+
+def _head(ablation: Ablation, rows: Sequence[Mapping[str, Any]]) -> str:
     seeds = {row["seeds"] for row in rows}
     runs = f"{min(seeds)} to {max(seeds)}" if len(seeds) > 1 else str(seeds.pop())
-    chance = statistics.mean(1 / len(TASKS[task].classes) for task in ablation.tasks)
-    head = (
-        f"MotionBench of size {ablation.bench}, {len(ablation.tasks)} tasks, each counting once "
-        f"(chance {chance:.1%}); {runs} seeds, mean ± standard deviation.\n"
-    )
-    titles = ["variant", "accuracy", "shuffled", "reversed", "single frame", "transport distance", "information, nats"]
-    costs = all("gmacs" in row for row in rows)
-    if costs:
-        tower = ablation.cost_tower
-        device = ", ".join(sorted({row["device"] for row in rows}))
-        titles += [f"GMACs, {tower}", "parameters, M", f"ms a clip, {device}", "x plain", "MiB for backward"]
-        titles += ["GMACs as trained"] if all("own_gmacs" in row for row in rows) else []
-    lines = [_line(titles), _line(["---"] * len(titles))]
-    for row in rows:
-        cells = [row["variant"], _share(row, "accuracy")]
-        cells += [f"{row[f'accuracy_{order}']:.1%}" for order in ("shuffled", "reversed", "single_frame")]
-        cells += [f"{row['transport_distance']:.3f}", f"{row['shared_information']:.3f}"]
-        if costs:
-            cells += [f"{row['gmacs']:.1f}", f"{row['parameters']:.1f}", f"{row['milliseconds']:.0f}"]
-            cells += [f"{row['times_plain']:.2f}", f"{row['memory']:.0f}"]
-        if "GMACs as trained" in titles:
-            cells.append(f"{row['own_gmacs']:.4f}")
-        lines.append(_line(cells))
-    tasks = [_line(["variant", *ablation.tasks]), _line(["---"] * (1 + len(ablation.tasks)))]
-    chances = [f"{1 / len(TASKS[task].classes):.0%}" for task in ablation.tasks]
-    tasks += [_line([row["variant"], *(_share(row, f"accuracy, {t}") for t in ablation.tasks)]) for row in rows]
-    return "\n".join([head, *lines, "", *tasks, _line(["chance", *chances]), ""])
+    if ablation.lists is None:
+        chance = statistics.mean(1 / len(TASKS[task].classes) for task in ablation.tasks)
+        tasks = f"{len(ablation.tasks)} tasks, each counting once"
+        data = f"MotionBench of size {ablation.bench}, {tasks} (chance {chance:.1%})"
+    else:
+        training, test = (part.samples for part in ablation.lists)
+        largest = Counter(sample.labels[0] for sample in test).most_common(1)[0][1] / len(test)
+        counts = f"{len(training)} training and {len(test)} test videos of {len(ablation.class_names)} classes"
+        data = f"{counts} (the largest class has {largest:.1%} of the test videos)"
+    text = f"{data}; {runs} seeds, mean ± standard deviation."
+    if any("p_value" in row for row in rows):
+        text += (
+            " p: two-sided permutation test, paired over the test videos and averaged over the seeds "
+            f"({DRAWS:,} draws), corrected for the number of variants by Holm's method."
+        )
+    return text
+
+
+Columns = dict[str, Callable[[Mapping[str, Any]], str]]
+
+
+def _comparison_columns(ablation: Ablation, rows: Sequence[Mapping[str, Any]]) -> Columns:
+    if not any("p_value" in row for row in rows):
+        return {}
+    return {
+        f"over {reference_of(ablation)}": lambda row: f"{row['difference'] * 100:+.1f}" if "difference" in row else "",
+        "p": lambda row: f"{row['p_value']:.4f}" if "p_value" in row else "",
+    }
+
+
+def _cost_columns(ablation: Ablation, rows: Sequence[Mapping[str, Any]]) -> Columns:
+    if not all("gmacs" in row for row in rows):
+        return {}
+    device = ", ".join(sorted({row["device"] for row in rows}))
+    columns: Columns = {
+        f"GMACs, {ablation.cost_tower}": lambda row: f"{row['gmacs']:.1f}",
+        "parameters, M": lambda row: f"{row['parameters']:.1f}",
+        f"ms a clip, {device}": lambda row: f"{row['milliseconds']:.0f}",
+        "x plain": lambda row: f"{row['times_plain']:.2f}",
+        "MiB for backward": lambda row: f"{row['memory']:.0f}",
+    }
+    if all("own_gmacs" in row for row in rows):
+        columns["GMACs as trained"] = lambda row: f"{row['own_gmacs']:.4f}"
+    return columns
 
 
 def _share(row: Mapping[str, Any], name: str) -> str:
@@ -147,7 +223,7 @@ def _share(row: Mapping[str, Any], name: str) -> str:
     return f"{row[name] * 100:.1f} ± {row[f'{name}_std'] * 100:.1f} %"
 
 
-def _line(cells: Sequence[str]) -> str:
+def _line(cells: Iterable[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
@@ -161,8 +237,8 @@ def _run_row(result: Mapping[str, Any]) -> dict[str, Any]:
 
 def _write_csv(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     names = list(dict.fromkeys(name for row in rows for name in row))
-    with file.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, names)
+    with atomic_write(file) as stream:
+        writer = csv.DictWriter(stream, names, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
 
@@ -170,23 +246,18 @@ def _write_csv(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 # -- pictures --------------------------------------------------------------------------------------------------------
 
 
-def _plots() -> Any:
-    """matplotlib without a screen; it is only needed here."""
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise ImportError("Pictures of an ablation need matplotlib: `pip install matplotlib`.") from error
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+def _figure(width: float, height: float) -> Any:
+    from matplotlib.figure import Figure  # here, as most who import this draw nothing
 
-    return pyplot
+    return Figure(figsize=(width, height), layout="constrained")
 
 
 def draw_costs(ablation: Ablation, rows: Sequence[Mapping[str, Any]], file: Path) -> None:
-    """Accuracy over GMACs of the cost tower, as the paper's Figure 1; bars are standard deviations."""
-    plots = _plots()
-    figure, axes = plots.subplots(figsize=(10, 6.5), layout="constrained")
-    colours = plots.get_cmap("tab20").colors
+    """Draw accuracy over GMACs of the cost tower, as the paper's Figure 1; bars are standard deviations."""
+    from matplotlib import colormaps
+
+    figure = _figure(10, 6.5)
+    axes, colours = figure.add_subplot(), colormaps["tab20"].colors
     markers = "osD^vP*X<>"
     for index, row in enumerate(rows):
         spread = row["accuracy_std"] * 100 if row["seeds"] > 1 else None
@@ -197,11 +268,10 @@ def draw_costs(ablation: Ablation, rows: Sequence[Mapping[str, Any]], file: Path
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
     axes.minorticks_off()
     axes.set_xlabel(f"GMACs of the variant on {ablation.cost_tower}, {ablation.model.get('num_frames', 8)} frames")
-    axes.set_ylabel("accuracy on MotionBench, % (mean of tasks)")
+    axes.set_ylabel("accuracy, % (mean of tasks)")
     axes.grid(alpha=0.3)
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=9, frameon=False)
     figure.savefig(file, dpi=110)
-    plots.close(figure)
 
 
 def _within(tick: float, rows: Sequence[Mapping[str, Any]]) -> bool:
@@ -210,14 +280,12 @@ def _within(tick: float, rows: Sequence[Mapping[str, Any]]) -> bool:
 
 
 def draw_tasks(ablation: Ablation, rows: Sequence[Mapping[str, Any]], file: Path) -> None:
-    """For each task the variants' accuracy as bars, and its chance as a line."""
-    plots = _plots()
+    """Draw for each task of MotionBench the variants' accuracy as bars, and its chance as a line."""
     columns = min(5, len(ablation.tasks))
     lines = -(-len(ablation.tasks) // columns)
     height = 0.8 + 0.2 * len(rows)
-    figure, grid = plots.subplots(
-        lines, columns, figsize=(2.6 + 2.2 * columns, height * lines), sharey=True, squeeze=False, layout="constrained"
-    )
+    figure = _figure(2.6 + 2.2 * columns, height * lines)
+    grid = figure.subplots(lines, columns, sharey=True, squeeze=False)
     for place, axes in enumerate(grid.flat):
         if place >= len(ablation.tasks):
             axes.axis("off")
@@ -233,4 +301,3 @@ def draw_tasks(ablation: Ablation, rows: Sequence[Mapping[str, Any]], file: Path
     grid[0, 0].invert_yaxis()  # shared: the first variant on top everywhere
     figure.suptitle("Accuracy, %; red: chance; stars: grade of the task", fontsize=10)
     figure.savefig(file, dpi=100)
-    plots.close(figure)

@@ -1,28 +1,130 @@
-"""Print multiply-accumulates and parameters beside the paper's Tables 1 and 2, of the released ones, and of 3 and 4.
+"""Print what a model costs: multiply-accumulates and parameters; with --measure time and memory, too.
 
-The paper's "FLOPs" are multiply-accumulates of one view, text features cached, prompt generator included.
+The paper's "FLOPs" are multiply-accumulates of one view, text features computed before, prompt generator included.
+`--tables` prints those of its Tables 1 to 4 beside the paper's numbers, `--growth` how each temporal module's cost
+grows with frames and patches (Table 15).
 """
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
-from transformers import TimesformerConfig, TimesformerForVideoClassification
+from transformers import (
+    AutoConfig,
+    AutoModelForVideoClassification,
+    TimesformerConfig,
+    TimesformerForVideoClassification,
+)
 
 from ..backbones.frozen_clip import FrozenClipConfig, FrozenClipForVideoClassification
 from ..backbones.timesformer import AlignedTimesformerConfig, AlignedTimesformerForVideoClassification
 from ..conversion.published import PUBLISHED
-from ..cost import count, count_gmacs
+from ..cost import cost, count, count_gmacs, growth, matching_exponents
 from ..data.class_names import DATA_SETS
-from ..model.configuration_ila import IlaConfig
+from ..model.configuration_ila import CLIP_SIZES, IlaConfig
 from ..model.temporal_ila import TEMPORAL_MODULES
 
 
-EXAMPLES = ("ila cost", "ila cost | head -12")
+EXAMPLES = (
+    "ila cost --size B/16 --frames 8 --measure",
+    """ila cost --size L/14 --config '{"temporal_module": "gta"}'""",
+)
+
+
+@dataclass
+class CostOptions:
+    size: str = field(default="B/16", metadata={"help": "CLIP tower of the model", "choices": tuple(CLIP_SIZES)})
+    frames: int | None = field(default=None, metadata={"help": "frames of a clip; default 8, with --model its own"})
+    config: str | None = field(default=None, metadata={"help": "more fields of IlaConfig, as a JSON object"})
+    model: str | None = field(default=None, metadata={"help": "folder or Hub id of a saved model, in place of --size"})
+    measure: bool = field(default=False, metadata={"help": "also measure the time of a clip and the memory of a step"})
+    tables: bool = field(default=False, metadata={"help": "print the paper's Tables 1 to 4 in place of one model"})
+    growth: bool = field(default=False, metadata={"help": "print how each module's cost grows, on --size"})
+
+    def __post_init__(self) -> None:
+        if self.frames is not None and self.frames < 1:
+            raise ValueError(f"--frames must be 1 or more, got {self.frames}.")
+        if self.model is not None and self.config is not None:
+            raise ValueError("--config is of a model that is built from --size; --model has a configuration.")
+        self.config_fields()
+
+    def config_fields(self) -> dict[str, Any]:
+        """The fields of `--config`."""
+        try:
+            fields = json.loads(self.config or "{}")
+            if not isinstance(fields, dict):
+                raise ValueError
+        except ValueError:
+            raise ValueError(
+                f"--config must be a JSON object with fields of IlaConfig; got {self.config!r}."
+            ) from None
+        return fields
+
+
+def run(options: CostOptions) -> int:
+    if options.tables:
+        print_tables()
+    if options.growth:
+        print_growth(options.size)
+    if not (options.tables or options.growth):
+        print_cost(options)
+    return 0
+
+
+def print_cost(options: CostOptions) -> None:
+    """Print what one model costs; no weights are read."""
+    frames = {} if options.frames is None else {"num_frames": options.frames}
+    if options.model is not None:
+        config = AutoConfig.from_pretrained(options.model, **frames)
+    else:
+        from ..training.recipes import validate_config_fields  # here, as `--help` needs nothing of training
+
+        fields = {"num_labels": 400, **frames, **validate_config_fields(options.config_fields())}
+        config = IlaConfig.from_clip_size(options.size, **fields)
+    name = options.model or f"ILA-{options.size}"
+    if not isinstance(config, IlaConfig):
+        with torch.device("meta"):
+            model = AutoModelForVideoClassification.from_config(config).eval()
+        gmacs, parameters = count_gmacs(model, config.num_frames, config.image_size), model.num_parameters() / 1e6
+        print(f"{name}: {gmacs:.1f} GMACs, {parameters:.1f} M parameters")
+        return
+    vision, found = config.vision_config, count(config)
+    form = vision.alignment_fusion if vision.temporal_module == "ila" else vision.temporal_module
+    print(f"{name}: {form}, {config.num_frames} frames of {vision.image_size} pixels, {config.num_labels} classes")
+    print(f"{found.gmacs:.1f} GMACs a clip, {found.parameters:.1f} M parameters", end="")
+    print(f" and {found.text_parameters:.1f} M of the text tower" if found.text_parameters else "")
+    if options.measure:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        measured = cost(config, device=device)
+        print(f"{measured.milliseconds:.0f} ms a clip on {device}, {measured.times_plain:.2f} x plain frames")
+        print(f"{measured.memory:.0f} MiB kept for the backward pass of a clip")
+
+
+# -- growth ----------------------------------------------------------------------------------------------------------
+
+
+def print_growth(size: str) -> None:
+    """Print GMACs of each module alone, and the exponents with which they grow with frames and with patches."""
+    print(f"{'module, ' + size + ', 8 frames':40}{'GMACs':>8}{'frames^':>10}{'patches^':>10}")
+    forms = {module: {"temporal_module": module} for module in TEMPORAL_MODULES}
+    forms |= {"ila": {"alignment_fusion": "mi_token"}, "ila, interaction": {"alignment_fusion": "interaction"}}
+    for name, fields in forms.items():
+        found = growth(IlaConfig.from_clip_size(size, num_labels=10, **fields))
+        print(f"{name:40}{found.gmacs:8.2f}{found.frames_exponent:10.2f}{found.patches_exponent:10.2f}", flush=True)
+    frames, patches = matching_exponents()
+    print(f"{'ata, matching (seconds, no products)':40}{'':8}{frames:10.2f}{patches:10.2f}")
+
+
+# -- the paper's tables ----------------------------------------------------------------------------------------------
 
 # Table 4 and 15: GMACs of B/32 with 8 frames; no number for GTA, which the paper does not compare with.
 PAPER_TABLE_4 = {"none": 37, "average": 39, "shift": 37, "message": 39, "divided": 58, "joint": 71, "ata": 60}
 
 
 def compare_modules() -> None:
+    """Print Table 4: the temporal modules on B/32."""
     print(f"\n{'temporal module, B/32, 8 frames':40}{'GMACs':>8}{'paper':>8}{'params (M)':>12}")
     forms: list[tuple[str, dict[str, str], int | None]] = [
         (name, {"temporal_module": name}, PAPER_TABLE_4.get(name)) for name in ("none", *TEMPORAL_MODULES)
@@ -37,7 +139,10 @@ def compare_modules() -> None:
 
 
 def table_3() -> list[tuple[str, int | None, nn.Module]]:
-    """What ILA and ATA were put into, B/16 with 8 frames: name, the paper's GMACs, the model on the meta device."""
+    """Return the networks that ILA and ATA were put into, B/16 with 8 frames, on the meta device.
+
+    Each is its name, the paper's GMACs (None: not in the paper), and the model.
+    """
 
     def timesformer(**fields: str) -> nn.Module:
         return AlignedTimesformerForVideoClassification(AlignedTimesformerConfig(num_labels=400, **fields))
@@ -63,6 +168,7 @@ def table_3() -> list[tuple[str, int | None, nn.Module]]:
 
 
 def compare_backbones() -> None:
+    """Print Table 3: ILA in other networks."""
     print(f"\n{'Table 3, B/16, 8 frames':40}{'GMACs':>8}{'paper':>8}{'params (M)':>12}")
     for name, paper, model in table_3():
         parameters = sum(weight.numel() for weight in model.parameters()) / 1e6
@@ -70,7 +176,8 @@ def compare_backbones() -> None:
         print(f"{row}{parameters:12.1f}", flush=True)
 
 
-def run() -> int:
+def print_tables() -> None:
+    """Print Tables 1 and 2, the released networks, and Tables 3 and 4."""
     heading = f"{'data set':24}{'model':14}{'frames':>6}{'GMACs':>10}{'paper':>8}{'ratio':>8}"
     print(heading + f"{'params (M)':>12}{'released':>10}")
     for checkpoint in PUBLISHED:
@@ -83,4 +190,3 @@ def run() -> int:
     print('released: GMACs of the network of the published checkpoints (`alignment_fusion="residual"`).')
     compare_backbones()
     compare_modules()
-    return 0

@@ -11,11 +11,12 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from transformers import EvalPrediction, Trainer, TrainingArguments, set_seed
+from tqdm import tqdm
+from transformers import set_seed
 
 from ..data.video_folder import VideoFolder, find_videos, hold_out
 from ..model.configuration_ila import IlaConfig
@@ -42,22 +43,33 @@ EXAMPLES = (
 )
 
 
+if TYPE_CHECKING:  # `--help` needs nothing of training
+    from transformers import EvalPrediction, TrainingArguments
+
+
 @dataclass
-class DemoArguments:
-    output: str = field(default="demo_output", metadata={"help": "folder for videos, model and picture"})
+class DemoOptions:
+    output: str = field(default="demo_output", metadata={"help": "folder to make, for videos, model and picture"})
     clip: str | None = field(default=None, metadata={"help": "Hub id or folder of a CLIP checkpoint to start from"})
     videos: str | None = field(default=None, metadata={"help": "folder with one sub-folder per class"})
     num_videos: int = field(default=6400, metadata={"help": "videos to generate for training"})
     num_held_out: int = field(default=800, metadata={"help": "videos to generate for evaluation"})
-    num_frames: int = 8
+    num_frames: int = field(default=8, metadata={"help": "frames of a clip"})
     steps: int | None = field(default=None, metadata={"help": "optimiser steps; default 1500, with --clip ten epochs"})
     batch_size: int | None = field(default=None, metadata={"help": "default 32, with --clip 8"})
     learning_rate: float | None = field(default=None, metadata={"help": "default 2e-3, with --clip 1e-5"})
-    seed: int = 0
+    seed: int = field(default=0, metadata={"help": "seed of the videos, the weights and the order of the videos"})
+
+    def __post_init__(self) -> None:
+        if self.videos is not None and not Path(self.videos).is_dir():
+            raise ValueError(f"--videos must be a folder with one sub-folder per class; there is no {self.videos!r}.")
+        for name in ("num_videos", "num_held_out", "num_frames", "steps", "batch_size"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"--{name} must be 1 or more, got {value}.")
 
 
-def small_config(args: DemoArguments, labels: list[str]) -> IlaConfig:
-    """Three layers, width 64, 4 x 4 patches: learns from scratch in minutes on two cores."""
+def small_config(args: DemoOptions, labels: list[str]) -> IlaConfig:
+    """Return three layers of width 64 with 4 x 4 patches, which learn from scratch in minutes on two cores."""
     vision: dict[str, Any] = {
         "hidden_size": 64,
         "intermediate_size": 128,
@@ -78,22 +90,23 @@ def small_config(args: DemoArguments, labels: list[str]) -> IlaConfig:
     )
 
 
-def prepare_videos(args: DemoArguments) -> tuple[list[str], list, list]:
-    """Class names, training samples, held-out samples."""
+def prepare_videos(args: DemoOptions) -> tuple[list[str], list, list]:
+    """Return class names, training samples and held-out samples; generated videos are written first."""
     if args.videos is not None:
         labels, samples = find_videos(args.videos)
         return labels, *hold_out(samples)
-    started = time.perf_counter()
-    shutil.rmtree(Path(args.output) / "videos", ignore_errors=True)  # an earlier run's
-    folders = {"train": args.num_videos, "held_out": args.num_held_out}
-    for seed, (name, count) in enumerate(folders.items()):
-        write_folder(Path(args.output) / "videos" / name, count, seed=args.seed * 2 + seed)
-    print(f"Wrote {sum(folders.values())} H.264 videos in {time.perf_counter() - started:.0f} s.")
-    labels, training = find_videos(Path(args.output) / "videos" / "train")
-    return labels, training, find_videos(Path(args.output) / "videos" / "held_out")[1]
+    folder, started = Path(args.output) / "videos", time.perf_counter()
+    shutil.rmtree(folder, ignore_errors=True)  # an earlier run's
+    counts = {"train": args.num_videos, "held_out": args.num_held_out}
+    with tqdm(total=sum(counts.values()), unit="video", desc="Writing videos", disable=None) as bar:
+        for seed, (name, count) in enumerate(counts.items()):
+            write_folder(folder / name, count, seed=args.seed * 2 + seed, progress=bar.update)
+    print(f"Wrote {bar.total} H.264 videos to {folder} in {time.perf_counter() - started:.0f} s.", flush=True)
+    labels, training = find_videos(folder / "train")
+    return labels, training, find_videos(folder / "held_out")[1]
 
 
-def prepare_model(args: DemoArguments, labels: list[str]) -> tuple[IlaForVideoClassification, IlaVideoProcessor]:
+def prepare_model(args: DemoOptions, labels: list[str]) -> tuple[IlaForVideoClassification, IlaVideoProcessor]:
     if args.clip is None:
         model = IlaForVideoClassification(small_config(args, labels))
         return model, IlaVideoProcessor.for_model(model.config, size={"shortest_edge": 32})
@@ -101,7 +114,9 @@ def prepare_model(args: DemoArguments, labels: list[str]) -> tuple[IlaForVideoCl
     return model, IlaVideoProcessor.for_model(model.config)
 
 
-def training_arguments(args: DemoArguments) -> TrainingArguments:
+def training_arguments(args: DemoOptions) -> "TrainingArguments":
+    from transformers import TrainingArguments
+
     small = args.clip is None
     batch_size = args.batch_size or (32 if small else 8)
     return TrainingArguments(
@@ -123,12 +138,14 @@ def training_arguments(args: DemoArguments) -> TrainingArguments:
     )
 
 
-def accuracy(prediction: EvalPrediction) -> dict[str, float]:
+def accuracy(prediction: "EvalPrediction") -> dict[str, float]:
     return {"accuracy": float((np.argmax(prediction.predictions, -1) == prediction.label_ids).mean())}
 
 
-def train(args: DemoArguments, labels: list[str], training: list, evaluation: list) -> tuple[Path, dict[str, float]]:
+def train(args: DemoOptions, labels: list[str], training: list, evaluation: list) -> tuple[Path, dict[str, float]]:
     """Fine-tune, evaluate and save; returns the model's folder and the held-out metrics."""
+    from transformers import Trainer
+
     model, processor = prepare_model(args, labels)
     if args.clip is None:
         training_set = VideoFolder(training, processor, keep=True)
@@ -158,7 +175,7 @@ def classify_in_fresh_process(folder: Path, video: Path) -> list[dict]:
 
 
 def draw(folder: Path, video: Path, picture: Path) -> None:
-    """The video's frames with the points and masks of up to four layers."""
+    """Write a picture of the video's frames with the points and masks of up to four layers."""
     model = IlaForVideoClassification.from_pretrained(folder).eval()
     processor = IlaVideoProcessor.from_pretrained(folder)
     pixel_values = processor(video, return_tensors="pt")["pixel_values"]
@@ -171,7 +188,7 @@ def draw(folder: Path, video: Path, picture: Path) -> None:
     plot_alignment(pixel_values[0] * std + mean, points, masks, layers=layers).save(picture)
 
 
-def run(args: DemoArguments) -> int:
+def run(args: DemoOptions) -> int:
     started = time.perf_counter()
     set_seed(args.seed)
     labels, training, evaluation = prepare_videos(args)

@@ -83,7 +83,7 @@ def help_text(verb: ModuleType, name: str, *, all_options: bool = False) -> str:
     """
     classes, positional = option_classes(verb), getattr(verb, "POSITIONAL", None)
     words = [f"usage: ila {name}", *([f"[{positional.upper()}]"] if positional else []), "[options]"]
-    parts = [" ".join(words), (verb.__doc__ or "").strip(), "examples:"]
+    parts = [" ".join(words), (verb.__doc__ or "").strip(), "Examples:"]
     parts[-1] += "".join(f"\n  {example}" for example in verb.EXAMPLES)
     groups = [(cls, owner) for cls in classes for owner in reversed(cls.__mro__) if is_dataclass(owner)]
     for cls, owner in sorted(groups, key=lambda group: not _is_ours(group[1])):
@@ -101,8 +101,10 @@ def _is_ours(cls: type) -> bool:
 
 
 def _title(cls: type) -> str:
-    """The name of a group of options: the class's `_argument_group_name`, as HfArgumentParser has it."""
-    return vars(cls).get("_argument_group_name", "options" if _is_ours(cls) else f"options of {cls.__name__}")
+    """A group's name: the class's `_argument_group_name`, HfArgumentParser's, or else its docstring's first line."""
+    written = "" if (cls.__doc__ or "").startswith(f"{cls.__name__}(") else cls.__doc__  # else made by dataclass
+    first = (written or "").strip().partition("\n")[0].rstrip(".:") if _is_ours(cls) else f"Options of {cls.__name__}"
+    return vars(cls).get("_argument_group_name", first or "Options").replace("`", "")
 
 
 def _declared_by(name: str, cls: type) -> type:

@@ -12,15 +12,18 @@ Exit code: 0 the model is saved, or after SIGTERM a checkpoint; 2 bad arguments,
 
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 
 from ..hub.exporting import export
 from ..training.arguments import IlaTrainingArguments
 from ..training.recipes import RecipeArguments, parse, recipe_file
-from ..training.run import final_metrics, train
-from ..training.trainer import IlaTrainer
 from ..training.unreadable import UnreadableVideosError
+
+
+if TYPE_CHECKING:  # `--help` does not need the Trainer
+    from ..training.trainer import IlaTrainer
 
 
 EXAMPLES = (
@@ -42,6 +45,7 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[RecipeArguments, IlaTrain
 
 def run(recipe: RecipeArguments, args: IlaTrainingArguments) -> int:
     """Train, save the model, and say what it reaches."""
+    from ..training.run import train
 
     def say(line: str) -> None:
         if args.process_index == 0:
@@ -66,7 +70,7 @@ def run(recipe: RecipeArguments, args: IlaTrainingArguments) -> int:
             torch.distributed.destroy_process_group()  # or its threads may still run when the process ends
 
 
-def save(trainer: IlaTrainer, args: IlaTrainingArguments) -> None:
+def save(trainer: "IlaTrainer", args: IlaTrainingArguments) -> None:
     """Write the model with its processor, code and card to the output folder; every process calls it."""
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:  # whole weights are gathered by the Trainer only
         trainer.save_model(str(args.output_dir))
@@ -77,15 +81,17 @@ def save(trainer: IlaTrainer, args: IlaTrainingArguments) -> None:
     trainer.accelerator.wait_for_everyone()
 
 
-def _best(trainer: IlaTrainer) -> str:
+def _best(trainer: "IlaTrainer") -> str:
     state = trainer.state
     if state.best_metric is None:
         return ""
     return f" Best {trainer.args.metric_for_best_model}: {state.best_metric:.4f}, step {state.best_global_step}."
 
 
-def _reached(trainer: IlaTrainer) -> str:
+def _reached(trainer: "IlaTrainer") -> str:
     """Return a line about the accuracy of the weights that were saved."""
+    from ..training.run import final_metrics
+
     metrics = final_metrics(trainer)
     if not metrics:
         return "Nothing was evaluated."

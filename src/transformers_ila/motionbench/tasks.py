@@ -310,12 +310,25 @@ def make_videos(
         yield make_video(labels[index % len(labels)], rng, num_frames=num_frames, size=size)
 
 
-def write_folder(folder: str | Path, count: int, *, seed: int, num_frames: int = FRAMES, size: int = 32) -> list[Path]:
-    """Write videos as `folder/<class>/<number>.mp4`, one sub-folder per class; returns their paths."""
+def write_folder(
+    folder: str | Path,
+    count: int,
+    *,
+    seed: int,
+    num_frames: int = FRAMES,
+    size: int = 32,
+    progress: Callable[[int], object] | None = None,
+) -> list[Path]:
+    """Write videos of `MOTIONS` as `folder/<class>/<number>.mp4`, one sub-folder per class, and return their paths.
+
+    progress: called with 1 after each video.
+    """
     paths = []
     for index, video in enumerate(make_videos(count, seed=seed, num_frames=num_frames, size=size)):
         path = Path(folder) / video.label / f"{index:05}.mp4"
         path.parent.mkdir(parents=True, exist_ok=True)
         write_mp4(path, video.frames)
         paths.append(path)
+        if progress is not None:
+            progress(1)
     return paths

@@ -1,13 +1,17 @@
 """Training: recipes, clips, the trainer and its checkpoints."""
 
+from typing import TYPE_CHECKING
+
 from ..moved import old_names
 from .arguments import IlaTrainingArguments
 from .clips import EvaluationClips, TrainingClips
 from .recipes import parse
-from .run import train
 from .shard_clips import RowClips, ShardClips
-from .trainer import IlaTrainer
 
+
+if TYPE_CHECKING:
+    from .run import train
+    from .trainer import IlaTrainer
 
 __all__ = [
     "EvaluationClips",
@@ -20,4 +24,4 @@ __all__ = [
     "train",
 ]
 
-__getattr__ = old_names("training")
+__getattr__ = old_names("training", late={"IlaTrainer": "trainer", "train": "run"})  # with them comes the Trainer
