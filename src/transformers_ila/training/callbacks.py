@@ -74,12 +74,13 @@ class MovingAverage(TrainerCallback):
 
 
 def _averaged(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    """Trained weights and floating-point statistics."""
+    """Yield what is averaged, by name: trained weights and the floating-point buffers that are saved."""
+    saved = model.state_dict(keep_vars=True).keys()
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             yield name, parameter
     for name, buffer in model.named_buffers():
-        if buffer.is_floating_point():
+        if buffer.is_floating_point() and name in saved:
             yield name, buffer
 
 
