@@ -376,7 +376,7 @@ def test_script(tmp_path, saved, folder, capsys, monkeypatch):
     assert run_verb(script, [*options, "--videos", str(folder)]) == 0
     for bad, message in {
         "gone": "'gone' is neither a folder nor an annotation list",
-        "empty": "'empty' names no video",
+        "empty": "'empty' holds no video",
     }.items():
         assert run_verb(script, [*options, "--videos", bad]) == 2
         assert message in capsys.readouterr().err
