@@ -1,6 +1,6 @@
 #!/bin/sh
 # Train on two "machines": two network namespaces joined by one cable (veth), one process in each. Needs root (ip netns).
-#   benchmarks/two_machines.sh OUTPUT_DIR options of train.py ...
+#   benchmarks/two_machines.sh OUTPUT_DIR RECIPE and options of `ila train` ...
 # PYTHON names the interpreter that has the package. Exit code: that of the first machine, or 77 without permission.
 set -u
 output=$1

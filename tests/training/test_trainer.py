@@ -272,6 +272,21 @@ def test_bytes_are_normalised_on_the_device(videos, processor, tmp_path):
         trainer.evaluate(EvaluationClips(videos, other, normalise=False))
 
 
+def test_an_evaluation_encodes_the_texts_once(videos, processor, tmp_path, monkeypatch):
+    """The text tower learns, so that its features are of one evaluation only."""
+    names = sorted(MOTIONS)
+    labels = {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
+    model = IlaForVideoClassification(tiny_config(freeze_text_model=False, **labels))
+    calls = []
+    model.text_model.register_forward_hook(lambda *_: calls.append(1))
+    trainer = trainer_for(
+        tmp_path, videos, processor, model=model, args=arguments(tmp_path, per_device_eval_batch_size=4)
+    )
+    for count in (1, 2):
+        trainer.evaluate()
+        assert len(calls) == count
+
+
 def test_half_precision(videos, processor, tmp_path):
     loss, _ = step_of(tmp_path, videos, processor, parts=1)
     other, gradients = step_of(tmp_path, videos, processor, parts=1, options={"bf16": True})

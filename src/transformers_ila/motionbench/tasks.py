@@ -32,6 +32,7 @@ SPLITS = ("train", "val", "test")
 HUES = 12  # of which every split has every third
 WAVES = {"train": (2, 5), "val": (3, 6), "test": (4, 7)}  # of the ground textures, in cycles per picture
 SIZES: dict[str, dict[str, int]] = {  # videos of each class, and their side in pixels
+    "tiny": {"train": 10, "val": 4, "test": 40, "side": 32},
     "minute": {"train": 160, "val": 10, "test": 30, "side": 32},
     "hour": {"train": 600, "val": 40, "test": 80, "side": 32},
     "night": {"train": 5000, "val": 100, "test": 200, "side": 64},
