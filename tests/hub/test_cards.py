@@ -569,7 +569,7 @@ def test_a_licence_by_the_command(folder, reports, capsys):
     (folder / "README.md").write_text(str(card_of_folder(folder, [reports["plain"]])))
     before = ModelCard.load(folder / "README.md")
     assert "Nobody has stated a licence" in before.text
-    assert make_model_cards.main(["--model", str(folder), "--license", "apache-2.0"]) == 0
+    assert run_verb(make_model_cards, ["--model", str(folder), "--license", "apache-2.0"]) == 0
     after = ModelCard.load(folder / "README.md")
     assert after.data.license == "apache-2.0" and "the weights are apache-2.0." in sections(after)["Licence"]
     assert {**sections(after), "Licence": ""} == {**sections(before), "Licence": ""}
@@ -577,7 +577,7 @@ def test_a_licence_by_the_command(folder, reports, capsys):
     assert card_of_folder(folder, [reports["fault"]]).data.license == "apache-2.0"
     capsys.readouterr()
     for value in ("other", "Apache 2.0", ""):
-        assert make_model_cards.main(["--model", str(folder), "--license", value]) == 2
+        assert run_verb(make_model_cards, ["--model", str(folder), "--license", value]) == 2
         assert "must be an identifier of the Hub's list" in capsys.readouterr().err
 
 
