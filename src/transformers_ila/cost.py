@@ -163,8 +163,8 @@ class Complexity(NamedTuple):
     """What a model computes and holds.
 
     gmacs: giga multiply-accumulates of one view, class features computed before, prompt generator included (as the
-    paper's "FLOPs"). parameters: millions, without the text tower. text_parameters: millions of the text tower, 0 where
-    it was merged.
+    paper's "FLOPs"). parameters: millions, without the text tower. text_parameters: millions of the text tower, 0
+    where it was merged.
     """
 
     gmacs: float
