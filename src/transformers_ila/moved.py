@@ -188,7 +188,6 @@ GONE = {  # a blank stands between names that share a reason
     "video_lists.stream_videos": "`iter_videos()` of `transformers_ila.data` gives names and paths",
     "modeling_ila.tensor_state": "`refresh_class_features()` of the model is called where it was compared",
     "training.NEW_PARTS": "`new_parameters` of a model's class says it",
-    "video_lists.LABELS_AT_END": "`iter_list` reads every list",
 }
 GONE = {name: reason for names, reason in GONE.items() for name in names.split()}
 

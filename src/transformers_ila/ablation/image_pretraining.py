@@ -33,8 +33,8 @@ def pictures_and_states(
         per_class: videos of each class. seed: of the videos. side: of a frame, in pixels. every: step between frames.
 
     Returns:
-        Frames (P, 3, S, S) uint8, targets (P, len(SEEN) * TARGETS), and weights of that shape: 1 where a target counts,
-        else 0.
+        Frames (P, 3, S, S) uint8, targets (P, len(SEEN) * TARGETS), and weights of that shape: 1 where a target
+        counts, else 0.
     """
     pictures, targets, counted = [], [], []
     for video, scene in bench_videos("train", per_class=per_class, seed=seed, side=side):
