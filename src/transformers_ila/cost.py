@@ -28,13 +28,15 @@ class Growth(NamedTuple):
 
 
 def module_gmacs(config: IlaConfig) -> float:
-    """Multiply-accumulates (giga) that the temporal module adds to plain frames with the same head."""
+    """Return the giga multiply-accumulates that the temporal module adds to plain frames with the same head."""
     plain = IlaConfig.from_dict({**config.to_dict(), "temporal_module": "none"})
     return count(config).gmacs - count(plain).gmacs
 
 
 def growth(config: IlaConfig, *, frames: Sequence[int] = (16, 32, 64), grids: Sequence[int] = (14, 20, 28)) -> Growth:
-    """Table 15, measured: cost of the module for other numbers of frames, and of patches (sides of the square grid).
+    """Measure how a temporal module's cost grows with the number of frames and of patches (the paper's Table 15).
+
+    frames: numbers of frames. grids: sides of the square grid of patches.
 
     The exponents are slopes of the logarithms over the given range, not the limits that the table states: where a
     module costs T^2 + T, they lie between 1 and 2. Matching (ATA) multiplies nothing and is not in them.
@@ -52,9 +54,12 @@ def growth(config: IlaConfig, *, frames: Sequence[int] = (16, 32, 64), grids: Se
 def matching_exponents(
     *, frames: Sequence[int] = (8, 16, 32), patches: Sequence[int] = (196, 400, 784), rounds: int = 3
 ) -> tuple[float, float]:
-    """How the seconds of ATA's matching, which multiplies nothing, grow with frames and with patches (h w).
+    """Measure how the seconds of ATA's matching, which multiplies nothing, grow with frames and with patches (h w).
 
-    Table 15 has T h^3 w^3, the Hungarian method's worst case. Random features; medians of `rounds`.
+    Table 15 has T h^3 w^3, the Hungarian method's worst case. Features are random; times are medians of `rounds`.
+
+    Returns:
+        The exponents in frames and in patches.
     """
 
     def seconds(num_frames: int, num_patches: int) -> float:
@@ -66,7 +71,7 @@ def matching_exponents(
 
 
 def fitted_exponent(sizes: Sequence[float], costs: Sequence[float]) -> float:
-    """Slope of log cost over log size by least squares; nan where something costs nothing.
+    """Return the slope of log cost over log size by least squares; nan where something costs nothing.
 
     Raises:
         ValueError: fewer than two sizes.
@@ -82,9 +87,9 @@ def fitted_exponent(sizes: Sequence[float], costs: Sequence[float]) -> float:
 class Cost(NamedTuple):
     """What a model costs for one clip.
 
-    gmacs, parameters (millions): as `complexity.count` has them. milliseconds: of a forward pass, the median.
-    times_plain: the same over that of plain frames, measured in turns. memory: MiB that a training step keeps for its
-    backward pass, weights not counted.
+    gmacs, parameters (millions): as in `Complexity`. milliseconds: of a forward pass, the median. times_plain: that
+    time over the time of plain frames, measured in turns. memory: MiB that a training step keeps for its backward
+    pass, weights not counted.
     """
 
     gmacs: float
@@ -95,7 +100,7 @@ class Cost(NamedTuple):
 
 
 def cost(config: IlaConfig, *, rounds: int = 5, device: str | torch.device = "cpu") -> Cost:
-    """Cost of a model with random weights on one random clip, class features computed before."""
+    """Measure a model with random weights on one random clip, class features computed before."""
     complexity, vision = count(config), config.vision_config
     plain = IlaConfig.from_dict({**config.to_dict(), "temporal_module": "none"})
     clip = torch.randn(1, vision.num_frames, 3, vision.image_size, vision.image_size, device=device)
@@ -108,7 +113,7 @@ def cost(config: IlaConfig, *, rounds: int = 5, device: str | torch.device = "cp
 
 
 def median_times(calls: Sequence[Callable[[], Any]], *, rounds: int, device: torch.device) -> list[float]:
-    """Seconds of each, the medians of `times_in_turns`."""
+    """Return the median seconds of each call, measured by `times_in_turns`."""
     return [statistics.median(own) for own in times_in_turns(calls, rounds=rounds, device=device)]
 
 
@@ -120,7 +125,10 @@ def times_in_turns(
     warmup: int = 1,
     clock: Callable[[], float] = time.perf_counter,
 ) -> list[list[float]]:
-    """Seconds of each in `rounds` rounds, each of which another one begins, after some that do not count."""
+    """Call all in turns, each round beginning with another one, and return the seconds of each call in each round.
+
+    The first `warmup` rounds do not count.
+    """
     times: list[list[float]] = [[] for _ in calls]
     for number in range(warmup + rounds):
         for place in range(len(calls)):
@@ -135,7 +143,7 @@ def times_in_turns(
 
 
 def kept_for_backward(model: IlaForVideoClassification, pixel_values: torch.Tensor) -> float:
-    """MiB of different storages, weights and input not counted, that autograd keeps of one forward pass."""
+    """Return the MiB that autograd keeps of one forward pass: different storages, without weights and input."""
     own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers(), pixel_values)}
     kept: dict[int, int] = {}
 
@@ -152,9 +160,12 @@ def kept_for_backward(model: IlaForVideoClassification, pixel_values: torch.Tens
 
 
 class Complexity(NamedTuple):
-    """gmacs: giga multiply-accumulates of one view, class features cached, prompt generator included (as the paper's
-    "FLOPs"). parameters: millions, without the text tower. text_parameters: millions of the text tower, 0 where
-    it was merged."""
+    """What a model computes and holds.
+
+    gmacs: giga multiply-accumulates of one view, class features computed before, prompt generator included (as the
+    paper's "FLOPs"). parameters: millions, without the text tower. text_parameters: millions of the text tower, 0
+    where it was merged.
+    """
 
     gmacs: float
     parameters: float
@@ -162,7 +173,7 @@ class Complexity(NamedTuple):
 
 
 def count(config: IlaConfig) -> Complexity:
-    """Counted by torch's flop counter on the meta device."""
+    """Count a model on the meta device by torch's flop counter."""
     config = copy.deepcopy(config)
     if config.has_text_tower:
         config.class_features = "embeddings"  # as if they had been computed once
@@ -176,7 +187,7 @@ def count(config: IlaConfig) -> Complexity:
 
 
 def count_gmacs(model: nn.Module, num_frames: int, image_size: int) -> float:
-    """Giga multiply-accumulates of one clip, of a video model on the meta device."""
+    """Return the giga multiply-accumulates of one clip, of a video model on the meta device."""
     pixel_values = torch.zeros(1, num_frames, 3, image_size, image_size, device="meta")
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(pixel_values)

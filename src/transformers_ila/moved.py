@@ -131,6 +131,7 @@ RENAMED = {
     "alignment_in_train_mode": "batch_statistics_mode",
     "all_but_anchor": "all_but_reference",
     "alone": "file_lock",
+    "ablation.test": "measure",
     "anchor_frame": "reference_frame",
     "best_five": "top5_indices",
     "digest_of": "video_id",

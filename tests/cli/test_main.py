@@ -80,7 +80,7 @@ def test_help_of_a_verb(helped, verb):
 def test_help_of_train_names_the_trainers_own_options(helped):
     printed = helped["train"][1]
     assert (
-        "--gradient_checkpointing," in printed and "--new_lr_scale FLOAT" in printed and "(default: 10.0)" in printed
+        "--gradient_checkpointing," in printed and "--new_lr_scale NUMBER" in printed and "(default: 10.0)" in printed
     )
 
 

@@ -49,8 +49,8 @@ def test_labels_and_what_is_refused():
             bench_video(label, split, seed=0, index=0)
 
 
-def thing(label, index=0, number=-1):
-    return bench_video(label, "train", seed=0, index=index)[1].things[number].states
+def sprite(label, index=0, number=-1):
+    return bench_video(label, "train", seed=0, index=index)[1].sprites[number].states
 
 
 @pytest.mark.parametrize("index", range(5))
@@ -58,28 +58,30 @@ def test_classes_do_what_they_are_called(index):
     for task, (way, (x, y)) in itertools.product(
         ("direction", "variable rate"), {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}.items()
     ):
-        steps = np.diff(thing(f"{task}, {way}", index), axis=0)
+        steps = np.diff(sprite(f"{task}, {way}", index), axis=0)
         assert (np.sign(steps[:, :2].round(9)) == (x, y)).all() and not steps[:, 2:].any()
-    assert (np.diff(thing("rotation, clockwise", index)[:, 3]) > 0).all()  # clockwise on the screen: y points down
-    assert (np.diff(thing("scale, approaching", index)[:, 2]) > 0).all()
+    assert (np.diff(sprite("rotation, clockwise", index)[:, 3]) > 0).all()  # clockwise on the screen: y points down
+    assert (np.diff(sprite("scale, approaching", index)[:, 2]) > 0).all()
     for way, axis, sign in (("left", 0, -1), ("down", 1, 1)):
         _, scene = bench_video(f"relative, {way}", "train", seed=0, index=index)
-        apart = np.diff(scene.things[1].states - scene.things[0].states, axis=0)[:, :2]
+        apart = np.diff(scene.sprites[1].states - scene.sprites[0].states, axis=0)[:, :2]
         assert (sign * apart[:, axis] > 0.04).all() and np.allclose(apart[:, 1 - axis], 0)
         _, scene = bench_video(f"over ground, {way}", "train", seed=0, index=index)
-        apart = np.diff(scene.things[0].states[:, :2] - scene.pan, axis=0)
+        apart = np.diff(scene.sprites[0].states[:, :2] - scene.pan, axis=0)
         assert (sign * apart[:, axis] > 0.02).all() and np.allclose(apart[:, 1 - axis], 0)
     for kind, turns in (("goes on", False), ("turns back", True)):
-        steps = np.diff(thing(f"occlusion, {kind}", index, 0)[:, 0])
+        steps = np.diff(sprite(f"occlusion, {kind}", index, 0)[:, 0])
         assert (np.sign(steps).min() != np.sign(steps).max()) == turns
-    speeds = [np.hypot(*np.diff(thing(f"speed, {kind}", index), axis=0)[0, :2]) for kind in ("slow", "medium", "fast")]
+    speeds = [
+        np.hypot(*np.diff(sprite(f"speed, {kind}", index), axis=0)[0, :2]) for kind in ("slow", "medium", "fast")
+    ]
     assert speeds[0] < 0.03 < speeds[1] < 0.08 < speeds[2]
 
 
 def test_the_order_of_events():
     for index in range(8):
         _, scene = bench_video("order, disc first", "train", seed=0, index=index)
-        disc, square = (thing.light > 0.5 for thing in scene.things)
+        disc, square = (sprite.light > 0.5 for sprite in scene.sprites)
         assert np.array_equal(np.roll(disc, 2)[2:], square[2:]) and disc.sum() == 4 and not (disc & square).any()
 
 
@@ -87,9 +89,9 @@ def test_the_order_of_events():
 def test_splits_share_no_hue(task):
     hues = {}
     for split in SPLITS:
-        things = [thing for _, scene in bench_videos(split, per_class=12, tasks=[task]) for thing in scene.things]
-        colours = np.array([thing.colour for thing in things])
-        colours = colours[colours.max(1) > colours.min(1)]  # the bar that hides things is grey
+        sprites = [sprite for _, scene in bench_videos(split, per_class=12, tasks=[task]) for sprite in scene.sprites]
+        colours = np.array([sprite.colour for sprite in sprites])
+        colours = colours[colours.max(1) > colours.min(1)]  # the bar that hides sprites is grey
         high, low = colours.max(1), colours.min(1)
         red, green, blue = (colours.T - low) / (high - low)
         hue = np.select(

@@ -1,6 +1,6 @@
 """A small tower that sees what single pictures show: what CLIP's weights are to real videos, made in two minutes.
 
-Its class token learns where each thing of MotionBench's pictures is, how large, which way up and how bright, and
+Its class token learns where each sprite of MotionBench's pictures is, how large, which way up and how bright, and
 nothing of motion: every picture is alone. Temporal modules that begin from it are compared as the papers compare them,
 on a tower that knows pictures.
 """
@@ -27,21 +27,29 @@ TARGETS = 2 * STATES + 2
 def pictures_and_states(
     *, per_class: int, seed: int, side: int, every: int = 2
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Frames of the training split: (P, 3, S, S) uint8, targets (P, shapes * TARGETS), and which of them count."""
+    """Return frames of MotionBench's training split and the states of what they show.
+
+    Args:
+        per_class: videos of each class. seed: of the videos. side: of a frame, in pixels. every: step between frames.
+
+    Returns:
+        Frames (P, 3, S, S) uint8, targets (P, len(SEEN) * TARGETS), and weights of that shape: 1 where a target
+        counts, else 0.
+    """
     pictures, targets, counted = [], [], []
     for video, scene in bench_videos("train", per_class=per_class, seed=seed, side=side):
         frames = video.frames[::every]
         target = np.zeros((len(frames), len(SEEN), TARGETS), dtype=np.float32)
         counts = np.zeros_like(target)
         counts[..., -1] = 1
-        for thing in scene.things:
-            if thing.shape not in SEEN:
+        for sprite in scene.sprites:
+            if sprite.shape not in SEEN:
                 continue
-            place, angles = SEEN.index(thing.shape), 2 * np.pi * thing.states[::every]
+            place, angles = SEEN.index(sprite.shape), 2 * np.pi * sprite.states[::every]
             target[:, place, :STATES], target[:, place, STATES : 2 * STATES] = np.cos(angles), np.sin(angles)
-            target[:, place, -2] = 1 if thing.light is None else thing.light[::every]
+            target[:, place, -2] = 1 if sprite.light is None else sprite.light[::every]
             target[:, place, -1], counts[:, place] = 1, 1
-            if thing.shape != "flag":  # another turn of it looks the same
+            if sprite.shape != "flag":  # another turn of it looks the same
                 counts[:, place, [STATES - 1, 2 * STATES - 1]] = 0
         pictures.append(frames)
         targets.append(target)
@@ -108,6 +116,6 @@ def _warm_cosine(step: int, steps: int) -> float:
 
 
 def save_pretrained_tower(model: IlaForVideoClassification, folder: str | Path) -> None:
-    """As a checkpoint to start from, with its processor."""
+    """Save the tower as a checkpoint to start from, with its processor."""
     model.save_pretrained(folder)
     IlaVideoProcessor.for_model(model.config).save_pretrained(folder)

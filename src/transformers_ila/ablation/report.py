@@ -257,11 +257,11 @@ def draw_costs(ablation: Ablation, rows: Sequence[Mapping[str, Any]], file: Path
     from matplotlib import colormaps
 
     figure = _figure(10, 6.5)
-    axes, colours = figure.add_subplot(), colormaps["tab20"].colors
+    axes, colours = figure.add_subplot(), colormaps["tab20"]  # of 20 colours, by index
     markers = "osD^vP*X<>"
     for index, row in enumerate(rows):
         spread = row["accuracy_std"] * 100 if row["seeds"] > 1 else None
-        style = {"marker": markers[index % len(markers)], "color": colours[index % len(colours)], "linestyle": "none"}
+        style = {"marker": markers[index % len(markers)], "color": colours(index % colours.N), "linestyle": "none"}
         axes.errorbar(row["gmacs"], row["accuracy"] * 100, spread, capsize=3, label=row["variant"], **style)
     axes.set_xscale("log")
     ticks = [tick for tick in (30, 35, 40, 45, 50, 60, 80, 100, 150, 300, 700) if _within(tick, rows)]

@@ -14,6 +14,7 @@ from transformers import HfArgumentParser
 
 HELP = ("-h", "--help", "--help-all")
 INDENT = 30  # columns in front of what an option means
+WORDS = {"str": "TEXT", "int": "NUMBER", "float": "NUMBER"}  # for the value of an option of this kind
 
 
 def option_classes(verb: ModuleType) -> list[type]:
@@ -135,15 +136,18 @@ def _described(entry: Field, cls: type) -> Iterator[str]:
 
 
 def _value_form(entry: Field, kind: Any) -> str:
-    kinds = [part for part in get_args(kind) if part is not type(None)] or [kind]
-    if get_origin(kind) is Literal or entry.metadata.get("choices"):
-        form = "{" + ",".join(map(str, entry.metadata.get("choices") or get_args(kind))) + "}"
-        return f" {form} ..." if get_origin(kind) is list else f" {form}"
-    if kinds == [bool]:
+    """How the value of an option is written: its choices, or a word for its kind; "..." where it may be several."""
+    kinds = [part for part in get_args(kind) if part is not type(None)]
+    if type(None) in get_args(kind) and len(kinds) == 1:
+        (kind,) = kinds
+    several = " ..." if get_origin(kind) is list else ""
+    choices = entry.metadata.get("choices") or (get_args(kind) if get_origin(kind) is Literal else None)
+    if choices:
+        return f" {{{','.join(map(str, choices))}}}{several}"
+    if kind is bool:
         return "" if isinstance(entry.default, bool) else " {true,false}"
-    if get_origin(kind) is list:
-        return f" {kinds[0].__name__.upper()} ..."
-    return f" {getattr(kinds[0], '__name__', 'str').upper().replace('STR', 'TEXT').replace('INT', 'NUMBER')}"
+    name = getattr(get_args(kind)[0] if several else kind, "__name__", "str")
+    return f" {WORDS.get(name, name.upper())}{several}"
 
 
 def _default(entry: Field) -> Any:

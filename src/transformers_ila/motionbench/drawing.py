@@ -1,4 +1,4 @@
-"""Pictures of things on a torus, and their files: what the generated videos are made of.
+"""Sprites and their pictures on a torus: what the generated videos are made of.
 
 Shapes: `F` frames of a video, `S` its side in pixels. Positions, sizes and turns are in cycles.
 """
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 
-SIZE_RANGE = (0.15, 0.32)  # half a thing's height over the picture's: smallest, largest of its cycle
+SIZE_RANGE = (0.15, 0.32)  # half a sprite's height over the picture's: smallest, largest of its cycle
 
 
 @dataclass(frozen=True)
@@ -30,22 +30,22 @@ class Sprite:
     light: np.ndarray | None = None
 
 
-def render(things: Sequence[Sprite], ground: np.ndarray) -> np.ndarray:
+def render(sprites: Sequence[Sprite], ground: np.ndarray) -> np.ndarray:
     """Things, one over the other, on a ground: (S, S, 3) or (F, S, S, 3), 0 to 255 -> (F, S, S, 3) uint8."""
     side = ground.shape[-2]
     axis = (np.arange(side) + 0.5) / side
     picture = ground
-    for thing in things:
-        x, y, phase, turn = (thing.states[:, index, None, None] for index in range(4))
+    for sprite in sprites:
+        x, y, phase, turn = (sprite.states[:, index, None, None] for index in range(4))
         across = (axis[None, None, :] - x + 0.5) % 1 - 0.5  # nearest image on the torus
         down = (axis[None, :, None] - y + 0.5) % 1 - 0.5
         scale = SIZE_RANGE[0] * (SIZE_RANGE[1] / SIZE_RANGE[0]) ** (phase % 1)
         angle = 2 * np.pi * turn
-        u = (np.cos(angle) * across + np.sin(angle) * down) / scale  # the thing's own axes, clockwise on the screen
+        u = (np.cos(angle) * across + np.sin(angle) * down) / scale  # the sprite's own axes, clockwise on the screen
         v = (np.cos(angle) * down - np.sin(angle) * across) / scale
-        coverage = SHAPES[thing.shape](u, v, 1 / (side * scale))[..., None]
-        light = 1.0 if thing.light is None else thing.light[:, None, None, None]
-        picture = picture + coverage * (thing.colour * light - picture)
+        coverage = SHAPES[sprite.shape](u, v, 1 / (side * scale))[..., None]
+        light = 1.0 if sprite.light is None else sprite.light[:, None, None, None]
+        picture = picture + coverage * (sprite.colour * light - picture)
     return picture.clip(0, 255).round().astype(np.uint8)
 
 

@@ -2,7 +2,7 @@
 
 Whatever a class does, every single frame of it is distributed as in the task's other classes: positions live on a
 torus, sizes, orientations and events on cycles, all begin uniformly at random, and only what changes from frame to
-frame, and in which order, depends on the class. "train", "val" and "test" share no hue of a moving thing and no waves
+frame, and in which order, depends on the class. "train", "val" and "test" share no hue of a moving sprite and no waves
 of a ground texture; dark grounds, their noise and the grey bar of "occlusion" are drawn alike in all.
 
     write_bench("bench", size="minute")     # bench/train/<task>, <class>/00000.mp4, ...
@@ -45,12 +45,12 @@ FRAMES, FPS = 16, 8
 
 @dataclass
 class Scene:
-    """things: painted one over the other. pan: (F, 2) of the ground. textured: whether the ground shows the pan.
+    """sprites: painted one over the other. pan: (F, 2) of the ground. textured: whether the ground shows the pan.
 
     times: (F,) seconds at which the frames are shown; None for `FPS`.
     """
 
-    things: list[Sprite]
+    sprites: list[Sprite]
     pan: np.ndarray = field(default_factory=lambda: np.zeros((FRAMES, 2)))
     textured: bool = False
     times: np.ndarray | None = None
@@ -79,7 +79,7 @@ def _colour(split: str, rng: np.random.Generator, *, bright: float = 1.0) -> np.
     return 255 * np.array(colorsys.hsv_to_rgb(hue, rng.uniform(0.45, 1.0), bright * rng.uniform(0.85, 1.0)))
 
 
-# -- what things do --------------------------------------------------------------------------------------------------
+# -- what sprites do --------------------------------------------------------------------------------------------------
 
 WAYS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 SPEED = (0.05, 0.1)  # cycles per frame
@@ -136,10 +136,10 @@ def _order(kind: str, split: str, rng: np.random.Generator) -> Scene:
     cycle = (np.arange(FRAMES) + rng.integers(8)) % 8
     first, second = np.where(cycle < 2, 1.0, 0.35), np.where((cycle >= 2) & (cycle < 4), 1.0, 0.35)
     lights = (first, second) if kind == "disc first" else (second, first)
-    things = [
+    sprites = [
         Sprite(shape, _steps(rng), _colour(split, rng), light) for shape, light in zip(("disc", "square"), lights)
     ]
-    return Scene(things)
+    return Scene(sprites)
 
 
 def _occlusion(kind: str, split: str, rng: np.random.Generator) -> Scene:
@@ -157,22 +157,22 @@ def _occlusion(kind: str, split: str, rng: np.random.Generator) -> Scene:
 
 
 def _camera(kind: str, split: str, rng: np.random.Generator) -> Scene:
-    """The ground pans; the thing goes its own way. Before an untextured ground there would be nothing to see."""
+    """The ground pans; the sprite goes its own way. Before an untextured ground there would be nothing to see."""
     pan = rng.uniform(size=2) + np.arange(FRAMES)[:, None] * np.array(WAYS[kind]) * rng.uniform(*PAN_SPEED)
     return Scene([Sprite("flag", _steps(rng, _anywhere(rng)), _colour(split, rng))], pan, textured=True)
 
 
 def _over_ground(kind: str, split: str, rng: np.random.Generator) -> Scene:
-    """Ground and thing both move on the screen; the class is the thing's motion over the ground.
+    """Ground and sprite both move on the screen; the class is the sprite's motion over the ground.
 
-    The thing is the faster one: its motion on the screen alone tells the class of 96 in 100 videos, so this asks for
+    The sprite is the faster one: its motion on the screen alone tells the class of 96 in 100 videos, so this asks for
     motion in front of a moving ground rather than for the difference of the two. "relative" asks for the latter: what
     the disc does on the screen tells 57 in 100.
     """
     camera = _anywhere(rng, PAN_SPEED)
     pan = rng.uniform(size=2) + np.arange(FRAMES)[:, None] * camera[:2]
-    thing = Sprite("flag", _steps(rng, camera + _moving(WAYS[kind], rng, (0.03, 0.05))), _colour(split, rng))
-    return Scene([thing], pan, textured=True)
+    sprite = Sprite("flag", _steps(rng, camera + _moving(WAYS[kind], rng, (0.03, 0.05))), _colour(split, rng))
+    return Scene([sprite], pan, textured=True)
 
 
 def _variable_rate(kind: str, split: str, rng: np.random.Generator) -> Scene:
@@ -232,7 +232,7 @@ def bench_video(label: str, split: str, *, seed: int, index: int, side: int = 32
     place = bench_labels().index(label)
     rng = np.random.default_rng([seed, SPLITS.index(split), place, index])
     scene = TASKS[task].scene(kind, split, rng)
-    return MotionVideo(render(scene.things, _ground(scene, split, rng, side=side)), label), scene
+    return MotionVideo(render(scene.sprites, _ground(scene, split, rng, side=side)), label), scene
 
 
 def bench_videos(

@@ -30,8 +30,8 @@ def plot_confusion_matrix(matrix: torch.Tensor, names: Sequence[str]) -> Image.I
         raise ValueError(f"A confusion matrix of {classes} classes cannot be {tuple(matrix.shape)}.")
     shown = [_legible(name, index) for index, name in enumerate(names)]
     shares = (matrix.double() / matrix.sum(1, keepdim=True)).sqrt().numpy()  # nan: a label without videos
-    ends = [(1, 1, 1), tuple(value / 255 for value in DARK)]
-    colours = LinearSegmentedColormap.from_list("shares", ends).with_extremes(bad=[value / 255 for value in EMPTY])
+    dark, empty = ((red / 255, green / 255, blue / 255) for red, green, blue in (DARK, EMPTY))
+    colours = LinearSegmentedColormap.from_list("shares", [(1.0, 1.0, 1.0), dark]).with_extremes(bad=empty)
     side = min(12.0, max(3.0, 0.36 * classes)) if classes <= NAMED else max(12.0, classes / DPI)  # inches
     figure = Figure(figsize=(side, side))
     axes = figure.add_axes((0, 0, 1, 1))
@@ -44,7 +44,7 @@ def plot_confusion_matrix(matrix: torch.Tensor, names: Sequence[str]) -> Image.I
         size = min(10, 40 * side / classes / len(str(int(matrix.max()))))  # points, so that a count fits its cell
         for row, column in matrix.nonzero().tolist():
             ink = "white" if shares[row, column] > 0.55 else "black"
-            axes.text(column, row, int(matrix[row, column]), color=ink, fontsize=size, ha="center", va="center")
+            axes.text(column, row, str(int(matrix[row, column])), color=ink, fontsize=size, ha="center", va="center")
     else:
         text = "\n".join(_largest_errors(matrix, shown))
         axes.text(1.02, 1, text, transform=axes.transAxes, va="top", linespacing=1.5, parse_math=False)
