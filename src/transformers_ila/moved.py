@@ -173,6 +173,7 @@ RENAMED = {
 }
 
 GONE = {  # a blank stands between names that share a reason
+    "ablation.test": "`measure` of `transformers_ila.ablation.runs` does",
     "cards.PAPER_TABLE cards.PUBLISHED_ROW cards.USAGE_MODEL cards.RESULTS_OF cards.OWN_WEIGHTS cards.CLIP_WEIGHTS "
     "cards.published_results cards.released_weights cards.weights_of cards.claims_results cards.results_are_of "
     "cards.example_model cards.with_example_model": "what a card says is in its `ModelFacts` (transformers_ila.hub)",
@@ -192,7 +193,6 @@ GONE = {  # a blank stands between names that share a reason
     "modeling_ila.tensor_state": "`refresh_class_features()` of the model is called where it was compared",
     "prediction.named_videos": "`transformers_ila.data.iter_videos` yields names and paths",
     "training.NEW_PARTS": "`new_parameters` of a model's class says it",
-    "video_lists.LABELS_AT_END": "`iter_list` reads every list",
     "video_views.Views": "`EvaluationOptions` and its bases (`transformers_ila.evaluation`) say which views",
     "video_views.pixel_values_on": "`normalize_on` of the video processor does",
     "video_views.video_loader": "`read_views` of `transformers_ila.evaluation.views` reads batches",
