@@ -22,7 +22,6 @@ FLOORS = {  # room -> floor; a room imports only rooms of lower floors
 }
 ENTRIES = {"__init__", "__main__"}  # of the package: above all rooms
 NO_ROOM = "moved"  # every face takes its old names from there, and nothing else does
-UNTIL_THEY_ARE_CUT = {"hub.cards -> conversion.published", "cli.train -> __init__"}
 THIRD_PARTIES_OF_MODEL = {"torch", "torchvision", "transformers", "huggingface_hub", "av", "numpy", "PIL", "scipy"}
 MOST_FILES = 25  # of one folder
 
@@ -66,10 +65,7 @@ def targets(path: Path) -> Iterator[str]:
 
 
 FILES = {module_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
-ARROWS = {
-    module: sorted(other for other in set(targets(path)) if f"{module} -> {other}" not in UNTIL_THEY_ARE_CUT)
-    for module, path in FILES.items()
-}
+ARROWS = {module: sorted(set(targets(path))) for module, path in FILES.items()}
 
 
 def room_of(module: str) -> str:

@@ -3,7 +3,7 @@
 All modules stood in one folder once. `from transformers_ila.cards import model_card` still works, and what was pickled
 then still loads. Whoever moves or renames something public adds a row: to `HOMES` where a module moves (old module ->
 new modules, searched in this order), to `RENAMED` where a name changes (`old`, or `module.old` -> new), to `GONE`
-where nothing stands in its place (`module.old` -> what to do instead). `tests/test_deprecations.py` imports every one.
+where nothing stands in its place (`module.old` -> what does instead). `tests/test_deprecations.py` imports every one.
 """
 
 import importlib
@@ -59,7 +59,7 @@ HOMES = {
     "picture_tower": "ablation.image_pretraining",
     "positions_ila": "model.loading_ila",
     "prediction": "evaluation.prediction",
-    "prediction_files": "evaluation.prediction_files",
+    "prediction_files": "evaluation.prediction_files evaluation.options",
     "pretrained_ila": "model.pretrained_ila model.numerics_ila",
     "probing": "evaluation.probing",
     "processes": "distributed",
@@ -85,7 +85,7 @@ HOMES = {
     "video_packets_ila": "model.video_packets_ila",
     "video_processing_ila": "model.video_processing_ila model.video_sampling_ila",
     "video_reading_ila": "model.video_reading_ila",
-    "video_views": "evaluation.views",
+    "video_views": "evaluation.views evaluation.options",
     "visualization": "visualization.alignment",
     "vit_ila": "model.loading_ila",
     "whole_checkpoints": "training.checkpoints",
@@ -142,11 +142,11 @@ RENAMED = {
     "filled_lines": "nonblank_lines",
     "fused_logits": "multi_view_logits",
     "given_labels": "explicit_class_names",
-    "in_eval_mode": "evaluating",
     "is_new": "is_new_parameter",
     "known_fields": "validate_config_fields",
     "mark_complete": "write_manifest",
     "mean_over_roles": "average_pairs_to_frames",
+    "multi_label_scores": "multi_label_metrics",
     "neighbour_scores": "knn_scores",
     "own_classes": "task_mask",
     "own_features": "average_pair_features",
@@ -157,6 +157,7 @@ RENAMED = {
     "place_in_group": "current_rank",
     "point_weights": "mask_profile",
     "pool_pairs": "masked_average_pool",
+    "prediction_files.FORMATS": "RESULT_FORMATS",
     "reordered": "permute_frames",
     "report_of": "build_report",
     "role_features": "concat_pair_features",
@@ -173,13 +174,17 @@ RENAMED = {
 }
 
 GONE = {  # a blank stands between names that share a reason
+    "ablation.test": "`measure` of `transformers_ila.ablation.runs` does",
     "cards.PAPER_TABLE cards.PUBLISHED_ROW cards.USAGE_MODEL cards.RESULTS_OF cards.OWN_WEIGHTS cards.CLIP_WEIGHTS "
     "cards.published_results cards.released_weights cards.weights_of cards.claims_results cards.results_are_of "
     "cards.example_model cards.with_example_model": "what a card says is in its `ModelFacts` (transformers_ila.hub)",
     "cards.reliance_note cards.training_note cards.recorded_note cards.paper_cost_note": "`model_card` writes them",
     "confusion_picture.SIDE confusion_picture.CAPTION confusion_picture.GAP": "matplotlib lays the picture out",
     "evaluate_metrics.import_evaluate": "`import evaluate` does",
+    "evaluation_files.write_files": "`write(evaluation, output)` of transformers_ila.evaluation.report_files does",
     "fast_path_ila.is_followed fast_path_ila.is_precise": "`fuse()` of a model asks for speed",
+    "inference.class_names_of": "`model.config.class_names` says them",
+    "inference.in_eval_mode": "`evaluating(model, options)` of `transformers_ila.evaluation.inference` does more",
     "mlp_ila.QUICK": "`QuickGELU.SCALE` of `transformers_ila.model.layers_ila` is that number",
     "mlp_ila.IlaMLP": "transformers' CLIPMLP stands in its place, and `fuse()` of a model makes it faster",
     "video_lists.LABELS_AT_END": "`begin_of_numbers()` of `transformers_ila.data.lists` finds them",
@@ -187,7 +192,11 @@ GONE = {  # a blank stands between names that share a reason
     "video_lists.list_videos": "`iter_entries()` of `transformers_ila.data.lists` gives all lines",
     "video_lists.stream_videos": "`iter_videos()` of `transformers_ila.data` gives names and paths",
     "modeling_ila.tensor_state": "`refresh_class_features()` of the model is called where it was compared",
+    "prediction.named_videos": "`transformers_ila.data.iter_videos` yields names and paths",
     "training.NEW_PARTS": "`new_parameters` of a model's class says it",
+    "video_views.Views": "`EvaluationOptions` and its bases (`transformers_ila.evaluation`) say which views",
+    "video_views.pixel_values_on": "`normalize_on` of the video processor does",
+    "video_views.video_loader": "`read_views` of `transformers_ila.evaluation.views` reads batches",
 }
 GONE = {name: reason for names, reason in GONE.items() for name in names.split()}
 
