@@ -33,8 +33,10 @@ from transformers_ila import IlaConfig, IlaForVideoClassification
 from transformers_ila.ablation.ablation import OTHER_TASKS, task_mask
 from transformers_ila.cost import median_times
 from transformers_ila.data.video_folder import find_videos
-from transformers_ila.evaluation.evaluator import accuracies, predict
+from transformers_ila.evaluation.evaluator import collect_logits
 from transformers_ila.evaluation.inference import load_trained
+from transformers_ila.evaluation.metrics import accuracies
+from transformers_ila.evaluation.options import EvaluationOptions
 from transformers_ila.model.configuration_ila import CLIP_SIZES
 from transformers_ila.motionbench.tasks import bench_labels, write_folder
 
@@ -113,8 +115,9 @@ def accuracy(args: Arguments) -> list[str]:
         known = list(model.config.id2label.values())
         if labels != known:
             raise SystemExit(f"The model knows {known}, the videos are of {labels}; both must be the same classes.")
-        exact = predict(model, processor, videos, batch_size=32)
-        rough = [predict(quantised(model), processor, videos, batch_size=32) for quantised in WAYS.values()]
+        options = EvaluationOptions(batch_size=32)
+        exact = collect_logits(model, processor, videos, options)
+        rough = [collect_logits(quantised(model), processor, videos, options) for quantised in WAYS.values()]
     graded = set(labels) <= set(bench_labels())  # else all classes are one choice
     allowed = task_mask(labels)[exact.labels] if graded else torch.ones(1, dtype=torch.bool)
     whole, *few = (found.logits.masked_fill(~allowed, OTHER_TASKS) for found in (exact, *rough))

@@ -3,9 +3,6 @@
 import csv
 import io
 import json
-import os
-import subprocess
-import sys
 import tarfile
 from pathlib import Path
 
@@ -13,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from support.evaluation_models import LABELS, TOLERANCE, make_model, views_of
+from support.evaluation_models import LABELS, TOLERANCE, make_model, torchrun, views_of
 from support.paths import SCRIPTS
 from support.plain_metrics import plain_average_precision
 from transformers_ila import IlaVideoProcessor
@@ -21,9 +18,10 @@ from transformers_ila.cli import evaluate as script
 from transformers_ila.cli.main import run_verb
 from transformers_ila.data.annotations import Sample, read_annotations
 from transformers_ila.distributed import Rank
-from transformers_ila.evaluation.evaluator import build_report, evaluate, predict
+from transformers_ila.evaluation.evaluator import collect_logits, evaluate
 from transformers_ila.evaluation.metrics import accuracies
-from transformers_ila.evaluation.report_files import files_of, markdown, write_files
+from transformers_ila.evaluation.options import EvaluationOptions
+from transformers_ila.evaluation.report_files import files_of, markdown, write
 from transformers_ila.evaluation.views import FRAME_ORDERS, _drawing_from, draw_seed
 from transformers_ila.motionbench.tasks import write_folder
 
@@ -78,12 +76,13 @@ def test_several_labels_a_video(tmp_path, several, processor, folder, samples):
     lines = [f"{sample.name} {' '.join(map(str, labels))}" for sample, labels in zip(samples, ids)]
     (tmp_path / "list.txt").write_text("\n".join(lines))
     annotations = read_annotations(tmp_path / "list.txt", root=folder, labels=LABELS)
-    predictions = predict(several, processor, annotations, protocol="3x1", temporal_reliance=True)
+    options = EvaluationOptions(protocol="3x1", temporal_reliance=True)
+    evaluation = evaluate(several, processor, annotations, options)
+    predictions, report = evaluation.predictions, evaluation.report()
     with torch.no_grad():
         views = [views_of(processor, sample.video, "3x1") for sample in samples]
         expected = torch.stack([several(view).logits.sigmoid().mean(0) for view in views])
     torch.testing.assert_close(predictions.logits.sigmoid(), expected, atol=TOLERANCE, rtol=0)
-    report = build_report(predictions, several, processor, annotations)
     by_class = [
         plain_average_precision(expected[:, index].tolist(), [index in labels for labels in ids])
         for index in (0, 1, 2, 3, 5)
@@ -98,7 +97,7 @@ def test_several_labels_a_video(tmp_path, several, processor, folder, samples):
     files = files_of(tmp_path / "r.json")
     for file in files.values():
         file.write_text("of an earlier evaluation")
-    written = write_files(report, tmp_path / "r.json", predictions=predictions, model=several, samples=annotations)
+    written = write(evaluation, tmp_path / "r.json")
     assert not files["confusion"].exists() and not files["picture"].exists() and len(written) == 4
     assert "mean average precision" in files["markdown"].read_text()
     assert [row["labels"] for row in rows_of(files["videos"])] == [" ".join(map(str, labels)) for labels in ids]
@@ -107,10 +106,10 @@ def test_several_labels_a_video(tmp_path, several, processor, folder, samples):
 def test_several_labels_need_a_model_for_them(model, processor, several, samples):
     path = samples[0].video
     with pytest.raises(ValueError, match=f"gives a video one label .*: '{path}: 1, 3'"):
-        evaluate(model, processor, [(path, [1, 3])])
+        evaluate(model, processor, [(path, [1, 3])]).report()
     with pytest.raises(ValueError, match="classes 0 to 7; 1 videos have others: .*: 1, 8'"):
-        evaluate(several, processor, [(path, [1, 8])])
-    report = evaluate(several, processor, [(path, [])])  # nothing to be seen there: no class has a video
+        evaluate(several, processor, [(path, [1, 8])]).report()
+    report = evaluate(several, processor, [(path, [])]).report()  # nothing to be seen there: no class has a video
     assert report["metrics"]["mean_average_precision"] is None and report["counts"]["evaluated"] == 1
 
 
@@ -130,24 +129,28 @@ def test_script_with_several_labels(tmp_path, several, folder, samples, capsys):
 def test_random_frames_depend_on_seed_and_video_alone(model, processor, samples, tmp_path):
     state = torch.get_rng_state()
     options = {"protocol": "3x1", "random_frames": True}
-    whole = predict(model, processor, samples, seed=1, batch_size=8, **options).logits
-    again = predict(model, processor, samples[::-1], seed=1, batch_size=3, num_workers=2, **options).logits
+    whole = collect_logits(model, processor, samples, EvaluationOptions(seed=1, batch_size=8, **options)).logits
+    again = collect_logits(
+        model, processor, samples[::-1], EvaluationOptions(seed=1, batch_size=3, workers=2, **options)
+    ).logits
     torch.testing.assert_close(again.flip(0), whole, atol=TOLERANCE, rtol=0)
-    other = predict(model, processor, samples, seed=2, **options).logits
-    fixed = predict(model, processor, samples, seed=1, protocol="3x1").logits
+    other = collect_logits(model, processor, samples, EvaluationOptions(seed=2, **options)).logits
+    fixed = collect_logits(model, processor, samples, EvaluationOptions(seed=1, protocol="3x1")).logits
     assert (whole - other).abs().max() > 1e-2 and (whole - fixed).abs().max() > 1e-2
     with _drawing_from(draw_seed(1, samples[0].name)), torch.no_grad():
         views = processor(samples[0].video, num_clips=3, random_frames=True, return_tensors="pt")["pixel_values"]
         torch.testing.assert_close(model(views).logits[0], whole[0], atol=TOLERANCE, rtol=0)
     assert torch.equal(state, torch.get_rng_state())
-    report = evaluate(model, processor, samples[:2], random_frames=True, seed=3)
+    report = evaluate(model, processor, samples[:2], EvaluationOptions(random_frames=True, seed=3)).report()
     assert report["protocol"]["random_frames"] is True and report["protocol"]["seed"] == 3
 
 
 def test_temporal_reliance_reads_once_and_equals_reordered_input(model, processor, samples, monkeypatch):
     calls, preprocess = [], processor.preprocess
     monkeypatch.setattr(processor, "preprocess", lambda video, **k: calls.append(video) or preprocess(video, **k))
-    predictions = predict(model, processor, samples, batch_size=3, protocol="1x3", temporal_reliance=True, seed=4)
+    options = EvaluationOptions(batch_size=3, protocol="1x3", temporal_reliance=True, seed=4)
+    evaluation = evaluate(model, processor, samples, options)
+    predictions, report = evaluation.predictions, evaluation.report()
     assert calls == [sample.video for sample in samples]
     views = torch.stack([views_of(processor, sample.video, "1x3") for sample in samples])
     with torch.no_grad():
@@ -157,7 +160,6 @@ def test_temporal_reliance_reads_once_and_equals_reordered_input(model, processo
     torch.testing.assert_close(predictions.reordered["single_frame"], still, atol=TOLERANCE, rtol=0)
     torch.testing.assert_close(predictions.logits[:1], shuffled, atol=TOLERANCE, rtol=0)
     assert (predictions.reordered["shuffled"] - predictions.logits).abs().max() > 1e-2
-    report = build_report(predictions, model, processor, samples)
     assert report["protocol"]["seed"] == 4 and report["temporal_reliance"]["seed"] == 4
     labels = torch.tensor([sample.labels[0] for sample in samples])
     for order, logits in predictions.reordered.items():
@@ -177,9 +179,10 @@ def test_files_of_an_evaluation(model, processor, samples, tmp_path):
     strange = tmp_path / "new\nline | é.mp4"
     strange.write_bytes(Path(samples[0].video).read_bytes())
     listed = [*samples[:5], Sample(str(strange), (2,), strange.name), Sample("gone\udcff.mp4", (3,), "gone")]
-    predictions = predict(model, processor, listed, temporal_reliance=True)
-    report = build_report(predictions, model, processor, listed, data_set="a | <b>", split="c")
-    written = write_files(report, tmp_path / "r.json", predictions=predictions, model=model, samples=listed)
+    options = EvaluationOptions(temporal_reliance=True, data_set="a | <b>", split="c")
+    evaluation = evaluate(model, processor, listed, options)
+    predictions, report = evaluation.predictions, evaluation.report()
+    written = write(evaluation, tmp_path / "r.json")
     names = ["r.json", "r.md", "r_classes.csv", "r_confusion.csv", "r_confusion.png", "r_videos.csv"]
     assert sorted(path.name for path in written) == names
     assert json.loads((tmp_path / "r.json").read_text()) == json.loads(json.dumps(report))
@@ -198,16 +201,15 @@ def test_files_of_an_evaluation(model, processor, samples, tmp_path):
     text = (tmp_path / "r.md").read_text()
     assert text.startswith("# a model on a \\| &lt;b>, c\n") and "6 of 7, 1 unreadable" in text
     assert Image.open(tmp_path / "r_confusion.png").width > 200
-    assert not list(tmp_path.glob("*.new"))
+    assert not list(tmp_path.glob("*.new")) and not list(tmp_path.glob(".*"))
 
 
 def test_files_without_a_readable_video(model, processor, tmp_path):
     listed = [("gone.mp4", 0), ("away.mp4", 1)]
-    predictions = predict(model, processor, listed, temporal_reliance=True)
-    report = build_report(predictions, model, processor, listed)
-    write_files(report, tmp_path / "r.json", predictions=predictions, model=model, samples=listed)
-    assert "0 of 2, 2 unreadable" in (tmp_path / "r.md").read_text()
-    assert report["temporal_reliance"]["orders"]["reversed"]["prediction_changed"] is None
+    evaluation = evaluate(model, processor, listed, EvaluationOptions(temporal_reliance=True))
+    write(evaluation, tmp_path / "new" / "folder" / "r.json")
+    assert "0 of 2, 2 unreadable" in (tmp_path / "new" / "folder" / "r.md").read_text()
+    assert evaluation.report()["temporal_reliance"]["orders"]["reversed"]["prediction_changed"] is None
 
 
 # -- whatever annotations hold ---------------------------------------------------------------------------------------
@@ -223,10 +225,12 @@ def test_videos_in_shards(tmp_path, model, processor, samples):
                 member.size = len(data)
                 tar.addfile(member, io.BytesIO(data))
     annotations = read_annotations(str(tmp_path / "a.tar"), labels=LABELS)
-    found = predict(model, processor, annotations, num_workers=1)
+    evaluation = evaluate(model, processor, annotations, EvaluationOptions(workers=1))
+    found, report = evaluation.predictions, evaluation.report()
     assert found.positions == [1, 2] and list(found.unreadable) == [0]
-    torch.testing.assert_close(found.logits, predict(model, processor, samples[1:3]).logits, atol=TOLERANCE, rtol=0)
-    report = build_report(found, model, processor, annotations)
+    torch.testing.assert_close(
+        found.logits, collect_logits(model, processor, samples[1:3]).logits, atol=TOLERANCE, rtol=0
+    )
     assert report["unreadable"][0]["path"].endswith("000") and report["counts"]["evaluated"] == 2
 
 
@@ -251,7 +255,7 @@ def test_script_on_the_kinetics_csv(tmp_path, model, samples, capsys):
 
 def test_the_report_says_what_was_listed(model, processor, samples):
     def described(listed):
-        return evaluate(model, processor, listed)["data_set"]
+        return evaluate(model, processor, listed).report()["data_set"]
 
     first = described(samples[:2])
     assert first == described(samples[:2]) and first["list"] is None and first["read_beyond_clip"] == 0
@@ -265,12 +269,6 @@ def test_the_report_says_what_was_listed(model, processor, samples):
 # -- several processes -----------------------------------------------------------------------------------------------
 
 
-def torchrun(*command: object, processes: int = 2) -> subprocess.CompletedProcess:
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    return subprocess.run([*launch, *map(str, command)], capture_output=True, text=True, env=environment)
-
-
 def as_process(monkeypatch, rank, world, gather):
     monkeypatch.setattr("transformers_ila.evaluation.evaluator.current_rank", lambda: Rank(rank, world))
     monkeypatch.setattr("transformers_ila.evaluation.evaluator.all_gather", gather)
@@ -280,28 +278,31 @@ def as_process(monkeypatch, rank, world, gather):
 def test_shares_add_up_to_the_whole(model, processor, samples, monkeypatch, world):
     """Four videos, one of them unreadable: with five processes one has nothing to do."""
     listed = [*samples[:2], samples[2]._replace(video="gone.mp4"), samples[3]]
-    whole = predict(model, processor, listed, temporal_reliance=True)
+    whole = collect_logits(model, processor, listed, EvaluationOptions(temporal_reliance=True))
     parts = []
 
-    def alone(work):
+    def alone(work, rank):
         parts.append(work())
         return parts[-1:]
 
     for rank in range(world):
         as_process(monkeypatch, rank, world, alone)
         with pytest.raises(RuntimeError, match="4 videos gave"):  # what one process has is not taken for everything
-            predict(model, processor, listed, temporal_reliance=True)
-    as_process(monkeypatch, 0, world, lambda work: parts)
-    found = predict(model, processor, listed, temporal_reliance=True)
+            collect_logits(model, processor, listed, EvaluationOptions(temporal_reliance=True))
+    as_process(monkeypatch, 0, world, lambda work, rank: parts)
+    found = collect_logits(model, processor, listed, EvaluationOptions(temporal_reliance=True))
     assert found.positions == whole.positions == [0, 1, 3] and found.unreadable == whole.unreadable
-    assert torch.equal(found.labels, whole.labels) and found.settings["processes"] == world
+    assert torch.equal(found.labels, whole.labels) and found.processes == world
     for order in ("", *FRAME_ORDERS):
         ours, theirs = (p.reordered[order] if order else p.logits for p in (found, whole))
         torch.testing.assert_close(ours, theirs, atol=TOLERANCE, rtol=0)
     residual = make_model(alignment_fusion="residual")
+    monkeypatch.undo()
+    as_process(monkeypatch, 0, world, lambda work, rank: [work()])
     with pytest.raises(ValueError, match=f"one process's order, not {world} processes'"):
-        predict(residual, processor, samples, batch_statistics=True)
-    assert len(predict(residual, processor, samples, batch_statistics=True, share=False).logits) == 8
+        collect_logits(residual, processor, samples, EvaluationOptions(batch_statistics=True))
+    alone = collect_logits(residual, processor, samples, EvaluationOptions(batch_statistics=True), rank=Rank())
+    assert len(alone.logits) == 8
 
 
 @pytest.mark.slow
@@ -334,17 +335,21 @@ def test_a_fault_in_one_process_ends_all(tmp_path, folder):
     saved = save(tmp_path / "model", residual)
     options = ["--model", saved, "--videos", folder, "--output", tmp_path / "r.json", "--batch_statistics"]
     run = torchrun(SCRIPT, *options)
-    assert run.returncode != 0 and "not 2 processes'" in run.stderr and not (tmp_path / "r.json").exists()
+    assert run.returncode != 0 and not (tmp_path / "r.json").exists()
+    assert run.stderr.count("ila evaluate: error: ") == run.stderr.count("not 2 processes'") == 1
+    assert run.stderr.count("exitcode  : 2") == 2
     program = tmp_path / "program.py"
     program.write_text(
-        "from transformers_ila.distributed import RemoteRankError, all_gather, process_group\n"
-        "with process_group() as place:\n"
-        "    assert together(lambda: place.rank) == [0, 1]\n"
-        "    try:\n"
-        "        together(lambda: 1 // place.rank)\n"
-        "    except Exception as error:\n"
-        "        print(f'{place.rank} {type(error).__name__} {error}', flush=True)\n"
+        "from transformers_ila.distributed import all_gather, all_succeed, process_group\n"
+        "with process_group() as rank:\n"
+        "    assert all_gather(lambda: rank.rank) == [0, 1] and all_succeed(lambda: rank.rank) == rank.rank\n"
+        "    for work in (lambda: 1 // rank.rank, lambda: int('both')):\n"
+        "        try:\n"
+        "            all_gather(work)\n"
+        "        except Exception as error:\n"
+        "            print(f'{rank.rank} {type(error).__name__} {error}', flush=True)\n"
     )
     run = torchrun(program)
     assert run.returncode == 0, run.stderr[-2000:]
-    assert "0 ZeroDivisionError " in run.stdout and "1 OtherProcessError process 0: ZeroDivisionError" in run.stdout
+    assert "0 ZeroDivisionError " in run.stdout and "1 RemoteRankError process 0: ZeroDivisionError" in run.stdout
+    assert "0 ValueError invalid literal" in run.stdout and "1 RemoteRankError process 0: ValueError" in run.stdout

@@ -19,14 +19,11 @@ from transformers_ila.cli import evaluate as script
 from transformers_ila.cli.main import run_verb
 from transformers_ila.data.annotations import read_annotations
 from transformers_ila.data.samples import Sample
-from transformers_ila.evaluation.evaluator import (
-    PROTOCOLS,
-    accuracies,
-    batch_statistics_mode,
-    evaluate,
-    fingerprint,
-    predict,
-)
+from transformers_ila.evaluation.evaluator import collect_logits, evaluate
+from transformers_ila.evaluation.inference import batch_statistics_mode
+from transformers_ila.evaluation.metrics import accuracies
+from transformers_ila.evaluation.options import PROTOCOLS, EvaluationOptions
+from transformers_ila.evaluation.report import fingerprint
 from transformers_ila.evaluation.report_files import write_report
 from transformers_ila.model.alignment_ila import PointPredictor
 from transformers_ila.motionbench.tasks import make_videos, write_folder
@@ -79,7 +76,7 @@ def broken(samples, tmp_path_factory):
 def state_of(model) -> tuple[dict[str, bytes], list[bool], list[int]]:
     """Every bit of the weights and statistics, every module's mode, and which tensors hold them."""
     tensors = {name: tensor.numpy().tobytes() for name, tensor in model.state_dict().items()}
-    identities = [id(tensor) for tensor in (*model.parameters(), *model.buffers())]
+    identities = [id(tensor) for tensor in model.state_dict(keep_vars=True).values()]
     return tensors, [module.training for module in model.modules()], identities
 
 
@@ -93,7 +90,7 @@ def test_metrics_equal_brute_force_over_single_videos(model, processor, samples)
             logits = model(views_of(processor, path)).logits[0].tolist()
         ranks.append(sorted(range(8), key=lambda index: -logits[index]).index(label))
         right.setdefault(label, []).append(ranks[-1] == 0)
-    report = evaluate(model, processor, samples, batch_size=5)
+    report = evaluate(model, processor, samples, EvaluationOptions(batch_size=5)).report()
     assert report["metrics"] == {
         "top1": pytest.approx(sum(rank == 0 for rank in ranks) / 16),
         "top5": pytest.approx(sum(rank < 5 for rank in ranks) / 16),
@@ -119,7 +116,9 @@ def test_metrics_of_given_logits():
 
 
 def test_batch_size_changes_nothing(model, processor, samples):
-    whole, *others = (predict(model, processor, samples, batch_size=size) for size in (16, 1, 7))
+    whole, *others = (
+        collect_logits(model, processor, samples, EvaluationOptions(batch_size=size)) for size in (16, 1, 7)
+    )
     for other in others:
         torch.testing.assert_close(other.logits, whole.logits, atol=TOLERANCE, rtol=0)
         assert torch.equal(other.labels, whole.labels) and other.positions == list(range(16))
@@ -129,14 +128,16 @@ def test_batch_size_changes_nothing(model, processor, samples):
 @pytest.mark.parametrize("protocol", ["1x3", "3x1", "4x3"])
 def test_views_are_averaged_as_probabilities(model, processor, samples, protocol):
     chosen = [sample for sample in samples if sample[0].name in ("00000.mp4", "00001.mp4", "00002.mp4")]
-    fused = predict(model, processor, chosen, protocol=protocol, batch_size=2).logits.softmax(-1)
+    fused = collect_logits(
+        model, processor, chosen, EvaluationOptions(protocol=protocol, batch_size=2)
+    ).logits.softmax(-1)
     for (path, _), probabilities in zip(chosen, fused):
         views = views_of(processor, path, protocol)
         assert len(views) == math.prod(PROTOCOLS[protocol])
         with torch.no_grad():
             single = torch.cat([model(view[None]).logits.softmax(-1) for view in views])
         torch.testing.assert_close(probabilities, single.mean(0), atol=TOLERANCE, rtol=0)
-    wide = predict(model, processor, chosen[:1], protocol="1x1").logits.softmax(-1)
+    wide = collect_logits(model, processor, chosen[:1], EvaluationOptions(protocol="1x1")).logits.softmax(-1)
     assert not torch.allclose(wide, fused[:1], atol=1e-4)
 
 
@@ -144,8 +145,8 @@ def test_workers_read_the_same_and_random_numbers_stay(model, broken):
     random = IlaVideoProcessor.for_model(model.config, random_frames=True)  # of a training
     state = torch.get_rng_state()
     done = []
-    alone = predict(model, random, broken, batch_size=3, progress=done.append)
-    helped = predict(model, random, broken, batch_size=3, num_workers=2)
+    alone = collect_logits(model, random, broken, EvaluationOptions(batch_size=3), progress=done.append)
+    helped = collect_logits(model, random, broken, EvaluationOptions(batch_size=3, workers=2))
     assert torch.equal(alone.logits, helped.logits) and alone.unreadable == helped.unreadable
     assert torch.equal(state, torch.get_rng_state())
     assert sum(done) == len(broken)
@@ -155,18 +156,18 @@ def test_workers_read_the_same_and_random_numbers_stay(model, broken):
 
 
 def test_unreadable_videos_are_listed_and_count_in_no_accuracy(model, processor, broken, samples):
-    report = evaluate(model, processor, broken, batch_size=3)
+    report = evaluate(model, processor, broken, EvaluationOptions(batch_size=3)).report()
     assert report["counts"] == {"listed": 9, "evaluated": 7, "unreadable": 2, "frames_lost": 0}
     assert [Path(video["path"]).name for video in report["unreadable"]] == ["text.mp4", "gone.mp4"]
     assert "Cannot read the video" in report["unreadable"][0]["reason"]
     assert "no such file or folder" in report["unreadable"][1]["reason"]
-    assert report["metrics"] == evaluate(model, processor, samples[:7])["metrics"]
-    found = predict(model, processor, broken, batch_size=3)
+    assert report["metrics"] == evaluate(model, processor, samples[:7]).report()["metrics"]
+    found = collect_logits(model, processor, broken, EvaluationOptions(batch_size=3))
     assert found.positions == [0, 1, 3, 4, 5, 6, 7] and list(found.unreadable) == [2, 8]
 
 
 def test_no_readable_video(model, processor, broken):
-    report = evaluate(model, processor, [broken[2], broken[8]])
+    report = evaluate(model, processor, [broken[2], broken[8]]).report()
     assert report["metrics"] == {"top1": None, "top5": None, "mean_class_accuracy": None, "classes": 0}
     assert report["counts"]["unreadable"] == 2
     json.dumps(report, allow_nan=False)
@@ -180,27 +181,24 @@ def test_lost_frames_are_counted(model, processor, tmp_path):
     cut[moov // 2 : moov - 20] = bytes(moov - 20 - moov // 2)
     (tmp_path / "damaged.mp4").write_bytes(cut)
     lost = processor(tmp_path / "damaged.mp4", return_metadata=True)["video_metadata"][0].frames_lost
-    report = evaluate(model, processor, [(tmp_path / "whole.mp4", 0), (tmp_path / "damaged.mp4", 0)])
+    report = evaluate(model, processor, [(tmp_path / "whole.mp4", 0), (tmp_path / "damaged.mp4", 0)]).report()
     assert report["counts"] == {"listed": 2, "evaluated": 2, "unreadable": 0, "frames_lost": lost} and lost > 0
 
 
 ERRORS = {
-    "empty": ({"samples": []}, "no video to evaluate"),
-    "too high": ({"samples": [("a.mp4", 7), ("b.mp4", 8)]}, "classes 0 to 7; 1 videos have others: 'b.mp4: 8'"),
-    "negative": ({"samples": [("a.mp4", -1)]}, "'a.mp4: -1'"),
-    "no whole number": ({"samples": [("a.mp4", 1.5)]}, "'a.mp4: 1.5'"),
-    "twice": ({"samples": [("a.mp4", 1), ("b.mp4", 1), ("a.mp4", 2)]}, "1 are listed more than once: 'a.mp4'"),
-    "protocol": ({"protocol": "3x4"}, "one of 1x1, 4x3, 1x3, 3x1, 10x3, got '3x4'"),
-    "batch_size": ({"batch_size": 0}, "batch_size must be 1 or more"),
-    "num_workers": ({"num_workers": -1}, "num_workers 0 or more, got 8 and -1"),
+    "empty": ([], "no video to evaluate"),
+    "too high": ([("a.mp4", 7), ("b.mp4", 8)], "classes 0 to 7; 1 videos have others: 'b.mp4: 8'"),
+    "negative": ([("a.mp4", -1)], "'a.mp4: -1'"),
+    "no whole number": ([("a.mp4", 1.5)], "'a.mp4: 1.5'"),
+    "twice": ([("a.mp4", 1), ("b.mp4", 1), ("a.mp4", 2)], "1 are listed more than once: 'a.mp4'"),
 }
 
 
 @pytest.mark.parametrize("case", ERRORS)
-def test_errors_before_a_video_is_read(model, samples, case):
-    options, message = ERRORS[case]
+def test_errors_before_a_video_is_read(model, case):
+    samples, message = ERRORS[case]
     with pytest.raises(ValueError, match=message.replace("(", r"\(")):
-        evaluate(model, None, **{"samples": samples, **options})
+        evaluate(model, None, samples)
 
 
 @pytest.mark.parametrize("batch_statistics", [False, True])
@@ -216,7 +214,9 @@ def test_logits_that_are_no_numbers_name_the_video(residual, processor, samples,
     monkeypatch.setattr(residual, "forward", spoilt)
     before = state_of(residual)
     with pytest.raises(ValueError, match=f"not finite .* for '{samples[1][0]}'\\."):
-        evaluate(residual, processor, samples, batch_size=3, batch_statistics=batch_statistics)
+        evaluate(
+            residual, processor, samples, EvaluationOptions(batch_size=3, batch_statistics=batch_statistics)
+        ).report()
     assert bad == [3] and state_of(residual) == before
 
 
@@ -228,9 +228,11 @@ def test_modes_and_state_are_restored(residual, processor, samples, batch_statis
     model = deepcopy(residual).train()
     model.text_model.eval()
     before = state_of(model)
-    found = predict(model, processor, samples[:3], device="cpu", batch_statistics=batch_statistics)
+    found = collect_logits(
+        model, processor, samples[:3], EvaluationOptions(device="cpu", batch_statistics=batch_statistics)
+    )
     assert state_of(model) == before
-    expected = predict(residual, processor, samples[:3], batch_statistics=batch_statistics)
+    expected = collect_logits(residual, processor, samples[:3], EvaluationOptions(batch_statistics=batch_statistics))
     assert torch.equal(found.logits, expected.logits)
 
 
@@ -242,10 +244,14 @@ def test_batch_statistics_equal_train_mode_batch_by_batch(residual, processor, s
         pixel_values = torch.cat([views_of(processor, path) for path, _ in samples[:7][first : first + 3]])
         with torch.no_grad():
             expected.append(trained(pixel_values).logits)
-    found = predict(residual, processor, samples[:7], batch_size=3, batch_statistics=True).logits
+    found = collect_logits(
+        residual, processor, samples[:7], EvaluationOptions(batch_size=3, batch_statistics=True)
+    ).logits
     torch.testing.assert_close(found, torch.cat(expected), atol=TOLERANCE, rtol=0)
-    plain = predict(residual, processor, samples[:7], batch_size=3).logits
-    other = predict(residual, processor, samples[:7], batch_size=7, batch_statistics=True).logits
+    plain = collect_logits(residual, processor, samples[:7], EvaluationOptions(batch_size=3)).logits
+    other = collect_logits(
+        residual, processor, samples[:7], EvaluationOptions(batch_size=7, batch_statistics=True)
+    ).logits
     assert (found - plain).abs().max() > 1e-2 and (found - other).abs().max() > 1e-3
 
 
@@ -254,7 +260,9 @@ def test_batch_statistics_take_one_view_at_a_time(residual, processor, samples):
     pixel_values = torch.stack([views_of(processor, path, "3x1") for path, _ in samples[:4]])
     with torch.no_grad():
         expected = sum(trained(pixel_values[:, view]).logits.softmax(-1) for view in range(3)) / 3
-    found = predict(residual, processor, samples[:4], protocol="3x1", batch_size=4, batch_statistics=True)
+    found = collect_logits(
+        residual, processor, samples[:4], EvaluationOptions(protocol="3x1", batch_size=4, batch_statistics=True)
+    )
     torch.testing.assert_close(found.logits.softmax(-1), expected, atol=TOLERANCE, rtol=0)
 
 
@@ -274,7 +282,9 @@ def test_only_the_alignment_trains():
 
 def test_batch_statistics_without_alignment(processor, samples):
     with pytest.raises(ValueError, match="aligns nothing"):
-        evaluate(make_model(temporal_module="none"), processor, samples, batch_statistics=True)
+        evaluate(
+            make_model(temporal_module="none"), processor, samples, EvaluationOptions(batch_statistics=True)
+        ).report()
 
 
 def test_a_fingerprint_is_of_weights_statistics_and_class_names(residual, tmp_path):
@@ -307,7 +317,7 @@ def test_labels_of_arrays_and_rows_without_a_video(residual, samples):
     labels = [np.int64(0), torch.tensor(1), np.array([2]), [np.int32(3)]]
     listed = [Sample(Row(row), (0,), f"row {i}") for i, row in enumerate([None, {"path": None, "bytes": None}])]
     copies = [(f"{path.parent}/./{'./' * i}{path.name}", label) for i, label in enumerate(labels)]
-    report = evaluate(residual, processor, [*copies, *listed])
+    report = evaluate(residual, processor, [*copies, *listed]).report()
     assert report["counts"]["evaluated"] == 4 and json.dumps(report)
     assert [entry["path"] for entry in report["unreadable"]] == ["row 0", "row 1"]
 
@@ -323,10 +333,13 @@ def test_report_says_what_was_done(residual, samples, tmp_path):
     listed = [f"{path} {label}" for path, label in samples[:2]]
     (tmp_path / "list.txt").write_text("\n".join(listed))
     annotations = read_annotations(tmp_path / "list.txt", root="/", labels=LABELS)
-    report = evaluate(residual, processor, annotations, protocol="1x3", batch_size=2, **options)
+    report = evaluate(
+        residual, processor, annotations, EvaluationOptions(protocol="1x3", batch_size=2, **options)
+    ).report()
     assert report["schema"] == 1 and report["date"].endswith("+00:00")
     assert report["model"].pop("fingerprint") == fingerprint(residual)
     assert report["model"] == {"name": None, "revision": None, "labels": 8, "dtype": "float32", "device": "cpu"}
+    assert report["inference"] == {"dtype": "float32", "fused": False, "why_not_fused": "batch_statistics"}
     sha256 = hashlib.sha256("\n".join(listed).encode()).hexdigest()
     assert len(report["data_set"].pop("samples_sha256")) == 64
     assert report["data_set"] == {
@@ -356,7 +369,7 @@ def test_report_says_what_was_done(residual, samples, tmp_path):
     assert report["decoder"]["pyav"] and report["decoder"]["ffmpeg"]
     assert 0 < report["seconds_per_video"] == report["seconds"] / 2 and 0 < report["waiting_share"] < 1
 
-    plain = evaluate(residual, IlaVideoProcessor.for_model(residual.config), samples[:2])
+    plain = evaluate(residual, IlaVideoProcessor.for_model(residual.config), samples[:2]).report()
     assert plain["protocol"]["note"] is None and plain["protocol"]["batch_statistics"] is False
     assert plain["preprocessing"]["size"] == {"shortest_edge": 32} and plain["protocol"]["frame_stride"] is None
     write_report(plain, tmp_path / "report.json")
@@ -393,7 +406,9 @@ def test_script_in_a_process_of_its_own(tmp_path, saved, folder, model, processo
     run = subprocess.run(list(map(str, command)), capture_output=True, text=True)
     assert run.returncode == 0, run.stderr[-3000:]
     report = json.loads((tmp_path / "report.json").read_text())
-    expected = evaluate(model, processor, read_annotations(folder, labels=LABELS), protocol="1x3")
+    expected = evaluate(
+        model, processor, read_annotations(folder, labels=LABELS), EvaluationOptions(protocol="1x3")
+    ).report()
     assert report["metrics"] == expected["metrics"] and report["counts"]["evaluated"] == 16
     assert report["model"]["name"] == str(saved)
     assert report["data_set"] == {**expected["data_set"], "name": "motions", "split": "validation"}
@@ -416,10 +431,11 @@ def test_script_on_a_list_with_unreadable_videos(tmp_path, saved, folder, sample
 
 
 BAD_ARGUMENTS = {
-    "no model": (["--model", "no/such/model"], "no/such/model"),
-    "no processor": (["--model", "weights_only"], "video processor"),
-    "weights missing": (["--model", "untrained"], "'untrained' is no trained ILA model"),
-    "weights cut off": (["--model", "cut"], "header"),
+    "no model": (["--model", "no/such/model"], "There is no folder 'no/such/model', and it is no Hub id"),
+    "no configuration": (["--model", "other"], "'other' holds no model: it has no config.json"),
+    "no processor": (["--model", "weights_only", "--list", "list.txt"], "video processor"),
+    "weights missing": (["--model", "untrained", "--list", "list.txt"], "'untrained' is no trained ILA model"),
+    "weights cut off": (["--model", "cut", "--list", "list.txt"], "header"),
     "no videos": (["--videos", "gone"], "There is no annotation at 'gone'"),
     "other labels": (
         ["--videos", "other"],
@@ -439,9 +455,14 @@ BAD_ARGUMENTS = {
     "no such format": (["--format", "csv"], "invalid choice: 'csv'"),
     "seed": (["--list", "list.txt", "--seed", "-1"], "seed must be a whole number of 0 or more, got -1"),
     "no json": (["--output", "report.txt"], "must end in .json, got 'report.txt'"),
-    "batch_size": (["--list", "list.txt", "--batch_size", "0"], "batch_size must be 1 or more"),
+    "batch_size": (
+        ["--list", "list.txt", "--batch_size", "0"],
+        "batch_size must be a whole number of 1 or more, got 0",
+    ),
+    "device": (["--list", "list.txt", "--device", "tpu:x"], "device must be one such as cpu or cuda:0, got 'tpu:x'"),
     "protocol": (["--protocol", "2x2"], "invalid choice: '2x2'"),
-    "output": (["--output", "gone/report.json"], "in a folder that exists, got 'gone/report.json'"),
+    "output": (["--output", "list.txt/report.json"], "The folder 'list.txt' cannot be made: 'list.txt' is a file"),
+    "output is a folder": (["--output", "folder.json"], "needs a file 'folder.json', and there is a folder"),
     "over the list": (["--list", "list.json", "--output", "list.json"], "would overwrite the list"),
     "beside the list": (["--list", "a_videos.csv", "--output", "a.json"], "would overwrite the list"),
     "unknown": (["--colour", "red"], "there is no option --colour"),
@@ -455,6 +476,7 @@ def test_bad_arguments_of_the_script(tmp_path, monkeypatch, capsys, saved, case)
     for name in ("cat", "dog"):
         Path("other", name).mkdir(parents=True)
         Path("other", name, "a.mp4").touch()
+    Path("folder.json").mkdir()
     Path("list.txt").write_text("a.mp4 1\n")
     Path("outside.txt").write_text("a.mp4 1\nb.mp4 8\n")
     Path("no_class.txt").write_text("a.mp4 movin\n")

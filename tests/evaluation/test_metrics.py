@@ -57,7 +57,7 @@ def test_average_precision_beside_loops(levels):
         expected = plain_average_precision(scores[:, column].tolist(), targets[:, column].tolist())
         assert float(found[column]) == pytest.approx(expected)
     assert float(found[3]) == 1
-    result = metrics.multi_label_scores(scores, targets)
+    result = metrics.multi_label_metrics(scores, targets)
     assert result["mean_average_precision"] == pytest.approx(float(found[~found.isnan()].mean()))
     assert result["classes"] == 5 and result["top1"] is None
     order = torch.randperm(40, generator=torch.Generator().manual_seed(2))
@@ -85,7 +85,7 @@ def test_nothing_gives_none():
     empty = torch.empty(0, 3)
     none = {"top1": None, "top5": None, "mean_class_accuracy": None, "classes": 0}
     assert metrics.accuracies(empty, torch.empty(0, dtype=torch.long)) == none
-    found = metrics.multi_label_scores(empty, torch.empty(0, 3, dtype=torch.bool))
+    found = metrics.multi_label_metrics(empty, torch.empty(0, 3, dtype=torch.bool))
     assert found == {**none, "mean_average_precision": None}
     assert metrics.calibration(torch.empty(0), torch.empty(0))["expected_calibration_error"] is None
     assert int(metrics.confusion_matrix(empty, torch.empty(0, dtype=torch.long)).sum()) == 0

@@ -15,6 +15,7 @@ from transformers_ila import IlaVideoProcessor
 from transformers_ila.cli.main import run_verb
 from transformers_ila.data.annotations import read_annotations
 from transformers_ila.evaluation import probing
+from transformers_ila.evaluation.options import ProbeOptions
 from transformers_ila.evaluation.probing import (
     TEMPERATURE,
     Features,
@@ -136,8 +137,8 @@ def test_one_class_constant_features_and_nothing():
     for pair in ((same, empty), (empty, same)):
         with pytest.raises(ValueError, match="needs videos that can be read; there are"):
             probe(*pair, classes=1)
-    with pytest.raises(ValueError, match="Probes are knn and linear, got \\['svm'\\]"):
-        probe(same, same, classes=1, kinds=["svm"])
+    with pytest.raises(ValueError, match="probes must be some of knn, linear, got \\['svm'\\]"):
+        ProbeOptions(probes=["svm"])
 
 
 # -- features --------------------------------------------------------------------------------------------------------
@@ -146,7 +147,9 @@ def test_one_class_constant_features_and_nothing():
 def test_features_are_computed_once(tmp_path, model, processor, folders, monkeypatch):
     samples = read_annotations(folders / "test").samples
     samples = [*samples[:4], samples[4]._replace(video=str(tmp_path / "gone.mp4")), *samples[5:]]
-    first = extract_features(model, processor, samples, cache=tmp_path / "cache", protocol="3x1", batch_size=3)
+    first = extract_features(
+        model, processor, samples, ProbeOptions(cache=str(tmp_path / "cache"), protocol="3x1", batch_size=3)
+    )
     assert len(first.labels) == 7 and list(first.unreadable) == [str(tmp_path / "gone.mp4")]
     for row, sample in zip(first.features, [*samples[:4], *samples[5:]]):
         with torch.no_grad():
@@ -155,27 +158,29 @@ def test_features_are_computed_once(tmp_path, model, processor, folders, monkeyp
             )
         torch.testing.assert_close(row, F.normalize(views.mean(0), dim=-1), atol=TOLERANCE, rtol=0)
     asked = []
-    loader = probing.video_loader
+    loader = probing.read_views
     monkeypatch.setattr(
-        probing, "video_loader", lambda p, keys, **options: asked.append(keys) or loader(p, keys, **options)
+        probing, "read_views", lambda p, keys, o, **more: asked.append(keys) or loader(p, keys, o, **more)
     )
-    again = extract_features(model, processor, samples, cache=tmp_path / "cache", protocol="3x1")
+    again = extract_features(model, processor, samples, ProbeOptions(cache=str(tmp_path / "cache"), protocol="3x1"))
     assert torch.equal(again.features, first.features) and torch.equal(again.labels, first.labels)
     assert again.unreadable == first.unreadable and asked == [[4]]
     write_mp4(tmp_path / "gone.mp4", next(make_videos(1, seed=3)).frames)  # it is another video of the key now
-    whole = extract_features(model, processor, samples, cache=tmp_path / "cache", protocol="3x1")
+    whole = extract_features(model, processor, samples, ProbeOptions(cache=str(tmp_path / "cache"), protocol="3x1"))
     assert len(whole.labels) == 8 and not whole.unreadable
     torch.testing.assert_close(whole.features[[0, 1, 2, 3, 5, 6, 7]], first.features, atol=TOLERANCE, rtol=0)
     (tmp_path / "gone.mp4").unlink()
     monkeypatch.undo()
-    other = extract_features(model, processor, samples, cache=tmp_path / "cache")  # another protocol
+    other = extract_features(
+        model, processor, samples, ProbeOptions(cache=str(tmp_path / "cache"))
+    )  # another protocol
     assert not torch.equal(other.features, first.features)
     files = sorted((tmp_path / "cache").iterdir())
     assert sorted(len(load_file(file)["positions"]) for file in files) == [7, 7, 8]
     for file in files:
         file.write_bytes(file.read_bytes()[:50])
     with pytest.raises(ValueError, match="holds no features .* delete it"):
-        extract_features(model, processor, samples, cache=tmp_path / "cache")
+        extract_features(model, processor, samples, ProbeOptions(cache=str(tmp_path / "cache")))
 
 
 def test_videos_need_one_label(model, processor):
@@ -223,7 +228,7 @@ def test_script(tmp_path, model, processor, folders, capsys, monkeypatch):
         ("--test", str(folders / "train")): "24 videos are in both lists, such as",
         ("--test", "gone"): "There is no annotation at 'gone'",
         ("--test", "list.txt", "--videos", "/"): "'list.txt', line 1, column",  # an index that the folder has not
-        ("--test", "list.txt", "--output", "gone/probe.json"): "in a folder that exists",
+        ("--test", "list.txt", "--output", "list.txt/probe.json"): "The folder 'list.txt' cannot be made",
         ("--train", "train.txt", "--test", "twice.txt", "--videos", "/"): "one label is allowed",
     }.items():
         assert run_verb(script, [*options, *bad]) == 2, bad

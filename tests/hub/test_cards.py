@@ -20,6 +20,7 @@ from transformers_ila.cost import count
 from transformers_ila.data.annotations import read_annotations
 from transformers_ila.data.class_names import DATA_SETS
 from transformers_ila.evaluation.evaluator import evaluate
+from transformers_ila.evaluation.options import EvaluationOptions
 from transformers_ila.hub import checking
 from transformers_ila.hub.cards import (
     BATCH_STATISTICS,
@@ -77,8 +78,10 @@ def reports(tmp_path_factory, model, processor):
     (root / "text.mp4").write_text("no video")
     samples.append((root / "text.mp4", 0))
     options = {"data_set": "Motions", "split": "test"}
-    plain = evaluate(model, processor, samples, protocol="1x1", **options)
-    fault = evaluate(model, processor, samples, protocol="3x1", batch_size=5, batch_statistics=True, **options)
+    plain = evaluate(model, processor, samples, EvaluationOptions(protocol="1x1", **options)).report()
+    fault = evaluate(
+        model, processor, samples, EvaluationOptions(protocol="3x1", batch_size=5, batch_statistics=True, **options)
+    ).report()
     return {"plain": json.loads(json.dumps(plain)), "fault": json.loads(json.dumps(fault))}
 
 
@@ -423,7 +426,7 @@ def test_accuracies_that_are_none(reports, value):
 
 def test_reports_without_a_readable_video(model, processor, tmp_path):
     (tmp_path / "text.mp4").write_text("no video")
-    report = evaluate(model, processor, [(tmp_path / "text.mp4", 0)])
+    report = evaluate(model, processor, [(tmp_path / "text.mp4", 0)]).report()
     with pytest.raises(ValueError, match="no video could be evaluated"):
         measured_results(report)
 

@@ -16,9 +16,13 @@ from support.tiny_models import TINY_TEXT, byte_tokenizer, save_clip, tiny_confi
 from transformers_ila import IlaForVideoClassification, IlaModel, IlaVideoProcessor
 from transformers_ila.conversion.state_dicts import to_released_state_dict
 from transformers_ila.cost import count
-from transformers_ila.evaluation.evaluator import evaluate, fingerprint, listed_samples, predict
+from transformers_ila.data.lists import iter_videos
+from transformers_ila.data.samples import listed_samples
+from transformers_ila.evaluation.evaluator import collect_logits, evaluate
 from transformers_ila.evaluation.inference import load_trained
-from transformers_ila.evaluation.prediction import label_videos, named_videos
+from transformers_ila.evaluation.options import EvaluationOptions
+from transformers_ila.evaluation.prediction import label_videos
+from transformers_ila.evaluation.report import fingerprint
 from transformers_ila.hub.checking import _missing_files
 from transformers_ila.hub.exporting import export
 from transformers_ila.model.processing_ila import IlaProcessor
@@ -481,10 +485,10 @@ def test_export_pipeline_evaluation_and_prediction(exported, tmp_path):
     answers = pipeline("video-classification", model=str(root / "model"))(paths[0], top_k=3)
     assert {answer["label"] for answer in answers} == set(LABELS)
     samples = [(path, index) for index, path in enumerate(paths)]
-    logits = predict(model, processor, samples).logits
+    logits = collect_logits(model, processor, samples).logits
     assert abs(logits[0].softmax(-1).max().item() - answers[0]["score"]) < 1e-5
-    assert evaluate(model, processor, samples)["counts"]["evaluated"] == len(listed_samples(samples))
-    summary = label_videos(model, processor, named_videos(root / "videos"), output=tmp_path)
+    assert evaluate(model, processor, samples).report()["counts"]["evaluated"] == len(listed_samples(samples))
+    summary = label_videos(model, processor, iter_videos(root / "videos"), tmp_path)
     assert summary.labelled == 3
 
 
@@ -506,12 +510,14 @@ def test_int8_weights_as_the_readme_makes_them(exported, tmp_path):
     assert 0 < difference < 0.5 * expected.std()
     paths = sorted(map(str, (root / "videos").iterdir()))
     answers = pipeline("video-classification", model=int8, video_processor=processor)(paths[0], top_k=3)
-    logits = predict(int8, processor, [(path, 0) for path in paths], batch_size=1).logits  # a batch shares its scale
+    logits = collect_logits(
+        int8, processor, [(path, 0) for path in paths], EvaluationOptions(batch_size=1)
+    ).logits  # a batch shares its scale
     assert abs(logits[0].softmax(-1).max().item() - answers[0]["score"]) < 1e-5
     assert torch.equal(logits_of(model), expected)  # a copy was quantised
-    report = evaluate(int8, processor, [(paths[0], 0)])
+    report = evaluate(int8, processor, [(paths[0], 0)]).report()
     assert report["model"]["fingerprint"] == fingerprint(copy.deepcopy(int8)) != fingerprint(model)
-    assert label_videos(int8, processor, named_videos(root / "videos"), output=tmp_path).labelled == 3
+    assert label_videos(int8, processor, iter_videos(root / "videos"), tmp_path).labelled == 3
 
 
 WITHOUT_THE_PACKAGE = """

@@ -7,7 +7,7 @@ from transformers import TorchAoConfig
 from support.inputs import pixels, randomised
 from support.tiny_models import tiny_config
 from transformers_ila import IlaForVideoClassification
-from transformers_ila.evaluation.evaluator import fingerprint
+from transformers_ila.evaluation.report import fingerprint
 
 
 torchao = pytest.importorskip("torchao.quantization", reason="needs torchao: pip install '.[int8]'")

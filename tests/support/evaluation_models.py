@@ -1,13 +1,15 @@
 """Models, labels and views that the tests of evaluation share."""
 
+import os
+import subprocess
+import sys
+
 import torch
 
 from support.paths import SCRIPTS
 from support.tiny_models import tiny_config
 from transformers_ila import IlaForVideoClassification
-from transformers_ila.evaluation.evaluator import (
-    PROTOCOLS,
-)
+from transformers_ila.evaluation.options import PROTOCOLS
 from transformers_ila.model.alignment_ila import PointLayer
 from transformers_ila.motionbench.tasks import MOTIONS
 
@@ -39,3 +41,9 @@ def views_of(processor, path, protocol="1x1") -> torch.Tensor:
     clips, crops = PROTOCOLS[protocol]
     views = processor(path, num_clips=clips, num_crops=crops, return_tensors="pt")["pixel_values"]
     return views[0] if views.ndim == 6 else views
+
+
+def torchrun(*command: object, processes: int = 2) -> subprocess.CompletedProcess:
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.run([*launch, *map(str, command)], capture_output=True, text=True, env=environment)

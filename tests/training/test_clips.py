@@ -13,7 +13,6 @@ from torch.utils.data import DataLoader
 from support.tiny_models import tiny_config
 from transformers_ila import IlaVideoProcessor
 from transformers_ila.data.annotations import read_annotations
-from transformers_ila.evaluation.views import pixel_values_on
 from transformers_ila.motionbench.tasks import write_folder
 from transformers_ila.training.augmentation import ClipAugmentation, MixClips, MixingCollator
 from transformers_ila.training.clips import IGNORE_INDEX, ClipCollator, EpochSampler, EvaluationClips, TrainingClips
@@ -205,7 +204,7 @@ def test_evaluation_replaces_nothing(broken, processor):
 def test_frames_stay_bytes_where_the_trainer_normalises(videos, processor):
     floats, whole = (training_clips(videos, processor, normalise=normalise)[3] for normalise in (True, False))
     assert whole["pixel_values"].dtype == torch.uint8 and whole["pixel_values"].shape == (4, 3, 28, 28)
-    assert torch.equal(pixel_values_on(torch.device("cpu"), whole["pixel_values"], processor), floats["pixel_values"])
+    assert torch.equal(processor.normalize_on("cpu", whole["pixel_values"]), floats["pixel_values"])
 
 
 # -- the count of all ranks ------------------------------------------------------------------------------------------

@@ -26,8 +26,9 @@ from transformers.utils import logging
 from ..data.annotations import read_annotations
 from ..data.samples import Annotations, Sample
 from ..data.video_folder import VideoFolder
-from ..evaluation.evaluator import predict
+from ..evaluation.evaluator import collect_logits
 from ..evaluation.frame_information import earth_movers_distance, last_patches, mutual_information
+from ..evaluation.options import EvaluationOptions
 from ..files import atomic_folder
 from ..model.configuration_ila import IlaConfig
 from ..model.modeling_ila import IlaForVideoClassification
@@ -255,7 +256,9 @@ def measure(ablation: Ablation, model: IlaForVideoClassification, start: SharedI
     Raises:
         ValueError: no test video of a task can be read.
     """
-    found = predict(model, start.processor, start.test, batch_size=64, temporal_reliance=True)
+    found = collect_logits(
+        model, start.processor, start.test, EvaluationOptions(batch_size=64, temporal_reliance=True)
+    )
     own = task_mask(ablation)[found.labels]
     tasks = [ablation.task_of(ablation.class_names[sample.labels[0]]) for sample in start.test]
     letters = {}

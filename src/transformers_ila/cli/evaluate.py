@@ -1,36 +1,40 @@
-"""Evaluate a model on labelled videos: a short table, and a report with all that a model card needs.
+"""Measure a model on labelled videos: a short table, and a report with all that a model card needs.
 
 Videos are a folder with one sub-folder per class, named as the model's labels, shards, or those of an annotation list.
 Beside the report `evaluation.json` stand `evaluation.md`, tables (`evaluation_classes.csv`, `evaluation_videos.csv`)
 and the confusions (`evaluation_confusion.csv`, `evaluation_confusion.png`). Several processes share the videos:
-`torchrun --nproc_per_node 2 scripts/evaluate.py ...`. Exit code: 0 all videos were read, 1 some could not be (the
-report says why; of several processes only the first says so), 2 bad arguments, nothing to evaluate, or a model that
-gives no finite logits.
+`torchrun --nproc_per_node 2 -m transformers_ila evaluate ...`. Exit code: 0 all videos were read, 1 some could not be
+(the report says why; of several processes only the first says so), 2 bad arguments, nothing to evaluate, or a model
+that gives no finite logits.
 """
 
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from tqdm import tqdm
+from transformers import AutoConfig
 
 from ..data.annotations import FORMATS, Annotations, read_annotations
-from ..distributed import all_gather, process_group
-from ..evaluation.evaluator import PROTOCOLS, Predictions, build_report, predict
-from ..evaluation.inference import MULTI_LABEL, class_names_of, load_trained
-from ..evaluation.report_files import files_of, scores_of, seconds_of, write_files
-from ..model.modeling_ila import IlaForVideoClassification
-from ..model.video_processing_ila import IlaVideoProcessor
+from ..distributed import Rank, all_gather, all_succeed, process_group
+from ..evaluation.evaluator import check_samples, evaluate
+from ..evaluation.inference import load_trained, require_checkpoint
+from ..evaluation.options import EvaluationOptions
+from ..evaluation.report import Evaluation
+from ..evaluation.report_files import check_output, precision_of, scores_of, seconds_of, write
+from ..model.configuration_ila import MULTI_LABEL
 
 
 EXAMPLES = (
-    "ila evaluate --model my-ila --videos path/to/videos",
-    "ila evaluate --model my-ila --videos path/to/videos --list val.csv --protocol 4x3",
+    "ila evaluate --model my-ila --videos path/to/videos --output new/folder/report.json",
+    "ila evaluate --model my-ila --videos path/to/videos --list val.csv --protocol 4x3 --dtype auto",
 )
 
 
-@dataclass
-class EvaluationArguments:
+@dataclass(frozen=True, kw_only=True)
+class EvaluateArguments:
+    """What is evaluated, and where the report goes."""
+
     model: str = field(metadata={"help": "folder or Hub id of a model saved with its processor"})
     videos: str = field(
         metadata={"help": "folder with one sub-folder per class, or shards; with a list what its paths start from"}
@@ -42,54 +46,55 @@ class EvaluationArguments:
     read_split: str | None = field(
         default=None, metadata={"help": "the split to read, where the list or folder holds several"}
     )
-    protocol: str = field(default="1x1", metadata={"help": "clips x crops", "choices": tuple(PROTOCOLS)})
-    batch_size: int = field(default=8, metadata={"help": "videos that go through the model together"})
-    workers: int | None = field(
-        default=None,
-        metadata={
-            "help": "processes that read videos beside each one that computes; default: beside a GPU the cores it "
-            "leaves, else 0"
-        },
-    )
-    output: str = field(default="evaluation.json", metadata={"help": "report to write, .json"})
-    data_set: str | None = field(default=None, metadata={"help": "name for the report"})
-    split: str | None = field(default=None, metadata={"help": "name for the report; default: --read_split"})
-    random_frames: bool = field(
-        default=False, metadata={"help": "draw the frames at random from --seed, as the release does"}
-    )
-    seed: int = field(default=0, metadata={"help": "of random frames and of shuffled ones"})
-    temporal_reliance: bool = field(
-        default=False, metadata={"help": "also with shuffled and reversed frames, and with a single one repeated"}
-    )
-    batch_statistics: bool = field(
-        default=False, metadata={"help": "repeat a fault of the official release's validation; see `evaluate`"}
-    )
+    output: str = field(default="evaluation.json", metadata={"help": "report to write, .json; its folder is made"})
+
+    def __post_init__(self) -> None:
+        require_checkpoint(self.model)
+        check_output(self.output, list_file=self.list)
 
 
-def check_arguments(args: EvaluationArguments) -> None:
-    """What could only fail after the evaluation otherwise."""
-    output = Path(args.output)
-    if output.is_dir() or not output.parent.is_dir():
-        raise ValueError(f"--output must name a file in a folder that exists, got {args.output!r}.")
-    for file in files_of(output).values():
-        if args.list is not None and file.resolve() == Path(args.list).resolve():
-            raise ValueError(f"--output {args.output!r} would overwrite the list.")
-        if file.is_dir():
-            raise ValueError(f"--output {args.output!r} needs a file {file.name!r}, and there is a folder.")
+def run(args: EvaluateArguments, options: EvaluationOptions) -> int:
+    with process_group() as rank:
+        samples = all_succeed(partial(read_samples, args))  # which needs no weights
+        model, processor = all_succeed(partial(load_trained, args.model))
+        options = replace(options, device=options.device or rank.device(), split=options.split or args.read_split)
+        share = len(range(rank.rank, len(samples.samples), rank.world_size))
+        with tqdm(total=share, unit="video", disable=rank.rank > 0) as bar:
+            evaluation = evaluate(model, processor, samples, options, progress=bar.update)
+        all_gather(partial(show, evaluation, args.output, rank))
+    # a launcher ends the other processes when one of them says 1, so only that which writes does
+    return 1 if evaluation.predictions.unreadable and rank.rank == 0 else 0
 
 
-def read_samples(args: EvaluationArguments, model: IlaForVideoClassification) -> Annotations:
-    return read_annotations(
+def read_samples(args: EvaluateArguments) -> Annotations:
+    """Read the labelled videos; of the model only its configuration is needed.
+
+    Raises:
+        ValueError: what cannot be evaluated.
+        OSError: no such model or list.
+    """
+    config = AutoConfig.from_pretrained(args.model)
+    samples = read_annotations(
         args.videos if args.list is None else args.list,
         root=None if args.list is None else args.videos,
         format=args.format,
-        labels=class_names_of(model),
+        labels=[config.id2label[index] for index in range(config.num_labels)],
         split=args.read_split,
-        multi_label=None if model.config.problem_type == MULTI_LABEL else False,
+        multi_label=None if config.problem_type == MULTI_LABEL else False,
     )
+    check_samples(samples.samples, config)
+    return samples
+
+
+def show(evaluation: Evaluation, output: str, rank: Rank) -> None:
+    """Write the files of an evaluation and print its table, in the first process."""
+    if rank.rank == 0:
+        files = write(evaluation, output)
+        print(f"{table(evaluation.report())}\nReport: {', '.join(map(str, files))}")
 
 
 def table(report: dict[str, Any]) -> str:
+    """Return the table that is printed."""
     counts, protocol, reliance = report["counts"], report["protocol"], report["temporal_reliance"]
     rows = scores_of(report["metrics"])
     for order, metrics in reliance["orders"].items() if reliance else ():
@@ -97,45 +102,7 @@ def table(report: dict[str, Any]) -> str:
     rows.append(("videos", f"{counts['evaluated']} of {counts['listed']}, {counts['unreadable']} unreadable"))
     rows.append(("seconds per video", seconds_of(report)))
     rows.append(("waiting for videos", f"{report['waiting_share']:.0%} of the time"))
+    rows.append(("computed in", precision_of(report)))
     rows.append(("views", f"{protocol['name']} (clips x crops) of {protocol['frames_per_clip']} frames"))
     lines = [f"{title:20} {value}" for title, value in rows]
     return "\n".join(lines + ([protocol["note"]] if protocol["note"] else []))
-
-
-def run(args: EvaluationArguments) -> int:
-    check_arguments(args)
-    model, processor = load_trained(args.model)
-    samples = read_samples(args, model)
-    with process_group() as place:
-        share = len(range(place.rank, len(samples.samples), place.world_size))
-        with tqdm(total=share, unit="video", disable=place.rank > 0) as bar:
-            predictions = predict(
-                model,
-                processor,
-                samples,
-                protocol=args.protocol,
-                batch_size=args.batch_size,
-                device=place.device(),
-                batch_statistics=args.batch_statistics,
-                num_workers=place.usual_workers() if args.workers is None else args.workers,
-                random_frames=args.random_frames,
-                seed=args.seed,
-                temporal_reliance=args.temporal_reliance,
-                progress=bar.update,
-            )
-        all_gather(lambda: write(args, predictions, model, processor, samples) if place.rank == 0 else None)
-    # a launcher ends the other processes when one of them says 1, so only that which writes does
-    return 1 if predictions.unreadable and place.rank == 0 else 0
-
-
-def write(
-    args: EvaluationArguments,
-    predictions: Predictions,
-    model: IlaForVideoClassification,
-    processor: IlaVideoProcessor,
-    samples: Annotations,
-) -> None:
-    split = args.split or args.read_split
-    report = build_report(predictions, model, processor, samples, data_set=args.data_set, split=split)
-    files = write_files(report, args.output, predictions=predictions, model=model, samples=samples)
-    print(f"{table(report)}\nReport: {', '.join(map(str, files))}")

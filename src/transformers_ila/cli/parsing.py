@@ -86,7 +86,7 @@ def help_text(verb: ModuleType, name: str, *, all_options: bool = False) -> str:
     words = [f"usage: ila {name}", *([f"[{positional.upper()}]"] if positional else []), "[options]"]
     parts = [" ".join(words), (verb.__doc__ or "").strip(), "Examples:"]
     parts[-1] += "".join(f"\n  {example}" for example in verb.EXAMPLES)
-    groups = [(cls, owner) for cls in classes for owner in reversed(cls.__mro__) if is_dataclass(owner)]
+    groups = [(cls, owner) for cls in classes for owner in cls.__mro__ if is_dataclass(owner)]
     for cls, owner in sorted(groups, key=lambda group: not _is_ours(group[1])):
         own = [entry for entry in fields(cls) if entry.init and _declared_by(entry.name, cls) is owner]
         if own and (_is_ours(owner) or all_options):
@@ -123,7 +123,7 @@ def _described(entry: Field, cls: type) -> Iterator[str]:
         meaning += " (required)"
     elif default is True:
         meaning += " (on by default; this turns it off)"
-    elif default not in (None, "", [], False):
+    elif default not in (None, "", []) and default is not False:
         meaning += f" (default: {' '.join(map(str, default)) if isinstance(default, list) else default})"
     elif default is not False and "default" not in meaning:
         meaning += " (default: none)"

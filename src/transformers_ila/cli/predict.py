@@ -1,95 +1,115 @@
-"""Label the videos of a folder or of a list, of any size: a folder of results, as JSON lines or Parquet.
+"""Label videos: files, folders with videos at any depth, patterns such as `clips/*.mp4`, or lists.
 
-The same command goes on after a kill: what is done is skipped, nothing is done twice. Several processes or machines
-share the videos by RANK and WORLD_SIZE (`torchrun --nproc_per_node 2 scripts/predict.py ...`); each writes a part of
-its own. Exit code: 0 all videos of the run were read, 1 some could not be (their rows say why; of several processes
-none says so, as a launcher would end the others), 2 bad arguments or nothing to label, 130 interrupted.
+Without --output the best labels of each video are printed. With it they are written to a folder of results, as JSON
+lines or Parquet, for any number of videos: the same command goes on after a kill, what is done is skipped, and nothing
+is done twice. Several processes or machines share the videos by RANK and WORLD_SIZE
+(`torchrun --nproc_per_node 2 -m transformers_ila predict ...`); each writes a part of its own. Exit code: 0 all videos
+of the run were read, 1 some could not be (their rows say why; of several processes none says so, as a launcher would
+end the others), 2 bad arguments or nothing to label, 130 interrupted.
 """
 
 import signal
 import sys
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
-from ..distributed import rank_from_environment
-from ..evaluation.inference import load_trained
-from ..evaluation.prediction import label_videos, named_videos
-from ..evaluation.prediction_files import FORMATS
-from ..evaluation.views import PROTOCOLS
+from ..data.lists import iter_videos
+from ..distributed import Rank, rank_from_environment
+from ..evaluation.inference import load_trained, require_checkpoint
+from ..evaluation.options import LabelOptions
+from ..evaluation.prediction import Summary, count_share, iter_labels, label_videos, own_share
+from ..evaluation.report_files import check_folder_can_be_made
 
 
 EXAMPLES = (
-    "ila predict --model my-ila --videos path/to/videos --output labels",
-    "ila predict --model my-ila --videos list.txt --output labels --format parquet",
+    "ila predict --model my-ila video.mp4 clips/*.mp4",
+    "ila predict --model my-ila path/to/videos --output labels --format parquet",
 )
+POSITIONAL = "videos"
 
 
-@dataclass
-class PredictionArguments:
+@dataclass(frozen=True, kw_only=True)
+class PredictArguments(LabelOptions):
+    """What is labelled, how, and where the results go."""
+
     model: str = field(metadata={"help": "folder or Hub id of a model saved with its processor"})
-    videos: str = field(metadata={"help": "folder with videos at any depth, or a list, one video a line"})
-    output: str = field(metadata={"help": "folder for the results; made if it is not there"})
+    videos: list[str] = field(
+        default_factory=list, metadata={"help": "video files, folders, patterns, or lists with one video a line"}
+    )
     root: str | None = field(
-        default=None, metadata={"help": "folder that relative paths in a list start from; default the list's folder"}
+        default=None, metadata={"help": "folder that relative paths in a list start from; default: the list's folder"}
     )
-    format: str = field(default="jsonl", metadata={"help": "of the results", "choices": FORMATS})
-    top_k: int = field(default=5, metadata={"help": "labels a video"})
-    protocol: str = field(default="1x1", metadata={"help": "clips x crops", "choices": tuple(PROTOCOLS)})
-    embeddings: bool = field(default=False, metadata={"help": "also write the video's feature"})
-    retry: bool = field(default=False, metadata={"help": "try again what could not be read in earlier runs"})
-    batch_size: int = field(default=8, metadata={"help": "videos that go through the model together"})
-    workers: int | None = field(
-        default=None,
-        metadata={
-            "help": "processes that read videos beside each one that computes; default: beside a GPU the cores it "
-            "leaves, else 0"
-        },
+    output: str | None = field(
+        default=None, metadata={"help": "folder for the results, made if it is missing; default: they are printed"}
     )
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_checkpoint(self.model)
+        if not self.videos:
+            raise ValueError("there is nothing to label: name video files, folders, patterns or lists.")
+        iter_videos(self.videos, root=self.root)  # which finds what is missing
+        if self.output is not None:
+            check_folder_can_be_made(Path(self.output))
+        elif self.retry or self.embeddings or self.format != LabelOptions.format:
+            raise ValueError("--retry, --embeddings and --format are for results in a folder: name one by --output.")
 
-def run(args: PredictionArguments) -> int:
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # what waits to be written is written
+
+def run(args: PredictArguments) -> int:
+    rank = rank_from_environment()
+    model, processor = load_trained(args.model)
+    args = replace(args, device=args.device or rank.device())
+    total = count_share(iter_videos(args.videos, root=args.root), rank)
+    videos = iter_videos(args.videos, root=args.root)
+    with interrupted_by_sigterm(), tqdm(total=total, unit="video", disable=rank.rank > 0) as bar:
+        try:
+            if args.output is None:
+                summary = Summary()
+                own = own_share(videos, rank, summary)
+                with closing(iter_labels(model, processor, own, args, rank=rank, summary=summary)) as batches:
+                    for rows in batches:
+                        tqdm.write("\n".join(map(table, rows)), file=sys.stdout)
+                        bar.update(len(rows))
+            else:
+                summary = label_videos(model, processor, videos, args.output, args, rank=rank, progress=bar.update)
+        except KeyboardInterrupt:
+            goes_on = "" if args.output is None else "; the same command goes on from here"
+            print(f"Interrupted{goes_on}.", file=sys.stderr)
+            return 130
+    print_summary(summary, args.output, rank)
+    return 1 if summary.unreadable and rank.world_size == 1 else 0
+
+
+@contextmanager
+def interrupted_by_sigterm() -> Iterator[None]:
+    """Turn SIGTERM into a KeyboardInterrupt, so that what waits to be written is written."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        return label(args)
-    except KeyboardInterrupt:
-        print("Interrupted; the same command goes on from here.", file=sys.stderr)
-        return 130
+        yield
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
-def label(args: PredictionArguments) -> int:
-    place = rank_from_environment()
-    videos = named_videos(args.videos, root=args.root)
-    model, processor = load_trained(args.model)
-    with tqdm(unit="video", disable=place.rank > 0) as bar:  # a list is not counted before it is read
-        summary = label_videos(
-            model,
-            processor,
-            videos,
-            output=args.output,
-            format=args.format,
-            top_k=args.top_k,
-            protocol=args.protocol,
-            embeddings=args.embeddings,
-            retry=args.retry,
-            batch_size=args.batch_size,
-            num_workers=place.usual_workers() if args.workers is None else args.workers,
-            device=place.device(),
-            place=place,
-            progress=bar.update,
-        )
-    if not summary.seen:
-        raise ValueError(f"{args.videos!r} names no video.")
-    who = "" if place.world_size == 1 else f"Process {place.rank} of {place.world_size}: "
-    print(
-        f"{who}{summary.labelled} videos labelled, {summary.unreadable} unreadable, {summary.before} done before. "
-        f"Results: {args.output}"
-    )
+def table(row: dict[str, Any]) -> str:
+    """Return the lines that are printed for a video: its name, and a label with its probability in each."""
+    if row["reason"] is not None:
+        return f"{row['video']}\n   unreadable: {' '.join(row['reason'].split())}"
+    lines = [f"{score:9.2%}  {label}" for label, score in zip(row["labels"], row["scores"])]
+    return "\n".join([row["video"], *lines])
+
+
+def print_summary(summary: Summary, output: str | None, rank: Rank) -> None:
+    """Print what was done, how long it took, and why some videos could not be read."""
+    who = "" if rank.world_size == 1 else f"Process {rank.rank} of {rank.world_size}: "
+    done = f"{summary.labelled} videos labelled, {summary.unreadable} unreadable"
+    print(who + done + ("." if output is None else f", {summary.before} done before. Results: {output}"))
     if summary.seconds:
         waited = summary.waited / summary.seconds
         print(f"{who}{summary.seconds:.1f} s, {waited:.0%} of them waiting for videos to be read.")
-    for name, reason in summary.reasons.items():
+    for name, reason in summary.reasons.items() if output is not None else ():
         print(f"unreadable: {name!r}: {' '.join(reason.split())}")
-    return 1 if summary.unreadable and place.world_size == 1 else 0

@@ -1,11 +1,11 @@
-"""What a model's frozen features are worth on other classes: nearest neighbours and a linear layer on them.
+"""Measure what a model's frozen features are worth on other classes: nearest neighbours and a linear layer on them.
 
 Both lists, or folders with one sub-folder per class, may have any classes; nothing is chosen on the held-out one.
 Features are computed once and kept in --cache. Exit code: 0 all videos were read, 1 some could not be (the report says
 why), 2 bad arguments or nothing to probe.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,10 @@ from tqdm import tqdm
 
 from ..data.annotations import FORMATS, Annotations, read_annotations
 from ..distributed import rank_from_environment
+from ..evaluation.inference import require_checkpoint
+from ..evaluation.options import ProbeOptions
 from ..evaluation.probing import Features, extract_features, probe, probe_report
-from ..evaluation.report_files import scores_of, write_report
-from ..evaluation.views import PROTOCOLS
+from ..evaluation.report_files import check_folder_can_be_made, scores_of, write_report
 from ..model.modeling_ila import IlaForVideoClassification
 from ..model.video_processing_ila import IlaVideoProcessor
 
@@ -26,13 +27,15 @@ EXAMPLES = (
 )
 
 
-@dataclass
-class ProbeArguments:
+@dataclass(frozen=True, kw_only=True)
+class ProbeArguments(ProbeOptions):
+    """What is probed on which videos, how, and where the report goes."""
+
     model: str = field(metadata={"help": "folder or Hub id of a model saved with its processor; its head is not used"})
     train: str = field(metadata={"help": "list, or folder with one sub-folder per class, that the probes learn from"})
-    test: str = field(metadata={"help": "the same, held out"})
+    test: str = field(metadata={"help": "list or folder that is held out"})
     videos: str | None = field(
-        default=None, metadata={"help": "folder that paths in the lists start from; default the list's folder"}
+        default=None, metadata={"help": "folder that paths in the lists start from; default: the list's folder"}
     )
     labels: str | None = field(
         default=None, metadata={"help": "file with the class names, or the name of a data set; for lists of names"}
@@ -40,20 +43,29 @@ class ProbeArguments:
     format: str | None = field(
         default=None, metadata={"help": "of lists or folders; found out by default", "choices": tuple(FORMATS)}
     )
-    probes: list[str] = field(
-        default_factory=lambda: ["knn", "linear"], metadata={"help": "which", "choices": ("knn", "linear")}
+    cache: str = field(  # type: ignore[assignment]
+        default="probe_features", metadata={"help": "folder for features, made if it is missing"}
     )
-    protocol: str = field(default="1x1", metadata={"help": "clips x crops", "choices": tuple(PROTOCOLS)})
-    cache: str = field(default="probe_features", metadata={"help": "folder for features; made if it is not there"})
-    output: str = field(default="probe.json", metadata={"help": "report to write"})
-    data_set: str | None = field(default=None, metadata={"help": "name for the report"})
-    batch_size: int = field(default=8, metadata={"help": "videos that go through the model together"})
-    workers: int = field(default=0, metadata={"help": "processes that read videos beside this one"})
-    seed: int = field(default=0, metadata={"help": "of the training videos that choose the weight decay"})
+    output: str = field(default="probe.json", metadata={"help": "report to write; its folder is made"})
+    data_set: str | None = field(default=None, metadata={"help": "name of the data set for the report"})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_checkpoint(self.model)
+        if Path(self.output).is_dir():
+            raise ValueError(f"--output must name a file, and {self.output!r} is a folder.")
+        check_folder_can_be_made(Path(self.output).parent)
+        check_folder_can_be_made(Path(self.cache))
+        if rank_from_environment().world_size > 1:
+            raise ValueError("A probe is computed by one process; --workers reads videos beside it.")
 
 
 def read_both(args: ProbeArguments) -> tuple[Annotations, Annotations]:
-    """With the same classes, and no video in both."""
+    """Read both lists with the same classes.
+
+    Raises:
+        ValueError: a fault in one of them, or a video in both.
+    """
     common: dict[str, Any] = {"format": args.format, "labels": args.labels}
     train = _read(args.train, args, common)
     if args.labels is None:
@@ -72,6 +84,7 @@ def _read(source: str, args: ProbeArguments, common: dict[str, Any]) -> Annotati
 
 
 def table(report: dict[str, Any]) -> str:
+    """Return the table that is printed."""
     lines = []
     for kind, result in report["probes"].items():
         choice = f"k {result['k']}" if kind == "knn" else f"weight decay {result['weight_decay']:g}"
@@ -84,43 +97,19 @@ def table(report: dict[str, Any]) -> str:
 
 
 def run(args: ProbeArguments) -> int:
-    output = Path(args.output)
-    if output.is_dir() or not output.parent.is_dir():
-        raise ValueError(f"--output must name a file in a folder that exists, got {args.output!r}.")
-    if rank_from_environment().world_size > 1:
-        raise ValueError("A probe is computed by one process; --workers reads videos beside it.")
     train, test = read_both(args)
-    model = IlaForVideoClassification.from_pretrained(args.model)
     processor = IlaVideoProcessor.from_pretrained(args.model)
+    model = IlaForVideoClassification.from_pretrained(args.model)
+    args = replace(args, device=args.device or rank_from_environment().device())
     found: list[Features] = []
     for annotations in (train, test):
         with tqdm(total=len(annotations.samples), unit="video") as bar:
-            found.append(
-                extract_features(
-                    model,
-                    processor,
-                    annotations,
-                    cache=args.cache,
-                    protocol=args.protocol,
-                    batch_size=args.batch_size,
-                    num_workers=args.workers,
-                    device=rank_from_environment().device(),
-                    progress=bar.update,
-                )
-            )
+            found.append(extract_features(model, processor, annotations, args, progress=bar.update))
     highest = max(sample.labels[0] for samples in (train, test) for sample in samples.samples)
     classes = highest + 1 if train.class_names is None else len(train.class_names)
-    report = probe_report(
-        probe(*found, classes=classes, seed=args.seed, kinds=args.probes),
-        model,
-        processor,
-        training=(train, found[0]),
-        held_out=(test, found[1]),
-        classes=classes,
-        protocol=args.protocol,
-        seed=args.seed,
-        data_set=args.data_set,
-    )
-    write_report(report, output)
-    print(f"{table(report)}\nReport: {output}")
+    results = probe(found[0], found[1], args, classes=classes)
+    pairs = {"training": (train, found[0]), "held_out": (test, found[1])}
+    report = probe_report(results, model, processor, args, **pairs, classes=classes, data_set=args.data_set)
+    write_report(report, args.output)
+    print(f"{table(report)}\nReport: {args.output}")
     return 1 if found[0].unreadable or found[1].unreadable else 0

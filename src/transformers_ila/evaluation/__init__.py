@@ -3,9 +3,23 @@
 from ..moved import old_names
 from .evaluator import evaluate
 from .inference import load_trained
-from .report import fingerprint
+from .options import EvaluationOptions, InferenceOptions, LabelOptions, ProbeOptions
+from .prediction import label_videos
+from .probing import extract_features
+from .report import Evaluation, fingerprint
 
 
-__all__ = ["evaluate", "fingerprint", "load_trained"]
+__all__ = [
+    "Evaluation",
+    "EvaluationOptions",
+    "InferenceOptions",
+    "LabelOptions",
+    "ProbeOptions",
+    "evaluate",
+    "extract_features",
+    "fingerprint",
+    "label_videos",
+    "load_trained",
+]
 
 __getattr__ = old_names("evaluation")

@@ -1,53 +1,197 @@
-"""Views to logits and features, by a model whose state is afterwards what it was.
+"""From views to logits and features, by a model that is afterwards what it was.
 
-`batch_statistics_mode` repeats a fault of the official release, for comparisons with its published numbers.
+What is unusual here:
+- `evaluating` yields another network on the model's weights where it can: a fused one, or one in another precision.
+- `batch_statistics_mode` repeats a fault of the official release, for comparisons with its published numbers.
 
 Shapes: `B` videos, `V` views, `T` frames, `K` classes, `E` projection.
 """
 
+import copy
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 from torch.nn import functional as F
+from transformers import AutoModelForVideoClassification
 
-from ..backbones.frozen_clip import FrozenClipConfig, FrozenClipForVideoClassification
 from ..data.text import preview
 from ..model.alignment_ila import PointPredictor
 from ..model.configuration_ila import MULTI_LABEL
 from ..model.modeling_ila import IlaForVideoClassification
 from ..model.video_processing_ila import IlaVideoProcessor
+from .options import EvaluationOptions, InferenceOptions
+
+
+# values of oneDNN's ONEDNN_MAX_CPU_ISA that leave out the instructions for bfloat16
+ISA_WITHOUT_BFLOAT16 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI")
 
 
 def load_trained(source: str | Path) -> tuple[IlaForVideoClassification, IlaVideoProcessor]:
-    """Model and processor of a folder or Hub id, an `IlaForVideoClassification` or the one on a frozen CLIP.
+    """Load a trained classifier and its processor from a folder or a Hub id, whatever class of this package it has.
 
     Raises:
-        ValueError: weights are missing there, as in a CLIP checkpoint.
+        ValueError: another kind of model, or weights are missing there, as in a CLIP checkpoint.
         OSError: no such checkpoint.
     """
-    kind: Any = IlaForVideoClassification
-    if kind.config_class.get_config_dict(source)[0].get("model_type") == FrozenClipConfig.model_type:
-        kind = FrozenClipForVideoClassification
-    model, info = kind.from_pretrained(source, output_loading_info=True)
+    require_checkpoint(source)
+    processor = IlaVideoProcessor.from_pretrained(source)
+    model, info = AutoModelForVideoClassification.from_pretrained(source, output_loading_info=True)
+    if not type(model).__module__.startswith(__package__.partition(".")[0]):
+        raise ValueError(f"{str(source)!r} is no trained ILA model, but a {type(model).__name__}.")
     if info["missing_keys"]:
         raise ValueError(f"{str(source)!r} is no trained ILA model: {len(info['missing_keys'])} weights are missing.")
-    return model, IlaVideoProcessor.from_pretrained(source)
+    return model, processor
+
+
+def require_checkpoint(source: str | Path) -> None:
+    """Raise a ValueError unless `source` is a folder with a configuration or looks like a Hub id, `user/name`."""
+    text = str(source)
+    if not Path(source).is_dir() and (text.count("/") > 1 or text.startswith(("/", ".", "~"))):
+        raise ValueError(f"There is no folder {text!r}, and it is no Hub id (`user/name`) either.")
+    if Path(source).is_dir() and not (Path(source) / "config.json").is_file():
+        raise ValueError(f"{text!r} holds no model: it has no config.json.")
+
+
+# -- the network that computes ---------------------------------------------------------------------------------------
+
+
+class Network(NamedTuple):
+    """What computes, and how.
+
+    module: the model, or another network on its weights; called with `pixel_values`.
+    device, dtype: where and in which precision.
+    why_not_fused: None where `module` is fused.
+    """
+
+    module: IlaForVideoClassification
+    device: torch.device
+    dtype: torch.dtype
+    why_not_fused: str | None
+
+    def describe(self) -> dict[str, Any]:
+        """Return precision and fusing for reports."""
+        fused = {"fused": self.why_not_fused is None, "why_not_fused": self.why_not_fused}
+        return {"dtype": str(self.dtype).removeprefix("torch."), **fused}
+
+
+@contextmanager
+def evaluating(model: IlaForVideoClassification, options: InferenceOptions) -> Iterator[Network]:
+    """Yield a network in eval mode on the device, in the precision and fused as `options` say; take no gradients.
+
+    Class features are computed once. Weights, statistics, device and modes of the model itself are afterwards, also
+    after an error, what they were: another device or precision takes a copy of the weights.
+
+    Raises:
+        ValueError: a device or precision that the model cannot be brought to.
+    """
+    device, dtype = device_of(model, options), dtype_of(model, options)
+    module = model if device == model.device else _converted(model, device, model.dtype)
+    module, why_not = _fused(module, options)  # before rounding: what is computed from weights is exact
+    module = module if dtype == model.dtype else _converted(module, device, dtype)
+    modes = [(part, part.training) for part in module.modules()]
+    try:
+        module.eval()
+        with torch.no_grad(), module.constant_class_features():
+            yield Network(module, device, dtype, why_not)
+    finally:
+        for part, training in modes:
+            part.training = training
+
+
+def device_of(model: IlaForVideoClassification, options: InferenceOptions) -> torch.device:
+    """Return the device that `options` name, or the model's.
+
+    Raises:
+        ValueError: no device has this name.
+    """
+    try:
+        return torch.device(model.device if options.device is None else options.device)
+    except RuntimeError as error:
+        raise ValueError(f"device must be one such as cpu or cuda:0, got {options.device!r}.") from error
+
+
+def dtype_of(model: IlaForVideoClassification, options: InferenceOptions) -> torch.dtype:
+    """Return the precision that `options` name, or that of the model's weights."""
+    if options.dtype is None:
+        return model.dtype
+    if options.dtype == "auto":
+        return torch.bfloat16 if has_bfloat16_instructions(device_of(model, options)) else torch.float32
+    return getattr(torch, options.dtype)
+
+
+def has_bfloat16_instructions(device: torch.device) -> bool:
+    """Return whether the device multiplies bfloat16 faster than float32.
+
+    That is a GPU that computes in bfloat16, or a CPU with AVX-512-BF16 or AMX, unless ONEDNN_MAX_CPU_ISA keeps oneDNN,
+    which does the products, from using them.
+    """
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type != "cpu" or os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() in ISA_WITHOUT_BFLOAT16:
+        return False
+    instructions = torch.cpu.get_capabilities()
+    return bool(instructions.get("avx512_bf16") or instructions.get("amx_bf16"))
+
+
+def later_settings(model: IlaForVideoClassification, options: InferenceOptions) -> dict[str, Any]:
+    """Return the settings that results depend on since version 0.2, without those that are as they were before.
+
+    So results and features of version 0.1 are still recognised.
+    """
+    drawn = {"random_frames": True, "seed": options.seed} if options.random_frames else {}
+    dtype = dtype_of(model, options)
+    return drawn | ({} if dtype == model.dtype else {"dtype": str(dtype).removeprefix("torch.")})
+
+
+def _converted(
+    model: IlaForVideoClassification, device: torch.device, dtype: torch.dtype
+) -> IlaForVideoClassification:
+    """Copy the model to a device and a precision, each weight at a time; batch norms stay in float32.
+
+    Raises:
+        ValueError: weights that are quantised or offloaded.
+    """
+    changes_dtype = dtype != model.dtype
+    for name, part in model.named_modules():
+        if changes_dtype and type(part).__module__.startswith("torch.ao.nn."):
+            raise ValueError(f"The weights of {name!r} are quantised and have one precision: leave out `dtype`.")
+    for name, weight in model.named_parameters():
+        if weight.is_meta or (changes_dtype and type(weight.data) is not torch.Tensor):
+            raise ValueError(f"The weights of {name!r} are quantised or offloaded: leave out `dtype` and `device`.")
+    # new parameters on the same storage, or `to` would write to the model's
+    tensors = {id(weight): nn.Parameter(weight.detach(), requires_grad=False) for weight in model.parameters()}
+    return copy.deepcopy(model, {**tensors, **{id(b): b for b in model.buffers()}}).to(device, dtype)
+
+
+def _fused(
+    module: IlaForVideoClassification, options: InferenceOptions
+) -> tuple[IlaForVideoClassification, str | None]:
+    """Return the fused network and None, or the module itself and why it is not fused."""
+    if not options.fuse:
+        return module, "fuse=False"
+    if isinstance(options, EvaluationOptions) and options.batch_statistics:
+        return module, "batch_statistics"
+    try:
+        return module.fuse(), None
+    except ValueError as error:
+        return module, str(error)
 
 
 @contextmanager
 def batch_statistics_mode(model: nn.Module) -> Iterator[None]:
-    """Alignment as in training: batch statistics in its BatchNorms, jittered masks; nothing else, so no dropout.
+    """Put the alignment into train mode: batch statistics in its BatchNorms, jittered masks; no dropout anywhere.
 
     This is the state in which the official release ran its validation by mistake. What the model says of a video then
     depends on the others in its batch. Afterwards, also after an error, modes and running statistics are what they
     were, bit by bit: the context works on copies of the statistics.
 
     Raises:
-        ValueError: a model that aligns nothing.
+        ValueError: a model without alignment.
     """
     alignments = [module for module in model.modules() if isinstance(module, PointPredictor)]
     if not alignments:
@@ -68,28 +212,16 @@ def batch_statistics_mode(model: nn.Module) -> Iterator[None]:
             part._buffers.update(buffers)
 
 
-@contextmanager
-def evaluating(model: IlaForVideoClassification, device: torch.device) -> Iterator[None]:
-    """The model in eval mode on `device`; afterwards every module has its own mode again, and the model its device."""
-    modes = [(module, module.training) for module in model.modules()]
-    home = model.device
-    try:
-        model.eval()
-        if device != home:
-            model.to(device)
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-        if device != home:
-            model.to(home)
+# -- what it says ----------------------------------------------------------------------------------------------------
 
 
-def multi_view_logits(model: IlaForVideoClassification, views: torch.Tensor, *, one_by_one: bool) -> torch.Tensor:
-    """(B, T, C, H, W) or (B, V, T, C, H, W) -> (B, K) float32 on the CPU.
+def multi_view_logits(
+    model: IlaForVideoClassification, views: torch.Tensor, *, one_by_one: bool = False
+) -> torch.Tensor:
+    """Return logits (B, K) of views (B, T, C, H, W) or (B, V, T, C, H, W), float32 on the CPU.
 
-    `one_by_one` gives the model one view of all videos at a time, as X-CLIP's validation does: only those then share
-    their batch statistics. It makes no difference otherwise.
+    With `one_by_one` the model gets one view of all videos at a time, as in X-CLIP's validation: only those then share
+    their batch statistics. Without batch statistics it makes no difference.
     """
     if one_by_one and views.ndim == 6:
         logits = model.average_views(torch.stack([model(pixel_values=view).logits for view in views.unbind(1)], dim=1))
@@ -99,15 +231,19 @@ def multi_view_logits(model: IlaForVideoClassification, views: torch.Tensor, *, 
 
 
 def check_logits(logits: torch.Tensor, paths: Sequence[str | Path]) -> None:
+    """Raise a ValueError that names the videos whose logits, a row each, are not finite."""
     bad = [path for path, finite in zip(paths, logits.isfinite().all(-1).tolist()) if not finite]
     if bad:
         raise ValueError(f"The model's logits are not finite (NaN or infinite) for {preview(bad)}.")
 
 
 def features_and_logits(model: IlaForVideoClassification, views: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """(B, T, C, H, W) or (B, V, T, C, H, W) -> features (B, E) of unit length, and logits (B, K); float32 on the CPU.
+    """Return features (B, E) of unit length and logits (B, K), both float32 on the CPU.
 
-    The feature of several views is the direction of their mean.
+    The feature of several views is the direction of the mean of theirs.
+
+    Args:
+        views: (B, T, C, H, W) or (B, V, T, C, H, W).
     """
     several = views.ndim == 6
     outputs = model.get_video_features(views.flatten(0, 1) if several else views)
@@ -118,11 +254,11 @@ def features_and_logits(model: IlaForVideoClassification, views: torch.Tensor) -
     return features.cpu(), logits.float().cpu()
 
 
-def probabilities(model: IlaForVideoClassification, logits: torch.Tensor) -> torch.Tensor:
-    """Of each class alone where a video may have several labels, else of one of the classes; float64."""
-    several = model.config.problem_type == MULTI_LABEL
-    return logits.double().sigmoid() if several else logits.double().softmax(-1)
+def probabilities(logits: torch.Tensor, *, multi_label: bool) -> torch.Tensor:
+    """Return float64 probabilities of logits (B, K), each class for itself where `multi_label`."""
+    return logits.double().sigmoid() if multi_label else logits.double().softmax(-1)
 
 
-def class_names_of(model: IlaForVideoClassification) -> list[str]:
-    return model.config.class_names
+def gives_several_labels(model: IlaForVideoClassification) -> bool:
+    """Return whether the model may give a video several labels."""
+    return model.config.problem_type == MULTI_LABEL

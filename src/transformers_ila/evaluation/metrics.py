@@ -83,7 +83,7 @@ def confusion_matrix(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor
 # -- several labels a video ------------------------------------------------------------------------------------------
 
 
-def multi_label_scores(logits: torch.Tensor, targets: torch.Tensor) -> dict[str, float | int | None]:
+def multi_label_metrics(logits: torch.Tensor, targets: torch.Tensor) -> dict[str, float | int | None]:
     """What `accuracies` is for one label a video; of its numbers none is defined here, and they are None.
 
     Args:
@@ -108,7 +108,7 @@ def multi_label_scores(logits: torch.Tensor, targets: torch.Tensor) -> dict[str,
 
 
 def mean_average_precision(scores: torch.Tensor, targets: torch.Tensor) -> float | None:
-    """See `multi_label_scores`."""
+    """See `multi_label_metrics`."""
     precisions = average_precisions(scores, targets)
     return _mean(precisions[~precisions.isnan()])
 

@@ -1,14 +1,17 @@
-"""A folder of results that grows by killed runs, and holds no video twice.
+"""A folder of results that grows by runs that may be killed, and holds no video twice.
 
 ```
-output/_settings.json                       what the results are of; another model or other options are refused
-output/part-00000-of-00002.jsonl            process 0 of 2: one line a video, appended
+output/_settings.json                       what the results depend on; another model or other options are refused
+output/part-00000-of-00002.jsonl            of process 0 of 2: one line a video, appended
 output/part-00000-of-00002-000000.parquet   or its first, second ... piece, whole or not there
 ```
 
 A row has `video` (name), `labels` and `scores` (best first), `frames_lost`, `reason` (why there are no labels) and,
 on request, `embedding`. Lines are on disk when `append` returns; a line that a killed run left half written is cut off
 when the next one starts. Rows for Parquet wait for their piece, a minute at most, and are computed again after a kill.
+
+The locks are flock's own: the processes of a run share one, which keeps runs with another number of processes out, and
+the `filelock` library has no shared locks for files.
 """
 
 import hashlib
@@ -25,6 +28,8 @@ from uuid import uuid4
 from transformers.utils import logging
 
 from ..distributed import Rank
+from ..files import atomic_write
+from .options import RESULT_FORMATS, LabelOptions
 
 
 try:
@@ -35,24 +40,21 @@ except ImportError:  # no such locks on this system
 logger = logging.get_logger(__name__)
 
 
-FORMATS = ("jsonl", "parquet")
 ROWS_OF_A_PIECE, SECONDS_OF_A_PIECE = 10_000, 60.0  # after which a piece is written, whichever comes first
 SETTINGS = "_settings.json"  # readers of Parquet folders pass over names with an underscore
 
 
 def video_id(name: str) -> bytes:
-    """What a video is known by, in 16 bytes."""
+    """Return 16 bytes that stand for a video's name."""
     return hashlib.blake2b(name.encode(), digest_size=16).digest()
 
 
 def check_settings(folder: Path, settings: dict[str, Any]) -> None:
-    """The first process writes them; all others, and later runs, must have the same.
+    """Write what the results depend on, or check that it is the same as that of the first process and of earlier runs.
 
     Raises:
-        ValueError: an unknown format, or results of something else.
+        ValueError: the folder has results that depend on something else.
     """
-    if settings["format"] not in FORMATS:
-        raise ValueError(f"format must be one of {', '.join(FORMATS)}, got {settings['format']!r}.")
     file = folder / SETTINGS
     new = folder / f".{SETTINGS}-{uuid4().hex}.new"  # processes of several machines may have the same number
     new.write_text(json.dumps(settings, indent=2) + "\n", encoding="ascii")
@@ -68,66 +70,69 @@ def check_settings(folder: Path, settings: dict[str, Any]) -> None:
     try:
         found = json.loads(file.read_text(encoding="ascii"))
         differ = [
-            f"{name} {found.get(name)!r}, now {value!r}"
-            for name, value in settings.items()
-            if found.get(name) != value
+            f"{name} {found.get(name)!r}, now {settings.get(name)!r}"
+            for name in dict.fromkeys((*settings, *found))
+            if found.get(name) != settings.get(name)
         ]
     except (ValueError, AttributeError) as error:
         raise ValueError(f"{str(file)!r} does not say what the results are of: {error}.") from error
     if not differ:
         return
-    if any(part.stat().st_size for format in FORMATS for part in part_files(folder, format)):
+    if any(part.stat().st_size for format in RESULT_FORMATS for part in part_files(folder, format)):
         raise ValueError(
             f"{str(folder)!r} holds other results; take a new folder. They differ in {'; '.join(differ)}."
         )
-    new.write_text(json.dumps(settings, indent=2) + "\n", encoding="ascii")  # of a run that ended without any result
-    os.replace(new, file)
+    with atomic_write(file, encoding="ascii") as opened:  # those found are of a run that ended without any result
+        opened.write(json.dumps(settings, indent=2) + "\n")
 
 
 # -- writing ---------------------------------------------------------------------------------------------------------
 
 
 class ResultWriter:
-    """The part of one process, which no other may write at the same time; nor may a run with more or fewer processes.
+    """Writes the part of one process.
 
-    `retry` takes out the rows of videos that could not be read, so that they can be tried again.
+    No other process may write this part at the same time, and no run with more or fewer processes any part. With
+    `options.retry` the rows of videos that could not be read are taken out, so that they can be tried again.
 
     Raises:
-        ValueError: another process writes it, or a run with another number of processes is going on.
+        ValueError: another process writes this part, or a run with another number of processes is going on.
     """
 
-    def __init__(self, folder: Path, format: str, place: Rank, *, retry: bool = False) -> None:
-        self.folder, self.format = folder, format
-        self.stem = f"part-{place.rank:05}-of-{place.world_size:05}"
+    def __init__(self, folder: Path, options: LabelOptions, rank: Rank) -> None:
+        self.folder, self.options = folder, options
+        self.stem = f"part-{rank.rank:05}-of-{rank.world_size:05}"
         self.lines: IO[bytes] | None = None
         self.rows: list[dict[str, Any]] = []
         self.since = time.monotonic()
         self.lock = (folder / f".{self.stem}.lock").open("ab")
-        self.run = (folder / f".run-of-{place.world_size:05}.lock").open("ab")
-        self._take_lock()
-        for left in folder.glob(f".{self.stem}*.new"):
+        self.run = (folder / f".run-of-{rank.world_size:05}.lock").open("ab")
+        self._take_locks()
+        for left in (*folder.glob(f".{self.stem}*.tmp"), *folder.glob(f".{self.stem}*.new")):  # new: of version 0.1
             left.unlink()
-        for file in part_files(folder, format):
-            abandoned = f"-of-{place.world_size:05}" not in file.stem  # by runs with more or fewer processes
-            if file.name.startswith(self.stem) or (abandoned and place.rank == 0):
-                if format == "jsonl":
+        for file in part_files(folder, options.format):
+            abandoned = f"-of-{rank.world_size:05}" not in file.stem  # by runs with more or fewer processes
+            if file.name.startswith(self.stem) or (abandoned and rank.rank == 0):
+                if options.format == "jsonl":
                     _repair(file)
-                if retry:
+                if options.retry:
                     _drop_unreadable(file)
-        if format == "jsonl":
+        if options.format == "jsonl":
             self.lines = (folder / f"{self.stem}.jsonl").open("ab")
 
-    def _take_lock(self) -> None:
+    def _take_locks(self) -> None:
         if fcntl is None:
             return
         try:
-            fcntl.flock(self.run, fcntl.LOCK_SH | fcntl.LOCK_NB)  # first, so that two runs see each other
-            for other in self.folder.glob(".run-of-*.lock"):
-                if other.name != Path(self.run.name).name:
-                    with other.open("ab") as opened:
-                        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with (self.folder / ".looking.lock").open("ab") as looking:
+                fcntl.flock(looking, fcntl.LOCK_EX)  # two processes that look for other runs would find each other
+                fcntl.flock(self.run, fcntl.LOCK_SH | fcntl.LOCK_NB)  # first, so that two runs see each other
+                for other in self.folder.glob(".run-of-*.lock"):
+                    if other.name != Path(self.run.name).name:
+                        with other.open("ab") as opened:
+                            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            self._let_go()
+            self._release_locks()
             raise ValueError(
                 f"A run with another number of processes is writing to {str(self.folder)!r}; wait for it, or end it."
             ) from error
@@ -137,10 +142,10 @@ class ResultWriter:
         try:
             fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            self._let_go()
+            self._release_locks()
             raise ValueError(f"Another process writes {self.stem!r} in {str(self.folder)!r}.") from error
 
-    def _let_go(self) -> None:
+    def _release_locks(self) -> None:
         self.lock.close()
         self.run.close()
 
@@ -158,9 +163,10 @@ class ResultWriter:
         finally:
             if self.lines is not None:
                 self.lines.close()
-            self._let_go()
+            self._release_locks()
 
     def append(self, rows: list[dict[str, Any]]) -> None:
+        """Write rows: lines at once, rows of Parquet when their piece is full or a minute old."""
         if self.lines is None:
             self.rows += rows
             if len(self.rows) >= ROWS_OF_A_PIECE or time.monotonic() - self.since >= SECONDS_OF_A_PIECE:
@@ -182,21 +188,14 @@ class ResultWriter:
             ("reason", pyarrow.string()),
             ("embedding", pyarrow.list_(pyarrow.float32())),
         ]
-        if not self._with_embeddings():
+        if not self.options.embeddings:
             fields.pop()
         taken = [int(file.stem[-6:]) for file in part_files(self.folder, "parquet") if self.stem in file.name]
         number = max(taken, default=-1) + 1
         file = self.folder / f"{self.stem}-{number:06}.parquet"
-        new = self.folder / f".{file.name}.new"
-        with new.open("wb") as opened:
+        with atomic_write(file, "wb") as opened:
             parquet.write_table(pyarrow.Table.from_pylist(self.rows, schema=pyarrow.schema(fields)), opened)
-            opened.flush()
-            os.fsync(opened.fileno())
-        os.replace(new, file)
         self.rows, self.since = [], time.monotonic()
-
-    def _with_embeddings(self) -> bool:
-        return bool(json.loads((self.folder / SETTINGS).read_text(encoding="ascii"))["embeddings"])
 
 
 def _pyarrow() -> tuple[Any, Any]:
@@ -230,9 +229,8 @@ def _repair(file: Path) -> None:
 
 
 def _drop_unreadable(file: Path) -> None:
-    """All rows but those that have a reason; all of them or none."""
-    new = file.with_name(f".{file.name}.new")
-    with new.open("wb") as kept:
+    """Take all rows that have a reason out of a file, or none."""
+    with atomic_write(file, "wb") as kept:
         if file.suffix == ".jsonl":
             with file.open("rb") as lines:
                 kept.writelines(line for line in lines if (_result_in(line) or {}).get("reason") is None)
@@ -240,9 +238,6 @@ def _drop_unreadable(file: Path) -> None:
             _, parquet = _pyarrow()
             table = parquet.read_table(file)
             parquet.write_table(table.filter(table["reason"].is_null()), kept)
-        kept.flush()
-        os.fsync(kept.fileno())
-    os.replace(new, file)
 
 
 def _result_in(line: bytes) -> dict[str, Any] | None:
@@ -259,13 +254,13 @@ def _result_in(line: bytes) -> dict[str, Any] | None:
 
 
 def part_files(folder: str | Path, format: str) -> list[Path]:
-    """All processes', of this run and of earlier ones."""
+    """Return the parts of all processes, of this run and of earlier ones, in the order of their names."""
     name = re.compile(rf"part-\d{{5}}-of-\d{{5}}(-\d{{6}})?\.{format}")
     return sorted(file for file in Path(folder).iterdir() if name.fullmatch(file.name))
 
 
 def read_results(folder: str | Path) -> Iterator[dict[str, Any]]:
-    """The rows of all parts, one at a time; of a line that is being written nothing.
+    """Yield the rows of all parts, one at a time; a line that is being written is left out.
 
     Raises:
         OSError: no such folder, or none with results.
@@ -274,11 +269,14 @@ def read_results(folder: str | Path) -> Iterator[dict[str, Any]]:
     return _rows(Path(folder), format, None)
 
 
-def done_videos(folder: Path, format: str, place: Rank, *, retry: bool = False) -> set[bytes]:
-    """Digests of this process's videos that any process has done in any run; with `retry` without unreadable ones."""
-    rows = _rows(folder, format, ["video", "reason"])
-    digests = (video_id(row["video"]) for row in rows if not retry or row["reason"] is None)
-    return {digest for digest in digests if place.takes(digest)}
+def done_videos(folder: Path, options: LabelOptions, rank: Rank) -> set[bytes]:
+    """Return the ids of this process's videos that any process has done in any run.
+
+    With `options.retry` those that could not be read are not among them.
+    """
+    rows = _rows(folder, options.format, ["video", "reason"])
+    ids = (video_id(row["video"]) for row in rows if not options.retry or row["reason"] is None)
+    return {video for video in ids if rank.takes(video)}
 
 
 def _rows(folder: Path, format: str, columns: list[str] | None) -> Iterator[dict[str, Any]]:

@@ -1,10 +1,10 @@
 """What frozen features are worth: a linear layer or nearest neighbours on them, as in the paper's Table 12.
 
 What is unusual here:
-- nothing is chosen on the held-out list: k by leaving one out of the training list, weight decay on a fifth of it;
-- features are computed once for each model, processor, protocol and list, and kept as safetensors.
+- Nothing is chosen on the held-out list: k by leaving one out of the training list, weight decay on a fifth of it.
+- Features are computed once for each model, processor, protocol and list, and kept as safetensors.
 
-Shapes: `N` videos, `E` projection, `K` classes.
+Shapes: `N` videos, `M` training videos, `E` projection, `K` classes.
 """
 
 import hashlib
@@ -24,12 +24,15 @@ from torch.nn import functional as F
 
 from ..data.samples import LabelledVideos, Sample, listed_samples, named_source, path_of, samples_hash
 from ..data.text import preview
+from ..distributed import Rank
+from ..files import atomic_write
 from ..model.modeling_ila import IlaForVideoClassification
 from ..model.video_processing_ila import IlaVideoProcessor
-from .inference import evaluating, features_and_logits
+from .inference import device_of, dtype_of, evaluating, features_and_logits, later_settings
 from .metrics import accuracies, top_k_accuracy
+from .options import ProbeOptions, with_keywords
 from .report import describe_model, describe_preprocessing, describe_samples, describe_software, fingerprint
-from .views import Views, in_batches, pixel_values_on, video_loader
+from .views import read_views, workers_beside
 
 
 NEIGHBOURS = (1, 3, 5, 10, 20, 50)  # of which k is chosen
@@ -38,6 +41,7 @@ WEIGHT_DECAYS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)  # on the mean loss over standard
 DEFAULT_WEIGHT_DECAY = 1e-3  # where there are too few videos to choose
 HELD_OUT = 5  # every fifth training video of a class chooses the weight decay
 QUERIES = 256  # videos compared with all others at once
+DEFAULTS = ProbeOptions()
 
 
 # -- features --------------------------------------------------------------------------------------------------------
@@ -45,7 +49,12 @@ QUERIES = 256  # videos compared with all others at once
 
 @dataclass(frozen=True)
 class Features:
-    """features: (N, E) float32 of unit length. labels: (N,). unreadable: path -> reason, of the other samples."""
+    """Features of labelled videos.
+
+    features: (N, E) float32 of unit length.
+    labels: (N,) class indices.
+    unreadable: path -> reason, of the other samples.
+    """
 
     features: torch.Tensor
     labels: torch.Tensor
@@ -56,88 +65,97 @@ def extract_features(
     model: IlaForVideoClassification,
     processor: IlaVideoProcessor,
     samples: LabelledVideos,
+    options: ProbeOptions = DEFAULTS,
     *,
-    cache: str | Path | None = None,
-    protocol: str = "1x1",
-    batch_size: int = 8,
-    num_workers: int = 0,
-    device: str | torch.device | None = None,
     progress: Callable[[int], object] | None = None,
+    **keywords: Any,
 ) -> Features:
-    """Features of labelled videos, whose classes need not be the model's.
+    """Return the features of labelled videos, whose classes need not be the model's.
+
+    The feature of several views is the direction of the mean of theirs.
 
     Args:
-        cache: folder for features that were computed before; the file's name says of what they are. Videos that
-            could not be read are tried again.
-        protocol: a name of `PROTOCOLS`; of several views the direction of their mean.
-        Other arguments are those of `evaluate`.
+        model, processor: of one checkpoint.
+        samples: of `read_annotations`, or pairs of a video and its class index.
+        options: see `ProbeOptions`. The name of a file in `cache` says what its features are of; videos that could not
+            be read are tried again.
+        progress: called with the number of videos done since its last call, those in the cache included.
+        keywords: fields of `ProbeOptions` (deprecated).
 
     Raises:
-        ValueError: no video, several labels of one, or a file in the cache that is none.
+        ValueError: no video, several labels of one, features that are not finite, or a file in the cache that holds no
+            features.
         OSError: the cache cannot be written.
     """
-    listed, views = listed_samples(samples), Views(protocol)
+    options, _ = with_keywords(options, None, keywords)
+    listed = listed_samples(samples)
     several = [path_of(sample) for sample in listed if len(sample.labels) != 1]
     if not listed or several:
         raise ValueError(
             f"A probe needs videos with one label each; of {len(listed)} these have not: {preview(several)}."
         )
-    labels = torch.tensor([sample.labels[0] for sample in listed], dtype=torch.long)
-    file = None if cache is None else Path(cache) / f"features_{_key(model, processor, listed, protocol)}.safetensors"
+    file = None if options.cache is None else Path(options.cache) / _cache_name(model, processor, listed, options)
     features, positions = torch.empty(0, model.config.projection_dim), list[int]()
     if file is not None and file.is_file():
         features, positions = _load(file)
-    before = len(positions)
-    used = model.device if device is None else torch.device(device)
-    loader = video_loader(
-        processor,
-        sorted(set(range(len(listed))) - set(positions)),
-        find=partial(named_source, listed),
-        views=views,
-        batch_size=batch_size,
-        num_workers=num_workers,
-    )
-    found, unreadable = [features], dict[int, str]()
-    with evaluating(model, used), torch.no_grad():
-        for batch in in_batches(loader, batch_size=batch_size):
-            unreadable.update({video.key: video.reason for video in batch.unreadable})
-            if batch.read:
-                positions += [video.key for video in batch.read]
-                found.append(features_and_logits(model, pixel_values_on(used, batch.views(), processor))[0])
-            if progress is not None:
-                progress(len(batch.read) + len(batch.unreadable))
+    if progress is not None:
+        progress(len(positions))
+    missing = sorted(set(range(len(listed))) - set(positions))
+    new, found, unreadable = _compute(model, processor, listed, missing, options, progress)
+    features, positions = torch.cat([features, new]), positions + found
     order = sorted(range(len(positions)), key=positions.__getitem__)
-    features, positions = torch.cat(found)[order], sorted(positions)
+    features, positions = features[order], sorted(positions)
     if not bool(features.isfinite().all()):
         raise ValueError("The model's features are not finite (NaN or infinite).")
-    if file is not None and len(positions) > before:
-        _save(file, features, positions)
-    reasons = {path_of(listed[position]): why for position, why in unreadable.items()}
-    return Features(features, labels[positions], reasons)
+    if file is not None and found:
+        with atomic_write(file, "wb") as opened:
+            opened.write(save({"features": features, "positions": torch.tensor(positions, dtype=torch.long)}))
+    labels = torch.tensor([sample.labels[0] for sample in listed], dtype=torch.long)
+    return Features(features, labels[positions], unreadable)
 
 
-def _key(model: IlaForVideoClassification, processor: IlaVideoProcessor, samples: list[Sample], protocol: str) -> str:
-    options = json.dumps(processor.to_dict(), sort_keys=True, default=str)
-    parts = [fingerprint(model), options, samples_hash(samples), protocol, *(_state(sample) for sample in samples)]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
+def _compute(
+    model: IlaForVideoClassification,
+    processor: IlaVideoProcessor,
+    samples: list[Sample],
+    positions: list[int],
+    options: ProbeOptions,
+    progress: Callable[[int], object] | None,
+) -> tuple[torch.Tensor, list[int], dict[str, str]]:
+    """Return features of the samples at `positions`, of which samples they are, and path -> reason of the others."""
+    found, read, unreadable = [torch.empty(0, model.config.projection_dim)], list[int](), dict[str, str]()
+    with evaluating(model, options) as network:
+        workers = workers_beside(network.device, options, Rank())
+        find = partial(named_source, samples)
+        for batch in read_views(processor, positions, options, find=find, workers=workers):
+            unreadable.update({path_of(samples[video.key]): video.reason for video in batch.unreadable})
+            if batch.read:
+                values = processor.normalize_on(network.device, batch.views())
+                found.append(features_and_logits(network.module, values)[0])
+                read += [video.key for video in batch.read]
+            if progress is not None:
+                progress(len(batch.read) + len(batch.unreadable))
+    return torch.cat(found), read, unreadable
 
 
-def _state(sample: Sample) -> list[Any]:
-    """Which video it is, and as which file: one that was replaced has other features."""
+def _cache_name(
+    model: IlaForVideoClassification, processor: IlaVideoProcessor, samples: list[Sample], options: ProbeOptions
+) -> str:
+    described = json.dumps(processor.to_dict(), sort_keys=True, default=str)
+    parts: list[Any] = [fingerprint(model), described, samples_hash(samples), options.protocol]
+    later = later_settings(model, options)
+    parts += [*(_file_state(sample) for sample in samples), *([later] if later else [])]
+    return f"features_{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]}.safetensors"
+
+
+def _file_state(sample: Sample) -> list[Any]:
+    """Return which file a video is, and what changes when it is replaced: it then has other features."""
     path = path_of(sample)
     try:
         found = os.stat(path)
         return [path, found.st_size, found.st_mtime_ns]
     except (OSError, ValueError):  # no file: its bytes are in the name's hash
         return [path]
-
-
-def _save(file: Path, features: torch.Tensor, positions: list[int]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    content = save({"features": features, "positions": torch.tensor(positions, dtype=torch.long)})
-    new = file.with_name(f".{file.name}.{os.getpid()}.new")
-    new.write_bytes(content)
-    os.replace(new, file)
 
 
 def _load(file: Path) -> tuple[torch.Tensor, list[int]]:
@@ -154,20 +172,23 @@ def _load(file: Path) -> tuple[torch.Tensor, list[int]]:
 def knn_scores(
     features: torch.Tensor, labels: torch.Tensor, queries: torch.Tensor, *, k: int, classes: int
 ) -> torch.Tensor:
-    """(N, K) float64 votes of the k training videos with the highest cosine, of all where there are fewer.
+    """Return (N, K) float64 votes of the k training videos with the highest cosine, of all where there are fewer.
 
     Args:
         features, labels: (M, E) of unit length and (M,), the training videos.
         queries: (N, E) of unit length.
     """
-    cosines, places = _nearest(features, queries, k=k)
-    return _votes(cosines, labels[places], classes=classes)
+    cosines, neighbours = _nearest(features, queries, k=k)
+    return _votes(cosines, labels[neighbours], classes=classes)
 
 
 def _nearest(
     features: torch.Tensor, queries: torch.Tensor, *, k: int, leave_one_out: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(N, min(k, M)) cosines, highest first, and whose they are; `leave_one_out`: queries are the features."""
+    """Return (N, min(k, M)) cosines, highest first, and the indices of the features that they belong to.
+
+    With `leave_one_out` the queries are the features, and none is a neighbour of itself.
+    """
     found = []
     for start in range(0, len(queries), QUERIES):
         cosines = queries[start : start + QUERIES].double() @ features.double().T
@@ -175,22 +196,25 @@ def _nearest(
             own = torch.arange(len(cosines))
             cosines[own, own + start] = -torch.inf  # whose vote counts nothing
         found.append(cosines.topk(min(k, len(features)), dim=-1))
-    return torch.cat([values for values, _ in found]), torch.cat([places for _, places in found])
+    return torch.cat([values for values, _ in found]), torch.cat([indices for _, indices in found])
 
 
 def _votes(cosines: torch.Tensor, labels: torch.Tensor, *, classes: int) -> torch.Tensor:
-    """(N, k) and (N, k) -> (N, K)"""
+    """Return (N, K) sums of exp(cosine / temperature) over neighbours, whose cosines and labels are (N, k)."""
     votes = torch.zeros(len(cosines), classes, dtype=torch.float64)
     return votes.scatter_add_(1, labels, (cosines / TEMPERATURE).exp())
 
 
 def choose_neighbours(features: torch.Tensor, labels: torch.Tensor, *, classes: int) -> tuple[int, dict[int, float]]:
-    """The k with the best top-1 when each training video is left out in turn, of equal ones the least; and all."""
+    """Return the k with the best top-1 when each training video is left out in turn, and the top-1 of every k.
+
+    Of several best ones it is the least.
+    """
     candidates = [k for k in NEIGHBOURS if k < len(features)] or [1]
-    cosines, places = _nearest(features, features, k=max(candidates), leave_one_out=True)
+    cosines, neighbours = _nearest(features, features, k=max(candidates), leave_one_out=True)
     found = {}
     for k in candidates:
-        scores = _votes(cosines[:, :k], labels[places[:, :k]], classes=classes)
+        scores = _votes(cosines[:, :k], labels[neighbours[:, :k]], classes=classes)
         found[k] = top_k_accuracy(scores, labels, k=1) or 0.0
     return max(found, key=lambda k: (found[k], -k)), found
 
@@ -200,7 +224,11 @@ def choose_neighbours(features: torch.Tensor, labels: torch.Tensor, *, classes: 
 
 @dataclass(frozen=True)
 class LinearProbe:
-    """weight (K, E) and bias (K,), on features minus `mean` and divided by `scale`, (E,) each."""
+    """A linear layer on standardised features.
+
+    weight, bias: (K, E) and (K,) float64.
+    mean, scale: (E,) each, subtracted from features and dividing them.
+    """
 
     weight: torch.Tensor
     bias: torch.Tensor
@@ -208,14 +236,19 @@ class LinearProbe:
     scale: torch.Tensor
 
     def __call__(self, features: torch.Tensor) -> torch.Tensor:
-        """(N, E) -> (N, K) float64 logits"""
+        """Return (N, K) float64 logits of features (N, E)."""
         return (features.double() - self.mean) / self.scale @ self.weight.T + self.bias
 
 
 def fit_linear(
     features: torch.Tensor, labels: torch.Tensor, *, classes: int, weight_decay: float, steps: int = 200
 ) -> LinearProbe:
-    """The minimum of cross-entropy plus weight_decay / 2 * |weight|^2: one, so there is nothing to draw."""
+    """Return the layer that minimises cross-entropy plus weight_decay / 2 * |weight|^2; it is unique, so not drawn.
+
+    Args:
+        features, labels: (N, E) and (N,).
+        steps: of L-BFGS at most.
+    """
     mean = features.double().mean(0)
     scale = features.double().std(0, unbiased=False)
     scale = torch.where(scale > 1e-8, scale, torch.ones_like(scale))  # a feature that is always the same
@@ -238,7 +271,11 @@ def fit_linear(
 def choose_weight_decay(
     features: torch.Tensor, labels: torch.Tensor, *, classes: int, seed: int
 ) -> tuple[float, dict[float, float]]:
-    """The one with the best top-1 on a fifth of each class, drawn from `seed`; of equal ones the highest; and all."""
+    """Return the weight decay with the best top-1 on a fifth of each class, and the top-1 of each.
+
+    The fifth is drawn from `seed`; of several best weight decays it is the highest. Where every class has fewer than
+    five videos, it is `DEFAULT_WEIGHT_DECAY`, and nothing was tried.
+    """
     held_out = _fifth(labels, seed)
     if not held_out.any():
         return DEFAULT_WEIGHT_DECAY, {}
@@ -250,7 +287,7 @@ def choose_weight_decay(
 
 
 def _fifth(labels: torch.Tensor, seed: int) -> torch.Tensor:
-    """(N,): of each class with so many videos every fifth, in an order drawn from `seed`."""
+    """Return (N,) bool, true for a fifth of the videos of each class, which are drawn from `seed`."""
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.zeros(len(labels), dtype=torch.bool)
     for label in labels.unique():
@@ -263,68 +300,92 @@ def _fifth(labels: torch.Tensor, seed: int) -> torch.Tensor:
 
 
 def probe(
-    training: Features, held_out: Features, *, classes: int, seed: int = 0, kinds: Sequence[str] = ("knn", "linear")
+    training: Features,
+    held_out: Features,
+    options: ProbeOptions = DEFAULTS,
+    *,
+    classes: int,
+    seed: int | None = None,
+    kinds: Sequence[str] | None = None,
 ) -> dict[str, Any]:
-    """Accuracies of the probes on the held-out videos, with what was chosen and how it did where it was chosen.
+    """Return the accuracies of the probes on the held-out videos, with what was chosen and how well that did.
+
+    Args:
+        options: see `ProbeOptions`; its `probes`, and its `weight_decay_seed` or `seed`.
+        classes: K.
+        seed, kinds: `weight_decay_seed` and `probes` (deprecated).
 
     Raises:
-        ValueError: no training video or no held-out one could be read, or an unknown probe.
+        ValueError: no training video or no held-out one could be read.
     """
+    given = {"weight_decay_seed": seed, "probes": None if kinds is None else list(kinds)}
+    options, _ = with_keywords(options, None, {name: value for name, value in given.items() if value is not None})
     if not len(training.labels) or not len(held_out.labels):
         counts = f"{len(training.labels)} training and {len(held_out.labels)} held-out videos"
         raise ValueError(f"A probe needs videos that can be read; there are {counts}.")
-    unknown = [kind for kind in kinds if kind not in ("knn", "linear")]
-    if unknown or not kinds:
-        raise ValueError(f"Probes are knn and linear, got {list(kinds)}.")
     results: dict[str, Any] = {}
-    if "knn" in kinds:
-        k, tried = choose_neighbours(training.features, training.labels, classes=classes)
-        scores = knn_scores(training.features, training.labels, held_out.features, k=k, classes=classes)
-        results["knn"] = {
-            "k": k,
-            "chosen_by": "leaving one training video out",
-            "tried": {str(name): value for name, value in tried.items()},
-            "metrics": accuracies(scores, held_out.labels),
-        }
-    if "linear" in kinds:
-        weight_decay, found = choose_weight_decay(training.features, training.labels, classes=classes, seed=seed)
-        layer = fit_linear(training.features, training.labels, classes=classes, weight_decay=weight_decay)
-        results["linear"] = {
-            "weight_decay": weight_decay,
-            "chosen_by": "a fifth of the training videos" if found else "nothing: too few training videos",
-            "tried": {str(name): value for name, value in found.items()},
-            "training_top1": top_k_accuracy(layer(training.features), training.labels, k=1),
-            "metrics": accuracies(layer(held_out.features), held_out.labels),
-        }
+    if "knn" in options.probes:
+        results["knn"] = _probe_neighbours(training, held_out, classes)
+    if "linear" in options.probes:
+        results["linear"] = _probe_linearly(training, held_out, classes, weight_decay_seed(options))
     return results
+
+
+def weight_decay_seed(options: ProbeOptions) -> int:
+    """Return the seed that draws the training videos which choose the weight decay."""
+    return options.seed if options.weight_decay_seed is None else options.weight_decay_seed
+
+
+def _probe_neighbours(training: Features, held_out: Features, classes: int) -> dict[str, Any]:
+    k, tried = choose_neighbours(training.features, training.labels, classes=classes)
+    scores = knn_scores(training.features, training.labels, held_out.features, k=k, classes=classes)
+    return {
+        "k": k,
+        "chosen_by": "leaving one training video out",
+        "tried": {str(name): value for name, value in tried.items()},
+        "metrics": accuracies(scores, held_out.labels),
+    }
+
+
+def _probe_linearly(training: Features, held_out: Features, classes: int, seed: int) -> dict[str, Any]:
+    weight_decay, tried = choose_weight_decay(training.features, training.labels, classes=classes, seed=seed)
+    layer = fit_linear(training.features, training.labels, classes=classes, weight_decay=weight_decay)
+    return {
+        "weight_decay": weight_decay,
+        "chosen_by": "a fifth of the training videos" if tried else "nothing: too few training videos",
+        "tried": {str(name): value for name, value in tried.items()},
+        "training_top1": top_k_accuracy(layer(training.features), training.labels, k=1),
+        "metrics": accuracies(layer(held_out.features), held_out.labels),
+    }
 
 
 def probe_report(
     results: dict[str, Any],
     model: IlaForVideoClassification,
     processor: IlaVideoProcessor,
+    options: ProbeOptions,
     *,
     training: tuple[LabelledVideos, Features],
     held_out: tuple[LabelledVideos, Features],
     classes: int,
-    protocol: str,
-    seed: int,
     data_set: str | None = None,
 ) -> dict[str, Any]:
-    """What `probe` returned, with what it was measured on; a dict that `json` can write."""
+    """Return what `probe` returned, with what it was measured on; `json` can write it."""
     untrained = set(held_out[1].labels.tolist()) - set(training[1].labels.tolist())
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "model": describe_model(model, model.device),
+        "model": describe_model(model, device_of(model, options)),
         "data_set": data_set,
         "classes": classes,
         "classes_without_training_videos": len(untrained),
         "training": _describe_features(*training),
         "held_out": _describe_features(*held_out),
-        "protocol": protocol,
-        "seed": seed,
+        "protocol": options.protocol,
+        "seed": weight_decay_seed(options),
+        "random_frames_seed": options.seed if options.random_frames else None,
+        "dtype": str(dtype_of(model, options)).removeprefix("torch."),
         "probes": results,
-        "preprocessing": describe_preprocessing(processor, protocol),
+        "preprocessing": describe_preprocessing(processor, options.protocol),
         **describe_software(),
     }
 

@@ -1,12 +1,13 @@
-"""What a model said of labelled videos, to a report: a dict that `json` can write.
+"""Evaluations and their reports.
 
-Every field is measured, or read from the objects that were used; a number over no video is None.
+Every entry of a report is measured, or read from the objects that were used; a number over no video is None.
 
 Shapes: `N` videos, `K` classes.
 """
 
 import hashlib
 import json
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -20,20 +21,21 @@ import transformers
 from transformers.image_utils import PILImageResampling
 
 from ..data.samples import Annotations, LabelledVideos, Sample, listed_samples, path_of, samples_hash
+from ..model.configuration_ila import MULTI_LABEL
 from ..model.modeling_ila import IlaForVideoClassification
 from ..model.video_processing_ila import IlaVideoProcessor
 from ..version import __version__
-from .inference import MULTI_LABEL, class_names_of, probabilities
+from .inference import probabilities
 from .metrics import (
     accuracies,
     average_precisions,
     calibration,
     confusion_matrix,
     label_ranks,
-    multi_label_scores,
+    multi_label_metrics,
     predicted_classes,
 )
-from .views import PROTOCOLS
+from .options import PROTOCOLS, EvaluationOptions
 
 
 REPORT_SCHEMA = 1  # raised when a field of the report changes its name or meaning
@@ -48,15 +50,16 @@ MOST_CONFUSED = 20  # pairs of classes that the report names
 class Predictions:
     """What a model says of the videos that could be read, in their order.
 
-    positions: which samples these are, N of them.
+    positions: which of the samples these are, N of them.
     logits: (N, K) float32 on the CPU; of several views the log of their mean probabilities.
     labels: (N,) class indices; of a model for several labels a video (N, K), true where a video has the label.
     unreadable: position -> reason, of the other samples.
     frames_lost: packets that gave no frame, in all videos together, as far as they were decoded.
     seconds: for reading and computing, on the clock; of several processes the slowest's.
-    waiting_share: which part of it the model waited for videos; of several processes, of their seconds together.
+    data_wait: fraction of the seconds in which the model waited for videos, over all processes together.
     reordered: with `temporal_reliance`, logits for each of `FRAME_ORDERS`.
-    settings: views, batch_size, batch_statistics, device and processes, as they were used.
+    device, processes: where, and by how many processes, they were computed.
+    inference: dtype, fused and why_not_fused, as `Network.describe` returns them.
     """
 
     positions: list[int]
@@ -67,44 +70,104 @@ class Predictions:
     seconds: float
     data_wait: float = 0.0
     reordered: dict[str, torch.Tensor] = field(default_factory=dict)
-    settings: dict[str, Any] = field(default_factory=dict)
+    device: torch.device = torch.device("cpu")
+    processes: int = 1
+    inference: dict[str, Any] = field(default_factory=dict)
 
 
-def build_report(
+@dataclass(frozen=True)
+class Evaluation:
+    """What a model said of labelled videos, with everything that a report tells about it.
+
+    predictions: of the videos that could be read.
+    samples: all videos listed, with their labels.
+    class_names: the model's K classes.
+    multi_label: whether a video may have several labels.
+    seed: of the shuffled frames.
+    about: entries of the report on model, data set, protocol, preprocessing and software.
+    """
+
+    predictions: Predictions
+    samples: list[Sample]
+    class_names: list[str]
+    multi_label: bool
+    seed: int
+    about: dict[str, Any]
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """The report's `metrics`: `accuracies`, or `multi_label_metrics` where a video may have several labels."""
+        scores = multi_label_metrics if self.multi_label else accuracies
+        return scores(self.predictions.logits, self.predictions.labels)
+
+    def report(self) -> dict[str, Any]:
+        """Return what `json` can write.
+
+        Returns:
+            schema, date, model, data_set, protocol, inference (dtype, fused, why_not_fused), counts (videos listed,
+            evaluated, unreadable; frames_lost), unreadable (paths and reasons), metrics, calibration, per_class,
+            most_confused, temporal_reliance, seconds and seconds_per_video (of those listed, reading included),
+            waiting_share (fraction of the seconds in which the model waited for videos), processes, preprocessing,
+            decoder, versions.
+        """
+        return build_report(self)
+
+    def __getitem__(self, key: str) -> Any:
+        """Return an entry of the report; `evaluate` returned the report itself in version 0.1."""
+        warnings.warn("`evaluate` returns an Evaluation: use its `report()`.", DeprecationWarning, stacklevel=2)
+        return self.report()[key]
+
+
+def describe_evaluation(
     predictions: Predictions,
+    samples: LabelledVideos,
     model: IlaForVideoClassification,
     processor: IlaVideoProcessor,
-    samples: LabelledVideos,
-    *,
-    data_set: str | None = None,
-    split: str | None = None,
-) -> dict[str, Any]:
-    """What `evaluate` returns, of what `predict` returned for the same model, processor and samples."""
-    listed, settings = listed_samples(samples), predictions.settings
+    options: EvaluationOptions,
+) -> Evaluation:
+    """Join predictions with all that a report says of the model, processor, samples and options behind them."""
+    listed = listed_samples(samples)
+    about = {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "model": describe_model(model, predictions.device),
+        "data_set": {"name": options.data_set, "split": options.split, **describe_samples(samples, listed)},
+        "protocol": _describe_protocol(processor, options),
+        "inference": predictions.inference,
+        "preprocessing": describe_preprocessing(processor, options.protocol),
+        **describe_software(),
+    }
+    several = model.config.problem_type == MULTI_LABEL
+    return Evaluation(predictions, listed, model.config.class_names, several, options.seed, about)
+
+
+def build_report(evaluation: Evaluation) -> dict[str, Any]:
+    """Return what `Evaluation.report` describes."""
+    predictions, samples, about = evaluation.predictions, evaluation.samples, evaluation.about
     return {
         "schema": REPORT_SCHEMA,
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "model": describe_model(model, settings["device"]),
-        "data_set": {"name": data_set, "split": split, **describe_samples(samples, listed)},
-        "protocol": _describe_protocol(processor, predictions),
+        **{name: about[name] for name in ("date", "model", "data_set", "protocol", "inference")},
         "counts": {
-            "listed": len(listed),
+            "listed": len(samples),
             "evaluated": len(predictions.positions),
             "unreadable": len(predictions.unreadable),
             "frames_lost": predictions.frames_lost,
         },
-        "unreadable": [{"path": path_of(listed[i]), "reason": why} for i, why in predictions.unreadable.items()],
-        **_describe_predictions(predictions, model),
+        "unreadable": [{"path": path_of(samples[i]), "reason": why} for i, why in predictions.unreadable.items()],
+        "metrics": evaluation.metrics,
+        "calibration": _calibration(evaluation),
+        "per_class": _per_class(evaluation),
+        "most_confused": None if evaluation.multi_label else _most_confused(evaluation),
+        "temporal_reliance": _temporal_reliance(evaluation) if predictions.reordered else None,
         "seconds": predictions.seconds,
-        "seconds_per_video": predictions.seconds / len(listed),
+        "seconds_per_video": predictions.seconds / len(samples),
         "waiting_share": predictions.data_wait,
-        "processes": settings["processes"],
-        "preprocessing": describe_preprocessing(processor, settings["views"].protocol),
-        **describe_software(),
+        "processes": predictions.processes,
+        **{name: about[name] for name in ("preprocessing", "decoder", "versions")},
     }
 
 
 def describe_software() -> dict[str, Any]:
+    """Return the versions of the decoder and of the packages that computed."""
     versions = {package.__name__: package.__version__ for package in (torch, torchvision, transformers)}
     return {
         "decoder": {"pyav": av.__version__, "ffmpeg": av.ffmpeg_version_info},
@@ -113,7 +176,7 @@ def describe_software() -> dict[str, Any]:
 
 
 def describe_samples(samples: LabelledVideos, listed: list[Sample]) -> dict[str, Any]:
-    """Where they come from; the hash of names and labels says what was listed also where there is no list."""
+    """Return where samples come from; the hash of names and labels says what they are also without a list."""
     described: dict[str, Any] = {
         "list": None,
         "samples_sha256": samples_hash(listed),
@@ -126,33 +189,21 @@ def describe_samples(samples: LabelledVideos, listed: list[Sample]) -> dict[str,
     return described
 
 
-def _describe_predictions(predictions: Predictions, model: IlaForVideoClassification) -> dict[str, Any]:
-    """Everything that depends on logits and labels."""
-    several = model.config.problem_type == MULTI_LABEL
-    logits, labels = predictions.logits, predictions.labels
-    scores = multi_label_scores if several else accuracies
-    chances = probabilities(model, logits)
-    if several:
-        statements = calibration(chances.flatten(), labels.flatten())
-    else:
-        predicted = predicted_classes(logits)
-        statements = calibration(chances.gather(1, predicted[:, None])[:, 0], predicted == labels)
-    names = class_names_of(model)
-    return {
-        "metrics": scores(logits, labels),
-        "calibration": statements,
-        "per_class": _per_class(predictions, names, several=several),
-        "most_confused": None if several else most_confused(confusion_matrix(logits, labels), names),
-        "temporal_reliance": _temporal_reliance(predictions, several=several) if predictions.reordered else None,
-    }
+def _calibration(evaluation: Evaluation) -> dict[str, Any]:
+    logits, labels = evaluation.predictions.logits, evaluation.predictions.labels
+    chances = probabilities(logits, multi_label=evaluation.multi_label)
+    if evaluation.multi_label:
+        return calibration(chances.flatten(), labels.flatten())
+    predicted = predicted_classes(logits)
+    return calibration(chances.gather(1, predicted[:, None])[:, 0], predicted == labels)
 
 
-def _per_class(predictions: Predictions, names: list[str], *, several: bool) -> list[dict[str, Any]]:
-    """A row for each class, None in it where the class has no video; with the other orders of frames."""
-    logits, labels = predictions.logits, predictions.labels
+def _per_class(evaluation: Evaluation) -> list[dict[str, Any]]:
+    """Return a row for each class, with a column for each other order of frames; None where a class has no video."""
+    logits, labels = evaluation.predictions.logits, evaluation.predictions.labels
+    names, orders = evaluation.class_names, evaluation.predictions.reordered
     rows: list[dict[str, Any]] = [{"index": index, "name": name} for index, name in enumerate(names)]
-    orders = predictions.reordered
-    if several:
+    if evaluation.multi_label:
         columns = {
             "videos": labels.sum(0).tolist(),
             "average_precision": _without_nan(average_precisions(logits, labels)),
@@ -182,26 +233,40 @@ def _without_nan(values: torch.Tensor) -> list[float | None]:
     return [None if value != value else value for value in values.tolist()]
 
 
+def _most_confused(evaluation: Evaluation) -> list[dict[str, Any]]:
+    return most_confused(
+        confusion_matrix(evaluation.predictions.logits, evaluation.predictions.labels), evaluation.class_names
+    )
+
+
 def most_confused(matrix: torch.Tensor, names: Sequence[str], *, count: int = MOST_CONFUSED) -> list[dict[str, Any]]:
-    """The cells off the diagonal with the most videos, of equal ones the first."""
+    """Return the pairs of label and prediction with the most videos, of equal ones the first.
+
+    Args:
+        matrix: (K, K) counts, as `confusion_matrix` returns them.
+    """
     errors = matrix.clone().fill_diagonal_(0).flatten()
     order = errors.argsort(descending=True, stable=True)[:count].tolist()
     pairs = [(*divmod(cell, len(names)), int(errors[cell])) for cell in order if errors[cell]]
     return [{"label": names[row], "predicted": names[column], "videos": videos} for row, column, videos in pairs]
 
 
-def _temporal_reliance(predictions: Predictions, *, several: bool) -> dict[str, Any]:
-    """The metrics for each order of the frames; the classes' are in `per_class`."""
-    scores = multi_label_scores if several else accuracies
+def _temporal_reliance(evaluation: Evaluation) -> dict[str, Any]:
+    """Return the metrics for each order of the frames; the classes' are in `per_class`."""
+    predictions = evaluation.predictions
+    scores = multi_label_metrics if evaluation.multi_label else accuracies
     orders = {name: dict(scores(logits, predictions.labels)) for name, logits in predictions.reordered.items()}
     for name, logits in predictions.reordered.items():
         changed = predicted_classes(logits) != predicted_classes(predictions.logits)
         orders[name]["prediction_changed"] = float(changed.double().mean()) if len(changed) else None
-    return {"seed": predictions.settings["views"].seed, "orders": orders}
+    return {"seed": evaluation.seed, "orders": orders}
 
 
 def fingerprint(model: IlaForVideoClassification) -> str:
-    """SHA-256 of the class names, and of every weight and statistic with its name; the same on every device."""
+    """Return the SHA-256 of the class names, and of every weight and statistic with its name, in hexadecimal.
+
+    It is the same on every device.
+    """
     digest = hashlib.sha256(json.dumps(model.config.class_names).encode())
     for name, state in sorted(model.state_dict().items()):
         for part in state if isinstance(state, tuple) else (state,):  # torch's quantised layers: weight and bias
@@ -217,6 +282,7 @@ def fingerprint(model: IlaForVideoClassification) -> str:
 
 
 def describe_model(model: IlaForVideoClassification, device: torch.device) -> dict[str, Any]:
+    """Return the model's name, revision, number of classes, fingerprint and weights' dtype, and where it computed."""
     return {
         "name": model.name_or_path or None,
         "revision": getattr(model.config, "_commit_hash", None),  # of a model from the Hub
@@ -227,26 +293,25 @@ def describe_model(model: IlaForVideoClassification, device: torch.device) -> di
     }
 
 
-def _describe_protocol(processor: IlaVideoProcessor, predictions: Predictions) -> dict[str, Any]:
-    views, batch_statistics = predictions.settings["views"], predictions.settings["batch_statistics"]
-    clips, crops = PROTOCOLS[views.protocol]
+def _describe_protocol(processor: IlaVideoProcessor, options: EvaluationOptions) -> dict[str, Any]:
+    clips, crops = PROTOCOLS[options.protocol]
     return {
-        "name": views.protocol,
+        "name": options.protocol,
         "clips": clips,
         "crops": crops,
         "frames_per_clip": processor.num_frames,
         "frame_sampling": processor.frame_sampling,
         "frame_stride": processor.frame_stride if processor.frame_sampling == "dense" else None,
-        "random_frames": views.random_frames,
-        "seed": views.seed if views.random_frames or predictions.reordered else None,
-        "batch_size": predictions.settings["batch_size"],
-        "batch_statistics": batch_statistics,
-        "note": BATCH_STATISTICS_NOTE if batch_statistics else None,
+        "random_frames": options.random_frames,
+        "seed": options.seed if options.random_frames or options.temporal_reliance else None,
+        "batch_size": options.batch_size,
+        "batch_statistics": options.batch_statistics,
+        "note": BATCH_STATISTICS_NOTE if options.batch_statistics else None,
     }
 
 
 def describe_preprocessing(processor: IlaVideoProcessor, protocol: str) -> dict[str, Any]:
-    """What was done, which for several crops is another size than the processor's."""
+    """Return how the processor prepared frames; for several crops of a frame it resizes to the size of one crop."""
     crop = dict(processor.crop_size)
     several = PROTOCOLS[protocol][1] > 1
     return {

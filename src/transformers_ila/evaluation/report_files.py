@@ -1,6 +1,6 @@
 """The files of an evaluation: report as JSON and Markdown, tables as CSV, confusions as a picture.
 
-Each file is whole or not there: it is written beside its place and moved. `evaluation.json` stands beside
+Each file is whole or not there. `evaluation.json` stands beside
 `evaluation.md`, `evaluation_classes.csv`, `evaluation_videos.csv`, and for one label a video
 `evaluation_confusion.csv` and `evaluation_confusion.png`.
 """
@@ -8,17 +8,16 @@ Each file is whole or not there: it is written beside its place and moved. `eval
 import csv
 import io
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..data.samples import LabelledVideos, listed_samples, path_of
-from ..model.modeling_ila import IlaForVideoClassification
+from ..data.samples import path_of
+from ..files import atomic_write
 from ..visualization.confusion import plot_confusion_matrix
-from .inference import class_names_of, probabilities
+from .inference import probabilities
 from .metrics import confusion_matrix, label_ranks, predicted_classes
-from .report import Predictions
+from .report import Evaluation
 
 
 SHOWN = 20  # rows of a table in the Markdown; the other files have all
@@ -31,7 +30,11 @@ TITLES = {
 
 
 def files_of(output: str | Path) -> dict[str, Path]:
-    """What is written beside the report `output`, which must end in .json."""
+    """Return what `write` may write for the report `output`, by kind.
+
+    Raises:
+        ValueError: `output` does not end in .json.
+    """
     file = Path(output)
     if file.suffix.lower() != ".json":
         raise ValueError(f"A report must end in .json, got {str(output)!r}.")
@@ -41,61 +44,78 @@ def files_of(output: str | Path) -> dict[str, Path]:
     return {"report": file, "markdown": file.with_suffix(".md"), **beside}
 
 
-def write_files(
-    report: Mapping[str, Any],
-    output: str | Path,
-    *,
-    predictions: Predictions,
-    model: IlaForVideoClassification,
-    samples: LabelledVideos,
-) -> list[Path]:
-    """Write a report of `build_report`, and what goes with it; returns the files.
+def write(evaluation: Evaluation, output: str | Path) -> list[Path]:
+    """Write the report of an evaluation and the files that go with it; folders are made.
+
+    Returns:
+        The files that were written.
 
     Raises:
         ValueError: `output` does not end in .json, or the report holds what JSON has not (NaN).
         OSError: a file cannot be written.
     """
-    files, names = files_of(output), class_names_of(model)
+    files, report, names = files_of(output), evaluation.report(), evaluation.class_names
     written = {"report": _json(report), "markdown": markdown(report).encode("utf-8", "backslashreplace")}
     written["classes"] = _csv(_table(report["per_class"]))
-    written["videos"] = _csv(_video_rows(predictions, model, listed_samples(samples)))
-    if predictions.labels.ndim == 1:
-        matrix = confusion_matrix(predictions.logits, predictions.labels)
+    written["videos"] = _csv(_video_rows(evaluation))
+    if evaluation.multi_label:  # a confusion of an earlier evaluation would be taken for this one's
+        for kind in ("confusion", "picture"):
+            files[kind].unlink(missing_ok=True)
+    else:
+        matrix = confusion_matrix(evaluation.predictions.logits, evaluation.predictions.labels)
         written["confusion"] = _csv([["label", *names], *([name, *row.tolist()] for name, row in zip(names, matrix))])
         picture = io.BytesIO()
         plot_confusion_matrix(matrix, names).save(picture, "png", optimize=True)
         written["picture"] = picture.getvalue()
-    else:  # those of an earlier evaluation would be taken for this one's
-        for kind in ("confusion", "picture"):
-            files[kind].unlink(missing_ok=True)
     for kind, content in written.items():
-        _replace(files[kind], content)
+        with atomic_write(files[kind], "wb") as file:
+            file.write(content)
     return [files[kind] for kind in written]
 
 
-def write_report(report: Mapping[str, Any], file: str | Path) -> None:
-    """Write the report alone, as JSON; all of it or nothing."""
-    _replace(Path(file), _json(report))
+def write_report(report: Mapping[str, Any], output: str | Path) -> None:
+    """Write a report alone, as JSON; its folder is made.
+
+    Raises:
+        ValueError: the report holds what JSON has not (NaN).
+        OSError: the file cannot be written.
+    """
+    content = _json(report)
+    with atomic_write(output, "wb") as file:
+        file.write(content)
+
+
+def check_output(output: str | Path, *, list_file: str | None = None) -> None:
+    """Check, before anything is computed, that `write` can write to `output`.
+
+    Raises:
+        ValueError: `output` does not end in .json, a folder stands in the place of a file or a file in the place of a
+            folder, or the list that is evaluated would be overwritten.
+    """
+    for file in files_of(output).values():
+        if file.is_dir():
+            raise ValueError(f"--output {str(output)!r} needs a file {str(file)!r}, and there is a folder.")
+        if list_file is not None and file.resolve() == Path(list_file).resolve():
+            raise ValueError(f"--output {str(output)!r} would overwrite the list.")
+    check_folder_can_be_made(Path(output).parent)
+
+
+def check_folder_can_be_made(folder: Path) -> None:
+    """Raise a ValueError where a file stands in the place of a folder or of one above it."""
+    first = next(path for path in (folder, *folder.parents) if path.exists())
+    if not first.is_dir():
+        raise ValueError(f"The folder {str(folder)!r} cannot be made: {str(first)!r} is a file.")
 
 
 def _json(report: Mapping[str, Any]) -> bytes:
     return (json.dumps(report, indent=2, allow_nan=False) + "\n").encode("ascii")
 
 
-def _replace(file: Path, content: bytes) -> None:
-    new = file.with_name(file.name + ".new")
-    with new.open("wb") as opened:
-        opened.write(content)
-        opened.flush()
-        os.fsync(opened.fileno())
-    os.replace(new, file)
-
-
 # -- tables ----------------------------------------------------------------------------------------------------------
 
 
 def _csv(rows: Iterable[Sequence[Any]]) -> bytes:
-    """UTF-8; what is none in a path is written as an escape."""
+    """Return rows as CSV in UTF-8; bytes of a path that are no text become escapes."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue().encode("utf-8", "backslashreplace")
@@ -105,20 +125,23 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
     return [list(rows[0]), *([*row.values()] for row in rows)]
 
 
-def _video_rows(predictions: Predictions, model: IlaForVideoClassification, samples: list[Any]) -> Iterator[list[Any]]:
-    """A row for each video listed, in their order. `label_rank` counts from 1; several labels stand with blanks."""
+def _video_rows(evaluation: Evaluation) -> Iterator[list[Any]]:
+    """Yield a head and a row for each video listed. `label_rank` counts from 1; several labels stand with blanks."""
+    predictions, names = evaluation.predictions, evaluation.class_names
     yield [
         *("path", "labels", "predicted", "predicted_name", "probability", "label_rank"),
         *(f"predicted_{order}" for order in predictions.reordered),
         "reason",
     ]
-    names, chances = class_names_of(model), probabilities(model, predictions.logits)
+    chances = probabilities(predictions.logits, multi_label=evaluation.multi_label)
     found = predicted_classes(predictions.logits).tolist()
     others = [predicted_classes(logits).tolist() for logits in predictions.reordered.values()]
-    single = predictions.labels.ndim == 1
-    ranks = (label_ranks(predictions.logits, predictions.labels) + 1).tolist() if single else [None] * len(found)
+    if evaluation.multi_label:
+        ranks: list[int | None] = [None] * len(found)
+    else:
+        ranks = (label_ranks(predictions.logits, predictions.labels) + 1).tolist()
     row_of = {position: row for row, position in enumerate(predictions.positions)}
-    for position, sample in enumerate(samples):
+    for position, sample in enumerate(evaluation.samples):
         begin = [path_of(sample), " ".join(map(str, sample.labels))]
         if position in predictions.unreadable:
             yield [*begin, *[None] * (4 + len(others)), predictions.unreadable[position]]
@@ -133,7 +156,7 @@ def _video_rows(predictions: Predictions, model: IlaForVideoClassification, samp
 
 
 def markdown(report: Mapping[str, Any]) -> str:
-    """The report for people; long tables are cut, and say so."""
+    """Return the report for people, in Markdown; long tables are cut, and say so."""
     model, origin = report["model"], report["data_set"]
     name = origin["name"] or "unnamed data set"
     sections = [
@@ -153,11 +176,12 @@ def markdown(report: Mapping[str, Any]) -> str:
 
 
 def percent(value: float | None) -> str:
+    """Return a fraction in percent, "none" where there is none."""
     return "none" if value is None else f"{value:.2%}"
 
 
 def scores_of(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Titles and values of the numbers that this kind of model has."""
+    """Return titles and values of the metrics that this kind of model has."""
     several = "mean_average_precision" in metrics
     wanted = [name for name in TITLES if name in metrics and (name == "mean_average_precision") == several]
     return [(TITLES[name], percent(metrics[name])) for name in wanted]
@@ -183,6 +207,7 @@ def _circumstances(report: Mapping[str, Any]) -> list[tuple[Any, ...]]:
     rows = [
         ("date", report["date"]),
         ("model", f"{model['dtype']} on {model['device']}, SHA-256 {model['fingerprint']}"),
+        ("computed in", precision_of(report) if "inference" in report else None),  # not in reports of version 0.1
         (
             "list",
             "no list" if listed is None else f"{listed['name']} ({listed['format']}), SHA-256 {listed['sha256']}",
@@ -200,6 +225,12 @@ def _circumstances(report: Mapping[str, Any]) -> list[tuple[Any, ...]]:
     return [row for row in rows if row[1] is not None]
 
 
+def precision_of(report: Mapping[str, Any]) -> str:
+    """Return the precision in which a report's model computed, and whether it was fused."""
+    inference = report["inference"]
+    return inference["dtype"] + (", fused" if inference["fused"] else f", not fused ({inference['why_not_fused']})")
+
+
 def _temporal_section(report: Mapping[str, Any]) -> list[str]:
     reliance = report["temporal_reliance"]
     if reliance is None:
@@ -213,7 +244,7 @@ def _temporal_section(report: Mapping[str, Any]) -> list[str]:
 
 
 def _class_section(report: Mapping[str, Any]) -> list[str]:
-    """The classes that are recognised worst."""
+    """Return the table of the classes that are recognised worst."""
     key = "average_precision" if "mean_average_precision" in report["metrics"] else "top1"
     with_videos = [row for row in report["per_class"] if row["videos"]]
     if not with_videos:
@@ -263,12 +294,12 @@ def _rows(heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 
 def _cell(value: Any) -> str:
-    """In one line, and neither the end of the cell nor HTML."""
+    """Return a value in one line, in which nothing ends the cell or starts HTML."""
     return " ".join(str(value).split()).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
 
 
 def seconds_of(report: Mapping[str, Any]) -> str:
-    """Seconds per video, and how often the model was asked in them."""
+    """Return the seconds per video, and for how many orders of its frames they were."""
     reliance = report["temporal_reliance"]
     passes = "" if reliance is None else f", for {1 + len(reliance['orders'])} orders of its frames"
     return f"{report['seconds_per_video']:.3f}{passes}"

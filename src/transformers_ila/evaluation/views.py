@@ -1,9 +1,9 @@
-"""Videos to views: which frames and crops, in which order, read by how many processes.
+"""Reading videos as views: which frames and crops, in which order, by how many processes.
 
 What is unusual here:
-- what is drawn for a video depends on the seed and the video's name alone: not on batches, workers or ranks;
-- a video that cannot be read is an item with its reason, never an exception and never another video;
-- frames stay uint8 until they are on the device (`pixel_values_on`): a quarter of the bytes to send and to copy.
+- The random choices for a video depend on the seed and the video's name alone, not on batches, workers or ranks.
+- A video that cannot be read is an item with its reason, never an exception and never another video.
+- Frames stay uint8 until they are on the device (the processor's `normalize_on`): a quarter of the bytes to send.
 
 Shapes: `V` views, `T` frames of `C` x `H` x `W` pixels.
 """
@@ -12,61 +12,30 @@ import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from ..distributed import Rank
 from ..model.video_processing_ila import IlaVideoProcessor
 from ..model.video_reading_ila import VideoDecodingError
+from .options import FRAME_ORDERS, InferenceOptions
 
 
-PROTOCOLS: dict[str, tuple[int, int]] = {  # name -> clips, crops
-    "1x1": (1, 1),
-    "4x3": (4, 3),  # the paper's
-    "1x3": (1, 3),
-    "3x1": (3, 1),
-    "10x3": (10, 3),
-}
-ORIGINAL = "as_is"
-FRAME_ORDERS = ("shuffled", "reversed", "single_frame")  # of a clip's frames, beside the true one
-
-
-@dataclass(frozen=True)
-class Views:
-    """Which views of a video are taken.
-
-    protocol: a name of `PROTOCOLS`.
-    random_frames: draw the frames as training does, and as the release's validation did; the same for the same seed.
-    seed: of these draws and of shuffled frames.
-    """
-
-    protocol: str = "1x1"
-    random_frames: bool = False
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.protocol not in PROTOCOLS:
-            raise ValueError(f"protocol must be one of {', '.join(PROTOCOLS)}, got {self.protocol!r}.")
-        if not isinstance(self.seed, int) or isinstance(self.seed, bool) or self.seed < 0:
-            raise ValueError(f"seed must be a whole number of 0 or more, got {self.seed!r}.")
-
-    def options(self) -> dict[str, Any]:
-        """For the processor."""
-        clips, crops = PROTOCOLS[self.protocol]
-        return {"num_clips": clips, "num_crops": crops, "random_frames": self.random_frames}
+T = TypeVar("T")
+ORIGINAL = "as_is"  # the order of frames that a clip has
 
 
 class Video(NamedTuple):
-    """What was asked for, and what came of it.
+    """A video that was read, or the reason why it could not be.
 
-    key: the item of `video_loader`'s `keys`.
-    name: what the draws of this video depend on.
-    views: (T, C, H, W) or (V, T, C, H, W) uint8, for `pixel_values_on`; None where the video cannot be read, for this
-        `reason`.
-    frames_lost: packets that gave no frame, as far as they were decoded.
+    key: the item of `read_views`' `keys` that stands for it.
+    name: its name, which random choices for it depend on.
+    views: (T, C, H, W) or (V, T, C, H, W) uint8, for the processor's `normalize_on`; None where it could not be read.
+    frames_lost: number of packets, among those decoded, that gave no frame.
+    reason: why it could not be read, empty otherwise.
     """
 
     key: Any
@@ -77,17 +46,17 @@ class Video(NamedTuple):
 
 
 class _Videos(Dataset):
-    """Any key to its video; the keys come from the loader's sampler, so they need not all be in memory."""
+    """Reads the video of any key; the keys come from the loader's sampler, so they need not all be in memory."""
 
-    def __init__(self, find: Callable[[Any], tuple[str, Any]], read: Callable[..., Any], views: Views) -> None:
-        self.find, self.read, self.views = find, read, views
+    def __init__(self, find: Callable[[Any], tuple[str, Any]], read: Callable[..., Any], seed: int) -> None:
+        self.find, self.read, self.seed = find, read, seed
 
     def __getitem__(self, key: Any) -> Video:
         name, source = self.find(key)
         try:
             if hasattr(source, "load"):
                 source = _loaded(source)
-            with _drawing_from(draw_seed(self.views.seed, name)):
+            with _drawing_from(draw_seed(self.seed, name)):
                 inputs = self.read(source)
         except (VideoDecodingError, OSError) as error:
             return Video(key, name, None, reason=str(error) or type(error).__name__)
@@ -95,10 +64,10 @@ class _Videos(Dataset):
 
 
 def _loaded(source: Any) -> Any:
-    """The video of a row, which may be empty.
+    """Load the video of a row.
 
     Raises:
-        VideoDecodingError: there is none.
+        VideoDecodingError: the row has no video, or its bytes cannot be had.
     """
     try:
         video = source.load()
@@ -110,77 +79,77 @@ def _loaded(source: Any) -> Any:
     return video
 
 
-def video_loader(
+def read_views(
     processor: IlaVideoProcessor,
     keys: Iterable[Any],
+    options: InferenceOptions,
     *,
     find: Callable[[Any], tuple[str, Any]],
-    views: Views,
-    batch_size: int,
-    num_workers: int = 0,
-) -> Iterable[Video]:
-    """Videos one by one and in the order of `keys`, which are asked for as they are needed.
+    workers: int = 0,
+) -> "TimedIterator[Batch]":
+    """Read videos batch by batch, in the order of `keys`, each of which is asked for when it is needed.
 
     Args:
         keys: what stands for a video; anything that can be sent to a worker.
-        find: key -> the video's name, and what the processor reads or what has a `load()` that gives it.
-        batch_size: with workers, about so many videos are read ahead.
-        num_workers: processes that read videos beside this one.
+        find: returns the video's name of a key, and what the processor reads or what has a `load()` that returns it.
+        workers: processes that read beside this one; with them about one batch is read ahead.
 
-    Raises:
-        ValueError: no positive `batch_size`, a negative `num_workers`.
+    Returns:
+        Batches as `in_batches` makes them, and the seconds that they took to come.
     """
-    if batch_size < 1 or num_workers < 0:
-        raise ValueError(
-            f"batch_size must be 1 or more and num_workers 0 or more, got {batch_size} and {num_workers}."
-        )
     unscaled = {"do_rescale": False, "do_normalize": False}
-    read = partial(processor.preprocess, **views.options(), **unscaled, return_metadata=True, return_tensors="pt")
-    return DataLoader(
-        _Videos(find, read, views),
+    fixed = {**options.processor_options(), **unscaled, "return_metadata": True, "return_tensors": "pt"}
+    loader = DataLoader(
+        _Videos(find, partial(processor.preprocess, **fixed), options.seed),
         batch_size=None,
         sampler=keys,
-        num_workers=num_workers,
-        prefetch_factor=max(2, -(-batch_size // num_workers)) if num_workers else None,
+        num_workers=workers,
+        prefetch_factor=max(2, -(-options.batch_size // workers)) if workers else None,
         generator=torch.Generator(),  # or one number would be drawn from the caller's
     )
+    return TimedIterator(in_batches(loader, batch_size=options.batch_size))
+
+
+def workers_beside(device: torch.device, options: InferenceOptions, rank: Rank) -> int:
+    """Return how many processes read videos: `options.workers`, or what `device` leaves of this rank's cores."""
+    return rank.usual_workers(device.type) if options.workers is None else options.workers
 
 
 class Batch(NamedTuple):
-    """Videos that were read, and those before and between them that could not be."""
+    """The videos that were read, and those before and between them that could not be."""
 
     read: list[Video]
     unreadable: list[Video]
 
     def views(self) -> torch.Tensor:
-        """(B, T, C, H, W) or (B, V, T, C, H, W) uint8, for `pixel_values_on`"""
+        """Return (B, T, C, H, W) or (B, V, T, C, H, W) uint8, for the processor's `normalize_on`."""
         return torch.stack([video.views for video in self.read if video.views is not None])
 
 
-def pixel_values_on(device: torch.device, views: torch.Tensor, processor: IlaVideoProcessor) -> torch.Tensor:
-    """Views of `video_loader`, sent to the device and then rescaled and normalised there, as the processor does it."""
-    return processor.normalize_on(device, views)
+class TimedIterator(Generic[T]):
+    """Yields the items of an iterable and adds up the `seconds` that they took to come."""
 
-
-class TimedIterator:
-    """Hands on what an iterable gives and counts the seconds that it took to come."""
-
-    def __init__(self, items: Iterable[Any]) -> None:
+    def __init__(self, items: Iterable[T]) -> None:
         self.items, self.seconds = items, 0.0
 
-    def __iter__(self) -> Iterator[Any]:
-        items, missing = iter(self.items), object()
+    def __iter__(self) -> Iterator[T]:
+        items = iter(self.items)
         while True:
             started = time.perf_counter()
-            item = next(items, missing)
-            self.seconds += time.perf_counter() - started
-            if item is missing:
+            try:
+                item = next(items)
+            except StopIteration:
                 return
+            finally:
+                self.seconds += time.perf_counter() - started
             yield item
 
 
 def in_batches(videos: Iterable[Video], *, batch_size: int) -> Iterator[Batch]:
-    """Every video once; each batch but the last has `batch_size` readable videos, or none and only unreadable ones."""
+    """Yield every video once, in batches of `batch_size` readable videos or of as many unreadable ones.
+
+    The last batch may be smaller.
+    """
     read: list[Video] = []
     unreadable: list[Video] = []
     for video in videos:
@@ -199,14 +168,14 @@ def in_batches(videos: Iterable[Video], *, batch_size: int) -> Iterator[Batch]:
 
 
 def draw_seed(seed: int, name: str) -> int:
-    """A video's own seed; 63 bits."""
+    """Return a video's own seed, 63 bits of a hash of `seed` and the video's name."""
     digest = hashlib.blake2b(f"{seed} {name}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
 
 
 @contextmanager
 def _drawing_from(seed: int) -> Iterator[None]:
-    """torch's generator of the CPU, from which the processor draws, starts at `seed`; afterwards it is what it was."""
+    """Start torch's generator, from which the processor draws on the CPU, at `seed`; restore its state afterwards."""
     generator = torch.default_generator
     state = generator.get_state()
     try:
@@ -217,11 +186,11 @@ def _drawing_from(seed: int) -> Iterator[None]:
 
 
 def permute_frames(video: Video, order: str, *, seed: int) -> torch.Tensor:
-    """The same views with their frames in another order, the same in all views.
+    """Return a video's views with their frames in another order, which is one for all views.
 
     Args:
-        order: "as_is"; "reversed"; "shuffled": drawn for this video, and not the true one; "single_frame": the middle
-            frame of each clip, T times.
+        order: `ORIGINAL`; "reversed"; "shuffled": drawn for this video, and never the original one; "single_frame":
+            the middle frame of each clip, T times.
 
     Raises:
         ValueError: another order.
@@ -241,7 +210,7 @@ def permute_frames(video: Video, order: str, *, seed: int) -> torch.Tensor:
 
 
 def shuffled_order(frames: int, seed: int) -> torch.Tensor:
-    """(T,): any order but the true one, each as likely; of a single frame there is no other."""
+    """Return (T,) indices in any order but the original, each as likely; a single frame has no other order."""
     generator = torch.Generator().manual_seed(seed)
     true = torch.arange(frames)
     order = true

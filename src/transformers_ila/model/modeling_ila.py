@@ -668,7 +668,8 @@ class IlaForVideoClassification(IlaModel):
         return not drawn and (self._class_features_are_constant or self._text_is_frozen())
 
     def _text_is_frozen(self) -> bool:
-        if not (self.config.has_text_tower and self.config.freeze_text_model):
+        uses_tower = self.config.has_text_tower and self.config.class_features == "tokens"
+        if not (uses_tower and self.config.freeze_text_model):
             return False
         adapted = any(hasattr(type(module), "active_adapter") for module in self._text_modules())  # switched unseen
         return not adapted and not any(weight.requires_grad for weight in self._class_feature_sources())

@@ -1,0 +1,176 @@
+"""What a trained model is asked with: the options of evaluation, labelling and probing.
+
+Every field is an option of `ila evaluate`, `ila predict` and `ila probe` too: `HfArgumentParser` reads these classes.
+"""
+
+import warnings
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+from ..distributed import Rank
+
+
+PROTOCOLS: dict[str, tuple[int, int]] = {  # name -> clips, crops
+    "1x1": (1, 1),
+    "4x3": (4, 3),  # the paper's
+    "1x3": (1, 3),
+    "3x1": (3, 1),
+    "10x3": (10, 3),
+}
+DTYPES = ("float32", "bfloat16", "float16", "auto")
+RESULT_FORMATS = ("jsonl", "parquet")
+FRAME_ORDERS = ("shuffled", "reversed", "single_frame")  # of a clip's frames, beside the original one
+PROBES = ("knn", "linear")
+
+
+@dataclass(frozen=True, kw_only=True)
+class InferenceOptions:
+    """How videos are read, and how the model computes.
+
+    `device=None` is where the model is; the commands take the first GPU, else the CPU. `workers=None` is none where
+    the CPU computes, which needs every core, and beside a GPU this process's share of the cores.
+
+    Raises:
+        ValueError: a value that is not allowed.
+    """
+
+    protocol: str = field(
+        default="1x1",
+        metadata={"help": "clips x crops of a video, whose probabilities are averaged", "choices": tuple(PROTOCOLS)},
+    )
+    batch_size: int = field(default=8, metadata={"help": "videos that go through the model together"})
+    workers: int | None = field(
+        default=None,
+        metadata={
+            "help": "processes that read videos beside each one that computes; default: beside a GPU the cores that "
+            "it leaves, else 0"
+        },
+    )
+    device: str | None = field(
+        default=None,
+        metadata={"help": "where to compute, such as cpu or cuda:0; default: a GPU, else the CPU"},
+    )
+    dtype: str | None = field(
+        default=None,
+        metadata={
+            "help": "precision to compute in; auto: bfloat16 where the processor has instructions for it, else "
+            "float32; default: that of the weights",
+            "choices": DTYPES,
+        },
+    )
+    random_frames: bool = field(
+        default=False, metadata={"help": "draw the frames at random from --seed, as the official release does"}
+    )
+    seed: int = field(default=0, metadata={"help": "seed of random frames and of shuffled ones"})
+    fuse: bool = field(default=True, metadata={"help": "compute with `model.fuse()` where that is possible"})
+
+    def __post_init__(self) -> None:
+        _require_one_of("protocol", self.protocol, PROTOCOLS)
+        _require_one_of("dtype", self.dtype, (None, *DTYPES))
+        _require_whole_number("batch_size", self.batch_size, least=1)
+        _require_whole_number("seed", self.seed, least=0)
+        if self.workers is not None:
+            _require_whole_number("workers", self.workers, least=0)
+
+    def processor_options(self) -> dict[str, Any]:
+        """Return what `IlaVideoProcessor` is called with: clips, crops, and whether frames are drawn."""
+        clips, crops = PROTOCOLS[self.protocol]
+        return {"num_clips": clips, "num_crops": crops, "random_frames": self.random_frames}
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationOptions(InferenceOptions):
+    """Options of `evaluate`."""
+
+    temporal_reliance: bool = field(
+        default=False,
+        metadata={"help": "evaluate also with shuffled and reversed frames, and with a single one repeated"},
+    )
+    batch_statistics: bool = field(
+        default=False,
+        metadata={"help": "repeat a fault of the official release's validation, see `batch_statistics_mode`"},
+    )
+    data_set: str | None = field(default=None, metadata={"help": "name of the data set for the report"})
+    split: str | None = field(default=None, metadata={"help": "name of the split for the report"})
+
+    @property
+    def orders(self) -> tuple[str, ...]:
+        """The orders of frames that are evaluated beside the original one."""
+        return FRAME_ORDERS if self.temporal_reliance else ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelOptions(InferenceOptions):
+    """Options of `label_videos`."""
+
+    format: str = field(default="jsonl", metadata={"help": "format of the results", "choices": RESULT_FORMATS})
+    top_k: int = field(default=5, metadata={"help": "labels that a video gets, at most"})
+    embeddings: bool = field(default=False, metadata={"help": "also write the video's feature, of unit length"})
+    retry: bool = field(default=False, metadata={"help": "try again what could not be read in earlier runs"})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require_one_of("format", self.format, RESULT_FORMATS)
+        _require_whole_number("top_k", self.top_k, least=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeOptions(InferenceOptions):
+    """Options of `extract_features` and `probe`."""
+
+    probes: list[str] = field(
+        default_factory=lambda: list(PROBES), metadata={"help": "which probes to fit", "choices": PROBES}
+    )
+    cache: str | None = field(
+        default=None, metadata={"help": "folder for features, so that they are computed once; made if it is missing"}
+    )
+    weight_decay_seed: int | None = field(
+        default=None,
+        metadata={"help": "seed that draws the training videos which choose the weight decay; default: --seed"},
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        unknown = [kind for kind in self.probes if kind not in PROBES]
+        if unknown or not self.probes:
+            raise ValueError(f"probes must be some of {', '.join(PROBES)}, got {list(self.probes)}.")
+        if self.weight_decay_seed is not None:
+            _require_whole_number("weight_decay_seed", self.weight_decay_seed, least=0)
+
+
+def _require_one_of(name: str, value: Any, allowed: Any) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(map(str, allowed))}, got {value!r}.")
+
+
+def _require_whole_number(name: str, value: Any, *, least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{name} must be a whole number of {least} or more, got {value!r}.")
+
+
+Options = TypeVar("Options", bound=InferenceOptions)
+
+
+def with_keywords(options: Options, rank: Rank | None, keywords: dict[str, Any]) -> tuple[Options, Rank | None]:
+    """Return options and rank with what version 0.1 took as separate keywords, and warn that this form will go.
+
+    Raises:
+        TypeError: a keyword that no field had.
+    """
+    if not keywords:
+        return options, rank
+    kind = type(options).__name__
+    warnings.warn(
+        f"Pass one options object, `{kind}(...)`, and `rank`, in place of {', '.join(sorted(keywords))}.",
+        DeprecationWarning,
+        stacklevel=3,
+    )
+    fields = dict(keywords)
+    if not fields.pop("share", True):
+        rank = Rank()
+    rank = fields.pop("place", rank)
+    if "num_workers" in fields:
+        fields["workers"] = fields.pop("num_workers")
+    if fields.get("device") is not None:
+        fields["device"] = str(fields["device"])
+    return replace(options, **fields), rank
