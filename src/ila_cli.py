@@ -1,7 +1,10 @@
 """The `ila` command: its verbs, and what each of them does. Nothing else is imported until a verb runs."""
 
+import runpy
 import sys
 from difflib import get_close_matches
+from importlib.util import find_spec
+from pathlib import Path
 
 
 VERBS = {
@@ -27,6 +30,13 @@ def usage() -> str:
     return f"usage: ila VERB [options]\n\n{rows}\n\n`ila VERB --help` lists the options of a verb."
 
 
+def version() -> str:
+    """The package's version, read from its file without importing the package."""
+    package = find_spec("transformers_ila")
+    assert package is not None and package.origin is not None
+    return runpy.run_path(str(Path(package.origin).with_name("version.py")))["__version__"]
+
+
 def usage_error(verb: str) -> int:
     """Print which verb is unknown and which are meant; return exit code 2."""
     close = get_close_matches(verb, VERBS, n=1)
@@ -40,6 +50,9 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage())
+        return 0
+    if arguments[0] == "--version":
+        print(version())
         return 0
     if arguments[0] not in VERBS:
         return usage_error(arguments[0])

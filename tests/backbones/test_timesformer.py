@@ -267,6 +267,33 @@ def test_the_loss_is_the_weighted_sum(original, clips):
     assert torch.equal(as_tuple[0], output.loss) and torch.equal(as_tuple[1], output.logits)
 
 
+def test_several_views_are_averaged_as_probabilities(original, clips):
+    model = adapted(original[1])
+    views = torch.stack([clips, clips.flip(1)], dim=1)  # (B, V, T, C, H, W)
+    with torch.no_grad():
+        logits = model(views).logits
+        each = torch.stack([model(view).logits for view in views.unbind(1)], dim=1)
+        features = model.get_video_features(clips)
+        assert torch.equal(model.classify(features), each[:, 0]) and features.pooler_output.shape == (2, 32)
+    torch.testing.assert_close(logits.softmax(-1), each.softmax(-1).mean(1), atol=TOLERANCE, rtol=TOLERANCE)
+    with model.constant_class_features():  # as the other classifiers have it
+        assert model.config.class_names == [f"LABEL_{index}" for index in range(5)]
+
+
+def test_what_no_timesformer_has_is_new(original):
+    model, info = AlignedTimesformerForVideoClassification.from_pretrained(
+        original[1], alignment_hidden_size=8, output_loading_info=True
+    )
+    parameters = {name for name, _ in model.named_parameters()}
+    new = {name for name in parameters if any(part in name for part in model.new_parameters)}
+    own = {
+        "timesformer.embeddings.time_embeddings",
+        "classifier.weight",
+        "classifier.bias",
+    }  # loaded ones
+    assert new - own == parameters & set(info["missing_keys"]) and own < new
+
+
 @pytest.mark.parametrize("module", ["ila", "ata"])
 def test_gradient_checkpointing_changes_nothing(original, clips, module):
     gradients, statistics = [], []

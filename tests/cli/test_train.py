@@ -18,6 +18,7 @@ from support.paths import RECIPES, ROOT
 from support.tiny_models import save_clip
 from transformers_ila import IlaVideoProcessor
 from transformers_ila.cli import evaluate, train
+from transformers_ila.cli.main import run_verb
 from transformers_ila.motionbench.tasks import write_folder
 from transformers_ila.training.checkpoints import verify_manifest
 
@@ -58,7 +59,7 @@ def options(material, output, **changes):
 @pytest.fixture(scope="module")
 def trained(material, tmp_path_factory):
     output = tmp_path_factory.mktemp("trained") / "run"
-    assert train.main(options(material, output)) == 0
+    assert run_verb(train, options(material, output)) == 0
     return output
 
 
@@ -70,7 +71,8 @@ def test_the_output_folder_is_a_model(trained, material, tmp_path):
     }
     assert IlaVideoProcessor.from_pretrained(trained).num_frames == 4
     report = tmp_path / "report.json"
-    assert evaluate.main(["--model", str(trained), "--videos", str(material / "val"), "--output", str(report)]) == 0
+    command = ["--model", str(trained), "--videos", str(material / "val"), "--output", str(report)]
+    assert run_verb(evaluate, command) == 0
     assert report.is_file()
 
 
@@ -85,15 +87,15 @@ def test_the_output_folder_says_how_it_came_about(trained):
 
 
 def test_a_folder_with_checkpoints_is_not_begun_in_again(trained, material, capsys):
-    assert train.main(options(material, trained)) == 2
+    assert run_verb(train, options(material, trained)) == 2
     assert "holds checkpoints: go on with --resume" in capsys.readouterr().err
 
 
 def test_resuming_says_from_where_and_refuses_another_run(trained, material, capsys):
-    assert train.main([*options(material, trained), "--resume"]) == 0
+    assert run_verb(train, [*options(material, trained), "--resume"]) == 0
     printed = capsys.readouterr().out
     assert f"Going on from {str(trained / 'checkpoint-4')!r}." in printed and "Trained 4 steps." in printed
-    assert train.main([*options(material, trained, learning_rate=1), "--resume"]) == 2
+    assert run_verb(train, [*options(material, trained, learning_rate=1), "--resume"]) == 2
     assert "learning_rate: 8e-06, now 1.0" in capsys.readouterr().err
 
 
@@ -101,14 +103,14 @@ def test_half_a_checkpoint_is_passed_over(trained, material, tmp_path, capsys):
     copy = shutil.copytree(trained, tmp_path / "copy")
     state = copy / "checkpoint-4" / "optimizer.pt"
     state.write_bytes(state.read_bytes()[:1000])
-    assert train.main([*options(material, copy), "--resume"]) == 0
+    assert run_verb(train, [*options(material, copy), "--resume"]) == 0
     assert f"Going on from {str(copy / 'checkpoint-2')!r}." in capsys.readouterr().out
     assert verify_manifest(copy / "checkpoint-4") is None
 
 
 def test_resuming_where_nothing_is_begins(material, tmp_path, capsys):
     fields = {"max_steps": 1, "save_strategy": "no", "eval_strategy": "no", "load_best_model_at_end": "false"}
-    assert train.main([*options(material, tmp_path / "new", **fields), "--resume"]) == 0
+    assert run_verb(train, [*options(material, tmp_path / "new", **fields), "--resume"]) == 0
     assert "this is the beginning" in capsys.readouterr().out
 
 
@@ -119,7 +121,7 @@ def test_several_labels(material, tmp_path, capsys):
     (tmp_path / "names.txt").write_text("\n".join("abcde") + "\n")
     lists = {"train_list": tmp_path / "list.txt", "val_list": tmp_path / "list.txt", "videos": material / "train"}
     changes = {**lists, "labels": tmp_path / "names.txt", "num_train_epochs": 1, "classification_head": "linear"}
-    assert train.main(options(material, tmp_path / "run", **changes)) == 0
+    assert run_verb(train, options(material, tmp_path / "run", **changes)) == 0
     assert "Best loss" in capsys.readouterr().out
     assert json.loads((tmp_path / "run" / "config.json").read_text())["problem_type"] == "multi_label_classification"
 
@@ -134,7 +136,7 @@ def test_streamed_shards(material, tmp_path):
                 tar.add(tmp_path / "label", f"{shard}-{index}.cls")
     (tmp_path / "names.txt").write_text("\n".join(sorted({path.parent.name for path in paths})) + "\n")
     changes = {"train_list": tmp_path / "train-{0..1}.tar", "labels": tmp_path / "names.txt", "stream": "true"}
-    assert train.main(options(material, tmp_path / "run", **changes)) == 0
+    assert run_verb(train, options(material, tmp_path / "run", **changes)) == 0
     state = json.loads((tmp_path / "run" / "checkpoint-4" / "trainer_state.json").read_text())
     assert state["global_step"] == 4 and state["epoch"] == 2.0
 
@@ -153,14 +155,14 @@ def test_streamed_shards(material, tmp_path):
     ],
 )
 def test_what_is_wrong_ends_with_two_and_one_line(material, tmp_path, capsys, changes, message):
-    assert train.main(options(material, tmp_path, **changes)) == 2
+    assert run_verb(train, options(material, tmp_path, **changes)) == 2
     error = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
     assert len(error) == 1 and error[0].startswith("ila train: error: ") and message in error[0]
 
 
 def test_recipes_that_are_not_there(capsys):
-    assert train.main(["nowhere.yaml"]) == 2 and "nowhere.yaml" in capsys.readouterr().err
-    assert train.main([]) == 0 and "--resume" in capsys.readouterr().out
+    assert run_verb(train, ["nowhere.yaml"]) == 2 and "nowhere.yaml" in capsys.readouterr().err
+    assert run_verb(train, ["--help"]) == 0 and "--resume" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("file", ACCELERATE, ids=lambda path: path.stem)
@@ -180,7 +182,7 @@ def test_a_disk_that_is_really_full(material, trained, tmp_path, capsys):
     if mount.returncode != 0:
         pytest.skip("mounting is not permitted")
     try:
-        assert train.main(options(material, disk / "run")) == 2
+        assert run_verb(train, options(material, disk / "run")) == 2
         error = capsys.readouterr().err.splitlines()[-1]
         assert "checkpoint-4' could not be written" in error and "MiB are free" in error and "checkpoint-2'" in error
         assert verify_manifest(disk / "run" / "checkpoint-2") is None

@@ -18,6 +18,7 @@ from support.paths import SCRIPTS
 from support.plain_metrics import plain_average_precision
 from transformers_ila import IlaVideoProcessor
 from transformers_ila.cli import evaluate as script
+from transformers_ila.cli.main import run_verb
 from transformers_ila.data.annotations import Sample, read_annotations
 from transformers_ila.distributed import Rank
 from transformers_ila.evaluation.evaluator import build_report, evaluate, predict
@@ -25,7 +26,6 @@ from transformers_ila.evaluation.metrics import accuracies
 from transformers_ila.evaluation.report_files import files_of, markdown, write_files
 from transformers_ila.evaluation.views import FRAME_ORDERS, _drawing_from, draw_seed
 from transformers_ila.motionbench.tasks import write_folder
-from transformers_ila.visualization.confusion import DARK, EMPTY, draw_confusion
 
 
 SCRIPT = SCRIPTS / "evaluate.py"
@@ -119,7 +119,7 @@ def test_script_with_several_labels(tmp_path, several, folder, samples, capsys):
     (tmp_path / "list.txt").write_text("\n".join(lines))
     saved = save(tmp_path / "model", several)
     options = ["--list", str(tmp_path / "list.txt"), "--output", str(tmp_path / "r.json"), "--format", "list"]
-    assert script.main(["--model", str(saved), "--videos", str(folder), *options]) == 0
+    assert run_verb(script, ["--model", str(saved), "--videos", str(folder), *options]) == 0
     value = json.loads((tmp_path / "r.json").read_text())["metrics"]["mean_average_precision"]
     assert f"mean average precision {value:.2%}" in capsys.readouterr().out
 
@@ -210,26 +210,6 @@ def test_files_without_a_readable_video(model, processor, tmp_path):
     assert report["temporal_reliance"]["orders"]["reversed"]["prediction_changed"] is None
 
 
-def test_names_that_the_font_has_not():
-    names = ["riding", "\u9a91\u81ea\u884c\u8f66", " \n"]
-    pictures = [draw_confusion(torch.eye(3).long(), list(n)) for n in (names, ["riding", "class 1", "class 2"])]
-    assert pictures[0].tobytes() == pictures[1].tobytes()
-
-
-@pytest.mark.parametrize("classes", [1, 2, 40, 41, 400])
-def test_confusion_picture(classes):
-    matrix = torch.eye(classes, dtype=torch.long) * 3
-    matrix[0, -1] = 1
-    matrix[classes // 2] = 0  # a label without videos
-    names = [f"class {index} " + "x" * (index % 60) for index in range(classes - 1)] + ["new\nline é"]
-    picture = draw_confusion(matrix, names)
-    colours = {colour for _, colour in picture.getcolors(2**20)}
-    assert EMPTY in colours and (classes < 3 or DARK in colours)
-    assert max(picture.size) < 2600
-    with pytest.raises(ValueError, match=r"of \d+ classes cannot be \(1, 2\)"):
-        draw_confusion(torch.ones(1, 2), names)
-
-
 # -- whatever annotations hold ---------------------------------------------------------------------------------------
 
 
@@ -260,12 +240,12 @@ def test_script_on_the_kinetics_csv(tmp_path, model, samples, capsys):
     saved = save(tmp_path / "model", model)
     options = ["--model", str(saved), "--videos", str(tmp_path), "--list", str(tmp_path / "k.csv")]
     options += ["--output", str(tmp_path / "r.json")]
-    assert script.main([*options, "--read_split", "val"]) == 0
+    assert run_verb(script, [*options, "--read_split", "val"]) == 0
     report = json.loads((tmp_path / "r.json").read_text())
     assert report["counts"]["evaluated"] == 4 and report["data_set"]["split"] == "val"
     assert report["data_set"]["list"]["format"] == "kinetics"
     assert [row["videos"] for row in report["per_class"]] == [0, 1] * 4
-    assert script.main([*options, "--read_split", "tes"]) == 2
+    assert run_verb(script, [*options, "--read_split", "tes"]) == 2
     assert "`split` must be one of ['train', 'validate'], got 'tes'" in capsys.readouterr().err
 
 
@@ -332,7 +312,7 @@ def test_seven_videos_on_two_processes(tmp_path, model, folder, samples):
     (tmp_path / "list.txt").write_text("\n".join([*lines[:4], "gone.mp4 1", "away.mp4 2", *lines[4:]]))
     options = ["--model", saved, "--videos", folder, "--list", tmp_path / "list.txt", "--random_frames", "--seed", 3]
     options += ["--temporal_reliance", "--batch_size", 2, "--protocol", "3x1"]
-    assert script.main(list(map(str, [*options, "--output", tmp_path / "one.json"]))) == 1
+    assert run_verb(script, list(map(str, [*options, "--output", tmp_path / "one.json"]))) == 1
     two = torchrun(SCRIPT, *options, "--output", tmp_path / "two.json")
     assert two.returncode == 1 and "exitcode  : 1" in two.stderr, two.stderr[-3000:]  # as videos are unreadable
     assert two.stdout.count("Report: ") == 1  # of one process

@@ -16,6 +16,7 @@ import torch
 from support.evaluation_models import LABELS, TOLERANCE, make_model, views_of
 from support.paths import SCRIPTS
 from transformers_ila import IlaVideoProcessor
+from transformers_ila.cli.main import run_verb
 from transformers_ila.data.video_lists import list_videos, stream_videos
 from transformers_ila.distributed import Rank, rank_from_environment
 from transformers_ila.evaluation import prediction_files
@@ -349,21 +350,21 @@ def test_script(tmp_path, saved, folder, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     options = ["--model", str(saved), "--output", "out"]
-    assert script.main([*options, "--videos", "gone"]) == 2 and not Path("out").exists()
-    assert script.main([*options, "--videos", str(folder), "--root", "gone"]) == 2 and not Path("out").exists()
+    assert run_verb(script, [*options, "--videos", "gone"]) == 2 and not Path("out").exists()
+    assert run_verb(script, [*options, "--videos", str(folder), "--root", "gone"]) == 2 and not Path("out").exists()
     capsys.readouterr()
-    assert script.main([*options, "--videos", str(folder)]) == 1
+    assert run_verb(script, [*options, "--videos", str(folder)]) == 1
     printed = capsys.readouterr().out
     assert re.search(r"\d\.\d s, \d+% of them waiting for videos to be read", printed)
     assert "8 videos labelled, 1 unreadable, 0 done before" in printed and "unreadable: 'text.mp4'" in printed
-    assert script.main([*options, "--videos", str(folder)]) == 0
+    assert run_verb(script, [*options, "--videos", str(folder)]) == 0
     for bad, message in {
         "gone": "'gone' is neither a folder nor an annotation list",
         "empty": "'empty' names no video",
     }.items():
-        assert script.main([*options, "--videos", bad]) == 2
+        assert run_verb(script, [*options, "--videos", bad]) == 2
         assert message in capsys.readouterr().err
-    assert script.main([*options, "--videos", str(folder), "--top_k", "1"]) == 2
+    assert run_verb(script, [*options, "--videos", str(folder), "--top_k", "1"]) == 2
     assert "ila predict: error: 'out' holds other results" in capsys.readouterr().err
 
 

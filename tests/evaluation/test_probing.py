@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from support.evaluation_models import TOLERANCE, make_model, views_of
 from transformers_ila import IlaVideoProcessor
+from transformers_ila.cli.main import run_verb
 from transformers_ila.data.annotations import read_annotations
 from transformers_ila.evaluation import probing
 from transformers_ila.evaluation.probing import (
@@ -202,7 +203,7 @@ def test_script(tmp_path, model, processor, folders, capsys, monkeypatch):
         "--data_set",
         "motions",
     ]
-    assert script.main([*options, "--test", str(folders / "test")]) == 0
+    assert run_verb(script, [*options, "--test", str(folders / "test")]) == 0
     printed, report = capsys.readouterr().out, json.loads(Path("probe.json").read_text())
     assert report["training"]["used"] == 24 and report["held_out"]["used"] == 8 and report["classes"] == 8
     assert f"knn top-1                    {report['probes']['knn']['metrics']['top1']:.2%}" in printed
@@ -214,7 +215,7 @@ def test_script(tmp_path, model, processor, folders, capsys, monkeypatch):
         "".join(f"{s.video} {s.labels[0] + 40}\n" for s in read_annotations(folders / "train").samples)
     )
     lists = ["--train", "train.txt", "--test", "list.txt", "--videos", "/", "--probes", "knn"]
-    assert script.main([*options, *lists]) == 0
+    assert run_verb(script, [*options, *lists]) == 0
     report = json.loads(Path("probe.json").read_text())
     assert report["classes"] == 48 and list(report["probes"]) == ["knn"]
     Path("twice.txt").write_text(f"{test[0].video} 0 1\n")
@@ -225,9 +226,9 @@ def test_script(tmp_path, model, processor, folders, capsys, monkeypatch):
         ("--test", "list.txt", "--output", "gone/probe.json"): "in a folder that exists",
         ("--train", "train.txt", "--test", "twice.txt", "--videos", "/"): "one label is allowed",
     }.items():
-        assert script.main([*options, *bad]) == 2, bad
+        assert run_verb(script, [*options, *bad]) == 2, bad
         assert message in capsys.readouterr().err
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert script.main([*options, "--test", str(folders / "test")]) == 2
+    assert run_verb(script, [*options, "--test", str(folders / "test")]) == 2
     assert sys.modules["transformers_ila.cli.probe"] is script

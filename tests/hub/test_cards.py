@@ -12,6 +12,7 @@ from support.evaluation_models import LABELS, make_model
 from support.paths import ROOT
 from transformers_ila import IlaVideoProcessor
 from transformers_ila.cli import card as make_model_cards
+from transformers_ila.cli.main import run_verb
 from transformers_ila.conversion.published import PUBLISHED, released_processor
 from transformers_ila.cost import count
 from transformers_ila.data.annotations import read_annotations
@@ -497,10 +498,9 @@ def test_reports_of_other_models_and_no_reports(folder, reports, capsys, tmp_pat
     before = (folder / "README.md").read_text()
     for name, content in {"other": json.dumps(other), "list": "[]", "null": '{"protocol": null}', "text": "x"}.items():
         (tmp_path / name).write_text(content)
-        arguments = make_model_cards.CardArguments(model=str(folder), reports=[str(tmp_path / name)])
         capsys.readouterr()
-        assert make_model_cards.run(arguments) == 2
+        assert run_verb(make_model_cards, ["--model", str(folder), "--reports", str(tmp_path / name)]) == 2
         assert capsys.readouterr().err.startswith("ila card: error: ")
-    assert make_model_cards.run(make_model_cards.CardArguments(model=str(tmp_path / "gone"))) == 2
-    assert make_model_cards.run(make_model_cards.CardArguments(reports=["a.json"])) == 2
+    assert run_verb(make_model_cards, ["--model", str(tmp_path / "gone")]) == 2
+    assert run_verb(make_model_cards, ["--reports", "a.json"]) == 2
     assert (folder / "README.md").read_text() == before

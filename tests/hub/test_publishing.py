@@ -24,6 +24,7 @@ from support.hub_stand_in import GITATTRIBUTES, Answer, HubStandIn
 from support.tiny_models import TINY_ILA, save_clip, tiny_config
 from transformers_ila import IlaForVideoClassification, IlaProcessor, IlaVideoProcessor
 from transformers_ila.cli import publish as script
+from transformers_ila.cli.main import run_verb
 from transformers_ila.hub import export as exports
 from transformers_ila.hub import publishing
 from transformers_ila.hub.publishing import CheckedFolder, PublishError, check_folder, publish
@@ -441,7 +442,7 @@ def test_half_made_folders(hub, root, tmp_path, monkeypatch, capsys, name):
     monkeypatch.setattr(publishing, "_try", lambda *_: pytest.fail("what is wrong was not found"))
     with pytest.raises(PublishError, match=message):
         check_folder(folder)
-    assert script.main([str(folder), "--repo", ID]) == 2
+    assert run_verb(script, [str(folder), "--repo", ID]) == 2
     printed = capsys.readouterr()
     assert printed.err.startswith("ila publish: error: ") and printed.err.count("\n") == 1
     assert not printed.out and not hub.requests
@@ -509,7 +510,7 @@ def test_folders_that_do_not_work(hub, root, tmp_path, capsys, change, message):
     folder = tmp_path / "sharded"
     shutil.copytree(root / "sharded", folder)
     change(folder)
-    assert script.main([str(folder), "--repo", ID]) == 2
+    assert run_verb(script, [str(folder), "--repo", ID]) == 2
     printed = capsys.readouterr()
     assert "cannot label a clip without this package: " in printed.err and printed.err.count("\n") == 1
     assert message in printed.err and not printed.out and not hub.requests
@@ -523,7 +524,7 @@ def test_script(hub, checked, other, monkeypatch, capsys):
     monkeypatch.setattr(script, "check_folder", lambda folder, video: {"a": checked, "b": other}[folder])
 
     def run(*arguments: str) -> tuple[int, str]:
-        code = script.main([arguments[0], "--repo", ID, *arguments[1:]])
+        code = run_verb(script, [arguments[0], "--repo", ID, *arguments[1:]])
         printed = capsys.readouterr()
         assert (printed.err == "") == (code == 0) and printed.err.count("\n") <= 1
         return code, printed.out + printed.err

@@ -1,15 +1,18 @@
-"""A classifier whose text tower was merged into its class features: same logits, smaller, no tokenizer."""
+"""Class features: kept only while nothing can change them, and merged into a model without a text tower."""
 
 import copy
+import io
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
+from torch._subclasses import FakeTensorMode
 from transformers import CLIPTokenizer, pipeline
 
 from support.elsewhere import run_elsewhere
-from support.inputs import pixels, randomised
-from support.tiny_models import byte_tokenizer, save_clip, tiny_config
+from support.inputs import CLOSE, pixels, randomised
+from support.tiny_models import TINY_TEXT, byte_tokenizer, save_clip, tiny_config
 from transformers_ila import IlaForVideoClassification, IlaModel, IlaVideoProcessor
 from transformers_ila.conversion.state_dicts import to_released_state_dict
 from transformers_ila.cost import count
@@ -43,6 +46,308 @@ def whole_model(clip, **fields) -> IlaForVideoClassification:
 def logits_of(model, **options) -> torch.Tensor:
     with torch.no_grad():
         return model(pixels(**options)).logits
+
+
+def text_model(seed=0, **fields) -> IlaForVideoClassification:
+    torch.manual_seed(seed)
+    fields = {"num_labels": 3, "use_video_prompt": False, **fields}
+    return randomised(IlaForVideoClassification(tiny_config(**fields)), seed).eval()
+
+
+def fresh(model) -> torch.Tensor:
+    """Logits of a copy that has kept nothing."""
+    other = copy.deepcopy(model)
+    other.refresh_class_features()
+    return logits_of(other)
+
+
+def count_encodings(model) -> list[int]:
+    calls: list[int] = []
+    model.text_model.register_forward_hook(lambda *_: calls.append(1))
+    return calls
+
+
+# -- kept while the text tower is frozen -----------------------------------------------------------------------------
+
+
+def test_a_frozen_tower_encodes_the_names_once():
+    model = text_model().train()
+    calls, modes = count_encodings(model), [module.training for module in model.modules()]
+    for _ in range(3):
+        model(pixels())
+    with torch.inference_mode():
+        model(pixels())
+    model(pixels(), labels=torch.tensor([0, 1])).loss.backward()
+    assert len(calls) == 1 and modes == [module.training for module in model.modules()]
+    assert torch.equal(model.class_text_features(), model.class_text_features()) and len(calls) == 1
+
+
+def test_first_use_in_inference_mode_does_not_spoil_training():
+    model = text_model()
+    with torch.inference_mode():
+        model(pixels())
+    model(pixels(), labels=torch.tensor([0, 1])).loss.backward()
+
+
+def other_tokens(model):
+    model.set_class_input_ids(model.class_input_ids.flip(0))
+
+
+CHANGES = {
+    "load": lambda model: model.load_state_dict(text_model(1).state_dict()),
+    "load the tower": lambda model: model.text_model.load_state_dict(text_model(1).text_model.state_dict()),
+    "load the projection": lambda model: model.text_projection.load_state_dict(
+        text_model(1).text_projection.state_dict()
+    ),
+    "cast": lambda model: model.double().float(),
+    "tokens": other_tokens,
+    "new parameter": lambda model: setattr(
+        model.text_projection, "weight", nn.Parameter(torch.randn(64, 32), requires_grad=False)
+    ),
+    "write and refresh": lambda model: (
+        next(model.text_model.parameters()).data.mul_(2),
+        model.refresh_class_features(),
+    ),
+    "hook and refresh": lambda model: (
+        model.text_projection.register_forward_hook(lambda *arguments: -arguments[2]),
+        model.refresh_class_features(),
+    ),
+    "unfreeze, write, freeze": lambda model: (
+        model.freeze_text_model(False),
+        next(model.text_model.parameters()).data.mul_(2),
+        model.freeze_text_model(),
+    ),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_changes_them_empties_what_was_kept(change):
+    model = text_model()
+    before = logits_of(model)
+    CHANGES[change](model)
+    after = logits_of(model)
+    assert torch.equal(after, fresh(model))
+    assert change == "cast" or not torch.allclose(after, before, atol=1e-3)
+
+
+def test_embeddings_take_their_place():
+    model = text_model()
+    logits_of(model)
+    embeds = torch.randn(3, 64)
+    model.set_class_embeddings(embeds)
+    assert torch.equal(model.class_text_features(), embeds)
+
+
+def test_dropout_is_drawn_in_every_call():
+    model = text_model(text_config={**TINY_TEXT, "attention_dropout": 0.5})
+    kept = model.class_text_features()
+    assert not torch.equal(model.train().class_text_features(), model.class_text_features())
+    assert torch.equal(model.eval().class_text_features(), kept)
+
+
+def test_adapters_end_it():
+    peft = pytest.importorskip("peft")
+    base = text_model()
+    expected = base(pixels()).logits
+    model = peft.get_peft_model(base, peft.LoraConfig(target_modules=["q_proj", "v_proj"], init_lora_weights=False))
+    model.eval()
+    adapted = logits_of(model)
+    assert not torch.allclose(adapted, expected, **CLOSE)
+    with model.disable_adapter():
+        torch.testing.assert_close(logits_of(model), expected, **CLOSE)
+    torch.testing.assert_close(logits_of(model.merge_and_unload()), adapted, **CLOSE)
+
+
+# -- trained: computed in every forward ------------------------------------------------------------------------------
+
+
+def train_step(model, optimizer) -> None:
+    model.train()
+    model(pixels(), labels=torch.tensor([0, 1])).loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    model.eval()
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_evaluation_between_steps_sees_the_trained_texts(fused):
+    """A fused optimizer, which is the Trainer's default, writes weights without raising their version."""
+    model = text_model(freeze_text_model=False)
+    optimizer = torch.optim.AdamW(model.text_model.parameters(), lr=0.1, fused=fused)
+    before = logits_of(model)
+    train_step(model, optimizer)
+    after = logits_of(model)
+    assert torch.equal(after, fresh(model)) and not torch.allclose(after, before, atol=1e-3)
+    assert torch.equal(logits_of(model.merge_text_tower()), after)
+
+
+def swap_activation(model):
+    model.text_model.encoder.layers[0].mlp.activation_fn = nn.Tanh()
+
+
+def add_hook(model):
+    model.text_model.encoder.layers[0].register_forward_hook(lambda module, inputs, output: output * 2)
+
+
+@pytest.mark.parametrize("change", [swap_activation, add_hook])
+def test_whatever_is_done_to_a_trained_tower_shows(change):
+    model = text_model(freeze_text_model=False)
+    before = logits_of(model)
+    change(model)
+    assert torch.equal(logits_of(model), fresh(model))
+    assert not torch.allclose(logits_of(model), before, atol=1e-4)
+
+
+@pytest.mark.parametrize("thaw", [lambda m: m.freeze_text_model(False), lambda m: m.text_model.requires_grad_(True)])
+def test_thawed_in_either_way_and_frozen_again(thaw):
+    model = text_model()
+    logits_of(model)
+    thaw(model)
+    optimizer = torch.optim.AdamW(model.text_model.parameters(), lr=0.1, fused=True)
+    train_step(model, optimizer)
+    assert torch.equal(logits_of(model), fresh(model))
+    train_step(model, optimizer)
+    model.text_model.requires_grad_(False)
+    assert torch.equal(logits_of(model), fresh(model))
+
+
+def test_weights_made_in_inference_mode():
+    with torch.inference_mode():
+        model = text_model()
+        before = logits_of(model)
+        model.text_projection.weight.neg_()
+        model.refresh_class_features()
+        assert not torch.allclose(logits_of(model), before, atol=1e-3)
+    assert torch.equal(logits_of(model), fresh(model))
+
+
+def test_merging_reads_the_weights_and_not_what_was_kept():
+    model = text_model()
+    logits_of(model)
+    model.text_projection.weight.data.neg_()  # unseen, and nobody refreshed
+    expected = fresh(model)
+    assert torch.equal(logits_of(model.merge_text_tower()), expected)
+
+
+def test_constant_in_a_block():
+    model = text_model(freeze_text_model=False)
+    calls = count_encodings(model)
+    with model.constant_class_features():
+        expected = [logits_of(model), logits_of(model)]
+        assert len(calls) == 1 and torch.equal(*expected)
+        with model.constant_class_features():  # one in another
+            logits_of(model)
+        logits_of(model)
+        assert len(calls) == 1
+        model.set_class_input_ids(model.class_input_ids.flip(0))  # what empties it elsewhere does here
+        assert torch.equal(logits_of(model), expected[0].flip(1)) and len(calls) == 2
+    logits_of(model), logits_of(model)
+    assert len(calls) == 4
+    with pytest.raises(KeyError), model.constant_class_features():
+        raise KeyError
+    optimizer = torch.optim.AdamW(model.text_model.parameters(), lr=0.1, fused=True)
+    for _ in range(2):
+        train_step(model, optimizer)
+        with model.constant_class_features():
+            assert torch.equal(logits_of(model), fresh(model))
+
+
+def test_a_block_costs_a_frozen_tower_nothing_and_needs_no_text():
+    model = text_model()
+    calls = count_encodings(model)
+    logits_of(model)
+    with model.constant_class_features():
+        logits_of(model)
+    logits_of(model)
+    assert len(calls) == 1
+    for other in (text_model(classification_head="linear"), text_model().merge_text_tower()):
+        with other.constant_class_features():
+            assert logits_of(other).shape == (2, 3)
+
+
+# -- copies, other modes of computing --------------------------------------------------------------------------------
+
+
+def test_copies_keep_them_and_checkpoints_do_not(tmp_path):
+    model = text_model()
+    keys, expected = model.state_dict().keys(), logits_of(model)
+    assert model.state_dict().keys() == keys
+    other = copy.deepcopy(model)
+    calls = count_encodings(other)
+    assert torch.equal(logits_of(other), expected) and not calls
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    assert torch.equal(logits_of(torch.load(file, weights_only=False)), expected)
+    model.save_pretrained(tmp_path)
+    assert load_file(tmp_path / "model.safetensors").keys() == keys
+    assert torch.equal(logits_of(IlaForVideoClassification.from_pretrained(tmp_path).eval()), expected)
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_meta_and_fake_tensors(kept):
+    model = text_model()
+    if kept:
+        logits_of(model)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        assert model(pixels()).logits.shape == (2, 3)
+    assert torch.equal(logits_of(model), fresh(model))
+    meta = copy.deepcopy(model).to("meta")
+    assert meta(pixels().to("meta")).logits.is_meta
+    assert meta._kept_class_features is None  # so none are left when weights come
+
+
+@pytest.mark.parametrize("freeze", [True, False])
+@pytest.mark.parametrize("kept", [True, False])
+def test_weights_stacked_by_vmap(kept, freeze):
+    """Each model of an ensemble has its own texts, whatever the one that is called has kept."""
+    models = [text_model(seed, freeze_text_model=freeze) for seed in (0, 1)]
+    expected = torch.stack([fresh(model) for model in models])
+    if kept:
+        logits_of(models[0])
+    parameters = [dict(model.named_parameters()) for model in models]
+    stacked = {name: torch.stack([each[name].detach() for each in parameters]) for name in parameters[0]}
+
+    values = pixels()
+
+    def call(weights: dict[str, torch.Tensor]) -> torch.Tensor:
+        return torch.func.functional_call(models[0], weights, (values,)).logits
+
+    torch.testing.assert_close(torch.vmap(call)(stacked), expected, **CLOSE)
+    assert torch.equal(logits_of(models[0]), expected[0])
+    models[0].double()(pixels().double())  # nothing of the transform was left behind
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_gradients_by_torch_func(kept):
+    model = text_model()
+    if kept:
+        logits_of(model)
+    weights = {name: weight.detach() for name, weight in model.named_parameters()}
+
+    def loss(weights: dict[str, torch.Tensor]) -> torch.Tensor:
+        return torch.func.functional_call(model, weights, (pixels(),)).logits.std()
+
+    found = torch.func.grad(loss)(weights)["text_projection.weight"]
+    torch.func.grad(lambda values: model(values).logits.sum())(pixels())
+    assert torch.equal(logits_of(model), fresh(model))
+    model.freeze_text_model(False)
+    model(pixels()).logits.std().backward()
+    torch.testing.assert_close(found, model.text_projection.weight.grad, **CLOSE)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("freeze", [True, False])
+@pytest.mark.parametrize("kept", [True, False])
+def test_exported(kept, freeze):
+    model = text_model(freeze_text_model=freeze).requires_grad_(False)
+    expected = logits_of(model) if kept else fresh(model)
+    program = torch.export.export(model, (pixels(),))
+    torch.testing.assert_close(program.module()(pixels()).logits, expected, **CLOSE)
+    assert torch.equal(logits_of(model), expected)
+
+
+# -- merged ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("prompt", [True, False])

@@ -12,6 +12,7 @@ from transformers import AutoModel, AutoModelForVideoClassification, AutoTokeniz
 from support.inputs import CLOSE, pixels, randomised
 from support.tiny_models import save_clip, tiny_config
 from transformers_ila import IlaConfig, IlaForVideoClassification, IlaModel, IlaVisionModel
+from transformers_ila.backbones.frozen_clip import FrozenClipForVideoClassification
 from transformers_ila.model.layers_ila import IlaEncoderLayer
 
 
@@ -129,6 +130,20 @@ def test_a_config_with_another_size_does_the_same(tmp_path):
 # --- classes ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("kind", [IlaForVideoClassification, FrozenClipForVideoClassification])
+def test_what_clip_does_not_have_is_new(clip, kind):
+    model, info = kind.from_pretrained(clip, labels=LABELS[:2], num_frames=4, output_loading_info=True)
+    parameters = {name for name, _ in model.named_parameters()}
+    new = {name for name in parameters if any(part in name for part in model.new_parameters)}
+    assert new == parameters & set(info["missing_keys"]) and new < parameters
+
+
+def test_the_old_name_of_averaging_views():
+    model, logits = IlaForVideoClassification(tiny_config(num_labels=3)), torch.randn(2, 4, 3)
+    with pytest.warns(DeprecationWarning, match="average_views"):
+        assert torch.equal(model.fuse_views(logits), model.average_views(logits))
+
+
 def test_classes_are_renamed_at_any_time_also_after_saving(tmp_path, clip):
     model = IlaForVideoClassification.from_pretrained(clip, labels=LABELS, num_frames=4).eval()
     before = model(pixels()).logits
@@ -220,53 +235,12 @@ def test_classes_are_named_also_when_weights_are_offloaded():
     torch.testing.assert_close(model(pixels()).logits, expected(pixels()).logits, **CLOSE)
 
 
-def test_switching_adapters_of_the_text_tower_shows():
-    peft = pytest.importorskip("peft")
-    base = IlaForVideoClassification(tiny_config(num_labels=3)).eval()
-    expected = base(pixels()).logits
-    model = peft.get_peft_model(base, peft.LoraConfig(target_modules=["q_proj", "v_proj"], init_lora_weights=False))
-    model.eval()
-    assert not torch.allclose(model(pixel_values=pixels()).logits, expected)
-    with model.disable_adapter():
-        torch.testing.assert_close(model(pixel_values=pixels()).logits, expected, **CLOSE)
-
-
 @pytest.mark.parametrize(
     "ids", [torch.zeros(3), torch.zeros(3, 4), torch.full((2, 4), 99), torch.zeros(2, 17, dtype=torch.long)]
 )
 def test_bad_class_tokens(ids):
     with pytest.raises(ValueError, match="`input_ids` must"):
         IlaForVideoClassification(tiny_config()).set_class_input_ids(ids)
-
-
-def test_text_features_are_computed_once_and_whenever_something_changed():
-    model = IlaForVideoClassification(tiny_config(num_labels=3)).train()
-    calls = []
-    model.text_model.register_forward_hook(lambda *_: calls.append(1))
-    modes = [module.training for module in model.modules()]
-    for _ in range(3):
-        model(pixels())
-    with torch.inference_mode():
-        model(pixels())
-    assert len(calls) == 1 and modes == [module.training for module in model.modules()]
-    assert not any(weight.requires_grad for weight in model.text_model.parameters())
-    model(pixels(), labels=torch.tensor([0, 1])).loss.backward()
-    with torch.no_grad():
-        next(model.text_model.parameters()).mul_(2)
-    model(pixels())
-    assert len(calls) == 2
-    model.set_class_input_ids(model.class_input_ids.flip(0))
-    model(pixels())
-    assert len(calls) == 3
-    model.double()(pixels().double())
-    assert len(calls) == 4
-
-
-def test_first_use_in_inference_mode_does_not_spoil_training():
-    model = IlaForVideoClassification(tiny_config(num_labels=3))
-    with torch.inference_mode():
-        model(pixels())
-    model(pixels(), labels=torch.tensor([0, 1])).loss.backward()
 
 
 def test_the_text_tower_trains_on_request(tmp_path):

@@ -1,12 +1,8 @@
 """The alignment as it is computed against the same network done plainly: the pairs' tensor, then layer after layer."""
 
-import copy
-import pickle
-
 import pytest
 import torch
 from torch import nn
-from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional as F
 
 from transformers_ila.model.alignment_ila import ImplicitAlignment, PointPredictor, ResidualAlignment
@@ -86,7 +82,7 @@ def plain_block(features, block):
 
 
 def plain_points(self, patches, height, width):
-    """`PairPoints.forward`"""
+    """`PointPredictor.forward`"""
     frames = patches.mT.unflatten(-1, (height, width))  # (B, T, D, h, w)
     features = plain_pairs(frames, self.config.alignment_pairing)
     for block in self.interaction:
@@ -99,12 +95,6 @@ def plain_points(self, patches, height, width):
     points = F.conv1d(hidden, head.points.weight, head.points.bias, groups=2)[..., 0]
     shape = (len(patches), -1)
     return features.unflatten(0, shape), (0.75 * points.tanh()).unflatten(0, shape).unflatten(-1, (2, 2))
-
-
-def plain_skip(self, class_token, features):
-    """`ResidualAlignment.skip_interaction`"""
-    both = self.interaction_skip(torch.cat([class_token, self.interaction_projection(features)], dim=2))
-    return both[:, :, :1], both[:, :, 1:]
 
 
 def outcome(module, hidden, grid):
@@ -125,7 +115,6 @@ def both(monkeypatch, fusion, shape, *, training, dtype=torch.float32, **fields)
     for plain in (False, True):
         if plain:
             monkeypatch.setattr(PointPredictor, "forward", plain_points)
-            monkeypatch.setattr(ResidualAlignment, "skip_interaction", plain_skip)
         module = alignment(fusion, **fields).to(dtype).train(training)
         outcomes.append(outcome(module, frames_of(shape).to(dtype), shape[1:]))
     return outcomes
@@ -185,92 +174,6 @@ def test_in_bfloat16(monkeypatch, fusion, training, shape):
         torch.testing.assert_close(statistics[name], tensor, rtol=BFLOAT16, atol=BFLOAT16)
 
 
-def test_folding_leaves_nothing_behind():
-    """In eval mode the norm is part of the weights for the moment of a call: a change of either shows in the next."""
-    module, hidden = alignment("residual").eval(), frames_of((3, 3, 5))
-    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
-    first = module(hidden, 3, 5).tokens
-    assert module.state_dict().keys() == before.keys()
-    assert all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items())
-    module.train()(hidden, 3, 5)
-    assert not torch.allclose(module.eval()(hidden, 3, 5).tokens, first)  # other statistics
-    module.load_state_dict(before)
-    assert torch.equal(module(hidden, 3, 5).tokens, first)
-
-
-def with_one_weight_changed(name, entry):
-    def change(module):
-        module.get_parameter(name).data.view(-1)[entry] += 0.01  # which no version counter sees
-
-    return change
-
-
-def with_a_new_layer(module):
-    module.interaction_skip = torch.nn.Linear(16, 16)
-
-
-def with_an_adapter(module):
-    peft = pytest.importorskip("peft")
-    lora = peft.LoraConfig(target_modules=["interaction_projection"], init_lora_weights=False)
-    peft.inject_adapter_in_model(lora, module).eval()
-
-
-def in_double_precision(module):
-    module.double()
-
-
-CHANGES = [
-    with_one_weight_changed("interaction_projection.weight", 5),
-    with_one_weight_changed("interaction_projection.bias", 3),
-    with_one_weight_changed("interaction_skip.weight", 100),
-    with_one_weight_changed("interaction_skip.bias", 15),
-    with_a_new_layer,
-    with_an_adapter,
-    in_double_precision,
-]
-
-
-@pytest.mark.parametrize("change", CHANGES)
-def test_the_kept_product_is_never_out_of_date(change, monkeypatch):
-    module, hidden = alignment("residual").eval(), frames_of((3, 3, 5))
-    with torch.no_grad():
-        first = module(hidden, 3, 5).tokens
-        with monkeypatch.context() as kept:
-            kept.setattr(ResidualAlignment, "_product", None)
-            assert torch.equal(module(hidden, 3, 5).tokens, first)
-        change(module)
-        hidden = hidden.to(module.message.weight.dtype)
-        found = module(hidden, 3, 5).tokens
-        monkeypatch.setattr(ResidualAlignment, "skip_interaction", plain_skip)
-        expected = module(hidden, 3, 5).tokens
-    assert found.dtype == expected.dtype
-    check([{"tokens": found}], [{"tokens": expected}], CLOSE)
-    assert (found - first).abs().max() > 100 * CLOSE or change is in_double_precision
-
-
-def test_a_small_change_beside_a_large_bias_shows():
-    """One that is a digit of the product's rows, but none of an answer in which the bias is all there is."""
-    module = alignment("residual").eval()
-    module.interaction_skip.bias.data.fill_(100.0)
-    features, class_token = 100 * torch.randn(2, 3, 15, 8), torch.randn(2, 3, 1, 16)
-    with torch.no_grad():
-        module.skip_interaction(class_token, features)
-        module.interaction_skip.weight.data[3, 5] += 1e-5
-        found, anew = (each.skip_interaction(class_token, features)[1] for each in (module, copy.deepcopy(module)))
-        expected = plain_skip(copy.deepcopy(module).double(), class_token.double(), features.double())[1]
-    assert (found - expected).abs().max() <= 2 * (anew - expected).abs().max()
-
-
-def test_nothing_is_kept_with_gradients():
-    module, hidden, found = alignment("residual").eval(), frames_of((3, 3, 5)), []
-    for _ in range(2):
-        module.zero_grad()
-        module(hidden, 3, 5).tokens.square().sum().backward()
-        found.append({name: weight.grad for name, weight in module.named_parameters() if weight.grad is not None})
-    assert module._kept is None and found[0].keys() == found[1].keys() and len(found[0]) > 10
-    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
-
-
 @pytest.mark.parametrize("name", ["interaction_skip.weight", "interaction_projection.weight", "message.weight"])
 def test_weights_may_be_mapped_over(name):
     module, hidden = alignment("residual").eval(), frames_of((3, 3, 5))
@@ -284,30 +187,6 @@ def test_weights_may_be_mapped_over(name):
             )
             check([{"tokens": mapped}], [{"tokens": torch.stack(called)}], CLOSE)
             assert torch.equal(module(hidden, 3, 5).tokens, before)
-
-
-def test_what_others_do_meanwhile_does_not_reach_the_kept_product():
-    module, hidden, held = alignment("residual").eval(), frames_of((3, 3, 5)), []
-    module.interaction_skip.register_forward_hook(lambda _, inputs, output: held.append(output))
-    with torch.no_grad():
-        expected = module(hidden, 3, 5).tokens
-        for output in held:
-            output.zero_()
-        assert torch.equal(module(hidden, 3, 5).tokens, expected)
-        with torch.device("meta"):  # where new tensors go
-            assert torch.equal(module(hidden, 3, 5).tokens, expected)
-        traced = make_fx(lambda tokens: module(tokens, 3, 5).tokens)(hidden)
-        torch.testing.assert_close(traced(hidden), expected, atol=CLOSE, rtol=CLOSE)
-
-
-def test_copies_begin_without_the_kept_product():
-    module, hidden = alignment("residual").eval(), frames_of((3, 3, 5))
-    with torch.inference_mode():
-        expected = module(hidden, 3, 5).tokens
-    for copied in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
-        assert module._kept is not None and copied._kept is None
-        with torch.no_grad():
-            assert torch.equal(copied(hidden, 3, 5).tokens, expected)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -330,38 +209,6 @@ def test_weights_may_be_elsewhere_between_calls(fusion):
         expected = module(hidden, 3, 5).tokens
         accelerate.cpu_offload(module, execution_device=torch.device("cpu"))
         assert torch.equal(module(hidden, 3, 5).tokens, expected)
-
-
-def test_rows_keep_their_digits_beside_a_large_bias():
-    """The combined layers of the residual form in bfloat16: rows a hundredth of the bias, as trained ones may be."""
-    module = alignment("residual").eval()
-    for layer in (module.interaction_projection, module.interaction_skip):
-        layer.weight.data.mul_(0.1)
-        layer.bias.data.fill_(1.0)
-    features, class_token = torch.randn(2, 3, 15, 8), torch.randn(2, 3, 1, 16)
-    expected = torch.cat(plain_skip(module, class_token, features), dim=2)
-    module, features, class_token = module.bfloat16(), features.bfloat16(), class_token.bfloat16()
-    with torch.no_grad():
-        found, plain = module.skip_interaction(class_token, features), plain_skip(module, class_token, features)
-    ours, theirs = ((torch.cat(parts, dim=2).float() - expected).abs().max() for parts in (found, plain))
-    assert ours <= 2 * theirs, (ours, theirs)
-
-
-def test_adapters_may_drop_what_they_are_asked():
-    """An adapter's dropout sees tokens, and not the questions that the combined layers are made of."""
-    peft = pytest.importorskip("peft")
-    lora = peft.LoraConfig(target_modules=["interaction_skip"], lora_dropout=0.5, init_lora_weights=False)
-    module = peft.inject_adapter_in_model(lora, alignment("residual")).train()
-    features, class_token = torch.randn(2, 3, 15, 8), torch.randn(2, 3, 1, 16)
-    outcomes = []
-    for skip in (module.skip_interaction, lambda *inputs: plain_skip(module, *inputs)):
-        torch.manual_seed(0)
-        outcomes.append(torch.cat(skip(class_token, features), dim=2))
-    assert torch.equal(*outcomes)
-    module.eval()
-    torch.testing.assert_close(
-        module.skip_interaction(class_token, features), plain_skip(module, class_token, features)
-    )
 
 
 def check(ours, plain, tolerance):

@@ -16,7 +16,7 @@ import pytest
 
 from support.videos import SHARED, barcode_frame, barcodes, manifest, needs_shared, packet_places, write_video
 from transformers_ila.model import video_decoding_ila
-from transformers_ila.model.video_bitstream_ila import Picture, picture_in
+from transformers_ila.model.video_packets_ila import Picture, parse_picture
 from transformers_ila.model.video_reading_ila import ReadLimits, VideoDecodingError, check_video, read_video
 from transformers_ila.model.video_sampling_ila import dense_indices, segment_indices, uniform_indices
 
@@ -176,10 +176,10 @@ SPS, OTHER_SPS, IDR, SLICE, DISPOSABLE = b"\x67ab", b"\x67cd", b"\x65\x88x", b"\
     ],
 )
 def test_what_the_bytes_of_h264_say(data, expected):
-    assert picture_in(data, codec="h264", nal_length=4, header=b"header" + SPS) == expected
+    assert parse_picture(data, codec="h264", nal_length=4, header=b"header" + SPS) == expected
     starts = data.replace(b"\0\0\0\x03", b"\0\0\0\1").replace(b"\0\0\0\x04", b"\0\0\0\1")
     if b"\0\0\0\1" in starts:
-        assert picture_in(starts, codec="h264", nal_length=0, header=b"header" + SPS) == expected
+        assert parse_picture(starts, codec="h264", nal_length=0, header=b"header" + SPS) == expected
 
 
 HEVC = {"idr": b"\x26\x01\x80", "bla": b"\x20\x01\x80", "cra": b"\x2a\x01\x80", "trail": b"\x02\x01\x80"}
@@ -191,9 +191,9 @@ HEVC = {"idr": b"\x26\x01\x80", "bla": b"\x20\x01\x80", "cra": b"\x2a\x01\x80", 
 )
 def test_what_the_bytes_of_hevc_say(kinds, anew, steady):
     data = units(*(HEVC[kind] for kind in kinds))
-    assert picture_in(data, codec="hevc", nal_length=4, header=b"") == Picture(1, anew, False, steady)
+    assert parse_picture(data, codec="hevc", nal_length=4, header=b"") == Picture(1, anew, False, steady)
     ended = units(HEVC[kinds[0]], b"\x48\x01")  # end of sequence
-    assert not picture_in(ended, codec="hevc", nal_length=4, header=b"").steady
+    assert not parse_picture(ended, codec="hevc", nal_length=4, header=b"").steady
 
 
 def test_the_rule_is_called_once(tmp_path, ways):

@@ -33,6 +33,7 @@ import transformers_ila.training.callbacks
 import transformers_ila.training.checkpoints
 import transformers_ila.training.trainer
 from transformers_ila.cli import train
+from transformers_ila.cli.main import run_verb
 from transformers_ila.training.trainer import IlaTrainer
 
 
@@ -130,7 +131,7 @@ def start(options: list[str], when: dict[str, float], log: Path, environment: di
             Death(when).arm(log.with_suffix(".trace"))
             if environment.get("ACCELERATE_USE_FSDP") and "ACCELERATE_TORCH_DEVICE" in environment:
                 shard_on_cpus()
-            code = train.main(options)
+            code = run_verb(train, options)
         except BaseException:
             traceback.print_exc()
             code = 99

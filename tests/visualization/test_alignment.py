@@ -1,7 +1,7 @@
 import numpy as np
 import torch
 
-from transformers_ila.visualization.alignment import CELL, GAP, draw_alignment
+from transformers_ila.visualization.alignment import CELL, GAP, plot_alignment
 
 
 def test_the_ring_is_where_the_point_is_and_the_rest_is_dark():
@@ -10,7 +10,7 @@ def test_the_ring_is_where_the_point_is_and_the_rest_is_dark():
     points[0][:, :, 0], points[0][:, :, 1] = 0.5, -0.5  # right of the centre, above it
     masks = [torch.zeros(2, 2, 4, 4)]
     masks[0][:, :, 0, 3] = 1
-    picture = np.asarray(draw_alignment(frames, points, masks)).astype(int)
+    picture = np.asarray(plot_alignment(frames, points, masks)).astype(int)
     assert picture.shape == (2 * CELL + GAP, 3 * CELL + 2 * GAP, 3)
     assert (picture[:CELL, :CELL] == 255).all()
     for index in range(3):
@@ -24,5 +24,5 @@ def test_the_ring_is_where_the_point_is_and_the_rest_is_dark():
 
 def test_chosen_layers_only():
     points, masks = [torch.zeros(1, 2, 2)] * 5, [torch.ones(1, 2, 3, 3)] * 5
-    picture = draw_alignment(torch.rand(2, 3, 8, 8), points, masks, layers=[0, 4])
+    picture = plot_alignment(torch.rand(2, 3, 8, 8), points, masks, layers=[0, 4])
     assert picture.height == 3 * CELL + 2 * GAP

@@ -385,7 +385,7 @@ def test(model: IlaForVideoClassification, start: SharedInputs, own: torch.Tenso
     """Accuracy of each task, as is and with the frames in another order, and what neighbouring frames share."""
     found = predict(model, start.processor, start.test, batch_size=64, temporal_reliance=True)
     by_order = {"as_is": found.logits, **found.reordered}
-    tasks = [model.config.id2label[index].partition(", ")[0] for index in range(model.config.num_labels)]
+    tasks = [name.partition(", ")[0] for name in model.config.class_names]
     accuracy: dict[str, dict[str, float]] = {}
     for order, logits in by_order.items():
         right = logits.masked_fill(~own[found.labels], OTHER_TASKS).argmax(-1) == found.labels

@@ -270,6 +270,7 @@ class FrozenClipForVideoClassification(IlaForVideoClassification):
 
     config: FrozenClipConfig
     config_class = FrozenClipConfig
+    new_parameters = (*IlaForVideoClassification.new_parameters, "decoder.")
     # CLIP's text tower and projections: the head reads the query in the tower's width.
     _keys_to_ignore_on_load_unexpected = [r"^(text_model|text_projection|visual_projection|logit_scale)"]
 

@@ -13,6 +13,7 @@ Shapes: `B` videos, `T` frames, `h`, `w` patch rows and columns, `N = h * w`, `L
 `K` classes. Between layers a clip is (B, 1 + N * T, D): the class token, then patch after patch, each with its frames.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -30,7 +31,7 @@ from transformers.models.timesformer.modeling_timesformer import (
 from transformers.utils.generic import can_return_tuple
 
 from ..model.alignment_ila import ImplicitAlignment, PointLayer
-from ..model.configuration_ila import IlaVisionConfig
+from ..model.configuration_ila import IlaConfig, IlaVisionConfig
 from ..model.modeling_ila import IlaForVideoClassification, IlaModel
 from ..model.numerics_ila import realign_tensors
 from ..model.outputs_ila import IlaVideoClassifierOutput
@@ -91,6 +92,8 @@ class AlignedTimesformerConfig(TimesformerConfig):
             name: kwargs.pop(name) for name in cls.__annotations__ if name in kwargs
         }  # so that they are validated
         return super().from_dict({**config_dict, **given}, **kwargs)
+
+    class_names = IlaConfig.class_names
 
     @property
     def temporal_layers(self) -> tuple[int, ...]:
@@ -187,16 +190,20 @@ class AlignedTimesformerOutput(BaseModelOutput):
     attentions: spatial, each (B * T, heads, L, L); with the mutual-information token, which is the last, L + 1.
     alignment_loss: sum over layers of the mean over pairs of 1 - cosine (Eq. 10), scalar; `None` without ILA.
     interactive_points: per aligning layer (B, T-1, 2, 2): previous/current frame, x/y in [-1, 1].
+    pooler_output: class token of the last hidden state, (B, D), of the classifier's `get_video_features` only.
     """
 
     alignment_loss: torch.Tensor | None = None
     interactive_points: tuple[torch.Tensor, ...] | None = None
+    pooler_output: torch.Tensor | None = None
 
 
 class _AlignedTimesformer:
     """What both models below share: initialisation and loading."""
 
     config_class = AlignedTimesformerConfig
+    # A checkpoint has frame positions too, but for one number of frames; they always learned at the rate of new ones.
+    new_parameters = (".alignment.", "classifier", "time_embeddings")
     # Replaced on purpose; with "ata" and in the layers left out they have a place, and are loaded.
     _keys_to_ignore_on_load_unexpected = [r"\.temporal_(layernorm|attention|dense)\."]
     _keep_in_fp32_modules_strict = IlaPreTrainedModel._keep_in_fp32_modules_strict
@@ -301,6 +308,7 @@ class AlignedTimesformerForVideoClassification(_AlignedTimesformer, TimesformerF
 
     add_alignment_loss: Any = IlaModel.add_alignment_loss
     classification_loss: Any = IlaForVideoClassification.classification_loss
+    average_views: Any = IlaForVideoClassification.average_views
 
     def __init__(self, config: AlignedTimesformerConfig) -> None:
         super(TimesformerForVideoClassification, self).__init__(config)  # likewise a whole TimeSformer
@@ -309,13 +317,29 @@ class AlignedTimesformerForVideoClassification(_AlignedTimesformer, TimesformerF
         self.classifier = nn.Linear(config.hidden_size, config.num_labels) if config.num_labels else nn.Identity()
         self.post_init()
 
+    def get_video_features(self, pixel_values: torch.Tensor, **kwargs: Any) -> AlignedTimesformerOutput:
+        """Features of the class token, not normalised: (B, T, C, H, W) -> `pooler_output` (B, D)."""
+        kwargs.pop("return_dict", None)
+        outputs = self.timesformer(pixel_values, return_dict=True, **kwargs)
+        outputs.pooler_output = outputs.last_hidden_state[:, 0]
+        return outputs
+
+    def classify(self, video_outputs: AlignedTimesformerOutput) -> torch.Tensor:
+        """Output of `get_video_features` -> logits (B, K)."""
+        return self.classifier(video_outputs.pooler_output)
+
+    def constant_class_features(self) -> AbstractContextManager[None]:
+        """Change nothing: this classifier has no text tower (see `IlaForVideoClassification`)."""
+        return nullcontext()
+
     @can_return_tuple
     def forward(
         self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None, **kwargs: Any
     ) -> IlaVideoClassifierOutput:
-        """
+        """Classify videos.
+
         Args:
-            pixel_values: (B, T, C, H, W).
+            pixel_values: (B, T, C, H, W), or (B, V, T, C, H, W) for several views of each video.
             labels: class indices (B,), or class probabilities (B, K).
             kwargs: of `AlignedTimesformerModel.forward`.
 
@@ -325,9 +349,11 @@ class AlignedTimesformerForVideoClassification(_AlignedTimesformer, TimesformerF
         Raises:
             ValueError: on another rank, number of frames, channels or size; on labels of another shape.
         """
-        kwargs.pop("return_dict", None)
-        outputs = self.timesformer(pixel_values, return_dict=True, **kwargs)
-        logits = self.classifier(outputs.last_hidden_state[:, 0])
+        views = pixel_values.shape[1] if getattr(pixel_values, "ndim", 5) == 6 else None
+        outputs = self.get_video_features(pixel_values if views is None else pixel_values.flatten(0, 1), **kwargs)
+        logits = self.classify(outputs)  # (B, K), with views (B * V, K)
+        if views is not None:
+            logits = self.average_views(logits.unflatten(0, (-1, views)))
         loss = None
         if labels is not None:
             loss = self.add_alignment_loss(self.classification_loss(logits, labels), outputs.alignment_loss)

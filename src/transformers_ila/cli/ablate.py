@@ -8,11 +8,9 @@ failed or are another part's, or SIGTERM came, 2 bad arguments.
 """
 
 import statistics
-import sys
 import time
 from dataclasses import dataclass, field
 
-from transformers import HfArgumentParser
 from transformers.utils import logging
 
 from ..ablation.ablation import mean_accuracy, prepare, read_ablation, read_results, result_file
@@ -23,9 +21,16 @@ from ..ablation.report import measure_costs, write_report
 logger = logging.get_logger("transformers_ila.ablate")
 
 
+POSITIONAL = "recipe"
+EXAMPLES = (
+    "ila ablate ablation_small --output ablation",
+    "ila ablate ablation_small --output ablation --report_only",
+)
+
+
 @dataclass
 class AblationScriptArguments:
-    recipe: str = field(metadata={"help": "recipes/ablation_*.yaml"})
+    recipe: str = field(default="", metadata={"help": "recipes/ablation_*.yaml"})
     output: str = field(default="ablation", metadata={"help": "folder for videos, runs, tables and pictures"})
     part: str = field(default="1/1", metadata={"help": "which share of the runs this process does, such as 1/2"})
     keep_models: bool = field(default=False, metadata={"help": "save every model that is trained, beside its result"})
@@ -78,19 +83,3 @@ def run(args: AblationScriptArguments) -> int:
         for file in write_report(ablation, args.output):
             say(f"Written: {file}")
     return 0 if len(results) == len(runs) else 1
-
-
-def main(arguments: list[str] | None = None) -> int:
-    if arguments and not arguments[0].startswith("-"):
-        arguments = ["--recipe", *arguments]
-    (args,) = HfArgumentParser(
-        AblationScriptArguments, description=__doc__, prog="ila ablate"
-    ).parse_args_into_dataclasses(arguments, look_for_args_file=False)
-    try:
-        return run(args)
-    except InterruptedError as error:
-        print(error, file=sys.stderr)
-        return 1
-    except (ValueError, OSError) as error:
-        print(f"ila ablate: error: {error}", file=sys.stderr)
-        return 2

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tqdm import tqdm
-from transformers import HfArgumentParser
 
 from ..data.checking import (
     REPORT_SUFFIXES,
@@ -26,8 +25,16 @@ from ..data.video_lists import list_videos
 from ..model.video_reading_ila import ReadLimits
 
 
+POSITIONAL = "source"
+EXAMPLES = (
+    "ila check-videos path/to/videos",
+    "ila check-videos train.csv --clean_list clean.csv --drop_damaged",
+)
+
+
 @dataclass
 class CheckArguments:
+    source: str = field(default="", metadata={"help": "annotation list, one video a line, or a folder"})
     videos: str | None = field(
         default=None, metadata={"help": "folder that relative paths in a list start from; default the list's folder"}
     )
@@ -42,19 +49,10 @@ class CheckArguments:
     restart: bool = field(default=False, metadata={"help": "forget the results of an earlier scan"})
 
 
-def parse_arguments(arguments: list[str] | None) -> tuple[str, CheckArguments]:
-    parser = HfArgumentParser(CheckArguments, usage="check_videos.py LIST_OR_FOLDER [options]", description=__doc__)
-    parser.add_argument("source", metavar="LIST_OR_FOLDER", help="annotation list, one video a line, or a folder")
-    args, rest, unknown = parser.parse_args_into_dataclasses(
-        arguments, return_remaining_strings=True, look_for_args_file=False
-    )
-    if unknown:
-        parser.error(f"unknown arguments: {' '.join(unknown)}")
-    return rest.source, args
-
-
-def check_arguments(source: str, args: CheckArguments) -> None:
+def check_arguments(args: CheckArguments) -> None:
     """Everything that could only fail after the scan otherwise."""
+    if not args.source:
+        raise ValueError("name a folder with videos or an annotation list: ila check-videos SOURCE.")
     if args.min_frames < 1:
         raise ValueError(f"--min_frames must be 1 or more, got {args.min_frames}.")
     if args.workers is not None and args.workers < 1:
@@ -65,7 +63,7 @@ def check_arguments(source: str, args: CheckArguments) -> None:
         raise ValueError(f"--report must end in {' or '.join(REPORT_SUFFIXES)}, got {args.report!r}.")
     if args.drop_damaged and args.clean_list is None:
         raise ValueError("--drop_damaged needs --clean_list.")
-    taken = {Path(source).resolve(): "the input"}
+    taken = {Path(args.source).resolve(): "the input"}
     journal = str(Path(args.report).with_suffix(".journal"))
     files = {"--report": args.report, "the journal beside --report": journal, "--clean_list": args.clean_list}
     for option, file in files.items():
@@ -101,11 +99,15 @@ def scan(paths: list[str], args: CheckArguments) -> list[VideoCheck]:
     return [checks[path] for path in paths]
 
 
-def run(source: str, args: CheckArguments) -> int:
-    check_arguments(source, args)
-    listed = list_videos(source, root=args.videos)
+def run(args: CheckArguments) -> int:
+    check_arguments(args)
+    listed = list_videos(args.source, root=args.videos)
     paths = list(dict.fromkeys(video.path for video in listed if video.path is not None))
-    checks = scan(paths, args)
+    try:
+        checks = scan(paths, args)
+    except KeyboardInterrupt:
+        print("Interrupted; the same command goes on from here.", file=sys.stderr)
+        return 130
     write_report(checks, Path(args.report), min_frames=args.min_frames)
     statuses = {check.path: check.status(min_frames=args.min_frames) for check in checks}
     if args.clean_list is not None:
@@ -116,15 +118,3 @@ def run(source: str, args: CheckArguments) -> int:
     print(f"{len(paths)} videos: {', '.join(f'{count} {status}' for status, count in counts.most_common())}.")
     print(f"Report: {args.report}" + (f", list: {args.clean_list}" if args.clean_list else ""))
     return 0 if set(counts) == {"ok"} else 1
-
-
-def main(arguments: list[str] | None = None) -> int:
-    source, args = parse_arguments(arguments)
-    try:
-        return run(source, args)
-    except (ValueError, OSError, RuntimeError) as error:
-        print(f"ila check-videos: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("Interrupted; the same command goes on from here.", file=sys.stderr)
-        return 130

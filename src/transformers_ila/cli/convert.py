@@ -4,13 +4,16 @@ The release's weights have no licence and are not distributed with this package:
 No pickle is executed: of the file only tensors and the yacs configuration are read, and anything else is refused.
 """
 
-import sys
 from dataclasses import dataclass, field
-
-from transformers import HfArgumentParser
 
 from ..conversion.convert import convert_checkpoint
 from ..conversion.tokenizer import CLIP_TOKENIZER
+
+
+EXAMPLES = (
+    "ila convert --checkpoint k400_B_16_8.pth --output ila-b16 --verify",
+    "ila convert --checkpoint ViT-B-16.pt --output clip-b16",
+)
 
 
 @dataclass
@@ -34,18 +37,14 @@ class ConvertArguments:
 
 
 def run(args: ConvertArguments) -> int:
-    try:
-        done = convert_checkpoint(
-            args.checkpoint,
-            args.output,
-            labels=args.labels,
-            tokenizer=args.tokenizer,
-            own_weights=args.own_weights,
-            verify=args.verify,
-        )
-    except (ValueError, OSError) as error:
-        print(f"ila convert: error: {error}", file=sys.stderr)
-        return 2
+    done = convert_checkpoint(
+        args.checkpoint,
+        args.output,
+        labels=args.labels,
+        tokenizer=args.tokenizer,
+        own_weights=args.own_weights,
+        verify=args.verify,
+    )
     config = done.model.config
     vision = config.vision_config
     print(
@@ -57,11 +56,3 @@ def run(args: ConvertArguments) -> int:
         print(f"Verified: {line}.")
     print(f"Written: {args.output}")
     return 0
-
-
-def main(arguments: list[str] | None = None) -> int:
-    return run(
-        *HfArgumentParser(ConvertArguments, description=__doc__, prog="ila convert").parse_args_into_dataclasses(
-            arguments, look_for_args_file=False
-        )
-    )

@@ -16,6 +16,8 @@ from ..model.configuration_ila import IlaConfig
 from ..model.temporal_ila import TEMPORAL_MODULES
 
 
+EXAMPLES = ("ila cost", "ila cost | head -12")
+
 # Table 4 and 15: GMACs of B/32 with 8 frames; no number for GTA, which the paper does not compare with.
 PAPER_TABLE_4 = {"none": 37, "average": 39, "shift": 37, "message": 39, "divided": 58, "joint": 71, "ata": 60}
 
@@ -68,7 +70,7 @@ def compare_backbones() -> None:
         print(f"{row}{parameters:12.1f}", flush=True)
 
 
-def main(arguments: list[str] | None = None) -> int:
+def run() -> int:
     heading = f"{'data set':24}{'model':14}{'frames':>6}{'GMACs':>10}{'paper':>8}{'ratio':>8}"
     print(heading + f"{'params (M)':>12}{'released':>10}")
     for checkpoint in PUBLISHED:

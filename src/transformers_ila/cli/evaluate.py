@@ -8,22 +8,25 @@ report says why; of several processes only the first says so), 2 bad arguments, 
 gives no finite logits.
 """
 
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
 from tqdm import tqdm
-from transformers import HfArgumentParser
 
 from ..data.annotations import FORMATS, Annotations, read_annotations
-from ..distributed import RemoteRankError, all_gather, process_group
+from ..distributed import all_gather, process_group
 from ..evaluation.evaluator import PROTOCOLS, Predictions, build_report, predict
 from ..evaluation.inference import MULTI_LABEL, class_names_of, load_trained
 from ..evaluation.report_files import files_of, scores_of, seconds_of, write_files
 from ..model.modeling_ila import IlaForVideoClassification
 from ..model.video_processing_ila import IlaVideoProcessor
+
+
+EXAMPLES = (
+    "ila evaluate --model my-ila --videos path/to/videos",
+    "ila evaluate --model my-ila --videos path/to/videos --list val.csv --protocol 4x3",
+)
 
 
 @dataclass
@@ -136,18 +139,3 @@ def write(
     report = build_report(predictions, model, processor, samples, data_set=args.data_set, split=split)
     files = write_files(report, args.output, predictions=predictions, model=model, samples=samples)
     print(f"{table(report)}\nReport: {', '.join(map(str, files))}")
-
-
-def main(arguments: list[str] | None = None) -> int:
-    args, unknown = HfArgumentParser(EvaluationArguments, description=__doc__).parse_args_into_dataclasses(
-        arguments, return_remaining_strings=True, look_for_args_file=False
-    )
-    try:
-        if unknown:
-            raise ValueError(f"unknown arguments: {' '.join(unknown)}.")
-        return run(args)
-    except RemoteRankError:  # which says it itself
-        return 2
-    except (ValueError, OSError, RuntimeError, SafetensorError) as error:  # RuntimeError: no memory, a lost worker
-        print(f"ila evaluate: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2

@@ -1,10 +1,35 @@
-"""Runs one verb of the `ila` command: its module is imported when it runs, and no other."""
+"""Runs one verb of the `ila` command: its module is imported when it runs, and no other.
 
+A verb is a module with
+- a docstring, which `--help` prints;
+- `EXAMPLES`: two command lines;
+- `run(options) -> int`: does the work, prints, and returns the exit code. Its annotations name the dataclasses of
+  options (`parsing.read_options`). What can be checked before anything is loaded, their `__post_init__` checks;
+- optionally `POSITIONAL`: the field that takes words without an option, and
+- optionally `parse_arguments(arguments)`: reads the options in another way than `read_options`.
+"""
+
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from types import ModuleType
+
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+from transformers.utils import logging
 
 from ila_cli import VERBS, usage_error
+
+from ..distributed import RemoteRankError
+from .parsing import HELP, help_text, read_options
+
+
+logger = logging.get_logger(__name__)
+
+
+# What is told in one line. RuntimeError: no memory, a lost worker; ImportError: an extra that is not installed.
+FAILURES = (ValueError, OSError, RuntimeError, ImportError, SafetensorError, StrictDataclassError)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -12,4 +37,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
     verb, *rest = sys.argv[1:] if arguments is None else arguments
     if verb not in VERBS:
         return usage_error(verb)
-    return import_module(f".{verb.replace('-', '_')}", __package__).main(rest)
+    return run_verb(import_module(f".{verb.replace('-', '_')}", __package__), rest)
+
+
+def run_verb(verb: ModuleType, arguments: Sequence[str]) -> int:
+    """Read the options of a verb, run it, and return its exit code.
+
+    A failure is one line on stderr and exit code 2; its traceback is logged at level debug
+    (`TRANSFORMERS_VERBOSITY=debug`). All processes of a launcher are given the same options, so of those on one
+    machine the first one alone says what is wrong with them. An interrupted verb returns 130.
+    """
+    name = verb.__name__.rpartition(".")[2].replace("_", "-")
+    first = os.environ.get("LOCAL_RANK", "0") == "0"
+    if wanted := [word for word in arguments if word in HELP]:
+        if first:
+            print(help_text(verb, name, all_options="--help-all" in wanted))
+        return 0
+    try:
+        options = (
+            verb.parse_arguments(arguments) if hasattr(verb, "parse_arguments") else read_options(verb, arguments)
+        )
+    except FAILURES as error:
+        return _failed(name, error) if first else 2
+    try:
+        return verb.run(*options)
+    except RemoteRankError:  # the process that failed says why
+        return 2
+    except FAILURES as error:
+        return _failed(name, error)
+    except KeyboardInterrupt:
+        print(f"ila {name}: interrupted", file=sys.stderr)
+        return 130
+
+
+def _failed(name: str, error: BaseException) -> int:
+    logger.debug(f"ila {name} failed.", exc_info=True)
+    print(f"ila {name}: error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
+    return 2

@@ -10,15 +10,19 @@ import signal
 import sys
 from dataclasses import dataclass, field
 
-from safetensors import SafetensorError
 from tqdm import tqdm
-from transformers import HfArgumentParser
 
 from ..distributed import rank_from_environment
 from ..evaluation.inference import load_trained
 from ..evaluation.prediction import label_videos, named_videos
 from ..evaluation.prediction_files import FORMATS
 from ..evaluation.views import PROTOCOLS
+
+
+EXAMPLES = (
+    "ila predict --model my-ila --videos path/to/videos --output labels",
+    "ila predict --model my-ila --videos list.txt --output labels --format parquet",
+)
 
 
 @dataclass
@@ -45,6 +49,17 @@ class PredictionArguments:
 
 
 def run(args: PredictionArguments) -> int:
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # what waits to be written is written
+    try:
+        return label(args)
+    except KeyboardInterrupt:
+        print("Interrupted; the same command goes on from here.", file=sys.stderr)
+        return 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def label(args: PredictionArguments) -> int:
     place = rank_from_environment()
     videos = named_videos(args.videos, root=args.root)
     model, processor = load_trained(args.model)
@@ -78,22 +93,3 @@ def run(args: PredictionArguments) -> int:
     for name, reason in summary.reasons.items():
         print(f"unreadable: {name!r}: {' '.join(reason.split())}")
     return 1 if summary.unreadable and place.world_size == 1 else 0
-
-
-def main(arguments: list[str] | None = None) -> int:
-    args, unknown = HfArgumentParser(PredictionArguments, description=__doc__).parse_args_into_dataclasses(
-        arguments, return_remaining_strings=True, look_for_args_file=False
-    )
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # what waits to be written is written
-    try:
-        if unknown:
-            raise ValueError(f"unknown arguments: {' '.join(unknown)}.")
-        return run(args)
-    except (ValueError, OSError, RuntimeError, SafetensorError) as error:  # RuntimeError: no memory, a lost worker
-        print(f"ila predict: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("Interrupted; the same command goes on from here.", file=sys.stderr)
-        return 130
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -5,14 +5,11 @@ Features are computed once and kept in --cache. Exit code: 0 all videos were rea
 why), 2 bad arguments or nothing to probe.
 """
 
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
 from tqdm import tqdm
-from transformers import HfArgumentParser
 
 from ..data.annotations import FORMATS, Annotations, read_annotations
 from ..distributed import rank_from_environment
@@ -21,6 +18,12 @@ from ..evaluation.report_files import scores_of, write_report
 from ..evaluation.views import PROTOCOLS
 from ..model.modeling_ila import IlaForVideoClassification
 from ..model.video_processing_ila import IlaVideoProcessor
+
+
+EXAMPLES = (
+    "ila probe --model my-ila --train train.csv --test test.csv --videos path/to/videos",
+    "ila probe --model my-ila --train videos/train --test videos/test --probes knn",
+)
 
 
 @dataclass
@@ -121,16 +124,3 @@ def run(args: ProbeArguments) -> int:
     write_report(report, output)
     print(f"{table(report)}\nReport: {output}")
     return 1 if found[0].unreadable or found[1].unreadable else 0
-
-
-def main(arguments: list[str] | None = None) -> int:
-    args, unknown = HfArgumentParser(ProbeArguments, description=__doc__).parse_args_into_dataclasses(
-        arguments, return_remaining_strings=True, look_for_args_file=False
-    )
-    try:
-        if unknown:
-            raise ValueError(f"unknown arguments: {' '.join(unknown)}.")
-        return run(args)
-    except (ValueError, OSError, RuntimeError, SafetensorError) as error:  # RuntimeError: no memory, a lost worker
-        print(f"ila probe: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2

@@ -3,24 +3,33 @@
 The folder is checked first as its users will load it, without this package; then all of it is uploaded in one commit.
 """
 
-import sys
 from dataclasses import dataclass, field
 
-from transformers import HfArgumentParser
-
 from ..hub.cards import NO_LICENCE
-from ..hub.publishing import CheckedFolder, PublishError, check_folder, publish
+from ..hub.publishing import CheckedFolder, check_folder, publish
+
+
+POSITIONAL = "folder"
+EXAMPLES = (
+    "ila publish my-ila --repo user/my-ila --dry_run",
+    "ila publish my-ila --repo user/my-ila --private",
+)
 
 
 @dataclass
 class PublishArguments:
     repo: str = field(metadata={"help": "user/name"})
+    folder: str = field(default="", metadata={"help": "exported folder, as `transformers_ila.hub.export` writes it"})
     private: bool = field(default=False, metadata={"help": "make a private repository"})
     pr: bool = field(default=False, metadata={"help": "propose the files to an existing repository"})
     revision: str | None = field(default=None, metadata={"help": "branch to commit to; made if it does not exist"})
     update: bool = field(default=False, metadata={"help": "commit to a repository that has files already"})
     video: str | None = field(default=None, metadata={"help": "clip to try the model on; default a generated one"})
     dry_run: bool = field(default=False, metadata={"help": "check and show, upload nothing"})
+
+    def __post_init__(self) -> None:
+        if not self.folder:
+            raise ValueError("name the exported folder: ila publish FOLDER --repo user/name.")
 
 
 def show(checked: CheckedFolder) -> None:
@@ -36,27 +45,19 @@ def show(checked: CheckedFolder) -> None:
         print("These weights were released without a licence: only a private repository is possible.")
 
 
-def main(arguments: list[str] | None = None) -> int:
-    usage = "publish.py FOLDER --repo user/name [options]"
-    parser = HfArgumentParser(PublishArguments, usage=usage, description=__doc__)
-    parser.add_argument("folder", metavar="FOLDER", help="as `transformers_ila.hub.export` writes it")
-    args, rest = parser.parse_args_into_dataclasses(arguments, look_for_args_file=False)
-    try:
-        checked = check_folder(rest.folder, video=args.video)
-        show(checked)
-        if args.dry_run:
-            return 0
-        url = publish(
-            checked,
-            args.repo,
-            private=args.private,
-            create_pr=args.pr,
-            revision=args.revision,
-            update=args.update,
-            announce=lambda names: print(f"Deleted there, of an earlier export: {', '.join(names)}."),
-        )
-    except (PublishError, OSError) as error:
-        print(f"ila publish: error: {error}", file=sys.stderr)
-        return 2
+def run(args: PublishArguments) -> int:
+    checked = check_folder(args.folder, video=args.video)
+    show(checked)
+    if args.dry_run:
+        return 0
+    url = publish(
+        checked,
+        args.repo,
+        private=args.private,
+        create_pr=args.pr,
+        revision=args.revision,
+        update=args.update,
+        announce=lambda names: print(f"Deleted there, of an earlier export: {', '.join(names)}."),
+    )
     print(f"Published: {url}")
     return 0

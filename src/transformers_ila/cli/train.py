@@ -10,7 +10,7 @@ Exit code: 0 the model is saved, or after SIGTERM the last step; 2 bad arguments
 """
 
 import os
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ import transformers_ila
 
 from ..distributed import all_gather
 from ..hub.exporting import export
+from ..model.configuration_ila import MULTI_LABEL
 from ..model.video_processing_ila import IlaVideoProcessor
 from ..training.arguments import IlaTrainingArguments
 from ..training.augmentation import MixingCollator
@@ -48,10 +49,14 @@ from ..training.trainer import (
     top5_indices,
     top_accuracies,
 )
-from ..training.unreadable import UnreadableVideosError
 
 
 logger = logging.get_logger("transformers_ila.train")
+
+EXAMPLES = (
+    "ila train small_b16_8f --clip openai/clip-vit-base-patch16 --train_list videos/train --output_dir my-run",
+    "torchrun --nproc_per_node 2 -m transformers_ila train k400_b16_8f --train_list train.csv --resume",
+)
 
 
 def find_checkpoint(recipe: RecipeArguments, args: IlaTrainingArguments) -> Path | None:
@@ -84,7 +89,7 @@ def build_trainer(recipe: RecipeArguments, args: IlaTrainingArguments) -> IlaTra
     set_seed(args.seed)  # new weights are drawn here
     model = model_of(recipe, names)
     if training.multi_label:  # where nothing is the first of five
-        model.config.problem_type = "multi_label_classification"
+        model.config.problem_type = MULTI_LABEL
         args.metric_for_best_model, args.greater_is_better = "loss", False
     processor = IlaVideoProcessor.for_model(model.config, frame_sampling=recipe.frame_sampling)
     size = model.config.vision_config.image_size
@@ -135,7 +140,7 @@ def save(trainer: IlaTrainer, args: IlaTrainingArguments) -> None:
     trainer.accelerator.wait_for_everyone()
 
 
-def run(recipe: RecipeArguments, args: IlaTrainingArguments) -> int:
+def train(recipe: RecipeArguments, args: IlaTrainingArguments) -> int:
     if recipe.expect_processes not in (None, args.world_size):
         raise ValueError(f"{recipe.expect_processes} processes were expected, and there are {args.world_size}.")
     checkpoint = find_checkpoint(recipe, args)
@@ -161,17 +166,14 @@ def run(recipe: RecipeArguments, args: IlaTrainingArguments) -> int:
     return 0
 
 
-def main(arguments: list[str] | None = None) -> int:
-    arguments = sys.argv[1:] if arguments is None else arguments
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(__doc__)
-        return 0
-    recipe = None if arguments[0].startswith("--") else arguments[0]
-    try:
-        code = run(*parse(recipe, arguments if recipe is None else arguments[1:]))
-        if torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()  # or its threads may still run when the process ends
-        return code
-    except (ValueError, OSError, UnreadableVideosError) as error:
-        print(f"ila train: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+def parse_arguments(arguments: Sequence[str]) -> tuple[RecipeArguments, IlaTrainingArguments]:
+    """Read a recipe, where the first word is one, and the options that are laid over it."""
+    recipe = arguments[0] if arguments and not arguments[0].startswith("--") else None
+    return parse(recipe, arguments if recipe is None else arguments[1:])
+
+
+def run(recipe: RecipeArguments, args: IlaTrainingArguments) -> int:
+    code = train(recipe, args)
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()  # or its threads may still run when the process ends
+    return code

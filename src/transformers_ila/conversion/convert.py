@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..data.class_names import DATA_SETS, class_names, fill_up
 from ..evaluation.report import fingerprint
+from ..files import atomic_folder
 from ..hub import cards
 from ..hub import exporting as hub
 from ..model.configuration_ila import IlaConfig
@@ -83,7 +84,7 @@ def convert_checkpoint(
     video_processor = released_processor(config) if released else IlaVideoProcessor.for_model(config)
     processor = video_processor if text is None else IlaProcessor(video_processor, text)
     card = _card(file, model, video_processor, output.resolve().name, released=released, own=own_weights)
-    with hub.atomic_folder(output) as draft:
+    with atomic_folder(output, stale=hub.OWN_FILES) as draft:
         hub.export(model, processor, draft, card=card)
         verified = _verify(file, tensors, model, draft) if verify else ()
     return Conversion(model, processor, None if source is None else str(source), verified)

@@ -82,9 +82,8 @@ def _shape(config: IlaConfig) -> tuple[Any, ...]:
     vision = config.vision_config
     towers = ("hidden_size", "num_hidden_layers", "patch_size", "image_size", "num_frames")
     form = ("alignment_fusion", "alignment_conv", "temporal_module")
-    names = [config.id2label[index] for index in range(config.num_labels)]
     numbers = tuple(getattr(vision, field) for field in (*towers, *form))
-    return (*numbers, config.classification_head, [name for name in names if not is_unused(name)])
+    return (*numbers, config.classification_head, [name for name in config.class_names if not is_unused(name)])
 
 
 def released_processor(config: IlaConfig) -> IlaVideoProcessor:

@@ -17,11 +17,9 @@ from torch.nn import functional as F
 from ..backbones.frozen_clip import FrozenClipConfig, FrozenClipForVideoClassification
 from ..data.text import preview
 from ..model.alignment_ila import PointPredictor
+from ..model.configuration_ila import MULTI_LABEL
 from ..model.modeling_ila import IlaForVideoClassification
 from ..model.video_processing_ila import IlaVideoProcessor
-
-
-MULTI_LABEL = "multi_label_classification"  # a model's `problem_type`
 
 
 def load_trained(source: str | Path) -> tuple[IlaForVideoClassification, IlaVideoProcessor]:
@@ -127,4 +125,4 @@ def probabilities(model: IlaForVideoClassification, logits: torch.Tensor) -> tor
 
 
 def class_names_of(model: IlaForVideoClassification) -> list[str]:
-    return [model.config.id2label[index] for index in range(model.config.num_labels)]
+    return model.config.class_names

@@ -202,8 +202,7 @@ def _temporal_reliance(predictions: Predictions, *, several: bool) -> dict[str, 
 
 def fingerprint(model: IlaForVideoClassification) -> str:
     """SHA-256 of the class names, and of every weight and statistic with its name; the same on every device."""
-    names = [model.config.id2label[index] for index in range(model.config.num_labels)]
-    digest = hashlib.sha256(json.dumps(names).encode())
+    digest = hashlib.sha256(json.dumps(model.config.class_names).encode())
     for name, state in sorted(model.state_dict().items()):
         for part in state if isinstance(state, tuple) else (state,):  # torch's quantised layers: weight and bias
             if not isinstance(part, torch.Tensor):

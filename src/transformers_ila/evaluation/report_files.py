@@ -15,7 +15,7 @@ from typing import Any
 
 from ..data.samples import LabelledVideos, listed_samples, path_of
 from ..model.modeling_ila import IlaForVideoClassification
-from ..visualization.confusion import draw_confusion
+from ..visualization.confusion import plot_confusion_matrix
 from .inference import class_names_of, probabilities
 from .metrics import confusion_matrix, label_ranks, predicted_classes
 from .report import Predictions
@@ -63,7 +63,7 @@ def write_files(
         matrix = confusion_matrix(predictions.logits, predictions.labels)
         written["confusion"] = _csv([["label", *names], *([name, *row.tolist()] for name, row in zip(names, matrix))])
         picture = io.BytesIO()
-        draw_confusion(matrix, names).save(picture, "png", optimize=True)
+        plot_confusion_matrix(matrix, names).save(picture, "png", optimize=True)
         written["picture"] = picture.getvalue()
     else:  # those of an earlier evaluation would be taken for this one's
         for kind in ("confusion", "picture"):

@@ -159,13 +159,7 @@ class Batch(NamedTuple):
 
 def pixel_values_on(device: torch.device, views: torch.Tensor, processor: IlaVideoProcessor) -> torch.Tensor:
     """Views of `video_loader`, sent to the device and then rescaled and normalised there, as the processor does it."""
-    scale = (processor.do_rescale, processor.rescale_factor)
-    means = (_hashable(processor.image_mean), _hashable(processor.image_std))
-    return processor.rescale_and_normalize(views.to(device), *scale, processor.do_normalize, *means)
-
-
-def _hashable(values: Any) -> Any:
-    return tuple(values) if isinstance(values, list) else values  # JSON has no tuples, and the library remembers them
+    return processor.normalize_on(device, views)
 
 
 class TimedIterator:

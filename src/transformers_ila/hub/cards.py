@@ -404,8 +404,7 @@ def with_example_model(text: str, model: str, *, revision: str | None = None) ->
 
 
 def _class_names(config: IlaConfig) -> list[str]:
-    names = [config.id2label[index] for index in range(config.num_labels)]
-    return [name for name in names if not is_unused(name)]
+    return [name for name in config.class_names if not is_unused(name)]
 
 
 def _biases(config: IlaConfig) -> str:

@@ -4,17 +4,14 @@ import copy
 import filecmp
 import json
 import logging
-import os
 import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub import ModelCard
 
+from ..files import atomic_folder
 from ..model.modeling_ila import IlaPreTrainedModel
 from ..model.processing_ila import IlaProcessor
 from ..model.remote_code_ila import code_files
@@ -93,7 +90,7 @@ def export(model: Any, processor: Any, folder: str | Path, *, card: ModelCard | 
         tokenizer = model._find_tokenizer()
         processor = processor if tokenizer is None else IlaProcessor(video_processor, tokenizer)
     _check_tokenizer(model, getattr(processor, "tokenizer", None))
-    with atomic_folder(folder) as draft:
+    with atomic_folder(folder, stale=OWN_FILES) as draft:
         model.save_pretrained(draft, max_shard_size=MAX_SHARD_SIZE)
         for part in (video_processor, processor):
             part.save_pretrained(draft)
@@ -171,39 +168,6 @@ def _check_tokenizer(model: Any, tokenizer: Any) -> None:
     tokens = model.config.text_config.vocab_size
     if tokenizer is not None and model.config.has_text_tower and len(tokenizer) > tokens:
         raise ValueError(f"The processor's tokenizer has {len(tokenizer)} tokens, the model's text tower {tokens}.")
-
-
-@contextmanager
-def atomic_folder(folder: Path) -> Iterator[Path]:
-    """A folder to write to, whose files move into `folder` when all are there; nothing is touched on an error."""
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{str(folder)!r} is no folder.")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    exists = folder.exists()
-    # inside a folder that exists: it may be a file system of its own, which nothing can be moved to from beside it
-    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder if exists else folder.parent))
-    try:
-        yield draft
-        for path in (*draft.iterdir(), draft):  # safetensors writes for its user alone, and so is the draft made
-            path.chmod((0o777 if path.is_dir() else 0o666) & ~_umask())
-        if not exists:
-            os.replace(draft, folder)
-            return
-        new = {path.name for path in draft.iterdir()}
-        for name in sorted(new, key=lambda name: name == "config.json"):  # what makes it loadable last
-            os.replace(draft / name, folder / name)
-        for pattern in OWN_FILES:
-            for path in folder.glob(pattern):
-                if path.name not in new:
-                    path.unlink()
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _set_auto_map(path: Path, code: dict[str, str]) -> None:

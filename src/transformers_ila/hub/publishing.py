@@ -70,7 +70,7 @@ print(json.dumps(answers[0]))
 """
 
 
-class PublishError(Exception):
+class PublishError(RuntimeError):
     """Why nothing was published, or that it is not known; one sentence for the user."""
 
 

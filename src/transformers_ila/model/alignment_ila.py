@@ -19,9 +19,9 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional as F
+from transformers import initialization as init
 
 from .configuration_ila import IlaVisionConfig
-from .fast_path_ila import is_followed, is_precise
 from .numerics_ila import at_least_float32, frozen_batch_statistics, is_recomputing
 from .pairs_ila import (
     ConvNorm,
@@ -103,6 +103,10 @@ def alignment_masks(
 
 class PointLayer(GroupedLinear):
     """The last layer before the points; initialised with 0, so that points start in the centre."""
+
+    def init_own_weights(self, factor: float) -> None:
+        init.zeros_(self.weight)
+        init.zeros_(self.bias)
 
 
 class PointHead(nn.Module):
@@ -235,11 +239,8 @@ class ResidualAlignment(TemporalModule):
         x' = x + A [y_cls, mean over roles of mask * y] + I [y_cls, W' (conv over time of the mean over roles of F)]
 
     A, I: D x D, initialised with 0. A frame has two roles, current in the pair with its predecessor and previous in
-    that with its successor; the first and the last frame have one. Costs B/32 with 8 frames 50 instead of 39 GMACs.
+    that with its successor; the first and the last frame have one. Costs B/32 with 8 frames 52 instead of 39 GMACs.
     """
-
-    PROBE = 256.0  # large, so that the bias takes no digits from the rows
-    _kept: tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]] | None = None  # two answers, and the product
 
     def __init__(self, config: IlaVisionConfig, layer_index: int = 0) -> None:
         super().__init__()
@@ -257,75 +258,54 @@ class ResidualAlignment(TemporalModule):
         """hidden_states: (B, T, L, D), class token first; height * width = L - 1."""
         if hidden_states.shape[1] == 1:
             return TemporalOutput(hidden_states, hidden_states)
-        message = self.message_norm(self.message(hidden_states))
-        class_token, patches = message[:, :, :1], message[:, :, 1:].contiguous()
+        message = self.message_norm(self.message(hidden_states))  # y
+        patches = message[:, :, 1:].contiguous()
         features, points = self.pairs(patches, height, width)
         masks = self.pairs.masks(points, height, width)
-        weights = average_pairs_to_frames(masks[:, :, 0], masks[:, :, 1], self.pairing).flatten(-2)  # (B, T, N)
+        weights = average_pairs_to_frames(masks, self.pairing).flatten(-2)  # (B, T, N)
         aligned = F.pad(weights, (1, 0), value=1.0)[..., None].to(message.dtype) * message  # [y_cls, mask * y]
-        interaction = average_pair_features(features, self.pairing).mT.unflatten(-1, (height, width))
-        interaction = self.temporal_convolution(interaction.transpose(1, 2))  # (B, C, T, h, w)
-        interaction = interaction.flatten(-2).permute(0, 2, 3, 1)  # (B, T, N, C)
-        skipped = self.skip_interaction(class_token, interaction)
-        hidden_states = hidden_states + self.aligned_skip(aligned)
-        if torch.is_grad_enabled() or any(map(is_followed, (hidden_states, *skipped))):
-            hidden_states = hidden_states + torch.cat(skipped, dim=2)
-        else:  # no tensor for the two side by side, and none for the sum
-            hidden_states[:, :, :1] += skipped[0]
-            hidden_states[:, :, 1:] += skipped[1]
+        motion = self.over_time(average_pair_features(features, self.pairing), height, width)
+        hidden_states = self.add_skips(hidden_states, aligned, motion)
         loss = alignment_loss(masked_average_pool(masks, patches, self.pairing))
         return TemporalOutput(hidden_states, hidden_states, loss, points)
 
-    def skip_interaction(self, class_token: torch.Tensor, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """I y_cls and I W' features: (B, T, 1, D) and (B, T, N, C) -> (B, T, 1, D) and (B, T, N, D).
+    def over_time(self, features: torch.Tensor, height: int, width: int) -> torch.Tensor:
+        """The convolution over time at each patch: (B, T, N, C) -> (B, T, N, C)."""
+        maps = features.mT.unflatten(-1, (height, width)).transpose(1, 2)  # (B, C, T, h, w)
+        return self.temporal_convolution(maps).flatten(-2).permute(0, 2, 3, 1)
 
-        I W' is one matrix of rank C. Its rows and its bias are what both layers make of the axes and of 0: asked in
-        calls like any other, on which adapters and whatever moves weights (offloading) hang. Adapters in training may
-        drop some of what they are asked, so there it is asked as it comes.
+    def add_skips(self, hidden_states: torch.Tensor, aligned: torch.Tensor, motion: torch.Tensor) -> torch.Tensor:
+        """x + A aligned + I [y_cls, W' motion]: (B, T, L, D) twice and (B, T, N, C) -> (B, T, L, D)."""
+        interaction = torch.cat([aligned[:, :, :1], self.interaction_projection(motion)], dim=2)
+        return hidden_states + self.aligned_skip(aligned) + self.interaction_skip(interaction)
 
-        On a CPU in eval mode without gradients, in single precision or better, the product is kept. Two vectors are
-        asked along with every class token, and where an answer differs from the one before in one bit, the product is
-        made anew: so it is that of the weights as they are, up to their last digits, however they change.
-        """
-        if self.training and type(self.interaction_skip) is not ZeroLinear:
-            both = self.interaction_skip(torch.cat([class_token, self.interaction_projection(features)], dim=2))
-            return both[:, :, :1], both[:, :, 1:]
-        tokens = class_token.flatten(0, 2)
-        keeps = features.device.type == "cpu" and is_precise(features)
-        keeps = keeps and not (self.training or torch.is_grad_enabled() or is_followed(features))
-        vectors = self._two_vectors(features) if keeps else self._axes(features)
-        asked = torch.cat([tokens, self.interaction_projection(vectors).to(tokens)])
-        of_tokens, answers = self.interaction_skip(asked).split([len(tokens), len(vectors)])
-        product = self._kept_product(answers, features) if keeps else self._product(answers)
-        return of_tokens.view_as(class_token), F.linear(features, *product)
+    def fused(self) -> "ResidualAlignment":
+        """The module for inference; the module itself where its two last layers are no linear ones any more."""
+        linear = isinstance(self.interaction_skip, nn.Linear) and isinstance(self.interaction_projection, nn.Linear)
+        return FusedResidualAlignment(self) if linear else self
 
-    def _product(self, answers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(C + 1, D), answers to the axes and to 0 -> I W' (D, C), and its bias (D,)."""
-        return ((answers[:-1] - answers[-1]) / self.PROBE).mT, answers[-1]
 
-    def _axes(self, features: torch.Tensor) -> torch.Tensor:
-        """(C + 1, C), and 0 as the last one."""
-        channels = features.shape[-1]
-        return self.PROBE * torch.eye(channels + 1, channels, dtype=features.dtype, device=features.device)
+class FusedResidualAlignment(ResidualAlignment):
+    """`ResidualAlignment` for inference: I W' is one matrix of rank C, and the sums are made in place."""
 
-    def _two_vectors(self, features: torch.Tensor) -> torch.Tensor:
-        """(2, C), of numbers without any order, as large as the axes."""
-        numbers = torch.arange(2 * features.shape[-1], dtype=features.dtype, device=features.device)
-        return self.PROBE * numbers.square().cos().view(2, -1)
+    def __init__(self, plain: ResidualAlignment) -> None:
+        TemporalModule.__init__(self)
+        self.training, self.pairing = plain.training, plain.pairing
+        for name, child in plain.named_children():
+            self.add_module(name, child)
+        outer, inner = plain.interaction_skip, plain.interaction_projection
+        product = at_least_float32(outer.weight) @ at_least_float32(inner.weight)  # (D, C)
+        bias = F.linear(at_least_float32(inner.bias), at_least_float32(outer.weight), at_least_float32(outer.bias))
+        self.motion_skip = nn.Linear(*inner.weight.mT.shape, device="meta")
+        self.motion_skip.weight = nn.Parameter(product.to(outer.weight.dtype), requires_grad=False)
+        self.motion_skip.bias = nn.Parameter(bias.to(outer.weight.dtype), requires_grad=False)
 
-    def _kept_product(self, answers: torch.Tensor, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        followed = is_followed(answers)  # weights may be where the features are not
-        if self._kept is not None and not followed:
-            before, product = self._kept
-            if before.dtype == answers.dtype and torch.equal(before, answers):
-                return product
-        of_axes = self.interaction_projection(self._axes(features)).to(answers.dtype)
-        rows, bias = self._product(self.interaction_skip(of_axes))
-        product = rows, bias.clone()  # others may hold what the layer returned
-        if not followed:
-            self._kept = answers.clone(), product
-        return product
+    def add_skips(self, hidden_states: torch.Tensor, aligned: torch.Tensor, motion: torch.Tensor) -> torch.Tensor:
+        added = self.aligned_skip(aligned)
+        added += hidden_states
+        added[:, :, :1] += self.interaction_skip(aligned[:, :, :1])
+        added[:, :, 1:] += self.motion_skip(motion)
+        return added
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Copies and pickles begin without what is kept."""
-        return {**self.__dict__, "_kept": None}
+    def fused(self) -> "ResidualAlignment":
+        return self

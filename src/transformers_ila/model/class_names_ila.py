@@ -27,7 +27,7 @@ def check_labels(labels: Sequence[str]) -> list[str]:
 
 def explicit_class_names(config: IlaConfig) -> list[str] | None:
     """The configuration's class names, `None` if they are the library's numbered ones."""
-    names = [config.id2label[index] for index in range(config.num_labels)]
+    names = config.class_names
     return None if names == [f"LABEL_{index}" for index in range(len(names))] else names
 
 

@@ -27,6 +27,8 @@ CLIP_SIZES: dict[str, tuple[dict[str, int], dict[str, int], int]] = {
 }
 
 
+MULTI_LABEL = "multi_label_classification"  # the `problem_type` of a model that gives a video several labels
+
 # Fields that decide which network a checkpoint is of; its file says so, whatever a later default becomes.
 ALWAYS_SAVED = ("temporal_module", "alignment_fusion")
 
@@ -283,6 +285,11 @@ class IlaConfig(CLIPConfig):
     def has_text_tower(self) -> bool:
         """Whether a model of this configuration holds CLIP's text tower."""
         return self.classification_head == "text" and self.class_features != "merged"
+
+    @property
+    def class_names(self) -> list[str]:
+        """The K class names, in the order of the logits."""
+        return [self.id2label[index] for index in range(self.num_labels)]
 
     @property
     def num_frames(self) -> int:

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 from torchvision.ops import StochasticDepth
 from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 from transformers.processing_utils import Unpack
@@ -11,7 +12,6 @@ from transformers.utils import TransformersKwargs
 
 from .alignment_ila import ImplicitAlignment, PointPredictor, ResidualAlignment
 from .configuration_ila import IlaVisionConfig
-from .mlp_ila import IlaMLP, QuickGelu
 from .temporal_ila import TEMPORAL_MODULES, TemporalModule
 
 
@@ -24,13 +24,43 @@ def temporal_module(config: IlaVisionConfig, layer_index: int) -> TemporalModule
     return (ResidualAlignment if config.alignment_fusion == "residual" else ImplicitAlignment)(config, layer_index)
 
 
+class QuickGELU(nn.Module):
+    """CLIP's activation x * sigmoid(1.702 x), computed as silu(1.702 x) / 1.702. Any shape.
+
+    It allocates one tensor where CLIP's own form allocates three, of the largest that the tower has, and keeps one
+    less for the backward pass. float16 keeps CLIP's form: 1.702 x would overflow.
+
+    Args:
+        inplace: overwrite the input.
+    """
+
+    SCALE = 1.702
+
+    def __init__(self, inplace: bool = False) -> None:
+        super().__init__()
+        self.inplace = inplace
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        if values.dtype == torch.float16:
+            return values * torch.sigmoid(self.SCALE * values)
+        scaled = values.mul_(self.SCALE) if self.inplace else self.SCALE * values
+        return F.silu(scaled, inplace=not torch.is_grad_enabled()).div_(self.SCALE)
+
+    def fused(self) -> "QuickGELU":
+        """The same in place: in a snapshot nobody else keeps the output of the linear layer before it."""
+        return QuickGELU(inplace=True)
+
+    def extra_repr(self) -> str:
+        return "inplace=True" if self.inplace else ""
+
+
 class IlaEncoderLayer(CLIPEncoderLayer):
     """CLIP's layer on (B, T, L, D) with a temporal module; with ILA's the spatio-temporal block of Figure 3c."""
 
     def __init__(self, config: IlaVisionConfig, layer_index: int) -> None:
         super().__init__(config)
         if config.hidden_act == "quick_gelu":
-            self.mlp.__class__, self.mlp.activation_fn = IlaMLP, QuickGelu()  # a new MLP would draw other weights
+            self.mlp.activation_fn = QuickGELU()
         self.temporal = temporal_module(config, layer_index)
         self.drop_path = StochasticDepth(config.drop_path_of(layer_index), mode="row")
 

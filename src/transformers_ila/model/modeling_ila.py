@@ -5,7 +5,8 @@ What is unusual about this model:
   (`alignment_ila.py`); in the paper's network one token of what they share joins the frame's spatial attention.
 - Layers work on (B, T, L, D), so the number of frames travels with the tensor.
 - The classes are text: logits are cosines between the video and the class names, which adapt to the video (prompt).
-  The tokenised names are part of the checkpoint (`class_input_ids`), and their features are computed once.
+  The tokenised names are part of the checkpoint (`class_input_ids`). While the text tower is frozen their features
+  are computed once; while it is trained, in every forward.
 - Several views of one video may be given together; they are averaged as probabilities.
 
 Shapes: `B` videos, `V` views, `T` frames, `h`, `w` patch rows and columns, `L` = 1 + h*w tokens, `D` width,
@@ -15,8 +16,10 @@ Shapes: `B` videos, `V` views, `T` frames, `h`, `w` patch rows and columns, `L` 
 import copy
 import math
 import os
-from collections.abc import Iterable, Sequence
-from typing import Any, Literal
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import nn
@@ -41,7 +44,7 @@ from .class_names_ila import (
     placeholder_class_input_ids,
     tokenize_labels,
 )
-from .configuration_ila import IlaConfig, IlaVisionConfig
+from .configuration_ila import MULTI_LABEL, IlaConfig, IlaVisionConfig
 from .layers_ila import IlaVisionEncoder
 from .loading_ila import HUB_KWARGS
 from .numerics_ila import at_least_float32
@@ -205,6 +208,8 @@ class IlaModel(IlaPreTrainedModel):
     There is no text tower with `classification_head="linear"`, and none where it was merged into its class features.
     """
 
+    # Parts of the names of parameters that no CLIP or ViT checkpoint has, so that they start anew.
+    new_parameters: ClassVar[tuple[str, ...]] = (*NEW_IN_TOWER, "mit.", "prompts_", "classifier")
     # CLIP's text tower where the head is linear; the classifier's own where there is none.
     _keys_to_ignore_on_load_unexpected = [r"^(text_model|text_projection|logit_scale|class)"]
 
@@ -361,6 +366,9 @@ class IlaForVideoClassification(IlaModel):
 
     class_input_ids: torch.Tensor  # (K, length), with class_features="tokens"
     class_embeds: torch.Tensor  # (K, E), with class_features="embeddings" or "merged"
+    _kept_class_features: torch.Tensor | None
+    # They are in no checkpoint, and each process computes its own, so DistributedDataParallel need not send them.
+    _ddp_params_and_buffers_to_ignore: ClassVar[list[str]] = ["_kept_class_features"]
     main_input_name = "pixel_values"
     accepts_loss_kwargs = False  # the loss is a mean; the Trainer must not rescale it by a count of items
 
@@ -370,8 +378,12 @@ class IlaForVideoClassification(IlaModel):
         self.tokenizer: PreTrainedTokenizerBase | None = None
         self._source: dict[str, Any] = {}  # where the checkpoint came from, beside its name
         self._has_no_tokenizer = False  # known once it was looked for
-        self._text_cache: tuple[Any, torch.Tensor] | None = None
-        self.register_load_state_dict_post_hook(_forget_text_features)
+        self.register_buffer("_kept_class_features", None, persistent=False)  # (K, E) once computed
+        self._kept_for: list[torch.Tensor] = []  # what they were computed from
+        self._class_features_are_constant = False  # within `constant_class_features()`
+        for part in (self, getattr(self, "text_model", None), getattr(self, "text_projection", None)):
+            if part is not None:
+                part.register_load_state_dict_post_hook(self._refresh_after_loading)
         if config.classification_head == "linear":
             self.classifier_norm = nn.LayerNorm(config.projection_dim)
             self.classifier_dropout = nn.Dropout(config.classifier_dropout)
@@ -451,6 +463,7 @@ class IlaForVideoClassification(IlaModel):
     def freeze_text_model(self, freeze: bool = True) -> None:
         """Stop (or with `False` resume) training the text tower and its projection."""
         self.config.freeze_text_model = freeze
+        self.refresh_class_features()
         if self.config.has_text_tower:
             self.text_model.requires_grad_(not freeze)
             self.text_projection.requires_grad_(not freeze)
@@ -490,7 +503,7 @@ class IlaForVideoClassification(IlaModel):
                 self._renew_classifier(len(labels))
             self._name_classes(len(labels), labels)
             return
-        if not self.config.has_text_tower and labels == [self.config.id2label[i] for i in range(self.num_labels)]:
+        if not self.config.has_text_tower and labels == self.config.class_names:
             return
         self._require_text_tower("set_labels")
         self.tokenizer = tokenizer or self.tokenizer or load_tokenizer(self.name_or_path, **self._source)
@@ -551,11 +564,7 @@ class IlaForVideoClassification(IlaModel):
         self._require_text_head("merge_text_tower")
         if not self.config.has_text_tower:
             return self
-        modes = [(module, module.training) for module in self.modules()]
-        with torch.no_grad():
-            features = self.eval().class_text_features().clone()  # in eval mode: no dropout
-        for module, training in modes:
-            module.training = training
+        features = self._compute_class_features() if self.config.class_features == "tokens" else self.class_embeds
         self._use_class_features("merged", "class_embeds", features)
         del self.text_model, self.text_projection
         self.tokenizer = None  # or it would be saved
@@ -568,7 +577,7 @@ class IlaForVideoClassification(IlaModel):
         device = next(buffer.device for buffer in old if buffer is not None)  # weights may be offloaded, buffers stay
         self.register_buffer(name, tensor.to(device))
         self.config.class_features = kind
-        self._text_cache = None
+        self.refresh_class_features()
 
     def _require_text_head(self, caller: str) -> None:
         if self.config.classification_head != "text":
@@ -592,47 +601,107 @@ class IlaForVideoClassification(IlaModel):
         self._init_weights(self.classifier)
 
     def class_text_features(self) -> torch.Tensor:
-        """Text features of the classes, (K, E), computed once as long as they stay the same.
+        """Text features of the classes, not normalised: (K, E).
 
-        They are computed anew when the tokens or a weight of the text tower was written to, moved, cast or replaced
-        (writing through `.data` hides that), and every time while they are not constant. Compiled code of a frozen
-        text tower takes what was computed before it was compiled; call this once before. Train and eval mode of no
-        module is touched.
+        While the text tower is frozen they are computed once. It is frozen while `config.freeze_text_model` holds,
+        none of its parameters requires a gradient and it has no adapters. The features are computed anew after
+        `load_state_dict`, a cast or move of the model, `set_labels`, `set_class_*` and `freeze_text_model`; who edits
+        frozen weights or class tokens in place, or hooks the text tower, calls `refresh_class_features()`.
+
+        While the text tower is not frozen they are computed in every call, or once in a block of
+        `constant_class_features()`. Compiled code takes the features kept before its first call; where there are none
+        it encodes the names in every call.
         """
         if self.config.class_features != "tokens":
             return self.class_embeds
-        weights = [*self.text_model.parameters(), *self.text_projection.parameters()]
-        if not self._text_is_constant(weights):
-            return self._encode_classes(self.class_input_ids)
-        if torch.compiler.is_compiling():  # what was computed is a constant there, so nothing may change it any more
-            if self._text_cache is None or any(weight.requires_grad for weight in weights):
-                return self._encode_classes(self.class_input_ids)
-            return self._text_cache[1]
-        state = cache_key([self.class_input_ids, *weights])
-        if self._text_cache is None or self._text_cache[0] != state:
-            device = self.class_input_ids.device.type
+        if not self._may_keep_class_features():
+            self.refresh_class_features()
+            return self._encode_classes()
+        sources, kept = self._class_feature_sources(), self._kept_class_features
+        if torch.compiler.is_compiling():  # traced code keeps nothing, and torch.func gives it weights of its own
+            own = all(isinstance(weight, nn.Parameter) for weight in sources[1:])
+            return self._encode_classes() if kept is None or not own else kept
+        if kept is None or not _are_same(sources, self._kept_for):
+            kept = self._compute_class_features()
+            if _has_numbers(kept):
+                self._kept_class_features, self._kept_for = kept, self._class_feature_sources()
+        return kept
+
+    def refresh_class_features(self) -> None:
+        """Forget the classes' text features, so that the next call computes them anew.
+
+        Needed only after what the model cannot see while its text tower is frozen: weights or class tokens edited in
+        place (also of a submodule that is loaded, cast or moved by itself), hooks or other activations in the tower.
+        """
+        if self._kept_class_features is not None:
+            self._kept_class_features, self._kept_for = None, []
+
+    @contextmanager
+    def constant_class_features(self) -> Iterator[None]:
+        """Compute the classes' text features once in this block, at their first use, though the tower is trained.
+
+        For evaluation between training steps: inside, no weight of the text tower may change and the texts take no
+        gradient. Where the tower is frozen, or there is none, the block changes nothing.
+        """
+        before = self._class_features_are_constant
+        self._class_features_are_constant = True
+        try:
+            yield
+        finally:
+            self._class_features_are_constant = before
+            if not (before or self._text_is_frozen()):
+                self.refresh_class_features()
+
+    def _may_keep_class_features(self) -> bool:
+        """The features stay the same for now: neither trained nor drawn (dropout)."""
+        drawn = self.text_model.training and self.config.text_config.attention_dropout > 0
+        return not drawn and (self._class_features_are_constant or self._text_is_frozen())
+
+    def _text_is_frozen(self) -> bool:
+        if not (self.config.has_text_tower and self.config.freeze_text_model):
+            return False
+        adapted = any(hasattr(type(module), "active_adapter") for module in self._text_modules())  # switched unseen
+        return not adapted and not any(weight.requires_grad for weight in self._class_feature_sources())
+
+    def _text_modules(self) -> list[nn.Module]:
+        return [*self.text_model.modules(), *self.text_projection.modules()]
+
+    def _class_feature_sources(self) -> list[torch.Tensor]:
+        """The tensors that features are computed from. torch.func and offloading put others in their place."""
+        weights = (weight for module in self._text_modules() for weight in module._parameters.values())
+        return [self.class_input_ids, *(weight for weight in weights if weight is not None)]
+
+    def _compute_class_features(self) -> torch.Tensor:
+        """Features without gradients, autocast and dropout: (K, E) in the dtype of the weights."""
+        modes = [(module, module.training) for module in self.text_model.modules()]
+        try:
+            self.text_model.eval()
+            device = "cpu" if self.class_input_ids.is_meta else self.class_input_ids.device.type
             with torch.inference_mode(False), torch.no_grad(), torch.autocast(device, enabled=False):
-                self._text_cache = (state, self._encode_classes(self._shortest(self.class_input_ids)))
-        return self._text_cache[1]
+                return self._encode_classes()
+        finally:
+            for module, training in modes:
+                module.training = training
 
-    def _text_is_constant(self, weights: list[torch.Tensor]) -> bool:
-        """Not while gradients are taken, dropout is drawn, or adapters (which can be switched) are on."""
-        trained = torch.is_grad_enabled() and any(weight.requires_grad for weight in weights)
-        random = self.training and self.config.text_config.attention_dropout > 0
-        return not trained and not random and not any(hasattr(m, "active_adapter") for m in self.text_model.modules())
-
-    def _apply(self, *args: Any, **kwargs: Any) -> "IlaForVideoClassification":
-        self._text_cache = None
-        return super()._apply(*args, **kwargs)
-
-    def _encode_classes(self, input_ids: torch.Tensor) -> torch.Tensor:
+    def _encode_classes(self) -> torch.Tensor:
+        input_ids = self.class_input_ids
+        if not torch.compiler.is_compiling():
+            input_ids = self._shortest(input_ids)
         return self.get_text_features(input_ids).pooler_output
 
     def _shortest(self, input_ids: torch.Tensor) -> torch.Tensor:
         """Cut what follows the last end of text: attention is causal, so nothing before it changes."""
         end = self.config.text_config.eos_token_id
         ends = input_ids.argmax(-1) if end == 2 else (input_ids == end).int().argmax(-1)  # as CLIPTextModel reads them
-        return input_ids[:, : int(ends.max()) + 1]
+        last = ends.max()
+        return input_ids[:, : int(last) + 1] if _has_numbers(last) else input_ids
+
+    def _refresh_after_loading(self, module: nn.Module, incompatible_keys: Any) -> None:
+        self.refresh_class_features()
+
+    def _apply(self, *args: Any, **kwargs: Any) -> "IlaForVideoClassification":
+        self.refresh_class_features()  # cast or moved
+        return super()._apply(*args, **kwargs)
 
     @can_return_tuple
     def forward(
@@ -682,6 +751,12 @@ class IlaForVideoClassification(IlaModel):
             object.__setattr__(output, "alignment_loss", outputs.alignment_loss)
         return output
 
+    def fused(self) -> "IlaForVideoClassification":
+        """Make the classes' text features a constant, in place: this model is the copy that `fuse()` returns."""
+        if self.config.classification_head == "text":
+            self.set_class_embeddings(self.class_text_features())
+        return self
+
     def classify(self, video_outputs: IlaVisionModelOutput) -> torch.Tensor:
         """Output of `get_video_features` -> logits (B, K)."""
         if self.config.classification_head == "text":
@@ -689,10 +764,18 @@ class IlaForVideoClassification(IlaModel):
         features = F.normalize(video_outputs.pooler_output, dim=-1)
         return self.classifier(self.classifier_dropout(self.classifier_norm(features)))
 
+    def fuse_views(self, logits: torch.Tensor) -> torch.Tensor:
+        """Call `average_views`, which is this method's name now."""
+        warnings.warn("`fuse_views` is now called `average_views`.", DeprecationWarning, stacklevel=2)
+        return self.average_views(logits)
+
     def average_views(self, logits: torch.Tensor) -> torch.Tensor:
-        """(B, V, K) -> (B, K), such that the softmax (sigmoid for several labels) is the mean over the views."""
+        """Average the views as probabilities: (B, V, K) -> (B, K) float32 logits (float64 of float64 ones).
+
+        The softmax (the sigmoid, for several labels) of what is returned is the mean over the views.
+        """
         logits = at_least_float32(logits)
-        if self.config.problem_type == "multi_label_classification":
+        if self.config.problem_type == MULTI_LABEL:
             yes, no = F.logsigmoid(logits).logsumexp(1), F.logsigmoid(-logits).logsumexp(1)
             return yes - no
         return logits.log_softmax(-1).logsumexp(1) - math.log(logits.shape[1])
@@ -706,7 +789,7 @@ class IlaForVideoClassification(IlaModel):
             raise ValueError(f"`labels` must be {allowed}, got {tuple(labels.shape)} of {labels.dtype}.")
         if not soft and labels.device.type == "cpu" and not torch.compiler.is_compiling():  # elsewhere it would wait
             check_class_indices(labels, logits.shape[1])
-        if self.config.problem_type == "multi_label_classification":
+        if self.config.problem_type == MULTI_LABEL:
             return F.binary_cross_entropy_with_logits(logits, labels.to(logits))
         smoothing = self.config.label_smoothing if self.training else 0.0
         target = labels.to(logits) if soft or labels.ndim == 2 else labels.long()
@@ -720,13 +803,13 @@ def check_class_indices(labels: torch.Tensor, num_labels: int) -> None:
         raise ValueError(f"`labels` must be class indices 0 to {num_labels - 1}, got {wrong.unique().tolist()}.")
 
 
-def _forget_text_features(model: "IlaForVideoClassification", _: Any) -> None:
-    model._text_cache = None
+def _are_same(tensors: Sequence[torch.Tensor], others: Sequence[torch.Tensor]) -> bool:
+    return len(tensors) == len(others) and all(one is other for one, other in zip(tensors, others))
 
 
-def cache_key(tensors: Iterable[torch.Tensor]) -> list[tuple[Any, ...]]:
-    """What changes when any of the tensors is replaced, moved, cast or written to."""
-    return [
-        (id(tensor), tensor.data_ptr(), tensor.device, tensor.dtype, 0 if tensor.is_inference() else tensor._version)
-        for tensor in tensors
-    ]
+def _has_numbers(tensor: torch.Tensor) -> bool:
+    """Whether the tensor has numbers that outlive this call: a meta or fake one has none, nor one of torch.func."""
+    try:
+        return tensor.untyped_storage().device.type != "meta"
+    except NotImplementedError:  # torch.func's wrappers have no storage
+        return False

@@ -54,15 +54,8 @@ class PairDepthwiseConv(nn.Conv2d):
         super().__init__(2 * width, 2 * width, 3, padding=1, groups=2 * width)
         self.pairing = pairing
 
-    def forward(  # type: ignore[override]
-        self, frames: torch.Tensor, scale: torch.Tensor | None = None, shift: torch.Tensor | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """scale, shift: (2 D,), of what follows; they become part of the weights."""
-        weight, bias = self.weight, self.bias
-        if scale is not None and shift is not None:
-            weight = (scale[:, None, None, None] * weight).to(weight.dtype)
-            bias = (scale * bias + shift).to(bias.dtype)  # type: ignore[operator, union-attr]
-        halves = zip(self._in_a_role(frames), weight.chunk(2), bias.chunk(2))  # type: ignore[union-attr]
+    def forward(self, frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # type: ignore[override]
+        halves = zip(self._in_a_role(frames), self.weight.chunk(2), self.bias.chunk(2))  # type: ignore[union-attr]
         previous, current = (
             F.conv2d(_channels_first(maps), kernels, offsets, padding=1, groups=len(kernels))
             .permute(0, 2, 3, 1)
@@ -116,34 +109,15 @@ class SeparableConvolution(nn.Sequential):
         return super().forward(frames)
 
 
-class RoleConvNorm(ConvNorm):
-    """`ConvNorm` of a `PairDepthwiseConv`, from frames to the pair's two halves.
-
-    In eval mode the norm is folded into the convolution: the pairs' tensor, which it takes otherwise, need not exist.
-    """
-
-    PROBE = 1024.0  # large, so that the shift takes no digits from the scale
+class PairConvNorm(ConvNorm):
+    """`ConvNorm` of a `PairDepthwiseConv`: frames (B, T, h, w, D) to the pair's two halves, (B, T-1, h, w, D) each."""
 
     def forward(self, frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        if not self.batch_norm.training:
-            previous, current = self.convolution(frames, *self._scale_and_shift(frames))
-            return previous.relu(), current.relu()
         previous, current = self.convolution(frames)
         pairs = torch.cat([previous.expand_as(current), current], dim=-1)
-        normed = batch_normalize(pairs.flatten(0, 1).permute(0, 3, 1, 2), self.batch_norm).to(pairs.dtype).relu()
+        normed = batch_normalize(_channels_first(pairs), self.batch_norm).to(pairs.dtype).relu()
         previous, current = normed.permute(0, 2, 3, 1).unflatten(0, pairs.shape[:2]).chunk(2, dim=-1)
         return previous, current
-
-    def _scale_and_shift(self, frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """What the norm does in eval mode, (2 D,) both; nothing is kept, so nothing is ever out of date.
-
-        It is asked in a call like any other, on which everything hangs that moves weights (offloading).
-        """
-        norm = self.batch_norm
-        kind, device = norm.running_mean.dtype, frames.device  # type: ignore[union-attr]
-        probes = self.PROBE * torch.arange(2, dtype=kind, device=device)
-        at_0, at_probe = norm(probes.expand(1, norm.num_features, 1, 2)).flatten(0, 2).unbind(-1)
-        return (at_probe - at_0) / self.PROBE, at_0
 
 
 class PairInteraction(nn.Sequential):
@@ -180,7 +154,7 @@ def interaction_module(config: IlaVisionConfig) -> nn.Sequential:
     depthwise = PairDepthwiseConv(hidden, pairing)
     if config.alignment_fusion == "residual":
         return nn.Sequential(
-            RoleConvNorm(depthwise, pair),
+            PairConvNorm(depthwise, pair),
             ConvNorm(PairPointwiseConv(hidden, wide), wide),
             ConvNorm(_conv3x3(wide, wide), wide),
         )
@@ -260,10 +234,9 @@ def pairs_to_frames(of_pairs: torch.Tensor, pairing: str) -> torch.Tensor:
     return torch.cat([current[:, :anchor], of_pairs[:, neighbour : neighbour + 1, 0], current[:, anchor:]], dim=1)
 
 
-def average_pairs_to_frames(
-    as_previous: torch.Tensor, as_current: torch.Tensor, pairing: str = "adjacent"
-) -> torch.Tensor:
-    """Per pair to per frame: (B, T-1, ...) twice -> (B, T, ...), the mean of all roles that a frame has."""
+def average_pairs_to_frames(of_pairs: torch.Tensor, pairing: str = "adjacent") -> torch.Tensor:
+    """Per pair to per frame: (B, T-1, 2, ...) -> (B, T, ...), the mean of all roles that a frame has."""
+    as_previous, as_current = of_pairs.unbind(2)
     if pairing == "adjacent":
         first, last = as_previous[:, :1], as_current[:, -1:]
         both = (as_previous[:, 1:] + as_current[:, :-1]) / 2
@@ -277,8 +250,8 @@ def average_pair_features(features: torch.Tensor, pairing: str) -> torch.Tensor:
 
     Channels first: previous frame, second half: current. They lie last in memory, so all but the mean are views.
     """
-    as_previous, as_current = features.flatten(-2).mT.chunk(2, dim=-1)
-    return average_pairs_to_frames(as_previous, as_current, pairing)
+    halves = features.flatten(-2).mT.unflatten(-1, (2, -1)).movedim(-2, 2)  # (B, T-1, 2, N, C / 2)
+    return average_pairs_to_frames(halves, pairing)
 
 
 def concat_pair_features(features: torch.Tensor, pairing: str) -> torch.Tensor:

@@ -13,8 +13,8 @@ from transformers.models.x_clip.modeling_x_clip import XCLIPMultiframeIntegratio
 from transformers.utils import logging
 from transformers.utils.output_capturing import OutputRecorder
 
-from .alignment_ila import PointLayer
 from .configuration_ila import IlaConfig
+from .fusing_ila import FusableModel
 from .layers_ila import IlaEncoderLayer
 from .loading_ila import (
     HUB_KWARGS,
@@ -30,7 +30,6 @@ from .loading_ila import (
 )
 from .numerics_ila import realign_tensors
 from .remote_code_ila import save_code
-from .temporal_ila import ZeroLinear
 
 
 logger = logging.get_logger(__name__)
@@ -44,7 +43,7 @@ class Projection(nn.Linear):
     """From a tower's width to the shared space, E."""
 
 
-class IlaPreTrainedModel(CLIPPreTrainedModel):
+class IlaPreTrainedModel(FusableModel, CLIPPreTrainedModel):
     """Initialisation, and loading at another number of frames or image size than the checkpoint's."""
 
     config: IlaConfig
@@ -64,10 +63,7 @@ class IlaPreTrainedModel(CLIPPreTrainedModel):
         """Called for every module that has weights of its own, and only for those."""
         super()._init_weights(module)
         factor = self.config.initializer_factor
-        if isinstance(module, (PointLayer, ZeroLinear)):
-            init.zeros_(module.weight)
-            init.zeros_(module.bias)
-        elif isinstance(module, Projection):
+        if isinstance(module, Projection):
             init.normal_(module.weight, std=module.in_features**-0.5 * factor)
         elif isinstance(module, nn.Linear) and hasattr(module, "init_std"):
             init.normal_(module.weight, std=module.init_std * factor)

@@ -61,7 +61,11 @@ class TemporalModule(nn.Module):
 
 
 class ZeroLinear(nn.Linear):
-    """Initialised with 0, so that a tower starts as plain CLIP."""
+    """A linear layer initialised with 0, so that a tower starts as plain CLIP."""
+
+    def init_own_weights(self, factor: float) -> None:
+        init.zeros_(self.weight)
+        init.zeros_(self.bias)
 
 
 # -- one more token --------------------------------------------------------------------------------------------------

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from .video_bitstream_ila import Picture, picture_in
-
 
 try:
     import av
@@ -183,19 +181,6 @@ class OpenVideo:
         """How long after its decoding time the first packet is shown, in the stream's time base."""
         packet = next(self.packets())
         return 0 if packet is None or packet.pts is None or packet.dts is None else packet.pts - packet.dts
-
-    @cached_property
-    def _header(self) -> bytes:
-        return self.decoder.extradata or b""
-
-    @cached_property
-    def _nal_length(self) -> int:
-        place = 21 if self.codec == "hevc" else 4
-        return (self._header[place] & 3) + 1 if self._header[:1] == b"\1" and len(self._header) > place else 0
-
-    def picture_in(self, packet: Any) -> Picture:
-        """What a packet's bytes say about its picture."""
-        return picture_in(packet, codec=self.codec, nal_length=self._nal_length, header=self._header)
 
 
 @contextmanager

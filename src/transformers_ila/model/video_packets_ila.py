@@ -1,15 +1,19 @@
-"""The packets of a video before any is decoded: how many frames there are, and where decoding may start."""
+"""The packets of a video before any is decoded: how many frames there are, and where decoding may start.
+
+A file's own index answers where it can be trusted, else a pass over all packets. What a packet's bytes say of its
+picture decides: whether it can stand alone, whether others need it, and whether it is one picture.
+"""
 
 import itertools
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from .video_bitstream_ila import NAL_CODECS, mpeg4_frames, vop_kinds
 from .video_container_ila import AV_ERRORS, OpenVideo, VideoDecodingError
 
 
@@ -19,6 +23,12 @@ MAX_REORDER = 16  # frames decoded before one that is shown earlier; the picture
 KEY_BYTES = 4096  # of a key frame, enough to see what it is
 MAX_BOXES = 10_000  # of an MP4 file; more are no sample table worth trusting
 AVINDEX_KEYFRAME, AVINDEX_DISCARD = 1, 2  # FFmpeg's numbers
+
+NAL_CODECS = ("h264", "hevc")  # codecs made of NAL units
+PARAMETER_SETS = {"h264": (7, 8, 13, 15), "hevc": (32, 33, 34)}
+SEQUENCE_ENDS = {"h264": (10, 11), "hevc": (36, 37)}
+BROKEN_LINKS = (16, 17, 18)  # HEVC pictures after which leading ones are dropped
+SMALL_VOP = 16  # bytes: a shorter packet says that the last MPEG-4 picture stays, or is a tiny one (costs only speed)
 
 
 class IndexMismatch(Exception):
@@ -80,7 +90,7 @@ def _keys_are_plain(video: OpenVideo, offsets: np.ndarray, sizes: np.ndarray) ->
     with _aside(video.file.file) as file:
         for count, (offset, size) in enumerate(zip(offsets.tolist(), sizes.tolist())):
             file.seek(offset)
-            picture = video.picture_in(file.read(min(size, KEY_BYTES)))
+            picture = picture_in(video, file.read(min(size, KEY_BYTES)))
             if not picture.steady or (count == 0 and not picture.anew):
                 return False
     return True
@@ -101,7 +111,7 @@ def list_by_scan(video: OpenVideo) -> PacketList:
         if mpeg4:
             kinds.append(vop_kinds(packet))
         if not doubtful:
-            picture = video.picture_in(packet)
+            picture = picture_in(video, packet)
             doubtful = picture.pictures != 1 or not picture.steady
             if packet.is_keyframe and picture.anew:
                 keys.append(len(times))
@@ -165,7 +175,7 @@ def needed_packets(video: OpenVideo, packets: PacketList, start: int, wanted: se
     for count, packet in enumerate(packets_from(video, packets, start)):
         if packet is None or packet.size == 0:
             break
-        picture = video.picture_in(packet)
+        picture = picture_in(video, packet)
         if count == 0 and (packet.pos != packets.offsets[start] or not picture.anew):
             raise IndexMismatch("the seek came out elsewhere, or at a frame that refers to earlier ones")
         if packet.pts is None or picture.pictures != 1 or not picture.steady:
@@ -231,3 +241,90 @@ def _aside(file: str | BinaryIO) -> Iterator[BinaryIO]:
         yield file
     finally:
         file.seek(place)
+
+
+# -- what the bytes say ----------------------------------------------------------------------------------------------
+
+
+class Picture(NamedTuple):
+    """What a packet's bytes say about its picture.
+
+    pictures: coded pictures in the packet.
+    anew: the picture refers to nothing before it.
+    disposable: nothing refers to it.
+    steady: it brings no parameter sets beyond those of the header, and breaks no link to what comes before.
+    """
+
+    pictures: int = 1
+    anew: bool = True
+    disposable: bool = False
+    steady: bool = True
+
+
+def parse_picture(data: Any, *, codec: str, nal_length: int, header: bytes) -> Picture:
+    """Read what the bytes of a packet, or the first of them, say about its picture.
+
+    Args:
+        data: the bytes.
+        codec: FFmpeg's name of the codec.
+        nal_length: bytes of the length before each NAL unit, 0 for start codes.
+        header: the codec's extradata.
+    """
+    if codec == "mpeg4":
+        return Picture(pictures=len(vop_kinds(data)), anew=vop_kinds(data)[:1] == b"I")
+    if codec not in NAL_CODECS:
+        return Picture()
+    count, anew, disposable, steady = 0, False, False, True
+    for unit in _nal_units(memoryview(data), nal_length):
+        kind = unit[0] & 31 if codec == "h264" else unit[0] >> 1 & 63
+        if kind in PARAMETER_SETS[codec]:
+            steady &= bytes(unit).rstrip(b"\0") in header
+        elif kind in SEQUENCE_ENDS[codec]:
+            steady = False
+        elif 1 <= kind <= 5 if codec == "h264" else kind < 32:
+            begins = unit[1:2] if codec == "h264" else unit[2:3]  # its first bit: the picture's first slice
+            if begins and begins[0] & 0x80:
+                count += 1
+            if codec == "h264":
+                anew, disposable = kind == 5, unit[0] & 0x60 == 0  # IDR; nal_ref_idc 0
+            else:
+                anew = 16 <= kind <= 21  # any random access point
+                steady &= kind not in BROKEN_LINKS
+    return Picture(count, anew, disposable, steady)
+
+
+def picture_in(video: OpenVideo, packet: Any) -> Picture:
+    """Read what a packet of an open video, or its first bytes, say about its picture."""
+    header, place = video.decoder.extradata or b"", 21 if video.codec == "hevc" else 4
+    length = (header[place] & 3) + 1 if header[:1] == b"\1" and len(header) > place else 0
+    return parse_picture(packet, codec=video.codec, nal_length=length, header=header)
+
+
+def _nal_units(data: memoryview, length: int) -> Iterator[memoryview]:
+    """Yield every NAL unit that is not empty; a length (MP4, Matroska) or a start code stands before each."""
+    if length == 0:
+        starts = [match.end() for match in re.finditer(rb"\x00\x00\x01", data)]
+        for start, end in zip(starts, [*(start - 3 for start in starts[1:]), len(data)]):
+            if start < end:
+                yield data[start:end]
+        return
+    position = 0
+    while position + length < len(data):
+        start = position + length
+        position = start + int.from_bytes(data[position:start], "big")
+        if position > start:
+            yield data[start:position]
+
+
+def vop_kinds(data: Any) -> bytes:
+    """Return the kinds of the MPEG-4 pictures in a packet: I, P, B, S, or N where it only says that the last stays."""
+    data = memoryview(data)
+    if len(data) < SMALL_VOP:
+        return b"N" if b"\x00\x00\x01\xb6" in bytes(data) else b""
+    return bytes(b"IPBS"[match[1][0] >> 6] for match in re.finditer(rb"\x00\x00\x01\xb6(.)", data, re.DOTALL))
+
+
+def mpeg4_frames(kinds: list[bytes]) -> int:
+    """Count the frames that come out: some AVI files pack a P and a B into one packet, and an N follows for the B."""
+    packed = any(len(kind) > 1 for kind in kinds)
+    return sum(kind not in (b"", b"" if packed else b"N") for kind in kinds)

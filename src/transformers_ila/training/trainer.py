@@ -25,9 +25,9 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput, rotate_checkpoints
 
-from ..evaluation.inference import MULTI_LABEL
 from ..evaluation.metrics import mean_average_precision
 from ..evaluation.views import pixel_values_on
+from ..model.configuration_ila import MULTI_LABEL
 from ..model.video_processing_ila import IlaVideoProcessor
 from .arguments import SCALARS, IlaTrainingArguments, is_new_parameter, parameter_groups
 from .callbacks import JitterDecay, MovingAverage, SetEpochCallback, StopOnSignal

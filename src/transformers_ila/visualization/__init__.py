@@ -1,7 +1,7 @@
 """Tensors to pictures; nothing is measured here."""
 
-from .alignment import draw_alignment
-from .confusion import draw_confusion
+from .alignment import plot_alignment
+from .confusion import plot_confusion_matrix
 
 
-__all__ = ["draw_alignment", "draw_confusion"]
+__all__ = ["plot_alignment", "plot_confusion_matrix"]

@@ -13,7 +13,7 @@ CELL = 128  # pixels of one frame in the picture
 GAP = 4
 
 
-def draw_alignment(
+def plot_alignment(
     frames: torch.Tensor,
     points: Sequence[torch.Tensor],
     masks: Sequence[torch.Tensor],
@@ -21,18 +21,21 @@ def draw_alignment(
     layers: Sequence[int] = (),
     pairing: str = "adjacent",
 ) -> Image.Image:
-    """One row of frames, and below it one row per layer with the masks and interactive points.
+    """Draw a row of frames, and below it a row for each layer with its alignment masks and interactive points.
 
-    Every frame shows the mask behind its own mutual-information token (`alignment_ila.own_role`): as the current frame
-    of its pair, the one that is no pair's current as the previous one. What the mask suppresses is dark, the
-    interactive point is a ring.
+    A frame shows the mask and the point that it has as the current frame of its pair; the frame that is no pair's
+    current one shows those it has as the previous frame (`pairs_ila.pairs_to_frames`). What the mask suppresses is
+    dark, and the interactive point is a ring.
 
     Args:
         frames: (T, 3, H, W), values 0 to 1.
-        points: per layer (T-1, 2, 2), one video of `interactive_points`.
-        masks: per layer (T-1, 2, h, w), one video of `alignment_masks`.
-        layers: which of these layers to show; all by default.
+        points: for each layer (T-1, 2, 2), one video of the model's `interactive_points`: x and y from -1 to 1.
+        masks: for each layer (T-1, 2, h, w), one video of the model's `alignment_masks`.
+        layers: indices of the layers to show; all by default.
         pairing: the model's `alignment_pairing`.
+
+    Returns:
+        An RGB image with T columns of 128 pixels.
     """
     frames = F.interpolate(frames.float(), size=(CELL, CELL), mode="nearest-exact")
     rows = [_row(frames)]

@@ -1,0 +1,152 @@
+"""The options of a verb: read from the command line into dataclasses, and listed for `--help`."""
+
+import shutil
+import textwrap
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
+from dataclasses import MISSING, Field, fields, is_dataclass
+from difflib import get_close_matches
+from types import ModuleType
+from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
+
+from transformers import HfArgumentParser
+
+
+HELP = ("-h", "--help", "--help-all")
+INDENT = 30  # columns in front of what an option means
+
+
+def option_classes(verb: ModuleType) -> list[type]:
+    """The dataclasses that the verb's `run` takes, by its annotations."""
+    hints = get_type_hints(verb.run)
+    hints.pop("return", None)
+    return list(hints.values())
+
+
+class _Parser(HfArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(message)
+
+
+def read_options(verb: ModuleType, arguments: Sequence[str]) -> list[Any]:
+    """Read the command line into the dataclasses of a verb.
+
+    Words that belong to no option are the values of the field that the verb's `POSITIONAL` names.
+
+    Raises:
+        ValueError: an unknown or incomplete option, a value of another kind, or what a dataclass refuses.
+    """
+    classes = option_classes(verb)
+    _refuse_unknown(arguments, classes)
+    namespace, rest = _Parser(classes, allow_abbrev=False, add_help=False).parse_known_args(list(arguments))
+    if rest:
+        _set_positional(namespace, rest, classes, getattr(verb, "POSITIONAL", None))
+    values = vars(namespace)
+    return [cls(**{entry.name: values[entry.name] for entry in fields(cls) if entry.init}) for cls in classes]
+
+
+def _refuse_unknown(arguments: Sequence[str], classes: Sequence[type]) -> None:
+    """Raise a ValueError that names the first unknown option and the known one that is most like it."""
+    own = [entry for cls in classes for entry in fields(cls) if entry.init]
+    known = [f"--{entry.name}" for entry in own] + [f"--no_{entry.name}" for entry in own if entry.default is True]
+    known += [alias for entry in own for alias in entry.metadata.get("aliases", ())]
+    for word in arguments:
+        option = word.partition("=")[0]
+        name = "--" + option[2:].replace("-", "_")  # which HfArgumentParser takes for the same
+        if option.startswith("--") and option not in known and name not in known:
+            close = get_close_matches(name, known, n=1)
+            hint = f"did you mean {close[0]}?" if close else "--help lists all options"
+            raise ValueError(f"there is no option {option}; {hint}")
+
+
+def _set_positional(namespace: Namespace, words: list[str], classes: Sequence[type], name: str | None) -> None:
+    if name is None:
+        raise ValueError(f"{' '.join(words)!r} belongs to no option; --help lists all options")
+    (entry,) = (entry for cls in classes for entry in fields(cls) if entry.name == name)
+    if getattr(namespace, name) != _default(entry):
+        raise ValueError(f"{' '.join(words)!r} is given beside --{name}; give one of them")
+    if isinstance(_default(entry), list):
+        setattr(namespace, name, words)
+    elif len(words) == 1:
+        setattr(namespace, name, words[0])
+    else:
+        raise ValueError(f"one {name.upper()} is taken, got {', '.join(map(repr, words))}")
+
+
+# -- help ------------------------------------------------------------------------------------------------------------
+
+
+def help_text(verb: ModuleType, name: str, *, all_options: bool = False) -> str:
+    """The text of `ila VERB --help`: what the verb does, examples, and its options in a group for each dataclass.
+
+    Options of dataclasses from outside this package are named only, unless `all_options` holds.
+    """
+    classes, positional = option_classes(verb), getattr(verb, "POSITIONAL", None)
+    words = [f"usage: ila {name}", *([f"[{positional.upper()}]"] if positional else []), "[options]"]
+    parts = [" ".join(words), (verb.__doc__ or "").strip(), "examples:"]
+    parts[-1] += "".join(f"\n  {example}" for example in verb.EXAMPLES)
+    groups = [(cls, owner) for cls in classes for owner in reversed(cls.__mro__) if is_dataclass(owner)]
+    for cls, owner in sorted(groups, key=lambda group: not _is_ours(group[1])):
+        own = [entry for entry in fields(cls) if entry.init and _declared_by(entry.name, cls) is owner]
+        if own and (_is_ours(owner) or all_options):
+            parts.append("\n".join([f"{_title(owner)}:", *(line for entry in own for line in _described(entry, cls))]))
+        elif own:
+            names = textwrap.fill(", ".join(f"--{entry.name}" for entry in own), _width(), break_on_hyphens=False)
+            parts.append(f"{_title(owner)} (--help-all describes them):\n{textwrap.indent(names, '  ')}")
+    return "\n\n".join(parts)
+
+
+def _is_ours(cls: type) -> bool:
+    return cls.__module__.startswith("transformers_ila.")
+
+
+def _title(cls: type) -> str:
+    """The name of a group of options: the class's `_argument_group_name`, as HfArgumentParser has it."""
+    return vars(cls).get("_argument_group_name", "options" if _is_ours(cls) else f"options of {cls.__name__}")
+
+
+def _declared_by(name: str, cls: type) -> type:
+    """The most derived class that declares the field."""
+    return next(owner for owner in cls.__mro__ if name in vars(owner).get("__annotations__", {}))
+
+
+def _described(entry: Field, cls: type) -> Iterator[str]:
+    """The lines about one option: its form, what it means, and its default."""
+    kind, default = get_type_hints(cls)[entry.name], _default(entry)
+    known = (vars(owner).get("__dataclass_fields__", {}).get(entry.name) for owner in cls.__mro__)
+    meaning = next((text for parent in known if parent and (text := parent.metadata.get("help"))), "")
+    form = f"  --{'no_' if default is True else ''}{entry.name}{_value_form(entry, kind)}"
+    if default is MISSING:
+        meaning += " (required)"
+    elif default is True:
+        meaning += " (on by default; this turns it off)"
+    elif default not in (None, "", [], False):
+        meaning += f" (default: {' '.join(map(str, default)) if isinstance(default, list) else default})"
+    elif default is not False and "default" not in meaning:
+        meaning += " (default: none)"
+    lines = textwrap.wrap(meaning.strip(), _width() - INDENT) or [""]
+    if len(form) < INDENT - 1:
+        yield f"{form:{INDENT}}{lines.pop(0)}".rstrip()
+    else:
+        yield form
+    yield from (" " * INDENT + line for line in lines)
+
+
+def _value_form(entry: Field, kind: Any) -> str:
+    kinds = [part for part in get_args(kind) if part is not type(None)] or [kind]
+    if get_origin(kind) is Literal or entry.metadata.get("choices"):
+        form = "{" + ",".join(map(str, entry.metadata.get("choices") or get_args(kind))) + "}"
+        return f" {form} ..." if get_origin(kind) is list else f" {form}"
+    if kinds == [bool]:
+        return "" if isinstance(entry.default, bool) else " {true,false}"
+    if get_origin(kind) is list:
+        return f" {kinds[0].__name__.upper()} ..."
+    return f" {getattr(kinds[0], '__name__', 'str').upper().replace('STR', 'TEXT').replace('INT', 'NUMBER')}"
+
+
+def _default(entry: Field) -> Any:
+    return entry.default if entry.default_factory is MISSING else entry.default_factory()
+
+
+def _width() -> int:
+    return min(110, shutil.get_terminal_size().columns - 2)

@@ -1,0 +1,144 @@
+"""Whole or not at all: what is at a path before, during and after the writing, and when it fails."""
+
+import os
+import stat
+import subprocess
+import sys
+
+import pytest
+
+from transformers_ila import files
+from transformers_ila.files import atomic_folder, atomic_write
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_text_and_bytes_take_the_place_of_what_was_there(tmp_path):
+    file = tmp_path / "new" / "folder" / "report.json"
+    with atomic_write(file) as opened:
+        opened.write("é 动")
+        assert not file.exists()
+    assert file.read_bytes() == "é 动".encode()
+    with atomic_write(str(file), "wb") as opened:
+        opened.write(b"\xff")
+        assert file.read_bytes() == "é 动".encode()
+    assert file.read_bytes() == b"\xff" and names(file.parent) == ["report.json"]
+    with atomic_write(file, encoding="utf-16") as opened:
+        opened.write("a")
+    assert file.read_text("utf-16") == "a"
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_an_error_leaves_what_was_there(tmp_path, error):
+    for before in ({}, {"a.txt": "before"}):
+        for name, content in before.items():
+            (tmp_path / name).write_text(content)
+        with pytest.raises(error), atomic_write(tmp_path / "a.txt") as opened:
+            opened.write("half")
+            raise error
+        assert {name: (tmp_path / name).read_text() for name in names(tmp_path)} == before
+
+
+def test_a_killed_process_leaves_what_was_there(tmp_path):
+    (tmp_path / "a.txt").write_text("before")
+    code = (
+        "import os, runpy, sys\n"
+        "with runpy.run_path(sys.argv[1])['atomic_write'](sys.argv[2]) as file:\n"
+        "    file.write('half'); file.flush(); os._exit(9)"
+    )
+    assert subprocess.run([sys.executable, "-c", code, files.__file__, tmp_path / "a.txt"]).returncode == 9
+    assert (tmp_path / "a.txt").read_text() == "before"
+    assert all(name == "a.txt" or (name[0] == "." and name.endswith(".tmp")) for name in names(tmp_path))
+
+
+def test_permissions(tmp_path):
+    before = os.umask(0o027)
+    try:
+        with atomic_write(tmp_path / "new"):
+            pass
+        (tmp_path / "old").touch()
+        (tmp_path / "old").chmod(0o604)
+        with atomic_write(tmp_path / "old"):
+            pass
+    finally:
+        os.umask(before)
+    modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("new", "old")]
+    assert modes == [0o640, 0o604]
+
+
+def test_links_stay(tmp_path):
+    (tmp_path / "far").mkdir()
+    for name, target in {"link": "far/a.txt", "dangling": "far/new/b.txt"}.items():
+        (tmp_path / name).symlink_to(target)
+    (tmp_path / "far" / "a.txt").write_text("before")
+    for name in ("link", "dangling"):
+        with atomic_write(tmp_path / name) as file:
+            file.write("now")
+        assert (tmp_path / name).is_symlink() and (tmp_path / name).read_text() == "now"
+    assert names(tmp_path / "far") == ["a.txt", "new"]
+
+
+def test_what_is_no_regular_file_is_written_to(tmp_path):
+    read, write = os.pipe()
+    with atomic_write(f"/dev/fd/{write}", "wb") as file:
+        file.write(b"through")
+    os.close(write)
+    with open(read, "rb") as pipe:
+        assert pipe.read() == b"through"
+    with pytest.raises(IsADirectoryError), atomic_write(tmp_path):
+        pass
+    with atomic_write(os.devnull) as file:
+        file.write("gone")
+    assert not os.path.isfile(os.devnull)
+
+
+def test_long_and_odd_names(tmp_path):
+    for name in ("动" * 80, "a b'\".txt", os.fsdecode(b"caf\xe9")):
+        with atomic_write(tmp_path / name) as file:
+            file.write(name[:1])
+        assert (tmp_path / name).read_text("utf-8") == name[:1]
+    assert len(names(tmp_path)) == 3
+
+
+def test_what_is_refused(tmp_path):
+    for mode in ("a", "r", "x"):
+        with pytest.raises(ValueError, match=f"'w' or 'wb', got '{mode}'"), atomic_write(tmp_path / "a", mode):
+            pass
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError), atomic_write(tmp_path / "file" / "a.txt"):
+        pass
+    with pytest.raises(ValueError, match="is no folder"), atomic_folder(tmp_path / "file"):
+        pass
+    assert names(tmp_path) == ["file"]
+
+
+def test_a_folder_appears_whole(tmp_path):
+    folder = tmp_path / "new" / "folder"
+    with atomic_folder(folder) as draft:
+        (draft / "a.txt").write_text("a")
+        assert not folder.exists()
+    assert names(folder) == ["a.txt"] and names(folder.parent) == ["folder"]
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o777 & ~current_umask()
+
+
+def test_files_move_into_a_folder_that_exists(tmp_path):
+    for name in ("a.txt", "mine.txt", "old_ila.py"):
+        (tmp_path / name).write_text("before")
+    with pytest.raises(KeyError), atomic_folder(tmp_path, stale=["*_ila.py"]) as draft:
+        (draft / "a.txt").write_text("half")
+        raise KeyError
+    assert names(tmp_path) == ["a.txt", "mine.txt", "old_ila.py"] and (tmp_path / "a.txt").read_text() == "before"
+    with atomic_folder(tmp_path, stale=["*_ila.py"]) as draft:
+        (draft / "a.txt").write_text("now")
+        (draft / "new_ila.py").write_text("now")
+    assert {name: (tmp_path / name).read_text() for name in names(tmp_path)} == {
+        "a.txt": "now", "mine.txt": "before", "new_ila.py": "now"
+    }  # fmt: skip
+
+
+def current_umask():
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
