@@ -1,4 +1,4 @@
-"""The examples and commands of README.md and docs/, run as printed but for the checkpoints, videos and folders they name.
+"""The examples and commands of README.md and docs/ run as printed, but for the checkpoints and videos they name.
 
 Several share a process, as imports take longer than they do.
 """
