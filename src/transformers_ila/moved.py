@@ -146,7 +146,6 @@ RENAMED = {
     "is_new": "is_new_parameter",
     "known_fields": "validate_config_fields",
     "mark_complete": "write_manifest",
-    "prediction_files.FORMATS": "RESULT_FORMATS",
     "mean_over_roles": "average_pairs_to_frames",
     "multi_label_scores": "multi_label_metrics",
     "neighbour_scores": "knn_scores",

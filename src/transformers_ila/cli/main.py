@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 from types import ModuleType
+from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
@@ -54,9 +55,7 @@ def run_verb(verb: ModuleType, arguments: Sequence[str]) -> int:
             print(help_text(verb, name, all_options="--help-all" in wanted))
         return 0
     try:
-        options = (
-            verb.parse_arguments(arguments) if hasattr(verb, "parse_arguments") else read_options(verb, arguments)
-        )
+        options = read_verb(verb, arguments)
     except FAILURES as error:
         return _failed(name, error) if first else 2
     try:
@@ -68,6 +67,11 @@ def run_verb(verb: ModuleType, arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print(f"ila {name}: interrupted", file=sys.stderr)
         return 130
+
+
+def read_verb(verb: ModuleType, arguments: Sequence[str]) -> Sequence[Any]:
+    """Read the options of a verb into what its `run` takes; ValueError or OSError says what is wrong with them."""
+    return verb.parse_arguments(arguments) if hasattr(verb, "parse_arguments") else read_options(verb, arguments)
 
 
 def _failed(name: str, error: BaseException) -> int:

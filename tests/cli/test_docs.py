@@ -1,0 +1,203 @@
+"""The examples and commands of README.md and docs/ run as printed, but for the checkpoints and videos they name.
+
+Several share a process, as imports take longer than they do.
+"""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from importlib import import_module
+from importlib.util import find_spec
+
+import pytest
+
+from support.hub_stand_in import HubStandIn
+from support.paths import ROOT
+from support.release_files import save_release
+from support.released_models import WIDE_TEXT, WIDE_VISION
+from support.tiny_models import save_clip, save_timesformer, save_vit, tiny_config
+from transformers_ila import IlaConfig, IlaForVideoClassification
+from transformers_ila.cli.main import read_verb
+from transformers_ila.conversion.state_dicts import to_released_state_dict
+from transformers_ila.motionbench.tasks import make_videos, write_folder
+from transformers_ila.video_writing import write_mp4
+
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+TRAINED = ("pipeline", "smaller", "fused", "export", "weights")  # examples that load what the example "trainer" saves
+UNTRAINED = ("session", "vit", "reading", "adapters")
+OFFLINE = {**os.environ, "HF_HUB_OFFLINE": "1"}
+NEXT = "---- next ----\n"
+RUNNER = f"""
+import json, sys
+from ila_cli import main
+
+for piece in json.loads(sys.argv[1]):
+    print({NEXT!r}, end="", flush=True)
+    if isinstance(piece, str):
+        exec(piece, {{}})
+    else:
+        code = main(piece)
+        assert code == 0, (piece, code)
+"""
+
+
+def blocks(language: str) -> list[tuple[str, str | None, str]]:
+    """(page, name in the comment above it, text) of every block of the pages."""
+    pattern = rf"(?:<!-- test: (\w+) -->\n)?```{language}\n(.*?)```"
+    return [
+        (page.name, name or None, text)
+        for page in PAGES
+        for name, text in re.findall(pattern, page.read_text("utf-8"), re.DOTALL)
+    ]
+
+
+def commands(page: str | None = None, verb: str | None = None) -> list[list[str]]:
+    """The words of every command line, of one page and one verb of `ila` only where they are given."""
+    lines = [line for name, _, text in blocks("bash") if page in (None, name) for line in text.strip().splitlines()]
+    found = [shlex.split(line, comments=True) for line in lines]
+    return [words for words in found if verb is None or words[:2] == ["ila", verb]]
+
+
+def examples() -> dict[str, str]:
+    return {name: text for _, name, text in blocks("python") if name}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    root = tmp_path_factory.mktemp("docs")
+    save_clip(root / "openai" / "clip-vit-base-patch16")
+    save_vit(root / "google" / "vit-base-patch16-224-in21k")
+    save_timesformer(root / "facebook" / "timesformer-base-finetuned-k400", num_frames=8, num_labels=400)
+    write_folder(root / "path" / "to" / "videos", 48, seed=0)
+    write_folder(root / "path" / "to" / "other_videos", 16, seed=7)
+    write_mp4(root / "video.mp4", next(make_videos(1, seed=1)).frames)
+    return root
+
+
+def run(place, environment, *pieces, timeout=600):
+    """What these examples (code) and commands (words after `ila`) print, one after the other in one process."""
+    command = [sys.executable, "-W", "ignore", "-c", RUNNER, json.dumps(pieces)]
+    done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, timeout=timeout)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout.split(NEXT)[1:]
+
+
+def only(page: str, verb: str) -> list[str]:
+    """The words after `ila` of the one command of this verb on this page."""
+    (words,) = commands(page, verb)
+    return words[1:]
+
+
+# -- fast: nothing is left out, nothing is out of date ---------------------------------------------------------------
+
+
+def test_every_example_has_a_test():
+    names = [name for _, name, _ in blocks("python")]
+    assert sorted(names) == sorted([*TRAINED, *UNTRAINED, "trainer"])
+
+
+def test_every_command_is_one_that_there_is(tmp_path, monkeypatch):
+    """Options of `ila` are read as the command reads them; programs and files exist."""
+    for folder in ("path/to/videos/waving", "path/to/other_videos/waving", "my-ila", "my-ila-export", "my-run"):
+        (tmp_path / folder).mkdir(parents=True)
+    for file in ("video.mp4", "k400_b16_8f.pth", "results/report.json", "train.txt", "test.txt"):
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).write_text("")
+    monkeypatch.chdir(tmp_path)
+    for words in commands():
+        if "transformers_ila" in words:
+            assert words[0] in ("accelerate", "torchrun", "python"), words
+            words = ["ila", *words[words.index("transformers_ila") + 1 :]]
+        if words[0] == "ila":
+            verb = import_module(f"transformers_ila.cli.{words[1].replace('-', '_')}")
+            read_verb(verb, words[2:])
+        elif words[0] in ("python", "bash"):
+            assert (ROOT / words[1]).is_file(), words
+        else:
+            assert words[0] in ("pip", "make") or words[0].endswith("=1"), words
+
+
+def test_links_lead_somewhere():
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#\s]+)\)", page.read_text("utf-8")):
+            assert target.startswith("https://") or (page.parent / target).exists(), (page.name, target)
+
+
+def test_the_readme_is_short():
+    text = (ROOT / "README.md").read_text("utf-8")
+    assert len(text.splitlines()) <= 170
+    assert len([line for line in examples()["session"].splitlines() if line.strip()]) == 5
+    assert not re.findall(r"^[A-Z]+_[A-Z]+$", text, re.MULTILINE), "something is left to fill in"
+
+
+def test_every_field_of_the_table_exists_with_the_value_it_names():
+    config = IlaConfig()
+    text = (ROOT / "docs" / "configuration.md").read_text("utf-8")
+    table = re.search(r"\| field \|.*?\n\n", text, re.DOTALL).group()
+    names = [name for row in table.strip().splitlines()[2:] for name in re.findall(r"`(\w+)`", row.split("|")[1])]
+    assert len(names) >= 12
+    assert all(hasattr(config, name) or hasattr(config.vision_config, name) for name in names)
+
+
+# -- slow: they run --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_examples_run_one_after_the_other(place):
+    """What is trained, then the commands on it; the Hub is a stand-in."""
+    code = examples()
+    run(place, OFFLINE, code["trainer"].replace("num_train_epochs=10", "num_train_epochs=1"))
+    pieces = [code[name] for name in TRAINED if name != "weights" or find_spec("torchao")]
+    printed = run(place, OFFLINE, *pieces)
+    assert all("'label'" in text for name, text in zip(TRAINED, printed) if name != "export")
+    assert "model.safetensors" in {path.name for path in (place / "my-ila-merged").iterdir()}
+    assert (place / "my-ila-export" / "modeling_ila.py").is_file()
+
+    one, many = (words[1:] for words in commands("evaluation.md", "predict"))
+    later = [only("evaluation.md", "evaluate"), one, many, only("evaluation.md", "probe"), only("paper.md", "analyse")]
+    evaluated, table, predicted, probed, analysed, _ = run(place, OFFLINE, *later, only("hub.md", "card"))
+    assert "48 of 48, 0 unreadable" in evaluated
+    assert json.loads((place / "results" / "report.json").read_text())["protocol"]["name"] == "4x3"
+    assert "video.mp4" in table and "48 videos labelled, 0 unreadable" in predicted
+    assert "linear" in probed and "48 videos, neighbouring frames" in analysed
+    assert "4 clips x 3 crops" in (place / "my-ila-export" / "README.md").read_text()
+    with HubStandIn({"token-user": "user"}) as hub:
+        (printed,) = run(place, hub.environment(place / "home"), only("hub.md", "publish"))
+        assert printed.endswith(f"Published: {hub.endpoint}/user/my-ila\n") and hub.repositories["user/my-ila"].private
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_readme(place):
+    """They check, train, evaluate and label, one after the other."""
+    small = "--max_steps 2 --global_batch_size 8 --per_device_train_batch_size 8 --dataloader_num_workers 0".split()
+    small += ["--dataloader_persistent_workers", "false", "--use_cpu", "true"]  # as there are no workers
+    check, train = only("README.md", "check-videos"), only("README.md", "train")
+    rest = only("README.md", "evaluate"), only("README.md", "predict")
+    checked, trained, evaluated, labelled = run(place, OFFLINE, check, [*train, *small], *rest)
+    assert "48 ok" in checked and len((place / "usable.txt").read_text().splitlines()) == 48
+    assert "Trained 2 steps." in trained and (place / "my-run" / "training.yaml").is_file()
+    assert "48 of 48, 0 unreadable" in evaluated and "video.mp4" in labelled
+
+
+@pytest.mark.slow
+def test_examples_that_need_nothing_trained(place):
+    session, vit, reading, adapters = run(place, OFFLINE, *(examples()[name] for name in UNTRAINED))
+    assert session == "torch.Size([1, 8, 3, 28, 28]) torch.Size([1, 2])\n"
+    assert vit == "torch.Size([1, 2]) linear\n"
+    assert reading.startswith("(3, ")
+    assert adapters.split("\n")[:2] == ["torch.Size([1, 400])", "torch.Size([1, 2])"]
+
+
+@pytest.mark.slow
+def test_convert_command(place):
+    """On a small file of the release's form."""
+    text = {**WIDE_TEXT, "vocab_size": 192, "max_position_embeddings": 32}
+    config = tiny_config(vision_config=dict(WIDE_VISION), text_config=text, alignment_fusion="residual")
+    save_release(place / "k400_b16_8f.pth", to_released_state_dict(IlaForVideoClassification(config)))
+    (printed,) = run(place, OFFLINE, only("hub.md", "convert"))
+    assert "Verified: " in printed
+    assert (place / "ila-base-patch16-8f-kinetics400" / "model.safetensors").is_file()
