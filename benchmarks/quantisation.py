@@ -30,7 +30,7 @@ from torch import nn
 from transformers import HfArgumentParser
 
 from transformers_ila import IlaConfig, IlaForVideoClassification
-from transformers_ila.ablation.ablation import OTHER_TASKS, task_mask
+from transformers_ila.ablation.runs import OTHER_TASKS, task_mask
 from transformers_ila.cost import median_times
 from transformers_ila.data.video_folder import find_videos
 from transformers_ila.evaluation.evaluator import collect_logits
@@ -119,7 +119,11 @@ def accuracy(args: Arguments) -> list[str]:
         exact = collect_logits(model, processor, videos, options)
         rough = [collect_logits(quantised(model), processor, videos, options) for quantised in WAYS.values()]
     graded = set(labels) <= set(bench_labels())  # else all classes are one choice
-    allowed = task_mask(labels)[exact.labels] if graded else torch.ones(1, dtype=torch.bool)
+    allowed = (
+        task_mask([label.partition(", ")[0] for label in labels])[exact.labels]
+        if graded
+        else torch.ones(1, dtype=torch.bool)
+    )
     whole, *few = (found.logits.masked_fill(~allowed, OTHER_TASKS) for found in (exact, *rough))
     lines = [
         f"| {len(videos)} videos, {len(labels)} classes | top-1 | other labels | largest change of a probability |",

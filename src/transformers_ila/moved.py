@@ -131,6 +131,7 @@ RENAMED = {
     "alignment_in_train_mode": "batch_statistics_mode",
     "all_but_anchor": "all_but_reference",
     "alone": "file_lock",
+    "ablation.own_classes": "`task_mask(tasks)` of `transformers_ila.ablation.runs` does, from the classes' tasks",
     "ablation.test": "measure",
     "anchor_frame": "reference_frame",
     "best_five": "top5_indices",
@@ -149,7 +150,6 @@ RENAMED = {
     "mean_over_roles": "average_pairs_to_frames",
     "multi_label_scores": "multi_label_metrics",
     "neighbour_scores": "knn_scores",
-    "own_classes": "task_mask",
     "own_features": "average_pair_features",
     "own_role": "pairs_to_frames",
     "paint": "render",
@@ -175,6 +175,7 @@ RENAMED = {
 }
 
 GONE = {  # a blank stands between names that share a reason
+    "ablation.own_classes": "`task_mask(tasks)` of `transformers_ila.ablation.runs` does, from the classes' tasks",
     "ablation.test": "`measure` of `transformers_ila.ablation.runs` does",
     "cards.PAPER_TABLE cards.PUBLISHED_ROW cards.USAGE_MODEL cards.RESULTS_OF cards.OWN_WEIGHTS cards.CLIP_WEIGHTS "
     "cards.published_results cards.released_weights cards.weights_of cards.claims_results cards.results_are_of "

@@ -113,8 +113,8 @@ def test_the_small_recipe_has_every_module_and_every_switch():
         ("variants: {a: {}}\nmodel: {}\ntraining: {}\nseeds: 3", "`seeds` must be whole numbers"),
         ("variants: {a: {}}\nmodel: {}\ntraining: {}\nseeds: [a]", "`seeds` must be whole numbers"),
         ("variants: {a: }\nmodel: {}\ntraining: {}", "each `name: {field: value}`"),
-        ("variants: {a: {}}\nmodel: {}\ntraining: {}\nbench: week", "must be minute, hour, night, got 'week'"),
-        ("variants: {a: {}}\nmodel: {}\ntraining: {}\nbench: [minute]", "must be minute, hour, night"),
+        ("variants: {a: {}}\nmodel: {}\ntraining: {}\nbench: week", "must be tiny, minute, hour, night, got 'week'"),
+        ("variants: {a: {}}\nmodel: {}\ntraining: {}\nbench: [minute]", "must be tiny, minute, hour, night"),
         ("variants: {a: {}}\nmodel: {}\ntraining: {}\ntasks: []", "`tasks` must be one or more"),
         ("variants: {a: {}}\nmodel: {}\ntraining: {}\ntasks: [speed, speed]", "`tasks` must be .*all different"),
         ("variants: {a: {}}\nmodel: {}\ntraining: {steps: 3}", "`training` has unknown steps"),
@@ -165,7 +165,7 @@ def test_a_tower_learns_pictures():
 
 
 def test_a_choice_is_made_within_a_task():
-    own = task_mask(small(tasks=["rotation", "speed"]))  # of two and of three classes
+    own = task_mask(small(tasks=["rotation", "speed"]).class_tasks)  # of two and of three classes
     assert own.tolist() == [[True] * 2 + [False] * 3] * 2 + [[False] * 2 + [True] * 3] * 3
 
 
@@ -257,7 +257,7 @@ def test_both_losses_are_trained(tiny_bench, tmp_path, bf16):
     run(ablation, "ila, interaction", 0, start, tmp_path)
     model = start_model(ablation, "ila, interaction", start.weights)
     arguments = IlaTrainingArguments(str(tmp_path / "run"), report_to="none", use_cpu=True, **ablation.training)
-    own = task_mask(ablation)
+    own = task_mask(ablation.class_tasks)
     trainer = TaskTrainer(model=model, args=arguments, train_dataset=start.training, own=own)
     trainer.train()
     assert trainer.state.log_history[0]["alignment_loss"] > 0
@@ -306,7 +306,7 @@ def test_the_loss_is_that_of_the_own_task(tiny_bench, tmp_path):
     ablation = small()
     start = prepare(ablation, tmp_path)
     model = start_model(ablation, "none", start.weights).eval()
-    own = task_mask(ablation)
+    own = task_mask(ablation.class_tasks)
     arguments = IlaTrainingArguments(str(tmp_path / "run"), report_to="none", use_cpu=True, max_steps=1)
     trainer = TaskTrainer(model=model, args=arguments, train_dataset=start.training, own=own)
     items = [start.training[index] for index in (0, 5, 9)]
@@ -370,7 +370,7 @@ def test_own_lists(own_lists, tmp_path):
     variants = {name: VARIANTS[name] for name in ("none", "ila, interaction")}
     ablation = small(variants=variants, **own_lists)
     start = prepare(ablation, tmp_path / "out")
-    assert task_mask(ablation).all() and not (tmp_path / "out" / "bench").exists()
+    assert task_mask(ablation.class_tasks).all() and not (tmp_path / "out" / "bench").exists()
     for variant in variants:
         for seed in (0, 1):
             result = run(ablation, variant, seed, start, tmp_path / "out")

@@ -29,6 +29,7 @@ from transformers_ila.video_writing import write_mp4
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 TRAINED = ("pipeline", "smaller", "fused", "export", "weights")  # examples that load what the example "trainer" saves
 UNTRAINED = ("session", "vit", "reading", "adapters")
+MODEL_FILES = ("config.json", "model.safetensors", "video_preprocessor_config.json", "README.md")
 OFFLINE = {**os.environ, "HF_HUB_OFFLINE": "1"}
 NEXT = "---- next ----\n"
 RUNNER = f"""
@@ -102,10 +103,10 @@ def test_every_example_has_a_test():
 
 def test_every_command_is_one_that_there_is(tmp_path, monkeypatch):
     """Options of `ila` are read as the command reads them; programs and files exist."""
-    for folder in ("path/to/videos/waving", "path/to/other_videos/waving", "my-ila", "my-ila-export", "my-run"):
-        (tmp_path / folder).mkdir(parents=True)
-    for file in ("video.mp4", "k400_b16_8f.pth", "results/report.json", "train.txt", "test.txt"):
-        (tmp_path / file).parent.mkdir(exist_ok=True)
+    models = [f"{model}/{file}" for model in ("my-ila", "my-ila-export", "my-run") for file in MODEL_FILES]
+    videos = ["video.mp4", "path/to/videos/waving/a.mp4", "path/to/other_videos/waving/a.mp4"]
+    for file in (*models, *videos, "k400_b16_8f.pth", "results/report.json", "train.txt", "test.txt"):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).write_text("")
     monkeypatch.chdir(tmp_path)
     for words in commands():

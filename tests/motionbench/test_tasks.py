@@ -131,7 +131,7 @@ def test_files(tmp_path, monkeypatch):
     assert file.stat().st_mtime_ns == before and (folders["val"] / "rotation, clockwise" / "00000.mp4").is_file()
     with pytest.raises(ValueError, match="holds another bench"):
         write_bench(tmp_path, tasks=tasks, seed=1)
-    with pytest.raises(ValueError, match="`size` must be one of minute, hour, night"):
+    with pytest.raises(ValueError, match="`size` must be one of tiny, minute, hour, night"):
         write_bench(tmp_path / "other", size="week")
 
 

@@ -140,6 +140,11 @@ class Ablation:
     def task_of(self, class_name: str) -> str:
         return class_name.partition(", ")[0] if self.train_list is None else ALL_VIDEOS
 
+    @property
+    def class_tasks(self) -> list[str]:
+        """The task of every class, in the classes' order."""
+        return [self.task_of(name) for name in self.class_names]
+
     def fields_of(self, variant: str) -> dict[str, Any]:
         """The fields of a variant's IlaConfig, with its labels."""
         labels = self.class_names

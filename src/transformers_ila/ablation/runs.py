@@ -151,9 +151,8 @@ def start_model(ablation: Ablation, variant: str, weights: str) -> IlaForVideoCl
     return model
 
 
-def task_mask(ablation: Ablation) -> torch.Tensor:
-    """(K, K) bool: the classes that belong to the same task as each class."""
-    tasks = [ablation.task_of(name) for name in ablation.class_names]
+def task_mask(tasks: Sequence[str]) -> torch.Tensor:
+    """Return which classes belong to the same task as each class, (K, K) bool, from every class's task."""
     return torch.tensor([[one == other for other in tasks] for one in tasks])
 
 
@@ -221,7 +220,7 @@ def _run(
     arguments = IlaTrainingArguments(str(checkpoints), seed=seed, **{**defaults, **ablation.training})
     if arguments.n_gpu > 1:
         raise ValueError(f"{arguments.n_gpu} GPUs for one process; name one by CUDA_VISIBLE_DEVICES, and use --part.")
-    own = task_mask(ablation)
+    own = task_mask(ablation.class_tasks)
     trainer = TaskTrainer(model=model, args=arguments, train_dataset=training_set(ablation, start, seed), own=own)
     trainer.train(resume_from_checkpoint=checkpoints.is_dir() or None)
     if trainer.stop.stopped:
@@ -259,7 +258,7 @@ def measure(ablation: Ablation, model: IlaForVideoClassification, start: SharedI
     found = collect_logits(
         model, start.processor, start.test, EvaluationOptions(batch_size=64, temporal_reliance=True)
     )
-    own = task_mask(ablation)[found.labels]
+    own = task_mask(ablation.class_tasks)[found.labels]
     tasks = [ablation.task_of(ablation.class_names[sample.labels[0]]) for sample in start.test]
     letters = {}
     for order, logits in {"as_is": found.logits, **found.reordered}.items():
