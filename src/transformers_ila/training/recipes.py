@@ -8,10 +8,9 @@ What is unusual here:
 
 import difflib
 import json
-from argparse import ArgumentTypeError, Namespace
-from collections.abc import Callable, Mapping, Sequence
+from argparse import Action, ArgumentError, Namespace
+from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, dataclass, field, fields
-from functools import wraps
 from pathlib import Path
 from typing import Any, NoReturn, get_args, get_type_hints
 
@@ -75,12 +74,9 @@ class ModelArguments:
         names = ("num_frames", "classification_head", "use_video_prompt", "temporal_module")
         named = {name: getattr(self, name) for name in (*names, "alignment_fusion", "alignment_conv")}
         try:
-            more = json.loads(self.config) if self.config else {}
-        except ValueError as error:
+            return {**named, **json.loads(self.config or "{}")}
+        except (ValueError, TypeError) as error:
             raise ValueError(f"`config` must be a JSON object, got {self.config!r} ({error}).") from error
-        if not isinstance(more, dict):
-            raise ValueError(f"`config` must be a JSON object, got {self.config!r}.")
-        return named | more
 
 
 @dataclass
@@ -194,24 +190,17 @@ class _Parser(HfArgumentParser):
     def __init__(self) -> None:
         super().__init__([RecipeArguments, IlaTrainingArguments], allow_abbrev=False, add_help=False)
         hints = get_type_hints(RecipeArguments) | get_type_hints(IlaTrainingArguments)
-        for action in self._actions:
-            if action.type is not None:
-                action.type = _or_none(action.type, action.dest, type(None) in get_args(hints[action.dest]))
+        self.optional = {name for name, hint in hints.items() if type(None) in get_args(hint)}
+
+    def _get_value(self, action: Action, arg_string: str) -> Any:  # argparse's own, for each value
+        if arg_string != "null":
+            return super()._get_value(action, arg_string)  # type: ignore[misc]
+        if action.dest not in self.optional:
+            raise ArgumentError(action, f"`{action.dest}` needs a value")
+        return None
 
     def error(self, message: str) -> NoReturn:
         raise ValueError(message)
-
-
-def _or_none(convert: Any, name: str, may_be_none: bool) -> Callable[[str], Any]:
-    @wraps(convert, updated=())  # argparse names the type in its errors
-    def converted(text: str) -> Any:
-        if text != "null":
-            return convert(text)
-        if not may_be_none:
-            raise ArgumentTypeError(f"`{name}` needs a value")
-        return None
-
-    return converted
 
 
 class _UniqueKeys(yaml.SafeLoader):
@@ -273,13 +262,12 @@ def read_recipe(file: str | Path) -> dict[str, Any]:
 
 
 def _todays_name(key: Any, where: str) -> Any:
-    if key not in RENAMED:
-        return key
-    logger.warning(f"{where}: `{key}` is called `{RENAMED[key]}` now.")
-    return RENAMED[key]
+    if key in RENAMED:
+        logger.warning(f"{where}: `{key}` is called `{RENAMED[key]}` now.")
+    return RENAMED.get(key, key)
 
 
-def check_keys(keys: Mapping[Any, Any] | Sequence[str], where: str) -> None:
+def check_keys(keys: Iterable[Any], where: str) -> None:
     """Raise a ValueError that names unknown keys, what they may mean, and what is allowed."""
     own = [entry.name for entry in fields(RecipeArguments)]
     optimisation = [entry.name for entry in fields(IlaTrainingArguments) if entry.init]
@@ -323,18 +311,16 @@ def _tokens(key: str, value: Any) -> list[str]:
 
 
 def _todays_option(token: str) -> str:
-    name, *value = token.split("=", 1)
-    old = name.removeprefix("--").replace("-", "_")
-    if not name.startswith("--") or old not in RENAMED:
-        return token
-    return "=".join([f"--{_todays_name(old, 'options')}", *value])
+    option, equals, value = token.partition("=")
+    name = option.removeprefix("--").replace("-", "_")
+    is_old = option.startswith("--") and name in RENAMED
+    return f"--{_todays_name(name, 'options')}{equals}{value}" if is_old else token
 
 
 def _resolved(namespace: Namespace, *, name: str) -> tuple[RecipeArguments, IlaTrainingArguments]:
     """Decide what recipe and options leave open."""
-    values = vars(namespace)
     own, optimisation = (
-        {entry.name: values[entry.name] for entry in fields(part) if entry.name in values}
+        {entry.name: getattr(namespace, entry.name) for entry in fields(part) if entry.init}
         for part in (RecipeArguments, IlaTrainingArguments)
     )
     recipe = RecipeArguments(**own)
@@ -409,11 +395,8 @@ def resolved_values(recipe: RecipeArguments, args: IlaTrainingArguments) -> dict
     found = args.to_dict()
     for entry in fields(IlaTrainingArguments):
         usual = entry.default if entry.default_factory is MISSING else entry.default_factory()
-        if (
-            entry.init
-            and entry.name not in NEVER_WRITTEN
-            and (entry.name in ALWAYS_WRITTEN or found[entry.name] != usual)
-        ):
+        counts = entry.name in ALWAYS_WRITTEN or found.get(entry.name) != usual
+        if counts and entry.init and entry.name not in NEVER_WRITTEN:
             values[entry.name] = found[entry.name]
     values["report_to"] = ",".join(found["report_to"]) or "none"
     return json.loads(json.dumps(values, default=str))
@@ -439,12 +422,12 @@ def check_same_run(values: dict[str, Any], folder: str | Path, *, class_names: S
     before = vars(RecipeArguments()) | read_recipe(file)  # which may be older than some of the keys
     before, values = ({**found, "flip": resolved_flip(found["flip"], class_names)} for found in (before, values))
     fixed = STREAM_FIXES if before.get("stream") else set()
-    keys = [
+    other = [
         key
         for key in {**before, **values}
-        if key in fixed or not (key in MAY_CHANGE or key.startswith(MAY_CHANGE_PREFIX))
+        if before.get(key) != values.get(key)
+        and (key in fixed or not (key in MAY_CHANGE or key.startswith(MAY_CHANGE_PREFIX)))
     ]
-    other = [key for key in keys if before.get(key) != values.get(key)]
     if other:
         named = "; ".join(f"{key}: {before.get(key)!r}, now {values.get(key)!r}" for key in other)
         raise ValueError(f"--resume would go on with another run than {str(file)!r} began: {named}.")
