@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import accelerate
 import torch
@@ -13,7 +13,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, IntervalStrategy
 from transformers.utils import logging
 
 from ..data.annotations import Annotations
-from ..distributed import RemoteRankError, all_gather, current_rank
+from ..distributed import all_succeed
 from ..model.configuration_ila import MULTI_LABEL
 from ..model.video_processing_ila import IlaVideoProcessor
 from ..version import __version__
@@ -27,7 +27,6 @@ from .shard_clips import ShardClips
 from .trainer import IlaTrainer, class_logits, multi_label_metrics, top5_indices, top_accuracies
 
 
-T = TypeVar("T")
 logger = logging.get_logger(__name__)
 
 
@@ -48,39 +47,14 @@ def train(
         OSError: a list, weights or a checkpoint cannot be read or written.
         UnreadableVideosError: too many videos cannot be read; on all processes at the same step.
     """
-    tell = progress if args.process_index == 0 else _nobody
-    on_every_process(lambda: _check_processes(recipe, args))
+    tell = progress if args.process_index == 0 else lambda line: None
+    all_succeed(lambda: _check_processes(recipe, args))
     checkpoint = find_checkpoint(recipe, args, tell)
     trainer = build_trainer(recipe, args, tell)
-    on_every_process(lambda: settle(recipe, args, checkpoint, trainer.model.config.class_names))
+    all_succeed(lambda: settle(recipe, args, checkpoint, trainer.model.config.class_names))
     tell(f"{args.world_size} processes, {recipe.global_batch_size} videos a step; {args.output_dir}/{RESOLVED}")
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     return trainer
-
-
-def _nobody(line: str) -> None:
-    """Take a line and show it to nobody."""
-
-
-def on_every_process(work: Callable[[], T]) -> T:
-    """Do something on every process of a run and return its result; where it fails on one, it fails on all.
-
-    Raises:
-        Exception: what `work` raises, on the first process where it fails.
-        RemoteRankError: on the others, so that one of them says what is wrong.
-    """
-    result: list[T] = []
-    failure: Exception | None = None
-    try:
-        result.append(work())
-    except Exception as error:  # whatever it is, the others must not wait for this process
-        failure = error
-    failed = all_gather(lambda: failure is not None)
-    if failure is not None and True not in failed[: current_rank().rank]:
-        raise failure
-    if True in failed:
-        raise RemoteRankError(f"Process {failed.index(True)} says what is wrong.") from failure
-    return result[0]
 
 
 def _check_processes(recipe: RecipeArguments, args: IlaTrainingArguments) -> None:
@@ -88,9 +62,7 @@ def _check_processes(recipe: RecipeArguments, args: IlaTrainingArguments) -> Non
         raise ValueError(f"{recipe.expect_processes} processes were expected, and there are {args.world_size}.")
 
 
-def find_checkpoint(
-    recipe: RecipeArguments, args: IlaTrainingArguments, tell: Callable[[str], object] = logger.info
-) -> Path | None:
+def find_checkpoint(recipe: RecipeArguments, args: IlaTrainingArguments, tell: Callable[[str], object]) -> Path | None:
     """Return the checkpoint to go on from, the same on all processes; None to begin.
 
     Raises:
@@ -98,10 +70,10 @@ def find_checkpoint(
     """
     folder = Path(str(args.output_dir))
     if not recipe.resume:
-        on_every_process(lambda: _check_no_checkpoints(folder))
+        all_succeed(lambda: _check_no_checkpoints(folder))
         return None
-    checkpoint = on_every_process(lambda: last_complete_checkpoint(folder))
-    on_every_process(lambda: require_same_checkpoint(checkpoint, own_folders=args.save_on_each_node))
+    checkpoint = all_succeed(lambda: last_complete_checkpoint(folder))
+    all_succeed(lambda: require_same_checkpoint(checkpoint, own_folders=args.save_on_each_node))
     if checkpoint is None:
         tell(f"There is no whole checkpoint in {str(folder)!r}: this is the beginning.")
     else:
@@ -114,18 +86,16 @@ def _check_no_checkpoints(folder: Path) -> None:
         raise ValueError(f"{str(folder)!r} holds checkpoints: go on with --resume, or name another --output_dir.")
 
 
-def build_trainer(
-    recipe: RecipeArguments, args: IlaTrainingArguments, tell: Callable[[str], object] = logger.info
-) -> IlaTrainer:
+def build_trainer(recipe: RecipeArguments, args: IlaTrainingArguments, tell: Callable[[str], object]) -> IlaTrainer:
     """Read the lists, load the model and return its trainer; all but the weights is checked before they are loaded.
 
     Raises:
         ValueError: a list, class, field or number with a fault, or fewer videos than a global batch.
         OSError: a list or weights cannot be read.
     """
-    training, evaluation = on_every_process(lambda: _read_lists(recipe, args))
+    training, evaluation = all_succeed(lambda: _read_lists(recipe, args))
     _tell_evaluation(recipe, args, training, evaluation, tell)
-    return on_every_process(lambda: _trainer(recipe, args, training, evaluation))
+    return all_succeed(lambda: _trainer(recipe, args, training, evaluation))
 
 
 def _trainer(
