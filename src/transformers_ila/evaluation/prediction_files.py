@@ -19,7 +19,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -71,7 +71,7 @@ def check_settings(folder: Path, settings: dict[str, Any]) -> None:
         found = json.loads(file.read_text(encoding="ascii"))
         differ = [
             f"{name} {found.get(name)!r}, now {settings.get(name)!r}"
-            for name in dict.fromkeys((*settings, *found))
+            for name in {**settings, **found}
             if found.get(name) != settings.get(name)
         ]
     except (ValueError, AttributeError) as error:
@@ -186,10 +186,9 @@ class ResultWriter:
             ("scores", pyarrow.list_(pyarrow.float64())),
             ("frames_lost", pyarrow.int64()),
             ("reason", pyarrow.string()),
-            ("embedding", pyarrow.list_(pyarrow.float32())),
         ]
-        if not self.options.embeddings:
-            fields.pop()
+        if self.options.embeddings:
+            fields.append(("embedding", pyarrow.list_(pyarrow.float32())))
         taken = [int(file.stem[-6:]) for file in part_files(self.folder, "parquet") if self.stem in file.name]
         number = max(taken, default=-1) + 1
         file = self.folder / f"{self.stem}-{number:06}.parquet"
@@ -280,16 +279,14 @@ def done_videos(folder: Path, options: LabelOptions, rank: Rank) -> set[bytes]:
 
 
 def _rows(folder: Path, format: str, columns: list[str] | None) -> Iterator[dict[str, Any]]:
-    read: dict[str, Callable[..., Iterator[dict[str, Any]]]] = {"jsonl": _rows_of_lines, "parquet": _rows_of_piece}
     for file in part_files(folder, format):
-        yield from read[format](file, columns)
+        yield from _rows_of_lines(file) if format == "jsonl" else _rows_of_piece(file, columns)
 
 
-def _rows_of_lines(file: Path, columns: list[str] | None) -> Iterator[dict[str, Any]]:
+def _rows_of_lines(file: Path) -> Iterator[dict[str, Any]]:
     with file.open("rb") as lines:
         for line in lines:
-            row = _result_in(line)
-            if row is not None:
+            if (row := _result_in(line)) is not None:
                 yield row
 
 

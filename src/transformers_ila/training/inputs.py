@@ -26,7 +26,6 @@ def config_of(recipe: RecipeArguments, class_names: Sequence[str]) -> IlaConfig:
     Raises:
         ValueError: an unknown tower, or fields and values that IlaConfig does not have.
     """
-    _check_tower(recipe)
     labels = {"id2label": dict(enumerate(class_names)), "label2id": {name: i for i, name in enumerate(class_names)}}
     return IlaConfig.from_clip_size(recipe.tower, **labels, **validate_config_fields(recipe.model_fields()))
 
@@ -64,13 +63,9 @@ def check_model(recipe: RecipeArguments) -> None:
         raise ValueError("`from_scratch` has no words to compare videos with: --classification_head linear.")
     if recipe.clip is None and not recipe.from_scratch:
         raise ValueError("`clip` must be the Hub id or the folder of weights to start from: --clip.")
-    _check_tower(recipe)
-    validate_config_fields(recipe.model_fields())
-
-
-def _check_tower(recipe: RecipeArguments) -> None:
     if recipe.tower not in CLIP_SIZES:
         raise ValueError(f"`tower` must be one of {', '.join(CLIP_SIZES)}, got {recipe.tower!r}.")
+    validate_config_fields(recipe.model_fields())
 
 
 # -- videos -----------------------------------------------------------------------------------------------------------
