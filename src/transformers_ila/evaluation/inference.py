@@ -21,7 +21,6 @@ from transformers import AutoModelForVideoClassification
 
 from ..data.text import preview
 from ..model.alignment_ila import PointPredictor
-from ..model.configuration_ila import MULTI_LABEL
 from ..model.modeling_ila import IlaForVideoClassification
 from ..model.video_processing_ila import IlaVideoProcessor
 from .options import EvaluationOptions, InferenceOptions
@@ -257,8 +256,3 @@ def features_and_logits(model: IlaForVideoClassification, views: torch.Tensor) -
 def probabilities(logits: torch.Tensor, *, multi_label: bool) -> torch.Tensor:
     """Return float64 probabilities of logits (B, K), each class for itself where `multi_label`."""
     return logits.double().sigmoid() if multi_label else logits.double().softmax(-1)
-
-
-def gives_several_labels(model: IlaForVideoClassification) -> bool:
-    """Return whether the model may give a video several labels."""
-    return model.config.problem_type == MULTI_LABEL

@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from ..distributed import Rank
+from ..model.configuration_ila import MULTI_LABEL
 from ..model.modeling_ila import IlaForVideoClassification
 from ..model.video_processing_ila import IlaVideoProcessor
 from .inference import (
     Network,
     evaluating,
     features_and_logits,
-    gives_several_labels,
     later_settings,
     multi_view_logits,
     probabilities,
@@ -148,13 +148,10 @@ def _find(key: NamedVideo) -> NamedVideo:
 
 def _settings(model: IlaForVideoClassification, processor: IlaVideoProcessor, options: LabelOptions) -> dict[str, Any]:
     """Return what the results depend on."""
-    names = ("format", "top_k", "protocol", "embeddings")
-    same = {name: getattr(options, name) for name in names}
-    return {**same, "model": fingerprint(model), "processor": _hash_of(processor), **later_settings(model, options)}
-
-
-def _hash_of(processor: IlaVideoProcessor) -> str:
-    return hashlib.sha256(json.dumps(processor.to_dict(), sort_keys=True, default=str).encode()).hexdigest()
+    same = {name: getattr(options, name) for name in ("format", "top_k", "protocol", "embeddings")}
+    processing = json.dumps(processor.to_dict(), sort_keys=True, default=str)
+    hashes = {"model": fingerprint(model), "processor": hashlib.sha256(processing.encode()).hexdigest()}
+    return {**same, **hashes, **later_settings(model, options)}
 
 
 def own_share(
@@ -203,7 +200,7 @@ def _labelled(network: Network, processor: IlaVideoProcessor, batch: Batch, opti
     else:
         logits = multi_view_logits(model, pixel_values)
     names = model.config.class_names
-    chances = probabilities(logits, multi_label=gives_several_labels(model))
+    chances = probabilities(logits, multi_label=model.config.problem_type == MULTI_LABEL)
     order = logits.argsort(dim=-1, descending=True, stable=True)[:, : options.top_k]
     rows = []
     for index, video in enumerate(batch.read):
