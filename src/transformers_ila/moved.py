@@ -1,9 +1,10 @@
 """Old names of modules, functions and classes: they still import, and warn of their new place.
 
 All modules stood in one folder once. `from transformers_ila.cards import model_card` still works, and what was pickled
-then still loads. Whoever moves or renames something public adds a row: to `HOMES` where a module moves (old module ->
-new modules, searched in this order), to `RENAMED` where a name changes (`old`, or `module.old` -> new), to `GONE`
-where nothing stands in its place (`module.old` -> what does instead). `tests/test_deprecations.py` imports every one.
+then still loads. Whoever moves or renames something public adds a row: where a module moves, to `SAME_NAMES` or
+`HOMES` (old module -> new modules, searched in this order); where a name changes, to `RENAMED` (`old`, or `module.old`
+-> new); where nothing stands in its place, to `GONE` (`module.old` -> what does instead).
+`tests/test_deprecations.py` imports every one.
 """
 
 import importlib
@@ -18,7 +19,17 @@ from typing import Any
 
 PACKAGE = __name__.rpartition(".")[0]
 
+SAME_NAMES = {  # room -> modules that moved there and kept their names
+    "backbones": "frozen_clip timesformer",
+    "conversion": "checkpoint_files",
+    "data": "annotations",
+    "evaluation": "metrics prediction probing",
+    "model": "class_names_ila configuration_ila layers_ila modeling_ila outputs_ila "
+    "temporal_ila video_container_ila video_decoding_ila video_packets_ila video_reading_ila",
+    "training": "augmentation",
+}
 HOMES = {
+    **{module: f"{room}.{module}" for room, modules in SAME_NAMES.items() for module in modules.split()},
     "ablation": "ablation.ablation ablation.runs ablation.results",
     "ablation_report": "ablation.report",
     "alignment_ila": "model.alignment_ila model.pairs_ila model.numerics_ila",
@@ -28,14 +39,9 @@ HOMES = {
     "annotation_samples": "data.samples",
     "annotation_shards": "data.shards",
     "annotation_text": "data.text",
-    "annotations": "data.annotations",
-    "augmentation": "training.augmentation",
     "cards": "hub.cards hub.facts hub.reports hub.earlier_cards conversion.released_cards",
-    "checkpoint_files": "conversion.checkpoint_files",
     "checkpoints": "conversion.published data.class_names",
-    "class_names_ila": "model.class_names_ila",
     "complexity": "cost",
-    "configuration_ila": "model.configuration_ila",
     "confusion_picture": "visualization.confusion",
     "conversion": "conversion.state_dicts",
     "data": "data.video_folder",
@@ -45,23 +51,16 @@ HOMES = {
     "evaluation_report": "evaluation.report data.samples",
     "evaluation_samples": "data.samples evaluation.evaluator",
     "fast_path_ila": "",
-    "frozen_clip": "backbones.frozen_clip",
     "hub": "hub.exporting",
     "inference": "evaluation.inference model.configuration_ila",
-    "layers_ila": "model.layers_ila",
-    "metrics": "evaluation.metrics",
     "mlp_ila": "model.layers_ila",
-    "modeling_ila": "model.modeling_ila",
     "motion_pictures": "motionbench.drawing video_writing",
     "motionbench": "motionbench.tasks",
     "moving_average": "training.callbacks",
-    "outputs_ila": "model.outputs_ila",
     "picture_tower": "ablation.image_pretraining",
     "positions_ila": "model.loading_ila",
-    "prediction": "evaluation.prediction",
     "prediction_files": "evaluation.prediction_files evaluation.options",
     "pretrained_ila": "model.pretrained_ila model.numerics_ila",
-    "probing": "evaluation.probing",
     "processes": "distributed",
     "processing_ila": "model.processing_ila model.loading_ila",
     "publishing": "hub.publishing hub.checking",
@@ -70,8 +69,6 @@ HOMES = {
     "shipped_code_ila": "model.remote_code_ila",
     "sigterm": "training.signals",
     "synchronised_norm": "training.sync_batch_norm",
-    "temporal_ila": "model.temporal_ila",
-    "timesformer": "backbones.timesformer",
     "training": "training.trainer training.arguments",
     "training_callbacks": "training.callbacks",
     "training_data": "training.clips",
@@ -79,12 +76,8 @@ HOMES = {
     "unreadable_videos": "training.unreadable",
     "video_bitstream_ila": "model.video_packets_ila",
     "video_check": "data.checking",
-    "video_container_ila": "model.video_container_ila",
-    "video_decoding_ila": "model.video_decoding_ila",
     "video_lists": "data.lists",
-    "video_packets_ila": "model.video_packets_ila",
     "video_processing_ila": "model.video_processing_ila model.video_sampling_ila",
-    "video_reading_ila": "model.video_reading_ila",
     "video_views": "evaluation.views evaluation.options",
     "visualization": "visualization.alignment",
     "vit_ila": "model.loading_ila",
@@ -131,15 +124,12 @@ RENAMED = {
     "alignment_in_train_mode": "batch_statistics_mode",
     "all_but_anchor": "all_but_reference",
     "alone": "file_lock",
-    "ablation.own_classes": "`task_mask(tasks)` of `transformers_ila.ablation.runs` does, from the classes' tasks",
-    "ablation.test": "measure",
     "anchor_frame": "reference_frame",
     "best_five": "top5_indices",
     "digest_of": "video_id",
     "draw_alignment": "plot_alignment",
     "draw_confusion": "plot_confusion_matrix",
     "evaluation.predict": "collect_logits",
-    "evaluation_files.write_files": "write",
     "fault_in": "annotation_error",
     "filled_lines": "nonblank_lines",
     "fused_logits": "multi_view_logits",
