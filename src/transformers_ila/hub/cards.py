@@ -234,23 +234,21 @@ def _eval_results(results: Sequence[Result]) -> list[EvalResult]:
     The format has one source, with an address, for all metrics of a data set, so it is named only if all have one.
     """
     one_source = all(result.source_url is not None for result in results)
-    return [_eval_result(result, with_source=one_source) for result in results]
-
-
-def _eval_result(result: Result, *, with_source: bool) -> EvalResult:
-    identifier, title = METRICS[result.metric]
-    return EvalResult(
-        task_type="video-classification",
-        task_name="Video classification",
-        dataset_type=result.data_set.lower().replace(" ", "-"),
-        dataset_name=result.data_set,
-        dataset_split=result.split,
-        metric_type=identifier,
-        metric_value=round(result.percent, 2),
-        metric_name=f"{title} ({result.origin}), {result.protocol}; videos: {result.counts}",
-        source_name=f"{result.origin}: {result.source}" if with_source else None,
-        source_url=result.source_url if with_source else None,
-    )
+    return [
+        EvalResult(
+            task_type="video-classification",
+            task_name="Video classification",
+            dataset_type=result.data_set.lower().replace(" ", "-"),
+            dataset_name=result.data_set,
+            dataset_split=result.split,
+            metric_type=METRICS[result.metric][0],
+            metric_value=round(result.percent, 2),
+            metric_name=f"{METRICS[result.metric][1]} ({result.origin}), {result.protocol}; videos: {result.counts}",
+            source_name=f"{result.origin}: {result.source}" if one_source else None,
+            source_url=result.source_url if one_source else None,
+        )
+        for result in results
+    ]
 
 
 def _network(config: IlaConfig) -> str:

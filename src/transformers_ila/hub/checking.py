@@ -6,7 +6,6 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -105,7 +104,7 @@ def check_folder(folder: str | Path, *, video: str | Path | None = None) -> Chec
         raise PublishError(f"There is no video {str(video)!r}.")
     try:
         paths = sorted(folder.iterdir())
-        left_out = [path for path in paths if path.is_dir() or _matches(path.name, LEFT_OUT)]
+        left_out = [path for path in paths if path.is_dir() or any(fnmatch(path.name, p) for p in LEFT_OUT)]
         files = {path.name: path.stat().st_size for path in paths if path not in left_out}
         empty = [f"{name} is empty" for name, size in files.items() if not size]
         problems = empty or _missing_files(folder, files)
@@ -120,10 +119,6 @@ def check_folder(folder: str | Path, *, video: str | Path | None = None) -> Chec
     except OSError as error:
         raise PublishError(f"{str(folder)!r} cannot be read: {error}.") from error
     return CheckedFolder(folder, files, tuple(path.name for path in left_out), card, _try(folder, video))
-
-
-def _matches(name: str, patterns: Sequence[str]) -> bool:
-    return any(fnmatch(name, pattern) for pattern in patterns)
 
 
 def _missing_files(folder: Path, files: dict[str, int]) -> list[str]:

@@ -71,7 +71,8 @@ def publish(
     url = f"{api.endpoint}/{repo_id}"
     with _clear_errors(repo_id):
         _check_writer(api, repo_id, create_pr=create_pr)
-        additions = _additions(checked, repo_id, branch)  # what is wrong here is found before anything changes there
+        card = published_card_text(checked, repo_id, branch)
+        additions = _additions(checked, card)  # what is wrong here is found before anything changes there
         existing = _files_there(api, repo_id, private=private)
         if create_pr and not existing:
             raise PublishError(f"There is nothing at {repo_id!r} that a pull request could be made to.")
@@ -82,7 +83,7 @@ def publish(
                 f"The name {repo_id!r} is taken: the repository has {len(existing)} files. Choose another name, "
                 "--update to commit on top of them, --pr to propose the files, --revision to put them on a branch."
             )
-        _check_card(published_card_text(checked, repo_id, branch))
+        _check_card(card)
         if existing is None:
             # not False: an organisation may have private repositories by default
             api.create_repo(repo_id, private=private or None, exist_ok=True)
@@ -143,10 +144,9 @@ def _check_card(text: str) -> None:
         raise PublishError(f"The Hub does not accept the card: {one_line(error)} No file is published.") from error
 
 
-def _additions(checked: CheckedFolder, repo_id: str, branch: str | None) -> list[CommitOperationAdd]:
-    card = published_card_text(checked, repo_id, branch).encode()
-    files = {name: checked.folder / name for name in checked.files}
-    return [CommitOperationAdd(name, card if name == "README.md" else path) for name, path in files.items()]
+def _additions(checked: CheckedFolder, card: str) -> list[CommitOperationAdd]:
+    files = {name: checked.folder / name for name in checked.files} | {"README.md": card.encode()}
+    return [CommitOperationAdd(name, content) for name, content in files.items()]
 
 
 def published_card_text(checked: CheckedFolder, repo_id: str, branch: str | None = None) -> str:
