@@ -69,10 +69,9 @@ def summary_rows(ablation: Ablation, folder: str | Path) -> list[dict[str, Any]]
         own = [result for result in results if result["variant"] == variant]
         if own:
             known = costs.get(variant, {})
-            of_variant = {name: value for name, value in known.items() if name != "of"}
-            if known.get("of") != _cost_key(ablation, variant):  # of another tower or of other fields
-                of_variant = {}
-            rows.append({"variant": variant, "seeds": len(own), **_statistics(own), **of_variant})
+            if known.pop("of", None) != _cost_key(ablation, variant):  # of another tower or of other fields
+                known = {}
+            rows.append({"variant": variant, "seeds": len(own), **_statistics(own), **known})
     return _with_comparisons(rows, results, reference_of(ablation))
 
 
@@ -121,25 +120,22 @@ def write_report(ablation: Ablation, folder: str | Path) -> list[Path]:
     Raises:
         ValueError: nothing is finished, or a result of another ablation.
     """
+    folder = Path(folder)
     with file_lock(folder, "report"):
-        return _write_report(ablation, Path(folder))
-
-
-def _write_report(ablation: Ablation, folder: Path) -> list[Path]:
-    rows = summary_rows(ablation, folder)
-    if not rows:
-        raise ValueError(f"{str(folder)!r} holds no finished run.")
-    files = [folder / name for name in ("ablation.md", "ablation.csv", "ablation_runs.csv")]
-    with atomic_write(files[0]) as stream:
-        stream.write(markdown(ablation, rows))
-    _write_csv(files[1], rows)
-    _write_csv(files[2], [_run_row(result) for result in read_results(ablation, folder)])
-    if len(ablation.task_names) > 1:
-        files.append(folder / "accuracy_per_task.png")
-        draw_tasks(ablation, rows, files[-1])
-    if all("gmacs" in row for row in rows):
-        files.append(folder / "accuracy_over_gmacs.png")
-        draw_costs(ablation, rows, files[-1])
+        rows = summary_rows(ablation, folder)
+        if not rows:
+            raise ValueError(f"{str(folder)!r} holds no finished run.")
+        files = [folder / name for name in ("ablation.md", "ablation.csv", "ablation_runs.csv")]
+        with atomic_write(files[0]) as stream:
+            stream.write(markdown(ablation, rows))
+        _write_csv(files[1], rows)
+        _write_csv(files[2], [_run_row(result) for result in read_results(ablation, folder)])
+        if len(ablation.task_names) > 1:
+            files.append(folder / "accuracy_per_task.png")
+            draw_tasks(ablation, rows, files[-1])
+        if all("gmacs" in row for row in rows):
+            files.append(folder / "accuracy_over_gmacs.png")
+            draw_costs(ablation, rows, files[-1])
     return files
 
 
@@ -228,8 +224,8 @@ def _line(cells: Iterable[str]) -> str:
 
 
 def _run_row(result: Mapping[str, Any]) -> dict[str, Any]:
-    row = {name: result[name] for name in ("variant", "seed", "train_loss")}
-    row |= {name: result[name] for name in ("transport_distance", "shared_information")}
+    names = ("variant", "seed", "train_loss", "transport_distance", "shared_information")
+    row = {name: result[name] for name in names}
     for order, of_tasks in result["accuracy"].items():
         row |= {f"{order}, {task}": value for task, value in of_tasks.items()}
     return row
@@ -264,7 +260,8 @@ def draw_costs(ablation: Ablation, rows: Sequence[Mapping[str, Any]], file: Path
         style = {"marker": markers[index % len(markers)], "color": colours(index % colours.N), "linestyle": "none"}
         axes.errorbar(row["gmacs"], row["accuracy"] * 100, spread, capsize=3, label=row["variant"], **style)
     axes.set_xscale("log")
-    ticks = [tick for tick in (30, 35, 40, 45, 50, 60, 80, 100, 150, 300, 700) if _within(tick, rows)]
+    low, high = 0.93 * min(row["gmacs"] for row in rows), 1.07 * max(row["gmacs"] for row in rows)
+    ticks = [tick for tick in (30, 35, 40, 45, 50, 60, 80, 100, 150, 300, 700) if low <= tick <= high]
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
     axes.minorticks_off()
     axes.set_xlabel(f"GMACs of the variant on {ablation.cost_tower}, {ablation.model.get('num_frames', 8)} frames")
@@ -272,11 +269,6 @@ def draw_costs(ablation: Ablation, rows: Sequence[Mapping[str, Any]], file: Path
     axes.grid(alpha=0.3)
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=9, frameon=False)
     figure.savefig(file, dpi=110)
-
-
-def _within(tick: float, rows: Sequence[Mapping[str, Any]]) -> bool:
-    costs = [row["gmacs"] for row in rows]
-    return 0.93 * min(costs) <= tick <= 1.07 * max(costs)
 
 
 def draw_tasks(ablation: Ablation, rows: Sequence[Mapping[str, Any]], file: Path) -> None:

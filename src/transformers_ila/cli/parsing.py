@@ -38,24 +38,21 @@ def read_options(verb: ModuleType, arguments: Sequence[str]) -> list[Any]:
         ValueError: an unknown or incomplete option, a value of another kind, or what a dataclass refuses.
     """
     classes = option_classes(verb)
-    _refuse_unknown(arguments, classes)
-    namespace, rest = _Parser(classes, allow_abbrev=False, add_help=False).parse_known_args(list(arguments))
+    parser = _Parser(classes, allow_abbrev=False, add_help=False)
+    _refuse_unknown(arguments, list(parser._option_string_actions))
+    namespace, rest = parser.parse_known_args(list(arguments))
     if rest:
         _set_positional(namespace, rest, classes, getattr(verb, "POSITIONAL", None))
     values = vars(namespace)
     return [cls(**{entry.name: values[entry.name] for entry in fields(cls) if entry.init}) for cls in classes]
 
 
-def _refuse_unknown(arguments: Sequence[str], classes: Sequence[type]) -> None:
+def _refuse_unknown(arguments: Sequence[str], known: Sequence[str]) -> None:
     """Raise a ValueError that names the first unknown option and the known one that is most like it."""
-    own = [entry for cls in classes for entry in fields(cls) if entry.init]
-    known = [f"--{entry.name}" for entry in own] + [f"--no_{entry.name}" for entry in own if entry.default is True]
-    known += [alias for entry in own for alias in entry.metadata.get("aliases", ())]
     for word in arguments:
         option = word.partition("=")[0]
-        name = "--" + option[2:].replace("-", "_")  # which HfArgumentParser takes for the same
-        if option.startswith("--") and option not in known and name not in known:
-            close = get_close_matches(name, known, n=1)
+        if option.startswith("--") and option not in known:
+            close = get_close_matches("--" + option[2:].replace("-", "_"), known, n=1)
             hint = f"did you mean {close[0]}?" if close else "--help lists all options"
             raise ValueError(f"there is no option {option}; {hint}")
 
