@@ -40,14 +40,7 @@ def run(options: ConvertOptions) -> int:
     """Convert the file and print what it was."""
     from ..conversion.convert import convert_checkpoint
 
-    done = convert_checkpoint(
-        options.checkpoint,
-        options.output,
-        labels=options.labels,
-        tokenizer=options.tokenizer,
-        own_weights=options.own_weights,
-        verify=options.verify,
-    )
+    done = convert_checkpoint(**vars(options))
     config = done.model.config
     vision = config.vision_config
     print(

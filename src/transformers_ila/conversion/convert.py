@@ -163,7 +163,6 @@ def _facts(
 def _verify(
     file: CheckpointFile, tensors: StateDict, model: IlaForVideoClassification, folder: Path
 ) -> tuple[str, ...]:
-    done = []
     loaded = IlaForVideoClassification.from_pretrained(folder).eval()
     found: Mapping[str, torch.Tensor] = loaded.state_dict()
     given: Mapping[str, torch.Tensor] = tensors
@@ -175,12 +174,13 @@ def _verify(
         raise ValueError(f"Verification failed: these weights are not the file's: {wrong[:5]}.")
     double = any(given[key].dtype == torch.float64 for key in found if key in given)
     how = "rounded from float64 to float32" if double else "bit by bit"
-    done.append(f"{len(given.keys() & found.keys())} tensors of the folder are the file's, {how}")
     vision = model.config.vision_config
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randn(1, vision.num_frames, 3, vision.image_size, vision.image_size, generator=generator)
     logits = loaded(pixels).logits
     if not logits.isfinite().all() or not torch.equal(logits, model(pixels).logits):
         raise ValueError("Verification failed: the folder's model gives other logits than the converted one, or none.")
-    done.append(f"the folder's model gives the same {logits.shape[1]} finite logits for a random clip")
-    return tuple(done)
+    return (
+        f"{len(given.keys() & found.keys())} tensors of the folder are the file's, {how}",
+        f"the folder's model gives the same {logits.shape[1]} finite logits for a random clip",
+    )
