@@ -86,9 +86,8 @@ class Ablation:
         self._check_lists()
         _refuse_unknown("training", self.training, [entry.name for entry in fields(IlaTrainingArguments)])
         _refuse_unknown("augmentation", self.augmentation, [e.name for e in fields(ClipAugmentation)])
-        _refuse_unknown(
-            "pictures", self.pictures, [n for n in signature(pretrain_on_frames).parameters if n != "fields"]
-        )
+        pictures = [name for name in signature(pretrain_on_frames).parameters if name != "fields"]
+        _refuse_unknown("pictures", self.pictures, pictures)
         for name, variant in variants.items():
             if "vision_config" in variant:
                 raise ValueError(f"Variant {name!r} has a `vision_config`; the tower is the same for all, of `model`.")
@@ -186,9 +185,9 @@ def read_ablation(file: str | Path, changes: Mapping[str, Any] | None = None) ->
     except yaml.YAMLError as error:
         raise ValueError(f"{str(file)!r} is no YAML: {error}") from error
     allowed = [entry.name for entry in fields(Ablation)]
-    if not isinstance(values, dict) or (unknown := sorted(map(str, values.keys() - set(allowed)))):
-        found = f"unknown {', '.join(unknown)}" if isinstance(values, dict) else type(values).__name__
-        raise ValueError(f"{str(file)!r} is no ablation: {found}; its keys are {', '.join(allowed)}.")
+    if not isinstance(values, dict):
+        raise ValueError(f"{str(file)!r} is no ablation: {type(values).__name__}; its keys are {', '.join(allowed)}.")
+    _refuse_unknown(str(file), values, allowed)
     optional = [name for name in ("pictures", "augmentation") if name in values]
     missing = [name for name in ("variants", "model", "training", *optional) if not isinstance(values.get(name), dict)]
     if missing:
