@@ -36,17 +36,21 @@ class Rank(NamedTuple):
     def usual_workers(self, device: str | None = None) -> int:
         """Return how many processes should read videos beside this one, which computes on `device`.
 
-        None where the CPU computes, which needs every core; beside a GPU this process's share of the cores, less its
-        own.
+        It is 0 where the CPU computes, which needs every core; beside a GPU this process's share of the cores, less
+        its own.
         """
         if (device or self.device()) == "cpu":
             return 0
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)) - 1)
+        return max(1, usable_cpus() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)) - 1)
 
     def takes(self, digest: bytes) -> bool:
         """Return whether what this digest stands for is in this process's share."""
         return int.from_bytes(digest[:8], "big") % self.world_size == self.rank
+
+
+def usable_cpus() -> int:
+    """Return how many CPUs this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class RemoteRankError(ValueError):

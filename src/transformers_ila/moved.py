@@ -75,7 +75,7 @@ HOMES = {
     "training_shards": "training.shard_clips",
     "unreadable_videos": "training.unreadable",
     "video_bitstream_ila": "model.video_packets_ila",
-    "video_check": "data.checking",
+    "video_check": "data.checking distributed",
     "video_lists": "data.lists",
     "video_processing_ila": "model.video_processing_ila model.video_sampling_ila",
     "video_views": "evaluation.views evaluation.options",

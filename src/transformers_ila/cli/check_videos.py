@@ -19,11 +19,11 @@ from ..data.checking import (
     VideoCheck,
     check_videos,
     read_journal,
-    usable_cpus,
     write_clean_list,
     write_report,
 )
 from ..data.lists import iter_entries, iter_videos
+from ..distributed import usable_cpus
 from ..model.video_reading_ila import ReadLimits
 
 

@@ -111,11 +111,6 @@ def _state(path: str) -> list[int] | None:
 # -- checking --------------------------------------------------------------------------------------------------------
 
 
-def usable_cpus() -> int:
-    """Return how many CPUs this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def check_videos(
     paths: Sequence[str],
     *,

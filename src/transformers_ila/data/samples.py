@@ -276,5 +276,5 @@ def path_of(sample: Sample) -> str:
 
 
 def named_source(samples: Sequence[Sample], index: int) -> tuple[str, Any]:
-    """Return the name and the video of one of the samples, as `video_loader` asks for them."""
+    """Return the name and the video of one of the samples, as `read_views` asks for them."""
     return samples[index].name, samples[index].video

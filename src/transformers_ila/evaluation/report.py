@@ -143,6 +143,9 @@ def describe_evaluation(
 def build_report(evaluation: Evaluation) -> dict[str, Any]:
     """Return what `Evaluation.report` describes."""
     predictions, samples, about = evaluation.predictions, evaluation.samples, evaluation.about
+    confused = None
+    if not evaluation.multi_label:
+        confused = most_confused(confusion_matrix(predictions.logits, predictions.labels), evaluation.class_names)
     return {
         "schema": REPORT_SCHEMA,
         **{name: about[name] for name in ("date", "model", "data_set", "protocol", "inference")},
@@ -156,7 +159,7 @@ def build_report(evaluation: Evaluation) -> dict[str, Any]:
         "metrics": evaluation.metrics,
         "calibration": _calibration(evaluation),
         "per_class": _per_class(evaluation),
-        "most_confused": None if evaluation.multi_label else _most_confused(evaluation),
+        "most_confused": confused,
         "temporal_reliance": _temporal_reliance(evaluation) if predictions.reordered else None,
         "seconds": predictions.seconds,
         "seconds_per_video": predictions.seconds / len(samples),
@@ -231,12 +234,6 @@ def _class_means(right: torch.Tensor, labels: torch.Tensor, classes: int) -> lis
 
 def _without_nan(values: torch.Tensor) -> list[float | None]:
     return [None if value != value else value for value in values.tolist()]
-
-
-def _most_confused(evaluation: Evaluation) -> list[dict[str, Any]]:
-    return most_confused(
-        confusion_matrix(evaluation.predictions.logits, evaluation.predictions.labels), evaluation.class_names
-    )
 
 
 def most_confused(matrix: torch.Tensor, names: Sequence[str], *, count: int = MOST_CONFUSED) -> list[dict[str, Any]]:
