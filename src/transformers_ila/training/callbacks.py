@@ -15,6 +15,7 @@ from torch import distributed, nn
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
+from ..distributed import current_rank
 from ..model.alignment_ila import PointPredictor
 from .signals import SecondSignal
 
@@ -179,7 +180,7 @@ class StopOnSignal(TrainerCallback):
 
 def _anywhere(flag: bool, device: torch.device) -> bool:
     """Return whether `flag` is set on any process; a collective."""
-    if not distributed.is_initialized() or distributed.get_world_size() == 1:
+    if current_rank().world_size == 1:
         return flag
     votes = torch.tensor(float(flag), device=device)
     distributed.all_reduce(votes)

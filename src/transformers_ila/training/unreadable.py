@@ -10,6 +10,7 @@ from torch import distributed
 from transformers import TrainerCallback
 from transformers.utils import logging
 
+from ..distributed import all_gather, current_rank
 from ..files import atomic_write
 
 
@@ -71,11 +72,10 @@ class UnreadableVideos(TrainerCallback):
         Raises:
             UnreadableVideosError: a rank has an error, or the share is exceeded; raised on every rank.
         """
-        several = distributed.is_initialized() and distributed.get_world_size() > 1
         before = [self._before.get(name, 0) for name in ("readings", "failures")]
         counts = [float(error is not None), self.readings + before[0], self.failures + before[1], float(ended)]
         votes = torch.tensor(counts, dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
-        if several:
+        if current_rank().world_size > 1:
             distributed.all_reduce(votes)
         stops, readings, failures, ends = votes.tolist()
         if stops:
@@ -120,14 +120,11 @@ class UnreadableVideos(TrainerCallback):
         Returns:
             The number of videos that could not be read, on rank 0; 0 on the others.
         """
-        own = {"rank": 0, "readings": self.readings, "failures": self.failures, "videos": self.reasons}
-        ranks: list[Any] = [own]
-        if distributed.is_initialized() and distributed.get_world_size() > 1:
-            own["rank"] = distributed.get_rank()
-            ranks = [None] * distributed.get_world_size()
-            distributed.all_gather_object(ranks, own)
-            if own["rank"]:
-                return 0
+        rank = current_rank().rank
+        own = {"rank": rank, "readings": self.readings, "failures": self.failures, "videos": self.reasons}
+        ranks = all_gather(lambda: own)
+        if rank > 0:
+            return 0
         report = merged(ranks, self._before) | ({} if stopped is None else {"stopped": stopped})
         with atomic_write(Path(folder) / REPORT) as file:
             file.write(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
@@ -136,10 +133,7 @@ class UnreadableVideos(TrainerCallback):
 
 def _first_error(error: str | None) -> str:
     """Return the error of the first rank that has one; a collective."""
-    errors = [error]
-    if distributed.is_initialized() and distributed.get_world_size() > 1:
-        errors = [None] * distributed.get_world_size()
-        distributed.all_gather_object(errors, error)
+    errors = all_gather(lambda: error)
     return next(f"{text} (process {rank})" if len(errors) > 1 else text for rank, text in enumerate(errors) if text)
 
 
