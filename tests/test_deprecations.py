@@ -218,7 +218,7 @@ def test_every_old_name_imports_and_warns(module):
     old = importlib.import_module(f"transformers_ila.{module}")
     for name in OLD_NAMES[module].split():
         if f"{module}.{name}" in GONE:
-            with pytest.raises(AttributeError, match=f"{name}` is gone"):
+            with pytest.raises(ImportError, match=f"{name}` is gone"):
                 getattr(old, name)
         elif name in vars(old).get("__all__", ()) or (module in ROOMS and name in vars(old)):  # a face still has it
             continue

@@ -197,11 +197,12 @@ def new_name(module: str, name: str) -> tuple[str, Any]:
     """Where an old module's name is now, in full, and what it names.
 
     Raises:
-        AttributeError: the old module had no such name, or there is nothing in its place.
+        ImportError: there is nothing in its place; it says what to use instead.
+        AttributeError: the old module had no such name.
     """
     key = f"{module}.{name}"
     if key in GONE:
-        raise AttributeError(f"`{PACKAGE}.{key}` is gone: {GONE[key]}.")
+        raise ImportError(f"`{PACKAGE}.{key}` is gone: {GONE[key]}.")  # an AttributeError would lose its words
     renamed = RENAMED.get(key, RENAMED.get(name, name))
     is_file = (Path(__file__).parent / module / f"{name}.py").exists()  # a room's own, which Python imports next
     for home in () if is_file or name.startswith("__") else HOMES[module].split():
