@@ -194,6 +194,7 @@ def test_streamed_shards(material, tmp_path, capsys):
         ({"learning_rte": 1}, "options: unknown 'learning_rte' ('learning_rate'?). Allowed: tower"),
         ({"train_list": "nowhere.txt"}, "nowhere.txt"),
         ({"clip": "/no/such/folder"}, "/no/such/folder"),
+        ({"clip": "nope"}, "There is no folder 'nope', and it is no Hub id (`user/name`) either."),
         ({"expect_processes": 2}, "2 processes were expected, and there are 1."),
         ({"global_batch_size": 64}, "16 videos are fewer than one global batch of 64."),
         ({"config": '{"nothing": 1}'}, "IlaConfig has no 'nothing'"),
