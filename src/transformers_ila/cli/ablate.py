@@ -84,7 +84,7 @@ def run(options: AblateOptions) -> int:
     from ..evaluation.inference import require_checkpoint
     from ..training.recipes import recipe_file
 
-    ablation = read_ablation(recipe_file(options.recipe), options.changes())
+    ablation = read_ablation(recipe_file(options.recipe, kind="ablate"), options.changes())
     if ablation.clip is not None:
         require_checkpoint(ablation.clip)
     read_results(ablation, options.output)  # hours of work begin with lists and results that are right
