@@ -44,6 +44,7 @@ def test_cost_of_a_size(capsys):
         (["--size", "B/8"], "invalid choice: 'B/8'"),
         (["--frames", "0"], "--frames must be 1 or more, got 0"),
         (["--model", "x", "--config", "{}"], "--model has a configuration"),
+        (["--model", "nope"], "There is no folder 'nope', and it is no Hub id (`user/name`) either."),
     ],
 )
 def test_what_cost_refuses(options, message, capsys):
@@ -58,6 +59,7 @@ def test_what_cost_refuses(options, message, capsys):
         (["--model", "x"], "the following arguments are required: --videos"),
         (["--model", "x", "--videos", "nowhere"], "there is no 'nowhere'"),
         (["--model", "x", "--videos", ".", "--limit", "0"], "--limit must be 1 or more, got 0"),
+        (["--model", "nope", "--videos", "."], "There is no folder 'nope', and it is no Hub id (`user/name`)"),
     ],
 )
 def test_what_analyse_refuses(options, message, capsys):

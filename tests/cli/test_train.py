@@ -122,7 +122,7 @@ def test_a_part_is_held_out_by_default(material, tmp_path, capsys, caplog):
     chosen = options(material, tmp_path / "run", **fields, val_fraction=0.5)
     assert run_verb(train, chosen) == 0
     printed = capsys.readouterr().out
-    assert "Held out 8 of 16 videos to evaluate on, 50% of each class, drawn by seed 42" in printed
+    assert "Held out 8 of 16 videos to evaluate on (50%), which is 50% of each class" in printed
     assert re.search(r"^Accuracy on 8 videos: top-1 \d+\.\d%, top-5 \d+\.\d%$", printed, re.MULTILINE)
     assert "The run has 2 steps and its warm-up takes 2" in caplog.text  # three epochs of two
     values = yaml.safe_load((tmp_path / "run" / "training.yaml").read_text())
@@ -191,9 +191,10 @@ def test_streamed_shards(material, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"learning_rte": 1}, "options: unknown 'learning_rte' ('learning_rate'?). Allowed: tower"),
+        ({"learning_rte": 1}, "error: there is no option --learning_rte; did you mean --learning_rate?"),
         ({"train_list": "nowhere.txt"}, "nowhere.txt"),
         ({"clip": "/no/such/folder"}, "/no/such/folder"),
+        ({"clip": "nope"}, "There is no folder 'nope', and it is no Hub id (`user/name`) either."),
         ({"expect_processes": 2}, "2 processes were expected, and there are 1."),
         ({"global_batch_size": 64}, "16 videos are fewer than one global batch of 64."),
         ({"config": '{"nothing": 1}'}, "IlaConfig has no 'nothing'"),
@@ -212,6 +213,10 @@ def test_recipes_that_are_not_there(capsys):
     assert run_verb(train, ["--help"]) == 0
     printed = capsys.readouterr().out
     for shown in (
+        "usage: ila train [RECIPE] [options]\n",
+        "\nRecipes:\n  head_b16_8f, k400_b16_16f,",
+        "annotations to train on (required)\n",
+        "probability of mirroring a clip",
         "--resume",
         "\nmodel:\n",
         "\nvideos:\n",

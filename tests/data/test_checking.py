@@ -309,7 +309,7 @@ def test_all_whole(tmp_path, data_set):
 
 def test_files_patterns_lists_and_folders_at_once(tmp_path, data_set, monkeypatch, capsys):
     monkeypatch.chdir(data_set)
-    report = tmp_path / "report.csv"
+    report = tmp_path / "new" / "folder" / "report.csv"
     sources = ["ok.mp4", "s*.mp4", "list.csv", str(data_set)]
     assert run_verb(script, [*sources, "--workers", "1", "--report", str(report)]) == 1
     checked = [os.path.basename(row["path"]) for row in read_csv(report)]
@@ -330,8 +330,8 @@ BAD_ARGUMENTS = {
     "max_seconds": (["list.txt", "--max_seconds", "nan"], "--max_seconds must be above 0, got nan"),
     "unknown": (["list.txt", "--colour", "red"], "there is no option --colour"),
     "suffix": (["list.txt", "--report", "report.txt"], "must end in .csv or .json, got 'report.txt'"),
-    "no such folder": (["list.txt", "--report", "gone/r.csv"], "in a folder that exists, got 'gone/r.csv'"),
-    "a folder": (["list.txt", "--clean_list", "nothing"], "in a folder that exists, got 'nothing'"),
+    "below a file": (["list.txt", "--report", "list.txt/r.csv"], "list.txt' is a file."),
+    "a folder": (["list.txt", "--clean_list", "nothing"], "--clean_list must name a file, and 'nothing' is a folder."),
     "root": (["list.txt", "--videos", "gone"], "no folder 'gone'"),
     "a URL": (["https://host/a.mp4"], "is a URL"),
     "a clean list of several": (

@@ -40,6 +40,7 @@ TORTURE = {  # the list, in a folder with `frames/1.jpg`, `# odd.mp4` and `clip`
     b'"a.mp4" 1\n\'b c.mp4\',2\n"say ""hi"".mp4"\t3\n': [("a.mp4", 1), ("b c.mp4", 2), ('say "hi".mp4', 3)],
     b"\xef\xbb\xbfa.mp4 1\r\nb.mp4 2\rc.mp4 3": [("a.mp4", 1), ("b.mp4", 2), ("c.mp4", 3)],
     b"\xef\xbb\xbfpath,label\r\na.mp4,1\r\n": [("a.mp4", 1)],
+    b"a.mp4 1\n\xef\xbb\xbfb.mp4 2\n": [("a.mp4", 1), ("\ufeffb.mp4", 2)],
     b"# a list\n#\n\npath label\na.mp4 1\n# b.mp4 2\n": [("a.mp4", 1)],
     b"# odd.mp4 1\n# gone.mp4 2\n#\ttoo\n": [("# odd.mp4", 1)],
     b"#shorts.mp4 1\n##two 2\n": [("#shorts.mp4", 1), ("##two", 2)],
@@ -185,6 +186,7 @@ NO_SOURCES = {
     "empty.txt": "'empty.txt' lists no video",
     "empty": "'empty' holds no video; known suffixes: .3gp",
     ("one", "gone.mp4"): "'gone.mp4' is neither",
+    ("one/a.mp4", "one/notes.txt"): "'one/notes.txt' has no suffix of a video, and there is no .*/one/a thought'",
 }
 
 
@@ -192,6 +194,7 @@ NO_SOURCES = {
 def test_faults_are_found_at_once(videos, source):
     (videos / "empty").mkdir()
     write(videos / "empty.txt", "path,label\n# nothing\n")
+    write(videos / "one/notes.txt", "a thought\nanother one\n")
     with pytest.raises(ValueError, match=NO_SOURCES[source]):
         iter_videos(source)
 

@@ -432,8 +432,12 @@ def test_script_on_a_list_with_unreadable_videos(tmp_path, saved, folder, sample
 
 BAD_ARGUMENTS = {
     "no model": (["--model", "no/such/model"], "There is no folder 'no/such/model', and it is no Hub id"),
+    "a mistyped name": (["--model", "nope"], "There is no folder 'nope', and it is no Hub id (`user/name`) either."),
     "no configuration": (["--model", "other"], "'other' holds no model: it has no config.json"),
-    "no processor": (["--model", "weights_only", "--list", "list.txt"], "video processor"),
+    "no processor": (
+        ["--model", "weights_only", "--list", "list.txt"],
+        "'weights_only' holds a model without its video processor. Write one: `IlaVideoProcessor.for_model(",
+    ),
     "weights missing": (["--model", "untrained", "--list", "list.txt"], "'untrained' is no trained ILA model"),
     "weights cut off": (["--model", "cut", "--list", "list.txt"], "header"),
     "no videos": (["--videos", "gone"], "There is no annotation at 'gone'"),

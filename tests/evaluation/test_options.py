@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from transformers import HfArgumentParser
+from transformers import AutoConfig, HfArgumentParser
 
 from support.evaluation_models import make_model
 from transformers_ila import IlaVideoProcessor
@@ -19,7 +19,13 @@ from transformers_ila.evaluation import (
     label_videos,
 )
 from transformers_ila.evaluation.evaluator import collect_logits
-from transformers_ila.evaluation.inference import dtype_of, evaluating, has_bfloat16_instructions
+from transformers_ila.evaluation.inference import (
+    dtype_of,
+    evaluating,
+    has_bfloat16_instructions,
+    load_processor,
+    named_in_errors,
+)
 from transformers_ila.evaluation.prediction_files import read_results
 from transformers_ila.evaluation.report_files import markdown
 from transformers_ila.model.pairs_ila import AlignmentBatchNorm
@@ -58,6 +64,8 @@ def videos(tmp_path_factory):
             {"dtype": "half"},
             "dtype must be one of None, float32, bfloat16, float16, auto, got 'half'",
         ),
+        (InferenceOptions, {"device": "gpu"}, "device must be one such as cpu or cuda:0, got 'gpu'"),
+        (InferenceOptions, {"device": "cuda:99"}, "device must be one that is there, got 'cuda:99'; .* GPU"),
         (LabelOptions, {"format": "csv"}, "format must be one of jsonl, parquet, got 'csv'"),
         (LabelOptions, {"top_k": 0}, "top_k must be a whole number of 1 or more, got 0"),
         (LabelOptions, {"batch_size": 0}, "batch_size must be"),
@@ -159,11 +167,22 @@ def test_quantised_and_offloaded_weights_have_one_precision(model):
     away = copy.deepcopy(model).to("meta")
     with pytest.raises(ValueError, match="offloaded"), evaluating(away, InferenceOptions(device="cpu")):
         pass
-    with (
-        pytest.raises(ValueError, match="device must be one such as cpu"),
-        evaluating(model, InferenceOptions(device="x")),
-    ):
-        pass
+
+
+def test_a_folder_without_a_processor_can_be_given_one(tmp_path, model):
+    model.config.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="without its video processor") as caught:
+        load_processor(tmp_path)
+    advice = str(caught.value).split("`")[1]
+    eval(advice, {"IlaVideoProcessor": IlaVideoProcessor, "AutoConfig": AutoConfig})
+    assert load_processor(tmp_path).num_frames == model.config.num_frames
+
+
+def test_errors_name_the_checkpoint():
+    with pytest.raises(OSError, match="^'nobody/nope' cannot be loaded: no network$"), named_in_errors("nobody/nope"):
+        raise OSError("no network")
+    with pytest.raises(OSError, match="^nobody/nope is gone$"), named_in_errors("nobody/nope"):
+        raise OSError("nobody/nope is gone")
 
 
 CAPABILITIES = [

@@ -579,9 +579,12 @@ def test_a_licence_by_the_command(folder, reports, capsys):
     assert read_facts(after) == dataclasses.replace(read_facts(before), license="apache-2.0")
     assert card_of_folder(folder, [reports["fault"]]).data.license == "apache-2.0"
     capsys.readouterr()
-    for value in ("other", "Apache 2.0", ""):
+    written = (folder / "README.md").read_text()
+    for value, meant in (("other", ""), ("", ""), ("bogus", ""), ("Apache 2.0", "Did you mean 'apache-2.0'?")):
         assert run_verb(make_model_cards, ["--model", str(folder), "--license", value]) == 2
-        assert "must be an identifier of the Hub's list" in capsys.readouterr().err
+        error = capsys.readouterr().err
+        assert "must be an identifier of the Hub's list" in error and meant in error
+    assert (folder / "README.md").read_text() == written
 
 
 def test_a_licence_that_only_the_authors_can_give(folder, model, processor):

@@ -25,6 +25,7 @@ from transformers_ila.training.recipes import (
     resolved_values,
     write_resolved,
 )
+from transformers_ila.training.run import _tell_evaluation
 from transformers_ila.training.trainer import IlaTrainer
 
 
@@ -156,12 +157,15 @@ def test_what_is_wrong_in_a_recipe_is_said(tmp_path, text, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--learning_rte", "1"], "options: unknown 'learning_rte' .'learning_rate'"),
-        (["--learn", "1"], "unknown 'learn'"),
+        (["--learning_rte", "1"], "there is no option --learning_rte; did you mean --learning_rate[?]$"),
+        (["--lr", "1"], "there is no option --lr; did you mean --learning_rate[?]$"),
+        (["--train-lst=a"], "there is no option --train-lst; did you mean --train_list[?]$"),
+        (["--learn", "1"], "there is no option --learn; "),
         (["stray"], "'stray' is of no option"),
         (["--num_frames", "many"], "invalid int value"),
         (["--num_frames", "null"], "`num_frames` needs a value"),
-        (["--frames=null"], "unknown 'frames'"),
+        (["--frames=null"], "there is no option --frames; did you mean --num_frames[?]"),
+        (["--colour", "red"], "there is no option --colour; --help lists all options$"),
     ],
 )
 def test_what_is_wrong_in_the_options_is_said(tmp_path, options, message):
@@ -267,6 +271,35 @@ def test_recipes_are_named_without_a_path(tmp_path):
         parse("small_b16_9f")
 
 
+@pytest.mark.parametrize(
+    ("name", "kind", "message"),
+    [
+        ("nope", "ablate", "neither a file nor one of ablation_clip, ablation_hour, ablation_night, ablation_small.$"),
+        ("ablation_smal", "ablate", "Did you mean 'ablation_small'"),
+        (
+            "ablation_small",
+            "train",
+            "'ablation_small' is a recipe of `ila ablate`, and a recipe of `ila train` is need",
+        ),
+        (RECIPES / "ablation_small.yaml", "train", "is a recipe of `ila ablate`"),
+        ("ddp", "train", "'ddp' is a configuration of Accelerate, and a recipe of `ila train` is needed: head_b16_8f"),
+        (
+            "small_b16_8f",
+            "ablate",
+            "is a recipe of `ila train`, and a recipe of `ila ablate` is needed: ablation_clip",
+        ),
+    ],
+)
+def test_recipes_of_another_kind(name, kind, message):
+    with pytest.raises(ValueError, match=message):
+        recipe_file(name, kind=kind)
+
+
+def test_a_users_own_file_may_have_any_name(tmp_path):
+    (tmp_path / "ablation_mine.yaml").touch()
+    assert recipe_file(tmp_path / "ablation_mine.yaml", kind="train") == tmp_path / "ablation_mine.yaml"
+
+
 def test_old_names_are_read_with_a_warning(tmp_path, caplog):
     for recipe, options in (
         (written(tmp_path, "stand_ins: 3\n"), []),
@@ -276,7 +309,7 @@ def test_old_names_are_read_with_a_warning(tmp_path, caplog):
         caplog.clear()
         assert parsed(recipe, tmp_path, *options)[0].max_replacements == 3
         assert "`stand_ins` is called `max_replacements` now" in caplog.text
-    with pytest.raises(ValueError, match="unknown 'stand_in'"):
+    with pytest.raises(ValueError, match="there is no option --stand_in"):
         parsed(None, tmp_path, "--stand_in", "3")
 
 
@@ -317,6 +350,15 @@ def test_a_fifth_of_every_class_is_held_out():
     assert hold_out_videos(annotations(2, 2), 0.2, seed=0)[1] is None
     several = annotations(5, 5, multi_label=True)
     assert len(hold_out_videos(several, 0.2, seed=0)[1].samples) == 2
+
+
+def test_the_share_that_is_said_is_the_true_one(tmp_path):
+    """A fifth of four videos is one, which is a quarter of them."""
+    recipe, args = parsed("small_b16_8f", tmp_path)
+    training, held = hold_out_videos(annotations(*[4] * 8), 0.2, seed=0)
+    said = []
+    _tell_evaluation(recipe, args, training, held, said.append)
+    assert said[0].startswith("Held out 8 of 32 videos to evaluate on (25%), which is 20% of each class as far as")
 
 
 @pytest.mark.parametrize(

@@ -81,9 +81,12 @@ def run(options: AblateOptions) -> int:
     from ..ablation.ablation import read_ablation
     from ..ablation.report import measure_costs, write_report
     from ..ablation.results import read_results
+    from ..evaluation.inference import require_checkpoint
     from ..training.recipes import recipe_file
 
-    ablation = read_ablation(recipe_file(options.recipe), options.changes())
+    ablation = read_ablation(recipe_file(options.recipe, kind="ablate"), options.changes())
+    if ablation.clip is not None:
+        require_checkpoint(ablation.clip)
     read_results(ablation, options.output)  # hours of work begin with lists and results that are right
     if not options.report_only:
         try:

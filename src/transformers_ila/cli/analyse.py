@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from ..data.video_folder import find_videos
 from ..evaluation.frame_information import earth_movers_distance, last_patches, mutual_information
-from ..evaluation.inference import load_trained
+from ..evaluation.inference import load_trained, require_checkpoint
 
 
 EXAMPLES = (
@@ -36,6 +36,7 @@ class AnalyseOptions:
                 raise ValueError(f"--{name} must be 1 or more, got {getattr(self, name)}.")
         if not Path(self.videos).is_dir():
             raise ValueError(f"--videos must be a folder with one sub-folder per class; there is no {self.videos!r}.")
+        require_checkpoint(self.model)
 
 
 def run(options: AnalyseOptions) -> int:

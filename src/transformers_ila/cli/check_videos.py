@@ -24,6 +24,7 @@ from ..data.checking import (
 )
 from ..data.lists import iter_entries, iter_videos
 from ..distributed import usable_cpus
+from ..evaluation.report_files import check_folder_can_be_made
 from ..model.video_reading_ila import ReadLimits
 
 
@@ -44,7 +45,9 @@ class CheckVideosOptions:
     videos: str | None = field(
         default=None, metadata={"help": "folder that relative paths in a list start from; default: the list's folder"}
     )
-    report: str = field(default="video_report.csv", metadata={"help": "report to write, .csv or .json"})
+    report: str = field(
+        default="video_report.csv", metadata={"help": "report to write, .csv or .json; its folder is made"}
+    )
     workers: int | None = field(default=None, metadata={"help": "processes; default: one per usable CPU"})
     min_frames: int = field(default=8, metadata={"help": "videos with fewer frames are too short"})
     max_seconds: float = field(default=ReadLimits.max_seconds, metadata={"help": "what one video may take"})
@@ -89,8 +92,9 @@ class CheckVideosOptions:
             path = Path(file).resolve()
             if path in taken:
                 raise ValueError(f"{option} {file!r} would overwrite {taken[path]}.")
-            if path.is_dir() or not path.parent.is_dir():
-                raise ValueError(f"{option} must name a file in a folder that exists, got {file!r}.")
+            if path.is_dir():
+                raise ValueError(f"{option} must name a file, and {file!r} is a folder.")
+            check_folder_can_be_made(path.parent)
             taken[path] = f"the file of {option}"
 
 
@@ -104,6 +108,7 @@ def scan(paths: list[str], options: CheckVideosOptions) -> list[VideoCheck]:
     counts = Counter(check.status(min_frames=options.min_frames) for check in checks.values())
     unchecked = [path for path in paths if path not in checks]
     workers = options.workers or usable_cpus()
+    options.journal.parent.mkdir(parents=True, exist_ok=True)
     results = check_videos(unchecked, journal=options.journal, workers=workers, max_seconds=options.max_seconds)
     with tqdm(total=len(paths), initial=len(checks), unit="video") as bar, closing(results):
         for check in results:

@@ -23,6 +23,7 @@ from ..backbones.timesformer import AlignedTimesformerConfig, AlignedTimesformer
 from ..conversion.published import PUBLISHED
 from ..cost import cost, count, count_gmacs, growth, matching_exponents
 from ..data.class_names import DATA_SETS
+from ..evaluation.inference import named_in_errors, require_checkpoint
 from ..model.configuration_ila import CLIP_SIZES, IlaConfig
 from ..model.temporal_ila import TEMPORAL_MODULES
 
@@ -48,6 +49,8 @@ class CostOptions:
             raise ValueError(f"--frames must be 1 or more, got {self.frames}.")
         if self.model is not None and self.config is not None:
             raise ValueError("--config is of a model that is built from --size; --model has a configuration.")
+        if self.model is not None:
+            require_checkpoint(self.model)
         self.config_fields()
 
     def config_fields(self) -> dict[str, Any]:
@@ -77,7 +80,8 @@ def print_cost(options: CostOptions) -> None:
     """Print what one model costs; no weights are read."""
     frames = {} if options.frames is None else {"num_frames": options.frames}
     if options.model is not None:
-        config = AutoConfig.from_pretrained(options.model, **frames)
+        with named_in_errors(options.model):
+            config = AutoConfig.from_pretrained(options.model, **frames)
     else:
         from ..training.recipes import validate_config_fields  # here, as `--help` needs nothing of training
 

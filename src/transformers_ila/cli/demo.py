@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from tqdm import tqdm
-from transformers import set_seed
+from transformers import AutoConfig, set_seed
 
 from ..data.video_folder import VideoFolder, find_videos, hold_out
+from ..evaluation.inference import named_in_errors, require_checkpoint
 from ..model.configuration_ila import IlaConfig
 from ..model.modeling_ila import IlaForVideoClassification
 from ..model.video_processing_ila import IlaVideoProcessor
@@ -35,6 +36,9 @@ from transformers import pipeline
 classify = pipeline("video-classification", model=sys.argv[1])
 print(json.dumps(classify(sys.argv[2], top_k=5)))
 """
+
+
+MARKER = ".ila_demo"  # in a folder of videos that `ila demo` wrote and may delete
 
 
 EXAMPLES = (
@@ -61,6 +65,8 @@ class DemoOptions:
     seed: int = field(default=0, metadata={"help": "seed of the videos, the weights and the order of the videos"})
 
     def __post_init__(self) -> None:
+        if self.clip is not None:
+            require_checkpoint(self.clip)
         if self.videos is not None and not Path(self.videos).is_dir():
             raise ValueError(f"--videos must be a folder with one sub-folder per class; there is no {self.videos!r}.")
         for name in ("num_videos", "num_held_out", "num_frames", "steps", "batch_size"):
@@ -90,13 +96,29 @@ def small_config(args: DemoOptions, labels: list[str]) -> IlaConfig:
     )
 
 
+def clear_videos(folder: Path) -> None:
+    """Empty the folder of generated videos, and mark it as one that the next run may empty.
+
+    Raises:
+        ValueError: the folder holds something, and no demo wrote it.
+    """
+    if folder.exists() and not (folder / MARKER).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{str(folder)!r} was not written by `ila demo`: remove it, or name another --output.")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    (folder / MARKER).touch()
+
+
 def prepare_videos(args: DemoOptions) -> tuple[list[str], list, list]:
     """Return class names, training samples and held-out samples; generated videos are written first."""
     if args.videos is not None:
         labels, samples = find_videos(args.videos)
-        return labels, *hold_out(samples)
+        training, held_out = hold_out(samples)
+        if not held_out:
+            raise ValueError("No class has five videos, so none can be held out for evaluation.")
+        return labels, training, held_out
     folder, started = Path(args.output) / "videos", time.perf_counter()
-    shutil.rmtree(folder, ignore_errors=True)  # an earlier run's
+    clear_videos(folder)
     counts = {"train": args.num_videos, "held_out": args.num_held_out}
     with tqdm(total=sum(counts.values()), unit="video", desc="Writing videos", disable=None) as bar:
         for seed, (name, count) in enumerate(counts.items()):
@@ -191,9 +213,10 @@ def draw(folder: Path, video: Path, picture: Path) -> None:
 def run(args: DemoOptions) -> int:
     started = time.perf_counter()
     set_seed(args.seed)
+    if args.clip is not None:  # minutes of writing videos begin with a checkpoint that is there
+        with named_in_errors(args.clip):
+            AutoConfig.from_pretrained(args.clip)
     labels, training, evaluation = prepare_videos(args)
-    if not evaluation:
-        raise ValueError("No class has five videos, so none can be held out for evaluation.")
     folder, metrics = train(args, labels, training, evaluation)
     print(
         f"Held-out accuracy {metrics['eval_accuracy']:.1%} on {len(evaluation)} videos; chance {1 / len(labels):.1%}."

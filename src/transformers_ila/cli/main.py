@@ -5,7 +5,8 @@ A verb is a module with
 - `EXAMPLES`: two command lines;
 - `run(options) -> int`: does the work, prints, and returns the exit code. Its annotations name the dataclasses of
   options (`parsing.read_options`). What can be checked before anything is loaded, their `__post_init__` checks;
-- optionally `POSITIONAL`: the field that takes words without an option, and
+- optionally `POSITIONAL`: the field that takes words without an option;
+- optionally `choices_of_positional()`: a title and the names that `--help` lists for these words, and
 - optionally `parse_arguments(arguments)`: reads the options in another way than `read_options`.
 """
 

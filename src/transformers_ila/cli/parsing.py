@@ -83,6 +83,10 @@ def help_text(verb: ModuleType, name: str, *, all_options: bool = False) -> str:
     words = [f"usage: ila {name}", *([f"[{positional.upper()}]"] if positional else []), "[options]"]
     parts = [" ".join(words), (verb.__doc__ or "").strip(), "Examples:"]
     parts[-1] += "".join(f"\n  {example}" for example in verb.EXAMPLES)
+    if hasattr(verb, "choices_of_positional"):
+        title, choices = verb.choices_of_positional()
+        named = textwrap.fill(", ".join(choices), _width(), break_on_hyphens=False)
+        parts.append(f"{title}:\n{textwrap.indent(named, '  ')}")
     groups = [(cls, owner) for cls in classes for owner in cls.__mro__ if is_dataclass(owner)]
     for cls, owner in sorted(groups, key=lambda group: not _is_ours(group[1])):
         own = [entry for entry in fields(cls) if entry.init and _declared_by(entry.name, cls) is owner]
@@ -122,7 +126,7 @@ def _described(entry: Field, cls: type) -> Iterator[str]:
         meaning += " (on by default; this turns it off)"
     elif default not in (None, "", []) and default is not False:
         meaning += f" (default: {' '.join(map(str, default)) if isinstance(default, list) else default})"
-    elif default is not False and "default" not in meaning:
+    elif default is not False and "default" not in meaning and not meaning.endswith("(required)"):
         meaning += " (default: none)"
     lines = textwrap.wrap(meaning.strip(), _width() - INDENT) or [""]
     if len(form) < INDENT - 1:

@@ -13,12 +13,11 @@ from tqdm import tqdm
 
 from ..data.annotations import FORMATS, Annotations, read_annotations
 from ..distributed import rank_from_environment
-from ..evaluation.inference import require_checkpoint
+from ..evaluation.inference import load_processor, named_in_errors, require_checkpoint
 from ..evaluation.options import ProbeOptions
 from ..evaluation.probing import Features, extract_features, probe, probe_report
 from ..evaluation.report_files import check_folder_can_be_made, scores_of, write_report
 from ..model.modeling_ila import IlaForVideoClassification
-from ..model.video_processing_ila import IlaVideoProcessor
 
 
 EXAMPLES = (
@@ -98,8 +97,9 @@ def table(report: dict[str, Any]) -> str:
 
 def run(args: ProbeArguments) -> int:
     train, test = read_both(args)
-    processor = IlaVideoProcessor.from_pretrained(args.model)
-    model = IlaForVideoClassification.from_pretrained(args.model)
+    processor = load_processor(args.model)
+    with named_in_errors(args.model):
+        model = IlaForVideoClassification.from_pretrained(args.model)
     args = replace(args, device=args.device or rank_from_environment().device())
     found: list[Features] = []
     for annotations in (train, test):

@@ -18,7 +18,7 @@ import torch
 
 from ..hub.exporting import export
 from ..training.arguments import IlaTrainingArguments
-from ..training.recipes import RecipeArguments, parse, recipe_file
+from ..training.recipes import RecipeArguments, parse, recipe_file, recipe_names
 from ..training.unreadable import UnreadableVideosError
 
 
@@ -31,7 +31,13 @@ EXAMPLES = (
     "torchrun --nproc_per_node 8 -m transformers_ila train k400_b16_8f --train_list train.csv --val_list val.csv",
     'accelerate launch --config_file "$(ila train --print_path fsdp2)" -m transformers_ila train k400_l14_8f ...',
 )
+POSITIONAL = "recipe"
 PRINT_PATH = "--print_path"
+
+
+def choices_of_positional() -> tuple[str, list[str]]:
+    """Return a title and the names of the recipes that come with the package."""
+    return "Recipes", recipe_names()
 
 
 def parse_arguments(arguments: Sequence[str]) -> tuple[RecipeArguments, IlaTrainingArguments]:

@@ -126,7 +126,7 @@ def _lines(file: str | Path) -> Iterator[tuple[bytes, Line]]:
             if not whole:
                 return
             raw = whole.encode("utf-8", "surrogateescape")
-            text = whole.removeprefix("\ufeff").rstrip("\r\n")
+            text = (whole.removeprefix("\ufeff") if number == 1 else whole).rstrip("\r\n")
             line = Line(str(file), number, text.strip(" \t"), len(text) - len(text.lstrip(" \t")))
             if number == 1 and raw[:2] in UTF16:
                 raise line.fault(0, f"{NOT_UTF8}, but in UTF-16: save the file as UTF-8")
@@ -272,12 +272,13 @@ def iter_videos(
     Args:
         source: a video file; a folder, searched with all its sub-folders (links are followed); a pattern such as
             `videos/*.mp4` (`**` for any folders), of whose matches the videos and folders are taken; a list, which is
-            any other file; or several of these.
+            any other file; or several of these. Without `root`, the first video of a list among several sources must
+            exist, as a text that a shell's pattern matches is no list.
         root: the folder that relative paths in lists start from; default: the folder of each list.
 
     Raises:
-        ValueError: one of the sources is missing or a URL, there is no such root or no list for it, or they hold no
-            video. This is found when the function is called.
+        ValueError: one of the sources is missing or a URL, there is no such root or no list for it, they hold no
+            video, or one of several sources is no list. This is found when the function is called.
         AnnotationError: a line of a list has a fault (`iter_list`).
         OSError: a list or a sub-folder cannot be read.
     """
@@ -286,6 +287,9 @@ def iter_videos(
     lists = any(_is_list(path) for path in sources)
     if root is not None and not lists:
         raise ValueError(f"A root such as {str(root)!r} goes only with a list; there is none in {preview(named)}.")
+    if root is None and len(sources) > 1:
+        for path in filter(_is_list, sources):
+            _check_first_video(path)
     paths = (entry.path for path in sources for entry in iter_entries(path, root=root) if entry.path is not None)
     prefix = os.path.join(_folder_of_names(sources, root), "")
     videos = ((path.removeprefix(prefix), path) for path in paths)
@@ -326,6 +330,16 @@ def _matches(source: str) -> list[str]:
 
 def _is_list(source: str | Path) -> bool:
     return not (is_video_name(str(source)) or os.path.isdir(source))
+
+
+def _check_first_video(file: str) -> None:
+    """Raise a ValueError where the first video that a file lists does not exist: it may be a text of another kind."""
+    first = next((entry.path for entry in iter_list(file) if entry.path is not None), None)
+    if first is not None and not os.path.exists(first):
+        raise ValueError(
+            f"{file!r} has no suffix of a video, and there is no {first!r}, which it would list first. Leave it out, "
+            "or give a list alone or with its root."
+        )
 
 
 def _folder_of_names(sources: Sequence[str], root: str | Path | None) -> str:

@@ -38,8 +38,9 @@ def load_trained(source: str | Path) -> tuple[IlaForVideoClassification, IlaVide
         OSError: no such checkpoint.
     """
     require_checkpoint(source)
-    processor = IlaVideoProcessor.from_pretrained(source)
-    model, info = AutoModelForVideoClassification.from_pretrained(source, output_loading_info=True)
+    processor = load_processor(source)
+    with named_in_errors(source):
+        model, info = AutoModelForVideoClassification.from_pretrained(source, output_loading_info=True)
     if not type(model).__module__.startswith(__package__.partition(".")[0]):
         raise ValueError(f"{str(source)!r} is no trained ILA model, but a {type(model).__name__}.")
     if info["missing_keys"]:
@@ -47,13 +48,42 @@ def load_trained(source: str | Path) -> tuple[IlaForVideoClassification, IlaVide
     return model, processor
 
 
+def load_processor(source: str | Path) -> IlaVideoProcessor:
+    """Load the processor of a model from its folder or Hub id.
+
+    Raises:
+        ValueError: the folder holds a model and no processor.
+        OSError: no such checkpoint.
+    """
+    if Path(source).is_dir() and not any(Path(source).glob("*processor_config.json")):
+        raise ValueError(
+            f"{str(source)!r} holds a model without its video processor. Write one: "
+            f"`IlaVideoProcessor.for_model(AutoConfig.from_pretrained({str(source)!r}))"
+            f".save_pretrained({str(source)!r})`."
+        )
+    with named_in_errors(source):
+        return IlaVideoProcessor.from_pretrained(source)
+
+
 def require_checkpoint(source: str | Path) -> None:
-    """Raise a ValueError unless `source` is a folder with a configuration or looks like a Hub id, `user/name`."""
+    """Raise a ValueError unless `source` is a folder with a configuration or has the form of a Hub id, `user/name`."""
     text = str(source)
-    if not Path(source).is_dir() and (text.count("/") > 1 or text.startswith(("/", ".", "~"))):
+    if Path(source).is_dir():
+        if not (Path(source) / "config.json").is_file():
+            raise ValueError(f"{text!r} holds no model: it has no config.json.")
+    elif text.count("/") != 1 or text.startswith(("/", ".", "~")) or text.endswith("/"):
         raise ValueError(f"There is no folder {text!r}, and it is no Hub id (`user/name`) either.")
-    if Path(source).is_dir() and not (Path(source) / "config.json").is_file():
-        raise ValueError(f"{text!r} holds no model: it has no config.json.")
+
+
+@contextmanager
+def named_in_errors(source: str | Path) -> Iterator[None]:
+    """Put the name of a checkpoint in front of an OSError that does not say it, such as those of the Hub's client."""
+    try:
+        yield
+    except OSError as error:
+        if str(source) in str(error):
+            raise
+        raise OSError(f"{str(source)!r} cannot be loaded: {error}") from error
 
 
 # -- the network that computes ---------------------------------------------------------------------------------------
@@ -103,15 +133,8 @@ def evaluating(model: IlaForVideoClassification, options: InferenceOptions) -> I
 
 
 def device_of(model: IlaForVideoClassification, options: InferenceOptions) -> torch.device:
-    """Return the device that `options` name, or the model's.
-
-    Raises:
-        ValueError: no device has this name.
-    """
-    try:
-        return torch.device(model.device if options.device is None else options.device)
-    except RuntimeError as error:
-        raise ValueError(f"device must be one such as cpu or cuda:0, got {options.device!r}.") from error
+    """Return the device that `options` name, or the model's."""
+    return torch.device(model.device if options.device is None else options.device)
 
 
 def dtype_of(model: IlaForVideoClassification, options: InferenceOptions) -> torch.dtype:

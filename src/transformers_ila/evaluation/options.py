@@ -7,6 +7,8 @@ import warnings
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
+import torch
+
 from ..distributed import Rank
 
 
@@ -71,6 +73,8 @@ class InferenceOptions:
         _require_whole_number("seed", self.seed, least=0)
         if self.workers is not None:
             _require_whole_number("workers", self.workers, least=0)
+        if self.device is not None:
+            _require_device(self.device)
 
     def processor_options(self) -> dict[str, Any]:
         """Return what `IlaVideoProcessor` is called with: clips, crops, and whether frames are drawn."""
@@ -146,6 +150,16 @@ def _require_one_of(name: str, value: Any, allowed: Any) -> None:
 def _require_whole_number(name: str, value: Any, *, least: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise ValueError(f"{name} must be a whole number of {least} or more, got {value!r}.")
+
+
+def _require_device(device: str) -> None:
+    try:
+        found = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"device must be one such as cpu or cuda:0, got {device!r}.") from error
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        there = torch.cuda.device_count()
+        raise ValueError(f"device must be one that is there, got {device!r}; torch finds {there} GPUs, and the CPU.")
 
 
 Options = TypeVar("Options", bound=InferenceOptions)

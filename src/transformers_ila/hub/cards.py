@@ -3,8 +3,8 @@
 A card holds no accuracy that nobody measured or published, and says beside each which of the two it is.
 """
 
-import re
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,7 +37,19 @@ CITATION = """@inproceedings{tu2023ila,
   booktitle = {Proceedings of the IEEE/CVF International Conference on Computer Vision (ICCV)},
   year      = {2023}
 }"""
-LICENSE = re.compile(r"(?!other$)[a-z0-9][a-z0-9.+-]*")
+LICENSES = frozenset(  # the Hub's list of identifiers, without "other"
+    """
+    apache-2.0 mit openrail bigscience-openrail-m creativeml-openrail-m bigscience-bloom-rail-1.0 bigcode-openrail-m
+    openrail++ afl-3.0 artistic-2.0 bsl-1.0 bsd bsd-2-clause bsd-3-clause bsd-3-clause-clear c-uda
+    cc cc0-1.0 cc-by-2.0 cc-by-2.5 cc-by-3.0 cc-by-4.0 cc-by-sa-3.0 cc-by-sa-4.0 cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-4.0
+    cc-by-nd-4.0 cc-by-nc-nd-3.0 cc-by-nc-nd-4.0 cc-by-nc-sa-2.0 cc-by-nc-sa-3.0 cc-by-nc-sa-4.0
+    cdla-sharing-1.0 cdla-permissive-1.0 cdla-permissive-2.0 wtfpl ecl-2.0 epl-1.0 epl-2.0 etalab-2.0 eupl-1.1 eupl-1.2
+    agpl-3.0 gfdl gpl gpl-2.0 gpl-3.0 lgpl lgpl-2.1 lgpl-3.0 lgpl-lr isc lppl-1.3c ms-pl mpl-2.0 odc-by odbl osl-3.0
+    postgresql ofl-1.1 ncsa unlicense zlib pddl openmdw-1.0 h-research intel-research apple-ascl apple-amlr
+    fair-noncommercial-research-license deepfloyd-if-license
+    llama2 llama3 llama3.1 llama3.2 llama3.3 llama4 grok2-community gemma unknown
+    """.split()
+)
 CLIP_ORIGIN = (
     "The towers are OpenAI's CLIP; every other weight is new and untrained, so its labels mean nothing before "
     "fine-tuning."
@@ -94,12 +106,14 @@ class Weights(NamedTuple):
 
 
 def check_license(license: str, config: IlaConfig, facts: ModelFacts) -> None:
-    """Raise a ValueError unless `license` is an identifier, and one that the user of these weights can state."""
-    if not LICENSE.fullmatch(license):
+    """Raise a ValueError unless the Hub's list has `license`, and the user of these weights can state it."""
+    if license not in LICENSES:
+        close = get_close_matches(license.lower().replace(" ", "-"), sorted(LICENSES), n=1)
+        meant = f" Did you mean {close[0]!r}?" if close else ""
         raise ValueError(
             "`license` must be an identifier of the Hub's list such as apache-2.0, mit or cc-by-nc-4.0, got "
-            f"{license!r}. Any other is written at the head of README.md: `license: other`, `license_name: ...` and "
-            "`license_link: ...`."
+            f"{license!r}.{meant} Any other is written at the head of README.md: `license: other`, "
+            "`license_name: ...` and `license_link: ...`."
         )
     if _is_released(config, facts):
         raise ValueError(

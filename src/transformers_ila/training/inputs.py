@@ -12,6 +12,7 @@ from transformers.utils import logging
 
 from ..data.annotations import Annotations, list_shards, read_annotations
 from ..data.samples import samples_hash
+from ..evaluation.inference import named_in_errors, require_checkpoint
 from ..model.configuration_ila import CLIP_SIZES, IlaConfig
 from ..model.modeling_ila import IlaForVideoClassification
 from .recipes import RecipeArguments, validate_config_fields
@@ -41,7 +42,8 @@ def model_of(recipe: RecipeArguments, class_names: Sequence[str]) -> IlaForVideo
     if recipe.from_scratch:
         return IlaForVideoClassification(config_of(recipe, class_names))
     wanted = recipe.model_fields()
-    model = IlaForVideoClassification.from_pretrained(recipe.clip, labels=list(class_names), **wanted)
+    with named_in_errors(str(recipe.clip)):
+        model = IlaForVideoClassification.from_pretrained(recipe.clip, labels=list(class_names), **wanted)
     vision = CLIP_SIZES[recipe.tower][0]
     found = {name: getattr(model.config.vision_config, name) for name in vision}
     other = {name: value for name, value in found.items() if value != vision[name]}
@@ -55,7 +57,7 @@ def check_model(recipe: RecipeArguments) -> None:
 
     Raises:
         ValueError: neither or both of `clip` and `from_scratch`, an unknown tower, or fields and values that IlaConfig
-            does not have.
+            does not have; or `clip` is neither a folder with a configuration nor a Hub id.
     """
     if recipe.from_scratch and recipe.clip is not None:
         raise ValueError("`from_scratch` draws all weights, and `clip` names some to start from: give one of the two.")
@@ -63,6 +65,8 @@ def check_model(recipe: RecipeArguments) -> None:
         raise ValueError("`from_scratch` has no words to compare videos with: --classification_head linear.")
     if recipe.clip is None and not recipe.from_scratch:
         raise ValueError("`clip` must be the Hub id or the folder of weights to start from: --clip.")
+    if recipe.clip is not None:
+        require_checkpoint(recipe.clip)
     if recipe.tower not in CLIP_SIZES:
         raise ValueError(f"`tower` must be one of {', '.join(CLIP_SIZES)}, got {recipe.tower!r}.")
     validate_config_fields(recipe.model_fields())

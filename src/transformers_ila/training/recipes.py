@@ -12,7 +12,7 @@ from argparse import Action, ArgumentError, Namespace
 from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import Any, NoReturn, get_args, get_type_hints
+from typing import Any, Literal, NoReturn, get_args, get_type_hints
 
 import torch
 import yaml
@@ -30,6 +30,12 @@ logger = logging.get_logger(__name__)
 
 
 RECIPES = Path(__file__).parent / "recipes"
+Kind = Literal["train", "ablate", "accelerate"]  # of a file in RECIPES
+KINDS: dict[Kind, str] = {
+    "train": "a recipe of `ila train`",
+    "ablate": "a recipe of `ila ablate`",
+    "accelerate": "a configuration of Accelerate",
+}
 RESOLVED = "training.yaml"
 VAL_FRACTION = 0.2  # of the training videos is held out where there is no `val_list`
 RENAMED = {"stand_ins": "max_replacements"}  # old key or option -> today's
@@ -85,16 +91,20 @@ class VideoArguments:
 
     _argument_group_name = "videos"
 
-    train_list: str | None = field(default=None, metadata={"help": "annotations to train on"})
+    train_list: str | None = field(default=None, metadata={"help": "annotations to train on (required)"})
     val_list: str | None = field(default=None, metadata={"help": "annotations to evaluate on"})
     val_fraction: float | None = field(
         default=None, metadata={"help": "share of each class to hold out without a val_list, 0.2 by default; 0: none"}
     )
     videos: str | None = field(default=None, metadata={"help": "folder that the paths start from"})
-    format: str | None = field(default=None, metadata={"help": "of the annotations; found out where not given"})
+    format: str | None = field(default=None, metadata={"help": "format of the annotations; found out where not given"})
     labels: str | None = field(default=None, metadata={"help": "class names: kinetics400, ssv2, or a file"})
-    train_split: str | None = field(default=None, metadata={"help": "of what holds several, as Kinetics' csv"})
-    val_split: str | None = field(default=None, metadata={"help": "the same, to evaluate on"})
+    train_split: str | None = field(
+        default=None, metadata={"help": "split to train on, where train_list holds several, as Kinetics' csv"}
+    )
+    val_split: str | None = field(
+        default=None, metadata={"help": "split to evaluate on, where val_list holds several"}
+    )
     multi_label: bool | None = field(default=None, metadata={"help": "several labels a video; found out by default"})
     train_list_sha256: str | None = field(default=None, metadata={"help": "refuse another list than this"})
     train_samples_sha256: str | None = field(default=None, metadata={"help": "refuse other names and labels in it"})
@@ -111,14 +121,19 @@ class ClipArguments:
     _argument_group_name = "clips"
 
     frame_sampling: str = field(default="segments", metadata={"help": "segments, uniform (SSv2) or dense"})
-    flip: str = field(default="auto", metadata={"help": "probability; auto: 0.5, or 0 where classes name a side"})
-    scales: list[float] = field(default_factory=lambda: [1, 0.875, 0.75, 0.66], metadata={"help": "MultiScaleCrop"})
-    jitter: float = field(default=0.8, metadata={"help": "probability of other colours"})
-    grayscale: float = field(default=0.2, metadata={"help": "probability of grey frames"})
-    rand_augment: int = field(default=0, metadata={"help": "operations of RandAugment"})
-    erasing: float = field(default=0.0, metadata={"help": "probability of erasing a box"})
-    mixup: float = field(default=0.8, metadata={"help": "0: off"})
-    cutmix: float = field(default=1.0, metadata={"help": "0: off"})
+    flip: str = field(
+        default="auto", metadata={"help": "probability of mirroring a clip; auto: 0.5, or 0 where classes name a side"}
+    )
+    scales: list[float] = field(
+        default_factory=lambda: [1, 0.875, 0.75, 0.66],
+        metadata={"help": "crops of MultiScaleCrop, over the shorter side"},
+    )
+    jitter: float = field(default=0.8, metadata={"help": "probability of changing the colours of a clip"})
+    grayscale: float = field(default=0.2, metadata={"help": "probability of turning a clip grey"})
+    rand_augment: int = field(default=0, metadata={"help": "operations of RandAugment on a clip; 0: off"})
+    erasing: float = field(default=0.0, metadata={"help": "probability of erasing a box of a clip"})
+    mixup: float = field(default=0.8, metadata={"help": "alpha of mixup's Beta distribution; 0: off"})
+    cutmix: float = field(default=1.0, metadata={"help": "alpha of CutMix's Beta distribution; 0: off"})
     label_smoothing: float = field(default=0.1, metadata={"help": "share of a label that is spread over all classes"})
 
     def augmentation(self, class_names: Sequence[str], *, size: int) -> ClipAugmentation:
@@ -214,30 +229,42 @@ class _UniqueKeys(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def recipe_names() -> list[str]:
-    """Return the names of the recipes that come with the package, for training only."""
-    return sorted(file.stem for file in RECIPES.glob("*.yaml") if not file.stem.startswith("ablation_"))
+def recipe_names(kind: Kind = "train") -> list[str]:
+    """Return the names of the recipes of one kind that come with the package, sorted.
+
+    kind: "train", "ablate", or "accelerate" for Accelerate's configurations.
+    """
+    return sorted(file.stem for file in RECIPES.rglob("*.yaml") if _kind_of(file) == kind)
 
 
-def recipe_file(name: str | Path) -> Path:
+def _kind_of(file: Path) -> Kind:
+    """Return the kind of a file in RECIPES."""
+    if file.parent.name == "accelerate":
+        return "accelerate"
+    return "ablate" if file.stem.startswith("ablation_") else "train"
+
+
+def recipe_file(name: str | Path, *, kind: Kind | None = None) -> Path:
     """Return the file of a recipe, which is named by its path or, if it comes with the package, by its name.
 
-    Names are those of `recipe_names` and of ablations, and those of Accelerate's configurations: `ddp`, `fsdp2` and
-    others in `recipes/accelerate/`.
+    kind: the kind that is needed, as in `recipe_names`; None: any. A user's own file may be of any kind.
 
     Raises:
-        ValueError: there is neither such a file nor such a name.
+        ValueError: there is neither such a file nor such a name, or the package's recipe is of another kind.
     """
-    if Path(name).is_file():
-        return Path(name)
     plain = str(name).removeprefix("recipes/").removesuffix(".yaml")
-    for file in (RECIPES / f"{plain}.yaml", RECIPES / "accelerate" / f"{plain}.yaml"):
-        if file.is_file():
+    files = (Path(name), RECIPES / f"{plain}.yaml", RECIPES / "accelerate" / f"{plain}.yaml")
+    known = [found for one in ((kind,) if kind else KINDS) for found in recipe_names(one)]
+    for file in files:
+        if not file.is_file():
+            continue
+        if kind is None or not file.resolve().is_relative_to(RECIPES.resolve()) or _kind_of(file.resolve()) == kind:
             return file
-    close = difflib.get_close_matches(plain, recipe_names(), n=1)
+        other = KINDS[_kind_of(file.resolve())]
+        raise ValueError(f"{str(name)!r} is {other}, and {KINDS[kind]} is needed: {', '.join(known)}.")
+    close = difflib.get_close_matches(plain, known, n=1)
     meant = f" Did you mean {close[0]!r}?" if close else ""
-    named = ", ".join(recipe_names())
-    raise ValueError(f"There is no recipe {str(name)!r}: it is neither a file nor one of {named}.{meant}")
+    raise ValueError(f"There is no recipe {str(name)!r}: it is neither a file nor one of {', '.join(known)}.{meant}")
 
 
 def read_recipe(file: str | Path) -> dict[str, Any]:
@@ -267,14 +294,26 @@ def _todays_name(key: Any, where: str) -> Any:
     return RENAMED.get(key, key)
 
 
+def _closest(key: str, known: Sequence[str]) -> str | None:
+    """Return the known key that has `key` for its initials, else the one that is most like it; None: there is none."""
+    close = difflib.get_close_matches(key, known, n=1)
+    initials = [name for name in known if len(key) > 1 and "".join(word[:1] for word in name.split("_")) == key]
+    return next(iter(initials + close), None)
+
+
+def _keys() -> tuple[list[str], list[str]]:
+    """Return the keys of RecipeArguments and those of IlaTrainingArguments."""
+    optimisation = [entry.name for entry in fields(IlaTrainingArguments) if entry.init]
+    return [entry.name for entry in fields(RecipeArguments)], optimisation
+
+
 def check_keys(keys: Iterable[Any], where: str) -> None:
     """Raise a ValueError that names unknown keys, what they may mean, and what is allowed."""
-    own = [entry.name for entry in fields(RecipeArguments)]
-    optimisation = [entry.name for entry in fields(IlaTrainingArguments) if entry.init]
+    own, optimisation = _keys()
     unknown = [str(key) for key in keys if key not in own and key not in optimisation]
     if unknown:
-        close = {key: difflib.get_close_matches(key, own + optimisation, n=1) for key in unknown}
-        named = ", ".join(f"{key!r}" + (f" ({close[key][0]!r}?)" if close[key] else "") for key in unknown)
+        close = {key: _closest(key, own + optimisation) for key in unknown}
+        named = ", ".join(f"{key!r}" + (f" ({close[key]!r}?)" if close[key] else "") for key in unknown)
         raise ValueError(
             f"{where}: unknown {named}. Allowed: {', '.join(own)}; and fields of IlaTrainingArguments: "
             f"{', '.join(optimisation)}."
@@ -292,14 +331,25 @@ def parse(recipe: str | Path | None, options: Sequence[str] = ()) -> tuple[Recip
             not fit.
         OSError: the recipe cannot be read.
     """
-    file = None if recipe is None else recipe_file(recipe)
+    file = None if recipe is None else recipe_file(recipe, kind="train")
     values = {} if file is None else read_recipe(file)
     tokens = [token for key, value in values.items() for token in _tokens(key, value)]
     namespace, rest = _Parser().parse_known_args([*tokens, *map(_todays_option, options)])
     if rest:
-        check_keys([token.removeprefix("--").split("=")[0] for token in rest if token.startswith("--")], "options")
-        raise ValueError(f"options: {' '.join(rest)!r} is of no option.")
+        _refuse_options(rest)
     return _resolved(namespace, name="training" if file is None else file.stem)
+
+
+def _refuse_options(words: Sequence[str]) -> NoReturn:
+    """Raise a ValueError about words that are of no option: the first unknown option, if there is one."""
+    for word in words:
+        option = word.partition("=")[0]
+        if option.startswith("--"):
+            own, optimisation = _keys()
+            close = _closest(option[2:].replace("-", "_"), own + optimisation)
+            hint = f"did you mean --{close}?" if close else "--help lists all options"
+            raise ValueError(f"there is no option {option}; {hint}")
+    raise ValueError(f"options: {' '.join(words)!r} is of no option.")
 
 
 def _tokens(key: str, value: Any) -> list[str]:

@@ -155,8 +155,9 @@ def _tell_evaluation(
     elif recipe.val_list is None:
         held, total = len(evaluation.samples), len(training.samples) + len(evaluation.samples)
         tell(
-            f"Held out {held} of {total} videos to evaluate on, {recipe.val_fraction:.0%} of each class, drawn by "
-            f"seed {args.seed}: --val_fraction 0 trains on all of them, --val_list names others."
+            f"Held out {held} of {total} videos to evaluate on ({held / total:.0%}), which is "
+            f"{recipe.val_fraction:.0%} of each class as far as whole videos allow, drawn by seed {args.seed}: "
+            "--val_fraction 0 trains on all of them, --val_list names others."
         )
 
 
