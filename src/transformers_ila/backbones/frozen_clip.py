@@ -292,6 +292,7 @@ class FrozenClipForVideoClassification(IlaForVideoClassification):
 
     def freeze_tower(self) -> None:
         """Stop training CLIP's weights; what a temporal module adds to the tower goes on learning."""
+        self._refuse_if_fused("freeze_tower")
         tower = self.vision_model
         tower.requires_grad_(False)
         for layer in tower.encoder.layers:

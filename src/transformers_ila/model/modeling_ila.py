@@ -464,6 +464,7 @@ class IlaForVideoClassification(ClassTextFeatures, IlaModel):
 
     def freeze_text_model(self, freeze: bool = True) -> None:
         """Stop (or with `False` resume) training the text tower and its projection."""
+        self._refuse_if_fused("freeze_text_model")
         self.config.freeze_text_model = freeze
         self.refresh_class_features()
         if self.config.has_text_tower:
@@ -475,6 +476,7 @@ class IlaForVideoClassification(ClassTextFeatures, IlaModel):
 
         What no image tower has stays trainable: temporal modules, frame positions, frame integration, prompts, heads.
         """
+        self._refuse_if_fused("freeze_vision_model")
         self.config.freeze_vision_model = freeze
         for name, weight in self.vision_model.named_parameters():
             if not any(part in name for part in NEW_IN_TOWER):
@@ -563,6 +565,7 @@ class IlaForVideoClassification(ClassTextFeatures, IlaModel):
         Raises:
             ValueError: no text head.
         """
+        self._refuse_if_fused("merge_text_tower")
         self._require_text_head("merge_text_tower")
         if not self.config.has_text_tower:
             return self
@@ -597,6 +600,7 @@ class IlaForVideoClassification(ClassTextFeatures, IlaModel):
         self.num_labels = num_labels
 
     def _renew_classifier(self, num_labels: int) -> None:
+        self._refuse_if_fused("set_labels")
         old = self.classifier
         logger.warning(f"The linear head starts anew: {num_labels} classes instead of {old.out_features}.")
         self.classifier = nn.Linear(old.in_features, num_labels).to(old.weight)

@@ -125,6 +125,7 @@ class IlaPreTrainedModel(FusableModel, CLIPPreTrainedModel):
 
     def resize_positions(self, *, num_frames: int | None = None, image_size: int | None = None) -> None:
         """Interpolate the position embeddings to another number of frames or image size (pixels), in place."""
+        self._refuse_if_fused("resize_positions")
         before = vision_sizes(self.config)
         asked = {"num_frames": num_frames, "image_size": image_size}
         wanted = {name: before[name] if value is None else value for name, value in asked.items()}
