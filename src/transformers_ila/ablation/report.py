@@ -148,7 +148,7 @@ def markdown(ablation: Ablation, rows: Sequence[Mapping[str, Any]]) -> str:
         "shuffled": lambda row: f"{row['accuracy_shuffled']:.1%}",
         "reversed": lambda row: f"{row['accuracy_reversed']:.1%}",
         "single frame": lambda row: f"{row['accuracy_single_frame']:.1%}",
-        "transport distance": lambda row: f"{row['transport_distance']:.3f}",
+        "earth mover's distance": lambda row: f"{row['transport_distance']:.3f}",
         "information, nats": lambda row: f"{row['shared_information']:.3f}",
         **_cost_columns(ablation, rows),
     }
