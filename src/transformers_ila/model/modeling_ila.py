@@ -70,6 +70,7 @@ class IlaVisionEmbeddings(CLIPVisionEmbeddings):
             self.patch_embedding = nn.Conv2d(config.num_channels, config.hidden_size, kernel_size=size, stride=size)
 
     def init_own_weights(self, factor: float) -> None:
+        """Set the bias of the patch embedding to 0, if there is one."""
         if self.patch_embedding.bias is not None:
             init.zeros_(self.patch_embedding.bias)
 
@@ -98,6 +99,7 @@ class IlaVisionModel(IlaPreTrainedModel):
         self.post_init()
 
     def init_own_weights(self, factor: float) -> None:
+        """Set the time embedding to 0, if there is one, so that the tower starts as plain CLIP."""
         if hasattr(self, "time_embedding"):
             init.zeros_(self.time_embedding)  # a tower starts as plain CLIP
 
@@ -398,6 +400,7 @@ class IlaForVideoClassification(ClassTextFeatures, IlaModel):
         self.post_init()
 
     def init_own_weights(self, factor: float) -> None:
+        """Initialise the classes' tokens or text features, beside what `IlaModel` initialises."""
         super().init_own_weights(factor)
         if "class_input_ids" in self._buffers:
             init.copy_(self.class_input_ids, placeholder_class_input_ids(self.config))
