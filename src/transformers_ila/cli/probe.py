@@ -97,6 +97,7 @@ def table(report: dict[str, Any]) -> str:
 
 
 def run(args: ProbeArguments) -> int:
+    """Fit probes on one list, test them on the other, and write the report; return 1 if a video could not be read."""
     train, test = read_both(args)
     processor = IlaVideoProcessor.from_pretrained(args.model)
     model = IlaForVideoClassification.from_pretrained(args.model)
