@@ -133,6 +133,8 @@ def test_other_backbones():
             assert closeness(snapshot(pixels()).logits, model.eval()(pixels()).logits) <= LOGITS
         with pytest.raises(ValueError, match="`train` was called on a snapshot"):
             snapshot.train()
+    with pytest.raises(ValueError, match="`freeze_tower` was called on a snapshot"):
+        frozen.fuse().freeze_tower()
 
 
 def test_models_without_a_text_tower_and_with_one_that_trains():
