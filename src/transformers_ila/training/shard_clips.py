@@ -172,7 +172,7 @@ class RowClips(ShardClips):
         super().__init__(source, processor, **options)
 
     def checked(self, source: Any) -> Any:
-        """Return the streaming data set with its video column not decoded; ValueError where it has none."""
+        """Return the streaming data set with its videos not decoded; ValueError where a column is missing."""
         features = source.features or source._resolve_features().features
         missing = [name for name in (self.video, self.label) if name not in features]
         if missing:
