@@ -24,14 +24,14 @@ VERBS = {
 
 
 def usage() -> str:
-    """The text of `ila --help`."""
+    """Return the text of `ila --help`."""
     width = max(map(len, VERBS))
     rows = "\n".join(f"  {verb:{width}}  {summary}" for verb, summary in VERBS.items())
     return f"usage: ila VERB [options]\n\n{rows}\n\n`ila VERB --help` lists the options of a verb."
 
 
 def version() -> str:
-    """The package's version, read from its file without importing the package."""
+    """Return the package's version, read from its file without importing the package."""
     package = find_spec("transformers_ila")
     assert package is not None and package.origin is not None
     return runpy.run_path(str(Path(package.origin).with_name("version.py")))["__version__"]

@@ -20,7 +20,7 @@ from .model.temporal_ila import aligned_routes
 
 
 class Growth(NamedTuple):
-    """GMACs of a temporal module alone, and the exponents with which they grow with frames and with patches."""
+    """Hold a temporal module's own GMACs, and the exponents with which they grow with frames and with patches."""
 
     gmacs: float
     frames_exponent: float
@@ -85,7 +85,7 @@ def fitted_exponent(sizes: Sequence[float], costs: Sequence[float]) -> float:
 
 
 class Cost(NamedTuple):
-    """What a model costs for one clip.
+    """Hold what a model costs for one clip.
 
     gmacs, parameters (millions): as in `Complexity`. milliseconds: of a forward pass, the median. times_plain: that
     time over the time of plain frames, measured in turns. memory: MiB that a training step keeps for its backward
@@ -100,7 +100,7 @@ class Cost(NamedTuple):
 
 
 def cost(config: IlaConfig, *, rounds: int = 5, device: str | torch.device = "cpu") -> Cost:
-    """Measure a model with random weights on one random clip, class features computed before."""
+    """Measure a model with random weights on one random clip; the classes' text features are computed before."""
     complexity, vision = count(config), config.vision_config
     plain = IlaConfig.from_dict({**config.to_dict(), "temporal_module": "none"})
     clip = torch.randn(1, vision.num_frames, 3, vision.image_size, vision.image_size, device=device)
@@ -160,7 +160,7 @@ def kept_for_backward(model: IlaForVideoClassification, pixel_values: torch.Tens
 
 
 class Complexity(NamedTuple):
-    """What a model computes and holds.
+    """Hold how much a model computes and how many parameters it has.
 
     gmacs: giga multiply-accumulates of one view, class features computed before, prompt generator included (as the
     paper's "FLOPs"). parameters: millions, without the text tower. text_parameters: millions of the text tower, 0
@@ -173,7 +173,7 @@ class Complexity(NamedTuple):
 
 
 def count(config: IlaConfig) -> Complexity:
-    """Count a model on the meta device by torch's flop counter."""
+    """Count a model's operations and parameters on the meta device, by torch's flop counter."""
     config = copy.deepcopy(config)
     if config.has_text_tower:
         config.class_features = "embeddings"  # as if they had been computed once

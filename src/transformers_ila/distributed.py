@@ -18,7 +18,7 @@ PATIENCE = timedelta(days=7)  # a process waits for the slowest; one that dies i
 
 
 class Rank(NamedTuple):
-    """Which of the processes that share the work this one is.
+    """Say which of the processes that share the work this one is.
 
     rank: its number, 0 to world_size - 1.
     world_size: how many processes there are, on all machines together.
@@ -44,7 +44,7 @@ class Rank(NamedTuple):
         return max(1, usable_cpus() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)) - 1)
 
     def takes(self, digest: bytes) -> bool:
-        """Return whether what this digest stands for is in this process's share."""
+        """Return whether the item with this digest belongs to this process's share."""
         return int.from_bytes(digest[:8], "big") % self.world_size == self.rank
 
 
@@ -54,7 +54,7 @@ def usable_cpus() -> int:
 
 
 class RemoteRankError(ValueError):
-    """An error of another process, which says there what went wrong."""
+    """Report an error of another process, which says there what went wrong."""
 
 
 def rank_from_environment() -> Rank:
@@ -103,7 +103,7 @@ def process_group() -> Iterator[Rank]:
 
 
 def all_gather(work: Callable[[], T], rank: Rank | None = None) -> list[T]:
-    """Do something in every process, and return all results in each of them, in the order of the ranks.
+    """Call `work` in every process, and return all results in each of them, in the order of the ranks.
 
     Args:
         work: returns what can be pickled.
@@ -135,7 +135,7 @@ def all_gather(work: Callable[[], T], rank: Rank | None = None) -> list[T]:
 
 
 def all_succeed(work: Callable[[], T]) -> T:
-    """Do something in every process and return this one's result when all have one; errors are `all_gather`'s."""
+    """Call `work` in every process, and return this one's result once all have one; errors are `all_gather`'s."""
     results: list[T] = []
     all_gather(lambda: results.append(work()))
     return results[0]

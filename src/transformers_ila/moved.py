@@ -194,7 +194,7 @@ GONE = {name: reason for names, reason in GONE.items() for name in names.split()
 
 
 def new_name(module: str, name: str) -> tuple[str, Any]:
-    """Where an old module's name is now, in full, and what it names.
+    """Return the full name that an old module's name has now, and the object that it names.
 
     Raises:
         ImportError: there is nothing in its place; it says what to use instead.
@@ -234,7 +234,7 @@ def old_names(module: str, late: Mapping[str, str] | None = None) -> Callable[[s
 
 
 class OldModules(MetaPathFinder, Loader):
-    """Makes modules that are no files any more, when somebody imports one; all others are found before it is asked."""
+    """Make modules that are no files any more when they are imported; Python asks the other finders first."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None

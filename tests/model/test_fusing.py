@@ -133,6 +133,8 @@ def test_other_backbones():
             assert closeness(snapshot(pixels()).logits, model.eval()(pixels()).logits) <= LOGITS
         with pytest.raises(ValueError, match="`train` was called on a snapshot"):
             snapshot.train()
+    with pytest.raises(ValueError, match="`freeze_tower` was called on a snapshot"):
+        frozen.fuse().freeze_tower()
 
 
 def test_models_without_a_text_tower_and_with_one_that_trains():
@@ -234,6 +236,9 @@ def test_classes_may_be_named_anew():
         snapshot.set_class_embeddings(torch.randn(5, 64), list("abcde"))
         assert snapshot(pixels()).logits.shape == (2, 5) and model(pixels()).logits.shape == (2, 3)
     assert model.config.num_labels == 3 and model.config.class_features == "tokens"
+    snapshot.set_class_input_ids(model.class_input_ids[[2, 0]], ["c", "a"])
+    with torch.no_grad():
+        assert closeness(snapshot(pixels()).logits, model(pixels()).logits[:, [2, 0]]) <= LOGITS
 
 
 # -- refusals --------------------------------------------------------------------------------------------------------
@@ -245,6 +250,9 @@ def test_classes_may_be_named_anew():
     ("save_pretrained", ("folder",)),
     ("push_to_hub", ("name",)),
     ("load_state_dict", ({},)),
+    ("requires_grad_", ()),
+    ("requires_grad_", (True,)),
+    ("resize_positions", ()),
 ])  # fmt: skip
 def test_what_a_snapshot_refuses(method, arguments, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -253,6 +261,30 @@ def test_what_a_snapshot_refuses(method, arguments, tmp_path, monkeypatch):
         with pytest.raises(ValueError, match=f"`{method}` was called on a snapshot that `fuse\\(\\)` made"):
             getattr(part, method)(*arguments)
     assert not list(tmp_path.iterdir()) and not snapshot.eval().training and not snapshot.train(False).training
+
+
+@pytest.mark.parametrize("method,arguments", [
+    ("freeze_text_model", ()),
+    ("freeze_text_model", (False,)),
+    ("freeze_vision_model", ()),
+    ("freeze_vision_model", (False,)),
+    ("merge_text_tower", ()),
+])  # fmt: skip
+def test_what_a_snapshot_of_the_classifier_refuses(method, arguments):
+    model = classifier()
+    snapshot = model.fuse()
+    with pytest.raises(ValueError, match=f"`{method}` was called on a snapshot"):
+        getattr(snapshot, method)(*arguments)
+    assert not any(weight.requires_grad for weight in snapshot.requires_grad_(False).parameters())
+    getattr(model, method)(*arguments)
+
+
+def test_a_snapshot_keeps_its_linear_head():
+    snapshot = classifier(classification_head="linear").fuse()
+    snapshot.set_labels(["x", "y", "z"])
+    with pytest.raises(ValueError, match="`set_labels` was called on a snapshot"):
+        snapshot.set_labels(["x", "y"])
+    assert snapshot.config.class_names == ["x", "y", "z"] and snapshot(pixels()).logits.shape == (2, 3)
 
 
 def with_an_adapter(model):

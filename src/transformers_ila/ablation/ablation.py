@@ -28,7 +28,7 @@ ALL_VIDEOS = "all videos"  # the one task of a user's own lists
 
 @dataclass(frozen=True)
 class Ablation:
-    """The content of a recipe for an ablation (`ablation_*.yaml`).
+    """Hold the content of a recipe for an ablation (`ablation_*.yaml`).
 
     Fields:
         variants: name -> fields of IlaConfig that make the variant.
@@ -104,7 +104,7 @@ class Ablation:
 
     @cached_property
     def lists(self) -> tuple[Annotations, Annotations] | None:
-        """The user's training and test videos; None where the videos are MotionBench's.
+        """Return the user's training and test videos, read once; None where the videos are MotionBench's.
 
         Raises:
             ValueError: a fault in a list, no class names, or a video in both.
@@ -128,30 +128,31 @@ class Ablation:
 
     @property
     def class_names(self) -> list[str]:
-        """Of MotionBench \"task, class\", sorted; else those of the user's lists."""
+        """Return the K class names: the user's lists', or MotionBench's "task, class", sorted."""
         return bench_labels(self.tasks) if self.lists is None else list(self.lists[0].class_names or [])
 
     @property
     def task_names(self) -> list[str]:
-        """The tasks, each of which counts once in an accuracy."""
+        """Return the names of the tasks; each task counts once in an accuracy."""
         return self.tasks if self.train_list is None else [ALL_VIDEOS]
 
     def task_of(self, class_name: str) -> str:
+        """Return the name of the task that a class belongs to."""
         return class_name.partition(", ")[0] if self.train_list is None else ALL_VIDEOS
 
     @property
     def class_tasks(self) -> list[str]:
-        """The task of every class, in the classes' order."""
+        """Return the task of every class, in the order of the classes."""
         return [self.task_of(name) for name in self.class_names]
 
     def fields_of(self, variant: str) -> dict[str, Any]:
-        """The fields of a variant's IlaConfig, with its labels."""
+        """Return the fields of a variant's IlaConfig, with its labels."""
         labels = self.class_names
         names = {"id2label": dict(enumerate(labels)), "label2id": {name: index for index, name in enumerate(labels)}}
         return {**self.model, **self.variants[variant], **names}
 
     def decided(self, variant: str) -> dict[str, Any]:
-        """What a run's result depends on, beside its seed."""
+        """Return everything, beside its seed, that the result of a variant's run depends on."""
         names = ("bench", "bench_seed", "tasks") if self.lists is None else ("augmentation",)
         shared = {name: getattr(self, name) for name in (*names, "clip", "pictures")}
         if self.lists is not None:
@@ -207,7 +208,7 @@ def read_ablation(file: str | Path, changes: Mapping[str, Any] | None = None) ->
 
 
 def config_for_cost(ablation: Ablation, variant: str) -> IlaConfig:
-    """The variant on `cost_tower`, with a head as in the paper's tables: class names, features computed before."""
+    """Return a variant's configuration on `cost_tower`, with the text head and 400 classes of the paper's tables."""
     changed, frames = dict(ablation.variants[variant]), ablation.model.get("num_frames", 8)
     config = IlaConfig.from_clip_size(ablation.cost_tower, num_frames=frames, num_labels=400)
     if changed.get("alignment_layers") is not None and ablation.clip is None:  # the same share of the tower
@@ -220,5 +221,5 @@ def config_for_cost(ablation: Ablation, variant: str) -> IlaConfig:
 
 
 def own_gmacs(ablation: Ablation, variant: str) -> float:
-    """Giga multiply-accumulates of the network that is trained, where it does not begin as a checkpoint's."""
+    """Return the giga multiply-accumulates of a variant's network, of the size in which it is trained."""
     return count(IlaConfig(**ablation.fields_of(variant))).gmacs

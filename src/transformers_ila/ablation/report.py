@@ -28,7 +28,7 @@ COSTS = "costs.json"
 def measure_costs(
     ablation: Ablation, folder: str | Path, *, rounds: int = 5, progress: Callable[[str], object] = lambda text: None
 ) -> dict[str, dict[str, float]]:
-    """Measure what each variant costs on the recipe's `cost_tower`; what was measured before is read.
+    """Measure what each variant costs on the recipe's `cost_tower`; earlier measurements are read, not repeated.
 
     Each variant's latency is measured in turns with plain frames. Nothing else should run meanwhile.
 
@@ -76,6 +76,7 @@ def summary_rows(ablation: Ablation, folder: str | Path) -> list[dict[str, Any]]
 
 
 def reference_of(ablation: Ablation) -> str:
+    """Return the name of the variant that the others are compared with."""
     return ablation.reference or next(iter(ablation.variants))
 
 
@@ -115,7 +116,7 @@ def _statistics(results: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 
 def write_report(ablation: Ablation, folder: str | Path) -> list[Path]:
-    """Write tables and pictures of what is finished, one process at a time; returns the files.
+    """Write tables and pictures of the finished runs, one process at a time, and return the files.
 
     Raises:
         ValueError: nothing is finished, or a result of another ablation.
@@ -148,7 +149,7 @@ def markdown(ablation: Ablation, rows: Sequence[Mapping[str, Any]]) -> str:
         "shuffled": lambda row: f"{row['accuracy_shuffled']:.1%}",
         "reversed": lambda row: f"{row['accuracy_reversed']:.1%}",
         "single frame": lambda row: f"{row['accuracy_single_frame']:.1%}",
-        "transport distance": lambda row: f"{row['transport_distance']:.3f}",
+        "earth mover's distance": lambda row: f"{row['transport_distance']:.3f}",
         "information, nats": lambda row: f"{row['shared_information']:.3f}",
         **_cost_columns(ablation, rows),
     }

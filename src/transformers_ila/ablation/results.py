@@ -23,14 +23,14 @@ Result = dict[str, Any]
 
 
 def result_file(folder: str | Path, variant: str, seed: int) -> Path:
-    """The file that a run writes."""
+    """Return the path of the file that a run writes."""
     name = "".join(letter if letter.isalnum() else "_" for letter in variant)
     digest = hashlib.sha256(variant.encode()).hexdigest()[:6]  # two names may differ in signs only
     return Path(folder) / "runs" / f"{name}-{digest}" / f"seed{seed}.json"
 
 
 def read_results(ablation: Ablation, folder: str | Path) -> list[Result]:
-    """The results of finished runs, in the order of the recipe's seeds and variants.
+    """Return the results of finished runs, in the order of the recipe's seeds and variants.
 
     Raises:
         ValueError: a result of other numbers than the recipe's, or results that began from different towers; a fault
@@ -59,13 +59,13 @@ def read_results(ablation: Ablation, folder: str | Path) -> list[Result]:
 
 
 def read_rows(folder: str | Path) -> list[Result]:
-    """The lines of `runs.jsonl`, where there is one."""
+    """Return the rows of `runs.jsonl`; there are none where there is no such file."""
     file = Path(folder) / RUNS
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.is_file() else []
 
 
 def refuse_other(file: Path, stored: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raise a ValueError where what a file was made of is not what is asked for now."""
+    """Raise a ValueError where a file was made with other settings than those asked for now."""
     now = json.loads(json.dumps(now))
     other = [key for key in now if stored.get(key) != now[key]]
     if other:
@@ -75,19 +75,20 @@ def refuse_other(file: Path, stored: Mapping[str, Any], now: Mapping[str, Any]) 
 
 
 def tower_digest(folder: str | Path) -> str | None:
-    """SHA-256 of the tower that all runs begin from; None where the folder has none of its own."""
+    """Return the SHA-256 of the tower that all runs begin from; None where the folder has no tower of its own."""
     file = Path(folder) / "tower" / "model.safetensors"
     return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None
 
 
 def write_json(file: Path, values: Any) -> None:
+    """Write values as JSON; the file is replaced as a whole or not at all."""
     with atomic_write(file) as stream:
         json.dump(values, stream, indent=1)
 
 
 @contextmanager
 def file_lock(folder: str | Path, what: str) -> Iterator[None]:
-    """Let one process at a time do something in a folder; the others wait."""
+    """Hold a lock in a folder while the block runs, so that other processes wait for it."""
     Path(folder).mkdir(parents=True, exist_ok=True)
     with FileLock(Path(folder) / f".{what}.lock"):
         yield

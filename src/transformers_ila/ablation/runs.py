@@ -56,7 +56,7 @@ RIGHT, WRONG, UNREADABLE = "1", "0", "-"  # of a test video, in a result's "righ
 
 
 class RunInProgress(RuntimeError):
-    """Another process is at the same run."""
+    """Report that another process is at the same run."""
 
 
 # -- the same start and data for all ---------------------------------------------------------------------------------
@@ -64,7 +64,7 @@ class RunInProgress(RuntimeError):
 
 @dataclass
 class SharedInputs:
-    """What all runs share: weights to begin from, videos to learn from, and videos to be tested on."""
+    """Hold what all runs share: weights to begin from, videos to learn from, and videos to be tested on."""
 
     weights: str
     processor: IlaVideoProcessor
@@ -104,7 +104,7 @@ def prepare(
 
 
 def training_set(ablation: Ablation, start: SharedInputs, seed: int) -> Dataset:
-    """The clips of a run: MotionBench's without any change, a user's augmented."""
+    """Return the clips of a run: MotionBench's are not augmented, a user's are."""
     if not isinstance(start.training, Annotations):
         return start.training
     size = dict(start.processor.crop_size)["height"]
@@ -157,7 +157,7 @@ def task_mask(tasks: Sequence[str]) -> torch.Tensor:
 
 
 class TaskTrainer(IlaTrainer):
-    """`IlaTrainer` that asks for the class among those of the video's own task."""
+    """Train as `IlaTrainer`, and ask for the class among those of the video's own task."""
 
     def __init__(self, *args: Any, own: torch.Tensor, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -183,7 +183,7 @@ class TaskTrainer(IlaTrainer):
 def run(
     ablation: Ablation, variant: str, seed: int, start: SharedInputs, folder: str | Path, *, keep_model: bool = False
 ) -> dict[str, Any]:
-    """Train, test and write the result of one variant and seed; goes on from a checkpoint that was left.
+    """Train and test one variant with one seed, and write its result; a checkpoint that was left is continued.
 
     keep_model: leave model and processor beside the result, in `seed<N>_model`.
 
@@ -278,7 +278,7 @@ def measure(ablation: Ablation, model: IlaForVideoClassification, start: SharedI
 
 
 def share_right(letters: str) -> float:
-    """The share of right answers among the videos that could be read."""
+    """Return the share of right answers among the videos that could be read."""
     read = len(letters) - letters.count(UNREADABLE)
     if not read:
         raise ValueError(f"None of {len(letters)} test videos can be read.")
@@ -288,7 +288,7 @@ def share_right(letters: str) -> float:
 def _shared_by_frames(
     model: IlaForVideoClassification, start: SharedInputs, videos: Sequence[Sample]
 ) -> dict[str, float]:
-    """What the last layer's patches of neighbouring frames share, mean over videos that are spread over the list."""
+    """Return how much neighbouring frames share in the last layer, as means over videos spread over the list."""
     chosen = videos[:: max(1, len(videos) // MEASURED)][:MEASURED]
     clips = [start.processor(sample.source(), return_tensors="pt")["pixel_values"] for sample in chosen]
     patches = last_patches(model.eval(), torch.cat(clips).to(model.device))
@@ -299,5 +299,5 @@ def _shared_by_frames(
 
 
 def mean_accuracy(result: Mapping[str, Any], order: str = "as_is") -> float:
-    """The mean of the tasks' accuracies, each task counting once."""
+    """Return the mean of the tasks' accuracies; each task counts once."""
     return statistics.mean(result["accuracy"][order].values())

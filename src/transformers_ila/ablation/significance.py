@@ -23,7 +23,7 @@ CHUNK = 500  # draws at a time, so that memory stays small
 
 
 def paired_differences(one: Sequence[Mapping[str, Any]], other: Sequence[Mapping[str, Any]]) -> np.ndarray | None:
-    """Return (N,) what each test video adds to the difference of two variants' accuracies, one's less the other's.
+    """Return (N,) each test video's part in the difference of two accuracies, `one`'s less `other`'s.
 
     The sum is the difference in the mean of the tasks' accuracies over the seeds that both have, and over the videos
     that all runs could read. None: they have no seed in common, or results that do not say which videos were right.
@@ -59,7 +59,7 @@ def sign_flip_test(differences: np.ndarray, *, draws: int = DRAWS, seed: int = 0
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Correct p-values for being several: the smallest counts all of them, the next one all but one, and so on."""
+    """Correct p-values for multiple tests (Holm): the smallest counts all of them, the next one all but one, etc."""
     corrected, highest = [0.0] * len(p_values), 0.0
     for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
         highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))

@@ -79,10 +79,11 @@ class FrozenClipConfig(IlaConfig):
 
     @property
     def decoder_depth(self) -> int:
-        """The number of the decoder's layers, M."""
+        """Return M, the number of the decoder's layers."""
         return self.decoder_num_layers or min(4, self.vision_config.num_hidden_layers)
 
     def validate_decoder(self) -> None:
+        """Raise a ValueError for a number of layers or heads, or temporal modules, that the decoder cannot have."""
         layers, limit = self.decoder_num_layers, self.vision_config.num_hidden_layers
         if layers is not None and not 1 <= layers <= limit:
             raise ValueError(f"`decoder_num_layers` is {layers!r}; allowed: None or 1 to num_hidden_layers={limit}.")
@@ -100,16 +101,18 @@ class FrozenClipConfig(IlaConfig):
 
 
 class TimeConvolution(nn.Conv1d):
-    """Convolve three frames at each token, channel by channel; the weights start at 0. (B, T, L, D), in and out."""
+    """Convolve three frames at each token, channel by channel: (B, T, L, D) -> (B, T, L, D). Weights start at 0."""
 
     def __init__(self, width: int) -> None:
         super().__init__(width, width, 3, padding=1, groups=width)
 
     def init_own_weights(self, factor: float) -> None:
+        """Set weight and bias to 0; `factor` has no effect on that."""
         init.zeros_(self.weight)
         init.zeros_(self.bias)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Convolve features over time: (B, T, L, D) -> (B, T, L, D)."""
         tokens = features.permute(0, 2, 3, 1)  # (B, L, D, T)
         return super().forward(tokens.flatten(0, 1)).unflatten(0, tokens.shape[:2]).permute(0, 3, 1, 2)
 
@@ -130,11 +133,13 @@ class NeighbourAttention(nn.Module):
         self.after = nn.Parameter(torch.empty(2 * height - 1, 2 * width - 1, channels))
 
     def init_own_weights(self, factor: float) -> None:
+        """Set both weights to 0; `factor` has no effect on that."""
         init.zeros_(self.before)
         init.zeros_(self.after)
 
     @property
     def grid(self) -> tuple[int, int]:
+        """Return the patch rows and columns (h, w) that the weights are made for."""
         return (self.before.shape[0] + 1) // 2, (self.before.shape[1] + 1) // 2
 
     def forward(self, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
@@ -161,7 +166,7 @@ class NeighbourAttention(nn.Module):
 
 
 class FrozenClipDecoderLayer(nn.Module):
-    """The query asks the features of one of CLIP's layers: q' = q + MHA(q, Y, Y), q'' = q' + MLP(q'), norms before.
+    """Let the query ask the features of one CLIP layer: q' = q + MHA(q, Y, Y), q'' = q' + MLP(q'), norms before.
 
     Y is what EVL's temporal modules make of the features X, class tokens included: X plus convolution, positions and
     neighbours' attention (patches only). With "alignment" ILA works on Y, and its token joins each frame's.
@@ -184,6 +189,7 @@ class FrozenClipDecoderLayer(nn.Module):
         self.mlp = CLIPMLP(vision)
 
     def init_own_weights(self, factor: float) -> None:
+        """Set the time embedding to 0, if there is one."""
         if hasattr(self, "time_embedding"):
             init.zeros_(self.time_embedding)
 
@@ -237,6 +243,7 @@ class FrozenClipDecoder(nn.Module):
         self.layers = nn.ModuleList([FrozenClipDecoderLayer(config) for _ in range(config.decoder_depth)])
 
     def init_own_weights(self, factor: float) -> None:
+        """Draw the query with a deviation of `factor` / sqrt(D)."""
         init.normal_(self.query, std=len(self.query) ** -0.5 * factor)
 
     def forward(
@@ -292,6 +299,7 @@ class FrozenClipForVideoClassification(IlaForVideoClassification):
 
     def freeze_tower(self) -> None:
         """Stop training CLIP's weights; what a temporal module adds to the tower goes on learning."""
+        self._refuse_if_fused("freeze_tower")
         tower = self.vision_model
         tower.requires_grad_(False)
         for layer in tower.encoder.layers:

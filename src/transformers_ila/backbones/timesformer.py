@@ -97,14 +97,16 @@ class AlignedTimesformerConfig(TimesformerConfig):
 
     @property
     def temporal_layers(self) -> tuple[int, ...]:
-        """The indices of the layers whose attention over time is replaced or aligned."""
+        """Return the indices of the layers whose attention over time is replaced or aligned."""
         return tuple(range(self.num_hidden_layers) if self.alignment_layers is None else self.alignment_layers)
 
     def validate_attention_type(self) -> None:
+        """Raise a ValueError unless `attention_type` is "divided_space_time"."""
         if self.attention_type != "divided_space_time":
             raise ValueError(f'`attention_type` is {self.attention_type!r}; allowed: "divided_space_time".')
 
     def validate_sizes(self) -> None:
+        """Raise a ValueError for a number of frames, a patch size or an image size that is not allowed."""
         if self.num_frames < 1:
             raise ValueError(f"`num_frames` is {self.num_frames!r}; allowed: 1 or more.")
         if self.patch_size < 1 or self.image_size < self.patch_size:
@@ -112,10 +114,12 @@ class AlignedTimesformerConfig(TimesformerConfig):
             raise ValueError(f"{sizes}; allowed: a patch of 1 or more, an image of at least one patch.")
 
     def validate_alignment(self) -> None:
+        """Raise a ValueError as `IlaVisionConfig.validate_alignment` does."""
         shared: Any = self  # has the fields that are checked there
         IlaVisionConfig.validate_alignment(shared)
 
     def validate_losses(self) -> None:
+        """Raise a ValueError for a loss weight or label smoothing that is out of its range."""
         if self.alignment_loss_weight < 0:
             raise ValueError(f"`alignment_loss_weight` is {self.alignment_loss_weight!r}; allowed: 0 or more.")
         if not 0 <= self.label_smoothing < 1:
@@ -186,7 +190,7 @@ class AlignedTimesformerLayer(TimesformerLayer):
 
 @dataclass
 class AlignedTimesformerOutput(BaseModelOutput):
-    """Output of `AlignedTimesformerModel`.
+    """Hold the output of `AlignedTimesformerModel`.
 
     last_hidden_state: after the last layer norm, (B, 1 + N * T, D); class token first, then patch by patch.
     hidden_states: embeddings and every layer's output, each (B, 1 + N * T, D).

@@ -34,6 +34,8 @@ OVER_THE_RECIPE = ("train_list", "test_list", "videos", "labels", "clip", "varia
 
 @dataclass
 class AblateOptions:
+    """Options of `ila ablate`."""
+
     recipe: str = field(default="", metadata={"help": "name or file of the recipe, such as ablation_small"})
     output: str = field(default="ablation", metadata={"help": "folder for videos, runs, tables and pictures"})
     train_list: str | None = field(
@@ -59,7 +61,7 @@ class AblateOptions:
         self.share()
 
     def share(self) -> tuple[int, int]:
-        """Index and number of the shares of `part`: "1/2" -> 0, 2."""
+        """Return the index and the number of the shares that `part` names: "1/2" -> 0, 2."""
         try:
             index, parts = map(int, self.part.split("/"))
             if not 1 <= index <= parts:
@@ -69,15 +71,17 @@ class AblateOptions:
         return index - 1, parts
 
     def changes(self) -> dict[str, Any]:
-        """What is given in place of the recipe's values."""
+        """Return the values that replace those of the recipe."""
         return {name: value for name in OVER_THE_RECIPE if (value := getattr(self, name)) is not None}
 
 
 def say(text: str) -> None:
+    """Print a line at once."""
     print(text, flush=True)
 
 
 def run(options: AblateOptions) -> int:
+    """Do the runs that are not finished, measure costs, and write the report; return 0 when all runs are finished."""
     from ..ablation.ablation import read_ablation
     from ..ablation.report import measure_costs, write_report
     from ..ablation.results import read_results
@@ -105,7 +109,7 @@ def run(options: AblateOptions) -> int:
 
 
 def train_and_test(ablation: "Ablation", options: AblateOptions) -> None:
-    """Do the runs of this process's share that are not finished."""
+    """Do the unfinished runs of this process's share."""
     from ..ablation.results import read_results
     from ..ablation.runs import mean_accuracy, prepare
     from ..ablation.runs import run as run_variant

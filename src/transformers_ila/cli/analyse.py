@@ -25,6 +25,8 @@ EXAMPLES = (
 
 @dataclass
 class AnalyseOptions:
+    """Options of `ila analyse`."""
+
     model: str = field(metadata={"help": "folder or Hub id of a model saved with its processor"})
     videos: str = field(metadata={"help": "folder with one sub-folder per class"})
     limit: int = field(default=256, metadata={"help": "videos that are looked at, spread over the folder"})
@@ -40,6 +42,7 @@ class AnalyseOptions:
 
 
 def run(options: AnalyseOptions) -> int:
+    """Measure what neighbouring frames share in the model's last layer, print it, and return 0."""
     _, samples = find_videos(options.videos)
     samples = samples[:: max(1, -(-len(samples) // options.limit))]
     model, processor = load_trained(options.model)

@@ -80,7 +80,7 @@ class CheckVideosOptions:
 
     @property
     def journal(self) -> Path:
-        """The file that holds the results of an unfinished scan."""
+        """Return the file that holds the results of an unfinished scan."""
         return Path(self.report).with_suffix(".journal")
 
     def _check_files(self) -> None:
@@ -120,6 +120,7 @@ def scan(paths: list[str], options: CheckVideosOptions) -> list[VideoCheck]:
 
 
 def run(options: CheckVideosOptions) -> int:
+    """Check the videos, write the report and the clean list, print a summary, and return the exit code."""
     paths = list(dict.fromkeys(path for _, path in iter_videos(options.source, root=options.videos)))
     listed = []  # before the scan, as the list may grow meanwhile
     if options.clean_list is not None:

@@ -36,6 +36,8 @@ EXAMPLES = (
 
 @dataclass
 class CostOptions:
+    """Options of `ila cost`."""
+
     size: str = field(default="B/16", metadata={"help": "CLIP tower of the model", "choices": tuple(CLIP_SIZES)})
     frames: int | None = field(default=None, metadata={"help": "frames of a clip; default 8, with --model its own"})
     config: str | None = field(default=None, metadata={"help": "more fields of IlaConfig, as a JSON object"})
@@ -54,7 +56,7 @@ class CostOptions:
         self.config_fields()
 
     def config_fields(self) -> dict[str, Any]:
-        """The fields of `--config`."""
+        """Return the fields of IlaConfig that `--config` gives."""
         try:
             fields = json.loads(self.config or "{}")
             if not isinstance(fields, dict):
@@ -67,6 +69,7 @@ class CostOptions:
 
 
 def run(options: CostOptions) -> int:
+    """Print what the options ask for, and return 0."""
     if options.tables:
         print_tables()
     if options.growth:

@@ -53,6 +53,8 @@ if TYPE_CHECKING:  # `--help` needs nothing of training
 
 @dataclass
 class DemoOptions:
+    """Options of `ila demo`."""
+
     output: str = field(default="demo_output", metadata={"help": "folder to make, for videos, model and picture"})
     clip: str | None = field(default=None, metadata={"help": "Hub id or folder of a CLIP checkpoint to start from"})
     videos: str | None = field(default=None, metadata={"help": "folder with one sub-folder per class"})
@@ -129,6 +131,7 @@ def prepare_videos(args: DemoOptions) -> tuple[list[str], list, list]:
 
 
 def prepare_model(args: DemoOptions, labels: list[str]) -> tuple[IlaForVideoClassification, IlaVideoProcessor]:
+    """Return the untrained model, or CLIP's with new parts (`--clip`), and its processor."""
     if args.clip is None:
         model = IlaForVideoClassification(small_config(args, labels))
         return model, IlaVideoProcessor.for_model(model.config, size={"shortest_edge": 32})
@@ -137,6 +140,7 @@ def prepare_model(args: DemoOptions, labels: list[str]) -> tuple[IlaForVideoClas
 
 
 def training_arguments(args: DemoOptions) -> "TrainingArguments":
+    """Return the arguments of the Trainer, of which steps and rate depend on the model's size."""
     from transformers import TrainingArguments
 
     small = args.clip is None
@@ -161,11 +165,12 @@ def training_arguments(args: DemoOptions) -> "TrainingArguments":
 
 
 def accuracy(prediction: "EvalPrediction") -> dict[str, float]:
+    """Return the share of right answers, as `compute_metrics` of the Trainer."""
     return {"accuracy": float((np.argmax(prediction.predictions, -1) == prediction.label_ids).mean())}
 
 
 def train(args: DemoOptions, labels: list[str], training: list, evaluation: list) -> tuple[Path, dict[str, float]]:
-    """Fine-tune, evaluate and save; returns the model's folder and the held-out metrics."""
+    """Fine-tune, evaluate and save the model; return its folder and the metrics on the held-out videos."""
     from transformers import Trainer
 
     model, processor = prepare_model(args, labels)
@@ -189,6 +194,7 @@ def train(args: DemoOptions, labels: list[str], training: list, evaluation: list
 
 
 def classify_in_fresh_process(folder: Path, video: Path) -> list[dict]:
+    """Return the pipeline's labels and scores for a video, from a new Python process."""
     command = [sys.executable, "-c", CLASSIFY, str(folder), str(video)]
     run = subprocess.run(command, capture_output=True, text=True)
     if run.returncode != 0:
@@ -211,6 +217,7 @@ def draw(folder: Path, video: Path, picture: Path) -> None:
 
 
 def run(args: DemoOptions) -> int:
+    """Train, evaluate, classify a video and draw its alignment; return 0."""
     started = time.perf_counter()
     set_seed(args.seed)
     if args.clip is not None:  # minutes of writing videos begin with a checkpoint that is there

@@ -54,6 +54,7 @@ class EvaluateArguments:
 
 
 def run(args: EvaluateArguments, options: EvaluationOptions) -> int:
+    """Evaluate the model, write the report and print its table; return 1 if a video could not be read, else 0."""
     with process_group() as rank:
         samples = all_succeed(partial(read_samples, args))  # which needs no weights
         model, processor = all_succeed(partial(load_trained, args.model))

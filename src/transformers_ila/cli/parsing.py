@@ -18,7 +18,7 @@ WORDS = {"str": "TEXT", "int": "NUMBER", "float": "NUMBER"}  # for the value of 
 
 
 def option_classes(verb: ModuleType) -> list[type]:
-    """The dataclasses that the verb's `run` takes, by its annotations."""
+    """Return the dataclasses that the verb's `run` takes, by its annotations."""
     hints = get_type_hints(verb.run)
     hints.pop("return", None)
     return list(hints.values())
@@ -75,7 +75,7 @@ def _set_positional(namespace: Namespace, words: list[str], classes: Sequence[ty
 
 
 def help_text(verb: ModuleType, name: str, *, all_options: bool = False) -> str:
-    """The text of `ila VERB --help`: what the verb does, examples, and its options in a group for each dataclass.
+    """Return the text of `ila VERB --help`: what the verb does, examples, and a group of options for each dataclass.
 
     Options of dataclasses from outside this package are named only, unless `all_options` holds.
     """
@@ -103,19 +103,19 @@ def _is_ours(cls: type) -> bool:
 
 
 def _title(cls: type) -> str:
-    """A group's name: the class's `_argument_group_name`, HfArgumentParser's, or else its docstring's first line."""
+    """Return a group's name: `_argument_group_name`, as in HfArgumentParser, or else the docstring's first line."""
     written = "" if (cls.__doc__ or "").startswith(f"{cls.__name__}(") else cls.__doc__  # else made by dataclass
     first = (written or "").strip().partition("\n")[0].rstrip(".:") if _is_ours(cls) else f"Options of {cls.__name__}"
     return vars(cls).get("_argument_group_name", first or "Options").replace("`", "")
 
 
 def _declared_by(name: str, cls: type) -> type:
-    """The most derived class that declares the field."""
+    """Return the most derived class that declares the field."""
     return next(owner for owner in cls.__mro__ if name in vars(owner).get("__annotations__", {}))
 
 
 def _described(entry: Field, cls: type) -> Iterator[str]:
-    """The lines about one option: its form, what it means, and its default."""
+    """Yield the lines about one option: its form, what it means, and its default."""
     kind, default = get_type_hints(cls)[entry.name], _default(entry)
     known = (vars(owner).get("__dataclass_fields__", {}).get(entry.name) for owner in cls.__mro__)
     meaning = next((text for parent in known if parent and (text := parent.metadata.get("help"))), "")
@@ -137,7 +137,7 @@ def _described(entry: Field, cls: type) -> Iterator[str]:
 
 
 def _value_form(entry: Field, kind: Any) -> str:
-    """How the value of an option is written: its choices, or a word for its kind; "..." where it may be several."""
+    """Return how an option's value is written: its choices, or a word for its kind; "..." where several may stand."""
     kinds = [part for part in get_args(kind) if part is not type(None)]
     if type(None) in get_args(kind) and len(kinds) == 1:
         (kind,) = kinds

@@ -61,6 +61,7 @@ class PredictArguments(LabelOptions):
 
 
 def run(args: PredictArguments) -> int:
+    """Label the videos, and print or write the results; return 1 if a video could not be read, 130 after Ctrl-C."""
     rank = rank_from_environment()
     model, processor = load_trained(args.model)
     args = replace(args, device=args.device or rank.device())

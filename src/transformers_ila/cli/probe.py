@@ -96,6 +96,7 @@ def table(report: dict[str, Any]) -> str:
 
 
 def run(args: ProbeArguments) -> int:
+    """Fit probes on one list, test them on the other, and write the report; return 1 if a video could not be read."""
     train, test = read_both(args)
     processor = load_processor(args.model)
     with named_in_errors(args.model):

@@ -44,7 +44,7 @@ TYPED_STORAGE = {  # as archives name them
 
 
 class CheckpointFile(NamedTuple):
-    """What `read_checkpoint` keeps of a file: its tensors, and what the release writes beside them."""
+    """Hold what `read_checkpoint` keeps of a file: its tensors, and what the release writes beside them."""
 
     state_dict: dict[str, torch.Tensor]
     settings: dict[str, Any]  # the release's configuration, nested; empty where there is none

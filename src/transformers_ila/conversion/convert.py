@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Conversion:
-    """What `convert_checkpoint` made.
+    """Hold what `convert_checkpoint` made.
 
     model, processor: as they are in the folder.
     labels: the source of the class names; None if there are none yet.

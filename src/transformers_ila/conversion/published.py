@@ -32,7 +32,7 @@ HEADS: dict[str, dict[str, Any]] = {  # fields of IlaConfig
 
 @dataclass(frozen=True)
 class PublishedCheckpoint:
-    """One row of the paper's Table 1 or 2.
+    """Hold one row of the paper's Table 1 or 2.
 
     data_set: a key of `DATA_SETS`.
     size: a key of `CLIP_SIZES`, such as "B/16".
@@ -50,18 +50,19 @@ class PublishedCheckpoint:
 
     @property
     def name(self) -> str:
-        """The name that a repository would have, such as ila-base-patch16-8f-kinetics400."""
+        """Return the name that a repository would have, such as ila-base-patch16-8f-kinetics400."""
         tower, _, patch = self.size.partition("/")
         base = {"B": "base", "L": "large"}[tower]
         return f"ila-{base}-patch{patch.replace('@', '-')}-{self.num_frames}f-{self.data_set}"
 
     @property
     def title(self) -> str:
+        """Return the title for people, such as "ILA-B/16, 8 frames, Kinetics-400"."""
         return f"ILA-{self.size}, {self.num_frames} frames, {DATA_SETS[self.data_set].title}"
 
     @property
     def table(self) -> int:
-        """The paper's table that the accuracies stand in."""
+        """Return the number of the paper's table that states the accuracies."""
         return PAPER_TABLES[self.data_set]
 
     def config(self, **fields: Any) -> IlaConfig:

@@ -107,7 +107,7 @@ FUSED = ("q_proj", "k_proj", "v_proj")
 
 
 class SourceSlice(NamedTuple):
-    """Where one of our tensors is in a released state dict.
+    """Name the place of one of our tensors in a released state dict.
 
     key: the released name.
     third: which third of that tensor it is; None for all of it.

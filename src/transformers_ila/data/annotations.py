@@ -130,7 +130,7 @@ def _format_of_text(head: str, path: Path, root: str | Path) -> str:
 
 
 def _is_of_frames(line: str, root: str | Path) -> bool:
-    """Whether this may be `folder num_frames label`: two numbers behind what is no file of a video."""
+    """Return whether a line may be `folder num_frames label`: two numbers follow what is no video file."""
     begin = begin_of_numbers(line)
     if begin is None or len(TOKEN.findall(line, begin)) < 2:
         return False

@@ -43,7 +43,7 @@ CONTEXT = multiprocessing.get_context("forkserver" if FORK_SERVER else "spawn")
 
 @dataclass(frozen=True)
 class VideoCheck:
-    """What decoding a whole video showed.
+    """Hold what decoding a whole video showed.
 
     path: the absolute path.
     frames: how many frames were decoded.
@@ -64,7 +64,7 @@ class VideoCheck:
     reason: str = ""
 
     def status(self, *, min_frames: int) -> Status:
-        """Return the first that holds: unreadable, too_short (fewer than `min_frames` frames), damaged, ok."""
+        """Return the first that applies: unreadable, too_short (fewer than `min_frames` frames), damaged, ok."""
         if self.reason:
             return "unreadable"
         if self.frames < min_frames:
@@ -194,6 +194,7 @@ class _Worker:
         self.process: BaseProcess | None = None
 
     def give(self, path: str) -> None:
+        """Hand the next video to the process, which is started if there is none."""
         if self.process is None:
             self._start()
         self.path = path

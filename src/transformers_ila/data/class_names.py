@@ -10,7 +10,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class DataSet:
-    """A data set of the paper: what it is called there, and how many classes it has."""
+    """Hold a data set of the paper: what it is called there, and how many classes it has."""
 
     title: str
     num_labels: int
@@ -60,7 +60,7 @@ def _read_names(text: str, source: str) -> list[str]:
 
 
 def _are_numbered(lines: list[str]) -> bool:
-    """Whether the lines, maybe but the first, have ids in front of the names or, behind a separator, after them."""
+    """Return whether the lines, except perhaps the first, have ids before the names, or after a separator."""
     for form in (r"(\d+)\s*[,;\s]\s*\S.*", r".*\S\s*[,;\t]\s*(\d+)"):
         found = [re.fullmatch(form, line) for line in lines]
         ids = [int(match[1]) for match in found if match is not None]
@@ -128,5 +128,5 @@ def fill_up(names: list[str], num_outputs: int) -> list[str]:
 
 
 def is_unused(name: str) -> bool:
-    """Whether an output got its name from `fill_up`: no class was ever trained for it."""
+    """Return whether `fill_up` made the name, so that no class was ever trained for this output."""
     return name.startswith(UNUSED)

@@ -30,7 +30,7 @@ TIMED, BARE = "{id}_{start:06d}_{end:06d}", "{id}"  # names of files, without su
 
 
 class _Clip(NamedTuple):
-    """A row. Faults need its `line` and `label_at`, the number of the cell with the label."""
+    """Hold a row; an error about it names its `line` and `label_at`, the number of the cell with the label."""
 
     line: Line
     label_at: int
@@ -42,7 +42,7 @@ class _Clip(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The name of the clip's file, without suffix: id, first and last second."""
+        """Return the name of the clip's file without suffix: id, first and last second."""
         return f"{self.id}_{self.start:06d}_{self.end:06d}"
 
 
@@ -148,7 +148,7 @@ def _begin_of_cell(line: Line, number: int) -> int:
 
 
 class DirectoryIndex:
-    """Finds videos below a root. Each folder is listed once, as asking for every file takes longer."""
+    """Find videos below a root. Each folder is listed once, because asking for every file takes longer."""
 
     def __init__(self, root: VideoRoot, *, suffix: str) -> None:
         self.root, self.suffix = root, suffix

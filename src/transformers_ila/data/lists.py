@@ -57,7 +57,7 @@ LONGEST_PATH = 2**12  # characters; no file system has longer ones
 
 
 class ListEntry(NamedTuple):
-    """One line of a list.
+    """Hold one line of a list.
 
     raw: its bytes, with the line break.
     line: its text without the blanks around it, its number, and faults that name both.
@@ -72,12 +72,12 @@ class ListEntry(NamedTuple):
 
     @property
     def number(self) -> int | None:
-        """The line's number, from 1 on."""
+        """Return the line's number, counted from 1; None where a folder takes the place of the list."""
         return self.line.number
 
     @property
     def rest(self) -> str:
-        """What stands behind the path: the number of frames and the labels, with what separates them."""
+        """Return what follows the path: the number of frames and the labels, with their separators."""
         return self.line.text[self.end :]
 
 
@@ -174,7 +174,7 @@ def begin_of_numbers(text: str) -> int | None:
 
 
 def _is_header(text: str, written: str, end: int, folder: str, class_names: Collection[str]) -> bool:
-    """Whether a line names columns instead of a video. A folder may be called as a column is, a video may not."""
+    """Return whether a line names columns, not a video. A folder may have a column's name, a video may not."""
     if HEADER.fullmatch(text) is None or begin_of_numbers(text) is not None:
         return False
     if unquoted(text[end:].strip(" \t,:")) in class_names:
@@ -352,7 +352,7 @@ def _folder_of_names(sources: Sequence[str], root: str | Path | None) -> str:
 
 
 def is_video_name(name: str) -> bool:
-    """Whether a file name has the suffix of a video."""
+    """Return whether a file name has the suffix of a video."""
     return os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES
 
 

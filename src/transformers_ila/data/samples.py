@@ -23,7 +23,7 @@ SPLITS = {  # what a split is called -> what it is here
 
 @dataclass(frozen=True)
 class ShardMember:
-    """A video that is the bytes `offset` to `offset + size` of an uncompressed tar file."""
+    """Name a video that is the bytes `offset` to `offset + size` of an uncompressed tar file."""
 
     shard: str
     name: str
@@ -39,7 +39,7 @@ class ShardMember:
 
 @dataclass(frozen=True)
 class DatasetRow:
-    """A video in a row of a `datasets.Dataset` whose video column is not decoded."""
+    """Name a video in a row of a `datasets.Dataset` whose video column is not decoded."""
 
     dataset: Any = field(repr=False)
     column: str
@@ -51,7 +51,7 @@ class DatasetRow:
 
 
 class Sample(NamedTuple):
-    """One video and its labels.
+    """Hold one video and its labels.
 
     video: absolute path of a file or of a folder of frame images; bytes; or what loads them (`load()`).
     labels: class indices; one, unless the annotations are multi-label.
@@ -74,7 +74,7 @@ class Sample(NamedTuple):
 
 @dataclass(frozen=True)
 class Annotations:
-    """What an annotation holds.
+    """Hold what annotations contain.
 
     samples: the videos and their labels, in the order of the annotation.
     class_names: the names in the order of their indices; None where nothing names them.
@@ -112,7 +112,7 @@ class Annotations:
 
 
 class VideoRoot:
-    """The folder that paths start from and must not leave; `prefix` is its absolute path with a slash behind it."""
+    """Hold the folder that paths start from and must not leave; `prefix` is its absolute path and a slash."""
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = os.path.abspath(folder)
@@ -121,12 +121,12 @@ class VideoRoot:
             raise ValueError(f"There is no folder {str(folder)!r} for the videos: `root`.")
 
     def holds(self, path: str) -> bool:
-        """Whether an absolute path without `..` is inside. That is judged by its text: a link may point anywhere."""
+        """Return whether an absolute path without `..` lies inside, judged by its text: a link may point anywhere."""
         return path.startswith(self.prefix) and len(path) > len(self.prefix)
 
 
 class LabelMap:
-    """Maps texts to class indices: a number is an index, anything else is a name.
+    """Map texts to class indices: a number is an index, anything else is a name.
 
     names: the class names in the order of their indices; None where they are not known.
     multi_label: whether a video may have several labels; None where that is not known.
@@ -219,7 +219,7 @@ def _names_by_index(table: Mapping[str, Any], source: str) -> list[str]:
 
 
 class SampleCollector:
-    """Collects samples, and refuses a video that it has already."""
+    """Collect samples, and refuse a video that was added before."""
 
     def __init__(self) -> None:
         self.samples: list[Sample] = []

@@ -101,7 +101,7 @@ def stream_shard(
 
 
 class _StrictHeader(tarfile.TarInfo):
-    """Makes an error of a damaged header, which `tarfile` takes for the end of the file."""
+    """Make a damaged header an error; `tarfile` by itself takes it for the end of the file."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
@@ -210,12 +210,12 @@ def labels_of_value(value: Any, line: Line, classes: LabelMap) -> tuple[int, ...
 
 
 def names_shards(path: str) -> bool:
-    """Whether a path has the suffix of a shard."""
+    """Return whether a path has the suffix of a shard."""
     return path.lower().endswith(SHARD_SUFFIXES)
 
 
 def _expand(path: str) -> list[str]:
-    """Put all its numbers in the place of `{000..099}`."""
+    """Return the paths that `{000..099}` in a path stands for."""
     found = RANGE.search(path)
     if found is None:
         return [path]

@@ -21,14 +21,14 @@ TAB_CELL, COMMA_CELL = (
 
 
 class AnnotationError(ValueError):
-    """A fault in an annotation. `line` and `column` (in characters) count from 1; None stands for no line."""
+    """Report a fault in an annotation. `line` and `column` (in characters) count from 1; None stands for no line."""
 
     line: int | None = None
     column: int | None = None
 
 
 class Text(NamedTuple):
-    """What a file holds: its name, its text with `\\n` alone at the ends of lines, and the hash of its bytes."""
+    """Hold a file's name, its text with `\\n` alone at the ends of lines, and the hash of its bytes."""
 
     file: str
     text: str
@@ -36,7 +36,7 @@ class Text(NamedTuple):
 
 
 class Line(NamedTuple):
-    """A line without the blanks around it.
+    """Hold a line without the blanks around it.
 
     file: what faults name. number: from 1 on; None in what has no lines. text: without the blanks. indent: how many
     characters stand before it.
@@ -119,7 +119,7 @@ def unquoted(text: str) -> str:
 
 
 def is_index(text: str) -> bool:
-    """Whether a text is a whole number of at most nine digits, as a class index is."""
+    """Return whether a text is a whole number of at most nine digits, as a class index is."""
     return text.isdecimal() and text.isascii() and len(text) < 10
 
 

@@ -11,7 +11,7 @@ from .data_sets import read_class_folders
 
 
 class VideoFolder(Dataset):
-    """A data set of videos in one sub-folder per class.
+    """Serve the videos of one sub-folder per class as a data set.
 
     Its items are what the models and the Trainer take: `{"pixel_values": (T, C, H, W), "labels": class index}`.
 

@@ -96,7 +96,7 @@ def collect_logits(
 
 @dataclass
 class RankResult:
-    """What one process found out, as `Predictions` has it for all; `logits` are batches for each order of frames."""
+    """Hold what one process found out, as `Predictions` for all; `logits` has batches for each order of frames."""
 
     positions: list[int] = field(default_factory=list)
     logits: dict[str, list[torch.Tensor]] = field(default_factory=dict)

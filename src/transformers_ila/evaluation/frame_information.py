@@ -25,7 +25,7 @@ TEMPERATURE = 0.1  # of `mutual_information`
 
 
 def earth_movers_distance(patches: torch.Tensor) -> torch.Tensor:
-    """Wasserstein-1 distance of neighbouring frames: (B, T, N, D) -> (B, T-1), from 0 to 2."""
+    """Compute the Wasserstein-1 distance of neighbouring frames: (B, T, N, D) -> (B, T-1), from 0 to 2."""
     unit = F.normalize(patches.double(), dim=-1)
     costs = torch.cdist(unit[:, :-1], unit[:, 1:]).cpu()  # (B, T-1, N, N)
     distances = [_cheapest(cost) for cost in costs.flatten(0, 1)]
@@ -38,7 +38,7 @@ def _cheapest(cost: torch.Tensor) -> float:
 
 
 def mutual_information(patches: torch.Tensor, *, temperature: float = TEMPERATURE) -> torch.Tensor:
-    """Mutual information of neighbouring frames: (B, T, N, D) -> (B, T-1), from 0 to log N nats.
+    """Compute the mutual information of neighbouring frames: (B, T, N, D) -> (B, T-1), from 0 to log N nats.
 
     Raises:
         ValueError: a temperature of 0 or less.
@@ -53,5 +53,5 @@ def mutual_information(patches: torch.Tensor, *, temperature: float = TEMPERATUR
 
 @torch.no_grad()
 def last_patches(model: IlaForVideoClassification, pixel_values: torch.Tensor) -> torch.Tensor:
-    """Patch features of the tower's last layer: (B, T, C, H, W) -> (B, T, N, D)."""
+    """Compute the patch features of the tower's last layer: (B, T, C, H, W) -> (B, T, N, D)."""
     return model.vision_model(pixel_values).last_hidden_state[:, :, 1:]

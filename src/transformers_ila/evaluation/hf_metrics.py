@@ -27,7 +27,7 @@ SCORES = datasets.Sequence(datasets.Value("float32"))
 
 
 class _VideoMetric(Metric):
-    """Scores (K,) of each video and what it shows."""
+    """Compare the scores (K,) of each video with what it shows."""
 
     references: Any = datasets.Value("int64")  # class index
 
@@ -41,21 +41,21 @@ class _VideoMetric(Metric):
 
 
 class TopKAccuracy(_VideoMetric):
-    """How often the label is among the min(k, K) highest scores; of equal ones the lower class index ranks first."""
+    """Compute how often the label is among the min(k, K) highest scores; of equal ones the lower index ranks first."""
 
     def _compute(self, predictions: Any, references: Any, k: int = 1) -> dict[str, float | None]:
         return {f"top{k}": metrics.top_k_accuracy(_scores(predictions), torch.tensor(references), k=k)}
 
 
 class MeanClassAccuracy(_VideoMetric):
-    """Mean over the classes that have videos of their top-1 accuracy."""
+    """Compute the mean of the classes' top-1 accuracies, over the classes that have videos."""
 
     def _compute(self, predictions: Any, references: Any) -> dict[str, float | None]:
         return {"mean_class_accuracy": metrics.mean_class_accuracy(_scores(predictions), torch.tensor(references))}
 
 
 class MeanAveragePrecision(_VideoMetric):
-    """Mean over the classes that have videos of their average precision; references are 0 or 1 for each class."""
+    """Compute the mean of the classes' average precisions; references are 0 or 1 for each class."""
 
     references = datasets.Sequence(datasets.Value("int64"))
 
@@ -72,7 +72,7 @@ METRICS: dict[str, Callable[..., Any]] = {
 
 
 def load(name: str, **options: Any) -> Any:
-    """An `evaluate.Metric`; `options` as for `evaluate.load`, such as `experiment_id` or `num_process`.
+    """Make an `evaluate.Metric`; `options` are those of `evaluate.load`, such as `experiment_id` or `num_process`.
 
     Raises:
         ValueError: none of `METRICS`.

@@ -90,7 +90,7 @@ def named_in_errors(source: str | Path) -> Iterator[None]:
 
 
 class Network(NamedTuple):
-    """What computes, and how.
+    """Hold the network that computes, and how it does.
 
     module: the model, or another network on its weights; called with `pixel_values`.
     device, dtype: where and in which precision.
@@ -206,7 +206,7 @@ def _fused(
 
 @contextmanager
 def batch_statistics_mode(model: nn.Module) -> Iterator[None]:
-    """Put the alignment into train mode: batch statistics in its BatchNorms, jittered masks; no dropout anywhere.
+    """Put the alignment into train mode in this block: batch statistics and jittered masks, but no dropout anywhere.
 
     This is the state in which the official release ran its validation by mistake. What the model says of a video then
     depends on the others in its batch. Afterwards, also after an error, modes and running statistics are what they
@@ -277,5 +277,5 @@ def features_and_logits(model: IlaForVideoClassification, views: torch.Tensor) -
 
 
 def probabilities(logits: torch.Tensor, *, multi_label: bool) -> torch.Tensor:
-    """Return float64 probabilities of logits (B, K), each class for itself where `multi_label`."""
+    """Return float64 probabilities (B, K) of logits (B, K): a softmax, or where `multi_label` a sigmoid."""
     return logits.double().sigmoid() if multi_label else logits.double().softmax(-1)

@@ -17,7 +17,7 @@ CALIBRATION_BINS = 15
 
 
 def accuracies(logits: torch.Tensor, labels: torch.Tensor) -> dict[str, float | int | None]:
-    """Fractions of the videos, None where there is none.
+    """Compute top-1, top-5 and mean class accuracy as fractions of the videos; they are None where there is no video.
 
     Args:
         logits: (N, K). Of equal logits the lower class index ranks first.
@@ -40,14 +40,14 @@ def accuracies(logits: torch.Tensor, labels: torch.Tensor) -> dict[str, float | 
 
 
 def top_k_accuracy(logits: torch.Tensor, labels: torch.Tensor, *, k: int) -> float | None:
-    """How often the label is among the min(k, K) highest; arguments and errors as in `accuracies`."""
+    """Return how often the label is among the min(k, K) highest logits; arguments and errors as in `accuracies`."""
     if k < 1:
         raise ValueError(f"k must be 1 or more, got {k}.")
     return _mean(label_ranks(logits, labels) < k)
 
 
 def mean_class_accuracy(logits: torch.Tensor, labels: torch.Tensor) -> float | None:
-    """Mean over the classes that have videos of their top-1; arguments and errors as in `accuracies`."""
+    """Return the mean of the top-1 of the classes that have videos; arguments and errors as in `accuracies`."""
     right = (label_ranks(logits, labels) == 0).double()
     videos = labels.bincount(minlength=logits.shape[1])
     hits = labels.bincount(weights=right, minlength=logits.shape[1])
@@ -55,7 +55,7 @@ def mean_class_accuracy(logits: torch.Tensor, labels: torch.Tensor) -> float | N
 
 
 def label_ranks(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """(N,): how many classes rank before the label; arguments and errors as in `accuracies`."""
+    """Return (N,) how many classes rank before the label; arguments and errors as in `accuracies`."""
     _check_scores(logits)
     if labels.shape != logits.shape[:1] or labels.is_floating_point():
         raise ValueError(
@@ -69,12 +69,12 @@ def label_ranks(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 
 def predicted_classes(logits: torch.Tensor) -> torch.Tensor:
-    """(N,): the class of the highest logit, of equal ones the lowest index."""
+    """Return (N,) the class of the highest of the logits (N, K); of equal ones it is the lowest index."""
     return logits.argsort(dim=-1, descending=True, stable=True)[:, 0]
 
 
 def confusion_matrix(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """(K, K) counts: row the label, column what was predicted; arguments as in `accuracies`."""
+    """Return (K, K) counts of videos, row the label, column the prediction; arguments as in `accuracies`."""
     classes = logits.shape[1]
     cells = labels * classes + predicted_classes(logits)
     return cells.bincount(minlength=classes * classes).reshape(classes, classes)
@@ -84,7 +84,7 @@ def confusion_matrix(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor
 
 
 def multi_label_metrics(logits: torch.Tensor, targets: torch.Tensor) -> dict[str, float | int | None]:
-    """What `accuracies` is for one label a video; of its numbers none is defined here, and they are None.
+    """Compute the mean average precision; the numbers of `accuracies` are not defined here, and are None.
 
     Args:
         logits: (N, K).
@@ -108,13 +108,13 @@ def multi_label_metrics(logits: torch.Tensor, targets: torch.Tensor) -> dict[str
 
 
 def mean_average_precision(scores: torch.Tensor, targets: torch.Tensor) -> float | None:
-    """See `multi_label_metrics`."""
+    """Return the mean of the average precisions over the classes with a video; see `multi_label_metrics`."""
     precisions = average_precisions(scores, targets)
     return _mean(precisions[~precisions.isnan()])
 
 
 def average_precisions(scores: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """(K,) float64: the sum over thresholds of precision times the gain in recall; NaN where no video has the class.
+    """Return (K,) float64, the sum over thresholds of precision times gain in recall; NaN for a class without a video.
 
     Videos of equal score pass a threshold together, so the order of the videos does not matter.
     """
@@ -126,7 +126,7 @@ def average_precisions(scores: torch.Tensor, targets: torch.Tensor) -> torch.Ten
 
 
 def _average_precision(scores: torch.Tensor, targets: torch.Tensor) -> float:
-    """Of (N,) and (N,)."""
+    """Return the average precision of one class from its scores (N,) and targets (N,)."""
     positives = int(targets.sum())
     if not positives:
         return float("nan")
@@ -143,7 +143,7 @@ def _average_precision(scores: torch.Tensor, targets: torch.Tensor) -> float:
 
 
 def calibration(confidences: torch.Tensor, right: torch.Tensor, *, bins: int = CALIBRATION_BINS) -> dict[str, Any]:
-    """Whether of what is said with 80 % confidence 80 % is right.
+    """Measure whether of the statements made with 80 % confidence 80 % are right, and so for each confidence.
 
     Args:
         confidences: (M,) probabilities of the statements.

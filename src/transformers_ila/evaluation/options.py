@@ -99,7 +99,7 @@ class EvaluationOptions(InferenceOptions):
 
     @property
     def orders(self) -> tuple[str, ...]:
-        """The orders of frames that are evaluated beside the original one."""
+        """Return the orders of frames that are evaluated beside the original one."""
         return FRAME_ORDERS if self.temporal_reliance else ()
 
 

@@ -42,7 +42,7 @@ Row = dict[str, Any]  # video, labels, scores, frames_lost, reason, and perhaps 
 
 @dataclass
 class Summary:
-    """What one process did.
+    """Count what one process did.
 
     seen, before: videos in the list, and videos that had been done before.
     labelled, unreadable: videos now.

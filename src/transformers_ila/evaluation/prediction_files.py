@@ -89,7 +89,7 @@ def check_settings(folder: Path, settings: dict[str, Any]) -> None:
 
 
 class ResultWriter:
-    """Writes the part of one process.
+    """Write the part of one process.
 
     No other process may write this part at the same time, and no run with more or fewer processes any part. With
     `options.retry` the rows of videos that could not be read are taken out, so that they can be tried again.
@@ -225,7 +225,7 @@ def _repair(file: Path) -> None:
 
 
 def _drop_unreadable(file: Path) -> None:
-    """Take all rows that have a reason out of a file, or none."""
+    """Remove all rows that have a reason from a file, or none of them."""
     with atomic_write(file, "wb") as kept:
         if file.suffix == ".jsonl":
             with file.open("rb") as lines:

@@ -49,7 +49,7 @@ DEFAULTS = ProbeOptions()
 
 @dataclass(frozen=True)
 class Features:
-    """Features of labelled videos.
+    """Hold the features of labelled videos.
 
     features: (N, E) float32 of unit length.
     labels: (N,) class indices.
@@ -224,7 +224,7 @@ def choose_neighbours(features: torch.Tensor, labels: torch.Tensor, *, classes: 
 
 @dataclass(frozen=True)
 class LinearProbe:
-    """A linear layer on standardised features.
+    """Compute logits by a linear layer on standardised features.
 
     weight, bias: (K, E) and (K,) float64.
     mean, scale: (E,) each, subtracted from features and dividing them.
@@ -370,7 +370,7 @@ def probe_report(
     classes: int,
     data_set: str | None = None,
 ) -> dict[str, Any]:
-    """Return what `probe` returned, with what it was measured on; `json` can write it."""
+    """Return the report of what `probe` returned, with what it was measured on; `json` can write it."""
     untrained = set(held_out[1].labels.tolist()) - set(training[1].labels.tolist())
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),

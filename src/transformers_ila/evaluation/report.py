@@ -48,7 +48,7 @@ MOST_CONFUSED = 20  # pairs of classes that the report names
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a model says of the videos that could be read, in their order.
+    """Hold what a model says of the videos that could be read, in their order.
 
     positions: which of the samples these are, N of them.
     logits: (N, K) float32 on the CPU; of several views the log of their mean probabilities.
@@ -77,7 +77,7 @@ class Predictions:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a model said of labelled videos, with everything that a report tells about it.
+    """Hold what a model said of labelled videos, with everything that a report tells about it.
 
     predictions: of the videos that could be read.
     samples: all videos listed, with their labels.
@@ -96,12 +96,12 @@ class Evaluation:
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """The report's `metrics`: `accuracies`, or `multi_label_metrics` where a video may have several labels."""
+        """Return the report's `metrics`, by `accuracies`, or by `multi_label_metrics` for several labels a video."""
         scores = multi_label_metrics if self.multi_label else accuracies
         return scores(self.predictions.logits, self.predictions.labels)
 
     def report(self) -> dict[str, Any]:
-        """Return what `json` can write.
+        """Return the report as values that `json` can write.
 
         Returns:
             schema, date, model, data_set, protocol, inference (dtype, fused, why_not_fused), counts (videos listed,
@@ -141,7 +141,7 @@ def describe_evaluation(
 
 
 def build_report(evaluation: Evaluation) -> dict[str, Any]:
-    """Return what `Evaluation.report` describes."""
+    """Build the report that `Evaluation.report` describes."""
     predictions, samples, about = evaluation.predictions, evaluation.samples, evaluation.about
     confused = None
     if not evaluation.multi_label:

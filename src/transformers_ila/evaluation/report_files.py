@@ -30,7 +30,7 @@ TITLES = {
 
 
 def files_of(output: str | Path) -> dict[str, Path]:
-    """Return what `write` may write for the report `output`, by kind.
+    """Return the paths that `write` may write for the report `output`, by kind.
 
     Raises:
         ValueError: `output` does not end in .json.

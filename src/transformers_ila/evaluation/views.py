@@ -29,7 +29,7 @@ ORIGINAL = "as_is"  # the order of frames that a clip has
 
 
 class Video(NamedTuple):
-    """A video that was read, or the reason why it could not be.
+    """Hold a video that was read, or the reason why it could not be.
 
     key: the item of `read_views`' `keys` that stands for it.
     name: its name, which random choices for it depend on.
@@ -46,7 +46,7 @@ class Video(NamedTuple):
 
 
 class _Videos(Dataset):
-    """Reads the video of any key; the keys come from the loader's sampler, so they need not all be in memory."""
+    """Read the video of any key; the keys come from the loader's sampler, so they need not all be in memory."""
 
     def __init__(self, find: Callable[[Any], tuple[str, Any]], read: Callable[..., Any], seed: int) -> None:
         self.find, self.read, self.seed = find, read, seed
@@ -116,7 +116,7 @@ def workers_beside(device: torch.device, options: InferenceOptions, rank: Rank) 
 
 
 class Batch(NamedTuple):
-    """The videos that were read, and those before and between them that could not be."""
+    """Hold videos that were read, and those before and between them that could not be."""
 
     read: list[Video]
     unreadable: list[Video]
@@ -127,7 +127,7 @@ class Batch(NamedTuple):
 
 
 class TimedIterator(Generic[T]):
-    """Yields the items of an iterable and adds up the `seconds` that they took to come."""
+    """Yield the items of an iterable, and add up the `seconds` that they took to come."""
 
     def __init__(self, items: Iterable[T]) -> None:
         self.items, self.seconds = items, 0.0

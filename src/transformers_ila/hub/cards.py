@@ -97,7 +97,7 @@ NO_RESULTS = "Nobody has measured an accuracy of this model with this package, o
 
 
 class Weights(NamedTuple):
-    """What a card says of where weights come from, what may be done with them, and what is wrong with them."""
+    """Hold what a card says of the origin of weights, of what may be done with them, and of their faults."""
 
     origin: str
     licence: str

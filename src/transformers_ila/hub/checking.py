@@ -65,12 +65,12 @@ print(json.dumps(answers[0]))
 
 
 class PublishError(ValueError):
-    """Nothing was published, or nobody knows whether it was; the message says why in a sentence for the user."""
+    """Report that nothing was published, or that nobody knows whether it was; the message says why in a sentence."""
 
 
 @dataclass(frozen=True)
 class CheckedFolder:
-    """A folder that may be published.
+    """Hold a folder that may be published.
 
     files: the names of what would be uploaded -> their sizes in bytes.
     left_out: the names of what would not.

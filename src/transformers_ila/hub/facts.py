@@ -31,7 +31,7 @@ METRICS = {  # our name of a metric -> the Hub's identifier, the title in the ca
 @strict
 @dataclass
 class Result:
-    """One accuracy and where it comes from.
+    """Hold one accuracy and where it comes from.
 
     metric: a key of `METRICS`.
     percent: the value, from 0 to 100.
@@ -58,7 +58,7 @@ class Result:
 @strict
 @dataclass
 class ModelFacts:
-    """What a card states of a model that its configuration and processor do not tell.
+    """Hold what a card states of a model that its configuration and processor do not tell.
 
     model_id, revision: what the usage example loads: a Hub id or a folder's name, and a branch.
     title: the headline; by default the model's name.
@@ -85,23 +85,23 @@ class ModelFacts:
 
     @property
     def licence(self) -> str | None:
-        """The name of the licence, or the names."""
+        """Return the name of the licence, or several names with commas."""
         name = self.license_name or self.license
         return ", ".join(name) if isinstance(name, list) else name
 
     @property
     def measured(self) -> list[Result]:
-        """The results that this package measured."""
+        """Return the results that this package measured."""
         return [result for result in self.results if result.origin == "measured"]
 
     @property
     def published(self) -> list[Result]:
-        """The results that the model's authors published."""
+        """Return the results that the model's authors published."""
         return [result for result in self.results if result.origin == "published"]
 
     @property
     def claims_results(self) -> bool:
-        """Whether the facts say anything about how good the model is."""
+        """Return whether the facts say anything about how good the model is."""
         return bool(self.results) or self.recorded_accuracy is not None or self.fingerprint is not None
 
     def are_of(self, fingerprint: str) -> bool:

@@ -101,15 +101,16 @@ def alignment_masks(
 
 
 class PointLayer(GroupedLinear):
-    """The last layer before the points. It is initialised with 0, so that all points start in the centre."""
+    """Map hidden features to points. The weights begin with 0, so that all points start in the centre."""
 
     def init_own_weights(self, factor: float) -> None:
+        """Set the weights to 0; `factor` has no effect on that."""
         init.zeros_(self.weight)
         init.zeros_(self.bias)
 
 
 class PointHead(nn.Module):
-    """Predicts the two points of a pair from its feature map (Eq. 5): (B, C, h, w) -> (B, 2, 2).
+    """Predict the two points of a pair from its feature map (Eq. 5): (B, C, h, w) -> (B, 2, 2).
 
     One half of the channels belongs to each frame, so the last two layers have two groups.
     """
@@ -124,6 +125,7 @@ class PointHead(nn.Module):
         self.points = PointLayer(channels // 2, 4)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Map a pair's features (B, C, h, w) to points (B, 2, 2): frame, x and y."""
         halves = self.convolutions(features).amax((-2, -1)).unflatten(1, (2, -1)).transpose(0, 1)  # (2, B, C / 2)
         points = self.points(self.hidden(halves).relu())  # (2, B, 2)
         return POINT_RANGE * points.tanh().transpose(0, 1)
@@ -136,7 +138,7 @@ def alignment_loss(pooled: torch.Tensor) -> torch.Tensor:
 
 
 class PointPredictor(nn.Module):
-    """Computes features, points (Eq. 5) and masks (Eq. 6) of all pairs of frames for one layer."""
+    """Compute features, points (Eq. 5) and masks (Eq. 6) of all pairs of frames for one layer."""
 
     def __init__(self, config: IlaVisionConfig) -> None:
         super().__init__()
@@ -175,7 +177,7 @@ class PointPredictor(nn.Module):
 
 
 class ImplicitAlignment(TemporalModule):
-    """The paper's alignment for one layer: Eq. 2, 5, 6, 7 and 3a. A single frame passes unchanged.
+    """Align the frames in one layer as the paper does: Eq. 2, 5, 6, 7 and 3a. A single frame passes unchanged.
 
     Frame t >= 2 takes its aligned features from the pair (t, t-1), in which it is the current frame. Frame 1 takes
     them from the pair (2, 1), in which it is the previous frame. They join the spatial attention, and only that, in
@@ -233,7 +235,7 @@ class ImplicitAlignment(TemporalModule):
 
 
 class TemporalConv(nn.Conv3d):
-    """Convolution over three frames at each patch, zeros beyond the clip: (B, C, T, h, w) -> (B, C, T, h, w).
+    """Convolve over three frames at each patch, with zeros beyond the clip: (B, C, T, h, w) -> (B, C, T, h, w).
 
     It is computed in two dimensions, (T, h w): the bfloat16 gradient of a three-dimensional one's weight is wrong for
     two frames on CPUs with AVX-512-BF16 (torch 2.15, oneDNN), where some of it is memory that nobody wrote.
@@ -243,12 +245,13 @@ class TemporalConv(nn.Conv3d):
         super().__init__(channels, channels, (3, 1, 1), padding=(1, 0, 0))
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        """Convolve maps over time: (B, C, T, h, w) -> (B, C, T, h, w)."""
         found = F.conv2d(maps.flatten(-2), self.weight[..., 0], self.bias, padding=(1, 0))
         return found.unflatten(-1, maps.shape[-2:])
 
 
 class ResidualAlignment(TemporalModule):
-    """The alignment of the published checkpoints, which is not the paper's: it has no token and changes the frames.
+    """Align the frames as the published checkpoints do, which is not the paper's way: there is no token.
 
     With y = LN(W x) and the pairs' features F (first half of the channels: previous frame, second: current):
 
@@ -302,7 +305,7 @@ class ResidualAlignment(TemporalModule):
 
 
 class FusedResidualAlignment(ResidualAlignment):
-    """`ResidualAlignment` for inference: I W' is one matrix of rank C, and the sums are made in place."""
+    """Compute `ResidualAlignment` for inference: I W' is one matrix of rank C, and the sums are made in place."""
 
     def __init__(self, plain: ResidualAlignment) -> None:
         TemporalModule.__init__(self)
@@ -317,6 +320,7 @@ class FusedResidualAlignment(ResidualAlignment):
         self.motion_skip.bias = nn.Parameter(bias.to(outer.weight.dtype), requires_grad=False)
 
     def add_skips(self, hidden_states: torch.Tensor, aligned: torch.Tensor, motion: torch.Tensor) -> torch.Tensor:
+        """Return x + A aligned + I [y_cls, W' motion], summed in one tensor; shapes as in `ResidualAlignment`."""
         added = self.aligned_skip(aligned)
         added += hidden_states
         added[:, :, :1] += self.interaction_skip(aligned[:, :, :1])
@@ -324,4 +328,5 @@ class FusedResidualAlignment(ResidualAlignment):
         return added
 
     def fused(self) -> "ResidualAlignment":
+        """Return the module itself, which is the form for inference."""
         return self

@@ -41,7 +41,7 @@ def _require(condition: bool, *, field: str, value: Any, allowed: str) -> None:
 
 @strict
 class IlaTextConfig(CLIPTextConfig):
-    """CLIP's text tower, unchanged; see `CLIPTextConfig` for the fields."""
+    """Configure CLIP's text tower, unchanged; see `CLIPTextConfig` for the fields."""
 
     model_type = "ila_text_model"
 
@@ -52,7 +52,7 @@ class IlaTextConfig(CLIPTextConfig):
 
 @strict
 class IlaVisionConfig(CLIPVisionConfig):
-    """CLIP's vision tower with a temporal module in its layers, and the frame integration above it.
+    """Configure CLIP's vision tower with a temporal module in its layers, and the frame integration above it.
 
     Fields beyond `CLIPVisionConfig`:
         num_frames: frames T of one clip, >= 1.
@@ -138,7 +138,7 @@ class IlaVisionConfig(CLIPVisionConfig):
 
     @property
     def temporal_layers(self) -> tuple[int, ...]:
-        """The indices of the layers that have the temporal module; there are none for `temporal_module="none"`."""
+        """Return the indices of the layers with the temporal module; there are none for `temporal_module="none"`."""
         if self.temporal_module == "none":
             return ()
         return tuple(range(self.num_hidden_layers) if self.alignment_layers is None else self.alignment_layers)
@@ -148,6 +148,7 @@ class IlaVisionConfig(CLIPVisionConfig):
         return self.drop_path_rate * layer_index / max(1, self.num_hidden_layers - 1)
 
     def validate_image(self) -> None:
+        """Raise a ValueError for an image size, a patch size or a normalisation that is not allowed."""
         _require(self.patch_size >= 1, field="patch_size", value=self.patch_size, allowed="1 or more")
         allowed = f"at least patch_size={self.patch_size}"
         _require(self.image_size >= self.patch_size, field="image_size", value=self.image_size, allowed=allowed)
@@ -156,6 +157,7 @@ class IlaVisionConfig(CLIPVisionConfig):
         _require(found is None or set(found) == names, field="image_normalization", value=found, allowed=allowed)
 
     def validate_frames(self) -> None:
+        """Raise a ValueError for a number of frames, frame integration or stochastic depth that is not allowed."""
         _require(self.num_frames >= 1, field="num_frames", value=self.num_frames, allowed="1 or more")
         layers = self.mit_num_hidden_layers
         _require(layers >= 0, field="mit_num_hidden_layers", value=layers, allowed="0 (mean of the frames) or more")
@@ -166,6 +168,7 @@ class IlaVisionConfig(CLIPVisionConfig):
             _require(value is None or value >= 1, field=field, value=value, allowed="None or 1 and more")
 
     def validate_alignment(self) -> None:
+        """Raise a ValueError for an `alignment_*` field that is not allowed, or two that exclude each other."""
         channels = self.alignment_hidden_size
         allowed = "a positive multiple of 4 (two points, two halves)"
         _require(channels > 0 and channels % 4 == 0, field="alignment_hidden_size", value=channels, allowed=allowed)
@@ -185,6 +188,7 @@ class IlaVisionConfig(CLIPVisionConfig):
             _require(plain, field="alignment_operator", value=self.alignment_operator, allowed=allowed)
 
     def validate_temporal(self) -> None:
+        """Raise a ValueError for a number of "shift" or "gta" that is not allowed."""
         width, division, groups = self.hidden_size, self.shift_division, self.gta_groups
         _require(division >= 2, field="shift_division", value=division, allowed="2 or more")
         divides = self.temporal_module != "gta" or (groups >= 1 and width % groups == 0)
@@ -285,17 +289,17 @@ class IlaConfig(CLIPConfig):
 
     @property
     def has_text_tower(self) -> bool:
-        """Whether a model of this configuration holds CLIP's text tower."""
+        """Return whether a model of this configuration holds CLIP's text tower."""
         return self.classification_head == "text" and self.class_features != "merged"
 
     @property
     def class_names(self) -> list[str]:
-        """The K class names, in the order of the logits."""
+        """Return the K class names, in the order of the logits."""
         return [self.id2label[index] for index in range(self.num_labels)]
 
     @property
     def num_frames(self) -> int:
-        """The number of frames of one clip, kept in `vision_config`; the pipeline for videos reads it here."""
+        """Return the number of frames of a clip from `vision_config`; the pipeline for videos reads it here."""
         return self.vision_config.num_frames
 
     @num_frames.setter
@@ -339,10 +343,12 @@ class IlaConfig(CLIPConfig):
         return cls(**towers, **{"projection_dim": projection_dim, **kwargs})
 
     def validate_towers(self) -> None:
+        """Validate the configurations of both towers."""
         self.vision_config.validate()
         self.text_config.validate()
 
     def validate_heads(self) -> None:
+        """Raise a ValueError for a width, number of heads or number of prompt layers that is not allowed."""
         width = self.projection_dim
         _require(width > 0, field="projection_dim", value=width, allowed="1 or more")
         heads = {
@@ -355,6 +361,7 @@ class IlaConfig(CLIPConfig):
         _require(self.prompt_layers >= 1, field="prompt_layers", value=self.prompt_layers, allowed="1 or more")
 
     def validate_losses(self) -> None:
+        """Raise a ValueError for a loss weight, label smoothing or dropout that is out of its range."""
         weight = self.alignment_loss_weight
         _require(weight >= 0, field="alignment_loss_weight", value=weight, allowed="0 or more")
         for field in (

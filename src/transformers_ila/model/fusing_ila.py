@@ -15,7 +15,7 @@ RECORDING = "transformers.utils.output_capturing"
 
 
 class FusableModel:
-    """What a model class inherits beside transformers' own: `fuse()`, and what its snapshots refuse."""
+    """Give a model class the method `fuse()`, and let its snapshots refuse what only the model itself can do."""
 
     is_fused = False  # whether it is a snapshot, or a part of one
 
@@ -25,37 +25,50 @@ class FusableModel:
         The snapshot shares the memory of the model's weights and takes no gradients to them. The model itself does
         not change, and may be in training mode. The snapshot keeps what it computed from weights (the product of two
         layers' matrices, the text features of the classes): after a change of the weights, make a new snapshot.
-        Fusing a snapshot returns that snapshot.
+        Fusing a snapshot returns that snapshot. A forward hook that is registered on a module of the snapshot may see
+        other numbers than on the model, because the snapshot merges layers and overwrites activations in place.
 
         Raises:
             ValueError: on adapters, forward hooks, and offloaded, sharded or quantised weights, naming the module; on
-                the snapshot for `train()`, `save_pretrained()`, `push_to_hub()` and `load_state_dict()`.
+                the snapshot for `train()`, `requires_grad_()`, `freeze_text_model()`, `freeze_vision_model()`,
+                `save_pretrained()`, `push_to_hub()`, `load_state_dict()`, `resize_positions()`, `merge_text_tower()`,
+                and for `set_labels()` where a linear head would start anew.
         """
         return fuse(self)
 
     def train(self, mode: bool = True) -> Any:
         """Call `nn.Module.train`; a snapshot stays in eval mode."""
-        return self._call_unless_fused("train", mode) if mode else super().train(mode)  # type: ignore[misc]
+        if mode:
+            self._refuse_if_fused("train")
+        return super().train(mode)  # type: ignore[misc]
+
+    def requires_grad_(self, requires_grad: bool = True) -> Any:
+        """Call `nn.Module.requires_grad_`; the weights of a snapshot take no gradients."""
+        if requires_grad:
+            self._refuse_if_fused("requires_grad_")
+        return super().requires_grad_(requires_grad)  # type: ignore[misc]
 
     def save_pretrained(self, *args: Any, **kwargs: Any) -> Any:
         """Call `PreTrainedModel.save_pretrained`; of a snapshot nothing is saved."""
-        return self._call_unless_fused("save_pretrained", *args, **kwargs)
+        self._refuse_if_fused("save_pretrained")
+        return super().save_pretrained(*args, **kwargs)  # type: ignore[misc]
 
     def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
         """Call `PreTrainedModel.push_to_hub`; of a snapshot nothing is pushed."""
-        return self._call_unless_fused("push_to_hub", *args, **kwargs)
+        self._refuse_if_fused("push_to_hub")
+        return super().push_to_hub(*args, **kwargs)  # type: ignore[misc]
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """Call `nn.Module.load_state_dict`; into a snapshot, whose memory is the model's, nothing is loaded."""
-        return self._call_unless_fused("load_state_dict", *args, **kwargs)
+        self._refuse_if_fused("load_state_dict")
+        return super().load_state_dict(*args, **kwargs)  # type: ignore[misc]
 
-    def _call_unless_fused(self, method: str, *args: Any, **kwargs: Any) -> Any:
+    def _refuse_if_fused(self, method: str) -> None:
         if self.is_fused:
             raise ValueError(
                 f"`{method}` was called on a snapshot that `fuse()` made for inference. Call it on the model that was "
                 "fused, and fuse that again after a change of its weights."
             )
-        return getattr(super(), method)(*args, **kwargs)
 
 
 @torch.inference_mode(False)

@@ -25,7 +25,7 @@ def temporal_module(config: IlaVisionConfig, layer_index: int) -> TemporalModule
 
 
 class QuickGELU(nn.Module):
-    """CLIP's activation x * sigmoid(1.702 x), computed as silu(1.702 x) / 1.702. Any shape.
+    """Compute CLIP's activation x * sigmoid(1.702 x) as silu(1.702 x) / 1.702, for values of any shape.
 
     It allocates one tensor where CLIP's own form allocates three, of the largest that the tower has, and keeps one
     less for the backward pass. float16 keeps CLIP's form: 1.702 x would overflow.
@@ -41,13 +41,14 @@ class QuickGELU(nn.Module):
         self.inplace = inplace
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
+        """Apply the activation to values of any shape; the result has the same shape and dtype."""
         if values.dtype == torch.float16:
             return values * torch.sigmoid(self.SCALE * values)
         scaled = values.mul_(self.SCALE) if self.inplace else self.SCALE * values
         return F.silu(scaled, inplace=not torch.is_grad_enabled()).div_(self.SCALE)
 
     def fused(self) -> "QuickGELU":
-        """The same in place: in a snapshot nobody else keeps the output of the linear layer before it."""
+        """Return the in-place form; in a snapshot nobody else keeps the output of the linear layer before it."""
         return QuickGELU(inplace=True)
 
     def extra_repr(self) -> str:
@@ -55,7 +56,7 @@ class QuickGELU(nn.Module):
 
 
 class IlaEncoderLayer(CLIPEncoderLayer):
-    """CLIP's layer on (B, T, L, D) with a temporal module: Figure 3c with ILA's."""
+    """Run CLIP's layer on (B, T, L, D) with a temporal module; with ILA's it is the layer of Figure 3c."""
 
     def __init__(self, config: IlaVisionConfig, layer_index: int) -> None:
         super().__init__(config)
@@ -85,7 +86,7 @@ class IlaEncoderLayer(CLIPEncoderLayer):
 
 
 class IlaVisionEncoder(nn.Module):
-    """The stack of `config.num_hidden_layers` layers."""
+    """Run `config.num_hidden_layers` layers one after the other."""
 
     def __init__(self, config: IlaVisionConfig) -> None:
         super().__init__()

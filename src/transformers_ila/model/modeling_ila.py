@@ -70,6 +70,7 @@ class IlaVisionEmbeddings(CLIPVisionEmbeddings):
             self.patch_embedding = nn.Conv2d(config.num_channels, config.hidden_size, kernel_size=size, stride=size)
 
     def init_own_weights(self, factor: float) -> None:
+        """Set the bias of the patch embedding to 0, if there is one."""
         if self.patch_embedding.bias is not None:
             init.zeros_(self.patch_embedding.bias)
 
@@ -98,6 +99,7 @@ class IlaVisionModel(IlaPreTrainedModel):
         self.post_init()
 
     def init_own_weights(self, factor: float) -> None:
+        """Set the time embedding to 0, if there is one, so that the tower starts as plain CLIP."""
         if hasattr(self, "time_embedding"):
             init.zeros_(self.time_embedding)  # a tower starts as plain CLIP
 
@@ -398,6 +400,7 @@ class IlaForVideoClassification(ClassTextFeatures, IlaModel):
         self.post_init()
 
     def init_own_weights(self, factor: float) -> None:
+        """Initialise the classes' tokens or text features, beside what `IlaModel` initialises."""
         super().init_own_weights(factor)
         if "class_input_ids" in self._buffers:
             init.copy_(self.class_input_ids, placeholder_class_input_ids(self.config))
@@ -464,6 +467,7 @@ class IlaForVideoClassification(ClassTextFeatures, IlaModel):
 
     def freeze_text_model(self, freeze: bool = True) -> None:
         """Stop (or with `False` resume) training the text tower and its projection."""
+        self._refuse_if_fused("freeze_text_model")
         self.config.freeze_text_model = freeze
         self.refresh_class_features()
         if self.config.has_text_tower:
@@ -475,6 +479,7 @@ class IlaForVideoClassification(ClassTextFeatures, IlaModel):
 
         What no image tower has stays trainable: temporal modules, frame positions, frame integration, prompts, heads.
         """
+        self._refuse_if_fused("freeze_vision_model")
         self.config.freeze_vision_model = freeze
         for name, weight in self.vision_model.named_parameters():
             if not any(part in name for part in NEW_IN_TOWER):
@@ -563,6 +568,7 @@ class IlaForVideoClassification(ClassTextFeatures, IlaModel):
         Raises:
             ValueError: no text head.
         """
+        self._refuse_if_fused("merge_text_tower")
         self._require_text_head("merge_text_tower")
         if not self.config.has_text_tower:
             return self
@@ -597,6 +603,7 @@ class IlaForVideoClassification(ClassTextFeatures, IlaModel):
         self.num_labels = num_labels
 
     def _renew_classifier(self, num_labels: int) -> None:
+        self._refuse_if_fused("set_labels")
         old = self.classifier
         logger.warning(f"The linear head starts anew: {num_labels} classes instead of {old.out_features}.")
         self.classifier = nn.Linear(old.in_features, num_labels).to(old.weight)

@@ -10,7 +10,7 @@ from transformers.utils import ModelOutput
 
 @dataclass
 class IlaVisionModelOutput(ModelOutput):
-    """Output of the vision tower and of `get_video_features`.
+    """Hold the output of the vision tower and of `get_video_features`.
 
     last_hidden_state: the last layer's output, (B, T, L, D); a ViT's is taken after the last layer norm, a CLIP's
         before it, as in transformers' own models.
@@ -35,7 +35,7 @@ class IlaVisionModelOutput(ModelOutput):
 
 @dataclass
 class IlaOutput(ModelOutput):
-    """Output of `IlaModel`.
+    """Hold the output of `IlaModel`.
 
     loss: with `return_loss`, contrastive loss plus weighted alignment loss, scalar.
     logits_per_video: (B, K). logits_per_text: its transpose.
@@ -58,7 +58,7 @@ class IlaOutput(ModelOutput):
 
 @dataclass
 class IlaVideoClassifierOutput(ModelOutput):
-    """Output of `IlaForVideoClassification`; see `IlaVisionModelOutput` for the fields below `alignment_loss`.
+    """Hold the output of `IlaForVideoClassification`; `IlaVisionModelOutput` describes the fields not listed here.
 
     loss: with `labels`, classification loss plus weighted alignment loss, scalar.
     logits: (B, K); for several views the log of the mean of their probabilities.

@@ -21,7 +21,7 @@ from .numerics_ila import AlignmentBatchNorm, batch_normalize
 
 
 class ConvNorm(nn.Module):
-    """3x3 or 1x1 convolution, batch normalisation, optional 2x2 max pool, ReLU. (B, C, h, w) -> (B, C', h', w')"""
+    """Apply a convolution, batch normalisation, an optional 2x2 max pool and ReLU: (B, C, h, w) -> (B, C', h', w')."""
 
     def __init__(self, convolution: nn.Module, channels: int, *, pool: bool = False) -> None:
         super().__init__()
@@ -30,6 +30,7 @@ class ConvNorm(nn.Module):
         self.pool = pool
 
     def forward(self, features: Any) -> Any:
+        """Map (B, C, h, w) to (B, C', h', w'); pooling halves h and w, where they are more than 1."""
         features = self.convolution(features)
         features = batch_normalize(features, self.batch_norm).to(features.dtype)
         if self.pool:  # a grid smaller than the window is pooled over what it has
@@ -42,18 +43,19 @@ def _conv3x3(channels: int, out_channels: int) -> nn.Conv2d:
 
 
 class GroupedLinear(nn.Conv1d):
-    """A 1x1 convolution with two groups, computed as one batched product: (2, B, C / 2) -> (2, B, C' / 2)."""
+    """Compute a 1x1 convolution with two groups as one batched product: (2, B, C / 2) -> (2, B, C' / 2)."""
 
     def __init__(self, channels: int, out_channels: int) -> None:
         super().__init__(channels, out_channels, 1, groups=2)
 
     def forward(self, halves: torch.Tensor) -> torch.Tensor:
+        """Multiply each half of the channels with its own matrix: (2, B, C / 2) -> (2, B, C' / 2)."""
         weight = self.weight.view(2, -1, halves.shape[-1])
         return torch.baddbmm(self.bias.view(2, 1, -1), halves, weight.mT)  # type: ignore[union-attr]
 
 
 class PairDepthwiseConv(nn.Conv2d):
-    """The depthwise 3x3 convolution of all pairs: frames (B, T, h, w, D) to two halves, (B, T-1, h, w, D) each.
+    """Convolve all pairs depthwise, 3x3: frames (B, T, h, w, D) to two halves, (B, T-1, h, w, D) each.
 
     Each channel sees one frame, so no tensor of the pair is needed: every frame is convolved as a previous and as a
     current frame. With `pairing` "first" or "middle" one frame is the previous one of all pairs, and the first half
@@ -65,6 +67,7 @@ class PairDepthwiseConv(nn.Conv2d):
         self.pairing = pairing
 
     def forward(self, frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # type: ignore[override]
+        """Return the previous and the current halves of all pairs of the frames (B, T, h, w, D)."""
         halves = zip(self._in_a_role(frames), self.weight.chunk(2), self.bias.chunk(2))  # type: ignore[union-attr]
         previous, current = (
             F.conv2d(_channels_first(maps), kernels, offsets, padding=1, groups=len(kernels))
@@ -89,7 +92,7 @@ class PairDepthwiseConv(nn.Conv2d):
 
 
 class PairPointwiseConv(nn.Conv2d):
-    """The 1x1 convolution of pairs given as two halves, (B, T-1, h, w, D) each -> (B * (T-1), C, h, w).
+    """Convolve pairs given as two halves, 1x1: (B, T-1, h, w, D) each -> (B * (T-1), C, h, w).
 
     The first half may be (B, 1, h, w, D), one frame for all pairs.
     """
@@ -98,6 +101,7 @@ class PairPointwiseConv(nn.Conv2d):
         super().__init__(2 * width, channels, 1)
 
     def forward(self, halves: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:  # type: ignore[override]
+        """Map the halves, (B, T-1, h, w, D) each, to features of pairs (B * (T-1), C, h, w)."""
         previous, current = (  # one product per video: it skips frames without this role, and needs no copy
             torch.bmm(half.flatten(1, 3), weight.T.expand(len(half), -1, -1)).unflatten(1, half.shape[1:4])
             for half, weight in zip(halves, self.weight.flatten(1).chunk(2, dim=1))
@@ -107,13 +111,14 @@ class PairPointwiseConv(nn.Conv2d):
 
 
 class SeparableConvolution(nn.Sequential):
-    """`PairDepthwiseConv` and `PairPointwiseConv`: frames (B, T, h, w, D) to pairs (B * (T-1), C, h, w).
+    """Apply `PairDepthwiseConv`, then `PairPointwiseConv`: frames (B, T, h, w, D) to pairs (B * (T-1), C, h, w).
 
     In training the backward pass computes the tensors between the two again, which takes 1 % of a training step and
     saves two tensors of the tower's width in every layer. Compilers decide for themselves what they keep.
     """
 
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
+        """Map frames (B, T, h, w, D) to features of pairs (B * (T-1), C, h, w)."""
         learns = frames.requires_grad or any(weight.requires_grad for weight in self.parameters())
         if self.training and learns and torch.is_grad_enabled() and not torch.compiler.is_compiling():
             return checkpoint(super().forward, frames, use_reentrant=False)
@@ -121,9 +126,10 @@ class SeparableConvolution(nn.Sequential):
 
 
 class PairConvNorm(ConvNorm):
-    """`ConvNorm` of a `PairDepthwiseConv`: frames (B, T, h, w, D) to the pair's two halves, (B, T-1, h, w, D) each."""
+    """Apply a `PairDepthwiseConv`, batch normalisation and ReLU: frames (B, T, h, w, D) to (B, T-1, h, w, D) twice."""
 
     def forward(self, frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Map frames (B, T, h, w, D) to the previous and current halves of the pairs, (B, T-1, h, w, D) each."""
         previous, current = self.convolution(frames)
         pairs = torch.cat([previous.expand_as(current), current], dim=-1)
         normed = batch_normalize(_channels_first(pairs), self.batch_norm).to(pairs.dtype).relu()
@@ -132,13 +138,14 @@ class PairConvNorm(ConvNorm):
 
 
 class PairInteraction(nn.Sequential):
-    """Layers on the concatenated patches of two frames: (B, T, h, w, D) -> (B * (T-1), 2 D, h, w) -> ..."""
+    """Run layers on the concatenated patches of two frames: (B, T, h, w, D) -> (B * (T-1), 2 D, h, w) -> ..."""
 
     def __init__(self, pairing: str, *layers: nn.Module) -> None:
         super().__init__(*layers)
         self.pairing = pairing
 
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
+        """Pair the frames (B, T, h, w, D), and return what the layers make of (B * (T-1), 2 D, h, w)."""
         previous, current = pair_frames(frames, frames, self.pairing)
         return super().forward(_channels_first(torch.cat([previous.expand_as(current), current], dim=-1)))
 
@@ -173,7 +180,7 @@ def interaction_module(config: IlaVisionConfig) -> nn.Sequential:
 
 
 class WindowAttention(nn.Module):
-    """Self-attention inside windows of 3x3 patches (Table 8): (B, C, h, w) -> (B, C, h, w).
+    """Attend inside windows of 3x3 patches (Table 8): (B, C, h, w) -> (B, C, h, w).
 
     The windows do not overlap; a grid that they do not tile is padded, and nothing attends to the padding.
     """
@@ -186,6 +193,7 @@ class WindowAttention(nn.Module):
         self.in_projection, self.out_projection = nn.Linear(channels, 3 * channels), nn.Linear(channels, channels)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Map (B, C, h, w) to (B, C, h, w); each patch attends to the patches of its own window."""
         height, width = features.shape[-2:]
         padding = (0, -width % self.SIDE, 0, -height % self.SIDE)
         padded = F.pad(features, padding)

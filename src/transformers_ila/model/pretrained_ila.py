@@ -40,11 +40,11 @@ FILE_ARGUMENTS = ("use_safetensors", "variant", "weights_only")
 
 
 class Projection(nn.Linear):
-    """The linear layer from a tower's width to the shared space, E."""
+    """Project a tower's width to the shared space, E: (..., D) -> (..., E)."""
 
 
 class IlaPreTrainedModel(FusableModel, CLIPPreTrainedModel):
-    """Initialisation, and loading at another number of frames or image size than the checkpoint's."""
+    """Initialise models, and load them with another number of frames or image size than the checkpoint's."""
 
     config: IlaConfig
     config_class = IlaConfig
@@ -78,8 +78,9 @@ class IlaPreTrainedModel(FusableModel, CLIPPreTrainedModel):
     def from_pretrained(
         cls, pretrained_model_name_or_path: Any, *model_args: Any, config: Any = None, **kwargs: Any
     ) -> Any:
-        """`PreTrainedModel.from_pretrained`, also of CLIP's and ViT's checkpoints; another `num_frames` or
-        `image_size` than the checkpoint's interpolates the position embeddings and says so.
+        """Load an ILA, CLIP or ViT checkpoint, as `PreTrainedModel.from_pretrained` does.
+
+        Another `num_frames` or `image_size` than the checkpoint's interpolates the positions; a warning says so.
         """
         if isinstance(config, PreTrainedConfig) and config.model_type in ("clip", "clip_vision_model"):
             config = cls.config_class.from_dict(config.to_dict())
@@ -125,6 +126,7 @@ class IlaPreTrainedModel(FusableModel, CLIPPreTrainedModel):
 
     def resize_positions(self, *, num_frames: int | None = None, image_size: int | None = None) -> None:
         """Interpolate the position embeddings to another number of frames or image size (pixels), in place."""
+        self._refuse_if_fused("resize_positions")
         before = vision_sizes(self.config)
         asked = {"num_frames": num_frames, "image_size": image_size}
         wanted = {name: before[name] if value is None else value for name, value in asked.items()}

@@ -19,7 +19,7 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json")
 
 
 class IlaProcessorKwargs(ProcessingKwargs, total=False):  # type: ignore[call-arg]
-    """The options of a call are those of `IlaVideoProcessor` and of the tokenizer."""
+    """List the options of a call, which are those of `IlaVideoProcessor` and of the tokenizer."""
 
     videos_kwargs: IlaVideoProcessorKwargs  # type: ignore[misc]
 

@@ -33,7 +33,7 @@ except ImportError:  # only "ata" needs it
 
 
 class TemporalOutput(NamedTuple):
-    """The output of a temporal module.
+    """Hold the output of a temporal module.
 
     hidden_states: the frames, (B, T, L, D), for the layer's residual connections.
     tokens: the input of the spatial attention, (B, T, L or more, D); the layer drops its results after the first L.
@@ -49,7 +49,7 @@ class TemporalOutput(NamedTuple):
 
 
 class TemporalModule(nn.Module):
-    """The base of all temporal modules: a layer calls both methods, and a module overrides one of them."""
+    """Define the interface of all temporal modules: a layer calls both methods, and a module overrides one of them."""
 
     def forward(self, hidden_states: torch.Tensor, height: int, width: int, **kwargs: Any) -> TemporalOutput:
         """Run before the spatial attention, on (B, T, L, D) with height * width = L - 1; kwargs go to attentions."""
@@ -61,9 +61,10 @@ class TemporalModule(nn.Module):
 
 
 class ZeroLinear(nn.Linear):
-    """A linear layer initialised with 0, so that a tower starts as plain CLIP."""
+    """Compute a linear layer that is initialised with 0, so that a tower starts as plain CLIP."""
 
     def init_own_weights(self, factor: float) -> None:
+        """Set weight and bias to 0; `factor` has no effect on that."""
         init.zeros_(self.weight)
         init.zeros_(self.bias)
 
@@ -72,7 +73,7 @@ class ZeroLinear(nn.Linear):
 
 
 class AverageToken(TemporalModule):
-    """One more token per frame, the mean of its patches: Eq. 3a without alignment (Table 4, "Average Pooling").
+    """Add a token to each frame, the mean of its patches: Eq. 3a without alignment (Table 4, "Average Pooling").
 
     It looks at no other frame, and so shows what ILA's token gains by its mask. O(T h w d).
     It costs 0.2 GMACs and no parameters.
@@ -82,12 +83,13 @@ class AverageToken(TemporalModule):
         super().__init__()
 
     def forward(self, hidden_states: torch.Tensor, height: int, width: int, **kwargs: Any) -> TemporalOutput:
+        """Append the mean of the patches to the tokens: (B, T, L, D) -> tokens (B, T, L + 1, D)."""
         token = hidden_states[:, :, 1:].mean(2, keepdim=True)  # (B, T, 1, D)
         return TemporalOutput(hidden_states, torch.cat([hidden_states, token], dim=2))
 
 
 class MessageToken(TemporalModule):
-    """X-CLIP's message (Ni et al. 2022; Figure 3b of the ILA paper): one more token per frame.
+    """Add X-CLIP's message to each frame as one more token (Ni et al. 2022; Figure 3b of the ILA paper).
 
     The class tokens, through a linear layer, attend to each other over the frames, with a residual connection; what
     each frame gets joins its spatial attention. Equals transformers' `XCLIPVisionModel`. O(T^2 d + T d^2).
@@ -102,6 +104,7 @@ class MessageToken(TemporalModule):
         self.drop_path = StochasticDepth(config.drop_path_of(layer_index), mode="row")
 
     def forward(self, hidden_states: torch.Tensor, height: int, width: int, **kwargs: Any) -> TemporalOutput:
+        """Append each frame's message to the tokens: (B, T, L, D) -> tokens (B, T, L + 1, D)."""
         messages = self.message(hidden_states[:, :, 0])  # (B, T, D)
         attended, _ = self.attention(self.norm(messages), **kwargs)
         messages = messages + self.drop_path(attended)
@@ -112,7 +115,7 @@ class MessageToken(TemporalModule):
 
 
 class Shift(TemporalModule):
-    """Temporal shift (Lin et al. 2019) of what the spatial attention sees (Table 4, "Temporal Shift").
+    """Shift channels in time in what the spatial attention sees (Lin et al. 2019; Table 4, "Temporal Shift").
 
     One part in `shift_division` of the channels comes from the frame before, one from the frame after; beyond the clip
     there are zeros. The residual connection keeps the frame itself. No parameters, no multiplications.
@@ -123,6 +126,7 @@ class Shift(TemporalModule):
         self.channels = config.hidden_size // config.shift_division
 
     def forward(self, hidden_states: torch.Tensor, height: int, width: int, **kwargs: Any) -> TemporalOutput:
+        """Shift channels by one frame: (B, T, L, D) -> tokens (B, T, L, D); the hidden states stay."""
         before, after, rest = hidden_states.split(
             [self.channels, self.channels, hidden_states.shape[-1] - 2 * self.channels], dim=-1
         )
@@ -132,7 +136,7 @@ class Shift(TemporalModule):
 
 
 class GlobalTemporalAttention(TemporalModule):
-    """GTA (He et al. 2021), after the spatial attention: learned T x T matrices in place of attention.
+    """Mix frames by GTA (He et al. 2021), after the spatial attention: learned T x T matrices replace attention.
 
     With V = LN(X) W_V, for single positions (pixels) and for K learned regions of each frame:
 
@@ -158,10 +162,12 @@ class GlobalTemporalAttention(TemporalModule):
         self.pixel_out, self.region_out = ZeroLinear(width, width), ZeroLinear(width, width)
 
     def init_own_weights(self, factor: float) -> None:
+        """Draw the T x T matrices with a deviation of `factor` / sqrt(groups * T)."""
         for weights in (self.pixel_weights, self.region_weights):
             init.normal_(weights, std=factor * (weights.shape[1] * weights.shape[3]) ** -0.5)
 
     def after_attention(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Add what positions and regions gather from all frames: (B, T, L, D) -> (B, T, L, D)."""
         normed = self.norm(hidden_states)  # (B, T, L, D)
         patches = normed[:, :, 1:]
         pixels = self.pixel_out(self._mix(self.pixel_weights, self.pixel_value(normed)))
@@ -172,7 +178,7 @@ class GlobalTemporalAttention(TemporalModule):
         return hidden_states + pixels + F.pad(regions, (0, 0, 1, 0))
 
     def _mix(self, weights: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-        """Eq. 7 and 8: (heads, groups, T, T) and (B, T, n, D) -> (B, T, n, D)"""
+        """Compute Eq. 7 and 8: (heads, groups, T, T) and (B, T, n, D) -> (B, T, n, D)."""
         values = values.unflatten(-1, (self.groups, -1))  # (B, T, n, groups, D / groups)
         return torch.einsum("kgts,bsngc->btnkc", weights, values).flatten(-2)
 
@@ -181,7 +187,7 @@ class GlobalTemporalAttention(TemporalModule):
 
 
 class JointAttention(TemporalModule):
-    """Every token sees every token of all frames, with the weights of the spatial attention (TimeSformer's "joint").
+    """Let every token see every token of all frames, by the spatial attention's weights (TimeSformer's "joint").
 
     Frame positions give the order. O(T^2 h^2 w^2 d). It costs 2.6 GMACs and no parameters but the positions.
     """
@@ -190,11 +196,12 @@ class JointAttention(TemporalModule):
         super().__init__()
 
     def forward(self, hidden_states: torch.Tensor, height: int, width: int, **kwargs: Any) -> TemporalOutput:
+        """Put all frames into one sequence: (B, T, L, D) -> tokens (B, 1, T * L, D)."""
         return TemporalOutput(hidden_states, hidden_states.flatten(1, 2)[:, None])  # (B, 1, T * L, D)
 
 
 class TemporalAttention(nn.Module):
-    """Attention over the frames at each position, with a residual connection: (B, T, N, D) -> (B, T, N, D)."""
+    """Attend over the frames at each position, with a residual connection: (B, T, N, D) -> (B, T, N, D)."""
 
     def __init__(self, config: IlaVisionConfig, layer_index: int) -> None:
         super().__init__()
@@ -204,6 +211,7 @@ class TemporalAttention(nn.Module):
         self.drop_path = StochasticDepth(config.drop_path_of(layer_index), mode="row")
 
     def forward(self, patches: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+        """Map patches (B, T, N, D) to (B, T, N, D); each attends to the patches at its position in all frames."""
         over_time = self.norm(patches).transpose(1, 2)  # (B, N, T, D)
         attended, _ = self.attention(over_time.flatten(0, 1), **kwargs)
         attended = self.projection(attended).unflatten(0, over_time.shape[:2]).transpose(1, 2)
@@ -211,7 +219,7 @@ class TemporalAttention(nn.Module):
 
 
 class DividedAttention(TemporalModule):
-    """TimeSformer's divided attention (Bertasius et al. 2021; Figure 3a): over time at each patch, then in space.
+    """Attend over time at each patch, then in space, as TimeSformer does (Bertasius et al. 2021; Figure 3a).
 
     The class tokens, one per frame here as in CLIP, take part in space only. Frame positions give the order.
     O(T^2 h w d + T h w d^2). It costs 13.9 GMACs, 35.5 M parameters.
@@ -222,13 +230,14 @@ class DividedAttention(TemporalModule):
         self.attention = TemporalAttention(config, layer_index)
 
     def forward(self, hidden_states: torch.Tensor, height: int, width: int, **kwargs: Any) -> TemporalOutput:
+        """Attend over time at each patch: (B, T, L, D) -> hidden states (B, T, L, D); the class tokens stay."""
         patches = self.attention(hidden_states[:, :, 1:], **kwargs)
         hidden_states = torch.cat([hidden_states[:, :, :1], patches], dim=2)
         return TemporalOutput(hidden_states, hidden_states)
 
 
 class AlignedAttention(TemporalModule):
-    """ATA (Zhao et al. 2022): attention over time along routes of matched patches.
+    """Attend over time along routes of matched patches, as ATA does (Zhao et al. 2022).
 
     The patches of each frame are matched one to one with those of its predecessor such that the sum of cosines is
     largest (Kuhn-Munkres; Eq. 6, 18), rearranged accordingly from the second frame on (Eq. 3), attended to over time,
@@ -243,6 +252,7 @@ class AlignedAttention(TemporalModule):
         self.dealignment = config.ata_dealignment
 
     def forward(self, hidden_states: torch.Tensor, height: int, width: int, **kwargs: Any) -> TemporalOutput:
+        """Attend over time along the routes: (B, T, L, D) -> hidden states (B, T, L, D); the class tokens stay."""
         class_token, patches = hidden_states[:, :, :1], hidden_states[:, :, 1:]
         routes = aligned_routes(patches)
         patches = self.attention(rearranged(patches, routes), **kwargs)

@@ -30,7 +30,7 @@ FIELDS_UNKNOWN, FIELDS_NONE = 0, 1  # FFmpeg's numbers of field orders
 
 
 class VideoDecodingError(ValueError):
-    """Raised for a video that cannot be read; the message names it and the reason in one line."""
+    """Report a video that cannot be read; the message names it and the reason in one line."""
 
     def __init__(self, name: str, reason: object) -> None:
         super().__init__(" ".join(f"Cannot read the video {name}: {reason}".split()))
@@ -74,19 +74,23 @@ class VideoFile:
     deadline: float  # on time.monotonic()
 
     def check_time(self) -> None:
+        """Raise a VideoDecodingError if the deadline has passed."""
         if time.monotonic() > self.deadline:
             raise VideoDecodingError(self.name, f"reading it takes longer than max_seconds={self.limits.max_seconds}")
 
     def check_count(self, frames: int) -> None:
+        """Raise a VideoDecodingError if the video has more frames than the limits allow."""
         if frames > self.limits.max_frames:
             raise VideoDecodingError(self.name, f"it has more frames than max_frames={self.limits.max_frames}")
 
     def check_bytes(self, count: int) -> None:
+        """Raise a VideoDecodingError if a download has more bytes than the limits allow."""
         limit = self.limits.max_download_bytes
         if count > limit:
             raise VideoDecodingError(self.name, f"more than max_download_bytes={limit} bytes")
 
     def check_size(self, width: int, height: int) -> None:
+        """Raise a VideoDecodingError if a frame of width x height pixels is larger than the limits allow."""
         if width * height > self.limits.max_pixels:
             size = f"{width} x {height}"
             raise VideoDecodingError(self.name, f"frames of {size} pixels exceed max_pixels={self.limits.max_pixels}")
@@ -105,6 +109,7 @@ class OpenVideo:
         self.open()
 
     def open(self) -> None:
+        """Open the file at its start and choose its video stream; raise a VideoDecodingError where it has none."""
         limits = self.file.limits
         if not isinstance(self.file.file, str):
             self.file.file.seek(0)
@@ -133,6 +138,7 @@ class OpenVideo:
             raise
 
     def close(self) -> None:
+        """Close the container."""
         self.container.close()
 
     def packets(self) -> Iterator[Any]:
@@ -165,20 +171,22 @@ class OpenVideo:
 
     @property
     def format(self) -> str:
+        """Return FFmpeg's name of the container format, of several the first, such as "mov"."""
         return self.container.format.name.split(",")[0]
 
     @cached_property
     def codec(self) -> str:
+        """Return FFmpeg's name of the codec, such as "h264"."""
         return self.decoder.codec.canonical_name
 
     @property
     def one_frame_per_packet(self) -> bool:
-        """Whether each packet holds one frame; interlaced video may come as one packet per field."""
+        """Return whether each packet holds one frame; interlaced video may come as one packet per field."""
         return self.codec in ONE_FRAME_PER_PACKET and self.decoder.field_order in (FIELDS_UNKNOWN, FIELDS_NONE)
 
     @cached_property
     def first_delay(self) -> int:
-        """The time from decoding the first packet to showing it, in the stream's time base."""
+        """Return the time from decoding the first packet to showing it, in the stream's time base."""
         packet = next(self.packets())
         return 0 if packet is None or packet.pts is None or packet.dts is None else packet.pts - packet.dts
 
@@ -200,6 +208,7 @@ def opened(file: VideoFile) -> Iterator[OpenVideo]:
 
 
 def reason_of(error: Exception) -> str:
+    """Return what is wrong in FFmpeg's or the system's words, without the file's name."""
     if isinstance(error, av.error.ArgumentError):  # what decoders say of sizes over the limit
         return "its data are invalid, or its frames exceed max_pixels"
     return str(getattr(error, "strerror", None) or error)

@@ -53,7 +53,7 @@ NEAR = 8  # frames: a gap that is decoded through, because a seek costs about as
 
 @dataclass
 class IlaVideoMetadata(VideoMetadata):
-    """Transformers' `VideoMetadata` with measured timestamps instead of `index / fps`.
+    """Extend transformers' `VideoMetadata` by measured timestamps in place of `index / fps`.
 
     timestamps: seconds on the container's clock, one per returned frame, None where the file has none.
     rotation, mirrored: what the display matrix asks for, already applied to the frames: turned counter-clockwise by
@@ -135,6 +135,7 @@ class DecodeStats:
     reason: str = ""
 
     def why_nothing(self) -> str:
+        """Return the reason why no frame came out."""
         if self.bad_packets == 0:
             return "its video stream holds no frame that decodes"
         return f"none of its first {self.bad_packets} packets decodes: {self.reason}"
@@ -158,6 +159,7 @@ class FrameCollector:
 
     @property
     def complete(self) -> bool:
+        """Return whether every frame asked for has come."""
         return len(self.times) == len(self.positions)
 
     def keep(self, index: int, frame: Any) -> None:
@@ -242,7 +244,7 @@ def _decode_sequentially(
 
 
 def _decode_all(video: OpenVideo, kept: FrameCollector) -> DecodeStats:
-    """Decode the stream from its start to its end, packets that fail are skipped and counted."""
+    """Decode the stream from its start to its end; packets that fail are skipped and counted."""
     tally = DecodeStats()
     give_up = time.monotonic() + PATIENCE
     for packet in video.packets():

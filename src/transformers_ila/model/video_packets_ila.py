@@ -32,7 +32,7 @@ SMALL_VOP = 16  # bytes: a shorter packet says that the last MPEG-4 picture stay
 
 
 class IndexMismatch(Exception):
-    """Raised where a file did not keep what the listing of its packets promised."""
+    """Report that a file did not keep what the listing of its packets promised."""
 
 
 def _nowhere() -> np.ndarray:
@@ -41,7 +41,7 @@ def _nowhere() -> np.ndarray:
 
 @dataclass(frozen=True, kw_only=True)
 class PacketList:
-    """List the packets of a stream in the order of the file, before any is decoded.
+    """Hold the packets of a stream in the order of the file, as they are listed before any is decoded.
 
     total: frames that will be shown. trusted: whether groups of pictures may be decoded on their own.
     Of the K packets where decoding may start: `first` (K,) the index of their frame among all frames, ascending,
@@ -57,6 +57,7 @@ class PacketList:
 
     @property
     def last_time(self) -> int | None:
+        """Return the time of the last frame in the stream's time base; None where the times are not known."""
         return None if self.times is None else int(self.times[-1])
 
 
@@ -247,7 +248,7 @@ def _aside(file: str | BinaryIO) -> Iterator[BinaryIO]:
 
 
 class Picture(NamedTuple):
-    """Say what a packet's bytes tell about its picture.
+    """Hold what a packet's bytes tell about its picture.
 
     pictures: coded pictures in the packet.
     anew: the picture refers to nothing before it.

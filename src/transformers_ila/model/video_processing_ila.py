@@ -46,7 +46,7 @@ RESIZE_RATIO = 256 / 224  # short side before the centre crop : crop, as in the 
 
 
 class IlaVideoProcessorKwargs(VideosKwargs, total=False):  # type: ignore[call-arg]
-    """The options of a call, and of the saved JSON, beside transformers' own.
+    """List the options of a call, and of the saved JSON, beside transformers' own.
 
     frame_sampling: "segments" | "uniform" | "dense", the rule that picks the frames (`INDEX_RULES`).
     frame_stride: frames between two frames of a dense clip.

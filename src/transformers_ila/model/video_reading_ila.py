@@ -140,13 +140,16 @@ class SeekableFile:
         self.file = file
 
     def read(self, size: int = -1) -> bytes:
+        """Read up to `size` bytes, or all that are left (-1)."""
         return self._do("read", size)
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Go to an offset in bytes, counted as `io.IOBase.seek` does, and return the new position."""
         place = self._do("seek", offset, whence)
         return self.tell() if place is None else place
 
     def tell(self) -> int:
+        """Return the position in bytes."""
         return self._do("tell")
 
     def _do(self, method: str, *arguments: int) -> Any:

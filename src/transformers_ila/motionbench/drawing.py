@@ -14,7 +14,11 @@ SIZE_RANGE = (0.15, 0.32)  # half a sprite's height over the picture's: smallest
 
 @dataclass(frozen=True)
 class MotionVideo:
-    """frames: (F, S, S, 3) uint8. label: the class."""
+    """Hold a generated video.
+
+    frames: (F, S, S, 3) uint8.
+    label: the class.
+    """
 
     frames: np.ndarray
     label: str
@@ -22,7 +26,13 @@ class MotionVideo:
 
 @dataclass
 class Sprite:
-    """shape: of `SHAPES`. states: (F, 4): x, y, size phase, turn. colour: (3,), 0 to 255. light: (F,), 0 to 1."""
+    """Hold what one sprite looks like and does.
+
+    shape: a key of `SHAPES`.
+    states: (F, 4): x, y, size phase and turn, in cycles.
+    colour: (3,), 0 to 255.
+    light: (F,), 0 to 1; None for full light.
+    """
 
     shape: str
     states: np.ndarray
@@ -31,7 +41,7 @@ class Sprite:
 
 
 def render(sprites: Sequence[Sprite], ground: np.ndarray) -> np.ndarray:
-    """Things, one over the other, on a ground: (S, S, 3) or (F, S, S, 3), 0 to 255 -> (F, S, S, 3) uint8."""
+    """Draw sprites, one over the other, on a ground: (S, S, 3) or (F, S, S, 3), 0 to 255 -> (F, S, S, 3) uint8."""
     side = ground.shape[-2]
     axis = (np.arange(side) + 0.5) / side
     picture = ground
@@ -58,7 +68,7 @@ def _square(u: np.ndarray, v: np.ndarray, edge: np.ndarray) -> np.ndarray:
 
 
 def _flag(u: np.ndarray, v: np.ndarray, edge: np.ndarray) -> np.ndarray:
-    """No turn of it is another turn of it."""
+    """Cover a shape that looks different at every turn."""
     return np.maximum(_cloth(u, v, edge), _pole(u, v, edge))
 
 
@@ -71,7 +81,7 @@ def _pole(u: np.ndarray, v: np.ndarray, edge: np.ndarray) -> np.ndarray:
 
 
 def _bar(u: np.ndarray, v: np.ndarray, edge: np.ndarray) -> np.ndarray:
-    """From top to bottom of the picture."""
+    """Cover a bar from the top to the bottom of the picture."""
     return box_coverage(u, v, (-0.6, 0.6), (-99.0, 99.0), edge)
 
 
@@ -88,6 +98,6 @@ SHAPES: dict[str, Callable[..., np.ndarray]] = {
 def box_coverage(
     u: np.ndarray, v: np.ndarray, wide: tuple[float, float], high: tuple[float, float], edge: np.ndarray
 ) -> np.ndarray:
-    """Coverage, 0 to 1, of a rectangle with edges one pixel soft."""
+    """Return the coverage, 0 to 1, of a rectangle whose edges are one pixel soft."""
     inside = np.minimum.reduce([u - wide[0], wide[1] - u, v - high[0], high[1] - v])
     return (inside / edge + 0.5).clip(0, 1)

@@ -45,8 +45,11 @@ FRAMES, FPS = 16, 8
 
 @dataclass
 class Scene:
-    """sprites: painted one over the other. pan: (F, 2) of the ground. textured: whether the ground shows the pan.
+    """Hold what a video shows.
 
+    sprites: painted one over the other.
+    pan: (F, 2), how far the ground has moved along x and y, in cycles.
+    textured: whether the ground shows the pan.
     times: (F,) seconds at which the frames are shown; None for `FPS`.
     """
 
@@ -57,7 +60,7 @@ class Scene:
 
 
 def _ground(scene: Scene, split: str, rng: np.random.Generator, *, side: int) -> np.ndarray:
-    """Dark and noisy; textured with waves that fit the torus, so that a pan has no seam. (F, S, S, 3)"""
+    """Draw the ground (F, S, S, 3), dark and noisy; a textured one has waves that fit the torus, without a seam."""
     frames = len(scene.pan)
     dark, noise = rng.uniform(10, 60, 3), rng.normal(0, 5, (1, side, side, 1))
     ground = np.broadcast_to(dark + noise, (frames, side, side, 3)).astype(float)
@@ -74,7 +77,7 @@ def _ground(scene: Scene, split: str, rng: np.random.Generator, *, side: int) ->
 
 
 def _colour(split: str, rng: np.random.Generator, *, bright: float = 1.0) -> np.ndarray:
-    """Of a hue that only this split has. (3,), 0 to 255"""
+    """Draw a colour (3,), 0 to 255, of a hue that only this split has."""
     hue = (rng.integers(HUES // 3) * 3 + SPLITS.index(split) + rng.uniform(0.1, 0.9)) / HUES
     return 255 * np.array(colorsys.hsv_to_rgb(hue, rng.uniform(0.45, 1.0), bright * rng.uniform(0.85, 1.0)))
 
@@ -98,7 +101,7 @@ def _moving(way: Sequence[float], rng: np.random.Generator, speed: tuple[float, 
 
 
 def _anywhere(rng: np.random.Generator, speed: tuple[float, float] = SPEED) -> np.ndarray:
-    """Speeds of a random direction."""
+    """Draw speeds (4,) of a random direction."""
     angle = rng.uniform(0, 2 * np.pi)
     return _moving((np.cos(angle), np.sin(angle)), rng, speed)
 
@@ -124,7 +127,7 @@ def _scale(kind: str, split: str, rng: np.random.Generator) -> Scene:
 
 
 def _relative(kind: str, split: str, rng: np.random.Generator) -> Scene:
-    """Both drift the same way; only the disc moves on top of that."""
+    """Let both sprites drift the same way, and only the disc move on top of that."""
     drift = _anywhere(rng)
     square = Sprite("square", _steps(rng, drift), _colour(split, rng))
     disc = Sprite("disc", _steps(rng, drift + _moving(WAYS[kind], rng)), _colour(split, rng))
@@ -132,7 +135,7 @@ def _relative(kind: str, split: str, rng: np.random.Generator) -> Scene:
 
 
 def _order(kind: str, split: str, rng: np.random.Generator) -> Scene:
-    """Both light up for two frames in every eight, one two frames before the other."""
+    """Let both sprites light up for two frames in every eight, one two frames before the other."""
     cycle = (np.arange(FRAMES) + rng.integers(8)) % 8
     first, second = np.where(cycle < 2, 1.0, 0.35), np.where((cycle >= 2) & (cycle < 4), 1.0, 0.35)
     lights = (first, second) if kind == "disc first" else (second, first)
@@ -143,7 +146,7 @@ def _order(kind: str, split: str, rng: np.random.Generator) -> Scene:
 
 
 def _occlusion(kind: str, split: str, rng: np.random.Generator) -> Scene:
-    """Behind the bar it goes on, or turns back."""
+    """Let a sprite go behind a bar, where it goes on or turns back."""
     bar = rng.uniform()
     travelled = rng.uniform() + np.arange(FRAMES) * rng.uniform(0.075, 0.1)
     if kind == "turns back":  # from one side of the bar around the torus to its other side, and back
@@ -157,13 +160,13 @@ def _occlusion(kind: str, split: str, rng: np.random.Generator) -> Scene:
 
 
 def _camera(kind: str, split: str, rng: np.random.Generator) -> Scene:
-    """The ground pans; the sprite goes its own way. Before an untextured ground there would be nothing to see."""
+    """Pan the ground while the sprite goes its own way; without texture nothing would show the pan."""
     pan = rng.uniform(size=2) + np.arange(FRAMES)[:, None] * np.array(WAYS[kind]) * rng.uniform(*PAN_SPEED)
     return Scene([Sprite("flag", _steps(rng, _anywhere(rng)), _colour(split, rng))], pan, textured=True)
 
 
 def _over_ground(kind: str, split: str, rng: np.random.Generator) -> Scene:
-    """Ground and sprite both move on the screen; the class is the sprite's motion over the ground.
+    """Move both the ground and the sprite on the screen; the class is the sprite's motion over the ground.
 
     The sprite is the faster one: its motion on the screen alone tells the class of 96 in 100 videos, so this asks for
     motion in front of a moving ground rather than for the difference of the two. "relative" asks for the latter: what
@@ -176,7 +179,7 @@ def _over_ground(kind: str, split: str, rng: np.random.Generator) -> Scene:
 
 
 def _variable_rate(kind: str, split: str, rng: np.random.Generator) -> Scene:
-    """Uneven times between the frames, in the file as on the screen."""
+    """Leave uneven times between the frames, in the file as on the screen."""
     times = np.concatenate([[0.0], rng.uniform(0.4, 1.6, FRAMES - 1).cumsum()])
     states = _steps(rng, _moving(WAYS[kind], rng), times)
     return Scene([Sprite("flag", states, _colour(split, rng))], times=times / FPS)
@@ -184,7 +187,12 @@ def _variable_rate(kind: str, split: str, rng: np.random.Generator) -> Scene:
 
 @dataclass(frozen=True)
 class Task:
-    """classes: names. scene: of a class, in a split, by a generator. grade: 1 easy to 3 hard."""
+    """Hold one task of MotionBench.
+
+    classes: the names of its classes.
+    scene: draws a scene of a class, in a split, by a generator.
+    grade: how hard it is, from 1 to 3.
+    """
 
     classes: tuple[str, ...]
     scene: Callable[[str, str, np.random.Generator], Scene]
@@ -209,7 +217,7 @@ TASKS: dict[str, Task] = {
 
 
 def bench_labels(tasks: Sequence[str] = tuple(TASKS)) -> list[str]:
-    """Class names, "task, class", sorted as folders are read.
+    """Return the class names, "task, class", sorted as folders are read.
 
     Raises:
         ValueError: a task that is none.
@@ -221,7 +229,7 @@ def bench_labels(tasks: Sequence[str] = tuple(TASKS)) -> list[str]:
 
 
 def bench_video(label: str, split: str, *, seed: int, index: int, side: int = 32) -> tuple[MotionVideo, Scene]:
-    """One video of a class, which depends on its arguments alone.
+    """Make one video of a class; it depends on the arguments alone.
 
     Raises:
         ValueError: an unknown label or split.
@@ -238,7 +246,7 @@ def bench_video(label: str, split: str, *, seed: int, index: int, side: int = 32
 def bench_videos(
     split: str, *, per_class: int, seed: int = 0, side: int = 32, tasks: Sequence[str] = tuple(TASKS)
 ) -> Iterator[tuple[MotionVideo, Scene]]:
-    """`per_class` videos of each class, the classes in turn."""
+    """Yield `per_class` videos of each class; the classes take turns."""
     labels = bench_labels(tasks)
     for index in range(per_class):
         for label in labels:
@@ -248,7 +256,7 @@ def bench_videos(
 def write_bench(
     folder: str | Path, *, size: str = "minute", seed: int = 0, tasks: Sequence[str] = tuple(TASKS)
 ) -> dict[str, Path]:
-    """Write H.264 files as `folder/<split>/<label>/<number>.mp4`; returns the splits' folders.
+    """Write H.264 files as `folder/<split>/<label>/<number>.mp4`, and return the splits' folders.
 
     What is there already is kept, so that a broken run goes on. `bench.plan.json` says what is written.
 
@@ -294,7 +302,7 @@ PLAIN_SPEED = (0.075, 0.11)  # change per frame, drawn once per video, in cycles
 
 
 def make_video(label: str, rng: np.random.Generator, *, num_frames: int = FRAMES, size: int = 32) -> MotionVideo:
-    """One video of a class of `MOTIONS`; everything else about it comes from `rng`."""
+    """Make one video of a class of `MOTIONS`; `rng` decides everything else about it."""
     speed = rng.uniform(PLAIN_SPEED[0], PLAIN_SPEED[1], 4) * MOTIONS[label]
     states = rng.uniform(size=4) + np.arange(num_frames)[:, None] * speed
     dark, bright = rng.uniform(0, 60, 3), rng.uniform(150, 255, (2, 3))
@@ -305,7 +313,7 @@ def make_video(label: str, rng: np.random.Generator, *, num_frames: int = FRAMES
 def make_videos(
     count: int, *, seed: int, labels: tuple[str, ...] = tuple(MOTIONS), num_frames: int = FRAMES, size: int = 32
 ) -> Iterator[MotionVideo]:
-    """`count` videos, the classes in turn; the same seed gives the same videos."""
+    """Yield `count` videos; the classes take turns, and the same seed gives the same videos."""
     rng = np.random.default_rng(seed)
     for index in range(count):
         yield make_video(labels[index % len(labels)], rng, num_frames=num_frames, size=size)

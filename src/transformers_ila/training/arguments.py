@@ -14,7 +14,7 @@ SCALARS = ("logit_scale",)  # parameters without any dimension
 
 @dataclass
 class IlaTrainingArguments(TrainingArguments):
-    """`TrainingArguments` with the paper's values for Kinetics-400 (Table 14) as defaults, and these beside them.
+    """Extend `TrainingArguments`; the defaults are the paper's values for Kinetics-400 (Table 14).
 
     Fields:
         new_lr_scale: learning rate of what CLIP does not have, over `learning_rate` (Appendix A: 10; SSv2: 1).

@@ -102,7 +102,7 @@ def names_left_or_right(class_names: Iterable[str]) -> bool:
 
 @dataclass(frozen=True)
 class ClipAugmentation:
-    """Random crop, flip and colours of a training clip, drawn once and applied to all its frames.
+    """Crop, flip and recolour a training clip at random; what is drawn applies to all its frames.
 
     Call it with frames (T, 3, H, W) uint8 RGB, of any size, and a CPU generator; it returns (T, 3, size, size) uint8.
 
@@ -295,7 +295,7 @@ RAND_AUGMENT: dict[str, Callable[[torch.Tensor, float, list[float]], torch.Tenso
 
 @dataclass(frozen=True)
 class MixClips:
-    """Mixup or CutMix of a training batch, and label smoothing: every clip with another one of its batch.
+    """Mix every clip of a training batch with another one by mixup or CutMix, and smooth the labels.
 
     Call it with a batch and a CPU generator. `pixel_values` (B, T, C, H, W) floating point, as normalised, or uint8,
     which mixup computes in float32 and rounds once; `labels` (B,) class indices, or (B, K) probabilities or several

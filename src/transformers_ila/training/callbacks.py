@@ -96,6 +96,7 @@ class JitterDecay(TrainerCallback, ExportableState):
         self.epoch, self.initial = epoch, initial
 
     def state(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps of this callback, as `ExportableState` asks."""
         return {"args": {"epoch": self.epoch}, "attributes": {"initial": self.initial}}
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
@@ -160,7 +161,7 @@ class StopOnSignal(TrainerCallback):
             control.should_save = True
 
     def stop(self, state: Any, control: Any) -> None:
-        """Take no further step; also where none could be taken."""
+        """Make the Trainer take no further step, also where none could be taken."""
         self.stopped = True
         logger.warning(f"SIGTERM: saving at step {state.global_step}, then stopping.")
         control.should_training_stop = True

@@ -35,7 +35,7 @@ NO_REPLACEMENT = "No replacement could be read for a video"
 
 
 class Clips(Dataset):
-    """Videos of annotations as model inputs, read by the processor's rules.
+    """Serve the videos of annotations as model inputs, read by the processor's rules.
 
     Args:
         annotations: what `read_annotations` returns.
@@ -79,7 +79,7 @@ class Clips(Dataset):
 
 
 class EvaluationClips(Clips):
-    """Clips to evaluate on: `{"pixel_values": (T, C, H, W), "labels": class index}`, one centre view of each video.
+    """Serve clips to evaluate on: `{"pixel_values": (T, C, H, W), "labels": class index}`, one centre view of each.
 
     A video that cannot be read is not replaced. Its clip is zeros and its label -100, which the loss ignores and
     `top_accuracies` counts. Where videos have several labels, each of the K is -100, which `IlaTrainer` and
@@ -101,7 +101,7 @@ class EvaluationClips(Clips):
 
 
 class TrainingClips(Clips):
-    """Augmented clips: `{"pixel_values": (T, C, size, size), "labels": class index, "clip_seed": int}`.
+    """Serve augmented clips: `{"pixel_values": (T, C, size, size), "labels": class index, "clip_seed": int}`.
 
     Where videos could not be read before one could, the item has "unreadable", too: their names and reasons, as pairs.
     `ClipCollator` hands them on in the batch, where `IlaTrainer` finds them. `set_epoch` must be called before each
@@ -142,6 +142,7 @@ class TrainingClips(Clips):
 
     @property
     def epoch(self) -> int:
+        """Return the epoch, which all processes that read share."""
         return int(self._epoch)
 
     def set_epoch(self, epoch: int) -> None:

@@ -56,7 +56,7 @@ STREAM_FIXES = {  # what decides, where shards are streamed, who reads which; to
 
 @dataclass
 class ModelArguments:
-    """The network, and the weights that it begins with."""
+    """Choose the network, and the weights that it begins with."""
 
     _argument_group_name = "model"
 
@@ -72,7 +72,7 @@ class ModelArguments:
     config: str | None = field(default=None, metadata={"help": "more fields of IlaConfig, as a JSON object"})
 
     def model_fields(self) -> dict[str, Any]:
-        """The fields of `IlaConfig` that the recipe sets.
+        """Return the fields of `IlaConfig` that the recipe sets.
 
         Raises:
             ValueError: `config` is no JSON object.
@@ -87,7 +87,7 @@ class ModelArguments:
 
 @dataclass
 class VideoArguments:
-    """The videos to train on and to evaluate on."""
+    """Choose the videos to train on and to evaluate on."""
 
     _argument_group_name = "videos"
 
@@ -116,7 +116,7 @@ class VideoArguments:
 
 @dataclass
 class ClipArguments:
-    """Which frames are taken of a video, and how clips and their labels are changed in training (Table 14)."""
+    """Choose which frames are taken of a video, and how clips and labels are changed in training (Table 14)."""
 
     _argument_group_name = "clips"
 
@@ -154,7 +154,7 @@ class ClipArguments:
 
 @dataclass
 class RecipeArguments(ClipArguments, VideoArguments, ModelArguments):
-    """What a training run consists of, beside the optimisation, which is `IlaTrainingArguments`'."""
+    """Hold what a training run consists of, beside the optimisation, which `IlaTrainingArguments` holds."""
 
     _argument_group_name = "run"
 
@@ -200,7 +200,7 @@ def validate_config_fields(wanted: dict[str, Any]) -> dict[str, Any]:
 
 
 class _Parser(HfArgumentParser):
-    """Options of both dataclasses; `null` is None where a field may be that."""
+    """Read the options of both dataclasses; `null` is None where a field may be that."""
 
     def __init__(self) -> None:
         super().__init__([RecipeArguments, IlaTrainingArguments], allow_abbrev=False, add_help=False)
@@ -219,7 +219,7 @@ class _Parser(HfArgumentParser):
 
 
 class _UniqueKeys(yaml.SafeLoader):
-    """YAML in which no key stands twice."""
+    """Load YAML, and refuse a key that stands twice."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]

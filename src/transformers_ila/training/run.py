@@ -33,7 +33,7 @@ logger = logging.get_logger(__name__)
 def train(
     recipe: RecipeArguments, args: IlaTrainingArguments, *, progress: Callable[[str], object] = logger.info
 ) -> IlaTrainer:
-    """Train as `parse` has read it; every process of a run calls this. The trainer has the trained model.
+    """Train as the recipe and the arguments say, and return the trainer with its model; every process calls this.
 
     With `recipe.resume` it goes on from the last whole checkpoint in `args.output_dir`, or begins where there is none.
     After SIGTERM it returns early, with `trainer.stop.stopped` set and a checkpoint written.

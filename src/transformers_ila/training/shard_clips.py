@@ -145,7 +145,7 @@ class ShardClips(IterableDataset):
 
 
 class RowClips(ShardClips):
-    """`ShardClips` of a streaming data set, `datasets.load_dataset(..., streaming=True)`.
+    """Yield items as `ShardClips` does from a streaming data set, `datasets.load_dataset(..., streaming=True)`.
 
     `split_dataset_by_node` of `datasets` divides it among ranks, and `datasets` itself among workers. Shards are read
     in their own order; shuffle them before, or by `buffer`.
@@ -172,6 +172,7 @@ class RowClips(ShardClips):
         super().__init__(source, processor, **options)
 
     def checked(self, source: Any) -> Any:
+        """Return the streaming data set with its videos not decoded; ValueError where a column is missing."""
         features = source.features or source._resolve_features().features
         missing = [name for name in (self.video, self.label) if name not in features]
         if missing:
@@ -180,6 +181,7 @@ class RowClips(ShardClips):
         return source.cast_column(self.video, type(kind)(decode=False)) if hasattr(kind, "decode") else source
 
     def stream(self, epoch: int, place: int, places: int) -> Iterator[Sample]:
+        """Yield the rows of this epoch that `datasets` gives to this worker."""
         from datasets.distributed import split_dataset_by_node
 
         rows = split_dataset_by_node(self.source, rank=self.rank, world_size=self.ranks)
@@ -193,7 +195,7 @@ class RowClips(ShardClips):
 
 
 class _VideoOfRow(NamedTuple):
-    """A video that `datasets` has not decoded: a dict of "path" and "bytes", or bytes."""
+    """Hold a video that `datasets` has not decoded: a dict of "path" and "bytes", or bytes."""
 
     value: Any
     name: str

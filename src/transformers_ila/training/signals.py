@@ -22,7 +22,7 @@ SAME_ORDER = 2.0  # seconds in which several SIGTERMs count as one: launchers re
 
 @dataclass(frozen=True)
 class IgnoreSigtermInWorker:
-    """A `worker_init_fn` that makes a worker ignore SIGTERM unless its parent sends it.
+    """Make a worker ignore SIGTERM unless its parent sends it; this is a `worker_init_fn`.
 
     before: another `worker_init_fn`, which is called first.
     """
@@ -55,7 +55,7 @@ def with_outliving_workers(loader: DataLoader) -> DataLoader:
 
 
 class SecondSignal:
-    """Between `begin` and `end`, a SIGTERM that follows another one ends the process at once; for the main thread.
+    """End the process at once at a SIGTERM that follows another one, between `begin` and `end`; for the main thread.
 
     Python runs handlers only between its own instructions, but C writes to its wake-up file at any time.
     """

@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 class SynchronisedBatchNorm(_BatchNorm):
-    """`nn.BatchNorm*d` that sums over all processes in training mode; its state has the same names and shapes."""
+    """Normalise as `nn.BatchNorm*d` with sums over all processes in training mode; the state has the same form."""
 
     def _check_input_dim(self, input: torch.Tensor) -> None:
         if input.dim() < 2:

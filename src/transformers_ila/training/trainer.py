@@ -90,7 +90,7 @@ def _rows_without_label(labels: torch.Tensor) -> torch.Tensor:
 
 
 class IlaTrainer(Trainer):
-    """`Trainer` with the paper's optimisation, as the module describes it; its `args` are `IlaTrainingArguments`.
+    """Train with the paper's optimisation, as the module describes it; its `args` are `IlaTrainingArguments`.
 
     Args:
         args, kwargs: the arguments of `Trainer`.
@@ -320,8 +320,8 @@ class IlaTrainer(Trainer):
     # logging
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Training lines also have both parts of the loss, videos per second over all processes, the share of the time
-        that was spent waiting for data, and the peak memory in GiB: of this process's GPU, or of the process.
+        """Add to training lines both parts of the loss, videos per second over all processes, the share of time spent
+        waiting for data, and the peak memory in GiB: of this process's GPU, or of the process.
 
         That time is the training's own: without evaluating and saving.
         """
@@ -356,7 +356,7 @@ class IlaTrainer(Trainer):
     # checkpoints
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
-        """`Trainer.train`; `resume_from_checkpoint=True` takes the last whole checkpoint, if there is one.
+        """Train as `Trainer.train`; `resume_from_checkpoint=True` takes the last whole checkpoint, if there is one.
 
         After SIGTERM it returns, with `stop.stopped` set; another SIGTERM, seconds later, ends the process at once.
         """
@@ -389,7 +389,7 @@ class IlaTrainer(Trainer):
         return self.set_initial_training_values(self.args, self.get_train_dataloader())[-1]
 
     def restore_finished_run(self, checkpoint: str, state: TrainerState) -> TrainOutput:
-        """The state after the last step of a run that has taken all its steps."""
+        """Load the state after the last step of a run that has taken all its steps, and return its output."""
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             raise ValueError(f"{checkpoint!r} has all its {state.global_step} steps: nothing is left to train.")
         self._load_from_checkpoint(checkpoint)
@@ -451,7 +451,7 @@ class IlaTrainer(Trainer):
         return nullcontext() if self.average is None else self.average.in_place()
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """`Trainer.evaluate` of the averaged weights where there are any; the classes' texts are encoded once."""
+        """Evaluate the averaged weights where there are any, as `Trainer.evaluate`; class texts are encoded once."""
         model = self.accelerator.unwrap_model(self.model)
         texts_once = getattr(model, "constant_class_features", nullcontext)  # TimeSformer has no texts
         with self._clock_stopped(), self.averaged(), texts_once():

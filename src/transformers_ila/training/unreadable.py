@@ -21,7 +21,7 @@ REPORT = "unreadable_videos.json"
 
 
 class UnreadableVideosError(RuntimeError):
-    """Training cannot go on without the videos that cannot be read."""
+    """Report that training cannot go on without the videos that cannot be read."""
 
 
 @dataclass

@@ -54,7 +54,7 @@ def plot_confusion_matrix(matrix: torch.Tensor, names: Sequence[str]) -> Image.I
 
 
 def _legible(name: str, index: int) -> str:
-    """The name in one line, cut where it is long; the index in place of a name with letters that the font has not."""
+    """Return the name in one line, cut where it is long, or the index where the font lacks letters of the name."""
     from matplotlib.font_manager import findfont, get_font
 
     line = " ".join(name.split())
