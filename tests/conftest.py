@@ -31,3 +31,10 @@ def pytest_configure(config: pytest.Config) -> None:
     for mark in SUITE_MARKS:
         config.addinivalue_line("markers", f"{mark}: of transformers' common suites")
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def compiled_code_of_others_is_forgotten(request: pytest.FixtureRequest) -> None:
+    """Compiled code is kept per function, not per model: what earlier tests compiled would count against the limit."""
+    if "compile" in request.node.name:
+        torch.compiler.reset()

@@ -324,9 +324,9 @@ class AlignedTimesformerForVideoClassification(_AlignedTimesformer, TimesformerF
         self.classifier = nn.Linear(config.hidden_size, config.num_labels) if config.num_labels else nn.Identity()
         self.post_init()
 
+    @can_return_tuple
     def get_video_features(self, pixel_values: torch.Tensor, **kwargs: Any) -> AlignedTimesformerOutput:
         """Compute the features of the class token, not normalised: (B, T, C, H, W) -> `pooler_output` (B, D)."""
-        kwargs.pop("return_dict", None)
         outputs = self.timesformer(pixel_values, return_dict=True, **kwargs)
         outputs.pooler_output = outputs.last_hidden_state[:, 0]
         return outputs
