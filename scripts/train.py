@@ -1,6 +1,6 @@
 import sys
 
-from transformers_ila.cli.main import main
+from ila_cli import main
 
 
 sys.exit(main(["train", *sys.argv[1:]]))

@@ -182,7 +182,7 @@ def test_every_verb_has_a_door():
 
 
 def test_an_unknown_verb_behind_the_entry(capsys):
-    assert main(["predikt"]) == 2 and "Did you mean 'predict'?" in capsys.readouterr().err
+    assert ila_cli.main(["predikt"]) == 2 and "Did you mean 'predict'?" in capsys.readouterr().err
 
 
 @pytest.mark.slow

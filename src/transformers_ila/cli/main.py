@@ -21,8 +21,6 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers.utils import logging
 
-from ila_cli import VERBS, usage_error
-
 from ..distributed import RemoteRankError
 from .parsing import HELP, help_text, read_options
 
@@ -34,11 +32,9 @@ logger = logging.get_logger(__name__)
 FAILURES = (ValueError, OSError, RuntimeError, ImportError, SafetensorError, StrictDataclassError)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run `ila VERB ...` and return its exit code; 2 for an unknown verb."""
-    verb, *rest = sys.argv[1:] if arguments is None else arguments
-    if verb not in VERBS:
-        return usage_error(verb)
+def main(arguments: Sequence[str]) -> int:
+    """Run the verb that the first word names, and return its exit code. `ila_cli` refuses words that are no verb."""
+    verb, *rest = arguments
     return run_verb(import_module(f".{verb.replace('-', '_')}", __package__), rest)
 
 
