@@ -12,6 +12,14 @@ from PIL import Image
 
 from support.paths import ROOT
 from transformers_ila.model import configuration_ila
+from transformers_ila.model.configuration_ila import CLIP_SIZES
+
+
+@pytest.fixture(autouse=True)
+def sizes_stay():
+    """The programs add a tiny tower to the four that there are; other tests count them."""
+    yield
+    CLIP_SIZES.pop("tiny", None)
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ import pytest
 
 import ila_cli
 from support.paths import ROOT, SCRIPTS
-from transformers_ila.cli.main import main, run_verb
+from transformers_ila.cli.main import run_verb
 from transformers_ila.cli.parsing import help_text, read_options
 from transformers_ila.distributed import RemoteRankError
 from transformers_ila.version import __version__
