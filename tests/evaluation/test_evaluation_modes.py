@@ -337,7 +337,7 @@ def test_a_fault_in_one_process_ends_all(tmp_path, folder):
     run = torchrun(SCRIPT, *options)
     assert run.returncode != 0 and not (tmp_path / "r.json").exists()
     assert run.stderr.count("ila evaluate: error: ") == run.stderr.count("not 2 processes'") == 1
-    assert "exitcode  : 2" in run.stderr  # of the first that ended; the launcher may end the other before it has its own
+    assert "exitcode  : 2" in run.stderr  # of the first that ends; the launcher may kill the other before that
     program = tmp_path / "program.py"
     program.write_text(
         "from transformers_ila.distributed import all_gather, all_succeed, process_group\n"
