@@ -43,18 +43,8 @@ def samples(folder):
 
 
 @pytest.fixture(scope="module")
-def model():
-    return make_model()
-
-
-@pytest.fixture(scope="module")
 def several():
     return make_model(problem_type=SEVERAL)
-
-
-@pytest.fixture(scope="module")
-def processor(model):
-    return IlaVideoProcessor.for_model(model.config)
 
 
 def save(folder, model):

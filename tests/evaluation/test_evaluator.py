@@ -34,16 +34,6 @@ SCRIPT = SCRIPTS / "evaluate.py"
 
 
 @pytest.fixture(scope="module")
-def model():
-    return make_model()
-
-
-@pytest.fixture(scope="module")
-def processor(model):
-    return IlaVideoProcessor.for_model(model.config)
-
-
-@pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Sixteen videos, two of them twice as wide as high."""
     root = tmp_path_factory.mktemp("videos")

@@ -33,16 +33,6 @@ from transformers_ila.motionbench.tasks import write_folder
 
 
 @pytest.fixture(scope="module")
-def model():
-    return make_model()
-
-
-@pytest.fixture(scope="module")
-def processor(model):
-    return IlaVideoProcessor.for_model(model.config)
-
-
-@pytest.fixture(scope="module")
 def videos(tmp_path_factory):
     return [(path, 0) for path in write_folder(tmp_path_factory.mktemp("videos"), 5, seed=0, num_frames=6)]
 

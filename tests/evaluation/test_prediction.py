@@ -31,16 +31,6 @@ SCRIPT = SCRIPTS / "predict.py"
 
 
 @pytest.fixture(scope="module")
-def model():
-    return make_model()
-
-
-@pytest.fixture(scope="module")
-def processor(model):
-    return IlaVideoProcessor.for_model(model.config)
-
-
-@pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Eight videos and one that cannot be read; names with a line break, blanks, and bytes that are no text."""
     root = tmp_path_factory.mktemp("videos")

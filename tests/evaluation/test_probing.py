@@ -10,8 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
-from support.evaluation_models import TOLERANCE, make_model, views_of
-from transformers_ila import IlaVideoProcessor
+from support.evaluation_models import TOLERANCE, views_of
 from transformers_ila.cli.main import run_verb
 from transformers_ila.data.annotations import read_annotations
 from transformers_ila.evaluation import probing
@@ -28,16 +27,6 @@ from transformers_ila.evaluation.probing import (
 )
 from transformers_ila.motionbench.tasks import make_videos, write_folder
 from transformers_ila.video_writing import write_mp4
-
-
-@pytest.fixture(scope="module")
-def model():
-    return make_model()
-
-
-@pytest.fixture(scope="module")
-def processor(model):
-    return IlaVideoProcessor.for_model(model.config)
 
 
 @pytest.fixture(scope="module")

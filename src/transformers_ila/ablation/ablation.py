@@ -14,8 +14,8 @@ import yaml
 
 from ..cost import count
 from ..data.annotations import Annotations, read_annotations
-from ..data.samples import samples_hash
-from ..model.configuration_ila import CLIP_SIZES, IlaConfig
+from ..data.samples import refuse_common_videos, samples_hash
+from ..model.configuration_ila import CLIP_SIZES, IlaConfig, label_fields
 from ..motionbench.tasks import SIZES, TASKS, bench_labels
 from ..training.arguments import IlaTrainingArguments
 from ..training.augmentation import ClipAugmentation
@@ -116,15 +116,12 @@ class Ablation:
         if training.class_names is None:
             raise ValueError(f"Nothing names the classes of {self.train_list!r}: give `labels`.")
         test = self._read(self.test_list, training.class_names)
-        both = {sample.video for sample in training.samples} & {sample.video for sample in test.samples}
-        if both:
-            raise ValueError(f"{len(both)} videos are in both lists, such as {min(map(str, both))!r}.")
+        refuse_common_videos(training, test)
         return training, test
 
     def _read(self, source: str, labels: Any) -> Annotations:
-        if Path(source).is_dir():
-            return read_annotations(source, labels=labels)
-        return read_annotations(source, labels=labels, root=self.videos, multi_label=False)
+        root = None if Path(source).is_dir() else self.videos
+        return read_annotations(source, labels=labels, root=root, multi_label=False)
 
     @property
     def class_names(self) -> list[str]:
@@ -147,9 +144,7 @@ class Ablation:
 
     def fields_of(self, variant: str) -> dict[str, Any]:
         """Return the fields of a variant's IlaConfig, with its labels."""
-        labels = self.class_names
-        names = {"id2label": dict(enumerate(labels)), "label2id": {name: index for index, name in enumerate(labels)}}
-        return {**self.model, **self.variants[variant], **names}
+        return {**self.model, **self.variants[variant], **label_fields(self.class_names)}
 
     def decided(self, variant: str) -> dict[str, Any]:
         """Return everything, beside its seed, that the result of a variant's run depends on."""

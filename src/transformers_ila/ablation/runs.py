@@ -139,10 +139,9 @@ def start_model(ablation: Ablation, variant: str, weights: str) -> IlaForVideoCl
     New weights are drawn from torch's generator. A text head has orthogonal class features where there are no CLIP
     weights, whose words could be compared.
     """
-    wanted = {name: value for name, value in ablation.fields_of(variant).items() if name != "vision_config"}
-    labels = list(wanted.pop("id2label").values())
-    del wanted["label2id"]
-    wanted = {**VARIANT_DEFAULTS, **wanted}
+    labels, of_weights = ablation.class_names, ("vision_config", "id2label", "label2id")
+    fields = {name: value for name, value in ablation.fields_of(variant).items() if name not in of_weights}
+    wanted = {**VARIANT_DEFAULTS, **fields}
     if wanted.get("classification_head") != "text" or ablation.clip is not None:
         return IlaForVideoClassification.from_pretrained(weights, labels=labels, **wanted)
     model = IlaForVideoClassification.from_pretrained(weights, class_features="embeddings", **wanted)

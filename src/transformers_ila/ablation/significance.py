@@ -59,7 +59,7 @@ def sign_flip_test(differences: np.ndarray, *, draws: int = DRAWS, seed: int = 0
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Correct p-values for multiple tests (Holm): the smallest counts all of them, the next one all but one, etc."""
+    """Return the p-values corrected for multiple tests by Holm's step-down method, in the order given."""
     corrected, highest = [0.0] * len(p_values), 0.0
     for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
         highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))

@@ -34,7 +34,9 @@ OVER_THE_RECIPE = ("train_list", "test_list", "videos", "labels", "clip", "varia
 
 @dataclass
 class AblateOptions:
-    """Options of `ila ablate`."""
+    """Hold the options of `ila ablate`."""
+
+    _argument_group_name = "options of ila ablate"
 
     recipe: str = field(default="", metadata={"help": "name or file of the recipe, such as ablation_small"})
     output: str = field(default="ablation", metadata={"help": "folder for videos, runs, tables and pictures"})

@@ -25,7 +25,9 @@ EXAMPLES = (
 
 @dataclass
 class AnalyseOptions:
-    """Options of `ila analyse`."""
+    """Hold the options of `ila analyse`."""
+
+    _argument_group_name = "options of ila analyse"
 
     model: str = field(metadata={"help": "folder or Hub id of a model saved with its processor"})
     videos: str = field(metadata={"help": "folder with one sub-folder per class"})

@@ -16,7 +16,9 @@ EXAMPLES = (
 
 @dataclass
 class CardOptions:
-    """Options of `ila card`."""
+    """Hold the options of `ila card`."""
+
+    _argument_group_name = "options of ila card"
 
     model: str | None = field(default=None, metadata={"help": "exported folder to write README.md in"})
     reports: list[str] = field(default_factory=list, metadata={"help": "of `ila evaluate`, for --model"})

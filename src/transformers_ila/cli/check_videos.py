@@ -37,7 +37,9 @@ EXAMPLES = (
 
 @dataclass(frozen=True)
 class CheckVideosOptions:
-    """Which videos are checked, how, and where the results go."""
+    """Hold which videos are checked, how, and where the results go."""
+
+    _argument_group_name = "options of ila check-videos"
 
     source: list[str] = field(
         default_factory=list, metadata={"help": "video files, folders, patterns, or lists with one video a line"}

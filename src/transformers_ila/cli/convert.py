@@ -15,7 +15,9 @@ EXAMPLES = (
 
 @dataclass
 class ConvertOptions:
-    """Options of `ila convert`."""
+    """Hold the options of `ila convert`."""
+
+    _argument_group_name = "options of ila convert"
 
     checkpoint: str = field(metadata={"help": "the release's .pth, or OpenAI's CLIP .pt (state dict or TorchScript)"})
     output: str = field(metadata={"help": "folder to write; new or empty"})

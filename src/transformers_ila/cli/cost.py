@@ -36,7 +36,9 @@ EXAMPLES = (
 
 @dataclass
 class CostOptions:
-    """Options of `ila cost`."""
+    """Hold the options of `ila cost`."""
+
+    _argument_group_name = "options of ila cost"
 
     size: str = field(default="B/16", metadata={"help": "CLIP tower of the model", "choices": tuple(CLIP_SIZES)})
     frames: int | None = field(default=None, metadata={"help": "frames of a clip; default 8, with --model its own"})

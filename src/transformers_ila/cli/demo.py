@@ -20,7 +20,7 @@ from transformers import AutoConfig, set_seed
 
 from ..data.video_folder import VideoFolder, find_videos, hold_out
 from ..evaluation.inference import named_in_errors, require_checkpoint
-from ..model.configuration_ila import IlaConfig
+from ..model.configuration_ila import IlaConfig, label_fields
 from ..model.modeling_ila import IlaForVideoClassification
 from ..model.video_processing_ila import IlaVideoProcessor
 from ..motionbench.tasks import write_folder
@@ -53,7 +53,9 @@ if TYPE_CHECKING:  # `--help` needs nothing of training
 
 @dataclass
 class DemoOptions:
-    """Options of `ila demo`."""
+    """Hold the options of `ila demo`."""
+
+    _argument_group_name = "options of ila demo"
 
     output: str = field(default="demo_output", metadata={"help": "folder to make, for videos, model and picture"})
     clip: str | None = field(default=None, metadata={"help": "Hub id or folder of a CLIP checkpoint to start from"})
@@ -93,8 +95,7 @@ def small_config(args: DemoOptions, labels: list[str]) -> IlaConfig:
         classification_head="linear",  # there are no pretrained words to compare with
         classifier_dropout=0.0,
         alignment_loss_weight=0.1,
-        id2label=dict(enumerate(labels)),
-        label2id={label: index for index, label in enumerate(labels)},
+        **label_fields(labels),
     )
 
 

@@ -33,7 +33,9 @@ EXAMPLES = (
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateArguments:
-    """What is evaluated, and where the report goes."""
+    """Hold what is evaluated, and where the report goes."""
+
+    _argument_group_name = "model, videos and report"
 
     model: str = field(metadata={"help": "folder or Hub id of a model saved with its processor"})
     videos: str = field(

@@ -103,10 +103,8 @@ def _is_ours(cls: type) -> bool:
 
 
 def _title(cls: type) -> str:
-    """Return a group's name: `_argument_group_name`, as in HfArgumentParser, or else the docstring's first line."""
-    written = "" if (cls.__doc__ or "").startswith(f"{cls.__name__}(") else cls.__doc__  # else made by dataclass
-    first = (written or "").strip().partition("\n")[0].rstrip(".:") if _is_ours(cls) else f"Options of {cls.__name__}"
-    return vars(cls).get("_argument_group_name", first or "Options").replace("`", "")
+    """Return the name of a group of options, which HfArgumentParser calls `_argument_group_name`."""
+    return vars(cls).get("_argument_group_name", f"options of {cls.__name__}")
 
 
 def _declared_by(name: str, cls: type) -> type:

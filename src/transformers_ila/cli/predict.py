@@ -35,7 +35,9 @@ POSITIONAL = "videos"
 
 @dataclass(frozen=True, kw_only=True)
 class PredictArguments(LabelOptions):
-    """What is labelled, how, and where the results go."""
+    """Hold what is labelled, and where the results go."""
+
+    _argument_group_name = "model, videos and results"
 
     model: str = field(metadata={"help": "folder or Hub id of a model saved with its processor"})
     videos: list[str] = field(

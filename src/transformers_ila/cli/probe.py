@@ -12,6 +12,7 @@ from typing import Any
 from tqdm import tqdm
 
 from ..data.annotations import FORMATS, Annotations, read_annotations
+from ..data.samples import refuse_common_videos
 from ..distributed import rank_from_environment
 from ..evaluation.inference import load_processor, named_in_errors, require_checkpoint
 from ..evaluation.options import ProbeOptions
@@ -28,7 +29,9 @@ EXAMPLES = (
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeArguments(ProbeOptions):
-    """What is probed on which videos, how, and where the report goes."""
+    """Hold what is probed on which videos, and where the report goes."""
+
+    _argument_group_name = "model, videos and report"
 
     model: str = field(metadata={"help": "folder or Hub id of a model saved with its processor; its head is not used"})
     train: str = field(metadata={"help": "list, or folder with one sub-folder per class, that the probes learn from"})
@@ -70,9 +73,7 @@ def read_both(args: ProbeArguments) -> tuple[Annotations, Annotations]:
     if args.labels is None:
         common["labels"] = train.class_names
     test = _read(args.test, args, common)
-    both = {sample.video for sample in train.samples} & {sample.video for sample in test.samples}
-    if both:
-        raise ValueError(f"{len(both)} videos are in both lists, such as {min(map(str, both))!r}.")
+    refuse_common_videos(train, test)
     return train, test
 
 

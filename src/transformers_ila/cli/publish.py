@@ -21,7 +21,9 @@ EXAMPLES = (
 
 @dataclass
 class PublishOptions:
-    """Options of `ila publish`."""
+    """Hold the options of `ila publish`."""
+
+    _argument_group_name = "options of ila publish"
 
     repo: str = field(metadata={"help": "user/name"})
     folder: str = field(default="", metadata={"help": "exported folder, as `transformers_ila.hub.export` writes it"})

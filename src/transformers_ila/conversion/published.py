@@ -9,7 +9,7 @@ from typing import Any
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling
 
 from ..data.class_names import DATA_SETS, class_names, fill_up, is_unused
-from ..model.configuration_ila import IlaConfig
+from ..model.configuration_ila import IlaConfig, label_fields
 from ..model.video_processing_ila import IlaVideoProcessor
 
 
@@ -74,8 +74,7 @@ class PublishedCheckpoint:
         labels = class_names(self.data_set)
         if head["classification_head"] == "linear":
             labels = fill_up(labels, RELEASED_OUTPUTS)
-        names = {"id2label": dict(enumerate(labels)), "label2id": {name: i for i, name in enumerate(labels)}}
-        released = {"num_frames": self.num_frames, "alignment_fusion": "residual", **head, **names}
+        released = {"num_frames": self.num_frames, "alignment_fusion": "residual", **head, **label_fields(labels)}
         return IlaConfig.from_clip_size(self.size, **{**released, **fields})
 
 

@@ -217,7 +217,7 @@ def _taken(tensor: torch.Tensor, place: SourceSlice) -> torch.Tensor:
 
 
 class _Sizes(dict[str, torch.Tensor]):
-    """Tensors to read sizes from; a missing one has a size that no model has.
+    """Hold tensors to read sizes from; a missing one has a size that no model has.
 
     So inference goes on, and the comparison of names after it lists everything that is missing.
     """

@@ -301,7 +301,10 @@ def iter_videos(
 
 
 def iter_entries(source: str | Path, *, root: str | Path | None = None) -> Iterator[ListEntry]:
-    """Yield the lines of a list; of a folder or a video, those of a list in that folder that would name its videos."""
+    """Yield an entry for each line of a list, for each video in a folder, or for the one video that is given.
+
+    A video that no list names has its name as `raw`, as a list in its folder would have it.
+    """
     folder, name = os.path.split(os.path.abspath(source))
     if _is_list(source):
         yield from iter_list(source, root=root)

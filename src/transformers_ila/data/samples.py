@@ -241,6 +241,13 @@ class SampleCollector:
         return Annotations(self.samples, classes.names, several, format, file, **more)
 
 
+def refuse_common_videos(training: Annotations, test: Annotations) -> None:
+    """Raise a ValueError that names a video which stands in both lists, if there is one."""
+    both = {sample.video for sample in training.samples} & {sample.video for sample in test.samples}
+    if both:
+        raise ValueError(f"{len(both)} videos are in both lists, such as {min(map(str, both))!r}.")
+
+
 def samples_hash(samples: Sequence[Sample]) -> str:
     """Return the SHA-256 of names, times and labels, in their order, as hexadecimal digits."""
     digest = hashlib.sha256()

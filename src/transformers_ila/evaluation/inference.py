@@ -161,9 +161,9 @@ def has_bfloat16_instructions(device: torch.device) -> bool:
 
 
 def later_settings(model: IlaForVideoClassification, options: InferenceOptions) -> dict[str, Any]:
-    """Return the settings that results depend on since version 0.2, without those that are as they were before.
+    """Return the settings of a run that differ from the only ones there were when earlier results were written.
 
-    So results and features of version 0.1 are still recognised.
+    Results and features of earlier runs have none of these entries, so they are still recognised.
     """
     drawn = {"random_frames": True, "seed": options.seed} if options.random_frames else {}
     dtype = dtype_of(model, options)

@@ -143,7 +143,7 @@ def _average_precision(scores: torch.Tensor, targets: torch.Tensor) -> float:
 
 
 def calibration(confidences: torch.Tensor, right: torch.Tensor, *, bins: int = CALIBRATION_BINS) -> dict[str, Any]:
-    """Measure whether of the statements made with 80 % confidence 80 % are right, and so for each confidence.
+    """Compare confidence with accuracy, bin by bin: of what is said with 80 % confidence, 80 % should be right.
 
     Args:
         confidences: (M,) probabilities of the statements.

@@ -27,7 +27,7 @@ PROBES = ("knn", "linear")
 
 @dataclass(frozen=True, kw_only=True)
 class InferenceOptions:
-    """How videos are read, and how the model computes.
+    """Hold how videos are read, and how the model computes.
 
     `device=None` is where the model is; the commands take the first GPU, else the CPU. `workers=None` is none where
     the CPU computes, which needs every core, and beside a GPU this process's share of the cores.
@@ -35,6 +35,8 @@ class InferenceOptions:
     Raises:
         ValueError: a value that is not allowed.
     """
+
+    _argument_group_name = "reading and computing"
 
     protocol: str = field(
         default="1x1",
@@ -84,7 +86,9 @@ class InferenceOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationOptions(InferenceOptions):
-    """Options of `evaluate`."""
+    """Hold the options of `evaluate`."""
+
+    _argument_group_name = "what is measured"
 
     temporal_reliance: bool = field(
         default=False,
@@ -105,7 +109,9 @@ class EvaluationOptions(InferenceOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class LabelOptions(InferenceOptions):
-    """Options of `label_videos`."""
+    """Hold the options of `label_videos`."""
+
+    _argument_group_name = "what results hold"
 
     format: str = field(default="jsonl", metadata={"help": "format of the results", "choices": RESULT_FORMATS})
     top_k: int = field(default=5, metadata={"help": "labels that a video gets, at most"})
@@ -120,7 +126,9 @@ class LabelOptions(InferenceOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeOptions(InferenceOptions):
-    """Options of `extract_features` and `probe`."""
+    """Hold the options of `extract_features` and `probe`."""
+
+    _argument_group_name = "probes"
 
     probes: list[str] = field(
         default_factory=lambda: list(PROBES), metadata={"help": "which probes to fit", "choices": PROBES}
@@ -166,7 +174,7 @@ Options = TypeVar("Options", bound=InferenceOptions)
 
 
 def with_keywords(options: Options, rank: Rank | None, keywords: dict[str, Any]) -> tuple[Options, Rank | None]:
-    """Return options and rank with what version 0.1 took as separate keywords, and warn that this form will go.
+    """Return options and rank with those given as separate keywords, and warn that this form will go.
 
     Raises:
         TypeError: a keyword that no field had.

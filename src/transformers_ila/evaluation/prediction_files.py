@@ -107,7 +107,7 @@ class ResultWriter:
         self.lock = (folder / f".{self.stem}.lock").open("ab")
         self.run = (folder / f".run-of-{rank.world_size:05}.lock").open("ab")
         self._take_locks()
-        for left in (*folder.glob(f".{self.stem}*.tmp"), *folder.glob(f".{self.stem}*.new")):  # new: of version 0.1
+        for left in (*folder.glob(f".{self.stem}*.tmp"), *folder.glob(f".{self.stem}*.new")):  # new: of earlier runs
             left.unlink()
         for file in part_files(folder, options.format):
             abandoned = f"-of-{rank.world_size:05}" not in file.stem  # by runs with more or fewer processes

@@ -113,7 +113,7 @@ class Evaluation:
         return build_report(self)
 
     def __getitem__(self, key: str) -> Any:
-        """Return an entry of the report; `evaluate` returned the report itself in version 0.1."""
+        """Return an entry of the report, with a warning: `evaluate` returned the report itself before."""
         warnings.warn("`evaluate` returns an Evaluation: use its `report()`.", DeprecationWarning, stacklevel=2)
         return self.report()[key]
 

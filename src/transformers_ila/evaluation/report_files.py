@@ -207,7 +207,7 @@ def _circumstances(report: Mapping[str, Any]) -> list[tuple[Any, ...]]:
     rows = [
         ("date", report["date"]),
         ("model", f"{model['dtype']} on {model['device']}, SHA-256 {model['fingerprint']}"),
-        ("computed in", precision_of(report) if "inference" in report else None),  # not in reports of version 0.1
+        ("computed in", precision_of(report) if "inference" in report else None),  # earlier reports lack it
         (
             "list",
             "no list" if listed is None else f"{listed['name']} ({listed['format']}), SHA-256 {listed['sha256']}",

@@ -7,6 +7,7 @@ Modeling with Learnable Alignment for Video Recognition, ICCV 2023). That of an 
 """
 
 import copy
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
@@ -37,6 +38,11 @@ ALWAYS_SAVED = ("temporal_module", "alignment_fusion")
 def _require(condition: bool, *, field: str, value: Any, allowed: str) -> None:
     if not condition:
         raise ValueError(f"`{field}` is {value!r}; allowed: {allowed}.")
+
+
+def label_fields(names: Sequence[str]) -> dict[str, dict]:
+    """Return the fields of a configuration that name its classes: `id2label` and `label2id`."""
+    return {"id2label": dict(enumerate(names)), "label2id": {name: index for index, name in enumerate(names)}}
 
 
 @strict

@@ -44,7 +44,7 @@ from .class_names_ila import (
     placeholder_class_input_ids,
     tokenize_labels,
 )
-from .configuration_ila import MULTI_LABEL, IlaConfig, IlaVisionConfig
+from .configuration_ila import MULTI_LABEL, IlaConfig, IlaVisionConfig, label_fields
 from .layers_ila import IlaVisionEncoder
 from .loading_ila import HUB_KWARGS
 from .numerics_ila import at_least_float32
@@ -598,8 +598,7 @@ class IlaForVideoClassification(ClassTextFeatures, IlaModel):
         names = list(labels) if labels is not None else [f"LABEL_{index}" for index in range(num_labels)]
         if len(names) != num_labels:
             raise ValueError(f"`labels` must name {num_labels} classes, got {len(names)}.")
-        self.config.id2label = dict(enumerate(names))
-        self.config.label2id = {name: index for index, name in enumerate(names)}
+        self.config.update(label_fields(names))
         self.num_labels = num_labels
 
     def _renew_classifier(self, num_labels: int) -> None:

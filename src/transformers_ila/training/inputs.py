@@ -13,7 +13,7 @@ from transformers.utils import logging
 from ..data.annotations import Annotations, list_shards, read_annotations
 from ..data.samples import samples_hash
 from ..evaluation.inference import named_in_errors, require_checkpoint
-from ..model.configuration_ila import CLIP_SIZES, IlaConfig
+from ..model.configuration_ila import CLIP_SIZES, IlaConfig, label_fields
 from ..model.modeling_ila import IlaForVideoClassification
 from .recipes import RecipeArguments, validate_config_fields
 
@@ -27,8 +27,8 @@ def config_of(recipe: RecipeArguments, class_names: Sequence[str]) -> IlaConfig:
     Raises:
         ValueError: an unknown tower, or fields and values that IlaConfig does not have.
     """
-    labels = {"id2label": dict(enumerate(class_names)), "label2id": {name: i for i, name in enumerate(class_names)}}
-    return IlaConfig.from_clip_size(recipe.tower, **labels, **validate_config_fields(recipe.model_fields()))
+    fields = validate_config_fields(recipe.model_fields())
+    return IlaConfig.from_clip_size(recipe.tower, **label_fields(class_names), **fields)
 
 
 def model_of(recipe: RecipeArguments, class_names: Sequence[str]) -> IlaForVideoClassification:
