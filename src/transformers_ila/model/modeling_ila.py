@@ -14,7 +14,6 @@ Shapes: `B` videos, `V` views, `T` frames, `h`, `w` patch rows and columns, `L` 
 """
 
 import copy
-import math
 import os
 import warnings
 from collections.abc import Sequence
@@ -323,7 +322,7 @@ class IlaModel(IlaPreTrainedModel):
         if self.config.use_video_prompt:
             patches = self.prompts_visual_layernorm(video_outputs.last_hidden_state[:, :, 1:]).mean(1)
             patches = patches @ self.prompts_visual_projection  # (B, h*w, E): mean over frames, then projected
-            text_embeds = text_embeds.expand(len(video_embeds), -1, -1)
+            text_embeds = text_embeds.expand(video_embeds.shape[0], -1, -1)
             text_embeds = text_embeds + self.prompts_generator(text_embeds, patches)
         video_embeds, text_embeds = F.normalize(video_embeds, dim=-1), F.normalize(text_embeds, dim=-1)
         if self.config.use_video_prompt:  # every video has its own texts
@@ -684,7 +683,8 @@ class IlaForVideoClassification(ClassTextFeatures, IlaModel):
         if self.config.problem_type == MULTI_LABEL:
             yes, no = F.logsigmoid(logits).logsumexp(1), F.logsigmoid(-logits).logsumexp(1)
             return yes - no
-        return logits.log_softmax(-1).logsumexp(1) - math.log(logits.shape[1])
+        views = logits.new_full((), logits.shape[1])  # a number from `math.log` would fix it in exported programs
+        return logits.log_softmax(-1).logsumexp(1) - views.log()
 
     def classification_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Compute the cross-entropy with class indices or probabilities, or the binary one for several labels."""

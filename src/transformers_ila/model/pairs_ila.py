@@ -88,7 +88,7 @@ class PairDepthwiseConv(nn.Conv2d):
         if self.pairing != "adjacent":
             anchor = reference_frame(self.pairing, frames.shape[1])
             return frames[:, anchor : anchor + 1], frames
-        return (frames[:, :-1], frames[:, 1:]) if len(frames) == 1 else (frames, frames)
+        return (frames[:, :-1], frames[:, 1:]) if frames.shape[0] == 1 else (frames, frames)
 
 
 class PairPointwiseConv(nn.Conv2d):
@@ -103,7 +103,7 @@ class PairPointwiseConv(nn.Conv2d):
     def forward(self, halves: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:  # type: ignore[override]
         """Map the halves, (B, T-1, h, w, D) each, to features of pairs (B * (T-1), C, h, w)."""
         previous, current = (  # one product per video: it skips frames without this role, and needs no copy
-            torch.bmm(half.flatten(1, 3), weight.T.expand(len(half), -1, -1)).unflatten(1, half.shape[1:4])
+            torch.bmm(half.flatten(1, 3), weight.T.expand(half.shape[0], -1, -1)).unflatten(1, half.shape[1:4])
             for half, weight in zip(halves, self.weight.flatten(1).chunk(2, dim=1))
         )
         bias = self.bias.to(current.dtype)  # type: ignore[union-attr]  # which is autocast's
