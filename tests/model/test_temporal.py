@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from transformers import XCLIPVisionConfig
 from transformers.models.x_clip.modeling_x_clip import XCLIPVisionModel
 
+from support.forms import FORMS
 from support.tiny_models import TINY_ILA, TINY_VISION, tiny_config
 from transformers_ila import IlaForVideoClassification, IlaVisionConfig, IlaVisionModel
 from transformers_ila.cost import count
@@ -16,18 +17,6 @@ from transformers_ila.model.temporal_ila import TEMPORAL_MODULES, aligned_routes
 
 
 MODULES = sorted(TEMPORAL_MODULES)
-ILA = ("mi_token", "residual", "add", "concat", "interaction")
-FORMS = {name: {"temporal_module": name} for name in MODULES} | {
-    f"ila {fusion}": {"alignment_fusion": fusion} for fusion in ILA
-}
-FORMS |= {
-    "ata left aligned": {"temporal_module": "ata", "ata_dealignment": False},
-    "ila first": {"alignment_pairing": "first"},
-    "ila middle residual": {"alignment_pairing": "middle", "alignment_fusion": "residual"},
-    "ila middle interaction": {"alignment_pairing": "middle", "alignment_fusion": "interaction"},
-    "ila windows": {"alignment_operator": "window_attention"},
-    "ila on a ViT": {"patch_bias": True, "pre_layer_norm": False},
-}
 EXACT, CLOSE = 1e-12, 1e-5  # float64, float32
 
 

@@ -205,11 +205,13 @@ class WindowAttention(nn.Module):
         real = F.pad(features.new_ones(1, 1, height, width, dtype=torch.bool), padding, value=False)
         real = real.unflatten(3, (columns, self.SIDE)).unflatten(2, (rows, self.SIDE))
         real = real.permute(0, 2, 4, 1, 3, 5).flatten(4, 5)[..., None, :]  # (1, rows, columns, 1, 1, 9)
+        real = real.expand(features.shape[0], -1, -1, -1, -1, -1).flatten(0, 2)  # ONNX attends in four axes only
         queries, keys, values = (
-            part.unflatten(-1, (self.heads, -1)).transpose(-2, -3) for part in self.in_projection(windows).chunk(3, -1)
+            part.unflatten(-1, (self.heads, -1)).transpose(-2, -3).flatten(0, 2)
+            for part in self.in_projection(windows).chunk(3, -1)
         )
         attended = F.scaled_dot_product_attention(queries, keys, values, attn_mask=real)
-        attended = self.out_projection(attended.transpose(-2, -3).flatten(-2))
+        attended = self.out_projection(attended.transpose(-2, -3).flatten(-2)).unflatten(0, windows.shape[:3])
         attended = attended.unflatten(3, (self.SIDE, self.SIDE)).permute(0, 5, 1, 3, 2, 4)
         return attended.flatten(4, 5).flatten(2, 3)[..., :height, :width]
 
