@@ -14,7 +14,7 @@ from ..cost import cost
 from ..files import atomic_write
 from ..motionbench.tasks import TASKS
 from .ablation import Ablation, config_for_cost, own_gmacs
-from .results import file_lock, read_results, write_json
+from .results import in_turns, read_results, write_json
 from .runs import mean_accuracy
 from .significance import DRAWS, holm, paired_differences, sign_flip_test
 
@@ -37,7 +37,7 @@ def measure_costs(
     """
     file = Path(folder) / COSTS
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    with file_lock(folder, "costs"):
+    with in_turns(folder, "costs"):
         costs = json.loads(file.read_text()) if file.is_file() else {}
         for variant in ablation.variants:
             key = _cost_key(ablation, variant)
@@ -122,7 +122,7 @@ def write_report(ablation: Ablation, folder: str | Path) -> list[Path]:
         ValueError: nothing is finished, or a result of another ablation.
     """
     folder = Path(folder)
-    with file_lock(folder, "report"):
+    with in_turns(folder, "report"):
         rows = summary_rows(ablation, folder)
         if not rows:
             raise ValueError(f"{str(folder)!r} holds no finished run.")
