@@ -218,6 +218,9 @@ def test_a_thread_enters_again_and_another_does_not(tmp_path):
         assert (tmp_path / LOCK).is_file()
     enter()
     assert f"process {os.getpid()} on" in found[0] and found[1] == "in"
+    with pytest.raises(KeyError), only_writer(tmp_path / "new"):
+        raise KeyError
+    assert not (tmp_path / "new").exists()
     waiting = threading.Thread(target=lambda: found.append(wait_for(tmp_path)))
     with only_writer(tmp_path):
         waiting.start()

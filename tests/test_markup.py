@@ -71,8 +71,16 @@ def test_python_reads_the_same_string(word):
 
 
 def test_a_spreadsheet_computes_nothing():
-    rows = [["name", 'a "b", c\nd'], ["=1+1", "+1"], ["-2", -2], ["@SUM(A1)", "\t=1"], [None, 0.5], ["a=b", "'"]]
+    rows = [
+        ["name", 'a "b", c\nd'],
+        ["=1+1", "+1"],
+        ["-2", -2],
+        ["@SUM(A1)", "\t=1"],
+        ["\r=1", "\r\n;"],
+        [None, 0.5],
+        ["a=b", "'"],
+    ]
     found = list(csv.reader(io.StringIO(csv_text(rows), newline="")))
-    assert found[:1] + found[4:] == [rows[0], ["", "0.5"], rows[5]]
-    assert found[1:4] == [["'=1+1", "'+1"], ["'-2", "-2"], ["'@SUM(A1)", "'\t=1"]]
+    assert found[:1] + found[5:] == [rows[0], ["", "0.5"], rows[6]]
+    assert found[1:5] == [["'=1+1", "'+1"], ["'-2", "-2"], ["'@SUM(A1)", "'\t=1"], ["'\r=1", "\r\n;"]]
     assert csv_text([["a"]], line_end="\r\n") == "a\r\n"

@@ -9,9 +9,10 @@ import socket
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
+from weakref import WeakSet
 
 
 try:
@@ -29,12 +30,13 @@ class FolderInUseError(ValueError):
     """Report that another process, or another thread of this one, writes to a folder."""
 
 
-_held: dict[tuple[Path, int], IO[bytes]] = {}  # file and thread -> the open lock
+_held: dict[tuple[Path, int], IO[bytes]] = {}  # file and thread -> the open lock of `only_writer`
+_locks: WeakSet[IO[bytes]] = WeakSet()  # all open ones
 
 
 def _forget_locks() -> None:
     """Close the parent's locks in a process that was forked, or they would last until its last child ends."""
-    for file in _held.values():
+    for file in list(_locks):
         file.close()
     _held.clear()
 
@@ -43,9 +45,38 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_locks)
 
 
+def open_lock(path: Path) -> IO[bytes]:
+    """Open a file to lock; forked children, such as a data loader's workers, close it and so do not keep the lock."""
+    file = path.open("a+b")
+    _locks.add(file)
+    return file
+
+
+def sign_lock(file: IO[bytes]) -> None:
+    """Write this machine and process into a lock file that this process holds."""
+    file.truncate(0)
+    file.write(json.dumps({"host": socket.gethostname(), "process": os.getpid()}).encode("ascii"))
+    file.flush()
+
+
+def signature_of(file: IO[bytes]) -> dict[str, Any]:
+    """Return host and process that signed a lock file; empty where nobody has yet."""
+    file.seek(0)
+    try:
+        found = json.loads(file.read(1000))
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def describe_signature(signature: dict[str, Any]) -> str:
+    """Return a signature in words, such as "process 4711 on node17"."""
+    return f"process {signature.get('process', '(unknown)')} on {signature.get('host', 'an unknown machine')}"
+
+
 @contextmanager
 def only_writer(folder: str | Path, name: str = LOCK, *, wait: bool = False) -> Iterator[None]:
-    """Keep all others from writing to a folder while the block runs; the folder is made.
+    """Keep all others from writing to a folder while the block runs; it is made, and goes again if it stays empty.
 
     The lock is the operating system's (flock), on a file `name` in the folder that is gone afterwards. It ends with
     its process, however that ends: a file that a killed process left keeps nobody out. A thread that has the lock
@@ -62,8 +93,7 @@ def only_writer(folder: str | Path, name: str = LOCK, *, wait: bool = False) -> 
         OSError: the lock file cannot be written.
     """
     path = Path(os.path.realpath(folder)) / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    own = (path, threading.get_ident())
+    own, was_there = (path, threading.get_ident()), path.parent.exists()
     lock = None if own in _held else _locked(path, wait=wait)
     if lock is None:
         yield
@@ -75,22 +105,31 @@ def only_writer(folder: str | Path, name: str = LOCK, *, wait: bool = False) -> 
         if _held.pop(own, None) is not None:  # else this is a forked child, and the lock is not its own
             path.unlink(missing_ok=True)  # while it is held: whoever has opened it meanwhile opens it anew
             lock.close()
+            if not was_there:
+                with suppress(OSError):
+                    path.parent.rmdir()
 
 
 def _locked(path: Path, *, wait: bool) -> IO[bytes] | None:
     """Return the open lock file with this process's name in it; None where there are no locks."""
     while True:
-        file = path.open("a+b")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            file = open_lock(path)
+        except FileNotFoundError:
+            if path.parent.exists():
+                raise
+            continue  # its writer has just removed the folder
         try:
             if fcntl is None:
                 raise OSError("this system has none")
             fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError) as error:  # some file systems call it a permission
-            writer = _writer_in(file)
+            writer = describe_signature(signature_of(file))
             file.close()
             raise FolderInUseError(
-                f"Another process writes to {str(path.parent)!r}: {_described(writer)}. Wait for it or end it, or "
-                "name another folder."
+                f"Another process writes to {str(path.parent)!r}: {writer}. Wait for it or end it, or name another "
+                "folder."
             ) from error
         except OSError as error:
             file.close()
@@ -100,30 +139,14 @@ def _locked(path: Path, *, wait: bool) -> IO[bytes] | None:
         if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
             break
         file.close()  # its writer has just removed it
-    left, host = _writer_in(file), socket.gethostname()
+    left, host = signature_of(file), socket.gethostname()
     if left.get("host", host) != host:
         logger.warning(
-            f"{_described(left)} wrote to {str(path.parent)!r} and did not end in order. If it still runs, this file "
-            "system does not share locks between machines: end one of the two."
+            f"{describe_signature(left)} wrote to {str(path.parent)!r} and did not end in order. If it still runs, "
+            "this file system does not share locks between machines: end one of the two."
         )
-    file.truncate(0)
-    file.write(json.dumps({"host": host, "process": os.getpid()}).encode("ascii"))
-    file.flush()
+    sign_lock(file)
     return file
-
-
-def _writer_in(file: IO[bytes]) -> dict[str, Any]:
-    """Return host and process of the last writer, as its lock file names them; empty where it does not."""
-    file.seek(0)
-    try:
-        found = json.loads(file.read(1000))
-    except ValueError:  # it has not written its name yet
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _described(writer: dict[str, Any]) -> str:
-    return f"process {writer.get('process', '(unknown)')} on {writer.get('host', 'an unknown machine')}"
 
 
 @contextmanager

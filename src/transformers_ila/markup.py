@@ -16,7 +16,7 @@ LONGEST = 300  # letters of a word that is shown
 JOINERS = "\u200c\u200d"  # which belong to Persian and Indian words and to emoji
 # with which something else than a paragraph begins in Markdown
 BLOCK = r"^(\d+)(?=[.)])|^(?=[-+*]\s|[#=>]|~~~|```|--|(?:\*\s*){3}|(?:_\s*){3}|\[[^]]*\]:)"
-FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # with which spreadsheets begin one
+FORMULA = ("=", "+", "-", "@")  # with which spreadsheets begin one, also behind blanks
 
 
 class Markdown(str):
@@ -76,10 +76,14 @@ def python_string(value: str) -> str:
 
 def csv_text(rows: Iterable[Sequence[Any]], *, line_end: str = "\n") -> str:
     """Return rows as CSV. Text that a spreadsheet would compute (`=1+1`, `-a`) has a `'` in front."""
-    table = io.StringIO()
-    csv.writer(table, lineterminator=line_end).writerows([_csv_cell(cell) for cell in row] for row in rows)
-    return table.getvalue()
+    return "".join(_csv_line(row) + line_end for row in rows)
+
+
+def _csv_line(row: Sequence[Any]) -> str:
+    line = io.StringIO()
+    csv.writer(line, lineterminator="\r\n").writerow([_csv_cell(cell) for cell in row])  # quotes both where they occur
+    return line.getvalue()[:-2]
 
 
 def _csv_cell(value: Any) -> Any:
-    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
+    return f"'{value}" if isinstance(value, str) and value.lstrip().startswith(FORMULA) else value

@@ -343,6 +343,13 @@ def test_a_damaged_part_is_trained_through_and_reported(videos, processor, tmp_p
     assert report["readings"] >= 32 + report["failures"] and report["per_rank"][0]["rank"] == 0
 
 
+def test_names_that_are_no_text_are_reported(tmp_path):
+    counted = UnreadableVideos(0.5, 4)
+    counted.count(1, [("lone\udc80.mp4", "no such file")])
+    assert counted.write(tmp_path) == 1
+    assert json.loads((tmp_path / REPORT).read_text("utf-8"))["videos"] == {"lone\udc80.mp4": "no such file"}
+
+
 def test_too_many_damaged_videos_stop_the_run(videos, processor, tmp_path):
     many = with_broken(videos, tmp_path, 8)
     trainer = trainer_for(tmp_path, many, processor, args=arguments(tmp_path, max_steps=20))

@@ -229,8 +229,9 @@ def _run_row(result: Mapping[str, Any]) -> dict[str, Any]:
 
 def _write_csv(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     names = list(dict.fromkeys(name for row in rows for name in row))
-    with atomic_write(file) as stream:
-        stream.write(csv_text([names, *([row.get(name, "") for name in names] for row in rows)]))
+    table = csv_text([names, *([row.get(name, "") for name in names] for row in rows)])
+    with atomic_write(file, "wb") as stream:
+        stream.write(table.encode("utf-8", "backslashreplace"))
 
 
 # -- pictures --------------------------------------------------------------------------------------------------------

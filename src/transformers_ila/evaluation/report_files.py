@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.samples import path_of
-from ..files import atomic_write
+from ..files import atomic_write, only_writer
 from ..markup import csv_text, markdown_sentences, markdown_table, markdown_text
 from ..visualization.confusion import plot_confusion_matrix
 from .inference import probabilities
@@ -68,9 +68,10 @@ def write(evaluation: Evaluation, output: str | Path) -> list[Path]:
         picture = io.BytesIO()
         plot_confusion_matrix(matrix, names).save(picture, "png", optimize=True)
         written["picture"] = picture.getvalue()
-    for kind, content in written.items():
-        with atomic_write(files[kind], "wb") as file:
-            file.write(content)
+    with only_writer(files["report"].parent, f".{files['report'].stem}.lock", wait=True):  # no files of two are mixed
+        for kind, content in written.items():
+            with atomic_write(files[kind], "wb") as file:
+                file.write(content)
     return [files[kind] for kind in written]
 
 

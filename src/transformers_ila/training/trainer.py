@@ -28,6 +28,7 @@ from transformers.utils import logging
 
 from ..distributed import all_succeed
 from ..evaluation.metrics import mean_average_precision
+from ..files import only_writer
 from ..model.configuration_ila import MULTI_LABEL
 from ..model.video_processing_ila import IlaVideoProcessor
 from .arguments import SCALARS, IlaTrainingArguments, is_new_parameter, parameter_groups
@@ -508,8 +509,12 @@ class IlaTrainer(Trainer):
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the averaged weights where there are any; a checkpoint to resume from has the last step's."""
-        with nullcontext() if _internal_call else self.averaged():
-            super().save_model(output_dir, _internal_call=_internal_call)
+        if _internal_call:
+            super().save_model(output_dir, _internal_call=True)
+            return
+        writes = self.args.should_save
+        with self.averaged(), only_writer(output_dir or str(self.args.output_dir)) if writes else nullcontext():
+            super().save_model(output_dir)
 
     def _load_best_model(self) -> None:
         best = Path(str(self.state.best_model_checkpoint))
