@@ -123,7 +123,7 @@ RENAMED = {
     "align_memory": "realign_tensors",
     "alignment_in_train_mode": "batch_statistics_mode",
     "all_but_anchor": "all_but_reference",
-    "alone": "file_lock",
+    "alone": "in_turns",
     "anchor_frame": "reference_frame",
     "best_five": "top5_indices",
     "digest_of": "video_id",

@@ -20,6 +20,7 @@ from transformers import AutoConfig, set_seed
 
 from ..data.video_folder import VideoFolder, find_videos, hold_out
 from ..evaluation.inference import named_in_errors, require_checkpoint
+from ..files import only_writer
 from ..model.configuration_ila import IlaConfig, label_fields
 from ..model.modeling_ila import IlaForVideoClassification
 from ..model.video_processing_ila import IlaVideoProcessor
@@ -219,11 +220,16 @@ def draw(folder: Path, video: Path, picture: Path) -> None:
 
 def run(args: DemoOptions) -> int:
     """Train, evaluate, classify a video and draw its alignment; return 0."""
-    started = time.perf_counter()
-    set_seed(args.seed)
     if args.clip is not None:  # minutes of writing videos begin with a checkpoint that is there
         with named_in_errors(args.clip):
             AutoConfig.from_pretrained(args.clip)
+    with only_writer(args.output):
+        return _run(args)
+
+
+def _run(args: DemoOptions) -> int:
+    started = time.perf_counter()
+    set_seed(args.seed)
     labels, training, evaluation = prepare_videos(args)
     folder, metrics = train(args, labels, training, evaluation)
     print(

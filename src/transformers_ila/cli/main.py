@@ -46,6 +46,8 @@ def run_verb(verb: ModuleType, arguments: Sequence[str]) -> int:
     machine the first one alone says what is wrong with them. An interrupted verb returns 130.
     """
     name = verb.__name__.rpartition(".")[2].replace("_", "-")
+    if hasattr(sys.stdout, "reconfigure"):  # a name with bytes that are no text is printed with escapes, as on stderr
+        sys.stdout.reconfigure(errors="backslashreplace")
     first = os.environ.get("LOCAL_RANK", "0") == "0"
     if wanted := [word for word in arguments if word in HELP]:
         if first:

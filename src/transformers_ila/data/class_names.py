@@ -128,5 +128,16 @@ def fill_up(names: list[str], num_outputs: int) -> list[str]:
 
 
 def is_unused(name: str) -> bool:
-    """Return whether `fill_up` made the name, so that no class was ever trained for this output."""
+    """Return whether a name is such as `fill_up` makes, for an output that no class was trained for."""
     return name.startswith(UNUSED)
+
+
+def used_names(names: list[str]) -> list[str]:
+    """Return the names without those that `fill_up` added: they stand at the end, each with its own index.
+
+    A class that somebody calls so anywhere else is a class.
+    """
+    used = len(names)
+    while used and names[used - 1] == f"{UNUSED}{used - 1}":
+        used -= 1
+    return names[:used]
