@@ -34,7 +34,7 @@ ISA_WITHOUT_BFLOAT16 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX
 
 # what the library raises where a configuration holds values of other types or sizes than it expects
 INVALID_CONTENT = (
-    ValueError, TypeError, AttributeError, LookupError, ArithmeticError, MemoryError, RecursionError, AssertionError,
+    ValueError, TypeError, AttributeError, LookupError, ArithmeticError, MemoryError, AssertionError,
     StrictDataclassError,
 )  # fmt: skip
 
@@ -97,6 +97,8 @@ def named_in_errors(source: str | Path) -> Iterator[None]:
         if str(source) in str(error):
             raise
         raise OSError(f"{str(source)!r} cannot be loaded: {error}") from error
+    except RuntimeError as error:  # such as weights of other shapes
+        raise RuntimeError(f"{str(source)!r} cannot be loaded: {error}") from error
     except INVALID_CONTENT as error:
         if isinstance(error, ValueError) and str(source) in str(error):
             raise
