@@ -30,7 +30,7 @@ from transformers.models.timesformer.modeling_timesformer import (
 from transformers.utils.generic import can_return_tuple
 
 from ..model.alignment_ila import ImplicitAlignment
-from ..model.configuration_ila import IlaConfig, IlaVisionConfig
+from ..model.configuration_ila import IlaConfig, IlaVisionConfig, require_sizes
 from ..model.fusing_ila import FusableModel
 from ..model.modeling_ila import IlaForVideoClassification, IlaModel
 from ..model.numerics_ila import realign_tensors
@@ -79,6 +79,10 @@ class AlignedTimesformerConfig(TimesformerConfig):
     alignment_loss_weight: float | int = 1.0
     label_smoothing: float | int = 0.0
 
+    def __post_init__(self, **kwargs: Any) -> None:
+        require_sizes(kwargs)  # now, as the library makes a name for each of `num_labels`
+        super().__post_init__(**kwargs)
+
     @classmethod
     def get_config_dict(cls, *args: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         config_dict, kwargs = super().get_config_dict(*args, **kwargs)
@@ -107,8 +111,7 @@ class AlignedTimesformerConfig(TimesformerConfig):
 
     def validate_sizes(self) -> None:
         """Raise a ValueError for a number of frames, a patch size or an image size that is not allowed."""
-        if self.num_frames < 1:
-            raise ValueError(f"`num_frames` is {self.num_frames!r}; allowed: 1 or more.")
+        require_sizes({**vars(self), "num_labels": self.num_labels})
         if self.patch_size < 1 or self.image_size < self.patch_size:
             sizes = f"`image_size`, `patch_size` are {self.image_size!r}, {self.patch_size!r}"
             raise ValueError(f"{sizes}; allowed: a patch of 1 or more, an image of at least one patch.")

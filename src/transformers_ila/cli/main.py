@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from transformers.utils import logging
 
 from ..distributed import RemoteRankError
+from ..model.video_urls_ila import redact
 from .parsing import HELP, help_text, read_options
 
 
@@ -29,7 +30,7 @@ logger = logging.get_logger(__name__)
 
 
 # What is told in one line. RuntimeError: no memory, a lost worker; ImportError: an extra that is not installed.
-FAILURES = (ValueError, OSError, RuntimeError, ImportError, SafetensorError, StrictDataclassError)
+FAILURES = (ValueError, OSError, RuntimeError, ImportError, MemoryError, SafetensorError, StrictDataclassError)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -75,5 +76,5 @@ def read_verb(verb: ModuleType, arguments: Sequence[str]) -> Sequence[Any]:
 
 def _failed(name: str, error: BaseException) -> int:
     logger.debug(f"ila {name} failed.", exc_info=True)
-    print(f"ila {name}: error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
+    print(f"ila {name}: error: {' '.join(redact(str(error)).split()) or type(error).__name__}", file=sys.stderr)
     return 2

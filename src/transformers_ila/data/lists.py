@@ -21,6 +21,7 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from ..model.video_urls_ila import redact
 from .samples import Annotations, LabelMap, Labels, Sample, SampleCollector, VideoRoot, classes_of
 from .text import (
     BETWEEN,
@@ -114,7 +115,7 @@ def iter_list(
         if not written:
             raise line.fault(0, f"a path must stand before {line.text!r}")
         if "://" in written:
-            raise line.fault(0, f"{written!r} is a URL; videos are files: download it and list its path")
+            raise line.fault(0, f"{redact(written)!r} is a URL; videos are files: download it and list its path")
         yield ListEntry(raw, line, os.path.normpath(os.path.join(folder, written)), end)
 
 
@@ -324,7 +325,7 @@ def _matches(source: str) -> list[str]:
     if os.path.exists(source):
         return [source]
     if "://" in source:
-        raise ValueError(f"{source!r} is a URL; videos are files: download it and give its path.")
+        raise ValueError(f"{redact(source)!r} is a URL; videos are files: download it and give its path.")
     found = [path for path in sorted(glob.glob(source, recursive=True)) if not _is_list(path)]
     if not found:
         raise ValueError(f"{source!r} is neither a folder nor an annotation list nor a video, nor a pattern of those.")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..model.class_names_ila import check_labels
+from ..model.video_urls_ila import redact
 from .class_names import DATA_SETS, class_names
 from .text import COMMA_CELL, TAB_CELL, TOKEN, Line, annotation_error, is_index, parse_json, read_text, unquoted
 
@@ -274,12 +275,12 @@ def _sample(video: Any, labels: Any) -> Sample:
 
 
 def _shown(video: Any) -> str:
-    return hashlib.sha256(video).hexdigest() if isinstance(video, bytes) else str(video)
+    return hashlib.sha256(video).hexdigest() if isinstance(video, bytes) else redact(str(video))
 
 
 def path_of(sample: Sample) -> str:
-    """Return the path of a video for reports, or what the annotation calls a video that is no file."""
-    return sample.video if isinstance(sample.video, str) else sample.name
+    """Return the path of a video for reports, or what the annotation calls a video that is no file; no secrets."""
+    return redact(sample.video if isinstance(sample.video, str) else sample.name)
 
 
 def named_source(samples: Sequence[Sample], index: int) -> tuple[str, Any]:

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..model.video_urls_ila import redact
+
 
 NOT_UTF8 = "what stands here is no text in UTF-8"
 LONGEST_LINE = 2**15  # characters
@@ -57,7 +59,7 @@ def annotation_error(
 ) -> AnnotationError:
     """Make the error whose message names the source, the line and the column."""
     where = "" if line is None else f", line {line}, column {column}"
-    error = AnnotationError(f"{source!r}{where}: {reason}" + ("" if reason.endswith("?") else "."))
+    error = AnnotationError(redact(f"{source!r}{where}: {reason}" + ("" if reason.endswith("?") else ".")))
     error.line, error.column = line, None if line is None else column
     return error
 
@@ -136,4 +138,4 @@ def parse_json(text: Text) -> Any:
 def preview(names: Sequence[object], count: int = 5) -> str:
     """List the first few names, and how many more there are."""
     more = f" and {len(names) - count} more" if len(names) > count else ""
-    return ", ".join(repr(str(name)) for name in names[:count]) + more
+    return ", ".join(repr(redact(str(name))) for name in names[:count]) + more

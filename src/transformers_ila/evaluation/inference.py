@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from torch.nn import functional as F
 from transformers import AutoModelForVideoClassification
@@ -23,11 +24,19 @@ from ..data.text import preview
 from ..model.alignment_ila import PointPredictor
 from ..model.modeling_ila import IlaForVideoClassification
 from ..model.video_processing_ila import IlaVideoProcessor
+from ..model.video_urls_ila import redact
 from .options import EvaluationOptions, InferenceOptions
 
 
 # values of oneDNN's ONEDNN_MAX_CPU_ISA that leave out the instructions for bfloat16
 ISA_WITHOUT_BFLOAT16 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI")
+
+
+# what the library raises where a configuration holds values of other types or sizes than it expects
+INVALID_CONTENT = (
+    ValueError, TypeError, AttributeError, LookupError, ArithmeticError, MemoryError, AssertionError,
+    StrictDataclassError,
+)  # fmt: skip
 
 
 def load_trained(source: str | Path) -> tuple[IlaForVideoClassification, IlaVideoProcessor]:
@@ -72,18 +81,29 @@ def require_checkpoint(source: str | Path) -> None:
         if not (Path(source) / "config.json").is_file():
             raise ValueError(f"{text!r} holds no model: it has no config.json.")
     elif text.count("/") != 1 or text.startswith(("/", ".", "~")) or text.endswith("/"):
-        raise ValueError(f"There is no folder {text!r}, and it is no Hub id (`user/name`) either.")
+        raise ValueError(f"There is no folder {redact(text)!r}, and it is no Hub id (`user/name`) either.")
 
 
 @contextmanager
 def named_in_errors(source: str | Path) -> Iterator[None]:
-    """Put the name of a checkpoint in front of an OSError that does not say it, such as those of the Hub's client."""
+    """Put the name of a checkpoint in front of an error that does not say it, such as those of the Hub's client.
+
+    What a configuration of wrong types or sizes raises deep inside the library, a TypeError for example, becomes a
+    ValueError.
+    """
     try:
         yield
     except OSError as error:
         if str(source) in str(error):
             raise
         raise OSError(f"{str(source)!r} cannot be loaded: {error}") from error
+    except RuntimeError as error:  # such as weights of other shapes
+        raise RuntimeError(f"{str(source)!r} cannot be loaded: {error}") from error
+    except INVALID_CONTENT as error:
+        if isinstance(error, ValueError) and str(source) in str(error):
+            raise
+        kind = "" if isinstance(error, (ValueError, StrictDataclassError)) else f"{type(error).__name__}: "
+        raise ValueError(f"{str(source)!r} cannot be loaded: {kind}{error}") from error
 
 
 # -- the network that computes ---------------------------------------------------------------------------------------

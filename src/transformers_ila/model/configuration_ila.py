@@ -7,7 +7,7 @@ Modeling with Learnable Alignment for Video Recognition, ICCV 2023). That of an 
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
@@ -40,6 +40,39 @@ def _require(condition: bool, *, field: str, value: Any, allowed: str) -> None:
         raise ValueError(f"`{field}` is {value!r}; allowed: {allowed}.")
 
 
+# The most that a configuration may ask for. Its file may come from anywhere, and layers are made before anybody can
+# see that the weights do not fit them.
+LARGEST = {
+    "num_frames": 10_000,
+    "image_size": 2**14,
+    "patch_size": 2**14,
+    "num_channels": 2**10,
+    "hidden_size": 2**16,
+    "intermediate_size": 2**18,
+    "num_attention_heads": 2**12,
+    "projection_dim": 2**16,
+    "vocab_size": 2**24,
+    "max_position_embeddings": 2**16,
+    "num_hidden_layers": 1000,
+    "mit_num_hidden_layers": 1000,
+    "prompt_layers": 1000,
+    "alignment_hidden_size": 2**16,
+    "mit_intermediate_size": 2**18,
+    "gta_regions": 2**16,
+    "num_labels": 2**20,
+}
+MAY_BE_ZERO = ("mit_num_hidden_layers", "num_hidden_layers")
+
+
+def require_sizes(fields: Mapping[str, Any]) -> None:
+    """Raise a ValueError for a size below 1, or above the most that is allowed (`LARGEST`)."""
+    for field, most in LARGEST.items():
+        value, least = fields.get(field), 0 if field in MAY_BE_ZERO else 1
+        if isinstance(value, int):
+            allowed = f"{least} or more, and at most {most}"
+            _require(least <= value <= most, field=field, value=value, allowed=allowed)
+
+
 def label_fields(names: Sequence[str]) -> dict[str, dict]:
     """Return the fields of a configuration that name its classes: `id2label` and `label2id`."""
     return {"id2label": dict(enumerate(names)), "label2id": {name: index for index, name in enumerate(names)}}
@@ -54,6 +87,10 @@ class IlaTextConfig(CLIPTextConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         kwargs.pop("model_type", None)  # a CLIP folder names its own type here
         super().__post_init__(**kwargs)
+
+    def validate_sizes(self) -> None:
+        """Raise a ValueError for a size that is not allowed."""
+        require_sizes(vars(self))
 
 
 @strict
@@ -152,6 +189,10 @@ class IlaVisionConfig(CLIPVisionConfig):
     def drop_path_of(self, layer_index: int) -> float:
         """Return the rate of stochastic depth of a layer, which rises linearly from 0 in the first."""
         return self.drop_path_rate * layer_index / max(1, self.num_hidden_layers - 1)
+
+    def validate_sizes(self) -> None:
+        """Raise a ValueError for a size that is not allowed."""
+        require_sizes(vars(self))
 
     def validate_image(self) -> None:
         """Raise a ValueError for an image size, a patch size or a normalisation that is not allowed."""
@@ -275,6 +316,7 @@ class IlaConfig(CLIPConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         kwargs.pop("model_type", None)
+        require_sizes({**vars(self), **kwargs})  # now, as the library makes a name for each of `num_labels`
         vision_fields = {name: kwargs.pop(name) for name in _VISION_FIELDS if name in kwargs}
         for key, config_class in (("vision_config", IlaVisionConfig), ("text_config", IlaTextConfig)):
             given = getattr(self, key)
@@ -347,6 +389,10 @@ class IlaConfig(CLIPConfig):
             "text_config": {**text, "projection_dim": projection_dim, **kwargs.pop("text_config", {})},
         }
         return cls(**towers, **{"projection_dim": projection_dim, **kwargs})
+
+    def validate_sizes(self) -> None:
+        """Raise a ValueError for a size that is not allowed."""
+        require_sizes({**vars(self), "num_labels": self.num_labels})
 
     def validate_towers(self) -> None:
         """Validate the configurations of both towers."""
