@@ -45,6 +45,7 @@ from .class_names_ila import (
     tokenize_labels,
 )
 from .configuration_ila import MULTI_LABEL, IlaConfig, IlaVisionConfig, label_fields
+from .held_weights_ila import HeldWeight, HoldsWeights
 from .layers_ila import IlaVisionEncoder
 from .loading_ila import HUB_KWARGS
 from .numerics_ila import at_least_float32
@@ -75,7 +76,31 @@ class IlaVisionEmbeddings(CLIPVisionEmbeddings):
             init.zeros_(self.patch_embedding.bias)
 
 
-class IlaVisionModel(IlaPreTrainedModel):
+class FramePositions(HeldWeight):
+    """Add what was learned for each frame, (T, D), to its tokens: (B, T, L, D) -> (B, T, L, D)."""
+
+    def init_own_weights(self, factor: float) -> None:
+        """Set the weight to 0, so that a tower starts as plain CLIP; `factor` has no effect on that."""
+        init.zeros_(self.weight)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Add the positions to hidden states (B, T, L, D)."""
+        return hidden_states + self.weight[:, None]
+
+
+class PatchProjection(HeldWeight):
+    """Project patches for the prompt with a matrix (D, E): (..., D) -> (..., E)."""
+
+    def init_own_weights(self, factor: float) -> None:
+        """Draw the weight with a deviation of `factor` / sqrt(D), as X-CLIP does."""
+        init.normal_(self.weight, std=self.weight.shape[0] ** -0.5 * factor)
+
+    def forward(self, patches: torch.Tensor) -> torch.Tensor:
+        """Project patches (..., D)."""
+        return patches @ self.weight
+
+
+class IlaVisionModel(HoldsWeights, IlaPreTrainedModel):
     """Encode videos by CLIP's vision tower, with the temporal module of `config.temporal_module` in its layers."""
 
     config: IlaVisionConfig
@@ -85,23 +110,20 @@ class IlaVisionModel(IlaPreTrainedModel):
     input_modalities = ("video",)
     _keys_to_ignore_on_load_unexpected = [r"^(text_|visual_projection|logit_scale|mit\.|prompts_|class)"]
     _input_embed_layer = "patch_embedding"
+    held_weights = {"time_embedding": "time_embedding_layer"}
 
     def __init__(self, config: IlaVisionConfig) -> None:
         super().__init__(config)
+        self.has_frame_positions = bool(config.temporal_layers) and config.temporal_module in HAS_FRAME_POSITIONS
+        if self.has_frame_positions:
+            self.hold_weight("time_embedding", FramePositions(config.num_frames, config.hidden_size))
         self.embeddings = IlaVisionEmbeddings(config)
-        if config.temporal_layers and config.temporal_module in HAS_FRAME_POSITIONS:
-            self.time_embedding = nn.Parameter(torch.empty(config.num_frames, config.hidden_size))
         self.pre_layrnorm: nn.Module = nn.Identity()
         if config.pre_layer_norm:
             self.pre_layrnorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.encoder = IlaVisionEncoder(config)
         self.post_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.post_init()
-
-    def init_own_weights(self, factor: float) -> None:
-        """Set the time embedding to 0, if there is one, so that the tower starts as plain CLIP."""
-        if hasattr(self, "time_embedding"):
-            init.zeros_(self.time_embedding)  # a tower starts as plain CLIP
 
     @merge_with_config_defaults
     @capture_outputs(tie_last_hidden_states=False)
@@ -127,8 +149,8 @@ class IlaVisionModel(IlaPreTrainedModel):
         grid = (height // self.config.patch_size, width // self.config.patch_size)
         hidden_states = self.embeddings(pixel_values.flatten(0, 1), interpolate_pos_encoding=interpolate_pos_encoding)
         hidden_states = hidden_states.unflatten(0, (batch_size, num_frames))  # (B, T, L, D)
-        if hasattr(self, "time_embedding"):
-            hidden_states = hidden_states + self.time_embedding[:, None]
+        if self.has_frame_positions:
+            hidden_states = self.time_embedding_layer(hidden_states)
         hidden_states = self.pre_layrnorm(hidden_states)
         hidden_states, losses, alignments = self.encoder(hidden_states, grid, **kwargs)
         normed = self.post_layernorm(hidden_states[:, :, :1] if self.config.pre_layer_norm else hidden_states)
@@ -213,7 +235,7 @@ def _default_heads(width: int) -> int:
     return width // 64 if width % 64 == 0 else 1
 
 
-class IlaModel(IlaPreTrainedModel):
+class IlaModel(HoldsWeights, IlaPreTrainedModel):
     """Compare videos and texts: both towers, and the cosines of their features.
 
     There is no text tower with `classification_head="linear"`, and none where it was merged into its class features.
@@ -223,10 +245,13 @@ class IlaModel(IlaPreTrainedModel):
     new_parameters: ClassVar[tuple[str, ...]] = (*NEW_IN_TOWER, "mit.", "prompts_", "classifier")
     # CLIP's text tower where the head is linear; the classifier's own where there is none.
     _keys_to_ignore_on_load_unexpected = [r"^(text_model|text_projection|logit_scale|class)"]
+    held_weights = {"prompts_visual_projection": "prompts_visual_projection_layer"}
 
     def __init__(self, config: IlaConfig) -> None:
         super().__init__(config)
         width, projection = config.vision_config.hidden_size, config.projection_dim
+        if config.classification_head == "text" and config.use_video_prompt:
+            self.hold_weight("prompts_visual_projection", PatchProjection(width, projection))
         self.vision_model = build_tower(IlaVisionModel, config.vision_config)
         self.visual_projection = Projection(width, projection, bias=False)
         self.mit = frame_integration(config)
@@ -237,16 +262,13 @@ class IlaModel(IlaPreTrainedModel):
             self.logit_scale = nn.Parameter(torch.tensor(float(config.logit_scale_init_value)))
             if config.use_video_prompt:
                 self.prompts_visual_layernorm = nn.LayerNorm(width, eps=config.vision_config.layer_norm_eps)
-                self.prompts_visual_projection = nn.Parameter(torch.empty(width, projection))
                 self.prompts_generator = prompt_generator(config)
         self.post_init()
 
     def init_own_weights(self, factor: float) -> None:
-        """Initialise what belongs to this module itself, as CLIP and X-CLIP do."""
+        """Initialise what belongs to this module itself, as CLIP does."""
         if self.config.classification_head == "text":
             init.constant_(self.logit_scale, self.config.logit_scale_init_value)
-            if self.config.use_video_prompt:
-                init.normal_(self.prompts_visual_projection, std=self.config.vision_config.hidden_size**-0.5 * factor)
 
     def set_attn_implementation(self, attn_implementation: str | dict, *args: Any, **kwargs: Any) -> None:
         super().set_attn_implementation(attn_implementation, *args, **kwargs)
@@ -322,7 +344,7 @@ class IlaModel(IlaPreTrainedModel):
         text_embeds = text_embeds.to(video_embeds)
         if self.config.use_video_prompt:
             patches = self.prompts_visual_layernorm(video_outputs.last_hidden_state[:, :, 1:]).mean(1)
-            patches = patches @ self.prompts_visual_projection  # (B, h*w, E): mean over frames, then projected
+            patches = self.prompts_visual_projection_layer(patches)  # (B, h*w, E): mean over frames, then projected
             text_embeds = text_embeds.expand(len(video_embeds), -1, -1)
             text_embeds = text_embeds + self.prompts_generator(text_embeds, patches)
         video_embeds, text_embeds = F.normalize(video_embeds, dim=-1), F.normalize(text_embeds, dim=-1)
