@@ -305,7 +305,7 @@ class FrozenClipForVideoClassification(IlaForVideoClassification):
         for layer in tower.encoder.layers:
             if layer.temporal is not None:
                 layer.temporal.requires_grad_(True)
-        if tower.has_frame_positions:
+        if hasattr(tower, "time_embedding"):
             tower.time_embedding.requires_grad_(True)
 
     def train(self, mode: bool = True) -> "FrozenClipForVideoClassification":

@@ -1,13 +1,21 @@
-"""Single weights held by layers, so that adapters and offloading find them, under the keys that they always had.
+"""Single weights as layers, so that adapters train and save them: PEFT does so with modules, not with bare parameters.
 
-PEFT trains and saves modules, no bare parameters. A held weight is one layer's; state dicts and checkpoints have it
-under the name of its owner's attribute, as they did when it was a bare parameter.
+Checkpoints have such a weight under its layer's own name, as they did when it was a bare parameter.
 """
 
-from typing import Any, ClassVar
+import re
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import nn
+from transformers import initialization as init
+
+
+# Full names of these layers in a model, or in a tower alone.
+HELD_WEIGHTS = ("prompts_visual_projection", "vision_model.time_embedding", "time_embedding")
+# From the names in checkpoints to those in models, for `from_pretrained`.
+KEY_MAPPING = {rf"^{re.escape(name)}$": f"{name}.weight" for name in HELD_WEIGHTS}
 
 
 class HeldWeight(nn.Module):
@@ -18,43 +26,38 @@ class HeldWeight(nn.Module):
         self.weight = nn.Parameter(torch.empty(*shape))
 
 
-class HoldsWeights:
-    """Give a module the attributes that `held_weights` names, each the weight of a layer.
+class FramePositions(HeldWeight):
+    """Add what was learned for each frame, (T, D), to its tokens."""
 
-    held_weights: attribute, which is also the key in state dicts -> the layer that holds the weight.
-    """
+    def init_own_weights(self, factor: float) -> None:
+        """Set the weight to 0, so that a tower starts as plain CLIP; `factor` has no effect on that."""
+        init.zeros_(self.weight)
 
-    held_weights: ClassVar[dict[str, str]]
-
-    def hold_weight(self, name: str, layer: HeldWeight) -> None:
-        """Add a layer for the weight `name`, before other layers, so that optimisers list it where they always did."""
-        if not any(holder in self._modules for holder in self.held_weights.values()):
-            self.register_state_dict_post_hook(_without_layers)
-            self.register_load_state_dict_pre_hook(_with_layers)
-        self.add_module(self.held_weights[name], layer)
-
-    def __getattr__(self, name: str) -> Any:
-        if name in type(self).held_weights and type(self).held_weights[name] in self.__dict__.get("_modules", ()):
-            return self._modules[type(self).held_weights[name]].weight
-        return super().__getattr__(name)  # type: ignore[misc]
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        layer = self.__dict__.get("_modules", {}).get(type(self).held_weights.get(name))
-        if layer is None or not isinstance(value, torch.Tensor):
-            super().__setattr__(name, value)
-            return
-        if not isinstance(layer, HeldWeight):
-            raise ValueError(f"`{name}` is wrapped by an adapter: merge or unload it before the weight is replaced.")
-        layer.weight = value if isinstance(value, nn.Parameter) else nn.Parameter(value)
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Add the positions to hidden states: (B, T, L, D) -> (B, T, L, D)."""
+        return hidden_states + self.weight[:, None]
 
 
-def _without_layers(module: Any, state_dict: dict[str, Any], prefix: str, local_metadata: Any) -> None:
-    for name, holder in type(module).held_weights.items():
-        if f"{prefix}{holder}.weight" in state_dict:
-            state_dict[prefix + name] = state_dict.pop(f"{prefix}{holder}.weight")
+class PatchProjection(HeldWeight):
+    """Project patches for the prompt with a matrix, (D, E)."""
+
+    def init_own_weights(self, factor: float) -> None:
+        """Draw the weight with a deviation of `factor` / sqrt(D), as X-CLIP does."""
+        init.normal_(self.weight, std=self.weight.shape[0] ** -0.5 * factor)
+
+    def forward(self, patches: torch.Tensor) -> torch.Tensor:
+        """Project patches: (..., D) -> (..., E)."""
+        return patches @ self.weight
 
 
-def _with_layers(module: Any, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
-    for name, holder in type(module).held_weights.items():
-        if prefix + name in state_dict and holder in module._modules:
-            state_dict[f"{prefix}{holder}.weight"] = state_dict.pop(prefix + name)
+def checkpoint_names(state_dict: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a model's state dict under the names that checkpoints have."""
+    bare = {f"{name}.weight": name for name in HELD_WEIGHTS}
+    return {bare.get(name, name): value for name, value in state_dict.items()}
+
+
+def take_checkpoint_names(module: Any, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
+    """Let `load_state_dict` take the names that checkpoints have, too (a hook before loading)."""
+    for name in HELD_WEIGHTS:
+        if prefix + name in state_dict:
+            state_dict[f"{prefix}{name}.weight"] = state_dict.pop(prefix + name)

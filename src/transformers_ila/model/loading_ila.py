@@ -16,6 +16,8 @@ from transformers.models.x_clip.modeling_x_clip import XCLIPMultiframeIntegratio
 from transformers.utils import IMAGE_PROCESSOR_NAME, cached_file, logging
 from transformers.utils.constants import IMAGENET_STANDARD_MEAN, IMAGENET_STANDARD_STD
 
+from .held_weights_ila import FramePositions
+
 
 logger = logging.get_logger(__name__)
 
@@ -56,7 +58,8 @@ def resize_time_parameters(model: nn.Module, num_frames: int) -> bool:
     Time embeddings (T, D) are interpolated linearly, GTA's matrices (heads, groups, T, T) bilinearly and such that
     what they sum up over the frames stays as large.
     """
-    owners = [(module, name) for module in model.modules() for name in TIME_PARAMETERS if hasattr(module, name)]
+    owners = [(module, name) for module in model.modules() for name in TIME_PARAMETERS if name in module._parameters]
+    owners += [(module, "weight") for module in model.modules() if isinstance(module, FramePositions)]
     for module, name in owners:
         weight = getattr(module, name).detach()
         if weight.ndim == 2:

@@ -45,7 +45,7 @@ from .class_names_ila import (
     tokenize_labels,
 )
 from .configuration_ila import MULTI_LABEL, IlaConfig, IlaVisionConfig, label_fields
-from .held_weights_ila import HeldWeight, HoldsWeights
+from .held_weights_ila import FramePositions, PatchProjection
 from .layers_ila import IlaVisionEncoder
 from .loading_ila import HUB_KWARGS
 from .numerics_ila import at_least_float32
@@ -76,31 +76,7 @@ class IlaVisionEmbeddings(CLIPVisionEmbeddings):
             init.zeros_(self.patch_embedding.bias)
 
 
-class FramePositions(HeldWeight):
-    """Add what was learned for each frame, (T, D), to its tokens: (B, T, L, D) -> (B, T, L, D)."""
-
-    def init_own_weights(self, factor: float) -> None:
-        """Set the weight to 0, so that a tower starts as plain CLIP; `factor` has no effect on that."""
-        init.zeros_(self.weight)
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """Add the positions to hidden states (B, T, L, D)."""
-        return hidden_states + self.weight[:, None]
-
-
-class PatchProjection(HeldWeight):
-    """Project patches for the prompt with a matrix (D, E): (..., D) -> (..., E)."""
-
-    def init_own_weights(self, factor: float) -> None:
-        """Draw the weight with a deviation of `factor` / sqrt(D), as X-CLIP does."""
-        init.normal_(self.weight, std=self.weight.shape[0] ** -0.5 * factor)
-
-    def forward(self, patches: torch.Tensor) -> torch.Tensor:
-        """Project patches (..., D)."""
-        return patches @ self.weight
-
-
-class IlaVisionModel(HoldsWeights, IlaPreTrainedModel):
+class IlaVisionModel(IlaPreTrainedModel):
     """Encode videos by CLIP's vision tower, with the temporal module of `config.temporal_module` in its layers."""
 
     config: IlaVisionConfig
@@ -110,13 +86,11 @@ class IlaVisionModel(HoldsWeights, IlaPreTrainedModel):
     input_modalities = ("video",)
     _keys_to_ignore_on_load_unexpected = [r"^(text_|visual_projection|logit_scale|mit\.|prompts_|class)"]
     _input_embed_layer = "patch_embedding"
-    held_weights = {"time_embedding": "time_embedding_layer"}
 
     def __init__(self, config: IlaVisionConfig) -> None:
         super().__init__(config)
-        self.has_frame_positions = bool(config.temporal_layers) and config.temporal_module in HAS_FRAME_POSITIONS
-        if self.has_frame_positions:
-            self.hold_weight("time_embedding", FramePositions(config.num_frames, config.hidden_size))
+        if config.temporal_layers and config.temporal_module in HAS_FRAME_POSITIONS:
+            self.time_embedding = FramePositions(config.num_frames, config.hidden_size)
         self.embeddings = IlaVisionEmbeddings(config)
         self.pre_layrnorm: nn.Module = nn.Identity()
         if config.pre_layer_norm:
@@ -149,8 +123,8 @@ class IlaVisionModel(HoldsWeights, IlaPreTrainedModel):
         grid = (height // self.config.patch_size, width // self.config.patch_size)
         hidden_states = self.embeddings(pixel_values.flatten(0, 1), interpolate_pos_encoding=interpolate_pos_encoding)
         hidden_states = hidden_states.unflatten(0, (batch_size, num_frames))  # (B, T, L, D)
-        if self.has_frame_positions:
-            hidden_states = self.time_embedding_layer(hidden_states)
+        if hasattr(self, "time_embedding"):
+            hidden_states = self.time_embedding(hidden_states)
         hidden_states = self.pre_layrnorm(hidden_states)
         hidden_states, losses, alignments = self.encoder(hidden_states, grid, **kwargs)
         normed = self.post_layernorm(hidden_states[:, :, :1] if self.config.pre_layer_norm else hidden_states)
@@ -235,7 +209,7 @@ def _default_heads(width: int) -> int:
     return width // 64 if width % 64 == 0 else 1
 
 
-class IlaModel(HoldsWeights, IlaPreTrainedModel):
+class IlaModel(IlaPreTrainedModel):
     """Compare videos and texts: both towers, and the cosines of their features.
 
     There is no text tower with `classification_head="linear"`, and none where it was merged into its class features.
@@ -245,13 +219,12 @@ class IlaModel(HoldsWeights, IlaPreTrainedModel):
     new_parameters: ClassVar[tuple[str, ...]] = (*NEW_IN_TOWER, "mit.", "prompts_", "classifier")
     # CLIP's text tower where the head is linear; the classifier's own where there is none.
     _keys_to_ignore_on_load_unexpected = [r"^(text_model|text_projection|logit_scale|class)"]
-    held_weights = {"prompts_visual_projection": "prompts_visual_projection_layer"}
 
     def __init__(self, config: IlaConfig) -> None:
         super().__init__(config)
         width, projection = config.vision_config.hidden_size, config.projection_dim
         if config.classification_head == "text" and config.use_video_prompt:
-            self.hold_weight("prompts_visual_projection", PatchProjection(width, projection))
+            self.prompts_visual_projection = PatchProjection(width, projection)  # the first, as optimisers list it
         self.vision_model = build_tower(IlaVisionModel, config.vision_config)
         self.visual_projection = Projection(width, projection, bias=False)
         self.mit = frame_integration(config)
@@ -344,7 +317,7 @@ class IlaModel(HoldsWeights, IlaPreTrainedModel):
         text_embeds = text_embeds.to(video_embeds)
         if self.config.use_video_prompt:
             patches = self.prompts_visual_layernorm(video_outputs.last_hidden_state[:, :, 1:]).mean(1)
-            patches = self.prompts_visual_projection_layer(patches)  # (B, h*w, E): mean over frames, then projected
+            patches = self.prompts_visual_projection(patches)  # (B, h*w, E): mean over frames, then projected
             text_embeds = text_embeds.expand(len(video_embeds), -1, -1)
             text_embeds = text_embeds + self.prompts_generator(text_embeds, patches)
         video_embeds, text_embeds = F.normalize(video_embeds, dim=-1), F.normalize(text_embeds, dim=-1)
