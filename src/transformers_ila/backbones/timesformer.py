@@ -30,8 +30,9 @@ from transformers.models.timesformer.modeling_timesformer import (
 from transformers.utils.generic import can_return_tuple
 
 from ..model.alignment_ila import ImplicitAlignment
-from ..model.configuration_ila import IlaConfig, IlaVisionConfig
+from ..model.configuration_ila import IlaConfig, IlaVisionConfig, check_model_type, validate_transformer
 from ..model.fusing_ila import FusableModel
+from ..model.loading_ila import refuse_adapter
 from ..model.modeling_ila import IlaForVideoClassification, IlaModel
 from ..model.numerics_ila import realign_tensors
 from ..model.outputs_ila import IlaVideoClassifierOutput
@@ -82,6 +83,7 @@ class AlignedTimesformerConfig(TimesformerConfig):
     @classmethod
     def get_config_dict(cls, *args: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         config_dict, kwargs = super().get_config_dict(*args, **kwargs)
+        check_model_type(config_dict, args[0] if args else "", (cls.model_type, "timesformer"))
         if config_dict.get("model_type") == "timesformer":  # expected here, so no warning about another model's type
             config_dict = {**config_dict, "model_type": cls.model_type}
         return config_dict, kwargs
@@ -106,7 +108,8 @@ class AlignedTimesformerConfig(TimesformerConfig):
             raise ValueError(f'`attention_type` is {self.attention_type!r}; allowed: "divided_space_time".')
 
     def validate_sizes(self) -> None:
-        """Raise a ValueError for a number of frames, a patch size or an image size that is not allowed."""
+        """Raise a ValueError for a number of frames, layers or heads, a patch or image size that is not allowed."""
+        validate_transformer(self)
         if self.num_frames < 1:
             raise ValueError(f"`num_frames` is {self.num_frames!r}; allowed: 1 or more.")
         if self.patch_size < 1 or self.image_size < self.patch_size:
@@ -226,6 +229,7 @@ class _AlignedTimesformer(FusableModel):
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
         """Load a TimeSformer, or what this class saved, as `PreTrainedModel.from_pretrained` does."""
+        refuse_adapter(args[0] if args else kwargs.get("pretrained_model_name_or_path"))
         loaded = super().from_pretrained(*args, **kwargs)  # type: ignore[misc]
         realign_tensors(loaded[0] if isinstance(loaded, tuple) else loaded)
         return loaded

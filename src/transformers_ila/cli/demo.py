@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from tqdm import tqdm
-from transformers import AutoConfig, set_seed
+from transformers import set_seed
 
 from ..data.video_folder import VideoFolder, find_videos, hold_out
 from ..evaluation.inference import named_in_errors, require_checkpoint
@@ -223,7 +223,7 @@ def run(args: DemoOptions) -> int:
     set_seed(args.seed)
     if args.clip is not None:  # minutes of writing videos begin with a checkpoint that is there
         with named_in_errors(args.clip):
-            AutoConfig.from_pretrained(args.clip)
+            IlaConfig.from_pretrained(args.clip)
     labels, training, evaluation = prepare_videos(args)
     folder, metrics = train(args, labels, training, evaluation)
     print(

@@ -18,7 +18,6 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import AutoConfig, AutoModelForVideoClassification
 from transformers.utils import cached_file
-from transformers.utils.peft_utils import find_adapter_config_file
 
 from .hashing import hash_tensors
 
@@ -79,11 +78,6 @@ def _tensors(module: nn.Module) -> dict[str, torch.Tensor]:
     return module.state_dict(keep_vars=True)
 
 
-def holds_adapter(source: str | Path) -> bool:
-    """Return whether a folder or Hub id holds an adapter instead of a whole model."""
-    return find_adapter_config_file(source) is not None
-
-
 def load_adapter(source: str | Path, base: str | Path | None = None) -> Any:
     """Open an adapter on the model that it was trained on, with its classes.
 
@@ -104,7 +98,9 @@ def load_adapter(source: str | Path, base: str | Path | None = None) -> Any:
     classes, sha256 = _beside(source)
     base = base or settings.base_model_name_or_path
     if not base:
-        raise ValueError(f"{str(source)!r} does not say which weights it is for: name their folder or Hub id as `base`.")
+        raise ValueError(
+            f"{str(source)!r} does not say which weights it is for: name their folder or Hub id as `base`."
+        )
     config = AutoConfig.from_pretrained(source)
     model = AutoModelForVideoClassification.from_pretrained(
         base, config=config, dtype=config.dtype or "auto", ignore_mismatched_sizes=True

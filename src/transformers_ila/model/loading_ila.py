@@ -84,6 +84,19 @@ def resize_patch_positions(embeddings: CLIPVisionEmbeddings, image_size: int) ->
     embeddings.position_ids = torch.arange(len(resized), device=weight.device)[None]
 
 
+ADAPTER, WEIGHTS = "adapter_config.json", ("model", "pytorch_model")
+
+
+def refuse_adapter(path: Any) -> None:
+    """Raise a ValueError for a folder with an adapter and no weights: it would be put on a model of other classes."""
+    if path is not None and os.path.isfile(os.path.join(path, ADAPTER)):
+        if not any(name.startswith(WEIGHTS) for name in os.listdir(path)):
+            raise ValueError(
+                f"{str(path)!r} holds an adapter (LoRA), no whole model: `transformers_ila.training.load_adapter` "
+                "opens it on its own weights and with its classes; `merge_and_unload()` makes a whole model of it."
+            )
+
+
 # Arguments of `from_pretrained` that say where the files are.
 HUB_KWARGS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 

@@ -21,6 +21,7 @@ from .loading_ila import (
     HUB_KWARGS,
     check_config_for_vit,
     is_vit,
+    refuse_adapter,
     resize_frame_positions,
     resize_patch_positions,
     resize_time_parameters,
@@ -87,6 +88,7 @@ class IlaPreTrainedModel(FusableModel, CLIPPreTrainedModel):
 
         Another `num_frames` or `image_size` than the checkpoint's interpolates the positions; a warning says so.
         """
+        refuse_adapter(pretrained_model_name_or_path)
         if isinstance(config, PreTrainedConfig) and config.model_type in ("clip", "clip_vision_model"):
             config = cls.config_class.from_dict(config.to_dict())
         kwargs["key_mapping"] = {**KEY_MAPPING, **(kwargs.get("key_mapping") or {})}

@@ -20,7 +20,13 @@ MLP = (
     r"|(timesformer\.)?encoder\.layer\.\d+\.(intermediate|output)\.dense"
 )
 # What would adapt or train other parts than those, or give a model that takes no videos.
-DECIDED = ("target_modules", "modules_to_save", "exclude_modules", "target_parameters", "layers_to_transform")
+DECIDED: tuple[str, ...] = (
+    "target_modules",
+    "modules_to_save",
+    "exclude_modules",
+    "target_parameters",
+    "layers_to_transform",
+)
 DECIDED += ("layers_pattern", "layer_replication", "trainable_token_indices", "task_type", "bias", "peft_type")
 
 
@@ -46,7 +52,9 @@ def lora_config(model: Any, r: int = 8, *, mlp: bool = False, **options: Any) ->
     if hasattr(model, "peft_config") or getattr(model, "is_fused", False):
         raise ValueError(f"The {name} has adapters already, or is fused: `merge_and_unload()`, or load it anew.")
     if not isinstance(model, nn.Module) or not hasattr(model, "new_parameters"):
-        allowed = "an IlaForVideoClassification, IlaModel, FrozenClipForVideoClassification or AlignedTimesformer model"
+        allowed = (
+            "an IlaForVideoClassification, IlaModel, FrozenClipForVideoClassification or AlignedTimesformer model"
+        )
         raise ValueError(f"`model` must be {allowed}, got {name}.")
     if decided := sorted(set(DECIDED) & options.keys()):
         raise ValueError(f"`lora_config` decides {decided} by the model; write a `peft.LoraConfig` to decide it.")
@@ -54,7 +62,7 @@ def lora_config(model: Any, r: int = 8, *, mlp: bool = False, **options: Any) ->
         raise ValueError(f"`lora_dropout` has no effect in a {name}, whose tower stays in eval mode: leave it out.")
     target = f"{ATTENTION}|{MLP}" if mlp else ATTENTION
     config = AdapterConfig(r=r, target_modules=target, modules_to_save=new_modules(model) or None, **options)
-    config.base_model_name_or_path = model.name_or_path or None
+    config.base_model_name_or_path = str(model.name_or_path) or None
     return config.of(model)
 
 
