@@ -16,7 +16,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
-from transformers import AutoConfig, AutoModelForVideoClassification
+from transformers import AutoConfig, AutoModel, AutoModelForVideoClassification
 from transformers.utils import cached_file
 
 from .hashing import hash_tensors
@@ -102,7 +102,9 @@ def load_adapter(source: str | Path, base: str | Path | None = None) -> Any:
             f"{str(source)!r} does not say which weights it is for: name their folder or Hub id as `base`."
         )
     config = AutoConfig.from_pretrained(source)
-    model = AutoModelForVideoClassification.from_pretrained(
+    classifies = config.architectures[0].endswith("ForVideoClassification")
+    opener: Any = AutoModelForVideoClassification if classifies else AutoModel
+    model = opener.from_pretrained(
         base, config=config, dtype=config.dtype or "auto", ignore_mismatched_sizes=True
     )  # what does not fit is the adapter's own, or shows in the hash
     own = AdapterConfig(**{field.name: getattr(settings, field.name) for field in fields(settings) if field.init})

@@ -20,14 +20,8 @@ MLP = (
     r"|(timesformer\.)?encoder\.layer\.\d+\.(intermediate|output)\.dense"
 )
 # What would adapt or train other parts than those, or give a model that takes no videos.
-DECIDED: tuple[str, ...] = (
-    "target_modules",
-    "modules_to_save",
-    "exclude_modules",
-    "target_parameters",
-    "layers_to_transform",
-)
-DECIDED += ("layers_pattern", "layer_replication", "trainable_token_indices", "task_type", "bias", "peft_type")
+DECIDED = ["target_modules", "modules_to_save", "exclude_modules", "target_parameters", "layers_to_transform"]
+DECIDED += ["layers_pattern", "layer_replication", "trainable_token_indices", "task_type", "bias", "peft_type"]
 
 
 def lora_config(model: Any, r: int = 8, *, mlp: bool = False, **options: Any) -> AdapterConfig:
@@ -52,10 +46,8 @@ def lora_config(model: Any, r: int = 8, *, mlp: bool = False, **options: Any) ->
     if hasattr(model, "peft_config") or getattr(model, "is_fused", False):
         raise ValueError(f"The {name} has adapters already, or is fused: `merge_and_unload()`, or load it anew.")
     if not isinstance(model, nn.Module) or not hasattr(model, "new_parameters"):
-        allowed = (
-            "an IlaForVideoClassification, IlaModel, FrozenClipForVideoClassification or AlignedTimesformer model"
-        )
-        raise ValueError(f"`model` must be {allowed}, got {name}.")
+        allowed = "IlaForVideoClassification, IlaModel, FrozenClipForVideoClassification, AlignedTimesformer..."
+        raise ValueError(f"`model` must be one of {allowed}; got {name}.")
     if decided := sorted(set(DECIDED) & options.keys()):
         raise ValueError(f"`lora_config` decides {decided} by the model; write a `peft.LoraConfig` to decide it.")
     if options.get("lora_dropout") and hasattr(model, "freeze_tower"):
