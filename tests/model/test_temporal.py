@@ -331,7 +331,8 @@ def test_joint_attention_is_one_attention_over_all_tokens():
         flat = flat + layer.self_attn(layer.layer_norm1(flat))[0]
         flat = flat + layer.mlp(layer.layer_norm2(flat))
     torch.testing.assert_close(found.flatten(1, 2), flat, rtol=0, atol=EXACT)
-    assert model.time_embedding.weight.shape == (4, 32) and not hasattr(IlaVisionModel(vision_config()), "time_embedding")
+    assert model.time_embedding.weight.shape == (4, 32)
+    assert not hasattr(IlaVisionModel(vision_config()), "time_embedding")
 
 
 # -- ata -------------------------------------------------------------------------------------------------------------

@@ -98,6 +98,11 @@ class AlignedTimesformerConfig(TimesformerConfig):
     class_names = IlaConfig.class_names
 
     @property
+    def projection_dim(self) -> int:
+        """Return the width of a video's features, which is that of the layers."""
+        return self.hidden_size
+
+    @property
     def temporal_layers(self) -> tuple[int, ...]:
         """Return the indices of the layers whose attention over time is replaced or aligned."""
         return tuple(range(self.num_hidden_layers) if self.alignment_layers is None else self.alignment_layers)

@@ -71,9 +71,13 @@ def load_classifier(source: str | Path, **options: Any) -> IlaForVideoClassifica
             from .adapters import load_adapter  # which needs PEFT
 
             return load_adapter(source).merge_and_unload().eval()
-        model, info = AutoModelForVideoClassification.from_pretrained(source, output_loading_info=True, **options)
+        options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}  # they are named below
+        model, info = AutoModelForVideoClassification.from_pretrained(source, **options)
         left_over = _stored_names(source) - checkpoint_names(model.state_dict()).keys()
-    for what, names in (("missing", info["missing_keys"]), ("left over", left_over or info["unexpected_keys"])):
+    mismatched = {name for name, *_ in info["mismatched_keys"]}
+    left_over = left_over or info["unexpected_keys"]
+    wrong = {"missing": info["missing_keys"], "left over": left_over, "of another shape": mismatched}
+    for what, names in wrong.items():
         if names:
             raise ValueError(
                 f"{str(source)!r} is no trained ILA model: {len(names)} weights are {what}, such as {min(names)!r}. "

@@ -42,8 +42,8 @@ def _require(condition: bool, *, field: str, value: Any, allowed: str) -> None:
         raise ValueError(f"`{field}` is {value!r}; allowed: {allowed}.")
 
 
-_COUNTS = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_channels")
-_COUNTS += ("vocab_size", "max_position_embeddings")
+_COUNTS = ["hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_channels"]
+_COUNTS += ["vocab_size", "max_position_embeddings"]
 _RATES = ("attention_dropout", "attention_probs_dropout_prob", "hidden_dropout_prob", "drop_path_rate")
 
 
