@@ -592,9 +592,8 @@ def test_logits_equal_equation_8_and_the_prompt():
         x = x + self_attention(mit.self_attn, mit.layer_norm1(x), 2)
         x = x + mit.mlp(mit.layer_norm2(x)) + frames
         v = x.mean(0)  # Eq. 8
-        patches = (
-            model.prompts_visual_layernorm(tower.last_hidden_state[index, :, 1:]) @ model.prompts_visual_projection
-        )
+        patches = model.prompts_visual_layernorm(tower.last_hidden_state[index, :, 1:])
+        patches = patches @ model.prompts_visual_projection.weight
         memory = prompt.layernorm(patches.mean(0))
         t = texts
         for layer in prompt.decoder:

@@ -60,6 +60,7 @@ class FrozenClipConfig(IlaConfig):
     """
 
     model_type = "ila_frozen_clip"
+    loads = frozenset({"ila_frozen_clip", "ila", "clip"})
 
     classification_head: Literal["linear"] = "linear"
     decoder_num_layers: int | None = None

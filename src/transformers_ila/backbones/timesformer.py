@@ -30,8 +30,15 @@ from transformers.models.timesformer.modeling_timesformer import (
 from transformers.utils.generic import can_return_tuple
 
 from ..model.alignment_ila import ImplicitAlignment
-from ..model.configuration_ila import IlaConfig, IlaVisionConfig, require_sizes
+from ..model.configuration_ila import (
+    IlaConfig,
+    IlaVisionConfig,
+    check_model_type,
+    require_sizes,
+    validate_transformer,
+)
 from ..model.fusing_ila import FusableModel
+from ..model.loading_ila import refuse_adapter
 from ..model.modeling_ila import IlaForVideoClassification, IlaModel
 from ..model.numerics_ila import realign_tensors
 from ..model.outputs_ila import IlaVideoClassifierOutput
@@ -86,6 +93,7 @@ class AlignedTimesformerConfig(TimesformerConfig):
     @classmethod
     def get_config_dict(cls, *args: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         config_dict, kwargs = super().get_config_dict(*args, **kwargs)
+        check_model_type(config_dict, args[0] if args else "", (cls.model_type, "timesformer"))
         if config_dict.get("model_type") == "timesformer":  # expected here, so no warning about another model's type
             config_dict = {**config_dict, "model_type": cls.model_type}
         return config_dict, kwargs
@@ -100,6 +108,11 @@ class AlignedTimesformerConfig(TimesformerConfig):
     class_names = IlaConfig.class_names
 
     @property
+    def projection_dim(self) -> int:
+        """Return the width of a video's features, which is that of the layers."""
+        return self.hidden_size
+
+    @property
     def temporal_layers(self) -> tuple[int, ...]:
         """Return the indices of the layers whose attention over time is replaced or aligned."""
         return tuple(range(self.num_hidden_layers) if self.alignment_layers is None else self.alignment_layers)
@@ -110,8 +123,8 @@ class AlignedTimesformerConfig(TimesformerConfig):
             raise ValueError(f'`attention_type` is {self.attention_type!r}; allowed: "divided_space_time".')
 
     def validate_sizes(self) -> None:
-        """Raise a ValueError for a number of frames, a patch size or an image size that is not allowed."""
-        require_sizes({**vars(self), "num_labels": self.num_labels})
+        """Raise a ValueError for a number of frames, layers or heads, a patch or image size that is not allowed."""
+        validate_transformer(self)
         if self.patch_size < 1 or self.image_size < self.patch_size:
             sizes = f"`image_size`, `patch_size` are {self.image_size!r}, {self.patch_size!r}"
             raise ValueError(f"{sizes}; allowed: a patch of 1 or more, an image of at least one patch.")
@@ -229,6 +242,7 @@ class _AlignedTimesformer(FusableModel):
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
         """Load a TimeSformer, or what this class saved, as `PreTrainedModel.from_pretrained` does."""
+        refuse_adapter(args[0] if args else kwargs.get("pretrained_model_name_or_path"))
         loaded = super().from_pretrained(*args, **kwargs)  # type: ignore[misc]
         realign_tensors(loaded[0] if isinstance(loaded, tuple) else loaded)
         return loaded

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from tqdm import tqdm
-from transformers import AutoConfig, set_seed
+from transformers import set_seed
 
 from ..data.video_folder import VideoFolder, find_videos, hold_out
 from ..evaluation.inference import named_in_errors, require_checkpoint
@@ -222,7 +222,7 @@ def run(args: DemoOptions) -> int:
     """Train, evaluate, classify a video and draw its alignment; return 0."""
     if args.clip is not None:  # minutes of writing videos begin with a checkpoint that is there
         with named_in_errors(args.clip):
-            AutoConfig.from_pretrained(args.clip)
+            IlaConfig.from_pretrained(args.clip)
     with only_writer(args.output):
         return _run(args)
 

@@ -13,12 +13,11 @@ from functools import partial
 from typing import Any
 
 from tqdm import tqdm
-from transformers import AutoConfig
 
 from ..data.annotations import FORMATS, Annotations, read_annotations
 from ..distributed import Rank, all_gather, all_succeed, process_group
 from ..evaluation.evaluator import check_samples, evaluate
-from ..evaluation.inference import load_trained, named_in_errors, require_checkpoint
+from ..evaluation.inference import classifier_config, load_trained, require_checkpoint
 from ..evaluation.options import EvaluationOptions
 from ..evaluation.report import Evaluation
 from ..evaluation.report_files import check_output, precision_of, scores_of, seconds_of, write
@@ -76,8 +75,7 @@ def read_samples(args: EvaluateArguments) -> Annotations:
         ValueError: what cannot be evaluated.
         OSError: no such model or list.
     """
-    with named_in_errors(args.model):
-        config = AutoConfig.from_pretrained(args.model)
+    config = classifier_config(args.model)
     samples = read_annotations(
         args.videos if args.list is None else args.list,
         root=None if args.list is None else args.videos,

@@ -81,7 +81,8 @@ def run(recipe: RecipeArguments, args: IlaTrainingArguments) -> int:
 
 def save(trainer: "IlaTrainer", args: IlaTrainingArguments) -> None:
     """Write the model with its processor, code and card to the output folder; every process calls it."""
-    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:  # whole weights are gathered by the Trainer only
+    exported = type(trainer.model.config).model_type == "ila"  # others are for those who have this package
+    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled or not exported:  # the Trainer gathers whole weights
         trainer.save_model(str(args.output_dir))
     elif args.process_index == 0:
         with trainer.averaged():

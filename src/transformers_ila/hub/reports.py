@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from huggingface_hub import ModelCard
 
+from ..evaluation.inference import CLASSIFIERS, classifier_config, load_classifier
 from ..evaluation.report import describe_preprocessing, fingerprint
 from ..evaluation.report_fields import check_report, no_report
 from ..markup import markdown_text
 from ..model.configuration_ila import IlaConfig
-from ..model.modeling_ila import IlaForVideoClassification
+from ..model.loading_ila import refuse_adapter
 from ..model.video_processing_ila import IlaVideoProcessor
 from .cards import check_license, model_card
 from .facts import METRICS, ModelFacts, Result, describe_views, read_facts
@@ -40,7 +41,13 @@ def card_of_folder(
         OSError: no such folder.
     """
     folder = Path(folder)
-    config = IlaConfig.from_pretrained(folder)
+    config = classifier_config(folder)
+    if not isinstance(config, IlaConfig) or type(config).model_type != IlaConfig.model_type:
+        kind = CLASSIFIERS[type(config).model_type]
+        raise ValueError(
+            f"{str(folder)!r} holds a {kind}; cards are of an IlaForVideoClassification, as `export` takes."
+        )
+    refuse_adapter(folder)
     processor = IlaVideoProcessor.from_pretrained(folder)
     results = [result for report in reports for result in measured_results(report)]
     for report in reports:
@@ -138,7 +145,7 @@ def _check_weights(reports: Sequence[Mapping[str, Any]], folder: Path) -> str:
     found: dict[torch.dtype, str] = {}
 
     def load(dtype: torch.dtype | str) -> str:
-        model = IlaForVideoClassification.from_pretrained(folder, dtype=dtype)
+        model = load_classifier(folder, dtype=dtype)
         return found.setdefault(model.dtype, fingerprint(model))
 
     ours = load("auto")

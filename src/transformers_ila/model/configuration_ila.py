@@ -7,11 +7,13 @@ Modeling with Learnable Alignment for Video Recognition, ICCV 2023). That of an 
 """
 
 import copy
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
+from transformers.activations import ACT2FN
 
 from .loading_ila import config_dict_of_vit
 
@@ -61,7 +63,7 @@ LARGEST = {
     "gta_regions": 2**16,
     "num_labels": 2**20,
 }
-MAY_BE_ZERO = ("mit_num_hidden_layers", "num_hidden_layers")
+MAY_BE_ZERO = ("mit_num_hidden_layers",)
 
 
 def require_sizes(fields: Mapping[str, Any]) -> None:
@@ -71,6 +73,33 @@ def require_sizes(fields: Mapping[str, Any]) -> None:
         if isinstance(value, int):
             allowed = f"{least} or more, and at most {most}"
             _require(least <= value <= most, field=field, value=value, allowed=allowed)
+
+
+_RATES = ("attention_dropout", "attention_probs_dropout_prob", "hidden_dropout_prob", "drop_path_rate")
+
+
+def validate_transformer(config: Any) -> None:
+    """Raise a ValueError for a number of a transformer's layers that no network can have, naming the field."""
+    require_sizes(vars(config))
+    width, heads = config.hidden_size, config.num_attention_heads
+    _require(width % heads == 0, field="num_attention_heads", value=heads, allowed=f"a divisor of hidden_size={width}")
+    for field in (name for name in _RATES if hasattr(config, name)):
+        value = getattr(config, field)
+        _require(0 <= value < 1, field=field, value=value, allowed="0 <= rate < 1")
+    eps, found = config.layer_norm_eps, config.hidden_act
+    _require(0 < eps < 1, field="layer_norm_eps", value=eps, allowed="0 < eps < 1")
+    _require(found in ACT2FN, field="hidden_act", value=found, allowed=f"one of {', '.join(sorted(ACT2FN))}")
+
+
+def check_model_type(config_dict: dict[str, Any], path: Any, allowed: Collection[str]) -> None:
+    """Raise a ValueError where a `config.json` is of a model whose weights have no place here."""
+    found = config_dict.get("model_type")
+    if found is not None and found not in allowed:
+        names = (config_dict.get("architectures") or [found])[0]
+        raise ValueError(
+            f"{str(path)!r} holds a {names} (`model_type` {found!r}), of which nothing can be loaded here; allowed "
+            f"`model_type`: {', '.join(sorted(allowed))}."
+        )
 
 
 def label_fields(names: Sequence[str]) -> dict[str, dict]:
@@ -88,9 +117,9 @@ class IlaTextConfig(CLIPTextConfig):
         kwargs.pop("model_type", None)  # a CLIP folder names its own type here
         super().__post_init__(**kwargs)
 
-    def validate_sizes(self) -> None:
-        """Raise a ValueError for a size that is not allowed."""
-        require_sizes(vars(self))
+    def validate_architecture(self) -> None:
+        """Raise a ValueError for a number of layers, heads, channels or tokens that is not allowed."""
+        validate_transformer(self)
 
 
 @strict
@@ -133,6 +162,8 @@ class IlaVisionConfig(CLIPVisionConfig):
     """
 
     model_type = "ila_vision_model"
+    # types of models whose weights have a place
+    loads = frozenset({"ila_vision_model", "ila", "ila_frozen_clip", "clip", "clip_vision_model", "vit"})
 
     image_size: int = 224
     patch_size: int = 32
@@ -170,6 +201,7 @@ class IlaVisionConfig(CLIPVisionConfig):
         cls, pretrained_model_name_or_path: Any, **kwargs: Any
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         config_dict, unused = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        check_model_type(config_dict, pretrained_model_name_or_path, cls.loads)
         if config_dict.get("model_type") == "vit":
             config_dict = config_dict_of_vit(config_dict, pretrained_model_name_or_path, **kwargs)
         if "vision_config" in config_dict:  # of both towers, CLIP's or ours
@@ -190,9 +222,9 @@ class IlaVisionConfig(CLIPVisionConfig):
         """Return the rate of stochastic depth of a layer, which rises linearly from 0 in the first."""
         return self.drop_path_rate * layer_index / max(1, self.num_hidden_layers - 1)
 
-    def validate_sizes(self) -> None:
-        """Raise a ValueError for a size that is not allowed."""
-        require_sizes(vars(self))
+    def validate_architecture(self) -> None:
+        """Raise a ValueError for a number of layers, heads or channels that is not allowed."""
+        validate_transformer(self)
 
     def validate_image(self) -> None:
         """Raise a ValueError for an image size, a patch size or a normalisation that is not allowed."""
@@ -282,6 +314,7 @@ class IlaConfig(CLIPConfig):
     """
 
     model_type = "ila"
+    loads = frozenset({"ila", "clip", "vit"})  # types of models whose weights have a place
     sub_configs_defaults = {"vision_config": IlaVisionConfig, "text_config": IlaTextConfig}
     # The Trainer gathers every output that is not named here over the whole evaluation set.
     keys_to_ignore_at_inference = [
@@ -359,6 +392,7 @@ class IlaConfig(CLIPConfig):
         cls, pretrained_model_name_or_path: Any, **kwargs: Any
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         config_dict, unused = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        check_model_type(config_dict, pretrained_model_name_or_path, cls.loads)
         if config_dict.get("model_type") == "clip":  # expected here, so no warning about another model's type
             config_dict = {**config_dict, "model_type": cls.model_type}
         if config_dict.get("model_type") == "vit":
@@ -403,6 +437,9 @@ class IlaConfig(CLIPConfig):
         """Raise a ValueError for a width, number of heads or number of prompt layers that is not allowed."""
         width = self.projection_dim
         _require(width > 0, field="projection_dim", value=width, allowed="1 or more")
+        for field in ("logit_scale_init_value", "initializer_range", "initializer_factor"):
+            found = getattr(self, field)
+            _require(0 <= found < math.inf, field=field, value=found, allowed="0 or more, and finite")
         heads = {
             "vision_config.mit_num_attention_heads": self.vision_config.mit_num_attention_heads,
             "prompt_num_attention_heads": self.prompt_num_attention_heads,

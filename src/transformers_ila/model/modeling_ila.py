@@ -44,6 +44,7 @@ from .class_names_ila import (
     tokenize_labels,
 )
 from .configuration_ila import MULTI_LABEL, IlaConfig, IlaVisionConfig, label_fields
+from .held_weights_ila import FramePositions, PatchProjection
 from .layers_ila import IlaVisionEncoder
 from .loading_ila import HUB_KWARGS
 from .numerics_ila import at_least_float32
@@ -87,20 +88,15 @@ class IlaVisionModel(IlaPreTrainedModel):
 
     def __init__(self, config: IlaVisionConfig) -> None:
         super().__init__(config)
-        self.embeddings = IlaVisionEmbeddings(config)
         if config.temporal_layers and config.temporal_module in HAS_FRAME_POSITIONS:
-            self.time_embedding = nn.Parameter(torch.empty(config.num_frames, config.hidden_size))
+            self.time_embedding = FramePositions(config.num_frames, config.hidden_size)
+        self.embeddings = IlaVisionEmbeddings(config)
         self.pre_layrnorm: nn.Module = nn.Identity()
         if config.pre_layer_norm:
             self.pre_layrnorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.encoder = IlaVisionEncoder(config)
         self.post_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.post_init()
-
-    def init_own_weights(self, factor: float) -> None:
-        """Set the time embedding to 0, if there is one, so that the tower starts as plain CLIP."""
-        if hasattr(self, "time_embedding"):
-            init.zeros_(self.time_embedding)  # a tower starts as plain CLIP
 
     @merge_with_config_defaults
     @capture_outputs(tie_last_hidden_states=False)
@@ -127,7 +123,7 @@ class IlaVisionModel(IlaPreTrainedModel):
         hidden_states = self.embeddings(pixel_values.flatten(0, 1), interpolate_pos_encoding=interpolate_pos_encoding)
         hidden_states = hidden_states.unflatten(0, (batch_size, num_frames))  # (B, T, L, D)
         if hasattr(self, "time_embedding"):
-            hidden_states = hidden_states + self.time_embedding[:, None]
+            hidden_states = self.time_embedding(hidden_states)
         hidden_states = self.pre_layrnorm(hidden_states)
         hidden_states, losses, alignments = self.encoder(hidden_states, grid, **kwargs)
         normed = self.post_layernorm(hidden_states[:, :, :1] if self.config.pre_layer_norm else hidden_states)
@@ -226,6 +222,8 @@ class IlaModel(IlaPreTrainedModel):
     def __init__(self, config: IlaConfig) -> None:
         super().__init__(config)
         width, projection = config.vision_config.hidden_size, config.projection_dim
+        if config.classification_head == "text" and config.use_video_prompt:
+            self.prompts_visual_projection = PatchProjection(width, projection)  # the first, as optimisers list it
         self.vision_model = build_tower(IlaVisionModel, config.vision_config)
         self.visual_projection = Projection(width, projection, bias=False)
         self.mit = frame_integration(config)
@@ -236,16 +234,13 @@ class IlaModel(IlaPreTrainedModel):
             self.logit_scale = nn.Parameter(torch.tensor(float(config.logit_scale_init_value)))
             if config.use_video_prompt:
                 self.prompts_visual_layernorm = nn.LayerNorm(width, eps=config.vision_config.layer_norm_eps)
-                self.prompts_visual_projection = nn.Parameter(torch.empty(width, projection))
                 self.prompts_generator = prompt_generator(config)
         self.post_init()
 
     def init_own_weights(self, factor: float) -> None:
-        """Initialise what belongs to this module itself, as CLIP and X-CLIP do."""
+        """Initialise what belongs to this module itself, as CLIP does."""
         if self.config.classification_head == "text":
             init.constant_(self.logit_scale, self.config.logit_scale_init_value)
-            if self.config.use_video_prompt:
-                init.normal_(self.prompts_visual_projection, std=self.config.vision_config.hidden_size**-0.5 * factor)
 
     def set_attn_implementation(self, attn_implementation: str | dict, *args: Any, **kwargs: Any) -> None:
         super().set_attn_implementation(attn_implementation, *args, **kwargs)
@@ -321,7 +316,7 @@ class IlaModel(IlaPreTrainedModel):
         text_embeds = text_embeds.to(video_embeds)
         if self.config.use_video_prompt:
             patches = self.prompts_visual_layernorm(video_outputs.last_hidden_state[:, :, 1:]).mean(1)
-            patches = patches @ self.prompts_visual_projection  # (B, h*w, E): mean over frames, then projected
+            patches = self.prompts_visual_projection(patches)  # (B, h*w, E): mean over frames, then projected
             text_embeds = text_embeds.expand(video_embeds.shape[0], -1, -1)
             text_embeds = text_embeds + self.prompts_generator(text_embeds, patches)
         video_embeds, text_embeds = F.normalize(video_embeds, dim=-1), F.normalize(text_embeds, dim=-1)

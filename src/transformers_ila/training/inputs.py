@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PreTrainedConfig
 from transformers.utils import logging
 
+from ..backbones.frozen_clip import FrozenClipConfig, FrozenClipForVideoClassification
 from ..data.annotations import Annotations, list_shards, read_annotations
 from ..data.samples import samples_hash
 from ..evaluation.inference import named_in_errors, require_checkpoint
 from ..model.configuration_ila import CLIP_SIZES, IlaConfig, label_fields
+from ..model.loading_ila import refuse_adapter
 from ..model.modeling_ila import IlaForVideoClassification
 from .recipes import RecipeArguments, validate_config_fields
 
@@ -41,15 +44,37 @@ def model_of(recipe: RecipeArguments, class_names: Sequence[str]) -> IlaForVideo
     check_model(recipe)
     if recipe.from_scratch:
         return IlaForVideoClassification(config_of(recipe, class_names))
-    wanted = recipe.model_fields()
+    wanted, kind = recipe.model_fields(), class_of(recipe)
     with named_in_errors(str(recipe.clip)):
-        model = IlaForVideoClassification.from_pretrained(recipe.clip, labels=list(class_names), **wanted)
+        model = kind.from_pretrained(recipe.clip, labels=list(class_names), **wanted)
     vision = CLIP_SIZES[recipe.tower][0]
     found = {name: getattr(model.config.vision_config, name) for name in vision}
     other = {name: value for name, value in found.items() if value != vision[name]}
     if other:
         logger.warning(f"{recipe.clip!r} is no {recipe.tower} tower, which the recipe is meant for: {other}.")
     return model
+
+
+def class_of(recipe: RecipeArguments) -> type[IlaForVideoClassification]:
+    """Return the class that goes on from the weights of `clip`: a decoder on a frozen CLIP stays one.
+
+    Raises:
+        ValueError: weights of a class that a recipe does not train, or an adapter.
+        OSError: there are no such weights.
+    """
+    path = str(recipe.clip)
+    refuse_adapter(path)
+    with named_in_errors(path):
+        found = PreTrainedConfig.get_config_dict(path)[0].get("model_type")
+        if found != FrozenClipConfig.model_type:
+            IlaConfig.get_config_dict(path)  # which refuses other models by their class
+            return IlaForVideoClassification
+    if recipe.classification_head != "linear":
+        given = recipe.classification_head
+        raise ValueError(
+            f"{path!r} is a FrozenClipForVideoClassification: --classification_head linear, not {given!r}."
+        )
+    return FrozenClipForVideoClassification
 
 
 def check_model(recipe: RecipeArguments) -> None:
@@ -67,6 +92,7 @@ def check_model(recipe: RecipeArguments) -> None:
         raise ValueError("`clip` must be the Hub id or the folder of weights to start from: --clip.")
     if recipe.clip is not None:
         require_checkpoint(recipe.clip)
+        class_of(recipe)
     if recipe.tower not in CLIP_SIZES:
         raise ValueError(f"`tower` must be one of {', '.join(CLIP_SIZES)}, got {recipe.tower!r}.")
     validate_config_fields(recipe.model_fields())

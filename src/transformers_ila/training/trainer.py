@@ -159,7 +159,8 @@ class IlaTrainer(Trainer):
     def freeze(self) -> None:
         """Train only what the pretrained weights lack."""
         for name, parameter in self.model.named_parameters():
-            parameter.requires_grad_(is_new_parameter(name, self.model.new_parameters))
+            trained = ".original_module." not in name  # of adapters: what is trained in its place stands beside it
+            parameter.requires_grad_(trained and is_new_parameter(name, self.model.new_parameters))
 
     # data
 
