@@ -69,11 +69,10 @@ def read_kinetics(
     samples = SampleCollector()
     for clip in wanted:
         path, pattern = directory.find_first(_kinetics_names(clip))
-        index = classes.by_name.get(clip.label)
-        if index is None:
-            index = classes.named(clip.label, clip.line, _begin_of_cell(clip.line, clip.label_at))
+        if clip.label not in classes.by_name:
+            classes.named(clip.label, clip.line, _begin_of_cell(clip.line, clip.label_at))
         times = (clip.start, clip.end) if pattern.endswith(BARE) else (None, None)
-        samples.add(Sample(path, (index,), clip.name, *times), clip.line)
+        samples.add(Sample(path, (classes.by_name[clip.label],), clip.name, *times), clip.line)
     if any(sample.start is not None for sample in samples.samples):
         logger.warning(f"Videos of {text.file!r} lie there without times in their names; they may be whole videos.")
     return samples.annotations(text.file, "kinetics", classes, sha256=text.sha256, found_as=dict(directory.found_as))
