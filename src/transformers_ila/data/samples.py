@@ -4,7 +4,7 @@ import difflib
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -324,8 +324,14 @@ def _sample(item: Any) -> Sample:
     return Sample(str(video) if isinstance(video, Path) else video, (), _shown(video))
 
 
-def join_classes(samples: LabelledVideos, class_names: Sequence[str], *, multi_label: bool = False) -> LabelledVideos:
-    """Return labelled videos with the indices of `class_names`, a model's or another list's: who joins data asks this.
+def join_classes(
+    samples: LabelledVideos,
+    class_names: Sequence[str],
+    *,
+    multi_label: bool = False,
+    warn: Callable[[str], object] = logger.warning,
+) -> LabelledVideos:
+    """Return labelled videos with the indices of `class_names`, a model's or another list's.
 
     A label that carries a name is found by it; only classes that a video has must be there. A label without one is
     taken as an index of `class_names`, and so is every label where those are numbered only (`LABEL_0`); both are
@@ -334,6 +340,7 @@ def join_classes(samples: LabelledVideos, class_names: Sequence[str], *, multi_l
     Args:
         samples: annotations, which stay annotations; samples or pairs, which become samples.
         multi_label: pairs may hold rows of 0 and 1, as in `listed_samples`.
+        warn: logs what is joined without names.
 
     Raises:
         ValueError: names that are none of `class_names`, indices beyond them, or what `listed_samples` refuses.
@@ -343,10 +350,10 @@ def join_classes(samples: LabelledVideos, class_names: Sequence[str], *, multi_l
     if are_numbered(order.names) and any(name_of(label) not in order.by_name for label in labels):
         refuse_two_orders(labels)
         listed = [sample._replace(labels=tuple(map(int, sample.labels))) for sample in listed]
-        logger.warning(f"The {len(order.names)} classes have numbers for names: labels are taken as their indices.")
+        warn(f"The {len(order.names)} classes have numbers for names: labels are taken as their indices.")
     elif bare := sum(any(name_of(label) is None for label in sample.labels) for sample in listed):
         first = ", ".join(f"{index} is {name!r}" for index, name in enumerate(order.names[:2]))
-        logger.warning(
+        warn(
             f"The labels of {bare} of {len(listed)} videos have no names: they are taken as indices of the "
             f"{len(order.names)} classes, of which {first}."
         )

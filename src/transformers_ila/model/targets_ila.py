@@ -79,7 +79,7 @@ def check_targets(labels: Any, videos: int, classes: int, *, problem_type: str |
         good, allowed = _are_flags(labels), f"rows of 0 and 1 for {classes} classes, or of {IGNORE_INDEX} alone"
     elif labels.ndim == 1:
         good = ((0 <= labels) & (labels < classes)) | (labels == IGNORE_INDEX)
-        allowed = f"class indices 0 to {classes - 1}, or {IGNORE_INDEX}"
+        allowed = f"class indices {IGNORE_INDEX} or 0 to {classes - 1}"
     else:
         sums = at_least_float32(labels).sum(-1)
         good = ((sums - 1).abs() <= SUM_TOLERANCE.get(labels.dtype, 1e-3)) & (labels >= 0).all(-1)
@@ -89,7 +89,7 @@ def check_targets(labels: Any, videos: int, classes: int, *, problem_type: str |
     try:
         torch._assert_async(good.all(), f"`labels` must be {allowed}.")
     except RuntimeError as error:
-        raise ValueError(f"`labels` must be {allowed}; got {_shown(labels[~good])}.") from error
+        raise ValueError(f"`labels` must be {allowed}, got {_shown(labels[~good])}.") from error
 
 
 def check_flags(targets: torch.Tensor) -> None:
