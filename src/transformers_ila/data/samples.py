@@ -306,11 +306,12 @@ def listed_samples(samples: LabelledVideos, *, row: int | None = None) -> list[S
 
 def _labels(item: Any, row: int | None) -> list[int] | list[str]:
     """Return the labels of a sample or pair; a ValueError names its video."""
+    sample = _sample(item)
+    given, row = (item.labels, None) if isinstance(item, Sample) else (item[1], row)
     try:
-        return labels_of_pair(item.labels) if isinstance(item, Sample) else labels_of_pair(item[1], row=row)
+        return labels_of_pair(given, row=row)
     except ValueError as error:
-        given = item.labels if isinstance(item, Sample) else item[1]
-        raise ValueError(f"{f'{path_of(_sample(item))}: {_as_text(given)}'!r:.300}: {error}.") from None
+        raise ValueError(f"{f'{path_of(sample)}: {_as_text(given)}'!r:.300}: {error}.") from None
 
 
 def _as_text(labels: Any) -> str:
@@ -320,6 +321,11 @@ def _as_text(labels: Any) -> str:
 def _sample(item: Any) -> Sample:
     if isinstance(item, Sample):
         return item
+    if not isinstance(item, (tuple, list)) or len(item) != 2:
+        raise ValueError(
+            "Labelled videos are annotations, samples, or pairs of a video and its labels; among these is "
+            f"{type(item).__name__} {item!r:.80}. `read_annotations` reads a data set of `datasets`."
+        )
     video, _ = item
     return Sample(str(video) if isinstance(video, Path) else video, (), _shown(video))
 

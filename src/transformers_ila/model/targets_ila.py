@@ -118,10 +118,10 @@ def _check_form(labels: Any, videos: int, classes: int, *, several: bool) -> Non
     if rows:
         hint = f": for several labels a video set `problem_type={MULTI_LABEL!r}`; probabilities are `labels.float()`"
     elif indices:
-        hint = ": class indices are `labels.long()`"
+        hint = ": class indices are integers, `labels.long()`"
     else:
         hint = ""
-    allowed = f"class indices ({videos},) of an integer dtype or probabilities {(videos, classes)} of a floating one"
+    allowed = f"class indices ({videos},) or probabilities {(videos, classes)}"
     raise ValueError(f"`labels` must be {allowed}, got {shape} of {dtype}{hint}.")
 
 

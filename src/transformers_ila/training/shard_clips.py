@@ -192,7 +192,8 @@ class RowClips(ShardClips):
 
     def checked(self, source: Any) -> Any:
         """Return the streaming data set with its videos not decoded; ValueError where a column is missing."""
-        features = source.features or source._resolve_features().features
+        source = source if source.features else source._resolve_features()
+        features = source.features
         missing = [name for name in (self.video, self.label) if name not in features]
         if missing:
             raise ValueError(f"The data set has the columns {', '.join(features)}, and not {', '.join(missing)}.")
@@ -206,7 +207,7 @@ class RowClips(ShardClips):
         rows = split_dataset_by_node(self.source, rank=self.rank, world_size=self.ranks)
         if self.ranks == 1 and rows.num_shards < places:
             raise ValueError(f"{rows.num_shards} shards are too few for {places} workers: one for each.")
-        own = label_feature_names((self.source.features or {}).get(self.label))
+        own = label_feature_names(self.source.features[self.label])
         classes = classes_of(own if self.labels is None else self.labels, multi_label=False)
         for number, row in enumerate(rows):
             name = str(row.get("__key__") or f"worker {place}, row {number}")

@@ -26,8 +26,11 @@ from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput, rotate_checkpoints
 from transformers.utils import logging
 
+from ..data.shards import label_feature_names
+from ..data.text import preview
 from ..data.video_folder import VideoFolder
 from ..evaluation.metrics import mean_average_precision
+from ..model.class_names_ila import are_numbered
 from ..model.configuration_ila import MULTI_LABEL
 from ..model.targets_ila import IGNORE_INDEX, ignored_rows, is_integer
 from ..model.video_processing_ila import IlaVideoProcessor
@@ -285,6 +288,7 @@ class IlaTrainer(Trainer):
         config = self.accelerator.unwrap_model(self.model).config
         for part in data_sets_in(data):
             if not isinstance(part, (Clips, ShardClips, VideoFolder)):
+                _refuse_other_order(part, config)
                 continue
             if not names_only and part.multi_label is not (config.problem_type == MULTI_LABEL):
                 labels = "several labels" if part.multi_label else "one label"
@@ -485,6 +489,20 @@ class IlaTrainer(Trainer):
         super()._load_best_model()
         if self.average is not None and self.state.best_model_checkpoint is not None:
             self.average.load(self.state.best_model_checkpoint)  # which is what was the best
+
+
+def _refuse_other_order(data: Any, config: Any) -> None:
+    """Raise a ValueError where a `ClassLabel` of a `datasets` data set has the model's names in another order."""
+    features = getattr(data, "features", None) or {}
+    for column in ("label", "labels"):
+        names = label_feature_names(features.get(column))
+        if names is None or are_numbered(config.class_names) or names == config.class_names[: len(names)]:
+            continue
+        raise ValueError(
+            f"The column {column!r} counts its classes in another order than the model: {preview(names)}, not "
+            f"{preview(config.class_names)}. `read_annotations(data)` with `TrainingClips` or `EvaluationClips` finds "
+            "them by name."
+        )
 
 
 def data_sets_in(data: Any) -> Iterator[Any]:
