@@ -136,5 +136,14 @@ def test_metrics_of_the_evaluate_library(monkeypatch, tmp_path):
     targets = torch.nn.functional.one_hot(labels, 6)
     precision = metrics.mean_average_precision(scores, targets)
     assert computed("mean_average_precision", scores, targets) == {"mean_average_precision": precision}
+    for name, references in {
+        "top_k_accuracy": ([0.5, 1.7], [True, False], targets[:2]),
+        "mean_average_precision": ([[0.5, 1], [1, 0]], [[2, 0], [1, 0]], [0, 1]),
+    }.items():
+        for wrong in references:
+            with pytest.raises(ValueError, match="0 and 1|class indices"):
+                evaluate_metrics.load(name, cache_dir=str(tmp_path)).add_batch(
+                    predictions=scores[:2], references=wrong
+                )
     with pytest.raises(ValueError, match="no metric 'accuracy'; there are top_k_accuracy"):
         evaluate_metrics.load("accuracy")

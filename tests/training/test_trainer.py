@@ -583,13 +583,18 @@ def test_lists_of_another_order_are_joined_by_name(videos, three, processor, tmp
     ]
 
 
-def test_a_plain_trainer_is_given_the_names(three, processor, tmp_path):
+def test_a_plain_trainer_is_given_the_names(three, processor, tmp_path, caplog):
     args = TrainingArguments(str(tmp_path), report_to="none", use_cpu=True, disable_tqdm=True)
     clips = EvaluationClips(read_annotations(three), processor, labels=sorted(MOTIONS))
     found = Trainer(
         tiny_model(), args, compute_metrics=top_accuracies, preprocess_logits_for_metrics=top5_indices
     ).predict(clips)
-    assert found.label_ids.tolist() == [5, 5, 6, 6, 7, 7]
+    assert found.label_ids.tolist() == [5, 5, 6, 6, 7, 7] and not caplog.records
+    clips = EvaluationClips(read_annotations(three), processor)
+    assert [clips[0]["labels"], clips[1]["labels"]] == [0, 0]
+    assert [record.message.split(": ")[1][:37] for record in caplog.records] == [
+        "give `labels=model.config.class_names"
+    ]
 
 
 def test_data_that_the_model_is_not_for(videos, three, processor, tmp_path):

@@ -122,11 +122,26 @@ class Clips(Dataset):
 class EvaluationClips(Clips):
     """Serve clips to evaluate on: `{"pixel_values": (T, C, H, W), "labels": class index}`, one centre view of each.
 
+    Without `labels`, and where no `IlaTrainer` has found the model's classes, the first item that is read logs that
+    its label is an index of the annotations' own classes.
+
     A video that cannot be read is not replaced. Its clip is zeros and its label -100, where videos have several labels
     each of the K; the loss passes over it, `top_accuracies` and `multi_label_metrics` count it.
     """
 
+    _joined = False
+
+    def join(self, class_names: Sequence[str]) -> None:
+        super().join(class_names)
+        self._joined = True
+
     def __getitem__(self, index: int) -> dict[str, Any]:
+        if not self._joined:
+            self._joined = True  # or every item would say it
+            logger.warning(
+                f"Labels are indices of the classes of {self.annotations.source!r}, which are taken for the model's: "
+                "give `labels=model.config.class_names`, or use `IlaTrainer`, which finds them by name."
+            )
         sample = self.samples[index]
         try:
             pixel_values = self.as_model_input(sample.source())
