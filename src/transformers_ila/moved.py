@@ -183,6 +183,7 @@ GONE = {  # a blank stands between names that share a reason
     "video_lists.ListedVideo": "`ListEntry` of `transformers_ila.data.lists` has its line as `raw`",
     "video_lists.list_videos": "`iter_entries()` of `transformers_ila.data.lists` gives all lines",
     "video_lists.stream_videos": "`iter_videos()` of `transformers_ila.data` gives names and paths",
+    "modeling_ila.check_class_indices": "`check_targets` of `transformers_ila.model.targets_ila` checks all labels",
     "modeling_ila.tensor_state": "`refresh_class_features()` of the model is called where it was compared",
     "prediction.named_videos": "`transformers_ila.data.iter_videos` yields names and paths",
     "training.NEW_PARTS": "`new_parameters` of a model's class says it",

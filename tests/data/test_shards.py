@@ -159,6 +159,9 @@ def test_data_sets_of_other_labels(tmp_path):
     assert read_annotations(numbers).class_names is None
     names = data_set(tmp_path, ["abseiling", NAMES[3]], datasets.Value("string"))
     assert [sample.labels for sample in read_annotations(names, labels=NAMES).samples] == [(0,), (3,)]
+    assert read_annotations(names).class_names == sorted(["abseiling", NAMES[3]])  # texts are names
+    digits = data_set(tmp_path, ["3", "0"], datasets.Value("string"))
+    assert read_annotations(digits).class_names is None and read_annotations(digits).samples[0].labels == (3,)
     action = data_set(tmp_path, [0, 1], datasets.ClassLabel(names=["a", "b"]), "action")
     assert [sample.labels for sample in read_annotations(action).samples] == [(0,), (1,)]
 

@@ -51,3 +51,38 @@ def test_items_are_what_the_trainer_takes(folder):
 def test_errors_say_what_is_missing(tmp_path, make, message):
     with pytest.raises(ValueError, match=message):
         find_videos(make(tmp_path))
+
+
+@pytest.fixture(scope="module")
+def splits(tmp_path_factory):
+    """Eight classes to train on, of which three have videos to evaluate on."""
+    root = tmp_path_factory.mktemp("splits")
+    write_folder(root / "train", 8, seed=0, num_frames=6)
+    for name in sorted(MOTIONS)[5:]:
+        (root / "val").mkdir(exist_ok=True)
+        (root / "val" / name).symlink_to(root / "train" / name)
+    return root
+
+
+def test_a_folder_without_some_classes(splits, caplog):
+    names, training = find_videos(splits / "train")
+    assert not caplog.records
+    own, alone = find_videos(splits / "val")
+    assert own == names[5:] and [label for _, label in alone] == [0, 1, 2]
+    assert "has classes that" in caplog.text and "by `labels`" in caplog.text  # which is all that can be said of them
+    same, held_out = find_videos(splits / "val", labels=names)
+    assert same == names and [label for _, label in held_out] == [5, 6, 7]
+    with pytest.raises(ValueError, match=f"1 of 3 class folders .*: '{names[7]}'"):
+        find_videos(splits / "val", labels=names[:7])
+    processor = IlaVideoProcessor(num_frames=4, size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28})
+    for samples in (alone, held_out, hold_out(alone)[0], [(str(path), label) for path, label in alone]):
+        data = VideoFolder(samples, processor, labels=names)
+        assert [label for _, label in data.samples] == [5, 6, 7] and data[0]["labels"] == 5
+    data = VideoFolder([(path, names[label]) for path, label in training], processor)
+    assert data.samples == training
+    with pytest.raises(ValueError, match="two orders of classes: 0 is "):
+        VideoFolder(training + alone, processor)
+    assert len(VideoFolder(training + alone, processor, labels=names)) == 11
+    for label in (True, 1.0, [0, 1], None):
+        with pytest.raises(ValueError, match="label"):
+            VideoFolder([(training[0][0], label)], processor)

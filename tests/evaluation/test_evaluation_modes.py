@@ -343,3 +343,17 @@ def test_a_fault_in_one_process_ends_all(tmp_path, folder):
     assert run.returncode == 0, run.stderr[-2000:]
     assert "0 ZeroDivisionError " in run.stdout and "1 RemoteRankError process 0: ZeroDivisionError" in run.stdout
     assert "0 ValueError invalid literal" in run.stdout and "1 RemoteRankError process 0: ValueError" in run.stdout
+
+
+def test_rows_of_several_labels(several, processor, samples):
+    """Each video shows one class of its own and the last one; read as indices they would all be of classes 0 and 1."""
+    ids = [(index, 7) for index in range(4)]
+    rows = [[float(column in labels) for column in range(8)] for labels in ids]
+    expected = evaluate(several, processor, [(s.video, labels) for s, labels in zip(samples, ids)])
+    assert expected.metrics["mean_average_precision"] < 1
+    for dtype in (torch.long, torch.bool, torch.float32):
+        pairs = [(s.video, row) for s, row in zip(samples, torch.tensor(rows).to(dtype))]
+        found = evaluate(several, processor, pairs)
+        assert torch.equal(found.predictions.labels, expected.predictions.labels) and found.metrics == expected.metrics
+    with pytest.raises(ValueError, match="row of 0 and 1"):
+        evaluate(several, processor, [(samples[0].video, rows[0][:7])])

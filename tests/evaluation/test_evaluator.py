@@ -19,6 +19,7 @@ from transformers_ila.cli import evaluate as script
 from transformers_ila.cli.main import run_verb
 from transformers_ila.data.annotations import read_annotations
 from transformers_ila.data.samples import Sample
+from transformers_ila.data.video_folder import find_videos
 from transformers_ila.evaluation.evaluator import collect_logits, evaluate
 from transformers_ila.evaluation.inference import batch_statistics_mode
 from transformers_ila.evaluation.metrics import accuracies
@@ -490,3 +491,33 @@ def test_bad_arguments_of_the_script(tmp_path, monkeypatch, capsys, saved, case)
     *_, error = capsys.readouterr().err.splitlines()
     assert message in error and error.startswith("ila evaluate: error: ")
     assert not Path("evaluation.json").exists() and Path("list.txt").read_text() == "a.mp4 1\n"
+
+
+def test_classes_are_found_by_name(model, processor, folder, tmp_path, caplog):
+    """A folder with three of the model's eight classes, by every way that names can go."""
+    for name in LABELS[5:]:
+        (tmp_path / "three" / name.replace(" ", "_")).parent.mkdir(exist_ok=True)
+        (tmp_path / "three" / name.replace(" ", "_")).symlink_to(folder / name)
+    own = read_annotations(tmp_path / "three")
+    report = evaluate(model, processor, own).report()
+    expected = evaluate(model, processor, read_annotations(tmp_path / "three", labels=LABELS)).report()
+    for name in ("metrics", "per_class", "most_confused", "calibration", "data_set"):
+        assert report[name] == expected[name]
+    assert [row["videos"] for row in report["per_class"]] == [0, 0, 0, 0, 0, 2, 2, 2]
+    rows = [(sample.video, LABELS[5 + int(sample.labels[0])]) for sample in own.samples]
+    for form in (own.pairs(), find_videos(tmp_path / "three")[1], own.samples[::-1], rows):
+        assert evaluate(model, processor, form).metrics == report["metrics"]
+    assert not caplog.records
+    bare = [(sample.video, int(sample.labels[0])) for sample in own.samples]
+    assert evaluate(model, processor, bare).predictions.labels.unique().tolist() == [0, 1, 2]
+    assert [record.levelname for record in caplog.records] == ["WARNING"] and "have no names" in caplog.text
+    (tmp_path / "three" / "moving_u").symlink_to(folder / LABELS[0])
+    with pytest.raises(ValueError, match=r"none of the 8 class names .*: 'moving_u' \('moving up'\?\)"):
+        evaluate(model, processor, read_annotations(tmp_path / "three"))
+
+
+def test_a_model_with_numbers_for_names(model, processor, folder, monkeypatch, caplog):
+    numbers = {index: f"LABEL_{index}" for index in range(8)}
+    monkeypatch.setattr(model.config, "id2label", numbers)
+    found = collect_logits(model, processor, read_annotations(folder))
+    assert found.labels.tolist() == sorted(list(range(8)) * 2) and "8 classes have numbers for names" in caplog.text

@@ -98,6 +98,9 @@ FAULTS = {
     "k": (lambda: metrics.top_k_accuracy(torch.ones(1, 2), torch.tensor([0]), k=0), "k must be 1 or more"),
     "too high": (lambda: metrics.accuracies(torch.ones(1, 2), torch.tensor([2])), "labels must be 0 to 1, got 2"),
     "shape": (lambda: metrics.accuracies(torch.ones(2, 2), torch.tensor([1])), r"class indices \(2,\)"),
+    "bools": (lambda: metrics.accuracies(torch.ones(2, 2), torch.tensor([True, False])), "torch.bool"),
+    "two": (lambda: metrics.mean_average_precision(torch.ones(1, 2), torch.tensor([[2, 0]])), r"got \[2, 0\]"),
+    "half": (lambda: metrics.multi_label_metrics(torch.ones(1, 2), torch.tensor([[0.5, 0]])), "rows of 0 and 1"),
     "targets": (lambda: metrics.average_precisions(torch.ones(2, 2), torch.ones(2)), r"must be \(2, 2\)"),
     "no classes": (lambda: metrics.accuracies(torch.ones(2, 0), torch.tensor([1, 0])), r"got \(2, 0\)"),
     "confidence": (lambda: metrics.calibration(torch.tensor([1.5]), torch.tensor([1])), "from 0 to 1"),
@@ -133,5 +136,14 @@ def test_metrics_of_the_evaluate_library(monkeypatch, tmp_path):
     targets = torch.nn.functional.one_hot(labels, 6)
     precision = metrics.mean_average_precision(scores, targets)
     assert computed("mean_average_precision", scores, targets) == {"mean_average_precision": precision}
+    for name, references in {
+        "top_k_accuracy": ([0.5, 1.7], [True, False], targets[:2]),
+        "mean_average_precision": ([[0.5, 1], [1, 0]], [[2, 0], [1, 0]], [0, 1]),
+    }.items():
+        for wrong in references:
+            with pytest.raises(ValueError, match="0 and 1|class indices"):
+                evaluate_metrics.load(name, cache_dir=str(tmp_path)).add_batch(
+                    predictions=scores[:2], references=wrong
+                )
     with pytest.raises(ValueError, match="no metric 'accuracy'; there are top_k_accuracy"):
         evaluate_metrics.load("accuracy")

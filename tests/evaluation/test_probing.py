@@ -226,3 +226,26 @@ def test_script(tmp_path, model, processor, folders, capsys, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert run_verb(script, [*options, "--test", str(folders / "test")]) == 2
     assert sys.modules["transformers_ila.cli.probe"] is script
+
+
+def test_lists_of_two_orders_are_joined_by_name(model, processor, folders):
+    names = sorted(path.name for path in (folders / "train").iterdir())
+    training = extract_features(model, processor, read_annotations(folders / "train"))
+    held_out = extract_features(model, processor, read_annotations(folders / "test"))
+    other = extract_features(model, processor, read_annotations(folders / "test", labels=names[::-1]))
+    assert held_out.labels.tolist() != other.labels.tolist()
+    options = ProbeOptions(probes=["knn"])
+    assert probe(training, other, options, classes=8) == probe(training, held_out, options, classes=8)
+    strange = extract_features(
+        model, processor, read_annotations(folders / "test", labels=["new", *names]).samples[:1]
+    )
+    assert probe(training, strange, options, classes=8)["knn"]["metrics"]["classes"] == 1
+    unknown = Features(other.features, other.labels, {}, {**other.class_names, "new": 8})
+    with pytest.raises(ValueError, match="two orders of classes, and no training video shows 'new'"):
+        probe(training, unknown, options, classes=9)
+    with pytest.raises(ValueError, match="two orders"):
+        mixed = (
+            read_annotations(folders / "test").samples[:1]
+            + read_annotations(folders / "test", labels=names[::-1]).samples[:1]
+        )
+        extract_features(model, processor, mixed)

@@ -433,6 +433,27 @@ def test_lists_are_read_with_their_classes(tmp_path):
         annotations_of(parsed(None, tmp_path)[0])
 
 
+def test_classes_of_the_other_list_are_found_by_name(tmp_path):
+    for name in ("train/one/a.mp4", "train/two_b/b.mp4", "val/two_b/c.mp4", "other/three/d.mp4", "other/one/e.mp4"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "names.txt").write_text("zero\ntwo b\none\n")
+
+    def labels(val, *options):
+        given = ["--train_list", str(tmp_path / "train"), "--val_list", str(tmp_path / val), *options]
+        return [
+            [sample.labels for sample in part.samples]
+            for part in annotations_of(parsed(None, tmp_path, *given)[0])[:2]
+        ]
+
+    assert labels("val") == [[(0,), (1,)], [(1,)]]  # alone, the folder would count from 0
+    assert labels("val", "--labels", str(tmp_path / "names.txt")) == [[(2,), (1,)], [(1,)]]
+    (tmp_path / "val.csv").write_text("val/two_b/c.mp4,two_b\nother/one/e.mp4,one\n")
+    assert labels("val.csv")[1] == [(1,), (0,)]
+    with pytest.raises(ValueError, match="1 of 2 class folders .* 'three'"):
+        labels("other")
+
+
 def test_folders_that_changed_are_another_run(tmp_path):
     for name in ("one/a.mp4", "one/b.mp4", "two/c.mp4"):
         (tmp_path / "train" / name).parent.mkdir(parents=True, exist_ok=True)

@@ -4,6 +4,7 @@ import io
 import tarfile
 from pathlib import Path
 
+import datasets
 import pytest
 import torch
 from torch.utils.data import DataLoader
@@ -11,6 +12,7 @@ from transformers import set_seed
 
 from support.tiny_models import tiny_config
 from transformers_ila import IlaForVideoClassification, IlaVideoProcessor
+from transformers_ila.data.class_indices import name_of
 from transformers_ila.motionbench.tasks import write_folder
 from transformers_ila.training.arguments import IlaTrainingArguments
 from transformers_ila.training.augmentation import ClipAugmentation
@@ -131,8 +133,6 @@ def test_the_collator_takes_them(shards):
 
 @pytest.fixture(scope="module")
 def rows(shards):
-    datasets = pytest.importorskip("datasets")
-
     def read(files):
         for file in files:
             with tarfile.open(file) as tar:
@@ -177,3 +177,31 @@ def test_ranks_share_a_streaming_data_set(rows):
 def test_columns_that_are_not_there(rows):
     with pytest.raises(ValueError, match="has the columns video, label, and not clip"):
         row_clips(rows, video="clip")
+
+
+@pytest.mark.parametrize("source", ["shards", "rows", "named rows"])
+def test_streams_have_the_model_s_indices(shards, rows, source, caplog):
+    """The stream counts from the last class; the model has one class more in front."""
+    names = [f"class {index}" for index in range(8)]
+    own, model = names[::-1], ["new", *names]
+    if source == "shards":
+        data = streamed(shards, labels=own)
+    elif source == "rows":
+        data = row_clips(rows, labels=own)
+    else:
+        data = row_clips(rows.cast_column("label", datasets.ClassLabel(names=own)), labels=names)
+    before = [item["labels"] for item in data]
+    assert [name_of(label) for label in before] == [
+        names[7 - int(label)] if source != "named rows" else names[int(label)] for label in before
+    ]
+    data.join(model)
+    assert [item["labels"] for item in data] == [model.index(name_of(label)) for label in before]
+    data.join(names[:3])
+    with pytest.raises(ValueError, match="none of the 3 class names"):
+        list(data)
+    assert not caplog.records
+    bare = streamed(shards)
+    bare.join(names)
+    found = [item["labels"] for item in bare]
+    assert found and [name_of(label) for label in found] == [names[label] for label in found]
+    assert len(caplog.records) <= 1  # once in a process

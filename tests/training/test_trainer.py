@@ -7,19 +7,22 @@ import os
 import shutil
 import signal
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch.utils.data import Dataset
-from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
+from torch.utils.data import ConcatDataset, Dataset, Subset
+from transformers import EvalPrediction, Trainer, TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_callback import TrainerState
 
 import transformers_ila.training.trainer
 from support.tiny_models import tiny_config
 from transformers_ila import IlaForVideoClassification, IlaVideoProcessor
 from transformers_ila.data.annotations import read_annotations
+from transformers_ila.data.class_indices import ClassIndex
+from transformers_ila.data.video_folder import VideoFolder, find_videos
 from transformers_ila.files import LOCK, FolderInUseError
 from transformers_ila.model.alignment_ila import PointPredictor
 from transformers_ila.motionbench.tasks import MOTIONS, write_folder
@@ -631,3 +634,86 @@ def test_it_learns(videos, processor, tmp_path):
     losses = [line["classification_loss"] for line in trainer.state.log_history if "classification_loss" in line]
     assert losses[-1] < 0.7 * losses[0], losses
     assert trainer.evaluate()["eval_top1"] >= 0.5  # of eight classes
+
+
+# -- classes of other lists ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def three(videos, tmp_path_factory):
+    """Videos of three of the eight classes: 0, 1 and 2 of their folder, 5, 6 and 7 of the model."""
+    root = tmp_path_factory.mktemp("three")
+    for name in sorted(MOTIONS)[5:]:
+        (root / name).symlink_to(f"{videos.source}/{name}")
+    return root
+
+
+def test_lists_of_another_order_are_joined_by_name(videos, three, processor, tmp_path):
+    names, own = sorted(MOTIONS), read_annotations(three)
+    trainer = trainer_for(tmp_path, videos, processor)
+    expected = trainer.evaluate(EvaluationClips(own, processor, labels=names))
+    rest = read_annotations(videos.source, labels=names[::-1])
+    forms = {
+        "clips": EvaluationClips(own, processor),
+        "folder": VideoFolder(find_videos(three)[1], processor),
+        "subset": Subset(EvaluationClips(rest, processor), [i for i, s in enumerate(rest.samples) if s.labels[0] < 3]),
+    }
+    for form in forms.values():
+        found = trainer.evaluate(form)
+        assert [found[f"eval_{name}"] for name in ("loss", "top1")] == [
+            pytest.approx(expected[f"eval_{name}"]) for name in ("loss", "top1")
+        ]
+        assert set(trainer.predict(form).label_ids.tolist()) == {5, 6, 7}
+    both = ConcatDataset([EvaluationClips(own, processor), EvaluationClips(rest, processor)])
+    assert trainer.predict(both).label_ids.tolist() == [5, 5, 6, 6, 7, 7, *sorted(list(range(8)) * 2)]
+    assert trainer.evaluate({"three": EvaluationClips(own, processor)})["eval_three_top1"] == expected["eval_top1"]
+    trained = trainer_for(tmp_path, rest, processor).train_dataset
+    assert [names[int(sample.labels[0])] for sample in trained.samples] == [
+        Path(s.video).parent.name for s in rest.samples
+    ]
+
+
+def test_a_plain_trainer_is_given_the_names(three, processor, tmp_path, caplog):
+    args = TrainingArguments(str(tmp_path), report_to="none", use_cpu=True, disable_tqdm=True)
+    clips = EvaluationClips(read_annotations(three), processor, labels=sorted(MOTIONS))
+    found = Trainer(
+        tiny_model(), args, compute_metrics=top_accuracies, preprocess_logits_for_metrics=top5_indices
+    ).predict(clips)
+    assert found.label_ids.tolist() == [5, 5, 6, 6, 7, 7] and not caplog.records
+    clips = EvaluationClips(read_annotations(three), processor)
+    assert [clips[0]["labels"], clips[1]["labels"]] == [0, 0]
+    assert [record.message.split(": ")[1][:37] for record in caplog.records] == [
+        "give `labels=model.config.class_names"
+    ]
+
+
+def test_data_that_the_model_is_not_for(videos, three, processor, tmp_path):
+    own = read_annotations(three)
+    with pytest.raises(ValueError, match="none of the 8 class names"):
+        trainer_for(
+            tmp_path,
+            replace(own, class_names=None, samples=[s._replace(labels=(ClassIndex(0, "x"),)) for s in own.samples]),
+            processor,
+        )
+    trainer = trainer_for(tmp_path, videos, processor)
+    several = replace(videos, multi_label=True)
+    with pytest.raises(ValueError, match="gives a video several labels, and the model's `problem_type` is None"):
+        trainer.evaluate(EvaluationClips(several, processor))
+    trainer.model.config.problem_type = "multi_label_classification"
+    with pytest.raises(ValueError, match="gives a video one label"):
+        trainer.evaluate(EvaluationClips(videos, processor))
+    columns = SimpleNamespace(features={"label": SimpleNamespace(names=sorted(MOTIONS)[::-1])})
+    with pytest.raises(ValueError, match="another order than the model"):
+        trainer._join_classes(columns)
+
+
+def test_metrics_take_no_rows_for_indices():
+    best, rows = torch.zeros(4, 5, dtype=torch.long), torch.eye(4)
+    for labels in (rows, rows[0], torch.tensor([True] * 4)):
+        with pytest.raises(ValueError, match="`multi_label_metrics` is for several labels"):
+            top_accuracies(EvalPrediction(best.numpy(), labels.numpy()))
+    for labels in (torch.arange(4), rows[:, :3]):
+        with pytest.raises(ValueError, match="`top_accuracies` is for one label"):
+            multi_label_metrics(EvalPrediction(rows.numpy(), labels.numpy()))
+    with pytest.raises(ValueError, match="rows of 0 and 1"):
+        multi_label_metrics(EvalPrediction(rows.numpy(), (0.5 * rows).numpy()))

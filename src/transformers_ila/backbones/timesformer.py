@@ -364,14 +364,14 @@ class AlignedTimesformerForVideoClassification(_AlignedTimesformer, TimesformerF
 
         Args:
             pixel_values: (B, T, C, H, W), or (B, V, T, C, H, W) for several views of each video.
-            labels: class indices (B,), or class probabilities (B, K).
+            labels: as in `IlaForVideoClassification.forward`.
             kwargs: of `AlignedTimesformerModel.forward`.
 
         Returns:
             With labels the `loss` is the classification loss plus the weighted alignment loss (Section 3.3).
 
         Raises:
-            ValueError: on another rank, number of frames, channels or size; on labels of another shape.
+            ValueError: on another rank, number of frames, channels or size; on labels that are no such targets.
         """
         views = pixel_values.shape[1] if getattr(pixel_values, "ndim", 5) == 6 else None
         outputs = self.get_video_features(pixel_values if views is None else pixel_values.flatten(0, 1), **kwargs)

@@ -129,7 +129,7 @@ def prepare_videos(args: DemoOptions) -> tuple[list[str], list, list]:
             write_folder(folder / name, count, seed=args.seed * 2 + seed, progress=bar.update)
     print(f"Wrote {bar.total} H.264 videos to {folder} in {time.perf_counter() - started:.0f} s.", flush=True)
     labels, training = find_videos(folder / "train")
-    return labels, training, find_videos(folder / "held_out")[1]
+    return labels, training, find_videos(folder / "held_out", labels=labels)[1]
 
 
 def prepare_model(args: DemoOptions, labels: list[str]) -> tuple[IlaForVideoClassification, IlaVideoProcessor]:

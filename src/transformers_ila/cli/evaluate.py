@@ -16,11 +16,12 @@ from tqdm import tqdm
 
 from ..data.annotations import FORMATS, Annotations, read_annotations
 from ..distributed import Rank, all_gather, all_succeed, process_group
-from ..evaluation.evaluator import check_samples, evaluate
+from ..evaluation.evaluator import check_samples, evaluate, joined_with
 from ..evaluation.inference import classifier_config, load_trained, require_checkpoint
 from ..evaluation.options import EvaluationOptions
 from ..evaluation.report import Evaluation
 from ..evaluation.report_files import check_output, precision_of, scores_of, seconds_of, write
+from ..model.class_names_ila import explicit_class_names
 from ..model.configuration_ila import MULTI_LABEL
 
 
@@ -80,12 +81,14 @@ def read_samples(args: EvaluateArguments) -> Annotations:
         args.videos if args.list is None else args.list,
         root=None if args.list is None else args.videos,
         format=args.format,
-        labels=[config.id2label[index] for index in range(config.num_labels)],
+        labels=explicit_class_names(config),
         split=args.read_split,
         multi_label=None if config.problem_type == MULTI_LABEL else False,
     )
-    check_samples(samples.samples, config)
-    return samples
+    joined = joined_with(samples, config)
+    assert isinstance(joined, Annotations)
+    check_samples(joined.samples, config)
+    return joined
 
 
 def show(evaluation: Evaluation, output: str, rank: Rank) -> None:

@@ -78,8 +78,7 @@ def read_both(args: ProbeArguments) -> tuple[Annotations, Annotations]:
 
 def _read(source: str, args: ProbeArguments, common: dict[str, Any]) -> Annotations:
     root = None if Path(source).is_dir() else args.videos
-    multi_label = None if Path(source).is_dir() else False
-    return read_annotations(source, root=root, multi_label=multi_label, **common)
+    return read_annotations(source, root=root, multi_label=False, **common)
 
 
 def table(report: dict[str, Any]) -> str:

@@ -69,11 +69,10 @@ def read_kinetics(
     samples = SampleCollector()
     for clip in wanted:
         path, pattern = directory.find_first(_kinetics_names(clip))
-        index = classes.by_name.get(clip.label)
-        if index is None:
-            index = classes.named(clip.label, clip.line, _begin_of_cell(clip.line, clip.label_at))
+        if clip.label not in classes.by_name:
+            classes.named(clip.label, clip.line, _begin_of_cell(clip.line, clip.label_at))
         times = (clip.start, clip.end) if pattern.endswith(BARE) else (None, None)
-        samples.add(Sample(path, (index,), clip.name, *times), clip.line)
+        samples.add(Sample(path, (classes.by_name[clip.label],), clip.name, *times), clip.line)
     if any(sample.start is not None for sample in samples.samples):
         logger.warning(f"Videos of {text.file!r} lie there without times in their names; they may be whole videos.")
     return samples.annotations(text.file, "kinetics", classes, sha256=text.sha256, found_as=dict(directory.found_as))
@@ -296,6 +295,8 @@ def read_class_folders(source: str | Path, *, labels: Labels | None = None, spli
     splits = [name for name in found if name.lower() in SPLITS]
     if labels is None and len({SPLITS[name.lower()] for name in splits}) > 1:
         raise ValueError(f"{str(folder)!r} holds splits, {', '.join(splits)}, and no classes: pass `split`.")
+    if labels is None:
+        _warn_of_other_splits(folder, found)
     classes = classes_of(found if labels is None else labels)
     label_of = {name: name if name in classes.by_name else name.replace("_", " ") for name in found}
     unknown = [name for name, label in label_of.items() if label not in classes.by_name]
@@ -315,6 +316,22 @@ def read_class_folders(source: str | Path, *, labels: Labels | None = None, spli
             raise ValueError(f"{str(folder / name)!r} holds no video, nor a folder of images; suffixes: {suffixes}.")
         samples += [Sample(video, (classes.by_name[label],), video[len(prefix) :]) for video in videos]
     return Annotations(samples, classes.names, False, "folders", str(folder))
+
+
+def _warn_of_other_splits(folder: Path, found: list[str]) -> None:
+    """Warn where another split beside the folder has a class that it lacks: equal indices are then other classes."""
+    folder = folder.absolute()
+    beside = sorted(folder.parent.iterdir()) if folder.name.lower() in SPLITS else []
+    for other in beside:
+        if other.name.lower() not in SPLITS or SPLITS[other.name.lower()] == SPLITS[folder.name.lower()]:
+            continue
+        names = [entry.name for entry in os.scandir(other) if entry.is_dir()] if other.is_dir() else []
+        lacking = sorted(name for name in names if not name.startswith(".") and name not in found)
+        if len(names) > 1 and lacking:
+            logger.warning(
+                f"{str(other)!r} has classes that {str(folder)!r} lacks, {preview(lacking)}, so their class indices "
+                "differ: give the class names of one to the other by `labels`."
+            )
 
 
 def _folder_of_split(folder: Path, split: str | None) -> Path:

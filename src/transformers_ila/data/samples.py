@@ -4,15 +4,32 @@ import difflib
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..model.class_names_ila import check_labels
+from transformers.utils import logging
+
+from ..model.class_names_ila import are_numbered, check_labels
 from ..model.video_urls_ila import redact
+from .class_indices import ClassOrder, labels_of_pair, name_of, refuse_two_orders, with_indices
 from .class_names import DATA_SETS, class_names
-from .text import COMMA_CELL, TAB_CELL, TOKEN, Line, annotation_error, is_index, parse_json, read_text, unquoted
+from .text import (
+    COMMA_CELL,
+    TAB_CELL,
+    TOKEN,
+    Line,
+    annotation_error,
+    is_index,
+    parse_json,
+    preview,
+    read_text,
+    unquoted,
+)
+
+
+logger = logging.get_logger(__name__)
 
 
 Labels = Sequence[str] | Mapping[str, int] | str | Path
@@ -55,7 +72,8 @@ class Sample(NamedTuple):
     """Hold one video and its labels.
 
     video: absolute path of a file or of a folder of frame images; bytes; or what loads them (`load()`).
-    labels: class indices; one, unless the annotations are multi-label.
+    labels: class indices; one, unless the annotations are multi-label. Where the classes have names, each is a
+        `ClassIndex` and carries its own, by which it is found again among the classes of a model.
     name: what the annotation calls it: path relative to the root, id, key of a shard, row.
     start, end: the seconds that the annotation means, where the file may be longer; None: all of it.
     num_frames: what the annotation says; the reader counts for itself.
@@ -77,6 +95,8 @@ class Sample(NamedTuple):
 class Annotations:
     """Hold what annotations contain.
 
+    The labels of the samples are indices of `class_names`: labels that carry names of another order are found by name.
+
     samples: the videos and their labels, in the order of the annotation.
     class_names: the names in the order of their indices; None where nothing names them.
     multi_label: whether a video may have several labels.
@@ -85,6 +105,9 @@ class Annotations:
     sha256: the hash of the annotation file; None where there is no file.
     found_as: the patterns of names that videos were found under -> how many, for formats that name no files.
     missing: the paths of videos that do not exist; None where nobody looked.
+
+    Raises:
+        ValueError: labels that are none of `class_names`.
     """
 
     samples: list[Sample] = field(repr=False)
@@ -95,6 +118,10 @@ class Annotations:
     sha256: str | None = None
     found_as: dict[str, int] = field(default_factory=dict)
     missing: list[str] | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.class_names is not None:
+            object.__setattr__(self, "samples", _found_among(self.samples, ClassOrder(self.class_names)))
 
     def pairs(self) -> list[tuple[Path, int]]:
         """Return paths and class indices, as `VideoFolder`, `hold_out` and `evaluate` take them.
@@ -135,11 +162,14 @@ class LabelMap:
 
     def __init__(self, names: list[str] | None, *, multi_label: bool | None = None) -> None:
         self.names, self.multi_label = names, multi_label
-        self.by_name = {name: index for index, name in enumerate(names or ())}
+        self.order = ClassOrder(names or ())
+        self.by_name = self.order.by_name
 
     def find(self, text: str) -> int | None:
         """Return the index that a text stands for, which may be too high; None where it stands for none."""
-        return int(text) if is_index(text) else self.by_name.get(text)
+        if not is_index(text):
+            return self.by_name.get(text)
+        return self.order.index(int(text)) if self.order.holds(int(text)) else int(text)
 
     def index(self, text: str, line: Line, position: int) -> int:
         """Return the index that a text stands for; anything else is an AnnotationError at that place of the line."""
@@ -260,18 +290,108 @@ def samples_hash(samples: Sequence[Sample]) -> str:
 LabelledVideos = Annotations | Sequence[Sample | tuple[Any, Any]]
 
 
-def listed_samples(samples: LabelledVideos) -> list[Sample]:
-    """Return the samples of annotations, or make them of pairs: a video (path or bytes) and its class indices."""
-    items: Iterable[Any] = samples.samples if isinstance(samples, Annotations) else samples
-    return [item if isinstance(item, Sample) else _sample(*item) for item in items]
+def listed_samples(samples: LabelledVideos, *, row: int | None = None) -> list[Sample]:
+    """Return the samples of annotations, or make them of pairs: a video (path or bytes) and its labels.
+
+    Labels are a class index or a class name, or several of them. Names become indices of all names, sorted.
+
+    row: K of a model that gives a video several labels: those of a pair may be a row of K values 0 and 1.
+
+    Raises:
+        ValueError: what is no label, or a label twice; names and indices mixed.
+    """
+    items: Sequence[Any] = samples.samples if isinstance(samples, Annotations) else samples
+    labels = with_indices([_labels(item, row) for item in items])
+    return [_sample(item)._replace(labels=indices) for item, indices in zip(items, labels)]
 
 
-def _sample(video: Any, labels: Any) -> Sample:
-    labels = labels.tolist() if hasattr(labels, "tolist") else labels  # of NumPy and torch
-    several = isinstance(labels, Sequence) and not isinstance(labels, str)
-    source = str(video) if isinstance(video, Path) else video
-    indices = tuple(labels) if several else (labels,)
-    return Sample(source, tuple(i.item() if hasattr(i, "item") else i for i in indices), _shown(video))
+def _labels(item: Any, row: int | None) -> list[int] | list[str]:
+    """Return the labels of a sample or pair; a ValueError names its video."""
+    sample = _sample(item)
+    given, row = (item.labels, None) if isinstance(item, Sample) else (item[1], row)
+    try:
+        return labels_of_pair(given, row=row)
+    except ValueError as error:
+        raise ValueError(f"{f'{path_of(sample)}: {_as_text(given)}'!r:.300}: {error}.") from None
+
+
+def _as_text(labels: Any) -> str:
+    return ", ".join(map(str, labels)) if isinstance(labels, (list, tuple)) else str(labels)
+
+
+def _sample(item: Any) -> Sample:
+    if isinstance(item, Sample):
+        return item
+    if not isinstance(item, (tuple, list)) or len(item) != 2:
+        raise ValueError(
+            "Labelled videos are annotations, samples, or pairs of a video and its labels; among these is "
+            f"{type(item).__name__} {item!r:.80}. `read_annotations` reads a data set of `datasets`."
+        )
+    video, _ = item
+    return Sample(str(video) if isinstance(video, Path) else video, (), _shown(video))
+
+
+def join_classes(
+    samples: LabelledVideos,
+    class_names: Sequence[str],
+    *,
+    multi_label: bool = False,
+    warn: Callable[[str], object] = logger.warning,
+) -> LabelledVideos:
+    """Return labelled videos with the indices of `class_names`, a model's or another list's.
+
+    A label that carries a name is found by it; only classes that a video has must be there. A label without one is
+    taken as an index of `class_names`, and so is every label where those are numbered only (`LABEL_0`); both are
+    logged. Joined once, nothing happens again.
+
+    Args:
+        samples: annotations, which stay annotations; samples or pairs, which become samples.
+        multi_label: pairs may hold rows of 0 and 1, as in `listed_samples`.
+        warn: logs what is joined without names.
+
+    Raises:
+        ValueError: names that are none of `class_names`, indices beyond them, or what `listed_samples` refuses.
+    """
+    listed = listed_samples(samples, row=len(class_names) if multi_label else None)
+    order, labels = ClassOrder(class_names), [label for sample in listed for label in sample.labels]
+    if are_numbered(order.names) and any(name_of(label) not in order.by_name for label in labels):
+        refuse_two_orders(labels)
+        listed = [sample._replace(labels=tuple(map(int, sample.labels))) for sample in listed]
+        warn(f"The {len(order.names)} classes have numbers for names: labels are taken as their indices.")
+    elif bare := sum(any(name_of(label) is None for label in sample.labels) for sample in listed):
+        first = ", ".join(f"{index} is {name!r}" for index, name in enumerate(order.names[:2]))
+        warn(
+            f"The labels of {bare} of {len(listed)} videos have no names: they are taken as indices of the "
+            f"{len(order.names)} classes, of which {first}."
+        )
+    joined = _found_among(listed, order)
+    return replace(samples, samples=joined, class_names=order.names) if isinstance(samples, Annotations) else joined
+
+
+def _found_among(samples: list[Sample], order: ClassOrder) -> list[Sample]:
+    """Return the samples with the indices of their classes in that order, with names.
+
+    Raises:
+        ValueError: names or indices that are not there.
+    """
+    lost = [sample for sample in samples if not all(order.holds(label) for label in sample.labels)]
+    count = len(order.names)
+    names = sorted({name for sample in lost for x in sample.labels if (name := name_of(x)) and not order.holds(x)})
+    if names:
+        shown = ", ".join(map(order.no_name, names[:5])) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+        raise ValueError(
+            f"{len(lost)} videos, such as {path_of(lost[0])!r}, have classes that are none of the {count} class names "
+            f"({preview(order.names)}): {shown}."
+        )
+    if lost:
+        shown = preview([*map(shown_with_labels, lost)])
+        raise ValueError(f"There are classes 0 to {count - 1}; {len(lost)} videos have others: {shown}.")
+    return [sample._replace(labels=tuple(map(order.index, sample.labels))) for sample in samples]
+
+
+def shown_with_labels(sample: Sample) -> str:
+    """Return a video's path and its labels, for errors."""
+    return f"{path_of(sample)}: {_as_text(sample.labels) or 'none'}"
 
 
 def _shown(video: Any) -> str:

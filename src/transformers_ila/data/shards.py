@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, Self
 
 from .lists import VIDEO_SUFFIXES
 from .samples import SPLITS, Annotations, DatasetRow, LabelMap, Labels, Sample, ShardMember, classes_of
-from .text import Line, Text, annotation_error, decoded, nonblank_lines, parse_json, place_of, preview
+from .text import Line, Text, annotation_error, decoded, is_index, nonblank_lines, parse_json, place_of, preview
 
 
 # -- shards ----------------------------------------------------------------------------------------------------------
@@ -233,7 +233,8 @@ def read_dataset(
     """Read a `datasets.Dataset`, or a `DatasetDict` and `split`, with a video column and a column `label` or `labels`.
 
     Videos are loaded when they are needed and are not decoded by `datasets`. Class names are those of the label's
-    `ClassLabel`; where `labels` gives others, classes are matched by name.
+    `ClassLabel`, or, where labels are texts that are no numbers, these texts, sorted; where `labels` gives others,
+    classes are matched by name.
 
     Raises:
         AnnotationError: a label has a fault; the message names the row.
@@ -242,20 +243,29 @@ def read_dataset(
     """
     dataset = _dataset_of_split(source, split)
     video, label = _columns_of_dataset(dataset)
-    own = _label_feature_names(dataset.features[label])
+    values = list(dataset.with_format(None)[label])
+    own = label_feature_names(dataset.features[label])
+    if labels is None and own is None and not all(is_index(text) for text in _texts_in(values)):
+        labels = sorted(set(_texts_in(values)))
     classes = classes_of(own if labels is None else labels, multi_label=multi_label)
     feature = type(dataset.features[video])(decode=False)
     rows = dataset.with_format(None).cast_column(video, feature)
     name = f"{dataset.info.dataset_name or 'dataset'}, column {label}"
     samples = []
-    for index, value in enumerate(dataset.with_format(None)[label]):
+    for index, value in enumerate(values):
         line = Line(f"{name}, row {index}", None, "")
-        found = labels_of_value(value, line, classes) if own is None else _by_name(value, own, line, classes)
+        found = labels_of_value(value, line, classes) if own is None else labels_by_name(value, own, line, classes)
         samples.append(Sample(DatasetRow(rows, video, index), found, f"row {index}"))
     if not samples:
         raise ValueError(f"The data set {name!r} is empty.")
     several = bool(classes.multi_label) or any(len(sample.labels) != 1 for sample in samples)
     return Annotations(samples, classes.names, several, "datasets", name)
+
+
+def _texts_in(values: list[Any]) -> list[str]:
+    """Return the texts among labels, each of which may be a list."""
+    flat = [item for value in values for item in (value if isinstance(value, list) else [value])]
+    return [item for item in flat if isinstance(item, str)]
 
 
 def _dataset_of_split(source: Any, split: str | None) -> Any:
@@ -281,19 +291,19 @@ def _columns_of_dataset(dataset: Any) -> tuple[str, str]:
             "`dataset.cast_column(name, datasets.Video(decode=False))` makes one of paths or bytes."
         )
     named = [name for name in ("label", "labels") if name in features]
-    others = [name for name, feature in features.items() if _label_feature_names(feature) is not None]
+    others = [name for name, feature in features.items() if label_feature_names(feature) is not None]
     if not named and len(others) != 1:
         raise ValueError(f"A column must be called `label` or `labels`, got {list(features)}: rename one.")
     return videos[0], (named or others)[0]
 
 
-def _label_feature_names(feature: Any) -> list[str] | None:
+def label_feature_names(feature: Any) -> list[str] | None:
     """Return the names of a `ClassLabel` or of a list of them; None of another feature."""
     names = getattr(getattr(feature, "feature", feature), "names", None)
     return None if names is None else list(names)
 
 
-def _by_name(value: Any, names: list[str], line: Line, classes: LabelMap) -> tuple[int, ...]:
+def labels_by_name(value: Any, names: list[str], line: Line, classes: LabelMap) -> tuple[int, ...]:
     """Turn the indices of a `ClassLabel` into those of its names among the classes, whose order may be another."""
     values = value if isinstance(value, list) else [value]
     wrong = [index for index in values if not (isinstance(index, int) and 0 <= index < len(names))]

@@ -1,5 +1,6 @@
 """Turns a folder of videos into samples for training."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,9 @@ import torch
 from torch.utils.data import Dataset
 
 from ..model.video_processing_ila import IlaVideoProcessor
+from .class_indices import refuse_two_orders
 from .data_sets import read_class_folders
+from .samples import Labels, classes_of, join_classes, listed_samples
 
 
 class VideoFolder(Dataset):
@@ -16,16 +19,47 @@ class VideoFolder(Dataset):
     Its items are what the models and the Trainer take: `{"pixel_values": (T, C, H, W), "labels": class index}`.
 
     Args:
-        samples: paths and class indices, as `find_videos` gives them.
+        samples: paths and class indices, as `find_videos` gives them; or class names for indices of these, sorted.
         processor: reads and crops the videos; `random_frames=True` draws other frames each time (training).
         keep: hold the processed videos in memory, in every worker process; for sets that fit there.
 
+        labels: the model's class names, as `read_annotations` takes them: items have its indices, found by name. With
+            None they have those of `samples`. `IlaTrainer` finds the model's by itself; another trainer knows of no
+            names, and gets wrong labels wherever the order of `samples` is not the model's.
+
     An item raises a VideoDecodingError where its video cannot be read.
+
+    Raises:
+        ValueError: what is no label, several labels of a video, classes that are none of `labels`, or two orders of
+            classes.
     """
 
-    def __init__(self, samples: list[tuple[Path, int]], processor: IlaVideoProcessor, *, keep: bool = False) -> None:
-        self.samples, self.processor = samples, processor
+    multi_label = False
+
+    def __init__(
+        self,
+        samples: Sequence[tuple[Path, int]],
+        processor: IlaVideoProcessor,
+        *,
+        keep: bool = False,
+        labels: Labels | None = None,
+    ) -> None:
+        self.samples, self.processor = list(samples), processor
+        self._set_labels([sample.labels for sample in listed_samples(self.samples)])
+        if labels is not None:
+            self.join(classes_of(labels).order.names)
+        refuse_two_orders(label for _, label in self.samples)
         self._kept: dict[int, torch.Tensor] | None = {} if keep else None
+
+    def join(self, class_names: Sequence[str]) -> None:
+        """Give the items the indices of these classes, by `join_classes`."""
+        self._set_labels([sample.labels for sample in listed_samples(join_classes(self.samples, class_names))])
+
+    def _set_labels(self, labels: Sequence[tuple[int, ...]]) -> None:
+        several = [(path, found) for (path, _), found in zip(self.samples, labels) if len(found) != 1]
+        if several:
+            raise ValueError(f"A video of a folder has one label; {len(several)} have others, such as {several[0]!r}.")
+        self.samples = [(path, found[0]) for (path, _), found in zip(self.samples, labels)]
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -42,16 +76,21 @@ class VideoFolder(Dataset):
         return self.processor(path, return_tensors="pt")["pixel_values"][0]
 
 
-def find_videos(root: str | Path) -> tuple[list[str], list[tuple[Path, int]]]:
+def find_videos(root: str | Path, *, labels: Labels | None = None) -> tuple[list[str], list[tuple[Path, int]]]:
     """Return the class names and the videos of a folder with one sub-folder per class.
 
     The class names are the names of the sub-folders, sorted. The videos are paths with class indices, as
-    `VideoFolder` takes them. `read_annotations` reads the same folder and more forms.
+    `VideoFolder` takes them; the indices carry their names (`ClassIndex`), by which `evaluate`, `IlaTrainer` and
+    `labels` find them in another order. `read_annotations` reads the same folder and more forms.
+
+    labels: the class names, as `read_annotations` takes them: the training folder's for the validation folder, which
+        may lack classes.
 
     Raises:
-        ValueError: there is no such folder, it has fewer than two sub-folders, or one of them holds no video.
+        ValueError: there is no such folder, a sub-folder is none of `labels`; without them, it has fewer than two
+            sub-folders, or one of them holds no video.
     """
-    found = read_class_folders(root)
+    found = read_class_folders(root, labels=labels)
     return found.class_names or [], found.pairs()
 
 

@@ -18,7 +18,15 @@ from typing import Any
 
 import torch
 
-from ..data.samples import LabelledVideos, Sample, listed_samples, named_source, path_of
+from ..data.samples import (
+    LabelledVideos,
+    Sample,
+    join_classes,
+    listed_samples,
+    named_source,
+    path_of,
+    shown_with_labels,
+)
 from ..data.text import preview
 from ..distributed import Rank, all_gather, current_rank
 from ..model.configuration_ila import MULTI_LABEL, IlaConfig
@@ -51,8 +59,10 @@ def evaluate(
 
     Args:
         model, processor: of one checkpoint. The protocol replaces the processor's clips and crops.
-        samples: of `read_annotations`, or pairs of a video and its class index; for a model with several labels a
-            video (`problem_type`) of its class indices.
+        samples: of `read_annotations` or `find_videos`, or pairs of a video and its class index or class name; for a
+            model with several labels a video (`problem_type`) of those, or of a row of K values 0 and 1. Labels that
+            carry names, as those of folders do, are found among the model's by name; others are indices of the
+            model's classes, which is logged.
         options: see `EvaluationOptions`. Without `batch_statistics` results do not depend on `batch_size` beyond
             rounding; with it they do, and on the order of the videos: batches are filled with the videos that can be
             read, in order, the last one may be smaller, and views go through one after the other.
@@ -63,11 +73,12 @@ def evaluate(
         keywords: fields of `EvaluationOptions` (deprecated).
 
     Raises:
-        ValueError: nothing to evaluate, a class that the model does not have, several labels of a video where the
-            model gives one, a video listed twice, `batch_statistics` of a model without alignment or in several
-            processes; later, logits that are not finite.
+        ValueError: nothing to evaluate, a class that the model does not have, what is no label, several labels of a
+            video where the model gives one, a video listed twice, `batch_statistics` of a model without alignment or
+            in several processes; later, logits that are not finite.
     """
     options, rank = with_keywords(options, rank, keywords)
+    samples = joined_with(samples, model.config)
     predictions = collect_logits(model, processor, samples, options, rank=rank, progress=progress)
     return describe_evaluation(predictions, samples, model, processor, options)
 
@@ -87,7 +98,7 @@ def collect_logits(
     Several processes get the same result, that of all videos.
     """
     options, rank = with_keywords(options, rank, keywords)
-    listed = listed_samples(samples)
+    listed = listed_samples(joined_with(samples, model.config))
     check_samples(listed, model.config)
     rank = current_rank() if rank is None else rank
     parts = all_gather(partial(_own_part, model, processor, listed, options, rank, progress), rank)
@@ -183,25 +194,24 @@ def merge_results(
     )
 
 
+def joined_with(samples: LabelledVideos, config: IlaConfig) -> LabelledVideos:
+    """Return labelled videos with the indices of a model's classes (`join_classes`)."""
+    return join_classes(samples, config.class_names, multi_label=config.problem_type == MULTI_LABEL)
+
+
 def check_samples(samples: Sequence[Sample], config: IlaConfig) -> None:
     """Check what can be known to be wrong before a video is read or a model loaded.
 
     Raises:
-        ValueError: no sample, classes that the model does not have, several labels of a video where it gives one, or a
-            video listed twice.
+        ValueError: no sample, several labels of a video where the model gives one, or a video listed twice.
     """
     if not samples:
         raise ValueError("There is no video to evaluate: `samples` is empty.")
-    count = config.num_labels
-    outside = [s for s in samples if not all(index in range(count) for index in s.labels)]
-    if outside:
-        shown = preview([_with_labels(sample) for sample in outside])
-        raise ValueError(f"The model has classes 0 to {count - 1}; {len(outside)} videos have others: {shown}.")
     several = [sample for sample in samples if len(sample.labels) != 1]
     if several and config.problem_type != MULTI_LABEL:
         raise ValueError(
             f"The model gives a video one label (problem_type={config.problem_type!r}, not {MULTI_LABEL!r}); "
-            f"{len(several)} videos have none or several: {preview([_with_labels(sample) for sample in several])}."
+            f"{len(several)} videos have none or several: {preview([*map(shown_with_labels, several)])}."
         )
     times: dict[tuple[Any, ...], int] = {}
     for sample in samples:
@@ -210,10 +220,6 @@ def check_samples(samples: Sequence[Sample], config: IlaConfig) -> None:
     twice = [key[0] for key, number in times.items() if number > 1]
     if twice:
         raise ValueError(f"Every video counts once; {len(twice)} are listed more than once: {preview(twice)}.")
-
-
-def _with_labels(sample: Sample) -> str:
-    return f"{path_of(sample)}: {', '.join(map(str, sample.labels)) or 'none'}"
 
 
 def labels_of(samples: Sequence[Sample], config: IlaConfig) -> torch.Tensor:

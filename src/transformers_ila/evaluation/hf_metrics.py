@@ -16,6 +16,7 @@ import datasets
 import evaluate
 import torch
 
+from ..model.targets_ila import check_flags, is_integer
 from . import metrics
 
 
@@ -27,9 +28,31 @@ SCORES = datasets.Sequence(datasets.Value("float32"))
 
 
 class _VideoMetric(Metric):
-    """Compare the scores (K,) of each video with what it shows."""
+    """Compare the scores (K,) of each video with what it shows.
+
+    References are checked as they come: `datasets` would cast 0.5, 1.7 and True to integers.
+
+    Raises:
+        ValueError: (from `add`, `add_batch`, `compute`) references that are no class indices, or no rows of 0 and 1.
+    """
 
     references: Any = datasets.Value("int64")  # class index
+
+    def add(self, *, prediction: Any = None, reference: Any = None, **more: Any) -> None:
+        """Add the scores (K,) of one video and what it shows."""
+        self.check(torch.as_tensor(reference)[None])
+        super().add(prediction=prediction, reference=reference, **more)
+
+    def add_batch(self, *, predictions: Any = None, references: Any = None, **more: Any) -> None:
+        """Add the scores (N, K) of videos and what they show."""
+        self.check(torch.as_tensor(references))
+        super().add_batch(predictions=predictions, references=references, **more)
+
+    def check(self, references: torch.Tensor) -> None:
+        """Raise a ValueError unless references (N,) are class indices."""
+        if references.ndim != 1 or not is_integer(references.dtype):
+            shape = tuple(references.shape)
+            raise ValueError(f"references must be class indices (videos,), got {shape} of {references.dtype}.")
 
     def _info(self) -> Any:
         return evaluate.MetricInfo(
@@ -58,6 +81,12 @@ class MeanAveragePrecision(_VideoMetric):
     """Compute the mean of the classes' average precisions; references are 0 or 1 for each class."""
 
     references = datasets.Sequence(datasets.Value("int64"))
+
+    def check(self, references: torch.Tensor) -> None:
+        """Raise a ValueError unless references (N, K) are rows of 0 and 1."""
+        if references.ndim != 2:
+            raise ValueError(f"references must be rows (videos, classes) of 0 and 1, got {tuple(references.shape)}.")
+        check_flags(references)
 
     def _compute(self, predictions: Any, references: Any) -> dict[str, float | None]:
         precision = metrics.mean_average_precision(_scores(predictions), torch.tensor(references))

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from ..model.targets_ila import check_flags, is_integer
+
 
 CALIBRATION_BINS = 15
 
@@ -57,12 +59,13 @@ def mean_class_accuracy(logits: torch.Tensor, labels: torch.Tensor) -> float | N
 def label_ranks(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Return (N,) how many classes rank before the label; arguments and errors as in `accuracies`."""
     _check_scores(logits)
-    if labels.shape != logits.shape[:1] or labels.is_floating_point():
+    if labels.shape != logits.shape[:1] or not is_integer(labels.dtype):
         raise ValueError(
             f"labels must be class indices ({len(logits)},), got {tuple(labels.shape)} of {labels.dtype}."
         )
     if len(labels) and not 0 <= labels.min() <= labels.max() < logits.shape[1]:
         raise ValueError(f"labels must be 0 to {logits.shape[1] - 1}, got {labels.min()} to {labels.max()}.")
+    labels = labels.long()
     own = logits.gather(1, labels[:, None])
     before = torch.arange(logits.shape[1]) < labels[:, None]
     return ((logits > own) | ((logits == own) & before)).sum(-1)
@@ -95,7 +98,7 @@ def multi_label_metrics(logits: torch.Tensor, targets: torch.Tensor) -> dict[str
         classes: how many those are.
 
     Raises:
-        ValueError: other shapes, scores that are no numbers.
+        ValueError: other shapes, scores that are no numbers, targets that are neither 0 nor 1.
     """
     precisions = average_precisions(logits, targets)
     return {
@@ -121,6 +124,7 @@ def average_precisions(scores: torch.Tensor, targets: torch.Tensor) -> torch.Ten
     _check_scores(scores)
     if targets.shape != scores.shape:
         raise ValueError(f"targets must be {tuple(scores.shape)} as the scores, got {tuple(targets.shape)}.")
+    check_flags(targets)
     columns = [_average_precision(score, target) for score, target in zip(scores.T, targets.bool().T)]
     return torch.tensor(columns, dtype=torch.float64)
 

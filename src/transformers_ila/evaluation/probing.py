@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch.nn import functional as F
 
+from ..data.class_indices import name_of, refuse_two_orders
 from ..data.samples import LabelledVideos, Sample, listed_samples, named_source, path_of, samples_hash
 from ..data.text import preview
 from ..distributed import Rank
@@ -54,11 +55,13 @@ class Features:
     features: (N, E) float32 of unit length.
     labels: (N,) class indices.
     unreadable: path -> reason, of the other samples.
+    class_names: name -> index, of the classes of all samples that carry their names.
     """
 
     features: torch.Tensor
     labels: torch.Tensor
     unreadable: dict[str, str]
+    class_names: dict[str, int] = field(default_factory=dict)
 
 
 def extract_features(
@@ -76,15 +79,15 @@ def extract_features(
 
     Args:
         model, processor: of one checkpoint.
-        samples: of `read_annotations`, or pairs of a video and its class index.
+        samples: of `read_annotations`, or pairs of a video and its class index or class name.
         options: see `ProbeOptions`. The name of a file in `cache` says what its features are of; videos that could not
             be read are tried again.
         progress: called with the number of videos done since its last call, those in the cache included.
         keywords: fields of `ProbeOptions` (deprecated).
 
     Raises:
-        ValueError: no video, several labels of one, features that are not finite, or a file in the cache that holds no
-            features.
+        ValueError: no video, several labels of one, indices of two orders of classes, features that are not finite, or
+            a file in the cache that holds no features.
         OSError: the cache cannot be written.
     """
     options, _ = with_keywords(options, None, keywords)
@@ -110,8 +113,10 @@ def extract_features(
     if file is not None and found:
         with atomic_write(file, "wb") as opened:
             opened.write(save({"features": features, "positions": torch.tensor(positions, dtype=torch.long)}))
+    refuse_two_orders(sample.labels[0] for sample in listed)
     labels = torch.tensor([sample.labels[0] for sample in listed], dtype=torch.long)
-    return Features(features, labels[positions], unreadable)
+    names = {name: int(sample.labels[0]) for sample in listed if (name := name_of(sample.labels[0])) is not None}
+    return Features(features, labels[positions], unreadable, names)
 
 
 def _compute(
@@ -310,25 +315,51 @@ def probe(
 ) -> dict[str, Any]:
     """Return the accuracies of the probes on the held-out videos, with what was chosen and how well that did.
 
+    Classes of the held-out videos are found among the training videos' by name where both have names.
+
     Args:
         options: see `ProbeOptions`; its `probes`, and its `weight_decay_seed` or `seed`.
         classes: K.
         seed, kinds: `weight_decay_seed` and `probes` (deprecated).
 
     Raises:
-        ValueError: no training video or no held-out one could be read.
+        ValueError: no training video or no held-out one could be read; a held-out class that the training videos'
+            order of classes lacks.
     """
     given = {"weight_decay_seed": seed, "probes": None if kinds is None else list(kinds)}
     options, _ = with_keywords(options, None, {name: value for name, value in given.items() if value is not None})
     if not len(training.labels) or not len(held_out.labels):
         counts = f"{len(training.labels)} training and {len(held_out.labels)} held-out videos"
         raise ValueError(f"A probe needs videos that can be read; there are {counts}.")
+    held_out = _in_order_of(training, held_out)
     results: dict[str, Any] = {}
     if "knn" in options.probes:
         results["knn"] = _probe_neighbours(training, held_out, classes)
     if "linear" in options.probes:
         results["linear"] = _probe_linearly(training, held_out, classes, weight_decay_seed(options))
     return results
+
+
+def _in_order_of(training: Features, held_out: Features) -> Features:
+    """Return held-out features with the class indices of the training videos.
+
+    Where the two lists have one order, a held-out class need not have a training video; where they have not, nothing
+    says which index it has, and a ValueError names it.
+    """
+    order, other = training.class_names, held_out.class_names
+    names = {index: name for name, index in order.items()}
+    if all(order.get(name, index) == index and names.get(index, name) == name for name, index in other.items()):
+        return held_out
+    unknown = sorted(other.keys() - order.keys())
+    if unknown:
+        raise ValueError(
+            f"The lists have two orders of classes, and no training video shows {preview(unknown)}: read both by "
+            "the same `labels`."
+        )
+    index_of = {index: order[name] for name, index in other.items()}
+    return replace(
+        held_out, labels=torch.tensor([index_of[index] for index in held_out.labels.tolist()]), class_names=order
+    )
 
 
 def weight_decay_seed(options: ProbeOptions) -> int:

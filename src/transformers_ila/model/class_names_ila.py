@@ -27,8 +27,12 @@ def check_labels(labels: Sequence[str]) -> list[str]:
 
 def explicit_class_names(config: IlaConfig) -> list[str] | None:
     """Return the configuration's class names, or `None` if they are the library's numbered ones."""
-    names = config.class_names
-    return None if names == [f"LABEL_{index}" for index in range(len(names))] else names
+    return None if are_numbered(config.class_names) else config.class_names
+
+
+def are_numbered(names: Sequence[str]) -> bool:
+    """Return whether names are the library's numbered ones, `LABEL_0` and so on, which say nothing of the classes."""
+    return list(names) == [f"LABEL_{index}" for index in range(len(names))]
 
 
 def load_tokenizer(path: Any, **source: Any) -> PreTrainedTokenizerBase:

@@ -50,6 +50,7 @@ from .loading_ila import HUB_KWARGS
 from .numerics_ila import at_least_float32
 from .outputs_ila import IlaOutput, IlaVideoClassifierOutput, IlaVisionModelOutput
 from .pretrained_ila import IlaPreTrainedModel, Projection
+from .targets_ila import target_loss
 from .temporal_ila import HAS_FRAME_POSITIONS, NEW_IN_TOWER
 
 
@@ -615,12 +616,13 @@ class IlaForVideoClassification(ClassTextFeatures, IlaModel):
 
         Args:
             pixel_values: (B, T, C, H, W), or (B, V, T, C, H, W) for several views of each video.
-            labels: class indices (B,), or class probabilities (B, K).
+            labels: class indices (B,) or class probabilities (B, K); 0 and 1 (B, K) where `problem_type` says that a
+                video has several labels. `targets_ila` says which dtypes and values.
             interpolate_pos_encoding: take any H and W.
             output_alignment: return `interactive_points` and `alignment_masks`, for views with B * V in place of B.
 
         Raises:
-            ValueError: on another rank, number of frames, channels or size; on labels of another shape.
+            ValueError: on another rank, number of frames, channels or size; on labels that are no such targets.
         """
         views = pixel_values.shape[1] if getattr(pixel_values, "ndim", 5) == 6 else None
         if views is not None:
@@ -682,23 +684,6 @@ class IlaForVideoClassification(ClassTextFeatures, IlaModel):
         return logits.log_softmax(-1).logsumexp(1) - views.log()
 
     def classification_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Compute the cross-entropy with class indices or probabilities, or the binary one for several labels."""
-        logits, soft = at_least_float32(logits), labels.is_floating_point()
-        expected = tuple(logits.shape) if soft or labels.ndim == 2 else (len(logits),)
-        if tuple(labels.shape) != expected:
-            allowed = f"class indices ({len(logits)},) or probabilities {tuple(logits.shape)}"
-            raise ValueError(f"`labels` must be {allowed}, got {tuple(labels.shape)} of {labels.dtype}.")
-        if not soft and labels.device.type == "cpu" and not torch.compiler.is_compiling():  # elsewhere it would wait
-            check_class_indices(labels, logits.shape[1])
-        if self.config.problem_type == MULTI_LABEL:
-            return F.binary_cross_entropy_with_logits(logits, labels.to(logits))
+        """Compute the cross-entropy, or the binary one for several labels; `targets_ila` says what labels may be."""
         smoothing = self.config.label_smoothing if self.training else 0.0
-        target = labels.to(logits) if soft or labels.ndim == 2 else labels.long()
-        return F.cross_entropy(logits, target, label_smoothing=smoothing)
-
-
-def check_class_indices(labels: torch.Tensor, num_labels: int) -> None:
-    """Raise a ValueError unless every index is in [0, K) or -100, which the loss ignores."""
-    wrong = labels[((labels < 0) & (labels != -100)) | (labels >= num_labels)]
-    if labels.ndim == 1 and len(wrong):
-        raise ValueError(f"`labels` must be class indices 0 to {num_labels - 1}, got {wrong.unique().tolist()}.")
+        return target_loss(logits, labels, problem_type=self.config.problem_type, label_smoothing=smoothing)

@@ -42,6 +42,8 @@ from torchvision.transforms.v2 import functional as tvF
 from transformers import default_data_collator
 from transformers.utils import logging
 
+from ..model.targets_ila import is_integer
+
 
 logger = logging.get_logger(__name__)
 
@@ -454,11 +456,11 @@ def _check_clips(clips: torch.Tensor) -> None:
 
 
 def _check_labels(labels: torch.Tensor, batch_size: int, num_classes: int) -> None:
-    indices = labels.ndim == 1 and not labels.is_floating_point()
+    indices = labels.ndim == 1 and is_integer(labels.dtype)
     if tuple(labels.shape) != ((batch_size,) if indices else (batch_size, num_classes)):
         allowed = f"class indices ({batch_size},) or probabilities {(batch_size, num_classes)}"
         raise ValueError(f"labels must be {allowed}, got {tuple(labels.shape)} of {labels.dtype}.")
     low, high = labels.min(), labels.max()
-    if low < 0 or high > (num_classes - 1 if indices else 1):
+    if not (low >= 0 and high <= (num_classes - 1 if indices else 1)):  # nor are these NaN
         allowed = f"0 to {num_classes - 1}" if indices else "probabilities from 0 to 1"
         raise ValueError(f"labels must be {allowed}, got values from {low.item()} to {high.item()}.")

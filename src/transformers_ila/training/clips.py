@@ -18,7 +18,10 @@ from torch.utils.data import Dataset, Sampler
 from transformers import default_data_collator
 from transformers.utils import logging
 
-from ..data.samples import Annotations, Sample
+from ..data.class_indices import refuse_two_orders
+from ..data.samples import Annotations, Labels, Sample, classes_of, join_classes, shown_with_labels
+from ..data.text import preview
+from ..model.targets_ila import IGNORE_INDEX
 from ..model.video_container_ila import ReadLimits, VideoDecodingError
 from ..model.video_processing_ila import IlaVideoProcessor
 from ..model.video_reading_ila import read_video
@@ -31,7 +34,6 @@ logger = logging.get_logger(__name__)
 
 
 UNREADABLE = "unreadable"  # key of items and batches: (name, reason) of every video that was tried in vain
-IGNORE_INDEX = -100  # label, or all labels, of a video that cannot be evaluated; the loss passes over it
 NO_REPLACEMENT = "No replacement could be read for a video"
 
 
@@ -42,25 +44,61 @@ class Clips(Dataset):
         annotations: what `read_annotations` returns.
         processor: the model's processor, which picks frames, crops and normalises.
         normalise: `False` leaves clips as uint8 for `IlaTrainer`, which normalises them on the device.
+        labels: the model's class names, as `read_annotations` takes them: items have its indices, found by name. With
+            None they have those of the annotations. `IlaTrainer` finds the model's by itself; another trainer knows
+            of no names, and gets wrong labels wherever the annotations' order is not the model's.
 
     Raises:
         ValueError: samples that mean a part of their file, which must be cut out first; several labels a video
-            without class names.
+            without class names, or where the annotations give one; classes that are none of `labels`, or two orders
+            of classes.
     """
 
-    def __init__(self, annotations: Annotations, processor: IlaVideoProcessor, *, normalise: bool = True) -> None:
-        self.samples, self.processor = annotations.samples, processor
+    def __init__(
+        self,
+        annotations: Annotations,
+        processor: IlaVideoProcessor,
+        *,
+        normalise: bool = True,
+        labels: Labels | None = None,
+    ) -> None:
+        self.annotations, self.processor = annotations, processor
         self.normalise = normalise
-        self.num_classes = None if annotations.class_names is None else len(annotations.class_names)
-        self.multi_label = annotations.multi_label
+        if labels is not None:
+            self.join(classes_of(labels).order.names)
+        refuse_two_orders(label for sample in self.samples for label in sample.labels)
         parts = next((sample for sample in self.samples if sample.start is not None), None)
         if parts is not None:
             raise ValueError(
                 f"{parts.name!r} means seconds {parts.start} to {parts.end} of a longer file. Cut the clips out first "
                 "and name them `id_start_end`, as the data set's own tools do."
             )
+        several = [shown_with_labels(sample) for sample in self.samples if len(sample.labels) != 1]
+        if several and not self.multi_label:
+            raise ValueError(f"Annotations of one label a video have {len(several)} with others: {preview(several)}.")
         if self.multi_label and self.num_classes is None:
             raise ValueError("Videos with several labels need class names: `read_annotations(..., labels=...)`.")
+
+    @property
+    def samples(self) -> list[Sample]:
+        """Return the videos and their labels."""
+        return self.annotations.samples
+
+    @property
+    def multi_label(self) -> bool:
+        """Return whether a video may have several labels."""
+        return self.annotations.multi_label
+
+    @property
+    def num_classes(self) -> int | None:
+        """Return the number of classes; None where nothing names them."""
+        return None if self.annotations.class_names is None else len(self.annotations.class_names)
+
+    def join(self, class_names: Sequence[str]) -> None:
+        """Give the items the indices of these classes, by `join_classes`."""
+        joined = join_classes(self.annotations, class_names)
+        assert isinstance(joined, Annotations)
+        self.annotations = joined
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -71,23 +109,40 @@ class Clips(Dataset):
         return self.processor(video, return_tensors="pt", **options, **unscaled)["pixel_values"][0]
 
     def label(self, sample: Sample) -> int | torch.Tensor:
-        """Return the class index; where a video may have several labels, (K,) floats of 0 and 1."""
+        """Return the class index; where a video may have several labels, (K,) integers 0 and 1.
+
+        Floats would be taken for probabilities by a model that gives one label; it refuses integers.
+        """
         if not self.multi_label:
             return sample.labels[0]
-        several = torch.zeros(self.num_classes or 0)
-        several[list(sample.labels)] = 1.0
+        several = torch.zeros(self.num_classes or 0, dtype=torch.long)
+        several[list(sample.labels)] = 1
         return several
 
 
 class EvaluationClips(Clips):
     """Serve clips to evaluate on: `{"pixel_values": (T, C, H, W), "labels": class index}`, one centre view of each.
 
-    A video that cannot be read is not replaced. Its clip is zeros and its label -100, which the loss ignores and
-    `top_accuracies` counts. Where videos have several labels, each of the K is -100, which `IlaTrainer` and
-    `multi_label_metrics` ignore; the model's own loss does not.
+    Without `labels`, and where no `IlaTrainer` has found the model's classes, the first item that is read logs that
+    its label is an index of the annotations' own classes.
+
+    A video that cannot be read is not replaced. Its clip is zeros and its label -100, where videos have several labels
+    each of the K; the loss passes over it, `top_accuracies` and `multi_label_metrics` count it.
     """
 
+    _joined = False
+
+    def join(self, class_names: Sequence[str]) -> None:
+        super().join(class_names)
+        self._joined = True
+
     def __getitem__(self, index: int) -> dict[str, Any]:
+        if not self._joined:
+            self._joined = True  # or every item would say it
+            logger.warning(
+                f"Labels are indices of the classes of {self.annotations.source!r}, which are taken for the model's: "
+                "give `labels=model.config.class_names`, or use `IlaTrainer`, which finds them by name."
+            )
         sample = self.samples[index]
         try:
             pixel_values = self.as_model_input(sample.source())
@@ -96,7 +151,7 @@ class EvaluationClips(Clips):
             crop = dict(self.processor.crop_size)
             size = (self.processor.num_frames, 3, crop["height"], crop["width"])
             pixel_values = torch.zeros(size, dtype=torch.float32 if self.normalise else torch.uint8)
-            nothing = torch.full((self.num_classes or 0,), float(IGNORE_INDEX)) if self.multi_label else IGNORE_INDEX
+            nothing = torch.full((self.num_classes or 0,), IGNORE_INDEX) if self.multi_label else IGNORE_INDEX
             return {"pixel_values": pixel_values, "labels": nothing}
         return {"pixel_values": pixel_values, "labels": self.label(sample)}
 
@@ -109,7 +164,7 @@ class TrainingClips(Clips):
     epoch, as the Trainer does.
 
     Args:
-        annotations, processor, normalise: as in `Clips`.
+        annotations, processor, normalise, labels: as in `Clips`.
         augment: changes crop, flip and colours.
         seed: the seed of all draws.
         max_replacements: how many other videos are tried for one that cannot be read.
@@ -130,8 +185,9 @@ class TrainingClips(Clips):
         max_replacements: int = 10,
         warn: bool = True,
         normalise: bool = True,
+        labels: Labels | None = None,
     ) -> None:
-        super().__init__(annotations, processor, normalise=normalise)
+        super().__init__(annotations, processor, normalise=normalise, labels=labels)
         sides = set(dict(processor.crop_size).values())
         if sides != {augment.size}:
             raise ValueError(f"`augment.size` is {augment.size}, the processor's crop {sorted(sides)}.")

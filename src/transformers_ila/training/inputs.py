@@ -108,7 +108,7 @@ def annotations_of(recipe: RecipeArguments, *, seed: int = 0) -> tuple[Annotatio
     the hashes of the training list.
 
     Raises:
-        ValueError: no list, another list than the recipe's, no class names, or classes that differ.
+        ValueError: no list, another list than the recipe's, no class names, or a class that no training list has.
         OSError: a list cannot be read.
     """
     if recipe.train_list is None:
@@ -134,11 +134,8 @@ def annotations_of(recipe: RecipeArguments, *, seed: int = 0) -> tuple[Annotatio
         given.pop("root", None)
         if not Path(recipe.train_list).is_dir():
             given.pop("format", None)  # of another kind of annotation
-    if recipe.labels is None and training.format != "folders":
-        given["labels"] = training.class_names
+    given["labels"] = training.class_names  # by which those of the other list are found
     evaluation = read_annotations(recipe.val_list, split=recipe.val_split, multi_label=training.multi_label, **given)
-    if evaluation.class_names != training.class_names:
-        raise ValueError(f"{recipe.val_list!r} and {recipe.train_list!r} name other classes, or in another order.")
     return training, evaluation, training.class_names
 
 

@@ -15,15 +15,19 @@ from typing import Any, NamedTuple
 
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
+from transformers.utils import logging
 
-from ..data.samples import Annotations, Labels, Sample, classes_of
-from ..data.shards import labels_of_value, list_shards, stream_shard
+from ..data.samples import Annotations, Labels, Sample, classes_of, join_classes, listed_samples
+from ..data.shards import label_feature_names, labels_by_name, labels_of_value, list_shards, stream_shard
 from ..data.text import Line
 from ..model.video_container_ila import VideoDecodingError
 from ..model.video_processing_ila import IlaVideoProcessor
 from ..model.video_urls_ila import redact
 from .augmentation import ClipAugmentation, clip_generator, clip_seed
 from .clips import NO_REPLACEMENT, UNREADABLE, TrainingClips, reason_of_failure
+
+
+logger = logging.get_logger(__name__)
 
 
 class ShardClips(IterableDataset):
@@ -34,7 +38,8 @@ class ShardClips(IterableDataset):
         processor, augment, seed, max_replacements, normalise: as in `TrainingClips`.
         videos: the number of videos in all shards; an epoch has as many clips, rounded down to whole batches.
         batch: the number of clips in a batch of one rank.
-        labels: class names, as `stream_shard` takes them.
+        labels: class names, as `stream_shard` takes them. They are those of the stream: what trains with other names
+            or in another order calls `join` with the model's, as `IlaTrainer` does.
         buffer: the number of encoded videos that are held in memory and drawn from.
 
     Attributes:
@@ -67,8 +72,21 @@ class ShardClips(IterableDataset):
         self.clips = TrainingClips(nothing, processor, augment=augment, normalise=normalise, **numbers)
         self.source, self.labels = self.checked(source), labels
         self.videos, self.batch, self.buffer = videos, batch, buffer
+        self.class_names: list[str] | None = None
         self.rank, self.ranks = 0, 1
         self.warn = True
+
+    multi_label = False
+
+    def join(self, class_names: Sequence[str]) -> None:
+        """Give the items the indices of these classes, by `join_classes`, when they are read."""
+        self.class_names = list(class_names)
+
+    def _label(self, sample: Sample) -> int:
+        if self.class_names is None:
+            return sample.labels[0]
+        joined = join_classes([sample], self.class_names, warn=logger.warning_once)
+        return listed_samples(joined)[0].labels[0]
 
     def checked(self, source: Any) -> Any:
         """Return the source in the form that `stream` reads; ValueError where it is none."""
@@ -137,7 +155,7 @@ class ShardClips(IterableDataset):
                 if len(unreadable) > self.clips.max_replacements:
                     raise RuntimeError(f"{NO_REPLACEMENT}: {len(unreadable)} in a row, {unreadable[-1]}.") from error
                 continue
-            item = {"pixel_values": clip, "labels": sample.labels[0]}
+            item = {"pixel_values": clip, "labels": self._label(sample)}
             item["clip_seed"] = clip_seed(self.clips.seed, epoch, index)
             yield item | ({UNREADABLE: unreadable} if unreadable else {})
             unreadable, count = [], count - 1
@@ -154,6 +172,7 @@ class RowClips(ShardClips):
     Args:
         source: a `datasets.IterableDataset`, whose video column is read undecoded.
         video, label: names of columns; a label is a class index, or a class name where `labels` names the classes.
+            The names of a `ClassLabel` are those of its indices, and are found in `labels` by name.
         options: the other arguments of `ShardClips`.
 
     Raises:
@@ -174,7 +193,8 @@ class RowClips(ShardClips):
 
     def checked(self, source: Any) -> Any:
         """Return the streaming data set with its videos not decoded; ValueError where a column is missing."""
-        features = source.features or source._resolve_features().features
+        source = source if source.features else source._resolve_features()
+        features = source.features
         missing = [name for name in (self.video, self.label) if name not in features]
         if missing:
             raise ValueError(f"The data set has the columns {', '.join(features)}, and not {', '.join(missing)}.")
@@ -188,10 +208,12 @@ class RowClips(ShardClips):
         rows = split_dataset_by_node(self.source, rank=self.rank, world_size=self.ranks)
         if self.ranks == 1 and rows.num_shards < places:
             raise ValueError(f"{rows.num_shards} shards are too few for {places} workers: one for each.")
-        classes = classes_of(self.labels, multi_label=False)
+        own = label_feature_names(self.source.features[self.label])
+        classes = classes_of(own if self.labels is None else self.labels, multi_label=False)
         for number, row in enumerate(rows):
             name = str(row.get("__key__") or f"worker {place}, row {number}")
-            found = labels_of_value(row[self.label], Line(name, None, ""), classes)
+            value, line = row[self.label], Line(name, None, "")
+            found = labels_of_value(value, line, classes) if own is None else labels_by_name(value, own, line, classes)
             yield Sample(_VideoOfRow(row[self.video], name), found, name)
 
 

@@ -11,7 +11,7 @@ import resource
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -19,17 +19,22 @@ from typing import Any
 import torch
 from accelerate.data_loader import prepare_data_loader
 from torch import nn
-from torch.utils.data import DataLoader, IterableDataset, Sampler
+from torch.utils.data import ConcatDataset, DataLoader, IterableDataset, Sampler, Subset
 from transformers import EvalPrediction, Trainer
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput, rotate_checkpoints
 from transformers.utils import logging
 
+from ..data.shards import label_feature_names
+from ..data.text import preview
+from ..data.video_folder import VideoFolder
 from ..distributed import all_succeed
 from ..evaluation.metrics import mean_average_precision
 from ..files import only_writer
+from ..model.class_names_ila import are_numbered
 from ..model.configuration_ila import MULTI_LABEL
+from ..model.targets_ila import IGNORE_INDEX, ignored_rows, is_integer
 from ..model.video_processing_ila import IlaVideoProcessor
 from .arguments import SCALARS, IlaTrainingArguments, is_new_parameter, parameter_groups
 from .callbacks import JitterDecay, MovingAverage, SetEpochCallback, StopOnSignal
@@ -44,7 +49,7 @@ from .checkpoints import (
     verify_manifest,
     write_manifest,
 )
-from .clips import IGNORE_INDEX, UNREADABLE, ClipCollator, Clips, EpochSampler, TrainingClips
+from .clips import UNREADABLE, ClipCollator, Clips, EpochSampler, TrainingClips
 from .shard_clips import ShardClips
 from .signals import with_outliving_workers
 from .sync_batch_norm import synchronise_batch_norm
@@ -70,6 +75,11 @@ def top5_indices(logits: torch.Tensor | tuple[torch.Tensor, ...], labels: torch.
 def top_accuracies(prediction: EvalPrediction) -> dict[str, float]:
     """Return top1 and top5 of what was read, and how many videos were not; `compute_metrics` for `top5_indices`."""
     best, labels = torch.as_tensor(prediction.predictions), torch.as_tensor(prediction.label_ids)
+    if labels.shape != best.shape[:1] or not is_integer(labels.dtype):
+        raise ValueError(
+            f"`top_accuracies` takes class indices ({len(best)},), got {tuple(labels.shape)} of {labels.dtype}: "
+            "`multi_label_metrics` is for several labels a video."
+        )
     read = labels != IGNORE_INDEX
     right = best[read] == labels[read].unsqueeze(-1)
     count = max(int(read.sum()), 1)
@@ -88,14 +98,14 @@ def multi_label_metrics(prediction: EvalPrediction) -> dict[str, float]:
     `compute_metrics` for `class_logits`, where videos have several labels.
     """
     logits, labels = torch.as_tensor(prediction.predictions), torch.as_tensor(prediction.label_ids)
-    read = ~_rows_without_label(labels)
-    mean = mean_average_precision(logits[read].nan_to_num(), labels[read] > 0)
+    if labels.shape != logits.shape:
+        raise ValueError(
+            f"`multi_label_metrics` takes rows of 0 and 1 {tuple(logits.shape)}, got {tuple(labels.shape)}: "
+            "`top_accuracies` is for one label a video."
+        )
+    read = ~ignored_rows(labels)
+    mean = mean_average_precision(logits[read].nan_to_num(), labels[read])
     return {"mean_average_precision": 0.0 if mean is None else mean, "unreadable": float((~read).sum())}
-
-
-def _rows_without_label(labels: torch.Tensor) -> torch.Tensor:
-    """Return (B,): whether a row of (B, K) belongs to a video that was not read."""
-    return (labels == IGNORE_INDEX).all(-1)
 
 
 # -- the trainer -----------------------------------------------------------------------------------------------------
@@ -153,6 +163,8 @@ class IlaTrainer(Trainer):
             self.train_dataset.warn = False
             self.unreadable = UnreadableVideos(self.args.max_unreadable, len(self.train_dataset))
             self.add_callback(self.unreadable)
+        for data in (self.train_dataset, self.eval_dataset):
+            self._join_classes(data, names_only=True)  # what is wrong is found before training
         self._sums: torch.Tensor | None = None  # classification loss, alignment loss, how many batches
         self._videos, self._waited, self._since = 0, 0.0, time.perf_counter()  # of this process since the last log
 
@@ -182,6 +194,7 @@ class IlaTrainer(Trainer):
             self.data_collator = evaluation
 
     def _get_dataloader(self, dataset: Any, *args: Any, **kwargs: Any) -> DataLoader:
+        self._join_classes(dataset)
         self._normalise_for(dataset)
         return with_outliving_workers(super()._get_dataloader(dataset, *args, **kwargs))
 
@@ -191,6 +204,7 @@ class IlaTrainer(Trainer):
             raise ValueError(f"`batch` is {data.batch}, `per_device_train_batch_size` {self.args.train_batch_size}.")
         if len(data) < data.batch * self.args.gradient_accumulation_steps:
             raise ValueError(f"{data.videos} videos are fewer than one global batch of {self.global_batch_size()}.")
+        self._join_classes(data)
         self._normalise_for(data)
         workers: dict[str, Any] = {"num_workers": self.args.dataloader_num_workers}
         workers["pin_memory"] = self.args.dataloader_pin_memory
@@ -281,9 +295,31 @@ class IlaTrainer(Trainer):
         per_epoch = len(self.get_train_dataloader()) / self.args.gradient_accumulation_steps
         return self.args.max_steps / max(per_epoch, 1)
 
+    def _join_classes(self, data: Any, *, names_only: bool = False) -> None:
+        """Give the labels of a data set of this package the model's indices, by name.
+
+        Raises:
+            ValueError: classes that the model lacks; several labels a video where the model gives one, or the reverse.
+        """
+        config = self.accelerator.unwrap_model(self.model).config
+        for part in data_sets_in(data):
+            if not isinstance(part, (Clips, ShardClips, VideoFolder)):
+                _refuse_other_order(part, config)
+                continue
+            if not names_only and part.multi_label is not (config.problem_type == MULTI_LABEL):
+                labels = "several labels" if part.multi_label else "one label"
+                raise ValueError(
+                    f"The data gives a video {labels}, and the model's `problem_type` is {config.problem_type!r}: "
+                    f"{MULTI_LABEL!r} is for several labels, `read_annotations(..., multi_label=True)` reads them."
+                )
+            part.join(config.class_names)
+
     def _normalise_for(self, data: Any) -> None:
-        """Remember the processor of a data set that leaves its clips as uint8 (`normalise=False`)."""
-        clips = data.clips if isinstance(data, ShardClips) else data
+        """Remember the processors of data sets that leave their clips as uint8 (`normalise=False`)."""
+        for part in data_sets_in(data):
+            self._normalise_for_clips(part.clips if isinstance(part, ShardClips) else part)
+
+    def _normalise_for_clips(self, clips: Any) -> None:
         if not isinstance(clips, Clips) or clips.normalise:
             return
         before, self._processor = self._processor or clips.processor, clips.processor
@@ -306,21 +342,7 @@ class IlaTrainer(Trainer):
         outputs = model(**inputs)
         if model.training:
             self._count(outputs, len(inputs["pixel_values"]))
-        elif (labels := inputs.get("labels")) is not None and labels.ndim == 2:
-            outputs.loss = self._loss_of_read(outputs, labels)
         return (outputs.loss, outputs) if return_outputs else outputs.loss
-
-    def _loss_of_read(self, outputs: Any, labels: torch.Tensor) -> torch.Tensor:
-        """Return the loss without the videos that could not be read, which the loss of several labels would count.
-
-        It is not a number where none could be read.
-        """
-        model = self.accelerator.unwrap_model(self.model)
-        read = ~_rows_without_label(labels)
-        if model.config.problem_type != MULTI_LABEL or bool(read.all()):
-            return outputs.loss
-        loss = model.classification_loss(outputs.logits[read], labels[read])
-        return model.add_alignment_loss(loss, outputs.alignment_loss)
 
     def _count(self, outputs: Any, videos: int) -> None:
         """Add a batch to what the next log line reports."""
@@ -530,6 +552,31 @@ def _require_best(checkpoint: Path) -> None:
     """Raise a ValueError where the best weights are gone: the Trainer would warn, and keep the last step's."""
     if (reason := verify_manifest(checkpoint)) is not None:
         raise ValueError(f"The best weights cannot be loaded, {str(checkpoint)!r} is not whole: {reason}.")
+
+
+def _refuse_other_order(data: Any, config: Any) -> None:
+    """Raise a ValueError where a `ClassLabel` of a `datasets` data set has the model's names in another order."""
+    features = getattr(data, "features", None) or {}
+    for column in ("label", "labels"):
+        names = label_feature_names(features.get(column))
+        if names is None or are_numbered(config.class_names) or names == config.class_names[: len(names)]:
+            continue
+        raise ValueError(
+            f"The column {column!r} counts its classes in another order than the model: {preview(names)}, not "
+            f"{preview(config.class_names)}. `read_annotations(data)` with `TrainingClips` or `EvaluationClips` finds "
+            "them by name."
+        )
+
+
+def data_sets_in(data: Any) -> Iterator[Any]:
+    """Yield the data sets that a data set is made of: those of a mapping, of torch's `Subset` and `ConcatDataset`."""
+    if isinstance(data, Subset):
+        yield from data_sets_in(data.dataset)
+    elif isinstance(data, (ConcatDataset, Mapping)):
+        for part in data.datasets if isinstance(data, ConcatDataset) else data.values():
+            yield from data_sets_in(part)
+    else:
+        yield data
 
 
 def _reshape_scalars(model: nn.Module, shape: tuple[int, ...]) -> None:
