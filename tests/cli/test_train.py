@@ -165,7 +165,9 @@ def test_several_labels(material, tmp_path, capsys):
     (tmp_path / "names.txt").write_text("\n".join("abcde") + "\n")
     lists = {"train_list": tmp_path / "list.txt", "val_list": tmp_path / "list.txt", "videos": material / "train"}
     changes = {**lists, "labels": tmp_path / "names.txt", "num_train_epochs": 1, "classification_head": "linear"}
-    assert run_verb(train, options(material, tmp_path / "run", **changes)) == 0
+    assert run_verb(train, options(material, tmp_path / "run", **changes)) == 2  # they must be asked for
+    assert "list.txt', line 1, column" in (said := capsys.readouterr().err) and "--multi_label" in said
+    assert run_verb(train, [*options(material, tmp_path / "run", **changes), "--multi_label"]) == 0
     assert "Best loss" in capsys.readouterr().out
     assert json.loads((tmp_path / "run" / "config.json").read_text())["problem_type"] == "multi_label_classification"
 

@@ -15,7 +15,7 @@ from typing import Any
 from tqdm import tqdm
 from transformers import AutoConfig
 
-from ..data.annotations import FORMATS, Annotations, read_annotations
+from ..data.annotations import FORMATS, Annotations, detect_format, read_annotations, takes_several_labels
 from ..distributed import Rank, all_gather, all_succeed, process_group
 from ..evaluation.evaluator import check_samples, evaluate
 from ..evaluation.inference import load_trained, named_in_errors, require_checkpoint
@@ -78,13 +78,15 @@ def read_samples(args: EvaluateArguments) -> Annotations:
     """
     with named_in_errors(args.model):
         config = AutoConfig.from_pretrained(args.model)
+    source, root = (args.videos, None) if args.list is None else (args.list, args.videos)
+    format = args.format or detect_format(source, root)
     samples = read_annotations(
-        args.videos if args.list is None else args.list,
-        root=None if args.list is None else args.videos,
-        format=args.format,
+        source,
+        root=root,
+        format=format,
         labels=[config.id2label[index] for index in range(config.num_labels)],
         split=args.read_split,
-        multi_label=None if config.problem_type == MULTI_LABEL else False,
+        multi_label=config.problem_type == MULTI_LABEL and takes_several_labels(format),
     )
     check_samples(samples.samples, config)
     return samples

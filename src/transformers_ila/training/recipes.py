@@ -105,7 +105,7 @@ class VideoArguments:
     val_split: str | None = field(
         default=None, metadata={"help": "split to evaluate on, where val_list holds several"}
     )
-    multi_label: bool | None = field(default=None, metadata={"help": "several labels a video; found out by default"})
+    multi_label: bool = field(default=False, metadata={"help": "read several labels a video, an error without it"})
     train_list_sha256: str | None = field(default=None, metadata={"help": "refuse another list than this"})
     train_samples_sha256: str | None = field(default=None, metadata={"help": "refuse other names and labels in it"})
     stream: bool = field(default=False, metadata={"help": "read tar shards from beginning to end, each by one rank"})
