@@ -89,7 +89,7 @@ class EvaluationClips(Clips):
     def __getitem__(self, index: int) -> dict[str, Any]:
         sample = self.samples[index]
         try:
-            pixel_values = self.as_model_input(sample.source())
+            pixel_values = self.as_model_input(sample.source(), random_frames=False)
         except (VideoDecodingError, OSError) as error:
             logger.warning(f"Not evaluated: {sample.name!r}: {error}")
             crop = dict(self.processor.crop_size)

@@ -12,6 +12,7 @@ from transformers.utils import logging
 
 from ..data.annotations import Annotations, list_shards, read_annotations
 from ..data.samples import samples_hash
+from ..data.video_folder import warn_of_single_videos
 from ..evaluation.inference import named_in_errors, require_checkpoint
 from ..model.configuration_ila import CLIP_SIZES, IlaConfig, label_fields
 from ..model.modeling_ila import IlaForVideoClassification
@@ -91,8 +92,8 @@ def annotations_of(recipe: RecipeArguments, *, seed: int = 0) -> tuple[Annotatio
     given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     if Path(recipe.train_list).is_dir():
         given.pop("root", None)
-    several = recipe.multi_label
-    training = read_annotations(recipe.train_list, split=recipe.train_split, multi_label=several, **given)
+    given["multi_label"] = recipe.multi_label or None  # not False: the error is to say how to ask for them
+    training = read_annotations(recipe.train_list, split=recipe.train_split, **given)
     if training.class_names is None:
         raise ValueError(f"Nothing names the classes of {recipe.train_list!r}: --labels.")
     if recipe.train_list_sha256 not in (None, training.sha256):
@@ -108,9 +109,9 @@ def annotations_of(recipe: RecipeArguments, *, seed: int = 0) -> tuple[Annotatio
         given.pop("root", None)
         if not Path(recipe.train_list).is_dir():
             given.pop("format", None)  # of another kind of annotation
-    if recipe.labels is None and training.format != "folders":
-        given["labels"] = training.class_names
-    evaluation = read_annotations(recipe.val_list, split=recipe.val_split, multi_label=training.multi_label, **given)
+    if recipe.labels is not None or training.format != "folders":
+        given["labels"] = training.labels()  # and the number of the first class
+    evaluation = read_annotations(recipe.val_list, split=recipe.val_split, **given)
     if evaluation.class_names != training.class_names:
         raise ValueError(f"{recipe.val_list!r} and {recipe.train_list!r} name other classes, or in another order.")
     return training, evaluation, training.class_names
@@ -119,8 +120,9 @@ def annotations_of(recipe: RecipeArguments, *, seed: int = 0) -> tuple[Annotatio
 def hold_out_videos(annotations: Annotations, fraction: float, *, seed: int) -> tuple[Annotations, Annotations | None]:
     """Split videos at random: those to train on, and `fraction` of them to evaluate on; None where that is no video.
 
-    The fraction is taken of every class, rounded, and leaves each class a video to train on; of videos with several
-    labels it is taken of all together. Cuts of one longer video may come to lie on both sides: who has such gives a
+    The fraction is taken of every class, rounded, but is one video at least, and leaves each class a video to train
+    on: a class of one is not evaluated, and a warning says so. Of videos with several labels the fraction is taken of
+    all together. Cuts of one longer video may come to lie on both sides: who has such gives a
     `val_list`.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -128,8 +130,11 @@ def hold_out_videos(annotations: Annotations, fraction: float, *, seed: int) -> 
     for index, sample in enumerate(annotations.samples):
         classes.setdefault(-1 if annotations.multi_label else sample.labels[0], []).append(index)
     held: set[int] = set()
+    if fraction > 0 and not annotations.multi_label:
+        names = annotations.class_names or range(max(classes, default=0) + 1)
+        warn_of_single_videos([names[label] for label, members in sorted(classes.items()) if len(members) == 1])
     for _, members in sorted(classes.items()):
-        count = min(int(fraction * len(members) + 0.5), len(members) - 1)
+        count = min(max(int(fraction * len(members) + 0.5), fraction > 0), len(members) - 1)
         held.update(members[place] for place in torch.randperm(len(members), generator=generator)[:count].tolist())
     if not held:
         return annotations, None

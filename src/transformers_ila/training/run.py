@@ -167,7 +167,7 @@ def _why_no_evaluation(recipe: RecipeArguments) -> str:
     elif not recipe.val_fraction:
         reason = "`val_fraction` is 0 and there is no `val_list`"
     else:
-        reason = f"no class has enough videos to hold out {recipe.val_fraction:.0%} of them"
+        reason = "no class has a second video that could be held out"
     return f"Nothing is evaluated, and the last step's weights are the result: {reason}. --val_list names videos."
 
 
