@@ -84,6 +84,7 @@ FAULTS = {  # of all readers: line, column, part of the message
     b"# classes\n#classes 0 1\na.mp4 0\n": (2, 1, "'#classes' is no video; a comment begins with `#` and a blank"),
     b"label,path\n0,a.mp4\n": (1, 7, "the path must be the first column, and it is 'path' here"),
     b",video_path,label\n0,a.mp4,1\n": (1, 2, "the path must be the first column"),
+    b"Unnamed: 0,path,label\n0,a.mp4,1\n": (1, 12, "the path must be the first column"),
     b"a.mp4 1\r\r" + b"b" * 40_000 + b" 2": (3, 1, "more than 32768 characters"),
     b" " * 40_000 + b"a.mp4 1\n": (1, 40_000, "more than 32768 characters"),
     b"\0" * 40_000: (1, 1, "no text in UTF-8"),
@@ -288,6 +289,7 @@ HEADERS = [
     "id,label",
     "video_id,label,split",
     "filename num_frames label",
+    "video_uid;label;;",
 ]
 
 

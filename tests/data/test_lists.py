@@ -250,7 +250,7 @@ def test_one_label_or_several(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content", ["path,run,walk\na.mp4,0,1\nb.mp4,1,0\n", '"Video";"run";"walk"\n"a.mp4";0;1\n"b.mp4"; 1; 0\n']
+    "content", ["path,run,walk,,\na.mp4,0,1,,\nb.mp4,1,0,,\n", '"Video";"run";"walk"\n"a.mp4";0;1\n"b.mp4"; 1; 0\n']
 )
 def test_a_column_for_each_class(tmp_path, content):
     names = ["walk", "sit", "run"]
@@ -266,6 +266,9 @@ def test_a_column_for_each_class(tmp_path, content):
     found = fault(tmp_path, both, labels=names)
     assert found[:2] == (4, 9) and "one label is allowed, and 'walk' is another" in found[2]
     assert read(tmp_path, "path,run,walk\nid_7,1,1\n", multi_label=True, labels=names).format == "list"
+    assert rows(read(tmp_path, "path run walk\na.mp4 0 1\n", labels=names)) == [("a.mp4", 0)]
+    (tmp_path / "path").mkdir()
+    assert rows(read(tmp_path, "path,stop,walk\npath/a.mp4,1,0\n", labels=["walk", "stop"])) == [("path/a.mp4", 1)]
 
 
 @pytest.mark.parametrize(
@@ -350,6 +353,15 @@ def test_missing_files(tmp_path, caplog):
             assert "no such file or folder; " in caplog.text and why in caplog.text
         with pytest.raises(VideoDecodingError, match=re.escape(why)):
             read_video(read(tmp_path, content).samples[0].source(), range)
+
+
+def test_lines_that_are_likely_to_be_no_videos(tmp_path, caplog):
+    touch(tmp_path, "a.mp4", "dir/1.jpg")
+    assert len(read(tmp_path, "a.mp4 0\ndir 1\n").samples) == 2 and not caplog.records
+    read(tmp_path, "classes: 3\na.mp4 0\n")
+    assert "1 of 2 videos neither exist nor have a video's suffix, as the others have: " in caplog.text
+    assert "'Unnamed" not in fault(tmp_path, "Unnamed: 0,path,label\n0,a.mp4,0\n")[2]
+    assert rows(read(tmp_path, "path;label;;\r\na.mp4;0;;\r\n")) == [("a.mp4", 0)]  # empty columns of spreadsheets
 
 
 def test_names_of_any_characters(tmp_path):

@@ -29,6 +29,7 @@ from .lists import (
     begin_of_numbers,
     header_columns,
     is_class_table,
+    is_video_name,
     read_frame_list,
     read_list,
 )
@@ -172,7 +173,15 @@ def _with_missing(annotations: Annotations) -> Annotations:
 
 
 def _with_warning(annotations: Annotations) -> Annotations:
-    """Return the annotations, and warn where not one of a few videos exists: the root is likely to be wrong."""
+    """Return the annotations, and warn of lines that are likely to be no videos, and of a root that may be wrong."""
+    videos = [sample.video for sample in annotations.samples if isinstance(sample.video, str)]
+    odd = [video for video in videos if not is_video_name(video)]
+    odd = [video for video in odd if not os.path.exists(video)] if len(odd) < len(videos) else []
+    if odd:
+        logger.warning(
+            f"{annotations.source!r}: {len(odd)} of {len(videos)} videos neither exist nor have a video's suffix, as "
+            f"the others have: {preview(odd)} ({why_no_path(odd[0])})."
+        )
     some = [sample.video for sample in annotations.samples[:: max(1, len(annotations.samples) // 20)]]
     paths = [video for video in some if isinstance(video, str)]
     if paths and not any(map(os.path.exists, paths)):

@@ -57,6 +57,7 @@ VIDEO_SUFFIXES = (
 )  # fmt: skip
 COMMENT = re.compile(r"#(?:[ \t]|$)|sep=[,;]?$")  # `sep=;` tells a spreadsheet what separates
 COLUMN = re.compile(r"[A-Za-z_ -]+")
+NO_NAME = re.compile(r"$|Unnamed: \d+$")  # of the column with the numbers of rows, by pandas
 WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")
 PATH_WORDS = frozenset(
     "clip clips file files filename filenames filepath filepaths folder folders path paths video videos videoname "
@@ -65,8 +66,9 @@ PATH_WORDS = frozenset(
 NAME_WORDS = frozenset("id ids key name names".split())  # of the path or of a label
 COLUMN_WORDS = frozenset(
     "abs absolute action actions activity category categories class classes classid classname cls count dir directory "
-    "duration end fold fps frame frames full gt height idx index input label labels length num number of rel "
-    "relative set source split start stop subset target targets time to total truth url width youtube".split()
+    "duration end fold fps frame framecount frames full gt height idx index input label labels length nframes num "
+    "number numframes of rel relative set source split start stop subset target targets time to total truth uid url "
+    "width youtube".split()
 ).union(PATH_WORDS, NAME_WORDS)
 SEPARATOR = re.compile(rf"{BETWEEN}+")
 NUMBER = re.compile(r"[+-]?[0-9]+")
@@ -207,10 +209,10 @@ def _is_header(line: Line, written: str, end: int, folder: str, class_names: Col
     Raises:
         AnnotationError: it names columns, of which the first is not the path.
     """
-    columns = header_columns(line.text)
+    columns = header_columns(line.text, class_names)
     names = [name for name, _ in columns]
-    if is_class_table(names):
-        return not _exists(folder, names[0])
+    if is_class_table(names, class_names):
+        return not os.path.isfile(os.path.join(folder, names[0]))
     path = os.path.join(folder, written)
     if os.path.isfile(path) or (end == len(line.text) and os.path.isdir(path)):
         return False
@@ -222,34 +224,33 @@ def _is_header(line: Line, written: str, end: int, folder: str, class_names: Col
     return bool(columns)
 
 
-def header_columns(text: str) -> list[tuple[str, int]]:
+def header_columns(text: str, class_names: Collection[str] = ()) -> list[tuple[str, int]]:
     """Return the names of a header's columns and where each begins; an empty list where the text is no header.
 
-    A header has words of columns in every cell, or behind the path names of two or more classes (`is_class_table`).
+    A header has words of columns in every cell, or behind the path names of two or more classes (`is_class_table`),
+    which must be known where blanks alone separate them.
     """
-    columns = cells_of(text.removeprefix("#"))
+    columns = cells_of(text.removeprefix("#").rstrip(SEPARATORS))
     is_table = len(columns) > 1
     if not is_table:
         columns = [(unquoted(token[0]), token.start()) for token in TOKEN.finditer(text)]
     names = [name for name, _ in columns]
-    if is_table and is_class_table(names):
+    if is_class_table(names, class_names) and (is_table or set(names[1:]) <= set(class_names)):
         return columns
-    if not all(_has_words(name, COLUMN_WORDS) for name in names if name):
+    if not all(_has_words(name, COLUMN_WORDS) for name in names if NO_NAME.match(name) is None):
         return []
     elsewhere = is_table and any(_has_words(name, PATH_WORDS) for name in names)
     return columns if elsewhere or _has_words(names[0], PATH_WORDS | NAME_WORDS) else []
 
 
-def is_class_table(columns: Sequence[str]) -> bool:
-    """Return whether names of columns are a path's and those of two or more classes."""
-    if len(columns) < 3 or not _has_words(columns[0], PATH_WORDS | NAME_WORDS):
-        return False
+def is_class_table(columns: Sequence[str], class_names: Collection[str] = ()) -> bool:
+    """Return whether names of columns are a path's and those of two or more classes, which may be known."""
     classes = columns[1:]
-    return not any(map(_is_number, classes)) and not all(_has_words(name, COLUMN_WORDS) for name in classes)
-
-
-def _is_number(text: str) -> bool:
-    return text == "" or NUMBER.fullmatch(text) is not None
+    if len(classes) < 2 or not _has_words(columns[0], PATH_WORDS | NAME_WORDS):
+        return False
+    if any(name == "" or NUMBER.fullmatch(name) for name in classes):
+        return False
+    return set(classes) <= set(class_names) or not all(_has_words(name, COLUMN_WORDS) for name in classes)
 
 
 def _has_words(column: str, words: Collection[str]) -> bool:
@@ -360,9 +361,9 @@ def _class_columns(line: Line, classes: LabelMap, *, columns: int) -> list[str]:
     Raises:
         AnnotationError: more columns than are read, a name that is no class, or names that nothing says are classes.
     """
-    cells = header_columns(line.text)
+    cells = header_columns(line.text, classes.by_name)
     names = [name for name, _ in cells]
-    if not is_class_table(names):
+    if not is_class_table(names, classes.by_name):
         if len(cells) > columns:
             raise line.fault(cells[columns][1], f"a table with {columns} columns is read, and this is another column")
         return []
@@ -401,7 +402,7 @@ def _labels_of_row(line: Line, start: int, table: list[str], classes: LabelMap) 
 
 
 def _labels_of_line(line: Line, start: int, classes: LabelMap) -> tuple[int, ...]:
-    if hole := EMPTY_CELL.search(line.text, start):
+    if hole := EMPTY_CELL.search(line.text.rstrip(SEPARATORS), start):
         raise line.fault(hole.end() - 1, "the cell before this separator is empty")
     return classes.indices(line, start)
 
