@@ -408,16 +408,17 @@ def test_a_run_of_before_goes_on_with_what_it_decided(tmp_path):
     values = resolved_values(recipe, args)
     old = {key: value for key, value in values.items() if key not in ("val_fraction", "from_scratch")}
     old["stand_ins"] = old.pop("max_replacements")
-    old["flip"] = "auto"
+    old["flip"], old["multi_label"] = "auto", None
     (tmp_path / "training.yaml").write_text(yaml.safe_dump(old))
     again, args = parsed("small_b16_8f", tmp_path, "--resume")
     assert again.val_fraction == 0.0
     again.flip = "0.5"
-    check_same_run(resolved_values(again, args), tmp_path, class_names=["walk", "run"])
+    for again.multi_label in (False, True):  # the earlier version found it out
+        check_same_run(resolved_values(again, args), tmp_path, class_names=["walk", "run"])
     with pytest.raises(ValueError, match="flip: 0.0, now 0.5"):
         check_same_run(resolved_values(again, args), tmp_path, class_names=["left", "right"])
     replayed, _ = parse(tmp_path / "training.yaml", [*OPTIONS, "--output_dir", str(tmp_path / "other")])
-    assert replayed.val_fraction == 0.0 and replayed.max_replacements == 10
+    assert replayed.val_fraction == 0.0 and replayed.max_replacements == 10 and replayed.multi_label is False
     other, args = parsed("small_b16_8f", tmp_path, "--resume", "--val_fraction", "0.3")
     with pytest.raises(ValueError, match="val_fraction: 0.0, now 0.3"):
         check_same_run(resolved_values(other, args), tmp_path)
@@ -428,7 +429,13 @@ def test_another_run_is_not_gone_on_with(tmp_path):
     write_resolved(resolved_values(recipe, args), tmp_path)
     same = ["--val_list", "elsewhere.txt", "--logging_steps", "3", "--dataloader_num_workers", "1"]
     check_same_run(resolved_values(*parsed(FILES[0], tmp_path, *same)), tmp_path)
-    for options in (["--learning_rate", "1"], ["--mixup", "0.5"], ["--seed", "1"], ["--max_steps", "5"]):
+    for options in (
+        ["--learning_rate", "1"],
+        ["--mixup", "0.5"],
+        ["--seed", "1"],
+        ["--max_steps", "5"],
+        ["--multi_label"],
+    ):
         other = resolved_values(*parsed(FILES[0], tmp_path, "--val_list", "some.txt", *options))
         with pytest.raises(ValueError, match=f"another run.*{options[0][2:]}: .*now"):
             check_same_run(other, tmp_path)
