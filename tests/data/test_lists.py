@@ -112,7 +112,7 @@ FAULTS = [  # content, line, column, part of the message
         "a.mp4 1\nb.mp4 2 3 2\n",
         2,
         9,
-        "one label is allowed, and '3' is another: several labels a video are read where",
+        "one label is allowed, and '3' is another: several are read where",
     ),
     ("a.mp4 1\nb.mp4,,2\n", 2, 7, "the cell before this separator is empty"),
     ("a.mp4 1\nb.mp4 99999999999999999999\n", 2, 7, "is no class index"),
@@ -179,11 +179,12 @@ def test_labels_by_name(tmp_path):
     assert rows(several) == [("a.mp4", (0, 1)), ("b.mp4", (0, 3)), ("c.mp4", (0, 3))] and several.multi_label
 
 
-def test_names_with_numbers(tmp_path):
-    """A bare number is always an index."""
+def test_names_with_numbers(tmp_path, caplog):
+    """A bare number is always an index, and where it could be a name that is said."""
     names = ["gesture 2", "gesture 1", "0"]
     found = read(tmp_path, "clip gesture 1\na.mp4 gesture 2\nb.mp4 0\nc 2\n", labels=names)
     assert rows(found) == [("clip", 1), ("a.mp4", 0), ("b.mp4", 0), ("c", 2)]
+    assert "has numbers, and '0' is the name of a class: a number in a list is an index, and no name" in caplog.text
 
 
 def test_what_looks_like_a_header_may_be_a_video(tmp_path):
@@ -237,7 +238,9 @@ def test_one_label_or_several(tmp_path):
     assert read(tmp_path, content, multi_label=True).multi_label
     assert read(tmp_path, "a.mp4 1\n", multi_label=True).multi_label and not read(tmp_path, "a.mp4 1\n").multi_label
     assert fault(tmp_path, content)[:2] == fault(tmp_path, content, multi_label=False)[:2] == (2, 9)
-    assert fault(tmp_path, content, multi_label=False)[2].endswith("one label is allowed, and '3' is another.")
+    refused = fault(tmp_path, content.replace("3", "3 4"), multi_label=False)[2]
+    assert refused.endswith("one label is allowed, and '3' is another.")
+    assert fault(tmp_path, content)[2].endswith("; a number of frames stands only behind a folder of frames.")
     twice = fault(tmp_path, "a.mp4 1\nb.mp4 2 3 2\n", multi_label=True)
     assert twice[:2] == (2, 11) and "the label '2' stands there twice." in twice[2]
     with pytest.raises(ValueError, match="several labels"):
@@ -302,7 +305,7 @@ def test_indices_that_count_from_one(tmp_path, caplog):
     for labels in (None, ["A", "B", "C"], {"A": 0, "B": 1, "C": 2}):
         found = read(tmp_path, ucf101, labels=labels)
         assert [label for _, label in rows(found)] == [0, 1, 2] and found.first_index == 1
-        assert caplog.text.count("uses the class indices 1 to 3 and no other, so they count from 1") == 1
+        assert caplog.text.count("uses each class index from 1 on, and not 0, so they count from 1") == 1
         caplog.clear()
     part = ucf101.splitlines()[1] + "\n"
     stated = write(tmp_path / "classInd.txt", "1 A\r\n2 B\r\n3 C\r\n")

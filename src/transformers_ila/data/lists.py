@@ -305,17 +305,28 @@ def _read_lines(file: str | Path, format: str, root: str | Path | None, classes:
     if found.class_names is None and len(used) > 1 and used == set(range(1, len(used) + 1)):
         shifted = [sample._replace(labels=tuple(index - 1 for index in sample.labels)) for sample in found.samples]
         found = replace(found, samples=shifted, first_index=1)
+    _warn_of_indices(found, classes, lowest=min(used, default=0))
+    return found
+
+
+def _warn_of_indices(found: Annotations, classes: LabelMap, *, lowest: int) -> None:
+    """Log what the numbers of a list are taken for, where they could be something else."""
     if found.first_index != classes.first_index:
         logger.warning(
-            f"{found.source!r} uses the class indices 1 to {len(used)} and no other, so they count from 1, as "
-            "UCF101's: 1 is the first class."
+            f"{found.source!r} uses each class index from 1 on, and not 0, so they count from 1, as UCF101's: 1 is "
+            "the first class."
         )
-    elif min(used, default=0) == 1 and classes.has_numbers and not classes.first_index:
+    elif lowest == 1 and classes.has_numbers and not classes.first_index:
         logger.warning(
             f"{found.source!r} has no video of class 0, and its indices are taken to count from 0. Where they count "
             "from 1, say so by `labels` with numbers: {'walk': 1, ...}, or a file with lines `1 walk`."
         )
-    return found
+    number = next(filter(is_index, classes.by_name), None)
+    if classes.has_numbers and number is not None:
+        logger.warning(
+            f"{found.source!r} has numbers, and {number!r} is the name of a class: a number in a list is an index, "
+            "and no name."
+        )
 
 
 def _read_from_one(file: str | Path, format: str, root: str | Path | None, classes: LabelMap) -> Annotations | None:

@@ -181,11 +181,13 @@ class LabelMap:
             raise line.fault(position, f"{text!r} is no class{self._no_name(text)}")
         return self.by_name[text]
 
-    def _remedy(self) -> str:
-        """Say how several labels are asked for, unless whoever reads refuses them."""
+    def _remedy(self, cells: list[tuple[str, int]]) -> str:
+        """Say how several labels are asked for, unless whoever reads refuses them, and what two numbers may be."""
+        frames = len(cells) == 2 and all(is_index(cell) for cell, _ in cells)
+        hint = "; a number of frames stands only behind a folder of frames" if frames else ""
         if self.multi_label is False:
-            return ""
-        return ": several labels a video are read where they are asked for, by `multi_label=True` or --multi_label"
+            return hint
+        return f": several are read where they are asked for, by `multi_label=True` or --multi_label{hint}"
 
     def _no_name(self, text: str) -> str:
         if self.names is None:
@@ -216,7 +218,7 @@ class LabelMap:
         for text, position in cells:
             index = (self.named if by_name else self.index)(text, line, position)
             if found and not self.multi_label:
-                raise line.fault(position, f"one label is allowed, and {text!r} is another{self._remedy()}")
+                raise line.fault(position, f"one label is allowed, and {text!r} is another{self._remedy(cells)}")
             if index in found:
                 hint = f"; {ONE_HOT}" if {cell for cell, _ in cells} <= {"0", "1"} else ""
                 raise line.fault(position, f"the label {text!r} stands there twice{hint}")

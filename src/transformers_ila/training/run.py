@@ -181,7 +181,7 @@ def _training_clips(
     if not recipe.stream:
         return TrainingClips(training, processor, **options)
     counts = {"videos": len(training.samples), "batch": args.train_batch_size}
-    return ShardClips(str(recipe.train_list), processor, labels=names, **counts, **options)
+    return ShardClips(str(recipe.train_list), processor, labels=training.labels(), **counts, **options)
 
 
 def settle(
