@@ -179,6 +179,8 @@ GONE = {  # a blank stands between names that share a reason
     "inference.in_eval_mode": "`evaluating(model, options)` of `transformers_ila.evaluation.inference` does more",
     "mlp_ila.QUICK": "`QuickGELU.SCALE` of `transformers_ila.model.layers_ila` is that number",
     "mlp_ila.IlaMLP": "transformers' CLIPMLP stands in its place, and `fuse()` of a model makes it faster",
+    "annotation_text.TAB_CELL annotation_text.COMMA_CELL": "`cells_of()` of `transformers_ila.data.text` cuts rows",
+    "video_lists.HEADER": "`header_columns()` of `transformers_ila.data.lists` finds the columns of a header",
     "video_lists.LABELS_AT_END": "`begin_of_numbers()` of `transformers_ila.data.lists` finds them",
     "video_lists.ListedVideo": "`ListEntry` of `transformers_ila.data.lists` has its line as `raw`",
     "video_lists.list_videos": "`iter_entries()` of `transformers_ila.data.lists` gives all lines",

@@ -115,7 +115,7 @@ class Ablation:
         training = self._read(self.train_list, self.labels)
         if training.class_names is None:
             raise ValueError(f"Nothing names the classes of {self.train_list!r}: give `labels`.")
-        test = self._read(self.test_list, training.class_names)
+        test = self._read(self.test_list, training.labels())
         refuse_common_videos(training, test)
         return training, test
 

@@ -119,7 +119,7 @@ def prepare_videos(args: DemoOptions) -> tuple[list[str], list, list]:
         labels, samples = find_videos(args.videos)
         training, held_out = hold_out(samples)
         if not held_out:
-            raise ValueError("No class has five videos, so none can be held out for evaluation.")
+            raise ValueError("No class has two videos, of which one could be held out for evaluation.")
         return labels, training, held_out
     folder, started = Path(args.output) / "videos", time.perf_counter()
     clear_videos(folder)

@@ -14,7 +14,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ..data.annotations import FORMATS, Annotations, read_annotations
+from ..data.annotations import FORMATS, Annotations, detect_format, read_annotations, takes_several_labels
 from ..distributed import Rank, all_gather, all_succeed, process_group
 from ..evaluation.evaluator import check_samples, evaluate, joined_with
 from ..evaluation.inference import classifier_config, load_trained, require_checkpoint
@@ -77,13 +77,15 @@ def read_samples(args: EvaluateArguments) -> Annotations:
         OSError: no such model or list.
     """
     config = classifier_config(args.model)
+    source, root = (args.videos, None) if args.list is None else (args.list, args.videos)
+    format = args.format or detect_format(source, root)
     samples = read_annotations(
-        args.videos if args.list is None else args.list,
-        root=None if args.list is None else args.videos,
-        format=args.format,
+        source,
+        root=root,
+        format=format,
         labels=explicit_class_names(config),
         split=args.read_split,
-        multi_label=None if config.problem_type == MULTI_LABEL else False,
+        multi_label=config.problem_type == MULTI_LABEL and takes_several_labels(format),
     )
     joined = joined_with(samples, config)
     assert isinstance(joined, Annotations)

@@ -69,9 +69,13 @@ def read_both(args: ProbeArguments) -> tuple[Annotations, Annotations]:
     """
     common: dict[str, Any] = {"format": args.format, "labels": args.labels}
     train = _read(args.train, args, common)
-    if args.labels is None:
-        common["labels"] = train.class_names
+    common["labels"] = train.labels()
     test = _read(args.test, args, common)
+    if train.class_names is None and train.first_index != test.first_index:
+        raise ValueError(
+            f"The classes of {args.train!r} count from {train.first_index} and those of {args.test!r} from "
+            f"{test.first_index}: say by --labels which they are."
+        )
     refuse_common_videos(train, test)
     return train, test
 

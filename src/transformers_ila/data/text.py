@@ -15,11 +15,12 @@ NOT_UTF8 = "what stands here is no text in UTF-8"
 LONGEST_LINE = 2**15  # characters
 TOO_LONG = f"the line has more than {LONGEST_LINE} characters, too many for a path and labels"
 UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-BETWEEN = r"(?:[ \t,]|::)"  # V-JEPA has `::` for paths with blanks
+BETWEEN = r"(?:[ \t,;]|::)"  # spreadsheets have `;` where a comma is the decimal point, V-JEPA `::`
+SEPARATORS = " \t,;:"  # the characters of those
 TOKEN = re.compile(rf"\"(?:[^\"]|\"\")*\"|'[^']*'|(?:(?!{BETWEEN}|(?<=:):).)+")
-TAB_CELL, COMMA_CELL = (
-    re.compile(rf"\"(?:[^\"]|\"\")*\"(?=\s*(?:{end}|$))|[^ {end}][^{end}]*") for end in ("\\t", ",")
-)
+CELLS = {  # what separates the cells of a row, the first that it has -> one cell, without the blanks before it
+    mark: re.compile(rf" *(\"(?:[^\"]|\"\")*\"(?= *(?:{mark}|$))|[^{mark}]*) *({mark}|$)") for mark in "\t;,"
+}
 
 
 class AnnotationError(ValueError):
@@ -118,6 +119,21 @@ def unquoted(text: str) -> str:
     if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
         return text[1:-1].replace(text[0] * 2, text[0])
     return text
+
+
+def cells_of(text: str) -> list[tuple[str, int]]:
+    """Return the cells of a row, without blanks and quotes, and where each begins; empty ones count.
+
+    Tabs separate them, else semicolons, else commas; a text with none of these is one cell.
+    """
+    cell = next((cell for mark, cell in CELLS.items() if mark in text), None)
+    if cell is None:
+        return [(unquoted(text), 0)]
+    cells, found = [], cell.match(text)
+    while found is not None:
+        cells.append((unquoted(found[1].rstrip(" ")), found.start(1)))
+        found = cell.match(text, found.end()) if found[2] else None
+    return cells
 
 
 def is_index(text: str) -> bool:

@@ -6,6 +6,7 @@ What is unusual here:
 - files are read by our own reader, so a video may be a path, a URL, bytes, a file object or a folder of images.
 """
 
+import json
 import math
 from collections.abc import Callable
 from functools import partial
@@ -55,7 +56,7 @@ class IlaVideoProcessorKwargs(VideosKwargs, total=False):  # type: ignore[call-a
     frame_sampling: "segments" | "uniform" | "dense", the rule that picks the frames (`INDEX_RULES`).
     frame_stride: frames between two frames of a dense clip.
     num_clips, num_crops: views of one video; more than one in all gives (B, V, T, C, H, W).
-    random_frames: draw the frames at random, as in training.
+    random_frames: draw the frames at random, as in training; it is not saved.
     scale_in_decoder: let the reader scale frames while it converts them to RGB, which is faster; pixels differ a
         little from those of the release's preprocessing, so it is off unless asked for.
     read_limits: what reading one video may cost, as the arguments of `ReadLimits`; None means its defaults.
@@ -121,15 +122,34 @@ class IlaVideoProcessor(BaseVideoProcessor):
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> Any:
         """Save as `BaseVideoProcessor.save_pretrained` does, with the code of a processor from an exported folder."""
+        self.warn_of_what_is_not_saved()
         saved = super().save_pretrained(save_directory, *args, **kwargs)
         save_code(self, save_directory)
         return saved
 
+    def warn_of_what_is_not_saved(self) -> None:
+        """Log that `random_frames` is saved as False where it is True: a saved processor answers the same twice."""
+        if self.random_frames:
+            logger.warning("random_frames=True is for training, and the processor is saved with random_frames=False.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings that are saved: all of them, with `random_frames` off."""
+        return super().to_dict() | {"random_frames": False}
+
+    def __repr__(self) -> str:
+        settings = json.loads(self.to_json_string()) | {"random_frames": self.random_frames}
+        return f"{type(self).__name__} {json.dumps(settings, indent=2, sort_keys=True)}\n"
+
     @classmethod
     def from_dict(cls, video_processor_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """Make a processor of the contents of its JSON file; a ValueError says what is wrong with them."""
+        """Make a processor of saved settings; a `random_frames` that an earlier version saved is off, and a warning
+        says so. A ValueError says what is wrong with them.
+        """
         if not isinstance(video_processor_dict, dict):
             raise ValueError(f"A processor's file must hold a JSON object, got {video_processor_dict!r:.200}.")
+        if video_processor_dict.get("random_frames") and kwargs.get("random_frames") is None:
+            logger.warning("The processor was saved with random_frames=True, which is left out: it is for training.")
+            video_processor_dict = video_processor_dict | {"random_frames": False}
         return super().from_dict(video_processor_dict, **kwargs)
 
     @classmethod

@@ -9,6 +9,7 @@ What is unusual here:
 This file knows the sources; `video_decoding_ila.py` decodes.
 """
 
+import glob
 import io
 import os
 import re
@@ -115,7 +116,7 @@ def _as_file(source: Any, limits: ReadLimits) -> Iterator[VideoFile]:
     elif isinstance(source, (str, os.PathLike)):
         path = os.fsdecode(source)
         if not (os.path.isfile(path) or os.path.isdir(path)):
-            raise VideoDecodingError(repr(redact(path)), _why_no_path(path))
+            raise VideoDecodingError(repr(redact(path)), why_no_path(path))
         # Absolute, because FFmpeg takes what stands before a colon for a protocol and a leading dash for an option.
         yield video_file(os.path.abspath(path), repr(path))
     else:
@@ -137,10 +138,17 @@ def _download(url: str, copy: VideoFile) -> None:
         raise VideoDecodingError(copy.name, "it is no valid URL" if secret else error) from None
 
 
-def _why_no_path(path: Any) -> str:
-    if isinstance(path, str) and "://" in path:
+def why_no_path(path: str) -> str:
+    """Say why a path that is neither a file nor a folder cannot be read, and which slip may be behind it."""
+    if "://" in path:
         return "no such file or folder, and of URLs only http and https are read"
-    return "neither a regular file nor a folder" if os.path.lexists(path) else "no such file or folder"
+    if os.path.lexists(path):
+        return "neither a regular file nor a folder"
+    if "\\" in path and os.sep != "\\":
+        return "no such file or folder; backslashes are characters of a name here: write `/` between folders"
+    with_suffix = sorted(glob.glob(glob.escape(path) + ".*"))
+    hint = f"; without its suffix? There is {os.path.basename(with_suffix[0])!r}" if with_suffix else ""
+    return f"no such file or folder{hint}"
 
 
 def _source_of_dict(source: dict) -> Any:

@@ -145,7 +145,7 @@ class EvaluationClips(Clips):
             )
         sample = self.samples[index]
         try:
-            pixel_values = self.as_model_input(sample.source())
+            pixel_values = self.as_model_input(sample.source(), random_frames=False)
         except (VideoDecodingError, OSError) as error:
             logger.warning(f"Not evaluated: {redact(sample.name)!r}: {redact(str(error))}")
             crop = dict(self.processor.crop_size)

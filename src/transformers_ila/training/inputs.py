@@ -14,6 +14,7 @@ from transformers.utils import logging
 from ..backbones.frozen_clip import FrozenClipConfig, FrozenClipForVideoClassification
 from ..data.annotations import Annotations, list_shards, read_annotations
 from ..data.samples import samples_hash
+from ..data.video_folder import warn_of_single_videos
 from ..evaluation.inference import named_in_errors, require_checkpoint
 from ..model.configuration_ila import CLIP_SIZES, IlaConfig, label_fields
 from ..model.loading_ila import refuse_adapter
@@ -117,8 +118,8 @@ def annotations_of(recipe: RecipeArguments, *, seed: int = 0) -> tuple[Annotatio
     given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     if Path(recipe.train_list).is_dir():
         given.pop("root", None)
-    several = recipe.multi_label
-    training = read_annotations(recipe.train_list, split=recipe.train_split, multi_label=several, **given)
+    given["multi_label"] = recipe.multi_label or None  # not False: the error is to say how to ask for them
+    training = read_annotations(recipe.train_list, split=recipe.train_split, **given)
     if training.class_names is None:
         raise ValueError(f"Nothing names the classes of {recipe.train_list!r}: --labels.")
     if recipe.train_list_sha256 not in (None, training.sha256):
@@ -134,16 +135,17 @@ def annotations_of(recipe: RecipeArguments, *, seed: int = 0) -> tuple[Annotatio
         given.pop("root", None)
         if not Path(recipe.train_list).is_dir():
             given.pop("format", None)  # of another kind of annotation
-    given["labels"] = training.class_names  # by which those of the other list are found
-    evaluation = read_annotations(recipe.val_list, split=recipe.val_split, multi_label=training.multi_label, **given)
+    given["labels"] = training.labels()  # by which those of the other list are found, and the number of the first
+    evaluation = read_annotations(recipe.val_list, split=recipe.val_split, **given)
     return training, evaluation, training.class_names
 
 
 def hold_out_videos(annotations: Annotations, fraction: float, *, seed: int) -> tuple[Annotations, Annotations | None]:
     """Split videos at random: those to train on, and `fraction` of them to evaluate on; None where that is no video.
 
-    The fraction is taken of every class, rounded, and leaves each class a video to train on; of videos with several
-    labels it is taken of all together. Cuts of one longer video may come to lie on both sides: who has such gives a
+    The fraction is taken of every class, rounded, but is one video at least, and leaves each class a video to train
+    on: a class of one is not evaluated, and a warning says so. Of videos with several labels the fraction is taken of
+    all together. Cuts of one longer video may come to lie on both sides: who has such gives a
     `val_list`.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -151,8 +153,11 @@ def hold_out_videos(annotations: Annotations, fraction: float, *, seed: int) -> 
     for index, sample in enumerate(annotations.samples):
         classes.setdefault(-1 if annotations.multi_label else sample.labels[0], []).append(index)
     held: set[int] = set()
+    if fraction > 0 and not annotations.multi_label:
+        names = annotations.class_names or range(max(classes, default=0) + 1)
+        warn_of_single_videos([names[label] for label, members in sorted(classes.items()) if len(members) == 1])
     for _, members in sorted(classes.items()):
-        count = min(int(fraction * len(members) + 0.5), len(members) - 1)
+        count = min(max(int(fraction * len(members) + 0.5), fraction > 0), len(members) - 1)
         held.update(members[place] for place in torch.randperm(len(members), generator=generator)[:count].tolist())
     if not held:
         return annotations, None

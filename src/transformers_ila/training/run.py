@@ -169,7 +169,7 @@ def _why_no_evaluation(recipe: RecipeArguments) -> str:
     elif not recipe.val_fraction:
         reason = "`val_fraction` is 0 and there is no `val_list`"
     else:
-        reason = f"no class has enough videos to hold out {recipe.val_fraction:.0%} of them"
+        reason = "no class has a second video that could be held out"
     return f"Nothing is evaluated, and the last step's weights are the result: {reason}. --val_list names videos."
 
 
@@ -183,7 +183,7 @@ def _training_clips(
     if not recipe.stream:
         return TrainingClips(training, processor, **options)
     counts = {"videos": len(training.samples), "batch": args.train_batch_size}
-    return ShardClips(str(recipe.train_list), processor, labels=names, **counts, **options)
+    return ShardClips(str(recipe.train_list), processor, labels=training.labels(), **counts, **options)
 
 
 def settle(
