@@ -32,7 +32,9 @@ from transformers.utils.generic import can_return_tuple
 from ..model.alignment_ila import ImplicitAlignment
 from ..model.configuration_ila import IlaConfig, IlaVisionConfig
 from ..model.fusing_ila import FusableModel
+from ..model.label_fields_ila import settle_label_fields, with_label_arguments
 from ..model.modeling_ila import IlaForVideoClassification, IlaModel
+from ..model.named_classes_ila import NamedClasses
 from ..model.numerics_ila import realign_tensors
 from ..model.outputs_ila import IlaVideoClassifierOutput
 from ..model.pretrained_ila import IlaPreTrainedModel
@@ -91,9 +93,14 @@ class AlignedTimesformerConfig(TimesformerConfig):
         given = {
             name: kwargs.pop(name) for name in cls.__annotations__ if name in kwargs
         }  # so that they are validated
-        return super().from_dict({**config_dict, **given}, **kwargs)
+        return super().from_dict({**with_label_arguments(config_dict, kwargs), **given}, **kwargs)
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        settle_label_fields(self, kwargs.get("num_labels"))
+        super().__post_init__(**kwargs)
 
     class_names = IlaConfig.class_names
+    validate_labels = IlaConfig.validate_labels
 
     @property
     def temporal_layers(self) -> tuple[int, ...]:
@@ -302,7 +309,7 @@ def check_clips(pixel_values: torch.Tensor, config: AlignedTimesformerConfig) ->
         )
 
 
-class AlignedTimesformerForVideoClassification(_AlignedTimesformer, TimesformerForVideoClassification):
+class AlignedTimesformerForVideoClassification(NamedClasses, _AlignedTimesformer, TimesformerForVideoClassification):
     """Classify videos by TimeSformer's linear head on `AlignedTimesformerModel`.
 
     ```python
@@ -318,6 +325,7 @@ class AlignedTimesformerForVideoClassification(_AlignedTimesformer, TimesformerF
     average_views: Any = IlaForVideoClassification.average_views
 
     def __init__(self, config: AlignedTimesformerConfig) -> None:
+        settle_label_fields(config)
         super(TimesformerForVideoClassification, self).__init__(config)  # likewise a whole TimeSformer
         self.num_labels = config.num_labels
         self.timesformer = AlignedTimesformerModel(config)

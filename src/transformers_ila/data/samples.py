@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..model.class_names_ila import check_labels
+from ..model.label_fields_ila import check_labels
 from .class_names import DATA_SETS, class_names
 from .text import COMMA_CELL, TAB_CELL, TOKEN, Line, annotation_error, is_index, parse_json, read_text, unquoted
 

@@ -13,7 +13,8 @@ from transformers.utils import logging
 from ..data.annotations import Annotations, list_shards, read_annotations
 from ..data.samples import samples_hash
 from ..evaluation.inference import named_in_errors, require_checkpoint
-from ..model.configuration_ila import CLIP_SIZES, IlaConfig, label_fields
+from ..model.configuration_ila import CLIP_SIZES, IlaConfig
+from ..model.label_fields_ila import label_fields
 from ..model.modeling_ila import IlaForVideoClassification
 from .recipes import RecipeArguments, validate_config_fields
 
@@ -43,12 +44,27 @@ def model_of(recipe: RecipeArguments, class_names: Sequence[str]) -> IlaForVideo
         return IlaForVideoClassification(config_of(recipe, class_names))
     wanted = recipe.model_fields()
     with named_in_errors(str(recipe.clip)):
-        model = IlaForVideoClassification.from_pretrained(recipe.clip, labels=list(class_names), **wanted)
+        model = load_for_classes(recipe.clip, class_names, **wanted)
     vision = CLIP_SIZES[recipe.tower][0]
     found = {name: getattr(model.config.vision_config, name) for name in vision}
     other = {name: value for name, value in found.items() if value != vision[name]}
     if other:
         logger.warning(f"{recipe.clip!r} is no {recipe.tower} tower, which the recipe is meant for: {other}.")
+    return model
+
+
+def load_for_classes(path: Any, class_names: Sequence[str], **fields: Any) -> IlaForVideoClassification:
+    """Load weights to train them on classes; a linear head that has learned others starts anew, and a warning says so.
+
+    Raises:
+        ValueError: other weights than the head's have another shape than the configuration with these `fields`.
+    """
+    model, info = IlaForVideoClassification.from_pretrained(
+        path, labels=class_names, ignore_mismatched_sizes=True, output_loading_info=True, **fields
+    )
+    other = sorted({name for name, *_ in info["mismatched_keys"]} - set(model.class_keys))
+    if other:
+        raise ValueError(f"{str(path)!r} holds weights of other shapes than its configuration with {fields}: {other}.")
     return model
 
 
