@@ -103,7 +103,7 @@ def pretrain_on_frames(
         schedule.step()
         if progress is not None:
             progress(step + 1, loss.item())
-    model.set_labels(["picture"], ignore_mismatched_sizes=True)  # what read the states off is not kept
+    model.set_labels(["picture"])  # what read the states off is not kept
     whole = IlaConfig(**fields).vision_config  # who loads the tower gets the rest, drawn anew
     for name in ("temporal_module", "mit_num_hidden_layers", "num_frames"):
         setattr(model.config.vision_config, name, getattr(whole, name))

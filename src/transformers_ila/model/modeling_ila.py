@@ -55,7 +55,7 @@ from .label_fields_ila import (
 )
 from .layers_ila import IlaVisionEncoder
 from .loading_ila import HUB_KWARGS
-from .named_classes_ila import NamedClasses, other_classes
+from .named_classes_ila import NamedClasses, refuse_other_classes
 from .numerics_ila import at_least_float32
 from .outputs_ila import IlaOutput, IlaVideoClassifierOutput, IlaVisionModelOutput
 from .pretrained_ila import IlaPreTrainedModel, Projection
@@ -533,8 +533,8 @@ class IlaForVideoClassification(NamedClasses, ClassTextFeatures, IlaModel):
         """Name the classes anew.
 
         The text head tokenises the names, whatever they are. What a linear head has learned, and ready text features,
-        belong to their names: the same names in another order bring their rows along, and numbered classes
-        (`LABEL_0`) get names.
+        belong to their names: the same names in another order bring their rows along. Numbered classes (`LABEL_0`) get
+        names, if there are as many; for another number of names the head starts anew, and a warning says so.
 
         Args:
             labels: K different names, in the order of the logits.
@@ -568,7 +568,7 @@ class IlaForVideoClassification(NamedClasses, ClassTextFeatures, IlaModel):
             return False
         self._require_text_tower("set_labels")
         if not renew:
-            raise ValueError(other_classes(before, names))
+            refuse_other_classes(before, names)
         logger.warning("Ready text features are dropped: the text tower computes those of the names.")
         self._tokenize_labels(names)
         return False

@@ -145,7 +145,8 @@ class NamedClasses:
     def set_labels(self, labels: Iterable[str], *, ignore_mismatched_sizes: bool = False) -> None:
         """Name the classes anew.
 
-        The same names in another order bring their rows of the head along, and numbered classes (`LABEL_0`) get names.
+        The same names in another order bring their rows of the head along. Numbered classes (`LABEL_0`) get names, if
+        there are as many; for another number of names their head starts anew, and a warning says so.
 
         Args:
             labels: K different names, in the order of the logits.
@@ -165,7 +166,7 @@ class NamedClasses:
         if order is None:
             self._refuse_if_fused("set_labels")
             if not renew:
-                raise ValueError(other_classes(before, names))
+                refuse_other_classes(before, names)
             self._renew_classifier(len(names))
             logger.warning(f"The linear head starts anew: {difference(before, names)}.")
         elif order != sorted(order):
@@ -213,10 +214,11 @@ def difference(before: list[str], after: list[str]) -> str:
     return f"of its {len(before)} classes and {len(after)} `labels`, " + ", ".join(lacking)
 
 
-def other_classes(before: list[str], after: list[str]) -> str:
-    """Say that a head has learned other classes, and what the caller can do."""
-    return (
-        f"The head has learned other classes: {difference(before, after)}. The same names may come in another order. "
-        "`ignore_mismatched_sizes=True` starts the head anew; to call its classes by other names, set `id2label` and "
-        "`label2id` of `config` together."
-    )
+def refuse_other_classes(before: list[str], after: list[str]) -> None:
+    """Raise a ValueError that says what the caller can do, unless what was learned before has no names."""
+    if explicit_names(before) is not None:
+        raise ValueError(
+            f"The head has learned other classes: {difference(before, after)}. The same names may come in another "
+            "order. `ignore_mismatched_sizes=True` starts the head anew; to call its classes by other names, set "
+            "`id2label` and `label2id` of `config` together."
+        )
