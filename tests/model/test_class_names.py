@@ -1,5 +1,6 @@
 """Names that a text tower cannot tell apart, and tokens and text features that are none."""
 
+import copy
 import logging
 
 import numpy as np
@@ -133,9 +134,13 @@ def test_placeholders_are_told_whenever_they_are_loaded_or_saved(clip, tmp_path,
     with caplog.at_level(logging.WARNING):
         model.save_pretrained(tmp_path / "made")
     assert "saved without their tokens" in caplog.text
+    copy.deepcopy(model).merge_text_tower()
+    assert "features stored for them are those of placeholders" in caplog.text
     caplog.clear()
     loaded = IlaForVideoClassification.from_pretrained(tmp_path / "made")
     assert "call `set_labels`" in caplog.text
+    IlaForVideoClassification.from_pretrained(tmp_path / "made", class_features="embeddings")
+    assert "random ones stand for them" in caplog.text
     torch.testing.assert_close(loaded(pixels()).logits, model.eval()(pixels()).logits, **CLOSE)
     named = IlaForVideoClassification.from_pretrained(clip, labels=["walk", "run"])
     caplog.clear()

@@ -30,6 +30,7 @@ A, B = ["walk", "run", "sit"], {"walk": 0, "run": 1, "sit": 2}
         {"id2label": dict(enumerate(A)), "label2id": B, "num_labels": 3},
         {"id2label": dict(enumerate(A)), "label2id": {"LABEL_0": 0, "LABEL_1": 1}},  # what the library leaves behind
         {"id2label": {np.str_(i): np.str_(name) for i, name in enumerate(A)}},
+        {"label2id": dict(zip(A, np.arange(3))), "num_labels": np.int64(3)},
     ],
 )
 @pytest.mark.parametrize("kind", CONFIGS)

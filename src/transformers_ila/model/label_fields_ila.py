@@ -4,6 +4,7 @@ K names stand in the order of the logits. `LABEL_0`, `LABEL_1`, ... are the libr
 """
 
 from collections.abc import Iterable, KeysView, Mapping, Sequence, Set
+from numbers import Integral
 from typing import Any
 
 from transformers.utils import logging
@@ -84,7 +85,7 @@ def names_in_fields(fields: Mapping[str, Any]) -> list[str] | None:
             contradict each other, or another `num_labels` than the maps'.
     """
     by_id, by_label, count = (fields.get(name) for name in LABEL_FIELDS)
-    if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 0):
+    if count is not None and (isinstance(count, bool) or not isinstance(count, Integral) or count < 0):
         raise ValueError(f"`num_labels` must be a number of classes, got {count!r}.")
     maps = {
         "id2label": None if by_id is None else _ordered(_pairs(by_id, "id2label"), "id2label"),
@@ -100,7 +101,7 @@ def names_in_fields(fields: Mapping[str, Any]) -> list[str] | None:
             "both so that they agree."
         )
     if not given:
-        return None if count is None else numbered_names(count)
+        return None if count is None else numbered_names(int(count))
     names = (explicit or given)[0]
     if count not in (None, len(names)):
         raise ValueError(f"`num_labels` is {count}, but `id2label` or `label2id` names {len(names)} classes.")
@@ -126,7 +127,7 @@ def _ordered(pairs: list[tuple[Any, Any]], field: str) -> list[str]:
 def _index(value: Any) -> int | None:
     if isinstance(value, str):
         return int(value) if value.isascii() and value.isdigit() and str(int(value)) == value else None
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
+    return int(value) if isinstance(value, Integral) and not isinstance(value, bool) else None
 
 
 def settle_label_fields(config: Any, num_labels: int | None = None) -> None:

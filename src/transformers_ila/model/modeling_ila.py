@@ -457,6 +457,10 @@ class IlaForVideoClassification(NamedClasses, ClassTextFeatures, IlaModel):
                 model.set_labels(names)
         if model._has_placeholders():
             logger.warning("The class names are not tokenised, placeholders stand for them: call `set_labels`.")
+        if "class_embeds" in info["missing_keys"]:
+            logger.warning(
+                "The classes have no text features yet, random ones stand for them: `set_class_embeddings`."
+            )
         return (model, info) if wants_info else model
 
     @classmethod
@@ -585,7 +589,6 @@ class IlaForVideoClassification(NamedClasses, ClassTextFeatures, IlaModel):
         elif self.config.class_features == "tokens":
             self._tokenize_labels(names)
         else:
-            logger.warning("The classes have no text features yet, random ones stand for them.")
             drawn = torch.empty(len(names), self.config.projection_dim).normal_(std=self.config.projection_dim**-0.5)
             self.set_class_embeddings(drawn, names)
 
@@ -685,6 +688,10 @@ class IlaForVideoClassification(NamedClasses, ClassTextFeatures, IlaModel):
         self._require_text_head("merge_text_tower")
         if not self.config.has_text_tower:
             return self
+        if self._has_placeholders():
+            logger.warning(
+                "The class names are not tokenised: the features stored for them are those of placeholders."
+            )
         features = self._compute_class_features() if self.config.class_features == "tokens" else self.class_embeds
         self._use_class_features("merged", "class_embeds", features)
         del self.text_model, self.text_projection

@@ -31,7 +31,13 @@ from ..model.configuration_ila import MULTI_LABEL
 from ..model.video_processing_ila import IlaVideoProcessor
 from .arguments import SCALARS, IlaTrainingArguments, is_new_parameter, parameter_groups
 from .callbacks import JitterDecay, MovingAverage, SetEpochCallback, StopOnSignal
-from .checkpoints import last_complete_checkpoint, require_same_checkpoint, verify_manifest, write_manifest
+from .checkpoints import (
+    last_complete_checkpoint,
+    require_same_checkpoint,
+    require_same_classes,
+    verify_manifest,
+    write_manifest,
+)
 from .clips import IGNORE_INDEX, UNREADABLE, ClipCollator, Clips, EpochSampler, TrainingClips
 from .shard_clips import ShardClips
 from .signals import with_outliving_workers
@@ -378,6 +384,7 @@ class IlaTrainer(Trainer):
         self._since = time.perf_counter()
         if not resume_from_checkpoint:
             return super().train(**kwargs)
+        require_same_classes(Path(resume_from_checkpoint), self.model.config)
         if self.average is not None:
             self.average.load(resume_from_checkpoint)
         state = TrainerState.load_from_json(str(Path(resume_from_checkpoint) / TRAINER_STATE_NAME))
