@@ -129,6 +129,14 @@ def test_many_text_features_are_compared(model):
         model.set_class_embeddings(many)
 
 
+def test_stored_classes_that_are_read_alike_load_and_are_told(clip, tmp_path, caplog):
+    model = IlaForVideoClassification.from_pretrained(clip, labels=["walk", "run"])
+    model.class_input_ids[1] = model.class_input_ids[0]  # as earlier versions saved "Walk" and "walk"
+    model.save_pretrained(tmp_path)
+    assert torch.equal(IlaForVideoClassification.from_pretrained(tmp_path).class_input_ids, model.class_input_ids)
+    assert "tokens of 'walk' and 'run' are read alike" in caplog.text
+
+
 def test_placeholders_are_told_whenever_they_are_loaded_or_saved(clip, tmp_path, caplog):
     model = IlaForVideoClassification(tiny_config(id2label={0: "walk", 1: "run"}))
     with caplog.at_level(logging.WARNING):

@@ -97,7 +97,7 @@ def names_in_fields(fields: Mapping[str, Any]) -> list[str] | None:
     explicit = [names for names in given if explicit_names(names) is not None]
     if len(explicit) == 2 and explicit[0] != explicit[1]:
         raise ValueError(
-            f"`id2label` and `label2id` contradict each other: {by_id!r} and {by_label!r}. Give one of them, or set "
+            f"`id2label` and `label2id` contradict each other: {contradiction(*explicit)}. Give one of them, or set "
             "both so that they agree."
         )
     if not given:
@@ -119,7 +119,7 @@ def _ordered(pairs: list[tuple[Any, Any]], field: str) -> list[str]:
     """Return the names of (index, name) in the order of their indices."""
     by_index = {_index(index): name for index, name in pairs}
     if len(by_index) != len(pairs) or set(by_index) != set(range(len(pairs))):
-        found = [index for index, _ in pairs]
+        found = [index for index, _ in pairs[:9]]
         raise ValueError(f"`{field}` must number its classes 0 to {len(pairs) - 1}, got the indices {found}.")
     return check_labels([by_index[index] for index in range(len(pairs))], field) if pairs else []
 
@@ -174,6 +174,13 @@ def consistent_label_fields(config_dict: dict[str, Any]) -> dict[str, Any]:
 def without_label_fields(config_dict: dict[str, Any]) -> dict[str, Any]:
     """Return a configuration's dictionary without the fields that name its classes."""
     return {name: value for name, value in config_dict.items() if name not in LABEL_FIELDS}
+
+
+def contradiction(names: list[str], others: list[str]) -> str:
+    """Say in what two lists of class names differ first."""
+    if len(names) != len(others):
+        return f"{len(names)} and {len(others)} classes"
+    return next(f"class {i} is {one!r} and {two!r}" for i, (one, two) in enumerate(zip(names, others)) if one != two)
 
 
 def row_order(before: list[str], after: list[str]) -> list[int] | None:

@@ -455,12 +455,7 @@ class IlaForVideoClassification(NamedClasses, ClassTextFeatures, IlaModel):
             names = explicit_class_names(model.config) if model._find_tokenizer() is not None else None
             if names is not None:
                 model.set_labels(names)
-        if model._has_placeholders():
-            logger.warning("The class names are not tokenised, placeholders stand for them: call `set_labels`.")
-        if "class_embeds" in info["missing_keys"]:
-            logger.warning(
-                "The classes have no text features yet, random ones stand for them: `set_class_embeddings`."
-            )
+        model._warn_of_classes(info["missing_keys"])
         return (model, info) if wants_info else model
 
     @classmethod
@@ -471,6 +466,20 @@ class IlaForVideoClassification(NamedClasses, ClassTextFeatures, IlaModel):
         model._source = source
         model.tokenizer = tokenizer if not isinstance(tokenizer, (str, os.PathLike)) else load_tokenizer(tokenizer)
         return model, info
+
+    def _warn_of_classes(self, missing: set[str]) -> None:
+        """Warn of classes whose scores cannot mean their names."""
+        if self._has_placeholders():
+            logger.warning("The class names are not tokenised, placeholders stand for them: call `set_labels`.")
+        if "class_embeds" in missing:
+            logger.warning(
+                "The classes have no text features yet, random ones stand for them: `set_class_embeddings`."
+            )
+        ids = self._buffers.get("class_input_ids")
+        alike = alike_tokens(ids, self.config.text_config) if ids is not None and has_numbers(ids) else None
+        if alike is not None:
+            first, second = (self.config.id2label[index] for index in alike)
+            logger.warning(f"The stored tokens of {first!r} and {second!r} are read alike: both get the same score.")
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
         """Save as `PreTrainedModel.save_pretrained` does, with the tokenizer, so that `set_labels` works once loaded.

@@ -17,6 +17,7 @@ from .label_fields_ila import (
     LABEL_FIELDS,
     check_labels,
     consistent_label_fields,
+    contradiction,
     explicit_names,
     label_fields,
     names_in_fields,
@@ -96,7 +97,8 @@ class NamedClasses:
         given = names_in_fields(fields)
         names, by_fields = None if labels is None else check_labels(labels), explicit_names(given)
         if names is not None and given is not None and ((by_fields or names) != names or len(given) != len(names)):
-            raise ValueError(f"`labels` and `id2label`, `label2id` or `num_labels` contradict: {names}, {given}.")
+            said = "`id2label`, `label2id` or `num_labels`"
+            raise ValueError(f"`labels` and {said} contradict each other: {contradiction(names, given)}.")
         names = names or by_fields
         if names is None and given is not None:
             kwargs["num_labels"] = len(given)
@@ -110,9 +112,8 @@ class NamedClasses:
         stored = own if path is None else cls._stored_names(path, **source)
         if own is not None and own != stored and explicit_names(own) is not None:
             if names is not None and names != own:
-                raise ValueError(
-                    f"`labels` or `id2label` and those of `config` contradict each other: {names}, {own}."
-                )
+                said = "`labels` or `id2label` and the class names of `config`"
+                raise ValueError(f"{said} contradict each other: {contradiction(names, own)}.")
             names = own
         if stored is not None and (names is not None or len(stored) == len(own or ())):
             if isinstance(config, PreTrainedConfig):

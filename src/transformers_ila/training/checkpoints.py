@@ -12,7 +12,13 @@ from transformers.utils import CONFIG_NAME
 
 from ..distributed import all_gather
 from ..files import atomic_write
-from ..model.label_fields_ila import consistent_label_fields, explicit_class_names, explicit_names, names_in_fields
+from ..model.label_fields_ila import (
+    consistent_label_fields,
+    contradiction,
+    explicit_class_names,
+    explicit_names,
+    names_in_fields,
+)
 
 
 logger = logging.getLogger(__name__)
@@ -88,11 +94,9 @@ def require_same_classes(checkpoint: Path, config: Any) -> None:
         return
     stored = explicit_names(names_in_fields(consistent_label_fields(json.loads(file.read_text(encoding="utf-8")))))
     own = explicit_class_names(config)
-    if None not in (stored, own) and stored != own:
-        raise ValueError(
-            f"{str(checkpoint)!r} was trained on other classes, or in another order, than this model's: {stored}; "
-            f"here: {own}."
-        )
+    if stored is not None and own is not None and stored != own:
+        differ = contradiction(stored, own)
+        raise ValueError(f"{str(checkpoint)!r} was trained on other classes than this model's: {differ}.")
 
 
 def _identity(checkpoint: Path | None, *, own_folders: bool) -> tuple[str | None, Any]:
