@@ -24,8 +24,8 @@ SAME_NAMES = {  # room -> modules that moved there and kept their names
     "conversion": "checkpoint_files",
     "data": "annotations",
     "evaluation": "metrics prediction probing",
-    "model": "class_names_ila configuration_ila layers_ila modeling_ila outputs_ila "
-    "temporal_ila video_container_ila video_decoding_ila video_packets_ila video_reading_ila",
+    "model": "layers_ila modeling_ila outputs_ila temporal_ila "
+    "video_container_ila video_decoding_ila video_packets_ila video_reading_ila",
     "training": "augmentation",
 }
 HOMES = {
@@ -41,7 +41,9 @@ HOMES = {
     "annotation_text": "data.text",
     "cards": "hub.cards hub.facts hub.reports hub.earlier_cards conversion.released_cards",
     "checkpoints": "conversion.published data.class_names",
+    "class_names_ila": "model.class_names_ila model.label_fields_ila",
     "complexity": "cost",
+    "configuration_ila": "model.configuration_ila model.label_fields_ila",
     "confusion_picture": "visualization.confusion",
     "conversion": "conversion.state_dicts",
     "data": "data.video_folder",

@@ -25,6 +25,7 @@ from transformers_ila.data.class_indices import ClassIndex
 from transformers_ila.data.video_folder import VideoFolder, find_videos
 from transformers_ila.files import LOCK, FolderInUseError
 from transformers_ila.model.alignment_ila import PointPredictor
+from transformers_ila.model.label_fields_ila import label_fields
 from transformers_ila.motionbench.tasks import MOTIONS, write_folder
 from transformers_ila.training.arguments import IlaTrainingArguments
 from transformers_ila.training.augmentation import ClipAugmentation, MixClips, MixingCollator
@@ -193,6 +194,9 @@ def test_a_finished_run_takes_no_step_more(run, videos, processor):
     for name, value in trainer.model.state_dict().items():
         assert torch.equal(value, again.model.state_dict()[name]), name
     assert all(torch.equal(value, again.average.values[name]) for name, value in trainer.average.values.items())
+    renamed = tiny_model(**label_fields(sorted(MOTIONS)[::-1]))
+    with pytest.raises(ValueError, match="checkpoint-6' was trained on other classes.*class 0 is 'app"):
+        trainer_for(folder, videos, processor, model=renamed, args=trainer.args).train(resume_from_checkpoint=True)
 
 
 def test_accuracies_pass_over_what_was_not_read():

@@ -37,6 +37,7 @@ from ..motionbench.tasks import write_bench
 from ..training.arguments import IlaTrainingArguments
 from ..training.augmentation import ClipAugmentation
 from ..training.clips import TrainingClips
+from ..training.inputs import load_for_classes
 from ..training.trainer import IlaTrainer
 from ..version import __version__
 from .ablation import Ablation
@@ -143,7 +144,7 @@ def start_model(ablation: Ablation, variant: str, weights: str) -> IlaForVideoCl
     fields = {name: value for name, value in ablation.fields_of(variant).items() if name not in of_weights}
     wanted = {**VARIANT_DEFAULTS, **fields}
     if wanted.get("classification_head") != "text" or ablation.clip is not None:
-        return IlaForVideoClassification.from_pretrained(weights, labels=labels, **wanted)
+        return load_for_classes(weights, labels, **wanted)
     model = IlaForVideoClassification.from_pretrained(weights, class_features="embeddings", **wanted)
     classes = torch.nn.init.orthogonal_(torch.empty(len(labels), model.config.projection_dim))
     model.set_class_embeddings(classes, labels)

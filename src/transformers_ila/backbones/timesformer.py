@@ -38,8 +38,10 @@ from ..model.configuration_ila import (
     validate_transformer,
 )
 from ..model.fusing_ila import FusableModel
+from ..model.label_fields_ila import settle_label_fields, with_label_arguments
 from ..model.loading_ila import refuse_adapter
 from ..model.modeling_ila import IlaForVideoClassification, IlaModel
+from ..model.named_classes_ila import NamedClasses
 from ..model.numerics_ila import realign_tensors
 from ..model.outputs_ila import IlaVideoClassifierOutput
 from ..model.pretrained_ila import IlaPreTrainedModel
@@ -88,6 +90,7 @@ class AlignedTimesformerConfig(TimesformerConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         require_sizes(kwargs)  # now, as the library makes a name for each of `num_labels`
+        settle_label_fields(self, kwargs.get("num_labels"))
         super().__post_init__(**kwargs)
 
     @classmethod
@@ -103,9 +106,10 @@ class AlignedTimesformerConfig(TimesformerConfig):
         given = {
             name: kwargs.pop(name) for name in cls.__annotations__ if name in kwargs
         }  # so that they are validated
-        return super().from_dict({**config_dict, **given}, **kwargs)
+        return super().from_dict({**with_label_arguments(config_dict, kwargs), **given}, **kwargs)
 
     class_names = IlaConfig.class_names
+    validate_labels = IlaConfig.validate_labels
 
     @property
     def projection_dim(self) -> int:
@@ -319,7 +323,7 @@ def check_clips(pixel_values: torch.Tensor, config: AlignedTimesformerConfig) ->
         )
 
 
-class AlignedTimesformerForVideoClassification(_AlignedTimesformer, TimesformerForVideoClassification):
+class AlignedTimesformerForVideoClassification(NamedClasses, _AlignedTimesformer, TimesformerForVideoClassification):
     """Classify videos by TimeSformer's linear head on `AlignedTimesformerModel`.
 
     ```python
@@ -335,6 +339,7 @@ class AlignedTimesformerForVideoClassification(_AlignedTimesformer, TimesformerF
     average_views: Any = IlaForVideoClassification.average_views
 
     def __init__(self, config: AlignedTimesformerConfig) -> None:
+        settle_label_fields(config)
         super(TimesformerForVideoClassification, self).__init__(config)  # likewise a whole TimeSformer
         self.num_labels = config.num_labels
         self.timesformer = AlignedTimesformerModel(config)

@@ -21,7 +21,8 @@ from transformers import set_seed
 from ..data.video_folder import VideoFolder, find_videos, hold_out
 from ..evaluation.inference import named_in_errors, require_checkpoint
 from ..files import only_writer
-from ..model.configuration_ila import IlaConfig, label_fields
+from ..model.configuration_ila import IlaConfig
+from ..model.label_fields_ila import label_fields
 from ..model.modeling_ila import IlaForVideoClassification
 from ..model.video_processing_ila import IlaVideoProcessor
 from ..motionbench.tasks import write_folder
@@ -137,7 +138,9 @@ def prepare_model(args: DemoOptions, labels: list[str]) -> tuple[IlaForVideoClas
     if args.clip is None:
         model = IlaForVideoClassification(small_config(args, labels))
         return model, IlaVideoProcessor.for_model(model.config, size={"shortest_edge": 32})
-    model = IlaForVideoClassification.from_pretrained(args.clip, labels=labels, num_frames=args.num_frames)
+    model = IlaForVideoClassification.from_pretrained(  # a head that has learned other classes starts anew
+        args.clip, labels=labels, num_frames=args.num_frames, ignore_mismatched_sizes=True
+    )
     return model, IlaVideoProcessor.for_model(model.config)
 
 

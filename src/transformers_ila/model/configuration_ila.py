@@ -8,13 +8,14 @@ Modeling with Learnable Alignment for Video Recognition, ICCV 2023). That of an 
 
 import copy
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
 from transformers.activations import ACT2FN
 
+from .label_fields_ila import names_of, settle_label_fields, with_label_arguments, without_label_fields
 from .loading_ila import config_dict_of_vit
 
 
@@ -100,11 +101,6 @@ def check_model_type(config_dict: dict[str, Any], path: Any, allowed: Collection
             f"{str(path)!r} holds a {names} (`model_type` {found!r}), of which nothing can be loaded here; allowed "
             f"`model_type`: {', '.join(sorted(allowed))}."
         )
-
-
-def label_fields(names: Sequence[str]) -> dict[str, dict]:
-    """Return the fields of a configuration that name its classes: `id2label` and `label2id`."""
-    return {"id2label": dict(enumerate(names)), "label2id": {name: index for index, name in enumerate(names)}}
 
 
 @strict
@@ -205,7 +201,7 @@ class IlaVisionConfig(CLIPVisionConfig):
         if config_dict.get("model_type") == "vit":
             config_dict = config_dict_of_vit(config_dict, pretrained_model_name_or_path, **kwargs)
         if "vision_config" in config_dict:  # of both towers, CLIP's or ours
-            config_dict = IlaConfig.from_dict(config_dict).vision_config.to_dict()
+            config_dict = IlaConfig.from_dict(without_label_fields(config_dict)).vision_config.to_dict()
         return config_dict, unused
 
     def to_diff_dict(self) -> dict[str, Any]:
@@ -308,7 +304,10 @@ class IlaConfig(CLIPConfig):
         weights_origin: "official_release" where the weights are, or began as, a published checkpoint's, for which
             nobody granted a licence; it travels with them, and their cards say so.
 
+    `id2label` and `label2id` say one list of class names; either is enough, and the other one is set from it.
+
     Raises:
+        ValueError: `id2label`, `label2id` or `num_labels` that contradict each other, or indices other than 0 to K-1.
         StrictDataclassFieldValidationError, StrictDataclassClassValidationError: on a value that is not allowed,
             naming the field, the value and what is allowed.
     """
@@ -350,6 +349,7 @@ class IlaConfig(CLIPConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         kwargs.pop("model_type", None)
         require_sizes({**vars(self), **kwargs})  # now, as the library makes a name for each of `num_labels`
+        settle_label_fields(self, kwargs.get("num_labels"))
         vision_fields = {name: kwargs.pop(name) for name in _VISION_FIELDS if name in kwargs}
         for key, config_class in (("vision_config", IlaVisionConfig), ("text_config", IlaTextConfig)):
             given = getattr(self, key)
@@ -376,7 +376,7 @@ class IlaConfig(CLIPConfig):
     @property
     def class_names(self) -> list[str]:
         """Return the K class names, in the order of the logits."""
-        return [self.id2label[index] for index in range(self.num_labels)]
+        return names_of(self)
 
     @property
     def num_frames(self) -> int:
@@ -402,7 +402,7 @@ class IlaConfig(CLIPConfig):
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> "IlaConfig":
         vision_fields = {name: kwargs.pop(name) for name in _VISION_FIELDS if name in kwargs}
-        return super().from_dict({**config_dict, **vision_fields}, **kwargs)
+        return super().from_dict({**with_label_arguments(config_dict, kwargs), **vision_fields}, **kwargs)
 
     @classmethod
     def from_clip_size(cls, size: str, **kwargs: Any) -> "IlaConfig":
@@ -427,6 +427,10 @@ class IlaConfig(CLIPConfig):
     def validate_sizes(self) -> None:
         """Raise a ValueError for a size that is not allowed."""
         require_sizes({**vars(self), "num_labels": self.num_labels})
+
+    def validate_labels(self) -> None:
+        """Raise a ValueError unless `id2label` and `label2id` say one list of class names, numbered from 0."""
+        names_of(self)
 
     def validate_towers(self) -> None:
         """Validate the configurations of both towers."""

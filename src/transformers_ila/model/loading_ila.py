@@ -17,6 +17,7 @@ from transformers.utils import IMAGE_PROCESSOR_NAME, cached_file, logging
 from transformers.utils.constants import IMAGENET_STANDARD_MEAN, IMAGENET_STANDARD_STD
 
 from .held_weights_ila import FramePositions
+from .label_fields_ila import without_label_fields
 
 
 logger = logging.get_logger(__name__)
@@ -39,8 +40,8 @@ def set_vision_sizes(config: PreTrainedConfig, sizes: dict[str, int]) -> None:
 
 def stored_sizes(config_class: Any, path: Any, wanted: dict[str, int], **source: Any) -> dict[str, int]:
     """Return a checkpoint's number of frames and image size; CLIP's knows no frames and takes the `wanted` ones."""
-    sizes = vision_sizes(config_class.from_pretrained(path, **source))
     config_dict, _ = config_class.get_config_dict(path, **source)
+    sizes = vision_sizes(config_class.from_dict(without_label_fields(config_dict)))
     knows_frames = "num_frames" in config_dict.get("vision_config", config_dict)
     return sizes if knows_frames else {**sizes, "num_frames": wanted["num_frames"]}
 

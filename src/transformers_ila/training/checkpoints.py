@@ -13,9 +13,17 @@ from typing import Any
 
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.utils import CONFIG_NAME
 
 from ..distributed import all_gather, all_succeed
 from ..files import atomic_write, only_writer
+from ..model.label_fields_ila import (
+    consistent_label_fields,
+    contradiction,
+    explicit_class_names,
+    explicit_names,
+    names_in_fields,
+)
 
 
 logger = logging.getLogger(__name__)
@@ -146,6 +154,18 @@ def require_same_checkpoint(checkpoint: Path | None, *, own_folders: bool = Fals
             f"The processes would not go on from the same checkpoint{same}: {'; '.join(lines)}. "
             "All machines must see the same output folder."
         )
+
+
+def require_same_classes(checkpoint: Path, config: Any) -> None:
+    """Raise a ValueError if a checkpoint's model has other class names than `config`, or the same in another order."""
+    file = checkpoint / CONFIG_NAME
+    if not file.is_file():  # of an adapter alone
+        return
+    stored = explicit_names(names_in_fields(consistent_label_fields(json.loads(file.read_text(encoding="utf-8")))))
+    own = explicit_class_names(config)
+    if stored is not None and own is not None and stored != own:
+        differ = contradiction(stored, own)
+        raise ValueError(f"{str(checkpoint)!r} was trained on other classes than this model's: {differ}.")
 
 
 def _identity(checkpoint: Path | None, *, own_folders: bool) -> tuple[str | None, Any]:

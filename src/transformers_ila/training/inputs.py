@@ -16,7 +16,8 @@ from ..data.annotations import Annotations, list_shards, read_annotations
 from ..data.samples import samples_hash
 from ..data.video_folder import warn_of_single_videos
 from ..evaluation.inference import named_in_errors, require_checkpoint
-from ..model.configuration_ila import CLIP_SIZES, IlaConfig, label_fields
+from ..model.configuration_ila import CLIP_SIZES, IlaConfig
+from ..model.label_fields_ila import label_fields
 from ..model.loading_ila import refuse_adapter
 from ..model.modeling_ila import IlaForVideoClassification
 from .recipes import RecipeArguments, validate_config_fields
@@ -47,7 +48,7 @@ def model_of(recipe: RecipeArguments, class_names: Sequence[str]) -> IlaForVideo
         return IlaForVideoClassification(config_of(recipe, class_names))
     wanted, kind = recipe.model_fields(), class_of(recipe)
     with named_in_errors(str(recipe.clip)):
-        model = kind.from_pretrained(recipe.clip, labels=list(class_names), **wanted)
+        model = load_for_classes(recipe.clip, class_names, kind=kind, **wanted)
     vision = CLIP_SIZES[recipe.tower][0]
     found = {name: getattr(model.config.vision_config, name) for name in vision}
     other = {name: value for name, value in found.items() if value != vision[name]}
@@ -76,6 +77,23 @@ def class_of(recipe: RecipeArguments) -> type[IlaForVideoClassification]:
             f"{path!r} is a FrozenClipForVideoClassification: --classification_head linear, not {given!r}."
         )
     return FrozenClipForVideoClassification
+
+
+def load_for_classes(
+    path: Any, class_names: Sequence[str], *, kind: type[IlaForVideoClassification], **fields: Any
+) -> IlaForVideoClassification:
+    """Load weights to train them on classes; a linear head that has learned others starts anew, and a warning says so.
+
+    Raises:
+        ValueError: other weights than the head's have another shape than the configuration with these `fields`.
+    """
+    model, info = kind.from_pretrained(
+        path, labels=class_names, ignore_mismatched_sizes=True, output_loading_info=True, **fields
+    )
+    other = sorted({name for name, *_ in info["mismatched_keys"]} - set(model.class_keys))
+    if other:
+        raise ValueError(f"{str(path)!r} holds weights of other shapes than its configuration with {fields}: {other}.")
+    return model
 
 
 def check_model(recipe: RecipeArguments) -> None:

@@ -32,8 +32,8 @@ from ..data.video_folder import VideoFolder
 from ..distributed import all_succeed
 from ..evaluation.metrics import mean_average_precision
 from ..files import only_writer
-from ..model.class_names_ila import are_numbered
 from ..model.configuration_ila import MULTI_LABEL
+from ..model.label_fields_ila import are_numbered
 from ..model.targets_ila import IGNORE_INDEX, ignored_rows, is_integer
 from ..model.video_processing_ila import IlaVideoProcessor
 from .arguments import SCALARS, IlaTrainingArguments, is_new_parameter, parameter_groups
@@ -44,6 +44,7 @@ from .checkpoints import (
     last_complete_checkpoint,
     only_run,
     require_same_checkpoint,
+    require_same_classes,
     require_states,
     require_unchanged,
     verify_manifest,
@@ -419,6 +420,7 @@ class IlaTrainer(Trainer):
         self._since = time.perf_counter()
         if not resume_from_checkpoint:
             return super().train(**kwargs)
+        require_same_classes(Path(resume_from_checkpoint), self.model.config)
         if self.average is not None:
             self.average.load(resume_from_checkpoint)
         state = TrainerState.load_from_json(str(Path(resume_from_checkpoint) / TRAINER_STATE_NAME))
