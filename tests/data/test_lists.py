@@ -292,7 +292,9 @@ def test_faults_of_a_column_for_each_class(tmp_path, content, line, column, mess
 
 def test_columns_that_may_be_no_classes(tmp_path):
     assert fault(tmp_path, "path,walk,split\na.mp4,0,1\n", multi_label=True)[:2] == (1, 11)
-    assert fault(tmp_path, "path,walk,walk\na.mp4,0,1\n", multi_label=True)[2].endswith("stands there twice.")
+    for labels in (None, ["walk", "run"]):
+        twice = fault(tmp_path, "path,walk,walk\na.mp4,0,1\n", multi_label=True, labels=labels)
+        assert twice[2].endswith("the class 'walk' stands there twice.")
     assert fault(tmp_path, "path,walk,run\na.mp4,0,0\n", labels=["walk", "run"])[2].endswith("no class has a 1 here.")
 
 

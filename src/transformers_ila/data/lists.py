@@ -30,6 +30,7 @@ from typing import NamedTuple
 
 from transformers.utils import logging
 
+from ..model.video_reading_ila import VIDEO_SUFFIXES
 from .samples import Annotations, LabelMap, Labels, Sample, SampleCollector, VideoRoot, classes_of
 from .text import (
     BETWEEN,
@@ -51,10 +52,6 @@ from .text import (
 logger = logging.get_logger(__name__)
 
 
-VIDEO_SUFFIXES = (
-    ".3gp", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts",
-    ".vob", ".webm", ".wmv",
-)  # fmt: skip
 COMMENT = re.compile(r"#(?:[ \t]|$)|sep=[,;]?$")  # `sep=;` tells a spreadsheet what separates
 COLUMN = re.compile(r"[A-Za-z_ -]+")
 NO_NAME = re.compile(r"$|Unnamed: \d+$")  # of the column with the numbers of rows, by pandas
@@ -230,10 +227,8 @@ def header_columns(text: str, class_names: Collection[str] = ()) -> list[tuple[s
     A header has words of columns in every cell, or behind the path names of two or more classes (`is_class_table`),
     which must be known where blanks alone separate them.
     """
-    columns = cells_of(text.removeprefix("#").rstrip(SEPARATORS))
-    is_table = len(columns) > 1
-    if not is_table:
-        columns = [(unquoted(token[0]), token.start()) for token in TOKEN.finditer(text)]
+    text = text.removeprefix("#").rstrip(SEPARATORS)
+    columns, is_table = cells_of(text, blanks=True), len(cells_of(text)) > 1
     names = [name for name, _ in columns]
     if is_class_table(names, class_names) and (is_table or set(names[1:]) <= set(class_names)):
         return columns
@@ -379,12 +374,12 @@ def _class_columns(line: Line, classes: LabelMap, *, columns: int) -> list[str]:
             raise line.fault(cells[columns][1], f"a table with {columns} columns is read, and this is another column")
         return []
     for name, position in cells[1:]:
+        if names.count(name) > 1:
+            raise line.fault(position, f"the class {name!r} stands there twice")
         if classes.names is not None:
             classes.named(name, line, position)
         elif _has_words(name, COLUMN_WORDS):
             raise line.fault(position, f"a table with {columns} columns is read, and {name!r} is another column")
-        elif names.count(name) > 1:
-            raise line.fault(position, f"the class {name!r} stands there twice")
     if classes.names is None and not classes.multi_label:
         raise line.fault(
             cells[1][1],
@@ -397,9 +392,7 @@ def _class_columns(line: Line, classes: LabelMap, *, columns: int) -> list[str]:
 def _labels_of_row(line: Line, start: int, table: list[str], classes: LabelMap) -> tuple[int, ...]:
     """Return the indices of the classes below whose names a line has 1."""
     text = line.text[start:].strip(SEPARATORS)
-    cells = (
-        cells_of(text) if len(cells_of(text)) > 1 else [(token[0], token.start()) for token in TOKEN.finditer(text)]
-    )
+    cells = cells_of(text, blanks=True)
     begin = line.text.index(text, start)
     if len(cells) != len(table):
         raise line.fault(begin, f"{len(cells)} cells stand behind the path, where the header has {len(table)} classes")

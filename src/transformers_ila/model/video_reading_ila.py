@@ -9,7 +9,6 @@ What is unusual here:
 This file knows the sources; `video_decoding_ila.py` decodes.
 """
 
-import glob
 import http.client
 import io
 import os
@@ -32,6 +31,10 @@ from .video_decoding_ila import IlaVideoMetadata, IndexRule, checked_indices, co
 
 VideoSource = str | Path | bytes | bytearray | memoryview | BinaryIO | dict
 
+VIDEO_SUFFIXES = (
+    ".3gp", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts",
+    ".vob", ".webm", ".wmv",
+)  # fmt: skip
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 IMAGE_FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # others may start programs, as PostScript does
 DOWNLOAD_PIECE = 2**18  # bytes
@@ -128,8 +131,9 @@ def why_no_path(path: str) -> str:
         return "neither a regular file nor a folder"
     if "\\" in path and os.sep != "\\":
         return "no such file or folder; backslashes are characters of a name here: write `/` between folders"
-    with_suffix = sorted(glob.glob(glob.escape(path) + ".*"))
-    hint = f"; without its suffix? There is {os.path.basename(with_suffix[0])!r}" if with_suffix else ""
+    suffixes = (written for suffix in VIDEO_SUFFIXES for written in (suffix, suffix.upper()))
+    found = next((suffix for suffix in suffixes if os.path.isfile(path + suffix)), None)
+    hint = "" if found is None else f"; without its suffix? There is {os.path.basename(path) + found!r}"
     return f"no such file or folder{hint}"
 
 
