@@ -62,10 +62,10 @@ PATH_WORDS = frozenset(
 )
 NAME_WORDS = frozenset("id ids key name names".split())  # of the path or of a label
 COLUMN_WORDS = frozenset(
-    "abs absolute action actions activity category categories class classes classid classname cls count dir directory "
-    "duration end fold fps frame framecount frames full gt height idx index input label labels length nframes num "
-    "number numframes of rel relative set source split start stop subset target targets time to total truth uid url "
-    "width youtube".split()
+    "abs absolute action actions activity annotation annotations categories category class classes classid classname "
+    "cls count dir directory duration emotion end event fold fps frame framecount frames full gesture gloss gt height "
+    "idx index input label labels length nframes num number numframes of rel relative set sign source split start "
+    "stop subset tag tags target targets time to total truth uid url verb width y youtube".split()
 ).union(PATH_WORDS, NAME_WORDS)
 SEPARATOR = re.compile(rf"{BETWEEN}+")
 NUMBER = re.compile(r"[+-]?[0-9]+")
@@ -204,7 +204,7 @@ def _is_header(line: Line, written: str, end: int, folder: str, class_names: Col
     """Return whether a line names columns, not a video. A folder may have a column's name, a video may not.
 
     Raises:
-        AnnotationError: it names columns, of which the first is not the path.
+        AnnotationError: it names columns, of which the first is not the path, or it may be the header of one class.
     """
     columns = header_columns(line.text, class_names)
     names = [name for name, _ in columns]
@@ -213,9 +213,12 @@ def _is_header(line: Line, written: str, end: int, folder: str, class_names: Col
     path = os.path.join(folder, written)
     if os.path.isfile(path) or (end == len(line.text) and os.path.isdir(path)):
         return False
+    cells = cells_of(line.text)
     if unquoted(line.text[end:].strip(SEPARATORS)) in class_names:
+        if len(cells) > 1 and _has_words(cells[0][0], PATH_WORDS | NAME_WORDS):
+            raise line.fault(0, f"there is no video {cells[0][0]!r}, and a header of labels is `path,label`")
         return False
-    for name, position in columns[1:] if len(cells_of(line.text)) > 1 else ():
+    for name, position in columns[1:] if len(cells) > 1 else ():
         if _has_words(name, PATH_WORDS) and not _has_words(names[0], PATH_WORDS):
             raise line.fault(position, f"the path must be the first column, and it is {name!r} here")
     return bool(columns)
@@ -408,6 +411,9 @@ def _labels_of_row(line: Line, start: int, table: list[str], classes: LabelMap) 
 def _labels_of_line(line: Line, start: int, classes: LabelMap) -> tuple[int, ...]:
     if hole := EMPTY_CELL.search(line.text.rstrip(SEPARATORS), start):
         raise line.fault(hole.end() - 1, "the cell before this separator is empty")
+    cells = cells_of(line.text)
+    if start == len(line.text) and len(cells) > 1 and _has_words(cells[0][0], PATH_WORDS | NAME_WORDS):
+        raise line.fault(start, f"there is no label behind the path {line.text!r}; a header is `path,label`")
     return classes.indices(line, start)
 
 
