@@ -411,9 +411,10 @@ def _labels_of_row(line: Line, start: int, table: list[str], classes: LabelMap) 
 def _labels_of_line(line: Line, start: int, classes: LabelMap) -> tuple[int, ...]:
     if hole := EMPTY_CELL.search(line.text.rstrip(SEPARATORS), start):
         raise line.fault(hole.end() - 1, "the cell before this separator is empty")
-    cells = cells_of(line.text)
-    if start == len(line.text) and len(cells) > 1 and _has_words(cells[0][0], PATH_WORDS | NAME_WORDS):
-        raise line.fault(start, f"there is no label behind the path {line.text!r}; a header is `path,label`")
+    if start == len(line.text):
+        first, *others = cells_of(line.text)
+        if others and _has_words(first[0], PATH_WORDS | NAME_WORDS):
+            raise line.fault(start, f"there is no label behind the path {line.text!r}; a header is `path,label`")
     return classes.indices(line, start)
 
 
