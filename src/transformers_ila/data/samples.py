@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from transformers.utils import logging
 
 from ..model.class_names_ila import are_numbered, check_labels
-from .class_indices import ClassOrder, labels_of_pair, name_of, refuse_two_orders, with_indices
+from .class_indices import ClassIndex, ClassOrder, labels_of_pair, name_of, refuse_two_orders, with_indices
 from .class_names import DATA_SETS, class_names
 from .text import (
     COMMA_CELL,
@@ -168,7 +168,8 @@ class LabelMap:
         """Return the index that a text stands for, which may be too high; None where it stands for none."""
         if not is_index(text):
             return self.by_name.get(text)
-        return self.order.index(int(text)) if self.order.holds(int(text)) else int(text)
+        found = self.order.find(int(text))
+        return int(text) if found is None else found
 
     def index(self, text: str, line: Line, position: int) -> int:
         """Return the index that a text stands for; anything else is an AnnotationError at that place of the line."""
@@ -301,12 +302,18 @@ def listed_samples(samples: LabelledVideos, *, row: int | None = None) -> list[S
     """
     items: Sequence[Any] = samples.samples if isinstance(samples, Annotations) else samples
     labels = with_indices([_labels(item, row) for item in items])
-    return [_sample(item)._replace(labels=indices) for item, indices in zip(items, labels)]
+    listed = map(_sample, items)
+    return [
+        sample if indices is sample.labels else sample._replace(labels=indices)
+        for sample, indices in zip(listed, labels)
+    ]
 
 
-def _labels(item: Any, row: int | None) -> list[int] | list[str]:
+def _labels(item: Any, row: int | None) -> Sequence[int] | Sequence[str]:
     """Return the labels of a sample or pair; a ValueError names its video."""
     sample = _sample(item)
+    if len(sample.labels) == 1 and type(sample.labels[0]) in (int, ClassIndex):  # most are, and lists are long
+        return sample.labels
     given, row = (item.labels, None) if isinstance(item, Sample) else (item[1], row)
     try:
         return labels_of_pair(given, row=row)
@@ -373,9 +380,12 @@ def _found_among(samples: list[Sample], order: ClassOrder) -> list[Sample]:
     Raises:
         ValueError: names or indices that are not there.
     """
-    lost = [sample for sample in samples if not all(order.holds(label) for label in sample.labels)]
+    if all(order.is_of(label) for sample in samples for label in sample.labels):
+        return samples
+    found = [tuple(map(order.find, sample.labels)) for sample in samples]
+    lost = [sample for sample, indices in zip(samples, found) if None in indices]
     count = len(order.names)
-    names = sorted({name for sample in lost for x in sample.labels if (name := name_of(x)) and not order.holds(x)})
+    names = sorted({name for s in lost for x in s.labels if (name := name_of(x)) and order.find(x) is None})
     if names:
         shown = ", ".join(map(order.no_name, names[:5])) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
         raise ValueError(
@@ -385,7 +395,7 @@ def _found_among(samples: list[Sample], order: ClassOrder) -> list[Sample]:
     if lost:
         shown = preview([*map(shown_with_labels, lost)])
         raise ValueError(f"There are classes 0 to {count - 1}; {len(lost)} videos have others: {shown}.")
-    return [sample._replace(labels=tuple(map(order.index, sample.labels))) for sample in samples]
+    return [sample._replace(labels=indices) for sample, indices in zip(samples, found)]  # type: ignore[arg-type]
 
 
 def shown_with_labels(sample: Sample) -> str:
