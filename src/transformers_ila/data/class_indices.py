@@ -115,11 +115,11 @@ def _is_row(values: list[Any]) -> bool:
 
 
 def _checked(values: list[Any]) -> list[Any]:
-    """Return labels; raise a ValueError unless they are integers alone or names alone, and each stands there once."""
-    integers = all(isinstance(item, int) and not isinstance(item, bool) for item in values)
+    """Return labels; raise a ValueError unless they are indices alone or names alone, and each stands there once."""
+    integers = all(isinstance(item, int) and not isinstance(item, bool) and item >= 0 for item in values)
     if not integers and not all(isinstance(item, str) for item in values):
         raise ValueError(
-            "a label is a class index (an integer), a class name, or a list of them; with "
+            "a label is a class index (an integer from 0 on), a class name, or a list of them; with "
             f"`problem_type={MULTI_LABEL!r}` of the model also a row of 0 and 1, one for each class"
         )
     repeated = sorted({value for value in values if values.count(value) > 1})

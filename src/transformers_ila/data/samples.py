@@ -106,7 +106,7 @@ class Annotations:
     missing: the paths of videos that do not exist; None where nobody looked.
 
     Raises:
-        ValueError: labels that are none of `class_names`.
+        ValueError: what is no label, a label of a video twice, labels that are none of `class_names`.
     """
 
     samples: list[Sample] = field(repr=False)
@@ -119,6 +119,8 @@ class Annotations:
     missing: list[str] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
+        if not all(_is_plain(sample.labels) for sample in self.samples):
+            object.__setattr__(self, "samples", listed_samples(self.samples))
         if self.class_names is not None:
             object.__setattr__(self, "samples", _found_among(self.samples, ClassOrder(self.class_names)))
 
@@ -300,7 +302,7 @@ def listed_samples(samples: LabelledVideos, *, row: int | None = None) -> list[S
     Raises:
         ValueError: what is no label, or a label twice; names and indices mixed.
     """
-    items: Sequence[Any] = samples.samples if isinstance(samples, Annotations) else samples
+    items: list[Any] = list(samples.samples if isinstance(samples, Annotations) else samples)
     labels = with_indices([_labels(item, row) for item in items])
     listed = map(_sample, items)
     return [
@@ -312,13 +314,18 @@ def listed_samples(samples: LabelledVideos, *, row: int | None = None) -> list[S
 def _labels(item: Any, row: int | None) -> Sequence[int] | Sequence[str]:
     """Return the labels of a sample or pair; a ValueError names its video."""
     sample = _sample(item)
-    if len(sample.labels) == 1 and type(sample.labels[0]) in (int, ClassIndex):  # most are, and lists are long
-        return sample.labels
+    if isinstance(item, Sample) and _is_plain(item.labels):
+        return item.labels
     given, row = (item.labels, None) if isinstance(item, Sample) else (item[1], row)
     try:
         return labels_of_pair(given, row=row)
     except ValueError as error:
         raise ValueError(f"{f'{path_of(sample)}: {_as_text(given)}'!r:.300}: {error}.") from None
+
+
+def _is_plain(labels: Any) -> bool:
+    """Return whether labels are one index, as most are: lists are long."""
+    return type(labels) is tuple and len(labels) == 1 and type(labels[0]) in (int, ClassIndex) and labels[0] >= 0
 
 
 def _as_text(labels: Any) -> str:
