@@ -1,14 +1,21 @@
-"""Whole or not at all: what is at a path before, during and after the writing, and when it fails."""
+"""Whole or not at all: what is at a path before, during and after the writing, and when it fails; one writer."""
 
+import errno
+import fcntl
+import json
 import os
+import socket
 import stat
 import subprocess
 import sys
+import threading
+import time
+from contextlib import contextmanager
 
 import pytest
 
 from transformers_ila import files
-from transformers_ila.files import atomic_folder, atomic_write
+from transformers_ila.files import LOCK, FolderInUseError, atomic_folder, atomic_write, only_writer
 
 
 def names(folder):
@@ -136,6 +143,119 @@ def test_files_move_into_a_folder_that_exists(tmp_path):
     assert {name: (tmp_path / name).read_text() for name in names(tmp_path)} == {
         "a.txt": "now", "mine.txt": "before", "new_ila.py": "now"
     }  # fmt: skip
+
+
+# -- one writer ------------------------------------------------------------------------------------------------------
+
+HOLD = (
+    "import os, runpy, sys, time\n"
+    "with runpy.run_path(sys.argv[1])['only_writer'](sys.argv[2]):\n"
+    "    worker = os.fork()\n"  # as a data loader's
+    "    if worker: print(worker, flush=True)\n"
+    "    time.sleep(600)"
+)
+
+
+@contextmanager
+def held_elsewhere(folder):
+    """Another process has the folder, and a worker that outlives it."""
+    command = [sys.executable, "-c", HOLD, files.__file__, str(folder)]
+    holder = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    worker = int(holder.stdout.readline())
+    try:
+        yield holder
+    finally:
+        holder.kill()
+        holder.wait()
+        os.kill(worker, 9)
+        holder.stdout.close()
+
+
+def test_a_second_writer_is_refused_until_the_first_is_killed(tmp_path, caplog):
+    folder = tmp_path / "new" / "folder"
+    with held_elsewhere(folder) as holder:
+        (tmp_path / "link").symlink_to(folder)
+        for name in (folder, str(folder), tmp_path / "link", folder / ".." / "folder"):
+            said = f"Another process writes to .*folder': process {holder.pid} on {socket.gethostname()}. Wait for it"
+            with pytest.raises(FolderInUseError, match=said), only_writer(name):
+                pass
+        with pytest.raises(FolderInUseError), atomic_folder(folder):  # an export into a training's folder
+            pass
+        with only_writer(folder, ".other.lock"), only_writer(tmp_path):
+            pass
+        holder.kill()
+        holder.wait()
+        assert names(folder) == [LOCK]  # which keeps nobody out, nor does the worker that was forked
+        with only_writer(folder):
+            assert json.loads((folder / LOCK).read_text())["process"] == os.getpid()
+    assert names(folder) == [] and not caplog.records
+
+
+def test_a_thread_enters_again_and_another_does_not(tmp_path):
+    found = []
+
+    def enter():
+        try:
+            with only_writer(tmp_path):
+                found.append("in")
+        except FolderInUseError as error:
+            found.append(str(error))
+
+    with only_writer(tmp_path):
+        with only_writer(tmp_path), atomic_folder(tmp_path) as draft:
+            (draft / "a.txt").touch()
+        threads = [threading.Thread(target=enter)]
+        threads[0].start()
+        threads[0].join()
+        assert names(tmp_path) == [LOCK, "a.txt"]
+        child = os.fork()
+        if child == 0:
+            with only_writer(tmp_path, ".mine.lock"):
+                os._exit(0 if files._held.keys() == {(tmp_path / ".mine.lock", threading.get_ident())} else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        with pytest.raises(KeyError), only_writer(tmp_path):
+            raise KeyError
+        assert (tmp_path / LOCK).is_file()
+    enter()
+    assert f"process {os.getpid()} on" in found[0] and found[1] == "in"
+    with pytest.raises(KeyError), only_writer(tmp_path / "new"):
+        raise KeyError
+    assert not (tmp_path / "new").exists()
+    waiting = threading.Thread(target=lambda: found.append(wait_for(tmp_path)))
+    with only_writer(tmp_path):
+        waiting.start()
+        time.sleep(0.05)
+        assert len(found) == 2
+    waiting.join()
+    assert found[2] == "waited" and names(tmp_path) == [".mine.lock", "a.txt"]
+
+
+def wait_for(folder):
+    with only_writer(folder, wait=True):
+        return "waited"
+
+
+def test_what_locks_cannot_tell_is_said(tmp_path, caplog, monkeypatch):
+    (tmp_path / LOCK).write_text(json.dumps({"host": "node17", "process": 3}))
+    with only_writer(tmp_path):
+        pass
+    assert "process 3 on node17 wrote to" in caplog.text and "does not share locks between machines" in caplog.text
+    (tmp_path / LOCK).write_text("[half")
+    with only_writer(tmp_path):
+        pass
+    assert len(caplog.records) == 1
+
+    def no_locks(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    for place, name, absent in ((fcntl, "flock", no_locks), (files, "fcntl", None)):
+        monkeypatch.setattr(place, name, absent)
+        with only_writer(tmp_path):
+            pass
+    for record, reason in zip(caplog.records[1:], ("No locks available", "this system has none"), strict=True):
+        assert f"Nothing keeps others from writing to {str(tmp_path)!r}: no file locks" in record.message
+        assert reason in record.message
+    assert names(tmp_path) == []
 
 
 def current_umask():

@@ -13,7 +13,7 @@ import transformers_ila
 PACKAGE = Path(transformers_ila.__file__).parent
 NAME = PACKAGE.name
 FLOORS = {  # room -> floor; a room imports only rooms of lower floors
-    **dict.fromkeys(("version", "files", "distributed", "video_writing", "model"), 0),
+    **dict.fromkeys(("version", "files", "distributed", "markup", "video_writing", "model"), 0),
     **dict.fromkeys(("backbones", "data", "cost", "visualization"), 1),
     **dict.fromkeys(("evaluation", "motionbench"), 2),
     **dict.fromkeys(("training", "hub"), 3),

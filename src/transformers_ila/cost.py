@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoModelForVideoClassification
 
 from .model.configuration_ila import IlaConfig
-from .model.modeling_ila import IlaForVideoClassification
 from .model.temporal_ila import aligned_routes
 
 
@@ -99,12 +99,13 @@ class Cost(NamedTuple):
     memory: float
 
 
-def cost(config: IlaConfig, *, rounds: int = 5, device: str | torch.device = "cpu") -> Cost:
+def cost(config: Any, *, rounds: int = 5, device: str | torch.device = "cpu") -> Cost:
     """Measure a model with random weights on one random clip; the classes' text features are computed before."""
-    complexity, vision = count(config), config.vision_config
-    plain = IlaConfig.from_dict({**config.to_dict(), "temporal_module": "none"})
+    complexity, vision = count(config), getattr(config, "vision_config", config)
+    plain = type(config).from_dict({**config.to_dict(), "temporal_module": "none"})
     clip = torch.randn(1, vision.num_frames, 3, vision.image_size, vision.image_size, device=device)
-    model, beside = (IlaForVideoClassification(one).eval().to(device) for one in (config, plain))
+    build = AutoModelForVideoClassification.from_config
+    model, beside = (build(one).eval().to(device) for one in (config, plain))
     with torch.no_grad():
         calls = [lambda: model(clip), lambda: beside(clip)]
         own, others = median_times(calls, rounds=rounds, device=torch.device(device))
@@ -142,7 +143,7 @@ def times_in_turns(
     return times
 
 
-def kept_for_backward(model: IlaForVideoClassification, pixel_values: torch.Tensor) -> float:
+def kept_for_backward(model: nn.Module, pixel_values: torch.Tensor) -> float:
     """Return the MiB that autograd keeps of one forward pass: different storages, without weights and input."""
     own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers(), pixel_values)}
     kept: dict[int, int] = {}
@@ -172,17 +173,17 @@ class Complexity(NamedTuple):
     text_parameters: float
 
 
-def count(config: IlaConfig) -> Complexity:
-    """Count a model's operations and parameters on the meta device, by torch's flop counter."""
+def count(config: Any) -> Complexity:
+    """Count operations and parameters of a classifier of this package on the meta device, by torch's flop counter."""
     config = copy.deepcopy(config)
-    if config.has_text_tower:
+    if getattr(config, "has_text_tower", False):
         config.class_features = "embeddings"  # as if they had been computed once
     with torch.device("meta"):
-        model = IlaForVideoClassification(config).eval()
+        model = AutoModelForVideoClassification.from_config(config).eval()
     is_text = ("text_model.", "text_projection.")
     text = sum(weight.numel() for name, weight in model.named_parameters() if name.startswith(is_text))
     total = sum(weight.numel() for weight in model.parameters())
-    gmacs = count_gmacs(model, config.num_frames, config.vision_config.image_size)
+    gmacs = count_gmacs(model, config.num_frames, getattr(config, "vision_config", config).image_size)
     return Complexity(gmacs, (total - text) / 1e6, text / 1e6)
 
 

@@ -24,8 +24,8 @@ SAME_NAMES = {  # room -> modules that moved there and kept their names
     "conversion": "checkpoint_files",
     "data": "annotations",
     "evaluation": "metrics prediction probing",
-    "model": "class_names_ila configuration_ila layers_ila modeling_ila outputs_ila "
-    "temporal_ila video_container_ila video_decoding_ila video_packets_ila video_reading_ila",
+    "model": "layers_ila modeling_ila outputs_ila temporal_ila "
+    "video_container_ila video_decoding_ila video_packets_ila video_reading_ila",
     "training": "augmentation",
 }
 HOMES = {
@@ -41,7 +41,9 @@ HOMES = {
     "annotation_text": "data.text",
     "cards": "hub.cards hub.facts hub.reports hub.earlier_cards conversion.released_cards",
     "checkpoints": "conversion.published data.class_names",
+    "class_names_ila": "model.class_names_ila model.label_fields_ila",
     "complexity": "cost",
+    "configuration_ila": "model.configuration_ila model.label_fields_ila",
     "confusion_picture": "visualization.confusion",
     "conversion": "conversion.state_dicts",
     "data": "data.video_folder",
@@ -123,7 +125,7 @@ RENAMED = {
     "align_memory": "realign_tensors",
     "alignment_in_train_mode": "batch_statistics_mode",
     "all_but_anchor": "all_but_reference",
-    "alone": "file_lock",
+    "alone": "in_turns",
     "anchor_frame": "reference_frame",
     "best_five": "top5_indices",
     "digest_of": "video_id",
@@ -179,6 +181,8 @@ GONE = {  # a blank stands between names that share a reason
     "inference.in_eval_mode": "`evaluating(model, options)` of `transformers_ila.evaluation.inference` does more",
     "mlp_ila.QUICK": "`QuickGELU.SCALE` of `transformers_ila.model.layers_ila` is that number",
     "mlp_ila.IlaMLP": "transformers' CLIPMLP stands in its place, and `fuse()` of a model makes it faster",
+    "annotation_text.TAB_CELL annotation_text.COMMA_CELL": "`cells_of()` of `transformers_ila.data.text` cuts rows",
+    "video_lists.HEADER": "`header_columns()` of `transformers_ila.data.lists` finds the columns of a header",
     "video_lists.LABELS_AT_END": "`begin_of_numbers()` of `transformers_ila.data.lists` finds them",
     "video_lists.ListedVideo": "`ListEntry` of `transformers_ila.data.lists` has its line as `raw`",
     "video_lists.list_videos": "`iter_entries()` of `transformers_ila.data.lists` gives all lines",

@@ -1,8 +1,10 @@
 """Ablations: what a recipe may say, what a run trains and measures, what is kept, and what the report shows."""
 
 import csv
+import fcntl
 import json
 import math
+import re
 import statistics
 from dataclasses import replace
 from functools import wraps
@@ -13,7 +15,7 @@ import pytest
 import scipy.stats
 import torch
 import yaml
-from filelock import FileLock
+from matplotlib.figure import Figure
 from PIL import Image
 from torch.nn import functional as F
 
@@ -22,7 +24,16 @@ from transformers_ila import IlaConfig, IlaForVideoClassification
 from transformers_ila.ablation import runs as runs_module
 from transformers_ila.ablation.ablation import Ablation, config_for_cost, own_gmacs, read_ablation
 from transformers_ila.ablation.image_pretraining import SEEN, TARGETS, pictures_and_states, pretrain_on_frames
-from transformers_ila.ablation.report import _cost_key, draw_costs, markdown, measure_costs, summary_rows, write_report
+from transformers_ila.ablation.report import (
+    _cost_key,
+    _write_csv,
+    draw_costs,
+    draw_tasks,
+    markdown,
+    measure_costs,
+    summary_rows,
+    write_report,
+)
 from transformers_ila.ablation.results import RUNS, read_results, read_rows, result_file, tower_digest
 from transformers_ila.ablation.runs import (
     RunInProgress,
@@ -38,6 +49,7 @@ from transformers_ila.ablation.significance import holm, paired_differences, sig
 from transformers_ila.cli import ablate
 from transformers_ila.cli.main import run_verb
 from transformers_ila.evaluation.inference import load_trained
+from transformers_ila.evaluation.options import FRAME_ORDERS
 from transformers_ila.motionbench.tasks import SIZES, TASKS, bench_labels, write_folder
 from transformers_ila.training.arguments import IlaTrainingArguments
 
@@ -222,11 +234,45 @@ def test_what_was_made_of_other_numbers_is_refused(tiny_bench, tmp_path):
         read_results(ablation, tmp_path)
 
 
+def test_names_of_variants_are_names(tmp_path, monkeypatch):
+    """In the tables, on the pictures and in the files' names, whatever they are made of."""
+    names = ["<b>$\\frac$", "_a | b", "=1+1", "lone \udc80 " + "x" * 300]
+    ablation = small(variants={name: {"temporal_module": "none"} for name in names}, reference=names[0])
+    assert len({result_file(tmp_path, name, 0) for name in names}) == 4
+    row = {"seeds": 1, "accuracy": 0.5, "difference": 0.0, "p_value": 1.0, "device": "cpu", "gmacs": 1.0}
+    row |= {f"accuracy_{order}": 0.5 for order in FRAME_ORDERS} | {
+        "transport_distance": 0.5,
+        "shared_information": 0.5,
+    }
+    row |= {"parameters": 1.0, "milliseconds": 1.0, "times_plain": 1.0, "memory": 1.0, "accuracy_std": float("nan")}
+    row |= {f"accuracy, {task}{end}": 0.5 for task in ablation.tasks for end in ("", "_std")}
+    rows = [{"variant": name, **row} for name in names]
+    lines = markdown(ablation, rows).splitlines()
+    cells = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines if line.startswith("|")]
+    assert len({len(row) for row in cells[:6]}) == 1 and "over &lt;b>\\$\\\\frac\\$" in cells[0]
+    assert [row[0] for row in cells[2:5]] == ["&lt;b>\\$\\\\frac\\$", "\\_a \\| b", "=1+1"]
+    _write_csv(tmp_path / "a.csv", rows)
+    with (tmp_path / "a.csv").open() as stream:
+        assert [row["variant"] for row in csv.DictReader(stream)][:3] == [*names[:2], "'=1+1"]
+    shown = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: shown.append(figure))
+    draw_costs(ablation, rows, tmp_path / "a.png")
+    draw_tasks(ablation, rows, tmp_path / "b.png")
+    legend = shown[0].axes[0].get_legend().get_texts()
+    for texts in (legend, shown[1].axes[0].get_yticklabels()):
+        assert [text.get_text() for text in texts][:3] == names[:3] and texts[3].get_text().startswith(
+            "lone \\udc80 x"
+        )
+        assert not any(text.get_parse_math() for text in texts)
+
+
 def test_a_run_belongs_to_one_process(tiny_bench, tmp_path):
     ablation = small()
     start, file = prepare(ablation, tmp_path), result_file(tmp_path, "none", 0)
     file.parent.mkdir(parents=True)
-    with FileLock(file.with_name(".seed0.lock")), pytest.raises(RunInProgress, match="another process is at it"):
+    said = "another process is at it. Another process writes to .* on "
+    with file.with_name(".seed0.lock").open("ab") as lock, pytest.raises(RunInProgress, match=said):
+        fcntl.flock(lock, fcntl.LOCK_EX)
         run(ablation, "none", 0, start, tmp_path)
 
 

@@ -48,7 +48,10 @@ def clips():
 
 def from_clip(folder, **fields):
     torch.manual_seed(1)
-    return FrozenClipForVideoClassification.from_pretrained(folder, **{**SMALL, **fields}).eval()
+    given = {**SMALL, **fields}
+    if "labels" in given:
+        del given["num_labels"]
+    return FrozenClipForVideoClassification.from_pretrained(folder, **given).eval()
 
 
 def is_clips(name):
@@ -341,7 +344,9 @@ def test_evls_decoder_learns_which_way_a_picture_fades(clip):
 def test_labels_can_be_named(clip, clips):
     model = from_clip(clip, labels=["left", "right"])
     assert model(clips).logits.shape == (2, 2) and model.config.id2label == {0: "left", 1: "right"}
-    model.set_labels(["up", "down", "still"])
+    with pytest.raises(ValueError, match="learned other classes"):
+        model.set_labels(["up", "down", "still"])
+    model.set_labels(["up", "down", "still"], ignore_mismatched_sizes=True)
     assert model(clips).logits.shape == (2, 3)
 
 

@@ -14,6 +14,7 @@ from support.tiny_models import tiny_config
 from transformers_ila import IlaForVideoClassification, IlaVideoProcessor
 from transformers_ila.model import configuration_ila
 from transformers_ila.model.configuration_ila import CLIP_SIZES
+from transformers_ila.model.label_fields_ila import label_fields
 from transformers_ila.motionbench.tasks import make_videos, write_folder, write_mp4
 
 
@@ -77,7 +78,7 @@ def test_quantisation(tmp_path, capsys):
         float(values[0]) for name, values in found.items() if name.startswith(("as", "text"))
     )
     assert whole > merged > max(small) and fused >= merged and len(small) == len(quantisation.WAYS)
-    model.config.id2label[0] = "another"
+    model.config.update(label_fields(["another", *labels[1:]]))
     model.save_pretrained(tmp_path / "model")
     with pytest.raises(SystemExit, match="another"):
         quantisation.main(arguments)

@@ -28,7 +28,7 @@ def run(*arguments: object) -> str:
     [
         (["--clip", "nope"], "There is no folder 'nope', and it is no Hub id (`user/name`) either."),
         (["--clip", "nobody/nope"], "'nobody/nope'"),
-        (["--videos", "few"], "No class has five videos"),
+        (["--videos", "few"], "No class has two videos"),
     ],
 )
 def test_what_is_wrong_is_found_before_anything_is_written(tmp_path, monkeypatch, capsys, options, message):

@@ -165,20 +165,24 @@ def test_several_labels(material, tmp_path, capsys):
     (tmp_path / "names.txt").write_text("\n".join("abcde") + "\n")
     lists = {"train_list": tmp_path / "list.txt", "val_list": tmp_path / "list.txt", "videos": material / "train"}
     changes = {**lists, "labels": tmp_path / "names.txt", "num_train_epochs": 1, "classification_head": "linear"}
-    assert run_verb(train, options(material, tmp_path / "run", **changes)) == 0
+    assert run_verb(train, options(material, tmp_path / "run", **changes)) == 2  # they must be asked for
+    assert "list.txt', line 1, column" in (said := capsys.readouterr().err) and "--multi_label" in said
+    assert run_verb(train, [*options(material, tmp_path / "run", **changes), "--multi_label"]) == 0
     assert "Best loss" in capsys.readouterr().out
     assert json.loads((tmp_path / "run" / "config.json").read_text())["problem_type"] == "multi_label_classification"
 
 
 def test_streamed_shards(material, tmp_path, capsys):
     paths = sorted((material / "train").rglob("*.mp4"))
+    names = sorted({path.parent.name for path in paths})
     for shard in range(2):
         with tarfile.open(tmp_path / f"train-{shard}.tar", "w") as tar:
             for index, path in enumerate(paths[shard::2]):
-                (tmp_path / "label").write_text(path.parent.name)
+                number = 1 + names.index(path.parent.name)  # as the file of names counts
+                (tmp_path / "label").write_text(str(number) if shard else path.parent.name)
                 tar.add(path, f"{shard}-{index}.mp4")
                 tar.add(tmp_path / "label", f"{shard}-{index}.cls")
-    (tmp_path / "names.txt").write_text("\n".join(sorted({path.parent.name for path in paths})) + "\n")
+    (tmp_path / "names.txt").write_text("".join(f"{number} {name}\n" for number, name in enumerate(names, 1)))
     changes = {"train_list": tmp_path / "train-{0..1}.tar", "labels": tmp_path / "names.txt", "stream": "true"}
     assert run_verb(train, options(material, tmp_path / "run", **changes)) == 0
     state = json.loads((tmp_path / "run" / "checkpoint-4" / "trainer_state.json").read_text())

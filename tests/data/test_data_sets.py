@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 
 import pytest
 
@@ -205,6 +206,49 @@ def test_class_folders(tmp_path):
     assert all(os.path.isabs(sample.video) for sample in found.samples)
     given = read_annotations(tmp_path, labels=["sit", "run", "jump high"])
     assert [label for _, label in rows(given)] == [2, 2, 2, 2, 2, 1] and given.class_names[0] == "sit"
+
+
+def test_what_class_folders_leave_out_is_said(tmp_path, caplog):
+    names = ["a/1.MTS", "a/2.m2ts", "a/x/3.ogv", "a/4.VOB", "a/5.asf", "a/notes.txt", "a/.6.mp4", "a/cover.jpg"]
+    touch(tmp_path, *names, "b/1.mp4", "b/f/00001.png", "b/f/flow.npy", "loose.mp4", "list.txt", "__MACOSX/a/._1.mp4")
+    found = read_annotations(tmp_path)
+    assert [name for name, _ in rows(found)] == ["a/1.MTS", "a/2.m2ts", "a/4.VOB", "a/x/3.ogv", "b/1.mp4", "b/f"]
+    assert found.class_names == ["a", "b"]
+    kinds = [
+        "1 '.asf'",
+        "1 '.txt'",
+        "1 hidden",
+        "1 '.jpg'",
+        "1 '.npy'",
+        *(f"1 beside .* \\({k}\\)" for k in ("'.mp4'", "'.txt'")),
+    ]
+    assert "9 files are left out: " in caplog.text or "8 files are left out: " in caplog.text
+    assert all(re.search(kind, caplog.text) for kind in kinds)
+
+
+def test_links_of_class_folders(tmp_path, caplog):
+    """Links of splits and of caches lead to files elsewhere; none gives a video the class of another folder."""
+    data = tmp_path / "data"
+    touch(tmp_path, "data/walk/a.mp4", "data/run/b.mp4", "data/run/deep/c.mp4", "store/d", "store/more/e.mp4")
+    links = {"up": data, "runs": data / "run", "more": tmp_path / "store/more", "b.mp4": data / "run/b.mp4"}
+    links |= {"d.mp4": tmp_path / "store/d", "own.mp4": data / "walk/a.mp4"}
+    for name, target in links.items():
+        (data / "walk" / name).symlink_to(target)
+    (data / "sit").symlink_to(tmp_path / "store/more")
+    (data / "run" / "again").symlink_to(data / "run")
+    (data / "run" / "too").symlink_to("deep")
+    found = read_annotations(data)
+    expected = [
+        "run/b.mp4",
+        "run/deep/c.mp4",
+        "run/too/c.mp4",
+        "sit/e.mp4",
+        "walk/a.mp4",
+        "walk/d.mp4",
+        "walk/own.mp4",
+    ]
+    assert [name for name, _ in rows(found)] == expected
+    assert f"{str(data)!r}: 4 files are left out: 4 links out of their class folder." in caplog.text
 
 
 def test_class_folders_of_splits(tmp_path):

@@ -5,11 +5,14 @@ import tracemalloc
 from itertools import islice
 from pathlib import Path
 
+import av
+import numpy as np
 import pytest
 
 from support.annotation_files import NAMES, rows, touch, write
 from transformers_ila.data.annotations import AnnotationError, read_annotations
 from transformers_ila.data.lists import iter_entries, iter_list, iter_videos, read_list
+from transformers_ila.model.video_reading_ila import read_video
 
 
 NOT_UTF8 = os.fsdecode(b"caf\xe9.mp4")
@@ -29,30 +32,35 @@ def names_of(source, **options) -> list[str]:
 
 # -- one grammar for all ---------------------------------------------------------------------------------------------
 
-TORTURE = {  # the list, in a folder with `frames/1.jpg`, `# odd.mp4` and `clip`: names and labels
-    b"a b.mp4 1\nc\td.mp4\t2\ne, f.mp4,3\ng.mp4::4\n": [
-        ("a b.mp4", 1),
+TORTURE = {  # the list, in a folder with `frames/1.jpg`, `# odd.mp4`, `#2` and `clip`: names and labels
+    b"a b.mp4 0\nc\td.mp4\t2\ne, f.mp4,3\ng.mp4::4\nh;i.mp4;5\n": [
+        ("a b.mp4", 0),
         ("c\td.mp4", 2),
         ("e, f.mp4", 3),
         ("g.mp4", 4),
+        ("h;i.mp4", 5),
     ],
     b"a::b.mp4::1\n": [("a::b.mp4", 1)],
-    b'"a.mp4" 1\n\'b c.mp4\',2\n"say ""hi"".mp4"\t3\n': [("a.mp4", 1), ("b c.mp4", 2), ('say "hi".mp4', 3)],
-    b"\xef\xbb\xbfa.mp4 1\r\nb.mp4 2\rc.mp4 3": [("a.mp4", 1), ("b.mp4", 2), ("c.mp4", 3)],
+    b'"a.mp4" 0\n\'b c.mp4\',2\n"say ""hi"".mp4"\t3\n': [("a.mp4", 0), ("b c.mp4", 2), ('say "hi".mp4', 3)],
+    b"\xef\xbb\xbfa.mp4 0\r\nb.mp4 2\rc.mp4 3": [("a.mp4", 0), ("b.mp4", 2), ("c.mp4", 3)],
     b"\xef\xbb\xbfpath,label\r\na.mp4,1\r\n": [("a.mp4", 1)],
-    b"a.mp4 1\n\xef\xbb\xbfb.mp4 2\n": [("a.mp4", 1), ("\ufeffb.mp4", 2)],
+    b"a.mp4 0\n\xef\xbb\xbfb.mp4 2\n": [("a.mp4", 0), ("\ufeffb.mp4", 2)],
     b"# a list\n#\n\npath label\na.mp4 1\n# b.mp4 2\n": [("a.mp4", 1)],
     b"# odd.mp4 1\n# gone.mp4 2\n#\ttoo\n": [("# odd.mp4", 1)],
-    b"#shorts.mp4 1\n##two 2\n": [("#shorts.mp4", 1), ("##two", 2)],
-    b"clip 1\nframes 2\n": [("clip", 1), ("frames", 2)],
-    b"frames , 1\nframes/gone 2\n": [("frames", 1), ("frames/gone", 2)],
-    "动作/视频 é.mp4 1\nline\u2028end\x85\x0b.mp4 2\n".encode(): [
-        ("动作/视频 é.mp4", 1),
+    b"#shorts.mp4 0\n#2 2\n": [("#shorts.mp4", 0), ("#2", 2)],
+    b"sep=;\npath;label\na.mp4;1\n": [("a.mp4", 1)],
+    b"#path,label\na.mp4,1\n": [("a.mp4", 1)],
+    b"clip_a,3\nclip_b,2\n": [("clip_a", 3), ("clip_b", 2)],
+    b"my video\t3\nother\t0\n": [("my video", 3), ("other", 0)],
+    b"clip 0\nframes 2\n": [("clip", 0), ("frames", 2)],
+    b"frames , 0\nframes/gone 2\n": [("frames", 0), ("frames/gone", 2)],
+    "动作/视频 é.mp4 0\nline\u2028end\x85\x0b.mp4 2\n".encode(): [
+        ("动作/视频 é.mp4", 0),
         ("line\u2028end\x85\x0b.mp4", 2),
     ],
     b"a.mp4 0007\n007.mp4 7\n7 7\n": [("a.mp4", 7), ("007.mp4", 7), ("7", 7)],
-    b"a.mp4 1 2\t3,4::5\n": [("a.mp4", (1, 2, 3, 4, 5))],
-    b"./x/../a.mp4 1\nx//y/./b.mp4 2\n": [("a.mp4", 1), ("x/y/b.mp4", 2)],
+    b"a.mp4 0 2\t3,4::5;6\n": [("a.mp4", (0, 2, 3, 4, 5, 6))],
+    b"./x/../a.mp4 0\nx//y/./b.mp4 2\n": [("a.mp4", 0), ("x/y/b.mp4", 2)],
     b"  \t a.mp4 1 \t \n \t\n": [("a.mp4", 1)],
     b"a.mp4 x.mp4 1\n": [("a.mp4 x.mp4", 1)],
 }
@@ -60,9 +68,9 @@ TORTURE = {  # the list, in a folder with `frames/1.jpg`, `# odd.mp4` and `clip`
 
 @pytest.mark.parametrize("content", TORTURE)
 def test_all_readers_find_the_same_videos(tmp_path, content):
-    touch(tmp_path, "frames/1.jpg", "# odd.mp4", "clip")
+    touch(tmp_path, "frames/1.jpg", "# odd.mp4", "#2", "clip")
     file = write(tmp_path / "list.txt", content)
-    assert rows(read_list(file)) == TORTURE[content]
+    assert rows(read_list(file, multi_label=True)) == TORTURE[content]
     assert list(iter_videos(file)) == [(name, str(tmp_path / name)) for name, _ in TORTURE[content]]
     assert b"".join(entry.raw for entry in iter_list(file)) == content
 
@@ -73,6 +81,10 @@ FAULTS = {  # of all readers: line, column, part of the message
     b"a.mp4 1\n\nb\0.mp4 2\n": (3, 2, "no text in UTF-8"),
     "a.mp4 1\n".encode("utf-16"): (1, 1, "but in UTF-16"),
     b"a.mp4 1\n , 3\n": (2, 2, "a path must stand before ', 3'"),
+    b"# classes\n#classes 0 1\na.mp4 0\n": (2, 1, "'#classes' is no video; a comment begins with `#` and a blank"),
+    b"label,path\n0,a.mp4\n": (1, 7, "the path must be the first column, and it is 'path' here"),
+    b",video_path,label\n0,a.mp4,1\n": (1, 2, "the path must be the first column"),
+    b"Unnamed: 0,path,label\n0,a.mp4,1\n": (1, 12, "the path must be the first column"),
     b"a.mp4 1\r\r" + b"b" * 40_000 + b" 2": (3, 1, "more than 32768 characters"),
     b" " * 40_000 + b"a.mp4 1\n": (1, 40_000, "more than 32768 characters"),
     b"\0" * 40_000: (1, 1, "no text in UTF-8"),
@@ -168,6 +180,33 @@ def test_names_and_paths(videos, source):
     assert list(iter_videos(Path(source) if isinstance(source, str) else [Path(s) for s in source])) == found
 
 
+def test_what_a_pattern_leaves_out_is_said(videos, caplog):
+    assert names_of("one/*") == ["one/a.mp4", "one/deep/b.webm"]
+    assert f"{str(videos / 'one/*')!r}: 1 files are left out: 1 '.txt'." in caplog.text
+
+
+CONTAINERS = {
+    "a.mts": ("mpegts", "libx264", {}),
+    "a.M2TS": ("mpegts", "libx264", {"mpegts_m2ts_mode": "1"}),
+    "a.ogv": ("ogg", "vp8", {}),
+    "a.vob": ("vob", "mpeg2video", {}),
+}
+
+
+@pytest.mark.parametrize("name", CONTAINERS)
+def test_videos_of_cameras_and_discs_are_read(tmp_path, name):
+    kind, codec, options = CONTAINERS[name]
+    with av.open(str(tmp_path / name), "w", format=kind, options=options) as container:
+        stream = container.add_stream(codec, rate=25, width=96, height=64, pix_fmt="yuv420p")
+        for brightness in range(0, 240, 30):
+            frame = av.VideoFrame.from_ndarray(np.full((64, 96, 3), brightness, np.uint8), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    ((_, path),) = iter_videos(tmp_path)
+    frames, _ = read_video(path, range)
+    assert np.abs(frames.mean((1, 2, 3)) - np.arange(0, 240, 30)).max() < 6
+
+
 def test_names_keep_where_the_videos_move(videos):
     (videos / "far").mkdir()
     assert names_of("list.txt", root="far") == ["one/a.mp4", "gone.mp4"]
@@ -239,7 +278,22 @@ def test_path_of_a_line(tmp_path, line):
     assert paths_of(tmp_path, f"first.mp4 1\n{line}\n") == ["first.mp4", LINES[line]]
 
 
-@pytest.mark.parametrize("header", ["path,label", "video_path\tclass", '"Video Name","label"', "path label", "file"])
+HEADERS = [
+    "path,label",
+    "video_path\tclass",
+    '"Video Name","label"',
+    "path label",
+    "file",
+    "path;label",
+    "VideoPath,ClassIndex",
+    "id,label",
+    "video_id,label,split",
+    "filename num_frames label",
+    "video_uid;label;;",
+]
+
+
+@pytest.mark.parametrize("header", HEADERS)
 def test_what_is_no_video(tmp_path, header):
     assert paths_of(tmp_path, f"\n# a.mp4 1\n{header}\r\na.mp4 1") == [None, None, None, "a.mp4"]
     assert paths_of(tmp_path, f"a.mp4 1\n{header}\n")[1] is not None  # a header stands first
@@ -251,6 +305,9 @@ def test_what_looks_like_a_header(tmp_path):
     assert paths_of(tmp_path, "clip\n") == ["clip"]
     assert paths_of(tmp_path, "video,3\n") == ["video"]
     assert paths_of(tmp_path, "video.mp4,label\n") == ["video.mp4"]
+    assert paths_of(tmp_path, "clip_a,walking dog\nclip_b,running\n") == ["clip_a,walking dog", "clip_b,running"]
+    assert paths_of(tmp_path, "clip,walk,run\n") == ["clip"]
+    assert paths_of(tmp_path, "path,walk,run\na.mp4,1,0\n") == [None, "a.mp4"]
 
 
 def test_odd_bytes_in_a_list(tmp_path):
@@ -266,10 +323,11 @@ def test_root_of_a_list(tmp_path):
     assert [video.path for video in listed] == [str(tmp_path / "videos/a b.mp4"), str(tmp_path / "videos/c.mp4")]
 
 
-def test_folder_of_any_depth(tmp_path):
+def test_folder_of_any_depth(tmp_path, caplog):
     touch(tmp_path, "b.MP4", "a/b/c/d.webm", "a/x.avi/e.mkv", "notes.txt", "a/picture.jpg")
     (tmp_path / "a" / "up").symlink_to(tmp_path)
     (tmp_path / "z").symlink_to(tmp_path / "a" / "b")
     listed = list(iter_entries(tmp_path))
+    assert f"{str(tmp_path)!r}: 2 files are left out: 1 '.jpg', 1 '.txt'." in caplog.text
     assert [entry.raw for entry in listed] == [b"a/b/c/d.webm\n", b"a/x.avi/e.mkv\n", b"b.MP4\n", b"z/c/d.webm\n"]
     assert listed[2].path == str(tmp_path / "b.MP4")

@@ -4,6 +4,7 @@ import hashlib
 import json
 import pickle
 import random
+import re
 
 import pytest
 
@@ -11,6 +12,7 @@ from support.annotation_files import KINETICS, NAMES, fault, read, rows, touch, 
 from transformers_ila.data.annotations import AnnotationError
 from transformers_ila.data.class_names import class_names
 from transformers_ila.data.video_folder import hold_out
+from transformers_ila.model.video_reading_ila import VideoDecodingError, read_video
 
 
 # -- lists -----------------------------------------------------------------------------------------------------------
@@ -21,6 +23,9 @@ LINES = {  # with the files `frames 7/`, `frames/one/` and `it's/` and without a
     "a.mp4\t3": ("a.mp4", 3),
     "a.mp4,3": ("a.mp4", 3),
     "a.mp4 , 3": ("a.mp4", 3),
+    "a.mp4;3": ("a.mp4", 3),
+    '"a b.mp4" ; "3"': ("a b.mp4", 3),
+    "A B.MTS 3": ("A B.MTS", 3),
     "a b.mp4::3": ("a b.mp4", 3),  # V-JEPA
     "  a.mp4   3  ": ("a.mp4", 3),
     "a.mp4 3 17 4": ("a.mp4", (3, 17, 4)),
@@ -65,28 +70,34 @@ def test_line_of_a_list(tmp_path, line):
     if LINES[line] is None:
         assert fault(tmp_path, f"first.mp4 1\n{line}\n", format="list")[0] == 2
         return
-    found = read(tmp_path, f"first.mp4 1\n{line}\n", format="list")
     name, labels = LINES[line]
+    several = isinstance(labels, tuple)
+    if several:
+        found = fault(tmp_path, f"first.mp4 1\n{line}\n", format="list")
+        assert found[0] == 2 and f"one label is allowed, and '{labels[1]}' is another" in found[2]
+        assert "`multi_label=True` or --multi_label" in found[2]
+    found = read(tmp_path, f"first.mp4 1\n{line}\n", format="list", multi_label=several)
     assert rows(found) == [("first.mp4", 1), LINES[line]]
     assert found.samples[1].video == str(tmp_path / name)
-    assert found.multi_label is isinstance(labels, tuple)
+    assert found.multi_label is several
 
 
 @pytest.mark.parametrize(
     "content",
     [
-        b"a.mp4 1\nb.mp4 2\n",
-        b"\xef\xbb\xbfa.mp4 1\nb.mp4 2",
-        b"a.mp4 1\r\n\r\nb.mp4 2\r\n",
-        b"\n \t\na.mp4 1\rb.mp4 2\r",
-        b"path,label\na.mp4,1\nb.mp4,2\n",
-        b'\xef\xbb\xbf"Video Name","label"\r\n"a.mp4","1"\r\n"b.mp4","2"\r\n',
-        b"video_path label\na.mp4 1\nb.mp4 2\n",
+        b"a.mp4 0\nb.mp4 2\n",
+        b"\xef\xbb\xbfa.mp4 0\nb.mp4 2",
+        b"a.mp4 0\r\n\r\nb.mp4 2\r\n",
+        b"\n \t\na.mp4 0\rb.mp4 2\r",
+        b"path,label\na.mp4,0\nb.mp4,2\n",
+        b'\xef\xbb\xbf"Video Name","label"\r\n"a.mp4","0"\r\n"b.mp4","2"\r\n',
+        b"video_path label\na.mp4 0\nb.mp4 2\n",
+        b"\xef\xbb\xbfsep=;\r\nVideo Name;Class\r\na.mp4;0\r\nb.mp4;2\r\n",
     ],
 )
 def test_files_of_any_make(tmp_path, content):
     found = read(tmp_path, content)
-    assert rows(found) == [("a.mp4", 1), ("b.mp4", 2)]
+    assert rows(found) == [("a.mp4", 0), ("b.mp4", 2)]
     assert found.format == "list" and found.class_names is None and not found.multi_label
     assert found.source == str(tmp_path / "list.txt") and found.sha256 == hashlib.sha256(content).hexdigest()
 
@@ -97,7 +108,13 @@ FAULTS = [  # content, line, column, part of the message
     ("a.mp4 1\nb.mp4 1.0\n", 2, 7, "'1.0' is no class index"),
     ("a.mp4 1\n  b.mp4 2 x 4\n", 2, 11, "'x' is no class index"),
     ("a.mp4 1\nb.mp4,riding a bike\n", 2, 7, "pass `labels`"),
-    ("a.mp4 1\nb.mp4 2 3 2\n", 2, 11, "'2' stands there twice"),
+    (
+        "a.mp4 1\nb.mp4 2 3 2\n",
+        2,
+        9,
+        "one label is allowed, and '3' is another: several are read where",
+    ),
+    ("a.mp4 1\nb.mp4,,2\n", 2, 7, "the cell before this separator is empty"),
     ("a.mp4 1\nb.mp4 99999999999999999999\n", 2, 7, "is no class index"),
     ("a.mp4 1\nb.mp4 \u0663\n", 2, 7, "is no class index"),
     ("a.mp4 1\nb.mp4 2\n\n./x/../a.mp4 1\n", 4, 1, "the video 'a.mp4' stands in line 1, too"),
@@ -106,7 +123,11 @@ FAULTS = [  # content, line, column, part of the message
     ("a.mp4 1\n/etc/passwd 2\n", 2, 1, "not inside the root"),
     ("a.mp4 1\n. 2\n", 2, 1, "not inside the root"),
     ("a.mp4 1\n\t https://host/b.mp4 2\n", 2, 3, "is a URL"),
-    ("a.mp4 1\n#old\n", 2, 5, "no label"),  # no comment: there is no blank
+    ("a.mp4 1\n#old\n", 2, 1, "'#old' is no video; a comment begins with `#` and a blank"),
+    ("clip_a,walking dog\nclip_b,running\n", 1, 19, "no label behind the path 'clip_a,walking dog'"),
+    ("my video\t0 3\n", 1, 12, "one label is allowed, and '3'"),
+    ("clip_a,3,5\n", 1, 10, "one label is allowed, and '5'"),
+    ("a.mp4,walking,3,1\nb.mp4,running,2,2\n", 1, 7, "'walking' is no class index"),  # no list of frames
     ("a.mp4 1\npath,label\n", 2, 11, "no label"),  # a header stands first
     ("path,label,split\na.mp4,1,train\n", 1, 12, "another column"),
     ("path,label\n", 1, 1, "no video is listed"),
@@ -153,15 +174,17 @@ def test_labels_by_name(tmp_path):
     found = read(tmp_path, content, labels=NAMES)
     assert [label for _, label in rows(found)] == [0, 2, 1, 0, 3, 0, 2]
     assert found.class_names == NAMES and not found.multi_label
-    several = read(tmp_path, "a.mp4 abseiling,massaging person's head\nb.mp4 abseiling\t3\n", labels=NAMES)
-    assert rows(several) == [("a.mp4", (0, 1)), ("b.mp4", (0, 3))] and several.multi_label
+    content = "a.mp4 abseiling,massaging person's head\nb.mp4 abseiling\t3\nc.mp4;abseiling;" + NAMES[3]
+    several = read(tmp_path, content, labels=NAMES, multi_label=True)
+    assert rows(several) == [("a.mp4", (0, 1)), ("b.mp4", (0, 3)), ("c.mp4", (0, 3))] and several.multi_label
 
 
-def test_names_with_numbers(tmp_path):
-    """A bare number is always an index."""
+def test_names_with_numbers(tmp_path, caplog):
+    """A bare number is always an index, and where it could be a name that is said."""
     names = ["gesture 2", "gesture 1", "0"]
     found = read(tmp_path, "clip gesture 1\na.mp4 gesture 2\nb.mp4 0\nc 2\n", labels=names)
     assert rows(found) == [("clip", 1), ("a.mp4", 0), ("b.mp4", 0), ("c", 2)]
+    assert "has numbers, and '0' is the name of a class: a number in a list is an index, and no name" in caplog.text
 
 
 def test_what_looks_like_a_header_may_be_a_video(tmp_path):
@@ -179,7 +202,8 @@ def test_what_looks_like_a_header_may_be_a_video(tmp_path):
         ("a.mp4 0,7", 9, "7 is not in 0 to 3"),
         ("a.mp4 abseilin", 7, "'abseilin' is no class index and none of the 4 class names: 'abseiling'?"),
         ("a.mp4 abseiling,  dancing", 19, "'dancing' is no class index"),
-        ("a.mp4 abseiling,abseiling", 17, "twice"),
+        ("a.mp4 abseiling,abseiling", 17, "one label is allowed"),
+        ("clip,abseilin", 14, "no label"),  # no header: the next line is one, too
     ],
 )
 def test_faults_of_labels(tmp_path, line, column, message):
@@ -211,26 +235,136 @@ def test_class_names_from_anywhere(tmp_path):
 
 def test_one_label_or_several(tmp_path):
     content = "a.mp4 1\nb.mp4 2 3\n"
-    assert read(tmp_path, content).multi_label and read(tmp_path, "a.mp4 1\n", multi_label=True).multi_label
-    assert fault(tmp_path, content, multi_label=False)[:2] == (2, 9)
+    assert read(tmp_path, content, multi_label=True).multi_label
+    assert read(tmp_path, "a.mp4 1\n", multi_label=True).multi_label and not read(tmp_path, "a.mp4 1\n").multi_label
+    assert fault(tmp_path, content)[:2] == fault(tmp_path, content, multi_label=False)[:2] == (2, 9)
+    refused = fault(tmp_path, content.replace("3", "3 4"), multi_label=False)[2]
+    assert refused.endswith("one label is allowed, and '3' is another.")
+    assert fault(tmp_path, content)[2].endswith("; a number of frames stands only behind a folder of frames.")
+    twice = fault(tmp_path, "a.mp4 1\nb.mp4 2 3 2\n", multi_label=True)
+    assert twice[:2] == (2, 11) and "the label '2' stands there twice." in twice[2]
     with pytest.raises(ValueError, match="several labels"):
-        read(tmp_path, content).pairs()
+        read(tmp_path, content, multi_label=True).pairs()
     assert not read(tmp_path, KINETICS, multi_label=False).multi_label
     with pytest.raises(ValueError, match="'multi_label' does not go with the format 'kinetics'"):
         read(tmp_path, KINETICS, multi_label=True)
-    pairs = read(tmp_path, "a.mp4 1\nb.mp4 2\n").pairs()
-    assert pairs == [(tmp_path / "a.mp4", 1), (tmp_path / "b.mp4", 2)] and hold_out(pairs)
+    pairs = read(tmp_path, "a.mp4 0\nb.mp4 2\n").pairs()
+    assert pairs == [(tmp_path / "a.mp4", 0), (tmp_path / "b.mp4", 2)] and hold_out(pairs)
+
+
+@pytest.mark.parametrize(
+    "content", ["path,run,walk,,\na.mp4,0,1,,\nb.mp4,1,0,,\n", '"Video";"run";"walk"\n"a.mp4";0;1\n"b.mp4"; 1; 0\n']
+)
+def test_a_column_for_each_class(tmp_path, content):
+    names = ["walk", "sit", "run"]
+    for options in ({}, {"multi_label": True}):
+        found = read(tmp_path, content, labels=names, **options)
+        assert rows(found) == [("a.mp4", 0), ("b.mp4", 2)] and found.class_names == names
+        assert found.multi_label is bool(options)
+    found = read(tmp_path, content, multi_label=True)  # the header names the classes
+    assert rows(found) == [("a.mp4", 1), ("b.mp4", 0)] and found.class_names == ["run", "walk"]
+    assert "columns such as 'run' are read as classes" in fault(tmp_path, content)[2]
+    both = content + "c.mp4,1,1\nd 7.mp4 0 0\n".replace(",", ";" if ";" in content else ",")
+    assert rows(read(tmp_path, both, multi_label=True))[2:] == [("c.mp4", (0, 1)), ("d 7.mp4", ())]
+    found = fault(tmp_path, both, labels=names)
+    assert found[:2] == (4, 9) and "one label is allowed, and 'walk' is another" in found[2]
+    assert read(tmp_path, "path,run,walk\nid_7,1,1\n", multi_label=True, labels=names).format == "list"
+    assert rows(read(tmp_path, "path run walk\na.mp4 0 1\n", labels=names)) == [("a.mp4", 0)]
+    (tmp_path / "path").mkdir()
+    assert rows(read(tmp_path, "path,stop,walk\npath/a.mp4,1,0\n", labels=["walk", "stop"])) == [("path/a.mp4", 1)]
+
+
+@pytest.mark.parametrize(
+    "content,line,column,message",
+    [
+        ("path,run,jump\na.mp4,0,1\n", 1, 10, "'jump' is no class and none of the 2 class names"),
+        ("path,run,walk\na.mp4,0,2\n", 2, 9, "'2' stands below a class; 1 or 0 must"),
+        ("path,run,walk\na.mp4,0\n", 2, 7, "1 cells stand behind the path, where the header has 2 classes"),
+        ("path,run,walk\na.mp4,0,,1\n", 2, 7, "3 cells stand"),
+        ("a.mp4,1,0\nb.mp4,0,1\n", None, None, "every video has the labels 0 and 1; rows of 0 and 1"),
+        ("a.mp4,1,0,0\nb.mp4,0,1,0\n", 1, 11, "'0' stands there twice; rows of 0 and 1, one a class, are read below"),
+    ],
+)
+def test_faults_of_a_column_for_each_class(tmp_path, content, line, column, message):
+    found = fault(tmp_path, content, labels=["walk", "run"], multi_label=True)
+    assert found[:2] == (line, column) and message in found[2]
+
+
+def test_columns_that_may_be_no_classes(tmp_path):
+    assert fault(tmp_path, "path,walk,split\na.mp4,0,1\n", multi_label=True)[:2] == (1, 11)
+    assert fault(tmp_path, "path,walk,walk\na.mp4,0,1\n", multi_label=True)[2].endswith("stands there twice.")
+    assert fault(tmp_path, "path,walk,run\na.mp4,0,0\n", labels=["walk", "run"])[2].endswith("no class has a 1 here.")
+
+
+# -- what classes count from ------------------------------------------------------------------------------------------
+
+
+def test_indices_that_count_from_one(tmp_path, caplog):
+    """UCF101's trainlist, with the names of its classInd.txt and with none; and lists of a part of the classes."""
+    ucf101 = "".join(f"{name}/v_g08_c01.avi {index}\r\n" for index, name in enumerate("ABC", 1))
+    for labels in (None, ["A", "B", "C"], {"A": 0, "B": 1, "C": 2}):
+        found = read(tmp_path, ucf101, labels=labels)
+        assert [label for _, label in rows(found)] == [0, 1, 2] and found.first_index == 1
+        assert caplog.text.count("uses each class index from 1 on, and not 0, so they count from 1") == 1
+        caplog.clear()
+    part = ucf101.splitlines()[1] + "\n"
+    stated = write(tmp_path / "classInd.txt", "1 A\r\n2 B\r\n3 C\r\n")
+    for labels in (stated, {"A": 1, "B": "2", "C": 3}, read(tmp_path, ucf101, labels=list("ABC")).labels()):
+        assert rows(read(tmp_path, part, labels=labels)) == [("B/v_g08_c01.avi", 1)]
+        assert (
+            "0 is not in 1 to 3, as the class names are; indices start at 1"
+            in fault(tmp_path, "a.avi 0\n", labels=labels)[2]
+        )
+        assert "4 is not in 1 to 3" in fault(tmp_path, "a.avi 4\n", labels=labels)[2]
+        assert rows(read(tmp_path, "a.avi C\nb.avi 1\n", labels=labels)) == [("a.avi", 2), ("b.avi", 0)]
+    frames = read(tmp_path, "a 9 1\nb 9 2\n", labels=["A", "B"])
+    assert frames.format == "frames" and [label for _, label in rows(frames)] == [0, 1]
+    several = read(tmp_path, "a.avi 1 2\nb.avi 3\n", multi_label=True)
+    assert [label for _, label in rows(several)] == [(0, 1), 2]
+
+
+def test_indices_that_count_from_zero(tmp_path, caplog):
+    """A list that lacks a class may count from either, and says what it is taken for."""
+    assert (
+        rows(read(tmp_path, "a.avi 0\nb.avi 2\n")) == [("a.avi", 0), ("b.avi", 2)] and "count from" not in caplog.text
+    )
+    for content, labels in (("a.avi 1\nb.avi 3\n", None), ("a.avi 1\nb.avi 2\n", list("ABC")), ("a.avi 1\n", None)):
+        assert rows(read(tmp_path, content, labels=labels))[0] == ("a.avi", 1)
+        assert "has no video of class 0, and its indices are taken to count from 0" in caplog.text
+        caplog.clear()
+    assert fault(tmp_path, "a.avi 1\nb.avi 3\n", labels=list("ABC"))[:2] == (2, 7)
+    read(tmp_path, "a.avi B\nb.avi C\n", labels=list("ABC"))
+    assert "count from" not in caplog.text
 
 
 def test_missing_files(tmp_path, caplog):
     touch(tmp_path, "a.mp4")
-    content = "a.mp4 1\nb.mp4 1\nc.mp4 1\n"
+    content = "a.mp4 0\nb.mp4 0\nc.mp4 0\n"
     assert read(tmp_path, content).missing is None and not caplog.records
     assert read(tmp_path, content, check_files=True).missing == [str(tmp_path / "b.mp4"), str(tmp_path / "c.mp4")]
     assert "2 of 3 videos are missing" in caplog.text
     assert read(tmp_path, "a.mp4 1\n", check_files=True).missing == []
     read(tmp_path, "train/a.mp4 1\n")
     assert "none exists" in caplog.text and str(tmp_path / "train" / "a.mp4") in caplog.text
+    for content, why in (
+        ("train\\\\a.mp4 0\n", "backslashes are characters of a name here: write `/`"),
+        ("a 0\n", "'a.mp4'"),
+    ):
+        for options in ({}, {"check_files": True}):
+            caplog.clear()
+            read(tmp_path, content, **options)
+            assert "no such file or folder; " in caplog.text and why in caplog.text
+        with pytest.raises(VideoDecodingError, match=re.escape(why)):
+            read_video(read(tmp_path, content).samples[0].source(), range)
+
+
+def test_lines_that_are_likely_to_be_no_videos(tmp_path, caplog):
+    touch(tmp_path, "a.mp4", "dir/1.jpg")
+    assert len(read(tmp_path, "a.mp4 0\ndir 1\n").samples) == 2 and not caplog.records
+    read(tmp_path, "classes: 3\na.mp4 0\n")
+    assert "1 of 2 videos neither exist nor have a video's suffix, as the others have: " in caplog.text
+    assert "'Unnamed" not in fault(tmp_path, "Unnamed: 0,path,label\n0,a.mp4,0\n")[2]
+    assert rows(read(tmp_path, "path;label;;\r\na.mp4;0;;\r\n")) == [("a.mp4", 0)]  # empty columns of spreadsheets
 
 
 def test_names_of_any_characters(tmp_path):
@@ -249,7 +383,7 @@ def test_names_of_any_characters(tmp_path):
             between = draw.choice([" ", ",", "\t", "::", " , "])
             written = '"' + name.replace('"', '""') + '"' if quoted else name
             lines.append(between.join([written, *map(str, labels)]))
-        found = read(tmp_path, "\n".join(lines))
+        found = read(tmp_path, "\n".join(lines), multi_label=True)
         assert {sample.name: sample.labels for sample in found.samples} == entries
 
 
@@ -275,7 +409,7 @@ def test_list_of_frames(tmp_path):
     """MMAction2's rawframes; the last folder has blanks, a number at its end and several labels."""
     (tmp_path / "my dance 2").mkdir()
     content = 'ApplyEyeMakeup/v_g08_c01 120 0\n12345 67 3\nmy dance 2 120 3\n"gone, 5" 9 1 2\n'
-    found = read(tmp_path, content)
+    found = read(tmp_path, content, multi_label=True)
     assert found.format == "frames" and found.multi_label
     assert [(*row, s.num_frames) for row, s in zip(rows(found), found.samples)] == [
         ("ApplyEyeMakeup/v_g08_c01", 0, 120),
@@ -304,9 +438,11 @@ def test_faults_of_a_list_of_frames(tmp_path, line, column, message):
 
 def test_frames_or_several_labels(tmp_path):
     """Two numbers are labels behind a video, and frames and label behind a folder."""
-    assert read(tmp_path, "v.avi 67 3\nw.avi 67 3\n").format == "list"
-    assert read(tmp_path, '"v 1.avi" 67 3\n').format == "list"
-    assert read(tmp_path, "v 67 3\nw 5\n").format == "list"
-    assert read(tmp_path, "v 67 3\nw 5 3\n", format="list").multi_label
+    asked = {"multi_label": True}
+    assert read(tmp_path, "v.avi 67 3\nw.avi 67 3\n", **asked).format == "list"
+    assert read(tmp_path, '"v 1.avi" 67 3\n', **asked).format == "list"
+    assert read(tmp_path, "v 67 3\nw 5\n", **asked).format == "list"
+    assert read(tmp_path, "v 67 3\nw 5 3\n", format="list", **asked).multi_label
+    assert read(tmp_path, "path num_frames label\nclip_a 67 3\n").format == "frames"
     (tmp_path / "v.avi").mkdir()
     assert read(tmp_path, "v.avi 67 3\n").format == "frames"

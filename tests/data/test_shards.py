@@ -33,13 +33,18 @@ IN_SHARD = [("000001", 3), ("train/it's (1).v2", 2), ("000003", (0, 1))]
 def test_shards(tmp_path):
     write_shard(tmp_path / "train-000.tar", SHARD)
     write_shard(tmp_path / "train-001.tar", {"000005.MP4": b"five", "000005.cls": "abseiling"})
-    found = read_annotations(f"{tmp_path}/train-{{000..001}}.tar", labels=NAMES, check_files=True)
+    several = {"labels": NAMES, "multi_label": True}
+    found = read_annotations(f"{tmp_path}/train-{{000..001}}.tar", **several, check_files=True)
     assert found.format == "shards" and found.multi_label and found.missing == []
     assert rows(found) == [*IN_SHARD, ("000005", 0)]
     copies = pickle.loads(pickle.dumps(found.samples))
     assert [sample.source() for sample in copies] == [b"one", b"two!", b"three", b"five"]
     for source in (tmp_path, f"{tmp_path}/*.tar", [tmp_path / "train-000.tar", tmp_path / "train-001.tar"]):
-        assert read_annotations(source, labels=NAMES).samples == found.samples
+        assert read_annotations(source, **several).samples == found.samples
+        with pytest.raises(
+            AnnotationError, match="000003.json', line 1, column 12: one label is allowed, .*--multi_label"
+        ):
+            read_annotations(source, labels=NAMES)
     with pytest.raises(ValueError, match="no files of their own"):
         read_annotations(tmp_path / "train-001.tar", labels=NAMES).pairs()
 
@@ -47,7 +52,9 @@ def test_shards(tmp_path):
 @pytest.mark.parametrize("mode,name", [("w", "a.tar"), ("w:gz", "a.tar.gz")])
 def test_stream_of_a_shard(tmp_path, mode, name):
     shard = write_shard(tmp_path / name, SHARD, mode)
-    found = list(stream_shard(shard, labels=NAMES))
+    with pytest.raises(AnnotationError, match="one label is allowed, and '1' is another: .*`multi_label=True`"):
+        list(stream_shard(shard, labels=NAMES))
+    found = list(stream_shard(shard, labels=NAMES, multi_label=True))
     assert [(s.name, s.labels[0] if len(s.labels) == 1 else s.labels) for s in found] == IN_SHARD
     assert [sample.source() for sample in found] == [b"one", b"two!", b"three"]
 
@@ -59,7 +66,15 @@ def test_stream_of_a_shard(tmp_path, mode, name):
         def read(self, size=-1):
             return self.content.read(min(size, 100))
 
-    assert list(stream_shard("from afar", file=Pipe(), labels=NAMES)) == found
+    assert list(stream_shard("from afar", file=Pipe(), labels=NAMES, multi_label=True)) == found
+
+
+def test_what_is_left_out_is_said(tmp_path, caplog):
+    shard = write_shard(tmp_path / "a.tar", {"a.mp4": b"", "a.cls": "0", "b.asf": b"", "b.cls": "1", "c.txt": ""})
+    touch(tmp_path, "b.tar.zst")
+    assert len(read_annotations(tmp_path).samples) == len(list(stream_shard(shard))) == 1
+    assert "a.tar': 1 keys have labels and no video, and are left out: 'b'; known suffixes: .3gp" in caplog.text
+    assert f"{str(tmp_path)!r}: 1 files are left out: 1 '.zst'." in caplog.text
 
 
 def test_which_shards(tmp_path):
@@ -151,10 +166,14 @@ def test_data_set(tmp_path):
 
 def test_data_sets_of_other_labels(tmp_path):
     several = data_set(tmp_path, [[0, 1], [1]], datasets.List(datasets.ClassLabel(names=["a", "b"])), "labels")
-    assert [sample.labels for sample in read_annotations(several).samples] == [(0, 1), (1,)]
-    assert read_annotations(several).multi_label
-    with pytest.raises(AnnotationError, match="row 0': one label is allowed, and 'b' is another"):
-        read_annotations(several, multi_label=False)
+    found = read_annotations(several, multi_label=True)
+    assert [sample.labels for sample in found.samples] == [(0, 1), (1,)] and found.multi_label
+    for asked in (None, False):
+        with pytest.raises(AnnotationError, match="row 0': one label is allowed, and 'b' is another"):
+            read_annotations(several, multi_label=asked)
+    rows_of_two = data_set(tmp_path, [[0, 1], [1, 0]], datasets.List(datasets.Value("int64")))
+    with pytest.raises(AnnotationError, match="column label': every video has the labels 0 and 1"):
+        read_annotations(rows_of_two, multi_label=True)
     numbers = data_set(tmp_path, [3, 0], datasets.Value("int64"), decode=False)
     assert read_annotations(numbers).class_names is None
     names = data_set(tmp_path, ["abseiling", NAMES[3]], datasets.Value("string"))

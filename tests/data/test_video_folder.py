@@ -1,5 +1,8 @@
 """Folders of videos: classes, splits, items, errors."""
 
+from collections import Counter
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -30,6 +33,19 @@ def test_every_fifth_video_of_a_class_is_held_out(folder):
     assert sorted(training + evaluation) == sorted(samples)
 
 
+def test_one_of_every_class_of_two_is_held_out(caplog):
+    counts = {0: 11, 1: 5, 2: 4, 3: 2, 4: 1}
+    samples = [(Path(f"{i}.mp4"), label) for label, count in counts.items() for i in range(count)]
+    training, evaluation = hold_out(samples)
+    assert Counter(label for _, label in evaluation) == {0: 2, 1: 1, 2: 1, 3: 1}
+    assert sorted(training + evaluation) == sorted(samples) and evaluation[-1] == (Path("1.mp4"), 3)
+    assert "1 classes have one video, which stays in training, so nothing measures them: '4'" in caplog.text
+    assert len(hold_out(samples, every=2)[1]) == 5 + 2 + 2 + 1
+    for wrong in (0, 1, -1, True, 2.5, None):
+        with pytest.raises(ValueError, match="`every` must be a whole number of at least 2, got"):
+            hold_out(samples, every=wrong)
+
+
 def test_items_are_what_the_trainer_takes(folder):
     _, samples = find_videos(folder)
     processor = IlaVideoProcessor(num_frames=4, size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
@@ -38,6 +54,10 @@ def test_items_are_what_the_trainer_takes(folder):
     assert data[3]["pixel_values"].shape == (4, 3, 32, 32)
     assert torch.equal(data[3]["pixel_values"], kept[3]["pixel_values"])
     assert kept[3]["pixel_values"] is kept[3]["pixel_values"]
+    processor.random_frames = True
+    for refused in (lambda: VideoFolder(samples, processor, keep=True), lambda: kept[3]):
+        with pytest.raises(ValueError, match="keep=True would freeze the frames that random_frames=True draws anew"):
+            refused()
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ def test_several_labels_a_video(tmp_path, several, processor, folder, samples):
     ids = [(0, 1), (1,), (2, 3, 5), (0,), (5, 0), (3,), (1, 2), (5,)]  # 4, 6 and 7 show nowhere
     lines = [f"{sample.name} {' '.join(map(str, labels))}" for sample, labels in zip(samples, ids)]
     (tmp_path / "list.txt").write_text("\n".join(lines))
-    annotations = read_annotations(tmp_path / "list.txt", root=folder, labels=LABELS)
+    annotations = read_annotations(tmp_path / "list.txt", root=folder, labels=LABELS, multi_label=True)
     options = EvaluationOptions(protocol="3x1", temporal_reliance=True)
     evaluation = evaluate(several, processor, annotations, options)
     predictions, report = evaluation.predictions, evaluation.report()

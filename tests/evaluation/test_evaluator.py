@@ -27,6 +27,7 @@ from transformers_ila.evaluation.options import PROTOCOLS, EvaluationOptions
 from transformers_ila.evaluation.report import fingerprint
 from transformers_ila.evaluation.report_files import write_report
 from transformers_ila.model.alignment_ila import PointPredictor
+from transformers_ila.model.label_fields_ila import label_fields
 from transformers_ila.motionbench.tasks import make_videos, write_folder
 from transformers_ila.video_writing import write_mp4
 
@@ -287,7 +288,7 @@ def test_a_fingerprint_is_of_weights_statistics_and_class_names(residual, tmp_pa
     for change in (
         lambda model: model.logit_scale.data.add_(1e-3),
         lambda model: next(b for n, b in model.named_buffers() if "running_mean" in n).add_(1e-3),
-        lambda model: model.config.id2label.update({0: "other"}),
+        lambda model: model.config.update(label_fields(["other", *model.config.class_names[1:]])),
         lambda model: model.to(torch.bfloat16),
     ):
         change(again)

@@ -1,34 +1,24 @@
-"""ILA as an ONNX program gives the logits of the model; run by `make test-extra PARTS=exporters`."""
+"""Every form of ILA as one ONNX file for any number of videos; run by `make test-extra PARTS=exporters`."""
 
-import onnxruntime
 import pytest
 import torch
-from torch import nn
+from transformers.exporters.exporter_onnx import OnnxExporter
 
+from support.forms import PROGRAMS
 from support.inputs import pixels, randomised
-from support.tiny_models import tiny_config
+from support.tiny_models import TINY_TEXT, TINY_VISION, tiny_config
 from transformers_ila import IlaForVideoClassification
 
 
-class Logits(nn.Module):
-    """A classifier whose only output is its logits."""
-
-    def __init__(self, model: IlaForVideoClassification) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        return self.model(pixel_values).logits
-
-
-@pytest.mark.parametrize("fusion", ["interaction", "mi_token", "residual"])
-def test_an_onnx_program_gives_the_same_logits(fusion, tmp_path):
-    model = randomised(IlaForVideoClassification(tiny_config(num_labels=3, alignment_fusion=fusion))).eval()
-    with torch.no_grad():
-        expected = model(pixels()).logits
-        program = torch.onnx.export(Logits(model), (pixels(),), dynamo=True)
-    program.save(tmp_path / "model.onnx")
-    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
-    (given,) = session.get_inputs()
-    (found,) = session.run(None, {given.name: pixels().numpy()})
-    torch.testing.assert_close(torch.from_numpy(found), expected, atol=1e-4, rtol=1e-4)
+@pytest.mark.parametrize("name", PROGRAMS)
+@torch.no_grad()
+def test_an_onnx_file_gives_the_same_logits(name):
+    one_layer = {"vision_config": {**TINY_VISION, "num_hidden_layers": 1}}
+    one_layer["text_config"] = {**TINY_TEXT, "num_hidden_layers": 1}
+    config = tiny_config(**{**one_layer, "gta_groups": 4, "num_labels": 3, **PROGRAMS[name]})
+    model, frames = randomised(IlaForVideoClassification(config)).eval(), config.num_frames
+    shapes = {"pixel_values": {0: torch.export.Dim("videos")}}
+    exported = OnnxExporter().export(model, {"pixel_values": pixels(frames=frames)}, {"dynamic_shapes": shapes})
+    for videos in (1, 2, 5):
+        each = pixels(frames=frames, batch=videos, seed=videos)
+        torch.testing.assert_close(exported(pixel_values=each).logits, model(each).logits, atol=6e-6, rtol=0)

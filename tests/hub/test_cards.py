@@ -1,5 +1,6 @@
 """Model cards: valid, complete, and without a number that nobody published or measured."""
 
+import ast
 import copy
 import dataclasses
 import json
@@ -21,6 +22,7 @@ from transformers_ila.data.annotations import read_annotations
 from transformers_ila.data.class_names import DATA_SETS
 from transformers_ila.evaluation.evaluator import evaluate
 from transformers_ila.evaluation.options import EvaluationOptions
+from transformers_ila.evaluation.report_files import markdown
 from transformers_ila.hub import checking
 from transformers_ila.hub.cards import (
     BATCH_STATISTICS,
@@ -345,6 +347,54 @@ def test_what_a_report_names_cannot_break_the_table(reports, model, processor):
     assert ModelCard(str(card)).data.eval_results == card.data.eval_results
 
 
+HOSTILE = [
+    "<img src=x onerror=alert(1)>",
+    "<!-- results of the weights abab -->",
+    "a\n## Licence\n\nmit",
+    "{{ title }} {% raw %}",
+    "[More Information Needed]",
+    'my "best"\\new `model` | one',
+    "lone \udc80 \x1b[31m \u202egnp",
+    "- - -\n---\nlicense: mit",
+    "x" * 9999,
+]
+
+
+@pytest.mark.parametrize("word", HOSTILE, ids=range(len(HOSTILE)))
+def test_no_word_is_more_than_a_word(reports, model, processor, tmp_path, word):
+    """As a class, folder, title, licence, data set and sentence it changes no part of the card but its own."""
+    config = copy.deepcopy(model.config)
+    config.id2label = {**config.id2label, 0: word}
+    report = copy.deepcopy(reports["plain"])
+    report["data_set"] = {"name": word, "split": word, "list": None}
+    report["versions"]["transformers_ila"] = report["decoder"]["pyav"] = word
+    report["temporal_reliance"] = {"seed": 0, "orders": {"reversed": report["metrics"]}}
+    sentences = {} if word == HOSTILE[4] else {"data_note": word, "usage_note": word}  # a sentence may be unfinished
+    facts = ModelFacts(
+        *(word, word, word), license="other", license_name=word, results=measured_results(report), **sentences
+    )
+    (tmp_path / "README.md").write_text(str(model_card(config, processor, facts)), encoding="utf-8")
+    card, read = checking._read_card(tmp_path)
+    assert list(sections(card)) == SECTIONS and len(re.findall("^#", card.text, re.MULTILINE)) == 1 + len(SECTIONS)
+    assert [len(row) for row in rows(sections(card)["Results"])] == [6, 6, 6]
+    assert dataclasses.replace(read, usage_note="", data_note="") == dataclasses.replace(
+        facts, usage_note="", data_note=""
+    )
+    code = re.search("```python\n(.*?)```", card.text, re.DOTALL)[1]
+    call = next(node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Call) and node.keywords)
+    given = {keyword.arg: keyword.value.value for keyword in call.keywords}
+    assert (given["model"], given["revision"]) == (word, word)
+    assert not re.search(r"<img|<!--|\{\{ |[\x1b\u202e\udc80]", card.text) and len(card.text) < 9999 * 5
+    assert card.data.license == "other"
+
+
+def test_a_class_that_is_called_unused_is_a_class(model, processor):
+    config = copy.deepcopy(model.config)
+    config.id2label = {**config.id2label, 0: "unused output 3", 7: "unused output 7"}
+    card = model_card(config, processor, ModelFacts())
+    assert "Giving one of 7 labels" in card.text and "- Classes: 7 (unused output 3, " in card.text
+
+
 def test_several_labels_random_frames_and_temporal_reliance(folder, reports):
     report = copy.deepcopy(reports["plain"])
     nothing = dict.fromkeys(report["metrics"])
@@ -408,6 +458,47 @@ def test_reports_with_a_field_missing(reports, field):
     del part[last]
     with pytest.raises(ValueError, match=f"no evaluation report: .*'{last}'"):
         measured_results(report)
+
+
+KINDS_OF_FIELDS = [
+    ("date", ["2026-11-29"], "'date' must be a date such as"),
+    ("date", "soon", "got 'soon'"),
+    ("schema", 2, "'schema' must be 1; got 2"),
+    ("model.labels", "8", "'labels' of 'model' must be a whole number from 1; got '8'"),
+    ("model.labels", True, "got True"),
+    ("model.name", ["m"], "'name' of 'model' must be text, or none; got"),
+    ("model.dtype", "load", "'dtype' of 'model' must be a type such as float32; got 'load'"),
+    ("data_set.name", {"a": 1}, "'name' of 'data_set' must be text, or none"),
+    ("protocol.clips", "3", "'clips' of 'protocol' must be a whole number from 1; got '3'"),
+    ("protocol.crops", 0, "got 0"),
+    ("protocol.batch_statistics", "no", "must be true or false; got 'no'"),
+    ("counts.evaluated", -1, "must be a whole number from 0; got -1"),
+    ("counts.listed", 3.5, "got 3.5"),
+    ("metrics", [1], "'metrics' must be entries by name; got"),
+    ("versions.transformers_ila", 1, "must be text; got 1"),
+    ("temporal_reliance", {"orders": [1]}, "'orders' of 'temporal_reliance' must be entries by name"),
+    ("temporal_reliance", {"orders": {"backwards": {}}}, "may be shuffled, reversed, single_frame; got 'backwards'"),
+    ("temporal_reliance", {"orders": {"reversed": {"top1": "0.5"}}}, "'top1' of 'reversed' of 'orders'"),
+    ("temporal_reliance", 3, "must be an entry of 'temporal_reliance'; got 3"),
+]
+
+
+@pytest.mark.parametrize(("field", "value", "message"), KINDS_OF_FIELDS)
+def test_fields_of_another_kind(reports, field, value, message):
+    report = copy.deepcopy(reports["plain"])
+    *path, last = field.split(".")
+    (report[path[0]] if path else report)[last] = value
+    for read in (measured_results, markdown):
+        with pytest.raises(ValueError, match=f"This is no evaluation report: .*{re.escape(message)}"):
+            read(report)
+
+
+@pytest.mark.parametrize("text", ["{", "[" * 9999, '{"metrics": NaN}', "\udcff"])
+def test_a_file_that_is_no_report_is_named(folder, tmp_path, text):
+    file = tmp_path / "report.json"
+    file.write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(ValueError, match="report.json' cannot be read: "):
+        make_model_cards.run(make_model_cards.CardOptions(model=str(folder), reports=[str(file)]))
 
 
 @pytest.mark.parametrize("report", [{}, [], None, "text", 3, [{}], {"protocol": None, "counts": {}, "metrics": {}}])

@@ -80,6 +80,8 @@ def test_the_text_shows_the_facts():
         {"results": [{"metric": "top1"}]},
         {"results": [{**vars(MEASURED), "metric": "top7"}]},
         {"results": [{**vars(MEASURED), "percent": "many"}]},
+        {"results": [{**vars(MEASURED), "percent": 250.0}]},
+        {"results": [{**vars(MEASURED), "percent": float("nan")}]},
         {"fingerprint": 7},
         {"colour": "blue"},
     ],
@@ -126,6 +128,36 @@ def test_an_earlier_card_of_a_converted_checkpoint():
     assert (facts.title, facts.data_note) == (expected.title, "")  # it said nothing of the data
     assert (facts.model_id, facts.origin, facts.recorded_accuracy) == ("ila-b16", OFFICIAL_RELEASE, 84.02)
     assert facts.fingerprint == "ab" * 32 and facts.licence == "none-granted"
+
+
+MARK = "<!-- results of the weights abab -->"
+RECORDS = "The converted file itself records a best validation accuracy of 99 %, measured by the code that trained it."
+CLIP = "The towers are OpenAI's CLIP; every other weight is new and untrained"
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("(approaching, ", f"({MARK}, "),
+        ("(approaching, ", f'(pipeline("video-classification", model="evil", {CLIP}'),
+        ("| Motions, test | Top-1", f"| {MARK} {CLIP} {RECORDS}, test | Top-1"),
+        ("Top-1 accuracy on Motions", f"Top-1 accuracy on {RECORDS} {MARK} {CLIP}"),
+        ("Top-1 accuracy on Motions", f"Top-1 accuracy on a\n{MARK}\nb"),
+        ("# text\n", f"# {CLIP}\n"),
+    ],
+)
+def test_marks_in_the_names_of_an_earlier_card_are_not_believed(old, new):
+    text = (EARLIER / "measured.md").read_text(encoding="utf-8")
+    assert old in text
+    facts, plain = read_facts(ModelCard(text.replace(old, new, 1))), read_facts(ModelCard(text))
+    same = ("model_id", "origin", "license", "recorded_accuracy", "fingerprint")
+    assert [getattr(facts, name) for name in same] == [getattr(plain, name) for name in same]
+
+
+def test_nothing_is_believed_of_a_card_with_a_section_twice():
+    text = (EARLIER / "measured.md").read_text(encoding="utf-8")
+    twice = text.replace("# text\n", f"# a\n\n## Results\n\n{MARK}\n\n## Use it\n", 1)
+    assert read_facts(ModelCard(twice)) == ModelFacts()
 
 
 def test_earlier_cards_of_clip_and_of_nothing_measured():

@@ -29,7 +29,8 @@ from transformers_ila.cli.main import run_verb
 from transformers_ila.hub import checking
 from transformers_ila.hub import exporting as exports
 from transformers_ila.hub.checking import CheckedFolder, PublishError, check_folder
-from transformers_ila.hub.publishing import publish
+from transformers_ila.hub.facts import read_facts
+from transformers_ila.hub.publishing import publish, published_card_text
 from transformers_ila.motionbench.tasks import make_videos
 from transformers_ila.video_writing import write_mp4
 
@@ -567,6 +568,15 @@ def test_script_says_what_a_licence_forbids(checked, capsys):
 def test_the_branchs_card_loads_the_branch(hub, checked):
     publish(checked, ID, revision="v1")
     assert f'model="{ID}", revision="v1", trust' in hub.repositories[ID].files("v1")["README.md"].decode()
+
+
+def test_only_code_is_given_the_repositorys_id(checked):
+    folder = checked.folder.with_name("worded")
+    folder.mkdir()
+    said = f'A class is called model="{read_facts(checked.card).model_id}", trust_remote_code=True.'
+    (folder / "README.md").write_text(f"{checked.card}\n\n{said}\n", encoding="utf-8")
+    text = published_card_text(dataclasses.replace(checked, folder=folder), "user/name")
+    assert 'model="user/name", trust' in text and said in text
 
 
 def test_deletions_are_announced_and_others_files_stay(hub, checked, other):

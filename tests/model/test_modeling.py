@@ -202,10 +202,12 @@ def test_names_given_the_librarys_way_are_tokenised_and_missing_ones_are_told(cl
 
 def test_a_checkpoint_without_a_tokenizer_is_saved_and_named_later(tmp_path, clip, caplog):
     save_clip(tmp_path / "clip", tokenizer=False)
-    names = dict(enumerate(LABELS))
-    model = IlaForVideoClassification.from_pretrained(tmp_path / "clip", id2label=names)
-    assert "placeholders" in caplog.text
+    with pytest.raises(ValueError, match="holds none"):
+        IlaForVideoClassification.from_pretrained(tmp_path / "clip", id2label=dict(enumerate(LABELS)))
+    model = IlaForVideoClassification.from_pretrained(tmp_path / "clip", num_labels=3)
+    assert "call `set_labels`" in caplog.text
     model.save_pretrained(tmp_path / "saved")
+    assert "saved without their tokens" in caplog.text
     with pytest.raises(ValueError, match="holds none"):
         model.set_labels(LABELS)
     model.set_labels(LABELS, AutoTokenizer.from_pretrained(clip))
@@ -592,9 +594,8 @@ def test_logits_equal_equation_8_and_the_prompt():
         x = x + self_attention(mit.self_attn, mit.layer_norm1(x), 2)
         x = x + mit.mlp(mit.layer_norm2(x)) + frames
         v = x.mean(0)  # Eq. 8
-        patches = (
-            model.prompts_visual_layernorm(tower.last_hidden_state[index, :, 1:]) @ model.prompts_visual_projection
-        )
+        patches = model.prompts_visual_layernorm(tower.last_hidden_state[index, :, 1:])
+        patches = patches @ model.prompts_visual_projection.weight
         memory = prompt.layernorm(patches.mean(0))
         t = texts
         for layer in prompt.decoder:

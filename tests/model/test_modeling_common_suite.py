@@ -12,6 +12,7 @@ import pytest
 import torch
 from transformers.testing_utils import torch_device
 
+from support.export_suite import ExportTesterMixin
 from support.tiny_models import TINY_ILA, TINY_VISION, tiny_config
 from support.transformers_common_suite import common_suite
 from transformers_ila import (
@@ -98,7 +99,7 @@ class IlaModelTester(IlaTester):
         return config, {**inputs, **self.text_inputs()}
 
 
-class SuiteOverrides(models.ModelTesterMixin):
+class SuiteOverrides(ExportTesterMixin, models.ModelTesterMixin):
     """Overrides that hold for all our models, each with its reason."""
 
     extra_tokens = 1  # that the alignment gives the attention
@@ -313,4 +314,4 @@ class AtaTimesformerCommonTest(AlignedTimesformerForVideoClassificationCommonTes
     def test_keep_in_fp32_modules_exist(self) -> None: ...
 
 
-del SuiteOverrides  # base classes, no tests of their own
+del ExportTesterMixin, SuiteOverrides  # base classes, no tests of their own

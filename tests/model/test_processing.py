@@ -80,6 +80,16 @@ def test_saved_and_loaded_identically(processor, tmp_path):
         assert torch.equal(value, expected[name])
 
 
+def test_random_frames_are_not_saved(processor, tmp_path, caplog):
+    processor.video_processor.random_frames = True
+    try:
+        processor.save_pretrained(tmp_path)
+    finally:
+        processor.video_processor.random_frames = False
+    assert not IlaProcessor.from_pretrained(tmp_path).video_processor.random_frames
+    assert "the processor is saved with random_frames=False" in caplog.text
+
+
 def test_from_a_clip_folder(clip_folder):
     processor = IlaProcessor.from_pretrained(clip_folder)
     assert isinstance(processor.video_processor, IlaVideoProcessor)

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from transformers import XCLIPVisionConfig
 from transformers.models.x_clip.modeling_x_clip import XCLIPVisionModel
 
+from support.forms import FORMS
 from support.tiny_models import TINY_ILA, TINY_VISION, tiny_config
 from transformers_ila import IlaForVideoClassification, IlaVisionConfig, IlaVisionModel
 from transformers_ila.cost import count
@@ -16,18 +17,6 @@ from transformers_ila.model.temporal_ila import TEMPORAL_MODULES, aligned_routes
 
 
 MODULES = sorted(TEMPORAL_MODULES)
-ILA = ("mi_token", "residual", "add", "concat", "interaction")
-FORMS = {name: {"temporal_module": name} for name in MODULES} | {
-    f"ila {fusion}": {"alignment_fusion": fusion} for fusion in ILA
-}
-FORMS |= {
-    "ata left aligned": {"temporal_module": "ata", "ata_dealignment": False},
-    "ila first": {"alignment_pairing": "first"},
-    "ila middle residual": {"alignment_pairing": "middle", "alignment_fusion": "residual"},
-    "ila middle interaction": {"alignment_pairing": "middle", "alignment_fusion": "interaction"},
-    "ila windows": {"alignment_operator": "window_attention"},
-    "ila on a ViT": {"patch_bias": True, "pre_layer_norm": False},
-}
 EXACT, CLOSE = 1e-12, 1e-5  # float64, float32
 
 
@@ -220,7 +209,7 @@ def test_other_numbers_of_frames_on_loading(form, tmp_path, caplog):
     assert longer(torch.randn(1, 8, 3, 28, 28)).logits.isfinite().all()
     tower, before = longer.vision_model, model.vision_model
     if hasattr(tower, "time_embedding"):
-        torch.testing.assert_close(tower.time_embedding.mean(0), before.time_embedding.mean(0))
+        torch.testing.assert_close(tower.time_embedding.weight.mean(0), before.time_embedding.weight.mean(0))
     if form == "gta":
         mixed = [each.encoder.layers[0].temporal.pixel_weights.sum(-1).mean(-1) for each in (tower, before)]
         torch.testing.assert_close(*mixed)
@@ -331,7 +320,8 @@ def test_joint_attention_is_one_attention_over_all_tokens():
         flat = flat + layer.self_attn(layer.layer_norm1(flat))[0]
         flat = flat + layer.mlp(layer.layer_norm2(flat))
     torch.testing.assert_close(found.flatten(1, 2), flat, rtol=0, atol=EXACT)
-    assert model.time_embedding.shape == (4, 32) and not hasattr(IlaVisionModel(vision_config()), "time_embedding")
+    assert model.time_embedding.weight.shape == (4, 32)
+    assert not hasattr(IlaVisionModel(vision_config()), "time_embedding")
 
 
 # -- ata -------------------------------------------------------------------------------------------------------------

@@ -486,9 +486,26 @@ def test_read_limits(video, tmp_path):
         IlaVideoProcessor(read_limits={"max_frames": 0})(video)
 
 
+def test_random_frames_are_not_saved(tmp_path, video, caplog):
+    """Whoever loads a processor gets the same answer twice; also where an earlier version saved it."""
+    processor = IlaVideoProcessor(random_frames=True, **RAW)
+    processor.save_pretrained(tmp_path / "new")
+    assert "the processor is saved with random_frames=False" in caplog.text
+    assert processor.random_frames and '"random_frames": true' in repr(processor)
+    IlaVideoProcessor(**RAW).save_pretrained(tmp_path / "old")
+    (file,) = (tmp_path / "old").iterdir()
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"random_frames": True}))
+    for folder in ("new", "old"):
+        loaded = IlaVideoProcessor.from_pretrained(tmp_path / folder)
+        first, second = (loaded(video, return_tensors="pt")["pixel_values"] for _ in range(2))
+        assert torch.equal(first, second) and not loaded.random_frames
+        assert IlaVideoProcessor.from_pretrained(tmp_path / folder, random_frames=True).random_frames
+    assert "was saved with random_frames=True, which is left out" in caplog.text
+
+
 def test_saved_and_loaded_identically(tmp_path):
     processor = IlaVideoProcessor(
-        num_frames=16, frame_sampling="dense", frame_stride=2, num_clips=4, num_crops=3, random_frames=True, size=300
+        num_frames=16, frame_sampling="dense", frame_stride=2, num_clips=4, num_crops=3, size=300
     )
     processor.save_pretrained(tmp_path)
     loaded = IlaVideoProcessor.from_pretrained(tmp_path)

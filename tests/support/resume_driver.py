@@ -8,6 +8,7 @@ A plan is a JSON file: a list of attempts, each with options, a number of proces
 - {"during": s}: anywhere from step s on, by another thread, at the latest two steps later;
 - {"term": s}: SIGTERM in step s; {}: never.
 "rank" beside it means one rank only; where a rank dies of SIGKILL the others are killed, as launchers do.
+"twice" starts the same run again so many seconds later, as a job that is submitted twice; both die where they should.
 What happened is written beside the plan: for every attempt the exit codes of its ranks, negative for a signal.
 """
 
@@ -175,10 +176,25 @@ def attempt(
     return [codes[child] for child in ranks]
 
 
+def start_twice(options: list[str], when: dict[str, float], log: Path, delay: float) -> list[int]:
+    """Exit codes of two processes with the same options."""
+    first = start(options, when, log, {})
+    time.sleep(delay)
+    second = start(options, when, log.with_name(f"{log.stem}.1.log"), {})
+    codes = {child: os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in (first, second)}
+    list(map(kill_group, codes))
+    return list(codes.values())
+
+
 def main(plan: Path) -> None:
     results = []
     for job in json.loads(plan.read_text()):
         started = time.time()
+        if "twice" in job:
+            codes = start_twice(job["options"], job["when"], Path(job["log"]), job["twice"])
+            results.append({"codes": codes, "seconds": round(time.time() - started, 2)})
+            plan.with_suffix(".results").write_text(json.dumps(results))
+            continue
         codes = attempt(job["options"], job["when"], Path(job["log"]), job.get("world", 1), job.get("environment", {}))
         results.append({"codes": codes, "seconds": round(time.time() - started, 2)})
         plan.with_suffix(".results").write_text(json.dumps(results))

@@ -2,7 +2,8 @@
 
 The wheel carries no tests; the source release does. It is fetched once through pip, what the suites need is unpacked
 into a cache folder, and the modules are imported from there under another package name. Three of their imports lead
-to suites that do not concern this project (export, generation, a list of default options): stubs stand in for them.
+to files that the source release does not hold: stubs stand in for them. Of these, generation and a list of default
+options do not concern this project; the tests of export are in `export_suite.py`.
 
     suite = common_suite("test_modeling_common")     # skips the calling test module, with the reason, when offline
     class ModelTest(suite.ModelTesterMixin, unittest.TestCase): ...

@@ -164,14 +164,23 @@ def test_several_labels_become_a_vector(videos, processor, tmp_path):
     path = next(videos.rglob("*.mp4"))
     (tmp_path / "v.mp4").symlink_to(path)
     (tmp_path / "list.txt").write_text("v.mp4 0 2\n")
-    annotations = read_annotations(tmp_path / "list.txt", labels=["a", "b", "c"])
+    several = {"labels": ["a", "b", "c"], "multi_label": True}
+    annotations = read_annotations(tmp_path / "list.txt", **several)
     clips = TrainingClips(annotations, processor, augment=ClipAugmentation(size=28))
     assert clips[0]["labels"].tolist() == [1.0, 0.0, 1.0]
     path.rename(path.with_suffix(".away"))
     assert EvaluationClips(annotations, processor)[0]["labels"].tolist() == [IGNORE_INDEX] * 3
     path.with_suffix(".away").rename(path)
     with pytest.raises(ValueError, match="several labels need class names"):
-        TrainingClips(read_annotations(tmp_path / "list.txt"), processor, augment=ClipAugmentation(size=28))
+        TrainingClips(
+            read_annotations(tmp_path / "list.txt", multi_label=True), processor, augment=ClipAugmentation(size=28)
+        )
+
+
+def test_evaluation_draws_no_frames(videos, processor):
+    random = IlaVideoProcessor.for_model(tiny_config(), random_frames=True)
+    some, other = (EvaluationClips(read_annotations(videos), which) for which in (processor, random))
+    assert all(torch.equal(some[i]["pixel_values"], other[i]["pixel_values"]) for i in range(4))
 
 
 def test_videos_in_shards(videos, processor, tmp_path):

@@ -235,11 +235,28 @@ def test_splits_and_several_labels(tmp_path):
     (tmp_path / "names.txt").write_text("x\ny\n")
     lists = {name: str(tmp_path / f"{name}.txt") for name in ("several", "single")}
     names = ["--labels", str(tmp_path / "names.txt")]
-    recipe, _ = parsed(None, tmp_path, "--train_list", lists["several"], "--val_list", lists["single"], *names)
+    both = ["--train_list", lists["several"], "--val_list", lists["single"], *names]
+    recipe, _ = parsed(None, tmp_path, *both, "--multi_label")
     assert all(part.multi_label for part in annotations_of(recipe)[:2])
-    recipe, _ = parsed(None, tmp_path, "--train_list", lists["single"], "--val_list", lists["several"], *names)
-    with pytest.raises(ValueError, match="several.txt"):
-        annotations_of(recipe)
+    for train, val in (("several", "single"), ("single", "several")):
+        recipe, _ = parsed(None, tmp_path, "--train_list", lists[train], "--val_list", lists[val], *names)
+        with pytest.raises(ValueError, match="several.txt', line 1, .* where they are asked for, .*--multi_label"):
+            annotations_of(recipe)
+
+
+def test_both_lists_count_from_the_same(tmp_path):
+    """The validation list lacks a class, so that it could count from 0, too."""
+    for name, content in {
+        "train": "a.mp4 1\nb.mp4 2\nc.mp4 3\n",
+        "val": "d.mp4 1\ne.mp4 2\n",
+        "names": "x\ny\nz\n",
+    }.items():
+        (tmp_path / f"{name}.txt").write_text(content)
+    lists = [f"--{name}_list={tmp_path / name}.txt" for name in ("train", "val")]
+    recipe, _ = parsed(None, tmp_path, *lists, "--labels", str(tmp_path / "names.txt"))
+    training, evaluation, _ = annotations_of(recipe)
+    assert [sample.labels for sample in training.samples] == [(0,), (1,), (2,)]
+    assert [sample.labels for sample in evaluation.samples] == [(0,), (1,)]
 
 
 def test_augmentation_out_of_range(tmp_path):
@@ -338,18 +355,23 @@ def annotations(*counts, multi_label=False):
     return Annotations(samples, list(map(str, range(10))), multi_label, "list", "test")
 
 
-def test_a_fifth_of_every_class_is_held_out():
+def test_a_fifth_of_every_class_is_held_out(caplog):
+    """At least one of two or more; a class of one stays, which is said."""
     whole = annotations(10, 5, 3, 2, 1)
     training, held = hold_out_videos(whole, 0.2, seed=0)
-    assert Counter(sample.labels[0] for sample in held.samples) == {0: 2, 1: 1, 2: 1}
+    assert Counter(sample.labels[0] for sample in held.samples) == {0: 2, 1: 1, 2: 1, 3: 1}
+    assert "1 classes have one video, which stays in training, so nothing measures them: '4'" in caplog.text
     assert sorted(training.samples + held.samples) == sorted(whole.samples) and held.class_names == whole.class_names
     assert [sample for sample in whole.samples if sample in set(training.samples)] == training.samples  # in order
     assert hold_out_videos(whole, 0.2, seed=0)[1] == held != hold_out_videos(whole, 0.2, seed=1)[1]
     assert len(hold_out_videos(whole, 0.99, seed=0)[0].samples) == 5  # one of each class is left
     assert hold_out_videos(whole, 0.0, seed=0) == (whole, None)
-    assert hold_out_videos(annotations(2, 2), 0.2, seed=0)[1] is None
+    assert hold_out_videos(annotations(1, 1), 0.2, seed=0)[1] is None
+    caplog.clear()
+    assert hold_out_videos(annotations(1, 9), 0.0, seed=0)[1] is None and not caplog.records
     several = annotations(5, 5, multi_label=True)
     assert len(hold_out_videos(several, 0.2, seed=0)[1].samples) == 2
+    assert len(hold_out_videos(annotations(2, multi_label=True), 0.2, seed=0)[1].samples) == 1
 
 
 def test_the_share_that_is_said_is_the_true_one(tmp_path):
@@ -386,16 +408,17 @@ def test_a_run_of_before_goes_on_with_what_it_decided(tmp_path):
     values = resolved_values(recipe, args)
     old = {key: value for key, value in values.items() if key not in ("val_fraction", "from_scratch")}
     old["stand_ins"] = old.pop("max_replacements")
-    old["flip"] = "auto"
+    old["flip"], old["multi_label"] = "auto", None
     (tmp_path / "training.yaml").write_text(yaml.safe_dump(old))
     again, args = parsed("small_b16_8f", tmp_path, "--resume")
     assert again.val_fraction == 0.0
     again.flip = "0.5"
-    check_same_run(resolved_values(again, args), tmp_path, class_names=["walk", "run"])
+    for again.multi_label in (False, True):  # the earlier version found it out
+        check_same_run(resolved_values(again, args), tmp_path, class_names=["walk", "run"])
     with pytest.raises(ValueError, match="flip: 0.0, now 0.5"):
         check_same_run(resolved_values(again, args), tmp_path, class_names=["left", "right"])
     replayed, _ = parse(tmp_path / "training.yaml", [*OPTIONS, "--output_dir", str(tmp_path / "other")])
-    assert replayed.val_fraction == 0.0 and replayed.max_replacements == 10
+    assert replayed.val_fraction == 0.0 and replayed.max_replacements == 10 and replayed.multi_label is False
     other, args = parsed("small_b16_8f", tmp_path, "--resume", "--val_fraction", "0.3")
     with pytest.raises(ValueError, match="val_fraction: 0.0, now 0.3"):
         check_same_run(resolved_values(other, args), tmp_path)
@@ -406,7 +429,13 @@ def test_another_run_is_not_gone_on_with(tmp_path):
     write_resolved(resolved_values(recipe, args), tmp_path)
     same = ["--val_list", "elsewhere.txt", "--logging_steps", "3", "--dataloader_num_workers", "1"]
     check_same_run(resolved_values(*parsed(FILES[0], tmp_path, *same)), tmp_path)
-    for options in (["--learning_rate", "1"], ["--mixup", "0.5"], ["--seed", "1"], ["--max_steps", "5"]):
+    for options in (
+        ["--learning_rate", "1"],
+        ["--mixup", "0.5"],
+        ["--seed", "1"],
+        ["--max_steps", "5"],
+        ["--multi_label"],
+    ):
         other = resolved_values(*parsed(FILES[0], tmp_path, "--val_list", "some.txt", *options))
         with pytest.raises(ValueError, match=f"another run.*{options[0][2:]}: .*now"):
             check_same_run(other, tmp_path)

@@ -138,6 +138,28 @@ def test_ten_killed_runs_end_with_the_weights_of_an_unbroken_one(material, tmp_p
 
 
 @pytest.mark.slow
+def test_a_run_that_is_started_twice_runs_once(material, tmp_path):
+    """Whenever the second one comes, also when the first one is killed, one of the two goes on to its end."""
+    clip, videos = material
+    short = {"max_steps": 8, "save_steps": 2, "eval_strategy": "no"}
+    jobs = [{"options": options_of(tmp_path / "whole", clip, videos, **short), "log": str(tmp_path / "whole.log")}]
+    for index, delay in enumerate((0, 0.7)):
+        job = {"options": options_of(tmp_path / f"run{index}", clip, videos, **short), "twice": delay}
+        jobs.append({**job, "log": str(tmp_path / f"run{index}.log")})
+    killed = {"options": options_of(tmp_path / "killed", clip, videos, **short), "log": str(tmp_path / "killed.log")}
+    codes = drive(tmp_path, [*({**job, "when": {}} for job in jobs), {**killed, "when": {"step": 5}, "twice": 0.4}])
+    codes += drive(tmp_path, [{**killed, "when": {}}])
+    assert codes[0] == codes[-1] == 0 and [sorted(both) for both in codes[1:3]] == [[0, 2]] * 2
+    assert sorted(codes[3]) == [-9, 2]
+    whole = load_file(tmp_path / "whole" / "model.safetensors")
+    for name in ("run0", "run1", "killed"):
+        said = (tmp_path / f"{name}.log").read_text() + (tmp_path / f"{name}.1.log").read_text()
+        assert said.count("ila train: error: Another process writes to") == 1 and "Wait for it or end it" in said
+        found = load_file(tmp_path / name / "model.safetensors")
+        assert not [name for name, value in whole.items() if not torch.equal(value, found[name])]
+
+
+@pytest.mark.slow
 def test_sigterm_is_a_good_end_and_resumed_exactly(material, tmp_path):
     clip, videos = material
     jobs = [{"options": options_of(tmp_path / "whole", clip, videos), "when": {}, "log": str(tmp_path / "whole.log")}]

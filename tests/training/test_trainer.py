@@ -1,8 +1,10 @@
 """`IlaTrainer` end to end on generated videos and a tiny model, and the plain `Trainer` beside it."""
 
 import errno
+import fcntl
 import json
 import os
+import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 from torch.utils.data import ConcatDataset, Dataset, Subset
 from transformers import EvalPrediction, Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers.trainer_callback import TrainerState
 
 import transformers_ila.training.trainer
 from support.tiny_models import tiny_config
@@ -20,11 +23,13 @@ from transformers_ila import IlaForVideoClassification, IlaVideoProcessor
 from transformers_ila.data.annotations import read_annotations
 from transformers_ila.data.class_indices import ClassIndex
 from transformers_ila.data.video_folder import VideoFolder, find_videos
+from transformers_ila.files import LOCK, FolderInUseError
 from transformers_ila.model.alignment_ila import PointPredictor
+from transformers_ila.model.label_fields_ila import label_fields
 from transformers_ila.motionbench.tasks import MOTIONS, write_folder
 from transformers_ila.training.arguments import IlaTrainingArguments
 from transformers_ila.training.augmentation import ClipAugmentation, MixClips, MixingCollator
-from transformers_ila.training.checkpoints import last_complete_checkpoint
+from transformers_ila.training.checkpoints import last_complete_checkpoint, require_states
 from transformers_ila.training.clips import EvaluationClips, TrainingClips
 from transformers_ila.training.trainer import (
     IlaTrainer,
@@ -189,6 +194,9 @@ def test_a_finished_run_takes_no_step_more(run, videos, processor):
     for name, value in trainer.model.state_dict().items():
         assert torch.equal(value, again.model.state_dict()[name]), name
     assert all(torch.equal(value, again.average.values[name]) for name, value in trainer.average.values.items())
+    renamed = tiny_model(**label_fields(sorted(MOTIONS)[::-1]))
+    with pytest.raises(ValueError, match="checkpoint-6' was trained on other classes.*class 0 is 'app"):
+        trainer_for(folder, videos, processor, model=renamed, args=trainer.args).train(resume_from_checkpoint=True)
 
 
 def test_accuracies_pass_over_what_was_not_read():
@@ -342,6 +350,13 @@ def test_a_damaged_part_is_trained_through_and_reported(videos, processor, tmp_p
     assert report["readings"] >= 32 + report["failures"] and report["per_rank"][0]["rank"] == 0
 
 
+def test_names_that_are_no_text_are_reported(tmp_path):
+    counted = UnreadableVideos(0.5, 4)
+    counted.count(1, [("lone\udc80.mp4", "no such file")])
+    assert counted.write(tmp_path) == 1
+    assert json.loads((tmp_path / REPORT).read_text("utf-8"))["videos"] == {"lone\udc80.mp4": "no such file"}
+
+
 def test_too_many_damaged_videos_stop_the_run(videos, processor, tmp_path):
     many = with_broken(videos, tmp_path, 8)
     trainer = trainer_for(tmp_path, many, processor, args=arguments(tmp_path, max_steps=20))
@@ -481,6 +496,85 @@ def test_half_a_checkpoint_is_not_resumed_from(videos, processor, tmp_path):
     (tmp_path / "checkpoint-2").mkdir()
     with pytest.raises(ValueError, match="is not a whole checkpoint: complete.json is missing"):
         trainer_for(tmp_path, videos, processor).train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+
+
+@pytest.fixture
+def resumable(run, videos, processor, tmp_path):
+    """Make trainers that would go on from the run's first checkpoint that is left, in a folder of their own."""
+    shutil.copytree(min(run[1].glob("checkpoint-*")), tmp_path / "checkpoint-4")
+    return lambda **fields: trainer_for(tmp_path, videos, processor, args=arguments(tmp_path, ema_decay=0.5, **fields))
+
+
+@pytest.mark.parametrize(
+    ("name", "change"), [("optimizer.pt", "gone"), ("scheduler.pt", "changed"), ("rng_state.pth", "gone")]
+)
+def test_what_changes_while_it_is_loaded_is_not_gone_on_from(resumable, tmp_path, monkeypatch, name, change):
+    """The Trainer passes over these where they are gone: exit code 0, and other weights."""
+    checked, file = transformers_ila.training.trainer.require_same_checkpoint, tmp_path / "checkpoint-4" / name
+
+    def then_changed(*args, **options):
+        checked(*args, **options)
+        content = file.read_bytes()
+        file.unlink()
+        if change == "changed":  # of another run, say: the size is the same
+            file.write_bytes(content)
+
+    monkeypatch.setattr(transformers_ila.training.trainer, "require_same_checkpoint", then_changed)
+    with pytest.raises(ValueError, match=rf"checkpoint-4' changed while it was loaded: {name} \({change}\)"):
+        resumable().train(resume_from_checkpoint=True)
+
+
+def without(checkpoint, name):
+    """As if a whole checkpoint had never had a file."""
+    manifest = json.loads((checkpoint / "complete.json").read_text())
+    (checkpoint / "complete.json").write_text(json.dumps({key: manifest[key] for key in manifest if key != name}))
+    (checkpoint / name).unlink()
+
+
+def test_a_checkpoint_without_states_is_none_to_go_on_from(resumable, tmp_path, caplog):
+    checkpoint = tmp_path / "checkpoint-4"
+    (checkpoint / "rng_state.pth").rename(checkpoint / "rng_state_1.pth")
+    manifest = (checkpoint / "complete.json").read_text()
+    (checkpoint / "complete.json").write_text(manifest.replace("rng_state.pth", "rng_state_1.pth"))
+    require_states(checkpoint, process=1)
+    assert not caplog.records
+    require_states(checkpoint, process=None)
+    assert "saved by another number of processes and has no rng_state.pth" in caplog.text
+    without(checkpoint, "optimizer.pt")
+    without(checkpoint, "rng_state_1.pth")
+    with pytest.raises(ValueError, match="checkpoint-4' has no optimizer and no random generators .`save_only_model`"):
+        resumable().train(resume_from_checkpoint=True)
+    state = load_file(checkpoint / "model.safetensors")
+    state.pop("classifier.weight")
+    missing = resumable().model.load_state_dict(state, strict=False)
+    with pytest.raises(ValueError, match="of another model: 1 of this one's weights are missing .*, 0 are not its"):
+        resumable()._issue_warnings_after_load(missing)
+
+
+def test_the_best_weights_are_found_where_the_folder_was_moved_or_missed(run, videos, processor, tmp_path):
+    trainer, folder = run
+    shutil.copytree(folder, tmp_path / "moved")
+    best = tmp_path / "moved" / os.path.basename(trainer.state.best_model_checkpoint)
+    last = last_complete_checkpoint(tmp_path / "moved")
+    state = json.loads((last / "trainer_state.json").read_text()) | {"best_model_checkpoint": f"elsewhere/{best.name}"}
+    (last / "trainer_state.json").write_text(json.dumps(state))
+    fields = {"eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "save_steps": 2, "ema_decay": 0.5}
+    fields |= {"load_best_model_at_end": True, "metric_for_best_model": "top1"}
+    again = trainer_for(tmp_path, videos, processor, args=arguments(tmp_path / "moved", **fields))
+    again.restore_finished_run(str(last), TrainerState.load_from_json(str(last / "trainer_state.json")))
+    weights = load_file(best / "model.safetensors")
+    assert all(torch.equal(value, weights[name]) for name, value in again.model.state_dict().items())
+    (best / "moving_average.safetensors").unlink()
+    with pytest.raises(ValueError, match="best weights cannot be loaded, .* is not whole: moving_average.safetensors"):
+        again.restore_finished_run(str(last), TrainerState.load_from_json(str(last / "trainer_state.json")))
+
+
+def test_two_trainers_do_not_write_to_one_folder(videos, processor, tmp_path):
+    with (tmp_path / LOCK).open("ab") as lock:  # as another process holds it
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(FolderInUseError, match=f"Another process writes to {str(tmp_path)!r}"):
+            trainer_for(tmp_path, videos, processor).train()
+    assert not list(tmp_path.glob("checkpoint-*"))
 
 
 # -- the plain Trainer -----------------------------------------------------------------------------------------------

@@ -22,7 +22,9 @@ def test_shares_are_dark_and_labels_without_videos_grey(classes):
     matrix = torch.eye(classes, dtype=torch.long) * 3
     matrix[0, -1] = 1
     matrix[classes // 2] = 0  # a label without videos
-    names = [f"pays $5 and ${index} " + "x" * (index % 60) for index in range(classes - 1)] + ["new\nline é"]
+    names = [f"pays $5 and ${index} $\\\\frac$ \\x1b" + "x" * (index % 60) for index in range(classes - 1)] + [
+        "new\nline é"
+    ]
     picture = plot_confusion_matrix(matrix, names)
     colours = {colour for _, colour in picture.getcolors(2**20)}
     assert EMPTY in colours and (classes < 3 or DARK in colours)

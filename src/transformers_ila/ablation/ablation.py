@@ -15,7 +15,8 @@ import yaml
 from ..cost import count
 from ..data.annotations import Annotations, read_annotations
 from ..data.samples import refuse_common_videos, samples_hash
-from ..model.configuration_ila import CLIP_SIZES, IlaConfig, label_fields
+from ..model.configuration_ila import CLIP_SIZES, IlaConfig
+from ..model.label_fields_ila import label_fields
 from ..motionbench.tasks import SIZES, TASKS, bench_labels
 from ..training.arguments import IlaTrainingArguments
 from ..training.augmentation import ClipAugmentation
@@ -115,7 +116,7 @@ class Ablation:
         training = self._read(self.train_list, self.labels)
         if training.class_names is None:
             raise ValueError(f"Nothing names the classes of {self.train_list!r}: give `labels`.")
-        test = self._read(self.test_list, training.class_names)
+        test = self._read(self.test_list, training.labels())
         refuse_common_videos(training, test)
         return training, test
 

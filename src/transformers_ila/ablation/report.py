@@ -1,10 +1,9 @@
 """What an ablation found: tables as Markdown and CSV with paired tests, and pictures of accuracy."""
 
-import csv
 import json
 import statistics
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,11 @@ import torch
 
 from ..cost import cost
 from ..files import atomic_write
+from ..markup import csv_text, markdown_table
 from ..motionbench.tasks import TASKS
+from ..visualization.confusion import legible
 from .ablation import Ablation, config_for_cost, own_gmacs
-from .results import file_lock, read_results, write_json
+from .results import in_turns, read_results, write_json
 from .runs import mean_accuracy
 from .significance import DRAWS, holm, paired_differences, sign_flip_test
 
@@ -37,7 +38,7 @@ def measure_costs(
     """
     file = Path(folder) / COSTS
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    with file_lock(folder, "costs"):
+    with in_turns(folder, "costs"):
         costs = json.loads(file.read_text()) if file.is_file() else {}
         for variant in ablation.variants:
             key = _cost_key(ablation, variant)
@@ -122,7 +123,7 @@ def write_report(ablation: Ablation, folder: str | Path) -> list[Path]:
         ValueError: nothing is finished, or a result of another ablation.
     """
     folder = Path(folder)
-    with file_lock(folder, "report"):
+    with in_turns(folder, "report"):
         rows = summary_rows(ablation, folder)
         if not rows:
             raise ValueError(f"{str(folder)!r} holds no finished run.")
@@ -153,15 +154,13 @@ def markdown(ablation: Ablation, rows: Sequence[Mapping[str, Any]]) -> str:
         "information, nats": lambda row: f"{row['shared_information']:.3f}",
         **_cost_columns(ablation, rows),
     }
-    lines = [_line(columns), _line(["---"] * len(columns))]
-    lines += [_line([cell(row) for cell in columns.values()]) for row in rows]
-    parts = [_head(ablation, rows), "\n".join(lines)]
+    table = markdown_table(list(columns), [[cell(row) for cell in columns.values()] for row in rows])
+    parts = [_head(ablation, rows), table]
     tasks = ablation.task_names
     if len(tasks) > 1:
-        lines = [_line(["variant", *tasks]), _line(["---"] * (1 + len(tasks)))]
-        lines += [_line([row["variant"], *(_share(row, f"accuracy, {task}") for task in tasks)]) for row in rows]
-        lines.append(_line(["chance", *(f"{1 / len(TASKS[task].classes):.0%}" for task in tasks)]))
-        parts.append("\n".join(lines))
+        lines = [[row["variant"], *(_share(row, f"accuracy, {task}") for task in tasks)] for row in rows]
+        lines.append(["chance", *(f"{1 / len(TASKS[task].classes):.0%}" for task in tasks)])
+        parts.append(markdown_table(["variant", *tasks], lines))
     return "\n\n".join(parts) + "\n"
 
 
@@ -220,10 +219,6 @@ def _share(row: Mapping[str, Any], name: str) -> str:
     return f"{row[name] * 100:.1f} ± {row[f'{name}_std'] * 100:.1f} %"
 
 
-def _line(cells: Iterable[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
-
-
 def _run_row(result: Mapping[str, Any]) -> dict[str, Any]:
     names = ("variant", "seed", "train_loss", "transport_distance", "shared_information")
     row = {name: result[name] for name in names}
@@ -234,10 +229,9 @@ def _run_row(result: Mapping[str, Any]) -> dict[str, Any]:
 
 def _write_csv(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     names = list(dict.fromkeys(name for row in rows for name in row))
-    with atomic_write(file) as stream:
-        writer = csv.DictWriter(stream, names, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    table = csv_text([names, *([row.get(name, "") for name in names] for row in rows)])
+    with atomic_write(file, "wb") as stream:
+        stream.write(table.encode("utf-8", "backslashreplace"))
 
 
 # -- pictures --------------------------------------------------------------------------------------------------------
@@ -259,7 +253,7 @@ def draw_costs(ablation: Ablation, rows: Sequence[Mapping[str, Any]], file: Path
     for index, row in enumerate(rows):
         spread = row["accuracy_std"] * 100 if row["seeds"] > 1 else None
         style = {"marker": markers[index % len(markers)], "color": colours(index % colours.N), "linestyle": "none"}
-        axes.errorbar(row["gmacs"], row["accuracy"] * 100, spread, capsize=3, label=row["variant"], **style)
+        axes.errorbar(row["gmacs"], row["accuracy"] * 100, spread, capsize=3, label=f"variant {index}", **style)
     axes.set_xscale("log")
     low, high = 0.93 * min(row["gmacs"] for row in rows), 1.07 * max(row["gmacs"] for row in rows)
     ticks = [tick for tick in (30, 35, 40, 45, 50, 60, 80, 100, 150, 300, 700) if low <= tick <= high]
@@ -268,7 +262,9 @@ def draw_costs(ablation: Ablation, rows: Sequence[Mapping[str, Any]], file: Path
     axes.set_xlabel(f"GMACs of the variant on {ablation.cost_tower}, {ablation.model.get('num_frames', 8)} frames")
     axes.set_ylabel("accuracy, % (mean of tasks)")
     axes.grid(alpha=0.3)
-    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=9, frameon=False)
+    legend = axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=9, frameon=False)
+    for index, text in enumerate(legend.get_texts()):  # as a label, `_a` would be left out and `$a$` be a formula
+        text.set(text=legible(rows[index]["variant"], f"variant {index}"), parse_math=False)
     figure.savefig(file, dpi=110)
 
 
@@ -290,7 +286,8 @@ def draw_tasks(ablation: Ablation, rows: Sequence[Mapping[str, Any]], file: Path
         axes.axvline(100 / len(TASKS[task].classes), color="tab:red", linewidth=1)
         axes.set_title(f"{task} ({'*' * TASKS[task].grade})", fontsize=10)
         axes.set_xlim(0, 100)
-        axes.set_yticks(range(len(rows)), [row["variant"] for row in rows], fontsize=8)
+        names = [legible(row["variant"], f"variant {index}") for index, row in enumerate(rows)]
+        axes.set_yticks(range(len(rows)), names, fontsize=8, parse_math=False)
     grid[0, 0].invert_yaxis()  # shared: the first variant on top everywhere
     figure.suptitle("Accuracy, %; red: chance; stars: grade of the task", fontsize=10)
     figure.savefig(file, dpi=100)

@@ -7,14 +7,12 @@ recipe describes, and belong to none.
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
-from ..files import atomic_write
+from ..files import atomic_write, only_writer
 from .ablation import Ablation
 
 
@@ -25,7 +23,8 @@ Result = dict[str, Any]
 def result_file(folder: str | Path, variant: str, seed: int) -> Path:
     """Return the path of the file that a run writes."""
     name = "".join(letter if letter.isalnum() else "_" for letter in variant)
-    digest = hashlib.sha256(variant.encode()).hexdigest()[:6]  # two names may differ in signs only
+    name = name.encode()[:240].decode(errors="ignore")  # file systems take 255 bytes
+    digest = hashlib.sha256(variant.encode(errors="surrogatepass")).hexdigest()[:6]  # they may differ in signs only
     return Path(folder) / "runs" / f"{name}-{digest}" / f"seed{seed}.json"
 
 
@@ -86,9 +85,6 @@ def write_json(file: Path, values: Any) -> None:
         json.dump(values, stream, indent=1)
 
 
-@contextmanager
-def file_lock(folder: str | Path, what: str) -> Iterator[None]:
-    """Hold a lock in a folder while the block runs, so that other processes wait for it."""
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    with FileLock(Path(folder) / f".{what}.lock"):
-        yield
+def in_turns(folder: str | Path, what: str) -> AbstractContextManager[None]:
+    """Return a lock on a part of a folder; while its block runs, other processes that ask for it wait."""
+    return only_writer(folder, f".{what}.lock", wait=True)

@@ -13,12 +13,12 @@ import shutil
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 from torch.utils.data import Dataset
 from transformers import set_seed
 from transformers.utils import logging
@@ -29,7 +29,7 @@ from ..data.video_folder import VideoFolder
 from ..evaluation.evaluator import collect_logits
 from ..evaluation.frame_information import earth_movers_distance, last_patches, mutual_information
 from ..evaluation.options import EvaluationOptions
-from ..files import atomic_folder
+from ..files import FolderInUseError, atomic_folder, only_writer
 from ..model.configuration_ila import IlaConfig
 from ..model.modeling_ila import IlaForVideoClassification
 from ..model.video_processing_ila import IlaVideoProcessor
@@ -37,11 +37,12 @@ from ..motionbench.tasks import write_bench
 from ..training.arguments import IlaTrainingArguments
 from ..training.augmentation import ClipAugmentation
 from ..training.clips import TrainingClips
+from ..training.inputs import load_for_classes
 from ..training.trainer import IlaTrainer
 from ..version import __version__
 from .ablation import Ablation
 from .image_pretraining import pretrain_on_frames, save_pretrained_tower
-from .results import file_lock, refuse_other, result_file, tower_digest, write_json
+from .results import in_turns, refuse_other, result_file, tower_digest, write_json
 
 
 logger = logging.get_logger(__name__)
@@ -82,7 +83,7 @@ def prepare(
         OSError: a list cannot be read, or videos cannot be written.
     """
     folder = Path(folder)
-    with file_lock(folder, "prepare"):
+    with in_turns(folder, "prepare"):
         if ablation.lists is None:
             progress(f"MotionBench, {ablation.bench}: {folder / 'bench'}")
             splits = write_bench(folder / "bench", size=ablation.bench, seed=ablation.bench_seed, tasks=ablation.tasks)
@@ -143,7 +144,7 @@ def start_model(ablation: Ablation, variant: str, weights: str) -> IlaForVideoCl
     fields = {name: value for name, value in ablation.fields_of(variant).items() if name not in of_weights}
     wanted = {**VARIANT_DEFAULTS, **fields}
     if wanted.get("classification_head") != "text" or ablation.clip is not None:
-        return IlaForVideoClassification.from_pretrained(weights, labels=labels, **wanted)
+        return load_for_classes(weights, labels, **wanted)
     model = IlaForVideoClassification.from_pretrained(weights, class_features="embeddings", **wanted)
     classes = torch.nn.init.orthogonal_(torch.empty(len(labels), model.config.projection_dim))
     model.set_class_embeddings(classes, labels)
@@ -192,12 +193,12 @@ def run(
         ValueError: a checkpoint of another ablation, or several GPUs for one process.
     """
     file = result_file(folder, variant, seed)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(file.with_name(f".{file.stem}.lock"), timeout=0):
-            return _run(ablation, variant, seed, start, folder, keep_model)
-    except Timeout:
-        raise RunInProgress(f"{variant}, seed {seed}: another process is at it.") from None
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(only_writer(file.parent, f".{file.stem}.lock"))
+        except FolderInUseError as error:
+            raise RunInProgress(f"{variant}, seed {seed}: another process is at it. {error}") from None
+        return _run(ablation, variant, seed, start, folder, keep_model)
 
 
 def _run(

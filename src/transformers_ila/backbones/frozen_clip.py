@@ -60,6 +60,7 @@ class FrozenClipConfig(IlaConfig):
     """
 
     model_type = "ila_frozen_clip"
+    loads = frozenset({"ila_frozen_clip", "ila", "clip"})
 
     classification_head: Literal["linear"] = "linear"
     decoder_num_layers: int | None = None
@@ -251,7 +252,7 @@ class FrozenClipDecoder(nn.Module):
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Turn embeddings and every layer's output, each (B, T, L, D), into the query (B, D) and alignment losses."""
         depth = len(self.layers)
-        query, losses = self.query.repeat(len(hidden_states[0]), 1, 1), []
+        query, losses = self.query.repeat(hidden_states[0].shape[0], 1, 1), []
         seen = zip(self.layers, hidden_states[-depth - 1 : -1], hidden_states[-depth:], tower[-depth:])
         for layer, below, features, of_tower in seen:
             query, loss = layer(query, below, features, of_tower)

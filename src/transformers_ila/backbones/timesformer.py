@@ -30,9 +30,18 @@ from transformers.models.timesformer.modeling_timesformer import (
 from transformers.utils.generic import can_return_tuple
 
 from ..model.alignment_ila import ImplicitAlignment
-from ..model.configuration_ila import IlaConfig, IlaVisionConfig
+from ..model.configuration_ila import (
+    IlaConfig,
+    IlaVisionConfig,
+    check_model_type,
+    require_sizes,
+    validate_transformer,
+)
 from ..model.fusing_ila import FusableModel
+from ..model.label_fields_ila import settle_label_fields, with_label_arguments
+from ..model.loading_ila import refuse_adapter
 from ..model.modeling_ila import IlaForVideoClassification, IlaModel
+from ..model.named_classes_ila import NamedClasses
 from ..model.numerics_ila import realign_tensors
 from ..model.outputs_ila import IlaVideoClassifierOutput
 from ..model.pretrained_ila import IlaPreTrainedModel
@@ -79,9 +88,15 @@ class AlignedTimesformerConfig(TimesformerConfig):
     alignment_loss_weight: float | int = 1.0
     label_smoothing: float | int = 0.0
 
+    def __post_init__(self, **kwargs: Any) -> None:
+        require_sizes(kwargs)  # now, as the library makes a name for each of `num_labels`
+        settle_label_fields(self, kwargs.get("num_labels"))
+        super().__post_init__(**kwargs)
+
     @classmethod
     def get_config_dict(cls, *args: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         config_dict, kwargs = super().get_config_dict(*args, **kwargs)
+        check_model_type(config_dict, args[0] if args else "", (cls.model_type, "timesformer"))
         if config_dict.get("model_type") == "timesformer":  # expected here, so no warning about another model's type
             config_dict = {**config_dict, "model_type": cls.model_type}
         return config_dict, kwargs
@@ -91,9 +106,15 @@ class AlignedTimesformerConfig(TimesformerConfig):
         given = {
             name: kwargs.pop(name) for name in cls.__annotations__ if name in kwargs
         }  # so that they are validated
-        return super().from_dict({**config_dict, **given}, **kwargs)
+        return super().from_dict({**with_label_arguments(config_dict, kwargs), **given}, **kwargs)
 
     class_names = IlaConfig.class_names
+    validate_labels = IlaConfig.validate_labels
+
+    @property
+    def projection_dim(self) -> int:
+        """Return the width of a video's features, which is that of the layers."""
+        return self.hidden_size
 
     @property
     def temporal_layers(self) -> tuple[int, ...]:
@@ -106,9 +127,8 @@ class AlignedTimesformerConfig(TimesformerConfig):
             raise ValueError(f'`attention_type` is {self.attention_type!r}; allowed: "divided_space_time".')
 
     def validate_sizes(self) -> None:
-        """Raise a ValueError for a number of frames, a patch size or an image size that is not allowed."""
-        if self.num_frames < 1:
-            raise ValueError(f"`num_frames` is {self.num_frames!r}; allowed: 1 or more.")
+        """Raise a ValueError for a number of frames, layers or heads, a patch or image size that is not allowed."""
+        validate_transformer(self)
         if self.patch_size < 1 or self.image_size < self.patch_size:
             sizes = f"`image_size`, `patch_size` are {self.image_size!r}, {self.patch_size!r}"
             raise ValueError(f"{sizes}; allowed: a patch of 1 or more, an image of at least one patch.")
@@ -226,6 +246,7 @@ class _AlignedTimesformer(FusableModel):
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
         """Load a TimeSformer, or what this class saved, as `PreTrainedModel.from_pretrained` does."""
+        refuse_adapter(args[0] if args else kwargs.get("pretrained_model_name_or_path"))
         loaded = super().from_pretrained(*args, **kwargs)  # type: ignore[misc]
         realign_tensors(loaded[0] if isinstance(loaded, tuple) else loaded)
         return loaded
@@ -302,7 +323,7 @@ def check_clips(pixel_values: torch.Tensor, config: AlignedTimesformerConfig) ->
         )
 
 
-class AlignedTimesformerForVideoClassification(_AlignedTimesformer, TimesformerForVideoClassification):
+class AlignedTimesformerForVideoClassification(NamedClasses, _AlignedTimesformer, TimesformerForVideoClassification):
     """Classify videos by TimeSformer's linear head on `AlignedTimesformerModel`.
 
     ```python
@@ -318,6 +339,7 @@ class AlignedTimesformerForVideoClassification(_AlignedTimesformer, TimesformerF
     average_views: Any = IlaForVideoClassification.average_views
 
     def __init__(self, config: AlignedTimesformerConfig) -> None:
+        settle_label_fields(config)
         super(TimesformerForVideoClassification, self).__init__(config)  # likewise a whole TimeSformer
         self.num_labels = config.num_labels
         self.timesformer = AlignedTimesformerModel(config)

@@ -87,12 +87,15 @@ def run(options: AblateOptions) -> int:
     from ..ablation.ablation import read_ablation
     from ..ablation.report import measure_costs, write_report
     from ..ablation.results import read_results
-    from ..evaluation.inference import require_checkpoint
+    from ..evaluation.inference import named_in_errors, require_checkpoint
+    from ..model.configuration_ila import IlaConfig
     from ..training.recipes import recipe_file
 
     ablation = read_ablation(recipe_file(options.recipe, kind="ablate"), options.changes())
     if ablation.clip is not None:
         require_checkpoint(ablation.clip)
+        with named_in_errors(ablation.clip):
+            IlaConfig.from_pretrained(ablation.clip)  # which refuses other models by their class
     read_results(ablation, options.output)  # hours of work begin with lists and results that are right
     if not options.report_only:
         try:

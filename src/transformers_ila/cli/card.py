@@ -4,6 +4,7 @@ checkpoints."""
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ..files import atomic_write
 
@@ -41,6 +42,18 @@ class CardOptions:
             raise ValueError(f"There is no report {missing[0]!r}.")
 
 
+def read_report(file: str) -> dict[str, Any]:
+    """Read a report that `ila evaluate` wrote; a ValueError names the file and what is wrong with it."""
+    from ..evaluation.report_fields import check_report
+
+    try:
+        report = json.loads(Path(file).read_text(encoding="utf-8"))
+        check_report(report)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file!r} cannot be read: {error}") from error
+    return report
+
+
 def run(options: CardOptions) -> int:
     """Write the cards and print their paths."""
     from ..conversion.published import PUBLISHED
@@ -50,8 +63,7 @@ def run(options: CardOptions) -> int:
     if options.model is None:
         cards = {Path(options.output) / f"{row.name}.md": published_card(row) for row in PUBLISHED}
     else:
-        reports = [json.loads(Path(report).read_text(encoding="utf-8")) for report in options.reports]
-        card = card_of_folder(options.model, reports, license=options.license)
+        card = card_of_folder(options.model, [*map(read_report, options.reports)], license=options.license)
         cards = {Path(options.model) / "README.md": card}
     for path, card in cards.items():
         with atomic_write(path) as file:

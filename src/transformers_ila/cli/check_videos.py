@@ -25,6 +25,7 @@ from ..data.checking import (
 from ..data.lists import iter_entries, iter_videos
 from ..distributed import usable_cpus
 from ..evaluation.report_files import check_folder_can_be_made
+from ..files import only_writer
 from ..model.video_reading_ila import ReadLimits
 
 
@@ -110,7 +111,6 @@ def scan(paths: list[str], options: CheckVideosOptions) -> list[VideoCheck]:
     counts = Counter(check.status(min_frames=options.min_frames) for check in checks.values())
     unchecked = [path for path in paths if path not in checks]
     workers = options.workers or usable_cpus()
-    options.journal.parent.mkdir(parents=True, exist_ok=True)
     results = check_videos(unchecked, journal=options.journal, workers=workers, max_seconds=options.max_seconds)
     with tqdm(total=len(paths), initial=len(checks), unit="video") as bar, closing(results):
         for check in results:
@@ -127,8 +127,10 @@ def run(options: CheckVideosOptions) -> int:
     listed = []  # before the scan, as the list may grow meanwhile
     if options.clean_list is not None:
         listed = [(entry.raw, entry.path) for entry in iter_entries(options.source[0], root=options.videos)]
+    journal = options.journal
     try:
-        checks = scan(paths, options)
+        with only_writer(journal.parent, f".{journal.name}.lock"):  # the same command is not given twice at a time
+            checks = scan(paths, options)
     except KeyboardInterrupt:
         print("Interrupted; the same command goes on from here.", file=sys.stderr)
         return 130

@@ -23,7 +23,7 @@ from ..backbones.timesformer import AlignedTimesformerConfig, AlignedTimesformer
 from ..conversion.published import PUBLISHED
 from ..cost import cost, count, count_gmacs, growth, matching_exponents
 from ..data.class_names import DATA_SETS
-from ..evaluation.inference import named_in_errors, require_checkpoint
+from ..evaluation.inference import CLASSIFIERS, classifier_config, named_in_errors, require_checkpoint
 from ..model.configuration_ila import CLIP_SIZES, IlaConfig
 from ..model.temporal_ila import TEMPORAL_MODULES
 
@@ -93,13 +93,10 @@ def print_cost(options: CostOptions) -> None:
         fields = {"num_labels": 400, **frames, **validate_config_fields(options.config_fields())}
         config = IlaConfig.from_clip_size(options.size, **fields)
     name = options.model or f"ILA-{options.size}"
-    if not isinstance(config, IlaConfig):
-        with torch.device("meta"):
-            model = AutoModelForVideoClassification.from_config(config).eval()
-        gmacs, parameters = count_gmacs(model, config.num_frames, config.image_size), model.num_parameters() / 1e6
-        print(f"{name}: {gmacs:.1f} GMACs, {parameters:.1f} M parameters")
+    if type(config).model_type not in CLASSIFIERS:
+        print_other(config, name, options)
         return
-    vision, found = config.vision_config, count(config)
+    vision, found = getattr(config, "vision_config", config), count(config)
     form = vision.alignment_fusion if vision.temporal_module == "ila" else vision.temporal_module
     print(f"{name}: {form}, {config.num_frames} frames of {vision.image_size} pixels, {config.num_labels} classes")
     print(f"{found.gmacs:.1f} GMACs a clip, {found.parameters:.1f} M parameters", end="")
@@ -109,6 +106,22 @@ def print_cost(options: CostOptions) -> None:
         measured = cost(config, device=device)
         print(f"{measured.milliseconds:.0f} ms a clip on {device}, {measured.times_plain:.2f} x plain frames")
         print(f"{measured.memory:.0f} MiB kept for the backward pass of a clip")
+
+
+def print_other(config: Any, name: str, options: CostOptions) -> None:
+    """Print what a video classifier of Transformers' own costs, which is counted and not measured.
+
+    Raises:
+        ValueError: it takes no videos of a fixed size, or is to be measured.
+    """
+    if not (hasattr(config, "num_frames") and hasattr(config, "image_size")):
+        classifier_config(name)  # which refuses it by its class
+    if options.measure:
+        raise ValueError(f"--measure is for {', '.join(CLASSIFIERS.values())}; {name!r} is a {type(config).__name__}.")
+    with torch.device("meta"):
+        model = AutoModelForVideoClassification.from_config(config).eval()
+    gmacs, parameters = count_gmacs(model, config.num_frames, config.image_size), model.num_parameters() / 1e6
+    print(f"{name}: {gmacs:.1f} GMACs, {parameters:.1f} M parameters")
 
 
 # -- growth ----------------------------------------------------------------------------------------------------------

@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from tqdm import tqdm
-from transformers import AutoConfig, set_seed
+from transformers import set_seed
 
 from ..data.video_folder import VideoFolder, find_videos, hold_out
 from ..evaluation.inference import named_in_errors, require_checkpoint
-from ..model.configuration_ila import IlaConfig, label_fields
+from ..files import only_writer
+from ..model.configuration_ila import IlaConfig
+from ..model.label_fields_ila import label_fields
 from ..model.modeling_ila import IlaForVideoClassification
 from ..model.video_processing_ila import IlaVideoProcessor
 from ..motionbench.tasks import write_folder
@@ -118,7 +120,7 @@ def prepare_videos(args: DemoOptions) -> tuple[list[str], list, list]:
         labels, samples = find_videos(args.videos)
         training, held_out = hold_out(samples)
         if not held_out:
-            raise ValueError("No class has five videos, so none can be held out for evaluation.")
+            raise ValueError("No class has two videos, of which one could be held out for evaluation.")
         return labels, training, held_out
     folder, started = Path(args.output) / "videos", time.perf_counter()
     clear_videos(folder)
@@ -136,7 +138,9 @@ def prepare_model(args: DemoOptions, labels: list[str]) -> tuple[IlaForVideoClas
     if args.clip is None:
         model = IlaForVideoClassification(small_config(args, labels))
         return model, IlaVideoProcessor.for_model(model.config, size={"shortest_edge": 32})
-    model = IlaForVideoClassification.from_pretrained(args.clip, labels=labels, num_frames=args.num_frames)
+    model = IlaForVideoClassification.from_pretrained(  # a head that has learned other classes starts anew
+        args.clip, labels=labels, num_frames=args.num_frames, ignore_mismatched_sizes=True
+    )
     return model, IlaVideoProcessor.for_model(model.config)
 
 
@@ -219,11 +223,16 @@ def draw(folder: Path, video: Path, picture: Path) -> None:
 
 def run(args: DemoOptions) -> int:
     """Train, evaluate, classify a video and draw its alignment; return 0."""
-    started = time.perf_counter()
-    set_seed(args.seed)
     if args.clip is not None:  # minutes of writing videos begin with a checkpoint that is there
         with named_in_errors(args.clip):
-            AutoConfig.from_pretrained(args.clip)
+            IlaConfig.from_pretrained(args.clip)
+    with only_writer(args.output):
+        return _run(args)
+
+
+def _run(args: DemoOptions) -> int:
+    started = time.perf_counter()
+    set_seed(args.seed)
     labels, training, evaluation = prepare_videos(args)
     folder, metrics = train(args, labels, training, evaluation)
     print(

@@ -13,17 +13,16 @@ from functools import partial
 from typing import Any
 
 from tqdm import tqdm
-from transformers import AutoConfig
 
-from ..data.annotations import FORMATS, Annotations, read_annotations
+from ..data.annotations import FORMATS, Annotations, detect_format, read_annotations, takes_several_labels
 from ..distributed import Rank, all_gather, all_succeed, process_group
 from ..evaluation.evaluator import check_samples, evaluate, joined_with
-from ..evaluation.inference import load_trained, named_in_errors, require_checkpoint
+from ..evaluation.inference import classifier_config, load_trained, require_checkpoint
 from ..evaluation.options import EvaluationOptions
 from ..evaluation.report import Evaluation
 from ..evaluation.report_files import check_output, precision_of, scores_of, seconds_of, write
-from ..model.class_names_ila import explicit_class_names
 from ..model.configuration_ila import MULTI_LABEL
+from ..model.label_fields_ila import explicit_class_names
 
 
 EXAMPLES = (
@@ -77,15 +76,16 @@ def read_samples(args: EvaluateArguments) -> Annotations:
         ValueError: what cannot be evaluated.
         OSError: no such model or list.
     """
-    with named_in_errors(args.model):
-        config = AutoConfig.from_pretrained(args.model)
+    config = classifier_config(args.model)
+    source, root = (args.videos, None) if args.list is None else (args.list, args.videos)
+    format = args.format or detect_format(source, root)
     samples = read_annotations(
-        args.videos if args.list is None else args.list,
-        root=None if args.list is None else args.videos,
-        format=args.format,
+        source,
+        root=root,
+        format=format,
         labels=explicit_class_names(config),
         split=args.read_split,
-        multi_label=None if config.problem_type == MULTI_LABEL else False,
+        multi_label=config.problem_type == MULTI_LABEL and takes_several_labels(format),
     )
     joined = joined_with(samples, config)
     assert isinstance(joined, Annotations)

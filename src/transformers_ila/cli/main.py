@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from transformers.utils import logging
 
 from ..distributed import RemoteRankError
+from ..model.video_urls_ila import redact
 from .parsing import HELP, help_text, read_options
 
 
@@ -29,7 +30,7 @@ logger = logging.get_logger(__name__)
 
 
 # What is told in one line. RuntimeError: no memory, a lost worker; ImportError: an extra that is not installed.
-FAILURES = (ValueError, OSError, RuntimeError, ImportError, SafetensorError, StrictDataclassError)
+FAILURES = (ValueError, OSError, RuntimeError, ImportError, MemoryError, SafetensorError, StrictDataclassError)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -46,6 +47,8 @@ def run_verb(verb: ModuleType, arguments: Sequence[str]) -> int:
     machine the first one alone says what is wrong with them. An interrupted verb returns 130.
     """
     name = verb.__name__.rpartition(".")[2].replace("_", "-")
+    if hasattr(sys.stdout, "reconfigure"):  # a name with bytes that are no text is printed with escapes, as on stderr
+        sys.stdout.reconfigure(errors="backslashreplace")
     first = os.environ.get("LOCAL_RANK", "0") == "0"
     if wanted := [word for word in arguments if word in HELP]:
         if first:
@@ -73,5 +76,5 @@ def read_verb(verb: ModuleType, arguments: Sequence[str]) -> Sequence[Any]:
 
 def _failed(name: str, error: BaseException) -> int:
     logger.debug(f"ila {name} failed.", exc_info=True)
-    print(f"ila {name}: error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
+    print(f"ila {name}: error: {' '.join(redact(str(error)).split()) or type(error).__name__}", file=sys.stderr)
     return 2

@@ -14,11 +14,10 @@ from tqdm import tqdm
 from ..data.annotations import FORMATS, Annotations, read_annotations
 from ..data.samples import refuse_common_videos
 from ..distributed import rank_from_environment
-from ..evaluation.inference import load_processor, named_in_errors, require_checkpoint
+from ..evaluation.inference import load_trained, require_checkpoint
 from ..evaluation.options import ProbeOptions
 from ..evaluation.probing import Features, extract_features, probe, probe_report
 from ..evaluation.report_files import check_folder_can_be_made, scores_of, write_report
-from ..model.modeling_ila import IlaForVideoClassification
 
 
 EXAMPLES = (
@@ -70,9 +69,13 @@ def read_both(args: ProbeArguments) -> tuple[Annotations, Annotations]:
     """
     common: dict[str, Any] = {"format": args.format, "labels": args.labels}
     train = _read(args.train, args, common)
-    if args.labels is None:
-        common["labels"] = train.class_names
+    common["labels"] = train.labels()
     test = _read(args.test, args, common)
+    if train.class_names is None and train.first_index != test.first_index:
+        raise ValueError(
+            f"The classes of {args.train!r} count from {train.first_index} and those of {args.test!r} from "
+            f"{test.first_index}: say by --labels which they are."
+        )
     refuse_common_videos(train, test)
     return train, test
 
@@ -98,9 +101,7 @@ def table(report: dict[str, Any]) -> str:
 def run(args: ProbeArguments) -> int:
     """Fit probes on one list, test them on the other, and write the report; return 1 if a video could not be read."""
     train, test = read_both(args)
-    processor = load_processor(args.model)
-    with named_in_errors(args.model):
-        model = IlaForVideoClassification.from_pretrained(args.model)
+    model, processor = load_trained(args.model)
     args = replace(args, device=args.device or rank_from_environment().device())
     found: list[Features] = []
     for annotations in (train, test):

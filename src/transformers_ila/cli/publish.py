@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..model.video_urls_ila import redact
+
 
 if TYPE_CHECKING:
     from ..hub.checking import CheckedFolder
@@ -83,5 +85,5 @@ def run(options: PublishOptions) -> int:
         update=options.update,
         announce=lambda names: print(f"Deleted there, of an earlier export: {', '.join(names)}."),
     )
-    print(f"Published: {url}")
+    print(f"Published: {redact(url)}")
     return 0

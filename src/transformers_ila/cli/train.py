@@ -5,7 +5,8 @@ decided (`training.yaml`, a recipe again), `unreadable_videos.json`, and at the 
 and card. Without `--val_list` a fifth of the training videos is held out to evaluate on (`--val_fraction`).
 
 `--resume` goes on from the last whole checkpoint of the output folder, or begins where there is none; all machines
-must see the same folder. `--print_path NAME` prints where a recipe or a configuration of Accelerate lies, and ends.
+must see the same folder, and one run at a time writes to it. `--print_path NAME` prints where a recipe or a
+configuration of Accelerate lies, and ends.
 
 Exit code: 0 the model is saved, or after SIGTERM a checkpoint; 2 bad arguments, or a run that cannot go on.
 """
@@ -51,6 +52,7 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[RecipeArguments, IlaTrain
 
 def run(recipe: RecipeArguments, args: IlaTrainingArguments) -> int:
     """Train, save the model, and say what it reaches."""
+    from ..training.checkpoints import only_run
     from ..training.run import train
 
     def say(line: str) -> None:
@@ -58,15 +60,16 @@ def run(recipe: RecipeArguments, args: IlaTrainingArguments) -> int:
             print(line, flush=True)
 
     try:
-        trainer = train(recipe, args, progress=say)
-        steps = trainer.state.global_step
-        if trainer.stop.stopped:
-            say(f"SIGTERM: saved after step {steps}; --resume goes on.")
+        with only_run(str(args.output_dir), writes=args.should_save):
+            trainer = train(recipe, args, progress=say)
+            steps = trainer.state.global_step
+            if trainer.stop.stopped:
+                say(f"SIGTERM: saved after step {steps}; --resume goes on.")
+                return 0
+            save(trainer, args)
+            say(f"Trained {steps} steps.{_best(trainer)} Model: {args.output_dir}")
+            say(_reached(trainer))
             return 0
-        save(trainer, args)
-        say(f"Trained {steps} steps.{_best(trainer)} Model: {args.output_dir}")
-        say(_reached(trainer))
-        return 0
     except UnreadableVideosError:  # which all processes raise
         if args.process_index == 0:
             raise
@@ -78,7 +81,8 @@ def run(recipe: RecipeArguments, args: IlaTrainingArguments) -> int:
 
 def save(trainer: "IlaTrainer", args: IlaTrainingArguments) -> None:
     """Write the model with its processor, code and card to the output folder; every process calls it."""
-    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:  # whole weights are gathered by the Trainer only
+    exported = type(trainer.model.config).model_type == "ila"  # others are for those who have this package
+    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled or not exported:  # the Trainer gathers whole weights
         trainer.save_model(str(args.output_dir))
     elif args.process_index == 0:
         with trainer.averaged():

@@ -8,8 +8,9 @@ from typing import Any
 
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling
 
-from ..data.class_names import DATA_SETS, class_names, fill_up, is_unused
-from ..model.configuration_ila import IlaConfig, label_fields
+from ..data.class_names import DATA_SETS, class_names, fill_up, used_names
+from ..model.configuration_ila import IlaConfig
+from ..model.label_fields_ila import label_fields
 from ..model.video_processing_ila import IlaVideoProcessor
 
 
@@ -105,7 +106,7 @@ def _shape(config: IlaConfig) -> tuple[Any, ...]:
     towers = ("hidden_size", "num_hidden_layers", "patch_size", "image_size", "num_frames")
     form = ("alignment_fusion", "alignment_conv", "temporal_module")
     numbers = tuple(getattr(vision, field) for field in (*towers, *form))
-    return (*numbers, config.classification_head, [name for name in config.class_names if not is_unused(name)])
+    return (*numbers, config.classification_head, used_names(config.class_names))
 
 
 def released_processor(config: IlaConfig) -> IlaVideoProcessor:

@@ -77,7 +77,7 @@ TEXT = {
 }
 PROMPT = {
     "prompts_visual_layernorm": "prompts_visual_ln",
-    "prompts_visual_projection": "prompts_visual_proj",
+    "prompts_visual_projection.weight": "prompts_visual_proj",
     "prompts_generator.alpha": "prompts_generator.alpha",
     "prompts_generator.layernorm": "prompts_generator.norm",
 }

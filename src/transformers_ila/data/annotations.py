@@ -20,11 +20,22 @@ from typing import Any
 
 from transformers.utils import logging
 
+from ..model.video_reading_ila import why_no_path
 from .data_sets import SSV2_LABELS, files_of_splits, read_class_folders, read_kinetics, read_ssv2
-from .lists import COMMENT, HEADER, VIDEO_SUFFIXES, begin_of_numbers, read_frame_list, read_list
+from .lists import (
+    COMMENT,
+    TO_SUFFIX,
+    VIDEO_SUFFIXES,
+    begin_of_numbers,
+    header_columns,
+    is_class_table,
+    is_video_name,
+    read_frame_list,
+    read_list,
+)
 from .samples import Annotations, DatasetRow, Labels, Sample, ShardMember
 from .shards import list_shards, names_shards, read_dataset, read_shards, stream_shard
-from .text import TOKEN, UTF16, AnnotationError, preview, unquoted, with_plain_ends
+from .text import TOKEN, UTF16, AnnotationError, cells_of, preview, unquoted, with_plain_ends
 
 
 logger = logging.get_logger(__name__)
@@ -53,10 +64,10 @@ def read_annotations(
         source: what one of the functions of `FORMATS` reads; each says what that is.
         root: folder that relative paths start from and that no path may leave; default: the annotation's folder.
         format: key of `FORMATS`; recognised by content where it is None.
-        labels: class names in the order of their indices, name -> index, the name of a data set ("kinetics400",
-            "ssv2") or a file of them. They win over the names in the source, which then count by name.
+        labels: class names in the order of their indices, name -> index from 0 or from 1, the name of a data set
+            ("kinetics400", "ssv2") or a file of them. They win over the names in the source, which then count by name.
         split: the part that is read, where the source has several.
-        multi_label: False refuses a video with several labels; None finds out whether there is one.
+        multi_label: True reads videos with several labels, which are an error without it.
         check_files: look whether every video exists, and list those that do not in `missing`.
 
     Raises:
@@ -76,6 +87,11 @@ def read_annotations(
         raise ValueError(f"{', '.join(map(repr, excess))} does not go with the format {format!r}.")
     annotations = FORMATS[format](source, **given)
     return _with_missing(annotations) if check_files else _with_warning(annotations)
+
+
+def takes_several_labels(format: str) -> bool:
+    """Return whether a format, a key of `FORMATS`, can give a video several labels."""
+    return "multi_label" in inspect.signature(FORMATS[format]).parameters
 
 
 JSON = re.compile(r"\s*(\[\s*)?(\{\s*\"[^\"]*\"\s*:|\]\s*$)")  # a name may begin with `[` or `{`, too
@@ -115,7 +131,7 @@ def _format_of_text(head: str, path: Path, root: str | Path) -> str:
         raise ValueError(f"{str(path)!r} is no annotation. What is read: {_formats()}.")
     if JSON.match(head):
         return "ssv2"
-    if {"youtube_id", "time_start"} <= {cell.strip().strip('"').lower() for cell in lines[0].split(",")}:
+    if {"youtube_id", "time_start"} <= {cell.lower() for cell, _ in cells_of(lines[0])}:
         return "kinetics"
     if lines[0].startswith(("original_vido_id", "original_video_id")):  # SlowFast's own has the slip of the pen
         raise ValueError(
@@ -123,10 +139,10 @@ def _format_of_text(head: str, path: Path, root: str | Path) -> str:
             "a video: `folder num_frames label` (format 'frames') or `path label` (format 'list')."
         )
     whole = lines[:-1] if len(head) > 2**15 else lines  # the last one may be cut off
-    likely = [
-        _is_of_frames(line, root) for line in whole[:1000] if not (HEADER.fullmatch(line) or COMMENT.match(line))
-    ]
-    return "frames" if likely and all(likely) else "list"
+    whole = [line for line in whole[:1000] if not COMMENT.match(line)]
+    columns = [name for name, _ in header_columns(whole[0])] if whole else []
+    likely = [_is_of_frames(line, root) for line in whole[bool(columns) :]]
+    return "frames" if likely and all(likely) and not is_class_table(columns) else "list"
 
 
 def _is_of_frames(line: str, root: str | Path) -> bool:
@@ -135,7 +151,8 @@ def _is_of_frames(line: str, root: str | Path) -> bool:
     if begin is None or len(TOKEN.findall(line, begin)) < 2:
         return False
     path = unquoted(line[:begin])
-    return not path.lower().endswith(VIDEO_SUFFIXES) or os.path.isdir(os.path.join(root, path))
+    is_file = TO_SUFFIX.match(line) or path.lower().endswith(VIDEO_SUFFIXES)
+    return not is_file or os.path.isdir(os.path.join(root, path))
 
 
 def _formats() -> str:
@@ -149,18 +166,28 @@ def _with_missing(annotations: Annotations) -> Annotations:
     missing = [path for path in paths if not os.path.exists(path)]
     if missing:
         logger.warning(
-            f"{annotations.source!r}: {len(missing)} of {len(paths)} videos are missing: {preview(missing)}."
+            f"{annotations.source!r}: {len(missing)} of {len(paths)} videos are missing: {preview(missing)} "
+            f"({why_no_path(missing[0])})."
         )
     return replace(annotations, missing=missing)
 
 
 def _with_warning(annotations: Annotations) -> Annotations:
-    """Return the annotations, and warn where not one of a few videos exists: the root is likely to be wrong."""
+    """Return the annotations, and warn of lines that are likely to be no videos, and of a root that may be wrong."""
+    videos = [sample.video for sample in annotations.samples if isinstance(sample.video, str)]
+    odd = [video for video in videos if not is_video_name(video)]
+    odd = [video for video in odd if not os.path.exists(video)] if len(odd) < len(videos) else []
+    if odd:
+        logger.warning(
+            f"{annotations.source!r}: {len(odd)} of {len(videos)} videos neither exist nor have a video's suffix, as "
+            f"the others have: {preview(odd)} ({why_no_path(odd[0])})."
+        )
     some = [sample.video for sample in annotations.samples[:: max(1, len(annotations.samples) // 20)]]
     paths = [video for video in some if isinstance(video, str)]
     if paths and not any(map(os.path.exists, paths)):
         logger.warning(
-            f"{annotations.source!r}: of {len(paths)} videos none exists, as {paths[0]!r}: is `root` right?"
+            f"{annotations.source!r}: of {len(paths)} videos none exists, as {paths[0]!r} ({why_no_path(paths[0])}): "
+            "is `root` right?"
         )
     return annotations
 

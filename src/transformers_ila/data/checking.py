@@ -4,8 +4,6 @@ Every video is decoded to its end, in worker processes: a decoder that crashes o
 Results go to a journal as they come, so that an interrupted scan goes on where it stopped.
 """
 
-import csv
-import io
 import json
 import logging
 import multiprocessing
@@ -24,6 +22,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..files import atomic_write
+from ..markup import csv_text
 from ..model.video_reading_ila import IlaVideoMetadata, ReadLimits, VideoDecodingError, check_video
 
 
@@ -296,15 +295,12 @@ def write_report(checks: Iterable[VideoCheck], file: Path, *, min_frames: int) -
     """
     rows = [asdict(check) | {"status": check.status(min_frames=min_frames)} for check in checks]
     rows = [{column: row[column] for column in COLUMNS} for row in rows]
-    table = io.StringIO()
     if file.suffix.lower() == ".json":
-        json.dump(rows, table, indent=1)
+        text = json.dumps(rows, indent=1)
     else:
-        writer = csv.DictWriter(table, COLUMNS)
-        writer.writeheader()
-        writer.writerows(rows)
+        text = csv_text([COLUMNS, *(list(row.values()) for row in rows)], line_end="\r\n")
     with atomic_write(file, "wb") as opened:
-        opened.write(table.getvalue().encode("utf-8", "surrogateescape"))
+        opened.write(text.encode("utf-8", "surrogateescape"))
 
 
 def write_clean_list(listed: Iterable[tuple[bytes, str | None]], file: Path, *, unusable: set[str]) -> None:

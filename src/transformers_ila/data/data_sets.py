@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from transformers.utils import logging
 
 from ..model.video_reading_ila import IMAGE_SUFFIXES
-from .lists import VIDEO_SUFFIXES
+from .lists import VIDEO_SUFFIXES, is_video_name, kind_of_file, warn_of_left_out
 from .samples import SPLITS, Annotations, LabelMap, Labels, Sample, SampleCollector, VideoRoot, classes_of
 from .text import Line, Text, annotation_error, nonblank_lines, parse_json, place_of, preview, read_text
 
@@ -281,15 +281,24 @@ def read_class_folders(source: str | Path, *, labels: Labels | None = None, spli
     """Read one sub-folder per class, of video files and of folders of frame images, at any depth.
 
     Class names are the folders' names, sorted, unless `labels` gives them; a folder may then have underscores for the
-    blanks of its class. Hidden names are ignored; links are followed, though not in circles. `split` is a folder
-    above the classes, which may be called val or validation and so on.
+    blanks of its class. `split` is a folder above the classes, which may be called val or validation and so on.
+
+    Links are followed, though not in circles, and not where they would give a video another class: a link to a folder
+    must stay in its class folder, and one to a file must not lead to another folder of the same source. Those, hidden
+    names, files beside the class folders, and files that are neither videos nor frames are left out, and counted in a
+    warning.
 
     Raises:
         ValueError: there is no such folder, it has fewer than two classes while `labels` names none, a folder is none
             of `labels`, or, where the folders name the classes, one holds no video.
     """
     folder = _folder_of_split(Path(source), split)
-    found = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+    left_out, found = Counter[str](), list[str]()
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        if entry.is_dir() and not _is_hidden(entry.name):
+            found.append(entry.name)
+        else:
+            left_out[f"beside the class folders ({kind_of_file(entry.name)})"] += 1
     if not found or (labels is None and len(found) < 2):
         raise ValueError(f"{str(folder)!r} must hold one sub-folder per class, two or more; it holds {found}.")
     splits = [name for name in found if name.lower() in SPLITS]
@@ -308,14 +317,16 @@ def read_class_folders(source: str | Path, *, labels: Labels | None = None, spli
     samples = []
     prefix = os.path.join(os.path.abspath(folder), "")
     for name, label in label_of.items():
-        videos = _videos_below(prefix + name)
+        videos = _ClassFolder(prefix + name, left_out).videos()
         if not videos and labels is not None:  # the classes are known without it
             logger.warning(f"{str(folder / name)!r} holds no video.")
         elif not videos:
+            warn_of_left_out(str(folder), left_out)
             suffixes = ", ".join((*VIDEO_SUFFIXES, *IMAGE_SUFFIXES))
             raise ValueError(f"{str(folder / name)!r} holds no video, nor a folder of images; suffixes: {suffixes}.")
         samples += [Sample(video, (classes.by_name[label],), video[len(prefix) :]) for video in videos]
-    return Annotations(samples, classes.names, False, "folders", str(folder))
+    warn_of_left_out(str(folder), left_out)
+    return Annotations(samples, classes.names, False, "folders", str(folder), first_index=classes.first_index)
 
 
 def _warn_of_other_splits(folder: Path, found: list[str]) -> None:
@@ -346,20 +357,46 @@ def _folder_of_split(folder: Path, split: str | None) -> Path:
     return names[wanted]
 
 
-def _videos_below(folder: str, *, above: frozenset[str] = frozenset()) -> list[str]:
-    """Return video files, and folders below that hold images and no video, neither beside nor below the images."""
-    real = os.path.realpath(folder)
-    found: list[str] = []
-    if real in above:  # a link to a folder that it lies in
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name in NO_VIDEOS
+
+
+class _ClassFolder:
+    """Find the videos of a class folder, and count in `left_out` what else there is."""
+
+    def __init__(self, folder: str, left_out: Counter[str]) -> None:
+        self.folder, self.left_out = folder, left_out
+        self.inside = os.path.join(os.path.realpath(folder), "")
+        self.source = os.path.join(os.path.realpath(os.path.dirname(folder)), "")
+
+    def videos(self, folder: str | None = None, *, above: frozenset[str] = frozenset()) -> list[str]:
+        """Return video files, and folders that hold images and no video, neither beside nor below the images."""
+        folder = folder or self.folder
+        real = os.path.realpath(folder)
+        found: list[str] = []
+        if real in above:  # a link to a folder that it lies in
+            return found
+        images = Counter[str]()
+        for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+            if _is_hidden(entry.name):
+                self.left_out["hidden"] += 1
+            elif entry.is_symlink() and self._leads_out(entry):
+                self.left_out["links out of their class folder"] += 1
+            elif entry.is_dir():
+                found += self.videos(entry.path, above=above | {real})
+            elif is_video_name(entry.name):
+                found.append(entry.path)
+            elif entry.name.lower().endswith(IMAGE_SUFFIXES):
+                images[kind_of_file(entry.name)] += 1
+            else:
+                self.left_out[kind_of_file(entry.name)] += 1
+        if not found and images and above:
+            return [folder]
+        self.left_out.update(images)
         return found
-    images = False
-    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-        suffix = os.path.splitext(entry.name)[1].lower()
-        if entry.name.startswith(".") or entry.name in NO_VIDEOS:
-            continue
-        if entry.is_dir():
-            found += _videos_below(entry.path, above=above | {real})
-        elif suffix in VIDEO_SUFFIXES:
-            found.append(entry.path)
-        images = images or suffix in IMAGE_SUFFIXES
-    return found or ([folder] if images and above else [])
+
+    def _leads_out(self, link: os.DirEntry[str]) -> bool:
+        """Return whether a link leads to a folder outside of the class folder, or to another folder's file."""
+        target = os.path.realpath(link.path)
+        outside = not os.path.join(target, "").startswith(self.inside)
+        return outside and (link.is_dir() or target.startswith(self.source))

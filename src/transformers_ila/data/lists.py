@@ -2,14 +2,19 @@
 
     line = path [num_frames] {label}
 
-Blanks, tabs, commas or `::` stand between them. A list is UTF-8 text, with or without a byte order mark; its lines end
-in LF, CRLF or CR. Blank lines are no videos, nor are comments (`#` and a blank; unless a file has that name) and a
-header such as `path,label` before the first video. The path may hold blanks, quotes and commas; it ends
+Blanks, tabs, commas, semicolons or `::` stand between them. A list is UTF-8 text, with or without a byte order mark;
+its lines end in LF, CRLF or CR. Blank lines are no videos, nor are comments (`#` and a blank; unless a file has that
+name) and, before the first video, `sep=;` of spreadsheets and a header: names of columns as `path,label`, or
+`path,walk,run` with the names of two or more classes, where each line has 1 below those that its video shows and 0
+below the others. The path may hold blanks, quotes and commas; it ends
 
 1. with its quotes, where it stands in quotes,
 2. else behind its last video suffix,
 3. else with the longest beginning of the line that exists below the root,
 4. else before a known class name, or before the whole numbers at the end of the line.
+
+Class indices count from 0. They count from 1 where the class names say so (`1 ApplyEyeMakeup`), and in a list that
+uses each of 1 to K and no other, as UCF101's do; K is the number of classes where that is known.
 """
 
 import glob
@@ -17,32 +22,55 @@ import hashlib
 import itertools
 import os
 import re
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from transformers.utils import logging
+
+from ..model.video_urls_ila import redact
 from .samples import Annotations, LabelMap, Labels, Sample, SampleCollector, VideoRoot, classes_of
 from .text import (
     BETWEEN,
-    COMMA_CELL,
     LONGEST_LINE,
     NOT_UTF8,
-    TAB_CELL,
+    SEPARATORS,
     TOKEN,
     TOO_LONG,
     UTF16,
+    AnnotationError,
     Line,
+    cells_of,
     is_index,
     preview,
     unquoted,
 )
 
 
+logger = logging.get_logger(__name__)
+
+
 VIDEO_SUFFIXES = (
-    ".3gp", ".avi", ".flv", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv"
+    ".3gp", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts",
+    ".vob", ".webm", ".wmv",
 )  # fmt: skip
-COMMENT = re.compile(r"#(?:[ \t]|$)")
-HEADER = re.compile(r"[\"']?[a-z _-]*(clip|file|name|path|video)[a-z _-]*[\"']?([\t,].*)?", re.IGNORECASE)
+COMMENT = re.compile(r"#(?:[ \t]|$)|sep=[,;]?$")  # `sep=;` tells a spreadsheet what separates
+COLUMN = re.compile(r"[A-Za-z_ -]+")
+NO_NAME = re.compile(r"$|Unnamed: \d+$")  # of the column with the numbers of rows, by pandas
+WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")
+PATH_WORDS = frozenset(
+    "clip clips file files filename filenames filepath filepaths folder folders path paths video videos videoname "
+    "videopath".split()
+)
+NAME_WORDS = frozenset("id ids key name names".split())  # of the path or of a label
+COLUMN_WORDS = frozenset(
+    "abs absolute action actions activity category categories class classes classid classname cls count dir directory "
+    "duration end fold fps frame framecount frames full gt height idx index input label labels length nframes num "
+    "number numframes of rel relative set source split start stop subset target targets time to total truth uid url "
+    "width youtube".split()
+).union(PATH_WORDS, NAME_WORDS)
 SEPARATOR = re.compile(rf"{BETWEEN}+")
 NUMBER = re.compile(r"[+-]?[0-9]+")
 QUOTED = re.compile(rf"(\"(?:[^\"]|\"\")+\"|'(?:[^']|'')+')(?={BETWEEN}|$)")
@@ -50,6 +78,7 @@ TO_SUFFIX = re.compile(
     rf".*\.(?:{'|'.join(suffix[1:] for suffix in VIDEO_SUFFIXES)})(?={BETWEEN}|$)", re.IGNORECASE | re.DOTALL
 )
 NOT_DECODED = re.compile("[\udc80-\udcff]")  # what `surrogateescape` makes of bytes that are no UTF-8
+EMPTY_CELL = re.compile(r"([,;])[ \t]*\1")
 LONGEST_PATH = 2**12  # characters; no file system has longer ones
 
 
@@ -106,15 +135,17 @@ def iter_list(
             continue
         written, end = _split_path(line.text, folder, class_names)
         comment = COMMENT.match(line.text) and not _exists(folder, written)
-        if comment or (before_videos and _is_header(line.text, written, end, folder, class_names)):
+        if comment or (before_videos and _is_header(line, written, end, folder, class_names)):
             before_videos = before_videos and bool(comment)
             yield ListEntry(raw, line, None, 0)
             continue
         before_videos = False
         if not written:
             raise line.fault(0, f"a path must stand before {line.text!r}")
+        if written.startswith("#") and not is_video_name(written) and not _exists(folder, written):
+            raise line.fault(0, f"{written!r} is no video; a comment begins with `#` and a blank")
         if "://" in written:
-            raise line.fault(0, f"{written!r} is a URL; videos are files: download it and list its path")
+            raise line.fault(0, f"{redact(written)!r} is a URL; videos are files: download it and list its path")
         yield ListEntry(raw, line, os.path.normpath(os.path.join(folder, written)), end)
 
 
@@ -173,14 +204,60 @@ def begin_of_numbers(text: str) -> int | None:
     return begin
 
 
-def _is_header(text: str, written: str, end: int, folder: str, class_names: Collection[str]) -> bool:
-    """Return whether a line names columns, not a video. A folder may have a column's name, a video may not."""
-    if HEADER.fullmatch(text) is None or begin_of_numbers(text) is not None:
-        return False
-    if unquoted(text[end:].strip(" \t,:")) in class_names:
-        return False
+def _is_header(line: Line, written: str, end: int, folder: str, class_names: Collection[str]) -> bool:
+    """Return whether a line names columns, not a video. A folder may have a column's name, a video may not.
+
+    Raises:
+        AnnotationError: it names columns, of which the first is not the path.
+    """
+    columns = header_columns(line.text, class_names)
+    names = [name for name, _ in columns]
+    if is_class_table(names, class_names):
+        return not os.path.isfile(os.path.join(folder, names[0]))
     path = os.path.join(folder, written)
-    return not (os.path.isfile(path) or (end == len(text) and os.path.isdir(path)))
+    if os.path.isfile(path) or (end == len(line.text) and os.path.isdir(path)):
+        return False
+    if unquoted(line.text[end:].strip(SEPARATORS)) in class_names:
+        return False
+    for name, position in columns[1:] if len(cells_of(line.text)) > 1 else ():
+        if _has_words(name, PATH_WORDS) and not _has_words(names[0], PATH_WORDS):
+            raise line.fault(position, f"the path must be the first column, and it is {name!r} here")
+    return bool(columns)
+
+
+def header_columns(text: str, class_names: Collection[str] = ()) -> list[tuple[str, int]]:
+    """Return the names of a header's columns and where each begins; an empty list where the text is no header.
+
+    A header has words of columns in every cell, or behind the path names of two or more classes (`is_class_table`),
+    which must be known where blanks alone separate them.
+    """
+    columns = cells_of(text.removeprefix("#").rstrip(SEPARATORS))
+    is_table = len(columns) > 1
+    if not is_table:
+        columns = [(unquoted(token[0]), token.start()) for token in TOKEN.finditer(text)]
+    names = [name for name, _ in columns]
+    if is_class_table(names, class_names) and (is_table or set(names[1:]) <= set(class_names)):
+        return columns
+    if not all(_has_words(name, COLUMN_WORDS) for name in names if NO_NAME.match(name) is None):
+        return []
+    elsewhere = is_table and any(_has_words(name, PATH_WORDS) for name in names)
+    return columns if elsewhere or _has_words(names[0], PATH_WORDS | NAME_WORDS) else []
+
+
+def is_class_table(columns: Sequence[str], class_names: Collection[str] = ()) -> bool:
+    """Return whether names of columns are a path's and those of two or more classes, which may be known."""
+    classes = columns[1:]
+    if len(classes) < 2 or not _has_words(columns[0], PATH_WORDS | NAME_WORDS):
+        return False
+    if any(name == "" or NUMBER.fullmatch(name) for name in classes):
+        return False
+    return set(classes) <= set(class_names) or not all(_has_words(name, COLUMN_WORDS) for name in classes)
+
+
+def _has_words(column: str, words: Collection[str]) -> bool:
+    """Return whether a column's name is made of words of columns and has one of these."""
+    found = {word.lower() for word in WORD.findall(column)}
+    return COLUMN.fullmatch(column) is not None and found <= COLUMN_WORDS and not found.isdisjoint(words)
 
 
 # -- lists with labels -----------------------------------------------------------------------------------------------
@@ -193,12 +270,13 @@ def read_list(
     labels: Labels | None = None,
     multi_label: bool | None = None,
 ) -> Annotations:
-    """Read lines `path label [label ...]`: lists of ILA, X-CLIP, MMAction2, SlowFast, PyTorchVideo and V-JEPA.
+    """Read lines `path label [label ...]`: lists of ILA, X-CLIP, MMAction2, SlowFast, PyTorchVideo, UCF101 and V-JEPA.
 
-    `lists` says where a path ends. Labels are class indices, or class names where those are known. Paths must stay
-    inside the root, and no video may stand there twice. Arguments and errors are as in `read_annotations`.
+    `lists` says where a path ends. Labels are class indices, or class names where those are known; a line has several
+    only with `multi_label=True`. Paths must stay inside the root, and no video may stand there twice. Arguments and
+    errors are as in `read_annotations`.
     """
-    return _read_lines(file, "list", root, classes_of(labels, multi_label=multi_label), columns=2)
+    return _read_lines(file, "list", root, classes_of(labels, multi_label=multi_label))
 
 
 def read_frame_list(
@@ -212,39 +290,133 @@ def read_frame_list(
 
     All else is as in `read_list`.
     """
-    return _read_lines(file, "frames", root, classes_of(labels, multi_label=multi_label), columns=3)
+    return _read_lines(file, "frames", root, classes_of(labels, multi_label=multi_label))
 
 
-def _read_lines(
-    file: str | Path, format: str, root: str | Path | None, classes: LabelMap, *, columns: int
-) -> Annotations:
+def _read_lines(file: str | Path, format: str, root: str | Path | None, classes: LabelMap) -> Annotations:
+    """Read a list, and find out whether its class indices count from 0 or from 1."""
+    try:
+        found = _read_with(file, format, root, classes)
+    except AnnotationError:
+        counted = None if classes.names is None or classes.first_index else _read_from_one(file, format, root, classes)
+        if counted is None:
+            raise
+        found = counted
+    used = {label for sample in found.samples for label in sample.labels}
+    if found.class_names is None and len(used) > 1 and used == set(range(1, len(used) + 1)):
+        shifted = [sample._replace(labels=tuple(index - 1 for index in sample.labels)) for sample in found.samples]
+        found = replace(found, samples=shifted, first_index=1)
+    _warn_of_indices(found, classes, lowest=min(used, default=0))
+    return found
+
+
+def _warn_of_indices(found: Annotations, classes: LabelMap, *, lowest: int) -> None:
+    """Log what the numbers of a list are taken for, where they could be something else."""
+    if found.first_index != classes.first_index:
+        logger.warning(
+            f"{found.source!r} uses each class index from 1 on, and not 0, so they count from 1, as UCF101's: 1 is "
+            "the first class."
+        )
+    elif lowest == 1 and classes.has_numbers and not classes.first_index:
+        logger.warning(
+            f"{found.source!r} has no video of class 0, and its indices are taken to count from 0. Where they count "
+            "from 1, say so by `labels` with numbers: {'walk': 1, ...}, or a file with lines `1 walk`."
+        )
+    number = next(filter(is_index, classes.by_name), None)
+    if classes.has_numbers and number is not None:
+        logger.warning(
+            f"{found.source!r} has numbers, and {number!r} is the name of a class: a number in a list is an index, "
+            "and no name."
+        )
+
+
+def _read_from_one(file: str | Path, format: str, root: str | Path | None, classes: LabelMap) -> Annotations | None:
+    """Read a list whose class indices count from 1; None where that cannot be, or where it lacks a class."""
+    try:
+        from_one = LabelMap(classes.names, multi_label=classes.multi_label, first_index=1)
+        found = _read_with(file, format, root, from_one)
+    except AnnotationError:
+        return None
+    used = {label for sample in found.samples for label in sample.labels}
+    return found if len(used) == len(classes.by_name) > 1 else None
+
+
+def _read_with(file: str | Path, format: str, root: str | Path | None, classes: LabelMap) -> Annotations:
     if not Path(file).is_file():
         raise ValueError(f"There is no annotation file {str(file)!r}.")
     folder = VideoRoot(Path(file).parent if root is None else root)
     samples = SampleCollector()
     digest = hashlib.sha256()
+    table = list[str]()  # the classes of the columns behind the path, where there is one a class
     for entry in iter_list(file, root=root, class_names=classes.by_name):
         digest.update(entry.raw)
         line = entry.line
         if bad := NOT_DECODED.search(line.text):
             raise line.fault(bad.start(), f"{NOT_UTF8}: save the file as UTF-8")
         if entry.path is None:
-            _refuse_columns(line, columns)
+            if line.text and not COMMENT.match(line.text):
+                table = _class_columns(line, classes, columns=3 if format == "frames" else 2)
+                classes = classes if classes.names or not table else LabelMap(table, multi_label=classes.multi_label)
             continue
         if not folder.holds(entry.path):
             written = unquoted(line.text[: entry.end])
             raise line.fault(0, f"{written!r} is not inside the root {folder.folder!r}: pass another `root`")
-        num_frames, end = _num_frames(line, entry.end) if columns == 3 else (None, entry.end)
-        name = entry.path.removeprefix(folder.prefix)
-        samples.add(Sample(entry.path, classes.indices(line, end), name, num_frames=num_frames), line)
+        num_frames, end = _num_frames(line, entry.end) if format == "frames" else (None, entry.end)
+        found = _labels_of_row(line, end, table, classes) if table else _labels_of_line(line, end, classes)
+        samples.add(Sample(entry.path, found, entry.path.removeprefix(folder.prefix), num_frames=num_frames), line)
     return samples.annotations(str(file), format, classes, sha256=digest.hexdigest())
 
 
-def _refuse_columns(line: Line, columns: int) -> None:
-    """Raise for a header with more columns than are read."""
-    cells = [match.start() for match in (TAB_CELL if "\t" in line.text else COMMA_CELL).finditer(line.text)]
-    if len(cells) > columns and COMMENT.match(line.text) is None:
-        raise line.fault(cells[columns], f"a table with {columns} columns is read, and this is another column")
+def _class_columns(line: Line, classes: LabelMap, *, columns: int) -> list[str]:
+    """Return the classes that a header names, each in a column; an empty list where it names columns of a list.
+
+    Raises:
+        AnnotationError: more columns than are read, a name that is no class, or names that nothing says are classes.
+    """
+    cells = header_columns(line.text, classes.by_name)
+    names = [name for name, _ in cells]
+    if not is_class_table(names, classes.by_name):
+        if len(cells) > columns:
+            raise line.fault(cells[columns][1], f"a table with {columns} columns is read, and this is another column")
+        return []
+    for name, position in cells[1:]:
+        if classes.names is not None:
+            classes.named(name, line, position)
+        elif _has_words(name, COLUMN_WORDS):
+            raise line.fault(position, f"a table with {columns} columns is read, and {name!r} is another column")
+        elif names.count(name) > 1:
+            raise line.fault(position, f"the class {name!r} stands there twice")
+    if classes.names is None and not classes.multi_label:
+        raise line.fault(
+            cells[1][1],
+            f"columns such as {cells[1][0]!r} are read as classes, with 1 or 0 in each line, where `labels` has them "
+            "or several labels are asked for, by `multi_label=True` or --multi_label; else a header is `path,label`",
+        )
+    return names[1:]
+
+
+def _labels_of_row(line: Line, start: int, table: list[str], classes: LabelMap) -> tuple[int, ...]:
+    """Return the indices of the classes below whose names a line has 1."""
+    text = line.text[start:].strip(SEPARATORS)
+    cells = (
+        cells_of(text) if len(cells_of(text)) > 1 else [(token[0], token.start()) for token in TOKEN.finditer(text)]
+    )
+    begin = line.text.index(text, start)
+    if len(cells) != len(table):
+        raise line.fault(begin, f"{len(cells)} cells stand behind the path, where the header has {len(table)} classes")
+    for cell, position in cells:
+        if cell not in ("0", "1"):
+            raise line.fault(begin + position, f"{cell!r} stands below a class; 1 or 0 must")
+    shown = [(name, begin + position) for name, (cell, position) in zip(table, cells) if cell == "1"]
+    if not shown and not classes.multi_label:
+        raise line.fault(begin, "no class has a 1 here")
+    return classes.several(shown, line, by_name=True)
+
+
+def _labels_of_line(line: Line, start: int, classes: LabelMap) -> tuple[int, ...]:
+    if hole := EMPTY_CELL.search(line.text.rstrip(SEPARATORS), start):
+        raise line.fault(hole.end() - 1, "the cell before this separator is empty")
+    return classes.indices(line, start)
 
 
 def _num_frames(line: Line, start: int) -> tuple[int, int]:
@@ -272,7 +444,8 @@ def iter_videos(
     Args:
         source: a video file; a folder, searched with all its sub-folders (links are followed); a pattern such as
             `videos/*.mp4` (`**` for any folders), of whose matches the videos and folders are taken; a list, which is
-            any other file; or several of these. Without `root`, the first video of a list among several sources must
+            any other file; or several of these. What a folder or pattern has beside videos is counted in a warning.
+            Without `root`, the first video of a list among several sources must
             exist, as a text that a shell's pattern matches is no list.
         root: the folder that relative paths in lists start from; default: the folder of each list.
 
@@ -310,7 +483,10 @@ def iter_entries(source: str | Path, *, root: str | Path | None = None) -> Itera
         yield from iter_list(source, root=root)
     elif os.path.isdir(source):
         folder = os.path.join(folder, name)
-        yield from (_entry(folder, os.path.relpath(path, folder)) for path in _walk(folder, above=frozenset()))
+        left_out = Counter[str]()
+        for path in _walk(folder, left_out, above=frozenset()):
+            yield _entry(folder, os.path.relpath(path, folder))
+        warn_of_left_out(str(source), left_out)
     else:
         yield _entry(folder, name)
 
@@ -324,8 +500,10 @@ def _matches(source: str) -> list[str]:
     if os.path.exists(source):
         return [source]
     if "://" in source:
-        raise ValueError(f"{source!r} is a URL; videos are files: download it and give its path.")
-    found = [path for path in sorted(glob.glob(source, recursive=True)) if not _is_list(path)]
+        raise ValueError(f"{redact(source)!r} is a URL; videos are files: download it and give its path.")
+    matches = sorted(glob.glob(source, recursive=True))
+    found = [path for path in matches if not _is_list(path)]
+    warn_of_left_out(source, Counter(kind_of_file(path) for path in matches if _is_list(path)))
     if not found:
         raise ValueError(f"{source!r} is neither a folder nor an annotation list nor a video, nor a pattern of those.")
     return found
@@ -359,12 +537,30 @@ def is_video_name(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES
 
 
-def _walk(folder: str, *, above: frozenset[str]) -> Iterator[str]:
+def kind_of_file(path: str) -> str:
+    """Return how a warning calls a file that is no video: by its suffix."""
+    name = os.path.basename(path)
+    return "hidden" if name.startswith(".") else repr(os.path.splitext(name)[1].lower() or "no suffix")
+
+
+def warn_of_left_out(source: str, left_out: Counter[str]) -> None:
+    """Log, once, how many files of a source are left out, by their kinds."""
+    if left_out:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in left_out.most_common(10))
+        more = f" and {len(left_out) - 10} more kinds" if len(left_out) > 10 else ""
+        where = os.path.abspath(source)  # or another folder of this name would count as said
+        logger.warning_once(f"{where!r}: {left_out.total()} files are left out: {kinds}{more}.")
+
+
+def _walk(folder: str, left_out: Counter[str], *, above: frozenset[str]) -> Iterator[str]:
+    """Yield the videos of a folder and its sub-folders, and count in `left_out` what else there is."""
     real = os.path.realpath(folder)
     if real in above:  # a link to a folder that it lies in
         return
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
         if entry.is_dir():
-            yield from _walk(entry.path, above=above | {real})
+            yield from _walk(entry.path, left_out, above=above | {real})
         elif is_video_name(entry.name):
             yield entry.path
+        else:
+            left_out[kind_of_file(entry.name)] += 1

@@ -11,15 +11,16 @@ from typing import Any, NamedTuple
 
 from transformers.utils import logging
 
-from ..model.class_names_ila import are_numbered, check_labels
+from ..model.label_fields_ila import are_numbered, check_labels
+from ..model.video_urls_ila import redact
 from .class_indices import ClassIndex, ClassOrder, labels_of_pair, name_of, refuse_two_orders, with_indices
-from .class_names import DATA_SETS, class_names
+from .class_names import DATA_SETS, names_and_first_index
 from .text import (
-    COMMA_CELL,
-    TAB_CELL,
+    SEPARATORS,
     TOKEN,
     Line,
     annotation_error,
+    cells_of,
     is_index,
     parse_json,
     preview,
@@ -31,6 +32,7 @@ from .text import (
 logger = logging.get_logger(__name__)
 
 
+ONE_HOT = "rows of 0 and 1, one a class, are read below a header that names the classes: `path,walk,run`"
 Labels = Sequence[str] | Mapping[str, int] | str | Path
 SPLITS = {  # what a split is called -> what it is here
     "train": "train", "training": "train", "test": "test", "testing": "test",
@@ -98,12 +100,13 @@ class Annotations:
 
     samples: the videos and their labels, in the order of the annotation.
     class_names: the names in the order of their indices; None where nothing names them.
-    multi_label: whether a video may have several labels.
+    multi_label: whether a video may have several labels, as was asked for.
     format: the key of `FORMATS` that was read.
     source: what was read.
     sha256: the hash of the annotation file; None where there is no file.
     found_as: the patterns of names that videos were found under -> how many, for formats that name no files.
     missing: the paths of videos that do not exist; None where nobody looked.
+    first_index: what number the source gives to the first class: 0, or 1 as UCF101 does.
 
     Raises:
         ValueError: what is no label, a label of a video twice, labels that are none of `class_names`.
@@ -117,6 +120,12 @@ class Annotations:
     sha256: str | None = None
     found_as: dict[str, int] = field(default_factory=dict)
     missing: list[str] | None = field(default=None, repr=False)
+    first_index: int = 0
+
+    def labels(self) -> dict[str, int] | None:
+        """Return the classes as `labels` for reading another source with the same names and numbers, or None."""
+        names = self.class_names
+        return None if names is None else {name: index for index, name in enumerate(names, self.first_index)}
 
     def __post_init__(self) -> None:
         if not all(_is_plain(sample.labels) for sample in self.samples):
@@ -158,30 +167,36 @@ class LabelMap:
     """Map texts to class indices: a number is an index, anything else is a name.
 
     names: the class names in the order of their indices; None where they are not known.
-    multi_label: whether a video may have several labels; None where that is not known.
+    multi_label: whether a video may have several labels; None where nobody asked for them, so that it may not.
+    first_index: the number of the first class; numbers count from it.
+    has_numbers: whether a label was given as a number so far.
     """
 
-    def __init__(self, names: list[str] | None, *, multi_label: bool | None = None) -> None:
-        self.names, self.multi_label = names, multi_label
+    def __init__(self, names: list[str] | None, *, multi_label: bool | None = None, first_index: int = 0) -> None:
+        self.names, self.multi_label, self.first_index = names, multi_label, first_index
+        self.has_numbers = False
         self.order = ClassOrder(names or ())
         self.by_name = self.order.by_name
 
     def find(self, text: str) -> int | None:
-        """Return the index that a text stands for, which may be too high; None where it stands for none."""
+        """Return the index that a text stands for, which may be out of range; None where it stands for none."""
         if not is_index(text):
             return self.by_name.get(text)
-        found = self.order.find(int(text))
-        return int(text) if found is None else found
+        index = int(text) - self.first_index
+        found = self.order.find(index)
+        return index if found is None else found
 
     def index(self, text: str, line: Line, position: int) -> int:
         """Return the index that a text stands for; anything else is an AnnotationError at that place of the line."""
         index = self.find(text)
         if index is None:
             raise line.fault(position, f"{text!r} is no class index{self._no_name(text)}")
-        if self.names is not None and index >= len(self.names):
-            hint = "; indices start at 0" if index == len(self.names) else ""
+        self.has_numbers = self.has_numbers or is_index(text)
+        if self.names is not None and not 0 <= index < len(self.names):
+            first, last = self.first_index, self.first_index + len(self.names) - 1
+            hint = f"; indices start at {first}" if index in (-1, len(self.names)) else ""
             raise line.fault(
-                position, f"the class index {index} is not in 0 to {len(self.names) - 1}, as the class names are{hint}"
+                position, f"the class index {text} is not in {first} to {last}, as the class names are{hint}"
             )
         return index
 
@@ -190,6 +205,14 @@ class LabelMap:
         if text not in self.by_name:
             raise line.fault(position, f"{text!r} is no class{self._no_name(text)}")
         return self.by_name[text]
+
+    def _remedy(self, cells: list[tuple[str, int]]) -> str:
+        """Say how several labels are asked for, unless whoever reads refuses them, and what two numbers may be."""
+        frames = len(cells) == 2 and all(is_index(cell) for cell, _ in cells)
+        hint = "; a number of frames stands only behind a folder of frames" if frames else ""
+        if self.multi_label is False:
+            return hint
+        return f": several are read where they are asked for, by `multi_label=True` or --multi_label{hint}"
 
     def _no_name(self, text: str) -> str:
         if self.names is None:
@@ -200,55 +223,77 @@ class LabelMap:
     def indices(self, line: Line, start: int) -> tuple[int, ...]:
         """Return the indices of the labels that stand in a line from `start` on.
 
-        Indices are separated as in lists; names are separated by tabs, or by commas where there is no tab.
+        Indices are separated as in lists; names are the cells of a row (`cells_of`).
         """
-        text = line.text[start:].lstrip(" \t,:")
+        text = line.text[start:].lstrip(SEPARATORS)
         begin = len(line.text) - len(text)
         if is_index(text) or unquoted(text) in self.by_name:
             return (self.index(unquoted(text), line, begin),)
         if not text:
             hint = "" if self.names else "; class names need `labels`"
             raise line.fault(begin, f"there is no label behind the path {line.text!r}{hint}")
-        cells = list(TOKEN.finditer(text))
-        if self.names is not None and not all(is_index(unquoted(cell[0])) for cell in cells):
-            cells = list((TAB_CELL if "\t" in text else COMMA_CELL).finditer(text))
-        return self.several([(unquoted(cell[0].strip()), begin + cell.start()) for cell in cells], line)
+        cells = [(unquoted(token[0]), token.start()) for token in TOKEN.finditer(text)]
+        if self.names is not None and not all(is_index(cell) for cell, _ in cells):
+            cells = cells_of(text.rstrip(SEPARATORS))
+        return self.several([(cell, begin + position) for cell, position in cells], line)
 
     def several(self, cells: list[tuple[str, int]], line: Line, *, by_name: bool = False) -> tuple[int, ...]:
         """Return the indices of texts, which are given with their positions; with `by_name` numbers are names, too."""
         found: list[int] = []
         for text, position in cells:
             index = (self.named if by_name else self.index)(text, line, position)
+            if found and not self.multi_label:
+                raise line.fault(position, f"one label is allowed, and {text!r} is another{self._remedy(cells)}")
             if index in found:
-                raise line.fault(position, f"the label {text!r} stands there twice")
-            if found and self.multi_label is False:
-                raise line.fault(position, f"one label is allowed, and {text!r} is another")
+                hint = f"; {ONE_HOT}" if {cell for cell, _ in cells} <= {"0", "1"} else ""
+                raise line.fault(position, f"the label {text!r} stands there twice{hint}")
             found.append(index)
         return tuple(found)
 
 
 def classes_of(labels: Labels | None, *, multi_label: bool | None = None) -> LabelMap:
     """Make a LabelMap of what `read_annotations` takes for `labels`."""
-    return LabelMap(None if labels is None else _class_names(labels), multi_label=multi_label)
+    if labels is None:
+        return LabelMap(None, multi_label=multi_label)
+    names, first_index = _names_and_first_index(labels)
+    return LabelMap(check_labels(names), multi_label=multi_label, first_index=first_index)
 
 
-def _class_names(labels: Labels) -> list[str]:
+def _names_and_first_index(labels: Labels) -> tuple[Any, int]:
     if isinstance(labels, Mapping):
         return _names_by_index(labels, "`labels`")
     if not isinstance(labels, (str, os.PathLike)):
-        return check_labels(labels)
+        return labels, 0
     if labels in DATA_SETS or Path(labels).suffix.lower() != ".json":
-        return class_names(labels)
+        return names_and_first_index(labels)
     table = parse_json(read_text(labels))
-    return _names_by_index(table, str(labels)) if isinstance(table, dict) else check_labels(table)
+    return _names_by_index(table, str(labels)) if isinstance(table, dict) else (table, 0)
 
 
-def _names_by_index(table: Mapping[str, Any], source: str) -> list[str]:
-    """Return the names of `{name: index}` in the order of the indices, which may be texts."""
+def _names_by_index(table: Mapping[str, Any], source: str) -> tuple[list[str], int]:
+    """Return the names of `{name: index}` in the order of the indices, which may be texts, and the first index."""
     by_index = {int(index): name for name, index in table.items() if is_index(str(index))}
-    if not table or sorted(by_index) != list(range(len(table))):
-        raise ValueError(f"{source} must give each class name an index from 0 to {len(table) - 1}, each once.")
-    return check_labels([by_index[index] for index in range(len(table))])
+    first = min(by_index, default=0)
+    if not table or first > 1 or sorted(by_index) != list(range(first, first + len(table))):
+        raise ValueError(
+            f"{source} must give each class name an index from 0 to {len(table) - 1}, or from 1 to {len(table)}, "
+            "each once."
+        )
+    return [by_index[index] for index in sorted(by_index)], first
+
+
+def annotations_of_samples(
+    samples: list[Sample], classes: LabelMap, format: str, source: str, **more: Any
+) -> Annotations:
+    """Make the Annotations of samples that were read with a LabelMap; `more` are further fields.
+
+    Raises:
+        AnnotationError: every video has the labels 0 and 1, here as `0 1`, there as `1 0`.
+    """
+    if {sample.labels for sample in samples} == {(0, 1), (1, 0)}:
+        raise annotation_error(source, f"every video has the labels 0 and 1; {ONE_HOT}")
+    more["first_index"] = classes.first_index
+    return Annotations(samples, classes.names, bool(classes.multi_label), format, source, **more)
 
 
 class SampleCollector:
@@ -270,8 +315,7 @@ class SampleCollector:
         """Return what the file holds; `more` are further fields. A file without a video is an AnnotationError."""
         if not self.samples:
             raise annotation_error(file, "no video is listed there", line=1, column=1)
-        several = bool(classes.multi_label) or any(len(sample.labels) != 1 for sample in self.samples)
-        return Annotations(self.samples, classes.names, several, format, file, **more)
+        return annotations_of_samples(self.samples, classes, format, file, **more)
 
 
 def refuse_common_videos(training: Annotations, test: Annotations) -> None:
@@ -378,7 +422,9 @@ def join_classes(
             f"{len(order.names)} classes, of which {first}."
         )
     joined = _found_among(listed, order)
-    return replace(samples, samples=joined, class_names=order.names) if isinstance(samples, Annotations) else joined
+    if not isinstance(samples, Annotations):
+        return joined
+    return replace(samples, samples=joined, class_names=order.names, first_index=0)
 
 
 def _found_among(samples: list[Sample], order: ClassOrder) -> list[Sample]:
@@ -411,12 +457,12 @@ def shown_with_labels(sample: Sample) -> str:
 
 
 def _shown(video: Any) -> str:
-    return hashlib.sha256(video).hexdigest() if isinstance(video, bytes) else str(video)
+    return hashlib.sha256(video).hexdigest() if isinstance(video, bytes) else redact(str(video))
 
 
 def path_of(sample: Sample) -> str:
-    """Return the path of a video for reports, or what the annotation calls a video that is no file."""
-    return sample.video if isinstance(sample.video, str) else sample.name
+    """Return the path of a video for reports, or what the annotation calls a video that is no file; no secrets."""
+    return redact(sample.video if isinstance(sample.video, str) else sample.name)
 
 
 def named_source(samples: Sequence[Sample], index: int) -> tuple[str, Any]:

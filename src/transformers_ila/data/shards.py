@@ -5,13 +5,29 @@ import os
 import re
 import tarfile
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
-from .lists import VIDEO_SUFFIXES
-from .samples import SPLITS, Annotations, DatasetRow, LabelMap, Labels, Sample, ShardMember, classes_of
+from transformers.utils import logging
+
+from .lists import VIDEO_SUFFIXES, kind_of_file, warn_of_left_out
+from .samples import (
+    SPLITS,
+    Annotations,
+    DatasetRow,
+    LabelMap,
+    Labels,
+    Sample,
+    ShardMember,
+    annotations_of_samples,
+    classes_of,
+)
 from .text import Line, Text, annotation_error, decoded, is_index, nonblank_lines, parse_json, place_of, preview
+
+
+logger = logging.get_logger(__name__)
 
 
 # -- shards ----------------------------------------------------------------------------------------------------------
@@ -33,6 +49,7 @@ def list_shards(source: str | Path | Sequence[str | Path]) -> list[str]:
     text = os.fspath(source)
     if os.path.isdir(text):
         shards = sorted(os.path.join(text, name) for name in os.listdir(text) if names_shards(name))
+        warn_of_left_out(text, Counter(kind_of_file(name) for name in os.listdir(text) if not names_shards(name)))
     elif os.path.exists(text):
         shards = [text]
     else:
@@ -70,8 +87,7 @@ def read_shards(
                 samples.append(sample)
     if not samples:
         raise ValueError(f"The shards {source!r} hold no video; known suffixes: {', '.join(VIDEO_SUFFIXES)}.")
-    several = bool(classes.multi_label) or any(len(sample.labels) != 1 for sample in samples)
-    return Annotations(samples, classes.names, several, "shards", str(source))
+    return annotations_of_samples(samples, classes, "shards", str(source))
 
 
 def stream_shard(
@@ -81,7 +97,8 @@ def stream_shard(
 
     A member's key is its name without the last suffix, and members of one key stand side by side. Its labels are the
     content of `key.cls`, as behind the path in `read_list`, or `label`, `labels` or `cls` in `key.json`: an index, a
-    name or a list of them. Hidden members, and those with other suffixes, are ignored.
+    name or a list of them. Hidden members, and those with other suffixes, are ignored; keys that have labels and no
+    video are counted in a warning.
 
     Args:
         shard: a tar file, compressed or not; with `file`, only its name in messages.
@@ -114,10 +131,11 @@ class _StrictHeader(tarfile.TarInfo):
 
 
 def _samples_of_shard(tar: tarfile.TarFile, shard: str, classes: LabelMap, *, keep_bytes: bool) -> Iterator[Sample]:
-    seen = set()
+    seen, without_video = set(), list[str]()
     for key, members in _members_by_key(tar, shard, keep_bytes=keep_bytes):
         videos = [members[suffix] for suffix in members if suffix in VIDEO_SUFFIXES]
         if not videos:
+            without_video += [key] if members else []
             continue
         if len(videos) > 1 or key in seen:
             raise annotation_error(shard, f"{key!r} is the key of several videos")
@@ -131,6 +149,11 @@ def _samples_of_shard(tar: tarfile.TarFile, shard: str, classes: LabelMap, *, ke
                 shard, f"beside the video of {key!r} stands neither {key + '.cls'!r} nor {key + '.json'!r}"
             )
         yield Sample(videos[0], labels, key)
+    if without_video:
+        logger.warning_once(
+            f"{shard!r}: {len(without_video)} keys have labels and no video, and are left out: "
+            f"{preview(without_video)}; known suffixes: {', '.join(VIDEO_SUFFIXES)}."
+        )
 
 
 def _members_by_key(tar: tarfile.TarFile, shard: str, *, keep_bytes: bool) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -258,8 +281,7 @@ def read_dataset(
         samples.append(Sample(DatasetRow(rows, video, index), found, f"row {index}"))
     if not samples:
         raise ValueError(f"The data set {name!r} is empty.")
-    several = bool(classes.multi_label) or any(len(sample.labels) != 1 for sample in samples)
-    return Annotations(samples, classes.names, several, "datasets", name)
+    return annotations_of_samples(samples, classes, "datasets", name)
 
 
 def _texts_in(values: list[Any]) -> list[str]:

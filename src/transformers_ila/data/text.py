@@ -8,16 +8,19 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..model.video_urls_ila import redact
+
 
 NOT_UTF8 = "what stands here is no text in UTF-8"
 LONGEST_LINE = 2**15  # characters
 TOO_LONG = f"the line has more than {LONGEST_LINE} characters, too many for a path and labels"
 UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-BETWEEN = r"(?:[ \t,]|::)"  # V-JEPA has `::` for paths with blanks
+BETWEEN = r"(?:[ \t,;]|::)"  # spreadsheets have `;` where a comma is the decimal point, V-JEPA `::`
+SEPARATORS = " \t,;:"  # the characters of those
 TOKEN = re.compile(rf"\"(?:[^\"]|\"\")*\"|'[^']*'|(?:(?!{BETWEEN}|(?<=:):).)+")
-TAB_CELL, COMMA_CELL = (
-    re.compile(rf"\"(?:[^\"]|\"\")*\"(?=\s*(?:{end}|$))|[^ {end}][^{end}]*") for end in ("\\t", ",")
-)
+CELLS = {  # what separates the cells of a row, the first that it has -> one cell, without the blanks before it
+    mark: re.compile(rf" *(\"(?:[^\"]|\"\")*\"(?= *(?:{mark}|$))|[^{mark}]*) *({mark}|$)") for mark in "\t;,"
+}
 
 
 class AnnotationError(ValueError):
@@ -57,7 +60,7 @@ def annotation_error(
 ) -> AnnotationError:
     """Make the error whose message names the source, the line and the column."""
     where = "" if line is None else f", line {line}, column {column}"
-    error = AnnotationError(f"{source!r}{where}: {reason}" + ("" if reason.endswith("?") else "."))
+    error = AnnotationError(redact(f"{source!r}{where}: {reason}" + ("" if reason.endswith("?") else ".")))
     error.line, error.column = line, None if line is None else column
     return error
 
@@ -118,6 +121,21 @@ def unquoted(text: str) -> str:
     return text
 
 
+def cells_of(text: str) -> list[tuple[str, int]]:
+    """Return the cells of a row, without blanks and quotes, and where each begins; empty ones count.
+
+    Tabs separate them, else semicolons, else commas; a text with none of these is one cell.
+    """
+    cell = next((cell for mark, cell in CELLS.items() if mark in text), None)
+    if cell is None:
+        return [(unquoted(text), 0)]
+    cells, found = [], cell.match(text)
+    while found is not None:
+        cells.append((unquoted(found[1].rstrip(" ")), found.start(1)))
+        found = cell.match(text, found.end()) if found[2] else None
+    return cells
+
+
 def is_index(text: str) -> bool:
     """Return whether a text is a whole number of at most nine digits, as a class index is."""
     return text.isdecimal() and text.isascii() and len(text) < 10
@@ -136,4 +154,4 @@ def parse_json(text: Text) -> Any:
 def preview(names: Sequence[object], count: int = 5) -> str:
     """List the first few names, and how many more there are."""
     more = f" and {len(names) - count} more" if len(names) > count else ""
-    return ", ".join(repr(str(name)) for name in names[:count]) + more
+    return ", ".join(repr(redact(str(name))) for name in names[:count]) + more

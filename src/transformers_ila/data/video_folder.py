@@ -1,16 +1,22 @@
 """Turns a folder of videos into samples for training."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.utils.data import Dataset
+from transformers.utils import logging
 
 from ..model.video_processing_ila import IlaVideoProcessor
 from .class_indices import refuse_two_orders
 from .data_sets import read_class_folders
 from .samples import Labels, classes_of, join_classes, listed_samples
+from .text import preview
+
+
+logger = logging.get_logger(__name__)
 
 
 class VideoFolder(Dataset):
@@ -31,7 +37,7 @@ class VideoFolder(Dataset):
 
     Raises:
         ValueError: what is no label, several labels of a video, classes that are none of `labels`, or two orders of
-            classes.
+            classes; (also from `[...]`) `keep` with a processor that draws other frames each time.
     """
 
     multi_label = False
@@ -50,6 +56,7 @@ class VideoFolder(Dataset):
             self.join(classes_of(labels).order.names)
         refuse_two_orders(label for _, label in self.samples)
         self._kept: dict[int, torch.Tensor] | None = {} if keep else None
+        self._check_keep()
 
     def join(self, class_names: Sequence[str]) -> None:
         """Give the items the indices of these classes, by `join_classes`."""
@@ -68,9 +75,14 @@ class VideoFolder(Dataset):
         path, label = self.samples[index]
         if self._kept is None:
             return {"pixel_values": self._read(path), "labels": label}
+        self._check_keep()
         if index not in self._kept:
             self._kept[index] = self._read(path)
         return {"pixel_values": self._kept[index], "labels": label}
+
+    def _check_keep(self) -> None:
+        if self._kept is not None and self.processor.random_frames:
+            raise ValueError("keep=True would freeze the frames that random_frames=True draws anew: leave out one.")
 
     def _read(self, path: Path) -> torch.Tensor:
         return self.processor(path, return_tensors="pt")["pixel_values"][0]
@@ -99,13 +111,34 @@ def hold_out(
 ) -> tuple[list[tuple[Path, int]], list[tuple[Path, int]]]:
     """Split samples into those for training and those for evaluation: of each class every fifth video is held out.
 
-    samples: paths and class indices; both parts keep their order.
-    every: how many videos of a class one is held out of.
+    Of a class with two or more videos, but fewer than `every`, the last one is held out. A class of one stays in
+    training, and a warning says so.
+
+    Args:
+        samples: paths and class indices; both parts keep their order.
+        every: how many videos of a class one is held out of.
+
+    Raises:
+        ValueError: `every` is no whole number of at least 2.
     """
+    if not isinstance(every, int) or isinstance(every, bool) or every < 2:
+        raise ValueError(f"`every` must be a whole number of at least 2, got {every!r}.")
+    counts = Counter(label for _, label in samples)
+    warn_of_single_videos([label for label, count in counts.items() if count == 1])
     training: list[tuple[Path, int]] = []
     evaluation: list[tuple[Path, int]] = []
-    seen: dict[int, int] = {}
+    seen: Counter[int] = Counter()
     for path, label in samples:
-        seen[label] = seen.get(label, 0) + 1
-        (evaluation if seen[label] % every == 0 else training).append((path, label))
+        seen[label] += 1
+        held = counts[label] > 1 and seen[label] % min(every, counts[label]) == 0
+        (evaluation if held else training).append((path, label))
     return training, evaluation
+
+
+def warn_of_single_videos(classes: Sequence[object]) -> None:
+    """Log which classes have one video, which cannot be held out."""
+    if classes:
+        logger.warning(
+            f"{len(classes)} classes have one video, which stays in training, so nothing measures them: "
+            f"{preview(classes)}."
+        )

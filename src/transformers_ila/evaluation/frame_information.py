@@ -10,12 +10,11 @@ Shapes: `B` videos, `T` frames, `N` patches, `D` width.
 """
 
 import math
+from typing import Any
 
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch.nn import functional as F
-
-from ..model.modeling_ila import IlaForVideoClassification
 
 
 TEMPERATURE = 0.1  # of `mutual_information`
@@ -52,6 +51,9 @@ def mutual_information(patches: torch.Tensor, *, temperature: float = TEMPERATUR
 
 
 @torch.no_grad()
-def last_patches(model: IlaForVideoClassification, pixel_values: torch.Tensor) -> torch.Tensor:
+def last_patches(model: Any, pixel_values: torch.Tensor) -> torch.Tensor:
     """Compute the patch features of the tower's last layer: (B, T, C, H, W) -> (B, T, N, D)."""
-    return model.vision_model(pixel_values).last_hidden_state[:, :, 1:]
+    if hasattr(model, "vision_model"):
+        return model.vision_model(pixel_values).last_hidden_state[:, :, 1:]
+    patches = model.timesformer(pixel_values).last_hidden_state[:, 1:]  # (B, N * T, D), patch by patch
+    return patches.unflatten(1, (-1, pixel_values.shape[1])).transpose(1, 2)

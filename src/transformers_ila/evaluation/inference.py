@@ -8,6 +8,7 @@ Shapes: `B` videos, `V` views, `T` frames, `K` classes, `E` projection.
 """
 
 import copy
+import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,14 +16,20 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import safe_open
 from torch import nn
 from torch.nn import functional as F
-from transformers import AutoModelForVideoClassification
+from transformers import AutoConfig, AutoModelForVideoClassification
+from transformers.utils import cached_file
+from transformers.utils.peft_utils import find_adapter_config_file
 
 from ..data.text import preview
 from ..model.alignment_ila import PointPredictor
+from ..model.held_weights_ila import checkpoint_names
 from ..model.modeling_ila import IlaForVideoClassification
 from ..model.video_processing_ila import IlaVideoProcessor
+from ..model.video_urls_ila import redact
 from .options import EvaluationOptions, InferenceOptions
 
 
@@ -30,22 +37,88 @@ from .options import EvaluationOptions, InferenceOptions
 ISA_WITHOUT_BFLOAT16 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI")
 
 
+# what the library raises where a configuration holds values of other types or sizes than it expects
+INVALID_CONTENT = (
+    ValueError, TypeError, AttributeError, LookupError, ArithmeticError, MemoryError, AssertionError,
+    StrictDataclassError,
+)  # fmt: skip
+# The classifiers of this package, by the `model_type` of their configurations.
+CLASSIFIERS = {
+    "ila": "IlaForVideoClassification",
+    "aligned_timesformer": "AlignedTimesformerForVideoClassification",
+    "ila_frozen_clip": "FrozenClipForVideoClassification",
+}
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+
+
 def load_trained(source: str | Path) -> tuple[IlaForVideoClassification, IlaVideoProcessor]:
     """Load a trained classifier and its processor from a folder or a Hub id, whatever class of this package it has.
 
+    An adapter (LoRA) is merged into the model that it was trained on.
+
     Raises:
-        ValueError: another kind of model, or weights are missing there, as in a CLIP checkpoint.
+        ValueError: another kind of model, or weights that are missing, as in a CLIP checkpoint, or left over, as of a
+            configuration with fewer layers.
         OSError: no such checkpoint.
     """
     require_checkpoint(source)
+    classifier_config(source)
     processor = load_processor(source)
+    return load_classifier(source), processor
+
+
+def load_classifier(source: str | Path, **options: Any) -> IlaForVideoClassification:
+    """Load a trained classifier of this package, as `load_trained` does, without its processor.
+
+    options: of `from_pretrained`, such as `dtype`.
+    """
+    classifier_config(source)
     with named_in_errors(source):
-        model, info = AutoModelForVideoClassification.from_pretrained(source, output_loading_info=True)
-    if not type(model).__module__.startswith(__package__.partition(".")[0]):
-        raise ValueError(f"{str(source)!r} is no trained ILA model, but a {type(model).__name__}.")
-    if info["missing_keys"]:
-        raise ValueError(f"{str(source)!r} is no trained ILA model: {len(info['missing_keys'])} weights are missing.")
-    return model, processor
+        if find_adapter_config_file(source) is not None:
+            from .adapters import load_adapter  # which needs PEFT
+
+            return load_adapter(source).merge_and_unload().eval()
+        options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}  # they are named below
+        model, info = AutoModelForVideoClassification.from_pretrained(source, **options)
+        left_over = _stored_names(source) - checkpoint_names(model.state_dict()).keys()
+    mismatched = {name for name, *_ in info["mismatched_keys"]}
+    left_over = left_over or info["unexpected_keys"]
+    wrong = {"missing": info["missing_keys"], "left over": left_over, "of another shape": mismatched}
+    for what, names in wrong.items():
+        if names:
+            raise ValueError(
+                f"{str(source)!r} is no trained ILA model: {len(names)} weights are {what}, such as {min(names)!r}. "
+                f"Its config.json describes another {type(model).__name__} than the one whose weights lie there."
+            )
+    return model
+
+
+def classifier_config(source: str | Path) -> Any:
+    """Read the configuration of a classifier of this package.
+
+    Raises:
+        ValueError: another kind of model, which is named, or none that Transformers knows.
+        OSError: no such checkpoint.
+    """
+    with named_in_errors(source):
+        config = AutoConfig.from_pretrained(source)
+    if type(config).model_type not in CLASSIFIERS:
+        found = (config.architectures or [type(config).__name__])[0]
+        raise ValueError(
+            f"{str(source)!r} is no trained ILA model: it holds a {found}; allowed: {', '.join(CLASSIFIERS.values())}."
+        )
+    return config
+
+
+def _stored_names(source: str | Path) -> set[str]:
+    """Return the names of all weights in the files of a checkpoint; none where they are no safetensors."""
+    optional = {"_raise_exceptions_for_missing_entries": False}
+    if (index := cached_file(source, INDEX, **optional)) is not None:
+        return set(json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"])
+    if (file := cached_file(source, WEIGHTS, **optional)) is None:
+        return set()
+    with safe_open(file, "pt") as tensors:
+        return set(tensors.keys())
 
 
 def load_processor(source: str | Path) -> IlaVideoProcessor:
@@ -72,18 +145,29 @@ def require_checkpoint(source: str | Path) -> None:
         if not (Path(source) / "config.json").is_file():
             raise ValueError(f"{text!r} holds no model: it has no config.json.")
     elif text.count("/") != 1 or text.startswith(("/", ".", "~")) or text.endswith("/"):
-        raise ValueError(f"There is no folder {text!r}, and it is no Hub id (`user/name`) either.")
+        raise ValueError(f"There is no folder {redact(text)!r}, and it is no Hub id (`user/name`) either.")
 
 
 @contextmanager
 def named_in_errors(source: str | Path) -> Iterator[None]:
-    """Put the name of a checkpoint in front of an OSError that does not say it, such as those of the Hub's client."""
+    """Put the name of a checkpoint in front of an error that does not say it, such as those of the Hub's client.
+
+    What a configuration of wrong types or sizes raises deep inside the library, a TypeError for example, becomes a
+    ValueError.
+    """
     try:
         yield
     except OSError as error:
         if str(source) in str(error):
             raise
         raise OSError(f"{str(source)!r} cannot be loaded: {error}") from error
+    except RuntimeError as error:  # such as weights of other shapes
+        raise RuntimeError(f"{str(source)!r} cannot be loaded: {error}") from error
+    except INVALID_CONTENT as error:
+        if isinstance(error, ValueError) and str(source) in str(error):
+            raise
+        kind = "" if isinstance(error, (ValueError, StrictDataclassError)) else f"{type(error).__name__}: "
+        raise ValueError(f"{str(source)!r} cannot be loaded: {kind}{error}") from error
 
 
 # -- the network that computes ---------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from ..distributed import Rank
 from ..model.configuration_ila import MULTI_LABEL
 from ..model.modeling_ila import IlaForVideoClassification
 from ..model.video_processing_ila import IlaVideoProcessor
+from ..model.video_urls_ila import redact
 from .inference import (
     Network,
     evaluating,
@@ -189,7 +190,7 @@ def count_share(videos: Iterable[NamedVideo], rank: Rank) -> int:
 
 
 def _shown(name: str) -> str:
-    return name.encode("utf-8", "backslashreplace").decode()  # Parquet holds nothing but UTF-8
+    return redact(name).encode("utf-8", "backslashreplace").decode()  # Parquet holds nothing but UTF-8
 
 
 def _labelled(network: Network, processor: IlaVideoProcessor, batch: Batch, options: LabelOptions) -> list[Row]:
@@ -217,4 +218,4 @@ def _row(
     video: Video, *, labels: list[str] | None = None, scores: list[float] | None = None, reason: str | None = None
 ) -> Row:
     lost = None if video.views is None else video.frames_lost
-    return {"video": video.name, "labels": labels, "scores": scores, "frames_lost": lost, "reason": reason}
+    return {"video": redact(video.name), "labels": labels, "scores": scores, "frames_lost": lost, "reason": reason}

@@ -10,8 +10,7 @@ A row has `video` (name), `labels` and `scores` (best first), `frames_lost`, `re
 on request, `embedding`. Lines are on disk when `append` returns; a line that a killed run left half written is cut off
 when the next one starts. Rows for Parquet wait for their piece, a minute at most, and are computed again after a kill.
 
-The locks are flock's own: the processes of a run share one, which keeps runs with another number of processes out, and
-the `filelock` library has no shared locks for files.
+The locks are flock's own: the processes of a run share one, which keeps runs with another number of processes out.
 """
 
 import hashlib
@@ -27,7 +26,7 @@ from uuid import uuid4
 from transformers.utils import logging
 
 from ..distributed import Rank
-from ..files import atomic_write
+from ..files import atomic_write, describe_signature, open_lock, sign_lock, signature_of
 from .options import RESULT_FORMATS, LabelOptions
 
 
@@ -104,8 +103,8 @@ class ResultWriter:
         self.lines: IO[bytes] | None = None
         self.rows: list[dict[str, Any]] = []
         self.since = time.monotonic()
-        self.lock = (folder / f".{self.stem}.lock").open("ab")
-        self.run = (folder / f".run-of-{rank.world_size:05}.lock").open("ab")
+        self.lock = open_lock(folder / f".{self.stem}.lock")
+        self.run = open_lock(folder / f".run-of-{rank.world_size:05}.lock")
         self._take_locks()
         for left in (*folder.glob(f".{self.stem}*.tmp"), *folder.glob(f".{self.stem}*.new")):  # new: of earlier runs
             left.unlink()
@@ -121,6 +120,9 @@ class ResultWriter:
 
     def _take_locks(self) -> None:
         if fcntl is None:
+            logger.warning(
+                f"Nothing keeps another run from writing to {str(self.folder)!r}: this system has no locks."
+            )
             return
         try:
             with (self.folder / ".looking.lock").open("ab") as looking:
@@ -141,8 +143,10 @@ class ResultWriter:
         try:
             fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
+            writer = describe_signature(signature_of(self.lock))
             self._release_locks()
-            raise ValueError(f"Another process writes {self.stem!r} in {str(self.folder)!r}.") from error
+            raise ValueError(f"Another process writes {self.stem!r} in {str(self.folder)!r}: {writer}.") from error
+        sign_lock(self.lock)
 
     def _release_locks(self) -> None:
         self.lock.close()

@@ -22,9 +22,11 @@ from transformers.image_utils import PILImageResampling
 
 from ..data.samples import Annotations, LabelledVideos, Sample, listed_samples, path_of, samples_hash
 from ..model.configuration_ila import MULTI_LABEL
+from ..model.held_weights_ila import checkpoint_names
 from ..model.modeling_ila import IlaForVideoClassification
 from ..model.video_processing_ila import IlaVideoProcessor
 from ..version import __version__
+from .hashing import hash_tensors
 from .inference import probabilities
 from .metrics import (
     accuracies,
@@ -265,16 +267,7 @@ def fingerprint(model: IlaForVideoClassification) -> str:
     It is the same on every device.
     """
     digest = hashlib.sha256(json.dumps(model.config.class_names).encode())
-    for name, state in sorted(model.state_dict().items()):
-        for part in state if isinstance(state, tuple) else (state,):  # torch's quantised layers: weight and bias
-            if not isinstance(part, torch.Tensor):
-                digest.update(f"{name} {part}".encode())
-                continue
-            torchaos = type(part).dequantize is not torch.Tensor.dequantize  # which calls its numbers float32
-            tensor = part.detach().dequantize() if torchaos or part.is_quantized else part.detach()
-            kind = type(part).__name__ if torchaos else part.dtype
-            digest.update(f"{name} {kind} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    hash_tensors(digest, checkpoint_names(model.state_dict()))
     return digest.hexdigest()
 
 

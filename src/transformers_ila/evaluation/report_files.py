@@ -5,7 +5,6 @@ Each file is whole or not there. `evaluation.json` stands beside
 `evaluation_confusion.csv` and `evaluation_confusion.png`.
 """
 
-import csv
 import io
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from ..data.samples import path_of
-from ..files import atomic_write
+from ..files import atomic_write, only_writer
+from ..markup import csv_text, markdown_sentences, markdown_table, markdown_text
 from ..visualization.confusion import plot_confusion_matrix
 from .inference import probabilities
 from .metrics import confusion_matrix, label_ranks, predicted_classes
 from .report import Evaluation
+from .report_fields import check_report, no_report
 
 
 SHOWN = 20  # rows of a table in the Markdown; the other files have all
@@ -67,9 +68,10 @@ def write(evaluation: Evaluation, output: str | Path) -> list[Path]:
         picture = io.BytesIO()
         plot_confusion_matrix(matrix, names).save(picture, "png", optimize=True)
         written["picture"] = picture.getvalue()
-    for kind, content in written.items():
-        with atomic_write(files[kind], "wb") as file:
-            file.write(content)
+    with only_writer(files["report"].parent, f".{files['report'].stem}.lock", wait=True):  # no files of two are mixed
+        for kind, content in written.items():
+            with atomic_write(files[kind], "wb") as file:
+                file.write(content)
     return [files[kind] for kind in written]
 
 
@@ -115,10 +117,8 @@ def _json(report: Mapping[str, Any]) -> bytes:
 
 
 def _csv(rows: Iterable[Sequence[Any]]) -> bytes:
-    """Return rows as CSV in UTF-8; bytes of a path that are no text become escapes."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue().encode("utf-8", "backslashreplace")
+    """Return rows as CSV in UTF-8 (`csv_text`); bytes of a path that are no text become escapes."""
+    return csv_text(rows).encode("utf-8", "backslashreplace")
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
@@ -156,21 +156,33 @@ def _video_rows(evaluation: Evaluation) -> Iterator[list[Any]]:
 
 
 def markdown(report: Mapping[str, Any]) -> str:
-    """Return the report for people, in Markdown; long tables are cut, and say so."""
+    """Return the report for people, in Markdown; long tables are cut, and say so.
+
+    Raises:
+        ValueError: no such report (`check_report`).
+    """
+    check_report(report)
+    try:
+        return _markdown(report)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise no_report(f"{error!r} is wrong or missing") from error
+
+
+def _markdown(report: Mapping[str, Any]) -> str:
     model, origin = report["model"], report["data_set"]
     name = origin["name"] or "unnamed data set"
     sections = [
-        f"# {_cell(model['name'] or 'a model')} on {_cell(name)}"
-        + (f", {_cell(origin['split'])}" * bool(origin["split"])),
-        _rows(["", ""], _summary(report)),
-        report["protocol"]["note"] or "",
+        f"# {markdown_text(model['name'] or 'a model')} on {markdown_text(name)}"
+        + (f", {markdown_text(origin['split'])}" * bool(origin["split"])),
+        markdown_table(["", ""], _summary(report)),
+        markdown_sentences(report["protocol"]["note"] or ""),
         *_temporal_section(report),
         *_class_section(report),
         *_confusion_section(report),
         *_calibration_section(report),
         *_unreadable_section(report),
         "## How it was measured",
-        _rows(["", ""], _circumstances(report)),
+        markdown_table(["", ""], _circumstances(report)),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
 
@@ -207,7 +219,8 @@ def _circumstances(report: Mapping[str, Any]) -> list[tuple[Any, ...]]:
     rows = [
         ("date", report["date"]),
         ("model", f"{model['dtype']} on {model['device']}, SHA-256 {model['fingerprint']}"),
-        ("computed in", precision_of(report) if "inference" in report else None),  # earlier reports lack it
+        # earlier reports lack it; a reason names parts of the code
+        ("computed in", markdown_sentences(precision_of(report)) if "inference" in report else None),
         (
             "list",
             "no list" if listed is None else f"{listed['name']} ({listed['format']}), SHA-256 {listed['sha256']}",
@@ -240,7 +253,7 @@ def _temporal_section(report: Mapping[str, Any]) -> list[str]:
     for order, metrics in reliance["orders"].items():
         values = (value for _, value in scores_of(metrics))
         rows.append((order.replace("_", " "), *values, percent(metrics["prediction_changed"])))
-    return ["## Temporal reliance", _rows(["frames", *titles, "prediction changed"], rows)]
+    return ["## Temporal reliance", markdown_table(["frames", *titles, "prediction changed"], rows)]
 
 
 def _class_section(report: Mapping[str, Any]) -> list[str]:
@@ -256,14 +269,14 @@ def _class_section(report: Mapping[str, Any]) -> list[str]:
         "## Classes" if len(worst) == len(with_videos) else f"## The {len(worst)} worst of {len(with_videos)} classes"
     )
     heads = ["class", "videos", key.replace("_", " "), *(order.replace("_", " ") for order in orders)]
-    return [title, _rows(heads, rows)]
+    return [title, markdown_table(heads, rows)]
 
 
 def _confusion_section(report: Mapping[str, Any]) -> list[str]:
     if not report["most_confused"]:
         return []
     rows = [(row["label"], row["predicted"], row["videos"]) for row in report["most_confused"]]
-    return ["## Most confused", _rows(["label", "predicted", "videos"], rows)]
+    return ["## Most confused", markdown_table(["label", "predicted", "videos"], rows)]
 
 
 def _calibration_section(report: Mapping[str, Any]) -> list[str]:
@@ -277,7 +290,8 @@ def _calibration_section(report: Mapping[str, Any]) -> list[str]:
         for row in report["calibration"]["bins"]
         if row["statements"]
     ]
-    return ["## Calibration", _rows(["confidence", "statements", "mean confidence", "true"], rows)] if rows else []
+    heads = ["confidence", "statements", "mean confidence", "true"]
+    return ["## Calibration", markdown_table(heads, rows)] if rows else []
 
 
 def _unreadable_section(report: Mapping[str, Any]) -> list[str]:
@@ -285,17 +299,8 @@ def _unreadable_section(report: Mapping[str, Any]) -> list[str]:
     if not listed:
         return []
     more = [f"and {len(listed) - SHOWN} more"] if len(listed) > SHOWN else []
-    return ["## Unreadable", _rows(["video", "reason"], [(v["path"], v["reason"]) for v in listed[:SHOWN]]), *more]
-
-
-def _rows(heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
-    return "\n".join([*lines, *(f"| {' | '.join(map(_cell, row))} |" for row in rows)])
-
-
-def _cell(value: Any) -> str:
-    """Return a value in one line, in which nothing ends the cell or starts HTML."""
-    return " ".join(str(value).split()).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
+    rows = [(video["path"], video["reason"]) for video in listed[:SHOWN]]
+    return ["## Unreadable", markdown_table(["video", "reason"], rows), *more]
 
 
 def seconds_of(report: Mapping[str, Any]) -> str:

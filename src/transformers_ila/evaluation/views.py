@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from ..distributed import Rank
 from ..model.video_processing_ila import IlaVideoProcessor
 from ..model.video_reading_ila import VideoDecodingError
+from ..model.video_urls_ila import redact
 from .options import FRAME_ORDERS, InferenceOptions
 
 
@@ -59,7 +60,7 @@ class _Videos(Dataset):
             with _drawing_from(draw_seed(self.seed, name)):
                 inputs = self.read(source)
         except (VideoDecodingError, OSError) as error:
-            return Video(key, name, None, reason=str(error) or type(error).__name__)
+            return Video(key, name, None, reason=redact(str(error)) or type(error).__name__)
         return Video(key, name, inputs["pixel_values"][0], inputs["video_metadata"][0].frames_lost)
 
 

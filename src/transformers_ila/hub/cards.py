@@ -3,6 +3,7 @@
 A card holds no accuracy that nobody measured or published, and says beside each which of the two it is.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -12,7 +13,8 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers.image_utils import PILImageResampling
 
 from .. import cost as complexity
-from ..data.class_names import is_unused
+from ..data.class_names import used_names
+from ..markup import markdown_sentences, markdown_table, markdown_text, plain_line, python_string
 from ..model.configuration_ila import IlaConfig
 from ..model.video_processing_ila import IlaVideoProcessor
 from .facts import (
@@ -135,7 +137,9 @@ def describe_weights(config: IlaConfig, facts: ModelFacts) -> Weights:
     if facts.origin == OPENAI_CLIP and facts.license in (None, "mit"):
         return Weights(CLIP_ORIGIN, "The code is Apache-2.0, OpenAI's CLIP weights are MIT.", {"license": "mit"})
     origin = CLIP_ORIGIN if facts.origin == OPENAI_CLIP else ""
-    licence = f"The code is Apache-2.0, the weights are {facts.licence}." if facts.licence else NO_STATED_LICENCE
+    licence = NO_STATED_LICENCE
+    if facts.licence:
+        licence = f"The code is Apache-2.0, the weights are {markdown_text(facts.licence)}."
     return Weights(origin, licence, metadata)
 
 
@@ -147,7 +151,7 @@ def _released_weights(config: IlaConfig, facts: ModelFacts, stated: Mapping[str,
         limits.append(UNUSED_OUTPUTS)
     if facts.license_name == NO_LICENCE or not stated:
         return Weights(RELEASED_ORIGIN, RELEASED_LICENCE, RELEASED_METADATA, limits)
-    granted = f"whoever wrote this card states {facts.licence} for them."
+    granted = f"whoever wrote this card states {markdown_text(facts.licence)} for them."
     licence = f"The code is Apache-2.0. The published weights were released without a licence; {granted}"
     return Weights(RELEASED_ORIGIN, licence, stated, limits)
 
@@ -164,8 +168,8 @@ def model_card(
             results always are.
     """
     weights = describe_weights(config, facts)
-    data_notes = [f"- {facts.data_note}"] if facts.data_note else []
-    model_name = (facts.model_id or NO_NAME).rstrip("/").rpartition("/")[2]
+    data_notes = [f"- {markdown_sentences(facts.data_note)}"] if facts.data_note else []
+    model_name = plain_line((facts.model_id or NO_NAME).rstrip("/").rpartition("/")[2])
     metadata: dict[str, Any] = {**weights.metadata, FACTS_KEY: facts_to_metadata(facts) or None}
     data = ModelCardData(
         library_name="transformers",
@@ -179,9 +183,9 @@ def model_card(
         data,
         template_path=str(TEMPLATE),
         example=example(facts),
-        title=facts.title or model_name,
+        title=markdown_text(facts.title or model_name),
         summary=" ".join(part for part in (_summary(config), weights.origin) if part),
-        usage_note=" ".join(part for part in (facts.usage_note, USAGE_NOTE) if part),
+        usage_note=" ".join(part for part in (markdown_sentences(facts.usage_note), USAGE_NOTE) if part),
         results=_results(facts),
         network=_network(config),
         data="\n".join([*data_notes, _data(config, processor)]),
@@ -194,15 +198,15 @@ def model_card(
 
 def example(facts: ModelFacts) -> str:
     """Write the arguments of the usage example that say what it loads."""
-    branch = "" if facts.revision is None else f', revision="{facts.revision}"'
-    return f'model="{facts.model_id or NO_NAME}"{branch}'
+    branch = "" if facts.revision is None else f", revision={python_string(facts.revision)}"
+    return f"model={python_string(facts.model_id or NO_NAME)}{branch}"
 
 
 # -- sections --------------------------------------------------------------------------------------------------------
 
 
 def _class_names(config: IlaConfig) -> list[str]:
-    return [name for name in config.class_names if not is_unused(name)]
+    return used_names(config.class_names)
 
 
 def _biases(config: IlaConfig) -> str:
@@ -226,19 +230,20 @@ def _summary(config: IlaConfig) -> str:
 
 def _results(facts: ModelFacts) -> str:
     """Write a table of all results, then the notes on them."""
-    rows = ["| data set | metric | value | views | videos | origin |", "|---|---|---|---|---|---|"]
+    rows = []
     for result in facts.results:
         data_set = result.data_set + (f", {result.split}" if result.split else "")
         origin = f"{result.origin}: {result.source}"
         value = f"{result.percent:.1f} %"
         cells = (data_set, METRICS[result.metric][1], value, result.protocol, result.counts, origin)
-        rows.append(f"| {' | '.join(' '.join(cell.split()).replace('|', '/') for cell in cells)} |")
+        rows.append([cell.replace("|", "/") for cell in cells])
     notes = [NOT_MEASURED] if facts.published and not facts.measured else []
-    notes += [result.note for result in facts.results if result.note]
+    notes += [markdown_sentences(result.note) for result in facts.results if result.note]
     if facts.recorded_accuracy is not None:
         accuracy = f"a best validation accuracy of {facts.recorded_accuracy:.2f} %"
         notes.append(f"The converted file itself records {accuracy}, measured by the code that trained it.")
-    table = "\n".join(rows) if facts.results else NO_RESULTS
+    heads = ["data set", "metric", "value", "views", "videos", "origin"]
+    table = markdown_table(heads, rows) if facts.results else NO_RESULTS
     return "\n\n".join(part for part in (table, " ".join(notes)) if part)
 
 
@@ -252,8 +257,8 @@ def _eval_results(results: Sequence[Result]) -> list[EvalResult]:
         EvalResult(
             task_type="video-classification",
             task_name="Video classification",
-            dataset_type=result.data_set.lower().replace(" ", "-"),
-            dataset_name=result.data_set,
+            dataset_type=re.sub(r"[^\w.-]+", "-", result.data_set.lower()),
+            dataset_name=plain_line(result.data_set),
             dataset_split=result.split,
             metric_type=METRICS[result.metric][0],
             metric_value=round(result.percent, 2),
@@ -291,7 +296,7 @@ def _network(config: IlaConfig) -> str:
 
 def _data(config: IlaConfig, processor: IlaVideoProcessor) -> str:
     names = _class_names(config)
-    shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    shown = ", ".join(markdown_text(name, 60) for name in names[:3]) + (", ..." if len(names) > 3 else "")
     rule = f"`{processor.frame_sampling}`"
     if processor.frame_sampling == "dense":
         rule += f", every {processor.frame_stride}th" if processor.frame_stride > 1 else ", one after the other"

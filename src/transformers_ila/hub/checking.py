@@ -16,8 +16,8 @@ import yaml
 from huggingface_hub import ModelCard
 from huggingface_hub.errors import HfHubHTTPError
 
+from ..evaluation.inference import load_classifier
 from ..evaluation.report import fingerprint
-from ..model.modeling_ila import IlaForVideoClassification
 from ..video_writing import write_mp4
 from .exporting import CARD_BEFORE
 from .facts import OFFICIAL_RELEASE, ModelFacts, read_facts
@@ -54,9 +54,12 @@ from transformers import pipeline
 folder, video = sys.argv[1:]
 classify = pipeline("video-classification", model=folder, trust_remote_code=True)
 stored = {name for file in pathlib.Path(folder).glob("model*.safetensors") for name in safe_open(file, "pt").keys()}
-absent = sorted(set(classify.model.state_dict()) - stored)
+absent = sorted(name for name in classify.model.state_dict() if not {name, name.removesuffix(".weight")} & stored)
 if absent:
     sys.exit(f"{len(absent)} tensors of the classifier are in no file: {', '.join(absent[:3])}")
+left_over = sorted(name for name in stored if not {name, name + ".weight"} & set(classify.model.state_dict()))
+if left_over:
+    sys.exit(f"{len(left_over)} tensors of the files are in no classifier: {', '.join(left_over[:3])}")
 answers = classify(video, top_k=5)
 if not answers or not all(math.isfinite(answer["score"]) for answer in answers):
     sys.exit(f"scores that are no numbers: {answers}")
@@ -122,6 +125,10 @@ def check_folder(folder: str | Path, *, video: str | Path | None = None) -> Chec
 
 
 def _missing_files(folder: Path, files: dict[str, int]) -> list[str]:
+    kind = _read_object(folder / "config.json").get("model_type") if "config.json" in files else None
+    if kind not in (None, "ila"):
+        allowed = "an IlaForVideoClassification or IlaModel, which `hub.export` takes"
+        raise PublishError(f"{str(folder)!r} holds a model of type {kind!r}; allowed: {allowed}.")
     problems = [f"{name} is missing" for name in REQUIRED if name not in files]
     if not any(name in files for name in PROCESSORS):
         problems.append(f"there is no processor ({', '.join(PROCESSORS)})")
@@ -189,7 +196,7 @@ def _check_results(folder: Path, facts: ModelFacts) -> None:
     if facts.fingerprint is None:
         return
     try:
-        found = fingerprint(IlaForVideoClassification.from_pretrained(folder, dtype="auto"))
+        found = fingerprint(load_classifier(folder, dtype="auto"))
     except Exception as error:  # of any kind, for a folder that does not load
         raise PublishError(f"{str(folder)!r} does not load: {one_line(error)}") from error
     if not facts.are_of(found):

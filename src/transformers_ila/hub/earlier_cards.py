@@ -1,15 +1,20 @@
-"""Reads the facts of cards that were written before they had the key `ila`, from their text."""
+"""Reads the facts of cards that were written before they had the key `ila`, from their text.
+
+Such cards have names from outside in their text as they were. So a mark is believed only where those cards have it,
+and nothing of a card that has a section twice.
+"""
 
 import re
 from collections.abc import Mapping
 from typing import Any
 
 
+SECTIONS = ("Use it", "Results", "Data, decoder and preprocessing")  # that are read
 FINGERPRINT = re.compile(r"<!-- results of the weights (\w+) -->")
-USAGE = re.compile(r'pipeline\("video-classification", model="([^"]*)"(?:, revision="([^"]*)")?')
-RECORDED = re.compile(
+USAGE = re.compile(r'^classify = pipeline\("video-classification", model="([^"]*)"(?:, revision="([^"]*)")?', re.M)
+RECORDED = re.compile(  # the last of the notes
     r"The converted file itself records a best validation accuracy of ([\d.]+) %, "
-    r"measured by the code that trained it\."
+    r"measured by the code that trained it\.$"
 )
 CLIP = "The towers are OpenAI's CLIP; every other weight is new and untrained"
 NOT_MEASURED = "Published for this variant by its authors; nobody has measured it with this package."
@@ -24,8 +29,11 @@ def read_earlier_card(text: str, metadata: Mapping[str, Any], metrics: Mapping[s
         metadata: of the card; the measured values stand there with two digits, in the text with one.
         metrics: title of a metric -> our name.
     """
-    usage, fingerprint = USAGE.search(text), FINGERPRINT.search(text)
-    lines = _section(text, "Results")
+    text = text.replace("\r\n", "\n")
+    if any(text.count(f"\n## {title}\n") > 1 for title in SECTIONS):
+        return {}
+    usage, lines = USAGE.search("\n".join(_section(text, "Use it"))), _section(text, "Results")
+    fingerprints = [found[1] for line in lines if (found := FINGERPRINT.fullmatch(line))]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")]
     results = [_result(row, metadata, metrics) for row in rows if len(row) == 6 and row[1] in metrics]
     prose = " ".join(" ".join(line for line in lines if not line.startswith(("|", "<!--"))).split())
@@ -37,16 +45,22 @@ def read_earlier_card(text: str, metadata: Mapping[str, Any], metrics: Mapping[s
         "model_id": usage[1] if usage else None,
         "revision": usage[2] if usage else None,
         "title": _title(text) if published else None,
-        "origin": "clip" if CLIP in " ".join(text.split()) else None,
+        "origin": "clip" if CLIP in _summary(text) else None,
         "results": results,
         "recorded_accuracy": float(recorded[1]) if recorded else None,
         "data_note": _data_note(text) if published else "",
-        "fingerprint": fingerprint[1] if fingerprint else None,
+        "fingerprint": fingerprints[-1] if fingerprints else None,
     }
 
 
 def _section(text: str, title: str) -> list[str]:
-    return text.replace("\r\n", "\n").partition(f"\n## {title}\n")[2].partition("\n## ")[0].splitlines()
+    return text.partition(f"\n## {title}\n")[2].partition("\n## ")[0].splitlines()
+
+
+def _summary(text: str) -> str:
+    """Return the paragraph below the title that every card has, in one line."""
+    found = re.search(r"^ILA: .*?(?=\n\n|\Z)", text.partition("\n## ")[0], re.MULTILINE | re.DOTALL)
+    return " ".join(found[0].split()) if found else ""
 
 
 def _title(text: str) -> str | None:

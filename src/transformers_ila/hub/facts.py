@@ -34,13 +34,13 @@ class Result:
     """Hold one accuracy and where it comes from.
 
     metric: a key of `METRICS`.
-    percent: the value, from 0 to 100.
+    percent: the value, from 0 to 100; any other is a ValueError.
     data_set, split: on which it was taken; the split is None where nobody stated one.
     protocol: the views of a video, in words (`describe_views`).
     counts: how many videos are behind the number, in words.
     origin: whether its authors published it or this package measured it.
     source, source_url: the table or the versions that it comes from.
-    note: sentences about it, printed below the table.
+    note: sentences in Markdown about it, printed below the table.
     """
 
     metric: Literal["top1", "top5", "mean_class_accuracy", "mean_average_precision"]
@@ -54,6 +54,10 @@ class Result:
     source_url: str | None = None
     note: str = ""
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.percent <= 100:
+            raise ValueError(f"`percent` must be from 0 to 100, got {self.percent}.")
+
 
 @strict
 @dataclass
@@ -66,7 +70,7 @@ class ModelFacts:
     license, license_name, license_link: as in the Hub's metadata ("apache-2.0"; or "other" with a name and a link).
     results: accuracies with their origin.
     recorded_accuracy: of a converted file, the best validation accuracy in percent that its training wrote into it.
-    usage_note, data_note: sentences for these two sections.
+    usage_note, data_note: sentences in Markdown for these two sections. HTML in them is shown, not used.
     fingerprint: of the weights that the results belong to (`evaluation.fingerprint`); None where nobody stated it.
     """
 
@@ -129,7 +133,7 @@ def read_facts(card: RepoCard) -> ModelFacts:
     try:
         results = [Result(**result) for result in stored.get("results", [])]
         facts = ModelFacts(**{**stored, "results": results}, **licence)
-    except (TypeError, AttributeError, StrictDataclassError) as error:
+    except (TypeError, ValueError, AttributeError, StrictDataclassError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(
             f"The card's metadata must state the licence in text, and under the key `{FACTS_KEY}` what `ila card` "

@@ -5,6 +5,7 @@ model would be there in part. So the files go through `HfApi.create_commit`, whi
 """
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -156,11 +157,16 @@ def published_card_text(checked: CheckedFolder, repo_id: str, branch: str | None
     facts = read_facts(card)
     there = replace(facts, model_id=repo_id, revision=branch)
     if FACTS_KEY not in card.data:
-        return text if facts.model_id is None else text.replace(example(facts), example(there))
+        return text if facts.model_id is None else _in_code(text, example(facts), example(there))
     stored = {**card.data[FACTS_KEY], "model_id": repo_id, "revision": branch}
     card.data[FACTS_KEY] = {key: value for key, value in stored.items() if value is not None}
-    card.text = card.text.replace(example(facts), example(there))
+    card.text = _in_code(card.text, example(facts), example(there))
     return str(card)
+
+
+def _in_code(text: str, old: str, new: str) -> str:
+    """Replace words in the blocks of code of a card, and nowhere else: a class may be called so."""
+    return re.sub(r"^```.*?^```", lambda block: block[0].replace(old, new), text, flags=re.MULTILINE | re.DOTALL)
 
 
 def _deletions(checked: CheckedFolder, existing: Iterable[str]) -> list[CommitOperationDelete]:

@@ -7,11 +7,13 @@ from typing import Any
 
 import torch
 from huggingface_hub import ModelCard
-from huggingface_hub.errors import StrictDataclassError
 
+from ..evaluation.inference import CLASSIFIERS, classifier_config, load_classifier
 from ..evaluation.report import describe_preprocessing, fingerprint
+from ..evaluation.report_fields import check_report, no_report
+from ..markup import markdown_text
 from ..model.configuration_ila import IlaConfig
-from ..model.modeling_ila import IlaForVideoClassification
+from ..model.loading_ila import refuse_adapter
 from ..model.video_processing_ila import IlaVideoProcessor
 from .cards import check_license, model_card
 from .facts import METRICS, ModelFacts, Result, describe_views, read_facts
@@ -39,7 +41,13 @@ def card_of_folder(
         OSError: no such folder.
     """
     folder = Path(folder)
-    config = IlaConfig.from_pretrained(folder)
+    config = classifier_config(folder)
+    if not isinstance(config, IlaConfig) or type(config).model_type != IlaConfig.model_type:
+        kind = CLASSIFIERS[type(config).model_type]
+        raise ValueError(
+            f"{str(folder)!r} holds a {kind}; cards are of an IlaForVideoClassification, as `export` takes."
+        )
+    refuse_adapter(folder)
     processor = IlaVideoProcessor.from_pretrained(folder)
     results = [result for report in reports for result in measured_results(report)]
     for report in reports:
@@ -62,39 +70,32 @@ def measured_results(report: Mapping[str, Any]) -> list[Result]:
     """Read the accuracies of a report of `evaluate`; a note on the first says what other orders of frames give.
 
     Raises:
-        ValueError: no such report, or one without an evaluated video.
+        ValueError: no such report (`check_report`), or one without an evaluated video.
     """
-    try:
-        protocol, counts, metrics = report["protocol"], report["counts"], report["metrics"]
-        views = describe_views(protocol["clips"], protocol["crops"], protocol["frames_per_clip"])
-        if protocol["batch_statistics"]:
-            views += f", batch statistics of {protocol['batch_size']} videos (the release's fault)"
-        if protocol.get("random_frames"):
-            views += f", frames at random (seed {protocol['seed']})"
-        common = {
-            "data_set": report["data_set"]["name"] or "unnamed data set",
-            "split": report["data_set"]["split"],
-            "protocol": views,
-            "counts": f"{counts['evaluated']} of {counts['listed']} videos, {counts['unreadable']} unreadable",
-            "origin": "measured",
-            "source": f"transformers-ila {report['versions']['transformers_ila']}, {report['date'][:10]}, "
-            f"PyAV {report['decoder']['pyav']}",
-        }
-        several = metrics.get("mean_average_precision") is not None
-        values = {name: metrics[name] for name in METRICS if (name == "mean_average_precision") == several}
-        classes = report["model"]["labels"]
-    except (KeyError, TypeError, AttributeError) as error:
-        raise _no_report(error) from error
-    if any(value is None for value in values.values()):
+    check_report(report)
+    protocol, counts, metrics = report["protocol"], report["counts"], report["metrics"]
+    views = describe_views(protocol["clips"], protocol["crops"], protocol["frames_per_clip"])
+    if protocol["batch_statistics"]:
+        views += f", batch statistics of {protocol['batch_size']} videos (the release's fault)"
+    if protocol.get("random_frames"):
+        views += f", frames at random (seed {protocol.get('seed')})"
+    common = {
+        "data_set": report["data_set"]["name"] or "unnamed data set",
+        "split": report["data_set"]["split"],
+        "protocol": views,
+        "counts": f"{counts['evaluated']} of {counts['listed']} videos, {counts['unreadable']} unreadable",
+        "origin": "measured",
+        "source": f"transformers-ila {report['versions']['transformers_ila']}, {report['date'][:10]}, "
+        f"PyAV {report['decoder']['pyav']}",
+    }
+    several = metrics.get("mean_average_precision") is not None
+    names = [name for name in METRICS if (name == "mean_average_precision") == several]
+    if missing := [name for name in names if name not in metrics]:
+        raise no_report(f"{missing[0]!r} of 'metrics' is missing")
+    if any(metrics[name] is None for name in names):
         raise ValueError("The report has no accuracy: no video could be evaluated.")
-    wrong = {name: value for name, value in values.items() if not _is_fraction(value)}
-    if wrong:
-        raise ValueError(f"This is no evaluation report: accuracies are from 0 to 1, got {wrong}.")
-    stated = {name: value for name, value in values.items() if name != "top5" or classes > 5}  # of five all are right
-    try:
-        results = [Result(name, 100 * value, **common) for name, value in stated.items()]  # type: ignore[arg-type]
-    except StrictDataclassError as error:
-        raise _no_report(error) from error
+    stated = [name for name in names if name != "top5" or report["model"]["labels"] > 5]  # of five all are right
+    results = [Result(name, 100 * metrics[name], **common) for name in stated]  # type: ignore[arg-type]
     return [replace(results[0], note=_reliance_note(report, results[0])), *results[1:]]
 
 
@@ -103,19 +104,11 @@ def _reliance_note(report: Mapping[str, Any], result: Result) -> str:
     measured = report.get("temporal_reliance")
     if measured is None:
         return ""
-    values = {name: order.get(result.metric) for name, order in measured["orders"].items()}
+    values = {name: order.get(result.metric) for name, order in measured.get("orders", {}).items()}
     others = [f"{100 * value:.1f} % with {ORDER_WORDS[name]}" for name, value in values.items() if value is not None]
     stated = [f"{result.percent:.1f} % with frames as they are", *others]
-    where = ", ".join(part for part in (result.data_set, result.split, result.protocol) if part)
+    where = ", ".join(markdown_text(part) for part in (result.data_set, result.split, result.protocol) if part)
     return f"{METRICS[result.metric][1]} on {where} (measured, {report['date'][:10]}): {', '.join(stated)}."
-
-
-def _is_fraction(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1
-
-
-def _no_report(error: Exception) -> ValueError:
-    return ValueError(f"This is no evaluation report: {error!r} is wrong or missing.")
 
 
 def _evaluated(report: Mapping[str, Any]) -> str:
@@ -135,8 +128,8 @@ def _check_settings(report: Mapping[str, Any], folder: Path, config: IlaConfig, 
         }
         for step, ours in describe_preprocessing(processor, protocol["name"]).items():
             fields[step] = (report["preprocessing"][step], ours)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise _no_report(error) from error
+    except KeyError as error:
+        raise no_report(f"{error!r} is missing") from error
     differ = [f"{name} {ours}, there {theirs}" for name, (theirs, ours) in fields.items() if theirs != ours]
     if differ:
         raise ValueError(
@@ -152,15 +145,12 @@ def _check_weights(reports: Sequence[Mapping[str, Any]], folder: Path) -> str:
     found: dict[torch.dtype, str] = {}
 
     def load(dtype: torch.dtype | str) -> str:
-        model = IlaForVideoClassification.from_pretrained(folder, dtype=dtype)
+        model = load_classifier(folder, dtype=dtype)
         return found.setdefault(model.dtype, fingerprint(model))
 
     ours = load("auto")
     for report in reports:
-        try:
-            dtype, stated = getattr(torch, report["model"]["dtype"]), report["model"]["fingerprint"]
-        except (KeyError, TypeError, AttributeError) as error:
-            raise _no_report(error) from error
+        dtype, stated = getattr(torch, report["model"]["dtype"]), report["model"]["fingerprint"]
         if stated != (found[dtype] if dtype in found else load(dtype)):
             raise ValueError(
                 f"The report is of {_evaluated(report)}; {str(folder)!r} has other weights or class names."

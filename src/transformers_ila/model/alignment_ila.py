@@ -41,7 +41,7 @@ POINT_RANGE = 0.75  # points are this times tanh, so that a mask's flat top neve
 
 def mask_profile(distance: torch.Tensor, *, eta: float, delta: float, beta: float) -> torch.Tensor:
     """Compute Eq. 6: the weight is `eta` up to distance `delta` and falls with slope `beta` to 0. Any shape."""
-    return (eta + beta * delta - beta * distance).clamp(0.0, eta)
+    return (eta + beta * delta - beta * distance).clamp(0.0, float(eta))
 
 
 def patch_positions(length: int, *, like: torch.Tensor) -> torch.Tensor:

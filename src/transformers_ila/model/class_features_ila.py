@@ -10,6 +10,8 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
+from .class_names_ila import end_of_text
+
 
 class ClassTextFeatures:
     """Give a model with a text tower the text features of its classes, by `class_text_features()`."""
@@ -58,7 +60,7 @@ class ClassTextFeatures:
             return self._encode_classes() if kept is None or not own else kept
         if kept is None or not _are_same(sources, self._kept_for):
             kept = self._compute_class_features()
-            if _has_numbers(kept):
+            if has_numbers(kept):
                 self._kept_class_features, self._kept_for = kept, self._class_feature_sources()
         return kept
 
@@ -127,10 +129,8 @@ class ClassTextFeatures:
 
     def _shortest(self, input_ids: torch.Tensor) -> torch.Tensor:
         """Cut off the tokens behind the last end of text: attention is causal, so no feature changes."""
-        end = self.config.text_config.eos_token_id
-        ends = input_ids.argmax(-1) if end == 2 else (input_ids == end).int().argmax(-1)  # as CLIPTextModel reads them
-        last = ends.max()
-        return input_ids[:, : int(last) + 1] if _has_numbers(last) else input_ids
+        last = end_of_text(input_ids, self.config.text_config).max()
+        return input_ids[:, : int(last) + 1] if has_numbers(last) else input_ids
 
     def _refresh_after_loading(self, module: nn.Module, incompatible_keys: Any) -> None:
         self.refresh_class_features()
@@ -144,7 +144,7 @@ def _are_same(tensors: Sequence[torch.Tensor], others: Sequence[torch.Tensor]) -
     return len(tensors) == len(others) and all(one is other for one, other in zip(tensors, others))
 
 
-def _has_numbers(tensor: torch.Tensor) -> bool:
+def has_numbers(tensor: torch.Tensor) -> bool:
     """Return whether the tensor holds numbers after this call: no meta, fake or torch.func tensor does."""
     try:
         return tensor.untyped_storage().device.type != "meta"

@@ -1,38 +1,18 @@
 """Class names to the text tower's tokens: checked, tokenised as CLIP reads them, and never silently wrong."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch.nn import functional as F
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from .configuration_ila import IlaConfig
+from .label_fields_ila import check_labels
 
 
 logger = logging.get_logger(__name__)
-
-
-def check_labels(labels: Sequence[str]) -> list[str]:
-    """Return the labels as a list; raise a ValueError unless they are different, non-empty names."""
-    given = [] if isinstance(labels, str) or not isinstance(labels, Iterable) else list(labels)
-    if not given or not all(isinstance(name, str) and name.strip() for name in given):
-        raise ValueError(f"`labels` must be a list of class names, got {labels!r}.")
-    names = [str(name) for name in given]  # NumPy's strings are none for JSON
-    if len(set(names)) != len(names):
-        repeated = sorted({name for name in names if names.count(name) > 1})
-        raise ValueError(f"`labels` must be different names, these repeat: {repeated}.")
-    return names
-
-
-def explicit_class_names(config: IlaConfig) -> list[str] | None:
-    """Return the configuration's class names, or `None` if they are the library's numbered ones."""
-    return None if are_numbered(config.class_names) else config.class_names
-
-
-def are_numbered(names: Sequence[str]) -> bool:
-    """Return whether names are the library's numbered ones, `LABEL_0` and so on, which say nothing of the classes."""
-    return list(names) == [f"LABEL_{index}" for index in range(len(names))]
 
 
 def load_tokenizer(path: Any, **source: Any) -> PreTrainedTokenizerBase:
@@ -60,17 +40,57 @@ def tokenize_labels(
     """Tokenise class names as CLIP reads them, the bare name padded to the text tower's length: (K, length).
 
     Raises:
-        ValueError: a tokenizer of another text tower.
+        ValueError: a tokenizer of another text tower, or names that it reads alike, such as "Walk" and "walk".
     """
-    length = config.max_position_embeddings
-    longest = max(len(ids) for ids in tokenizer(list(labels))["input_ids"])
+    names, length = check_labels(labels), config.max_position_embeddings
+    broken = [name for name in names if name != name.encode("utf-8", "replace").decode()]
+    if broken:
+        raise ValueError(f"`labels` must be text that UTF-8 can hold, got {broken}.")
+    longest = max(len(ids) for ids in tokenizer(names)["input_ids"])
     if longest > length:
         logger.warning(f"Class names are cut to {length} tokens; the longest has {longest}.")
-    encoded = tokenizer(list(labels), padding="max_length", truncation=True, max_length=length, return_tensors="pt")
+    encoded = tokenizer(names, padding="max_length", truncation=True, max_length=length, return_tensors="pt")
     end = config.eos_token_id  # where CLIPTextModel reads the feature; 2 is CLIP's old sign for "the highest id"
     if end != 2 and not (encoded["input_ids"] == end).any(-1).all():
         raise ValueError(f"The tokenizer does not end texts with the text tower's `eos_token_id`, {end}.")
+    alike = alike_tokens(encoded["input_ids"], config)
+    if alike is not None:
+        cut = f", of which it keeps {length} tokens" if longest > length else ""
+        raise ValueError(
+            f"`labels` must be names that the tokenizer can tell apart, but it reads {names[alike[0]]!r} and "
+            f"{names[alike[1]]!r} alike{cut}: the two classes would always get the same score."
+        )
     return encoded["input_ids"]
+
+
+def end_of_text(input_ids: torch.Tensor, config: PreTrainedConfig) -> torch.Tensor:
+    """Return the position at which CLIPTextModel reads each text's feature, (K, length) -> (K,)."""
+    end = config.eos_token_id
+    return input_ids.argmax(-1) if end == 2 else (input_ids == end).int().argmax(-1)
+
+
+def alike_tokens(input_ids: torch.Tensor, config: PreTrainedConfig) -> tuple[int, int] | None:
+    """Return the first two rows of tokens, (K, length), of which the text tower computes one feature.
+
+    Attention is causal, so what stands behind the end of a text is not seen.
+    """
+    positions = torch.arange(input_ids.shape[1], device=input_ids.device)
+    seen = input_ids.masked_fill(positions > end_of_text(input_ids, config)[:, None], -1)
+    first: dict[tuple[int, ...], int] = {}
+    for index, row in enumerate(map(tuple, seen.tolist())):
+        if first.setdefault(row, index) != index:
+            return first[row], index
+    return None
+
+
+def alike_features(embeds: torch.Tensor) -> tuple[int, int] | None:
+    """Return the first two rows of text features, (K, E), with one direction, so that all their cosines are equal."""
+    unit = F.normalize(embeds.float(), dim=-1)
+    for start in range(0, len(unit), 1024):
+        alike = (unit[start : start + 1024] @ unit.T > 1 - 1e-6).triu(start + 1).nonzero()
+        if len(alike):
+            return start + int(alike[0, 0]), int(alike[0, 1])
+    return None
 
 
 def placeholder_class_input_ids(config: IlaConfig) -> torch.Tensor:

@@ -7,12 +7,15 @@ Modeling with Learnable Alignment for Video Recognition, ICCV 2023). That of an 
 """
 
 import copy
-from collections.abc import Sequence
+import math
+from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
+from transformers.activations import ACT2FN
 
+from .label_fields_ila import names_of, settle_label_fields, with_label_arguments, without_label_fields
 from .loading_ila import config_dict_of_vit
 
 
@@ -40,9 +43,64 @@ def _require(condition: bool, *, field: str, value: Any, allowed: str) -> None:
         raise ValueError(f"`{field}` is {value!r}; allowed: {allowed}.")
 
 
-def label_fields(names: Sequence[str]) -> dict[str, dict]:
-    """Return the fields of a configuration that name its classes: `id2label` and `label2id`."""
-    return {"id2label": dict(enumerate(names)), "label2id": {name: index for index, name in enumerate(names)}}
+# The most that a configuration may ask for. Its file may come from anywhere, and layers are made before anybody can
+# see that the weights do not fit them.
+LARGEST = {
+    "num_frames": 10_000,
+    "image_size": 2**14,
+    "patch_size": 2**14,
+    "num_channels": 2**10,
+    "hidden_size": 2**16,
+    "intermediate_size": 2**18,
+    "num_attention_heads": 2**12,
+    "projection_dim": 2**16,
+    "vocab_size": 2**24,
+    "max_position_embeddings": 2**16,
+    "num_hidden_layers": 1000,
+    "mit_num_hidden_layers": 1000,
+    "prompt_layers": 1000,
+    "alignment_hidden_size": 2**16,
+    "mit_intermediate_size": 2**18,
+    "gta_regions": 2**16,
+    "num_labels": 2**20,
+}
+MAY_BE_ZERO = ("mit_num_hidden_layers",)
+
+
+def require_sizes(fields: Mapping[str, Any]) -> None:
+    """Raise a ValueError for a size below 1, or above the most that is allowed (`LARGEST`)."""
+    for field, most in LARGEST.items():
+        value, least = fields.get(field), 0 if field in MAY_BE_ZERO else 1
+        if isinstance(value, int):
+            allowed = f"{least} or more, and at most {most}"
+            _require(least <= value <= most, field=field, value=value, allowed=allowed)
+
+
+_RATES = ("attention_dropout", "attention_probs_dropout_prob", "hidden_dropout_prob", "drop_path_rate")
+
+
+def validate_transformer(config: Any) -> None:
+    """Raise a ValueError for a number of a transformer's layers that no network can have, naming the field."""
+    require_sizes(vars(config))
+    width, heads = config.hidden_size, config.num_attention_heads
+    _require(width % heads == 0, field="num_attention_heads", value=heads, allowed=f"a divisor of hidden_size={width}")
+    for field in (name for name in _RATES if hasattr(config, name)):
+        value = getattr(config, field)
+        _require(0 <= value < 1, field=field, value=value, allowed="0 <= rate < 1")
+    eps, found = config.layer_norm_eps, config.hidden_act
+    _require(0 < eps < 1, field="layer_norm_eps", value=eps, allowed="0 < eps < 1")
+    _require(found in ACT2FN, field="hidden_act", value=found, allowed=f"one of {', '.join(sorted(ACT2FN))}")
+
+
+def check_model_type(config_dict: dict[str, Any], path: Any, allowed: Collection[str]) -> None:
+    """Raise a ValueError where a `config.json` is of a model whose weights have no place here."""
+    found = config_dict.get("model_type")
+    if found is not None and found not in allowed:
+        names = (config_dict.get("architectures") or [found])[0]
+        raise ValueError(
+            f"{str(path)!r} holds a {names} (`model_type` {found!r}), of which nothing can be loaded here; allowed "
+            f"`model_type`: {', '.join(sorted(allowed))}."
+        )
 
 
 @strict
@@ -54,6 +112,10 @@ class IlaTextConfig(CLIPTextConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         kwargs.pop("model_type", None)  # a CLIP folder names its own type here
         super().__post_init__(**kwargs)
+
+    def validate_architecture(self) -> None:
+        """Raise a ValueError for a number of layers, heads, channels or tokens that is not allowed."""
+        validate_transformer(self)
 
 
 @strict
@@ -96,6 +158,8 @@ class IlaVisionConfig(CLIPVisionConfig):
     """
 
     model_type = "ila_vision_model"
+    # types of models whose weights have a place
+    loads = frozenset({"ila_vision_model", "ila", "ila_frozen_clip", "clip", "clip_vision_model", "vit"})
 
     image_size: int = 224
     patch_size: int = 32
@@ -133,10 +197,11 @@ class IlaVisionConfig(CLIPVisionConfig):
         cls, pretrained_model_name_or_path: Any, **kwargs: Any
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         config_dict, unused = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        check_model_type(config_dict, pretrained_model_name_or_path, cls.loads)
         if config_dict.get("model_type") == "vit":
             config_dict = config_dict_of_vit(config_dict, pretrained_model_name_or_path, **kwargs)
         if "vision_config" in config_dict:  # of both towers, CLIP's or ours
-            config_dict = IlaConfig.from_dict(config_dict).vision_config.to_dict()
+            config_dict = IlaConfig.from_dict(without_label_fields(config_dict)).vision_config.to_dict()
         return config_dict, unused
 
     def to_diff_dict(self) -> dict[str, Any]:
@@ -152,6 +217,10 @@ class IlaVisionConfig(CLIPVisionConfig):
     def drop_path_of(self, layer_index: int) -> float:
         """Return the rate of stochastic depth of a layer, which rises linearly from 0 in the first."""
         return self.drop_path_rate * layer_index / max(1, self.num_hidden_layers - 1)
+
+    def validate_architecture(self) -> None:
+        """Raise a ValueError for a number of layers, heads or channels that is not allowed."""
+        validate_transformer(self)
 
     def validate_image(self) -> None:
         """Raise a ValueError for an image size, a patch size or a normalisation that is not allowed."""
@@ -235,12 +304,16 @@ class IlaConfig(CLIPConfig):
         weights_origin: "official_release" where the weights are, or began as, a published checkpoint's, for which
             nobody granted a licence; it travels with them, and their cards say so.
 
+    `id2label` and `label2id` say one list of class names; either is enough, and the other one is set from it.
+
     Raises:
+        ValueError: `id2label`, `label2id` or `num_labels` that contradict each other, or indices other than 0 to K-1.
         StrictDataclassFieldValidationError, StrictDataclassClassValidationError: on a value that is not allowed,
             naming the field, the value and what is allowed.
     """
 
     model_type = "ila"
+    loads = frozenset({"ila", "clip", "vit"})  # types of models whose weights have a place
     sub_configs_defaults = {"vision_config": IlaVisionConfig, "text_config": IlaTextConfig}
     # The Trainer gathers every output that is not named here over the whole evaluation set.
     keys_to_ignore_at_inference = [
@@ -275,6 +348,8 @@ class IlaConfig(CLIPConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         kwargs.pop("model_type", None)
+        require_sizes({**vars(self), **kwargs})  # now, as the library makes a name for each of `num_labels`
+        settle_label_fields(self, kwargs.get("num_labels"))
         vision_fields = {name: kwargs.pop(name) for name in _VISION_FIELDS if name in kwargs}
         for key, config_class in (("vision_config", IlaVisionConfig), ("text_config", IlaTextConfig)):
             given = getattr(self, key)
@@ -301,7 +376,7 @@ class IlaConfig(CLIPConfig):
     @property
     def class_names(self) -> list[str]:
         """Return the K class names, in the order of the logits."""
-        return [self.id2label[index] for index in range(self.num_labels)]
+        return names_of(self)
 
     @property
     def num_frames(self) -> int:
@@ -317,6 +392,7 @@ class IlaConfig(CLIPConfig):
         cls, pretrained_model_name_or_path: Any, **kwargs: Any
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         config_dict, unused = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        check_model_type(config_dict, pretrained_model_name_or_path, cls.loads)
         if config_dict.get("model_type") == "clip":  # expected here, so no warning about another model's type
             config_dict = {**config_dict, "model_type": cls.model_type}
         if config_dict.get("model_type") == "vit":
@@ -326,7 +402,7 @@ class IlaConfig(CLIPConfig):
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> "IlaConfig":
         vision_fields = {name: kwargs.pop(name) for name in _VISION_FIELDS if name in kwargs}
-        return super().from_dict({**config_dict, **vision_fields}, **kwargs)
+        return super().from_dict({**with_label_arguments(config_dict, kwargs), **vision_fields}, **kwargs)
 
     @classmethod
     def from_clip_size(cls, size: str, **kwargs: Any) -> "IlaConfig":
@@ -348,6 +424,14 @@ class IlaConfig(CLIPConfig):
         }
         return cls(**towers, **{"projection_dim": projection_dim, **kwargs})
 
+    def validate_sizes(self) -> None:
+        """Raise a ValueError for a size that is not allowed."""
+        require_sizes({**vars(self), "num_labels": self.num_labels})
+
+    def validate_labels(self) -> None:
+        """Raise a ValueError unless `id2label` and `label2id` say one list of class names, numbered from 0."""
+        names_of(self)
+
     def validate_towers(self) -> None:
         """Validate the configurations of both towers."""
         self.vision_config.validate()
@@ -357,6 +441,9 @@ class IlaConfig(CLIPConfig):
         """Raise a ValueError for a width, number of heads or number of prompt layers that is not allowed."""
         width = self.projection_dim
         _require(width > 0, field="projection_dim", value=width, allowed="1 or more")
+        for field in ("logit_scale_init_value", "initializer_range", "initializer_factor"):
+            found = getattr(self, field)
+            _require(0 <= found < math.inf, field=field, value=found, allowed="0 or more, and finite")
         heads = {
             "vision_config.mit_num_attention_heads": self.vision_config.mit_num_attention_heads,
             "prompt_num_attention_heads": self.prompt_num_attention_heads,

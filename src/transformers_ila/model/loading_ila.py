@@ -16,6 +16,9 @@ from transformers.models.x_clip.modeling_x_clip import XCLIPMultiframeIntegratio
 from transformers.utils import IMAGE_PROCESSOR_NAME, cached_file, logging
 from transformers.utils.constants import IMAGENET_STANDARD_MEAN, IMAGENET_STANDARD_STD
 
+from .held_weights_ila import FramePositions
+from .label_fields_ila import without_label_fields
+
 
 logger = logging.get_logger(__name__)
 
@@ -37,8 +40,8 @@ def set_vision_sizes(config: PreTrainedConfig, sizes: dict[str, int]) -> None:
 
 def stored_sizes(config_class: Any, path: Any, wanted: dict[str, int], **source: Any) -> dict[str, int]:
     """Return a checkpoint's number of frames and image size; CLIP's knows no frames and takes the `wanted` ones."""
-    sizes = vision_sizes(config_class.from_pretrained(path, **source))
     config_dict, _ = config_class.get_config_dict(path, **source)
+    sizes = vision_sizes(config_class.from_dict(without_label_fields(config_dict)))
     knows_frames = "num_frames" in config_dict.get("vision_config", config_dict)
     return sizes if knows_frames else {**sizes, "num_frames": wanted["num_frames"]}
 
@@ -56,7 +59,8 @@ def resize_time_parameters(model: nn.Module, num_frames: int) -> bool:
     Time embeddings (T, D) are interpolated linearly, GTA's matrices (heads, groups, T, T) bilinearly and such that
     what they sum up over the frames stays as large.
     """
-    owners = [(module, name) for module in model.modules() for name in TIME_PARAMETERS if hasattr(module, name)]
+    owners = [(module, name) for module in model.modules() for name in TIME_PARAMETERS if name in module._parameters]
+    owners += [(module, "weight") for module in model.modules() if isinstance(module, FramePositions)]
     for module, name in owners:
         weight = getattr(module, name).detach()
         if weight.ndim == 2:
@@ -79,6 +83,19 @@ def resize_patch_positions(embeddings: CLIPVisionEmbeddings, image_size: int) ->
     embeddings.image_size = image_size
     embeddings.num_patches, embeddings.num_positions = after * after, len(resized)
     embeddings.position_ids = torch.arange(len(resized), device=weight.device)[None]
+
+
+ADAPTER, WEIGHTS = "adapter_config.json", ("model", "pytorch_model")
+
+
+def refuse_adapter(path: Any) -> None:
+    """Raise a ValueError for a folder with an adapter and no weights: it would be put on a model of other classes."""
+    if path is not None and os.path.isfile(os.path.join(path, ADAPTER)):
+        if not any(name.startswith(WEIGHTS) for name in os.listdir(path)):
+            raise ValueError(
+                f"{str(path)!r} holds an adapter (LoRA), no whole model: `transformers_ila.training.load_adapter` "
+                "opens it on its own weights and with its classes; `merge_and_unload()` makes a whole model of it."
+            )
 
 
 # Arguments of `from_pretrained` that say where the files are.

@@ -14,10 +14,9 @@ Shapes: `B` videos, `V` views, `T` frames, `h`, `w` patch rows and columns, `L` 
 """
 
 import copy
-import math
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -36,17 +35,27 @@ from transformers.utils import TransformersKwargs, logging
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from .class_features_ila import ClassTextFeatures
+from .class_features_ila import ClassTextFeatures, has_numbers
 from .class_names_ila import (
-    check_labels,
-    explicit_class_names,
+    alike_features,
+    alike_tokens,
     load_tokenizer,
     placeholder_class_input_ids,
     tokenize_labels,
 )
-from .configuration_ila import MULTI_LABEL, IlaConfig, IlaVisionConfig, label_fields
+from .configuration_ila import MULTI_LABEL, IlaConfig, IlaVisionConfig
+from .held_weights_ila import FramePositions, PatchProjection
+from .label_fields_ila import (
+    check_labels,
+    explicit_class_names,
+    names_of,
+    numbered_names,
+    row_order,
+    settle_label_fields,
+)
 from .layers_ila import IlaVisionEncoder
 from .loading_ila import HUB_KWARGS
+from .named_classes_ila import NamedClasses, refuse_other_classes
 from .numerics_ila import at_least_float32
 from .outputs_ila import IlaOutput, IlaVideoClassifierOutput, IlaVisionModelOutput
 from .pretrained_ila import IlaPreTrainedModel, Projection
@@ -89,20 +98,15 @@ class IlaVisionModel(IlaPreTrainedModel):
 
     def __init__(self, config: IlaVisionConfig) -> None:
         super().__init__(config)
-        self.embeddings = IlaVisionEmbeddings(config)
         if config.temporal_layers and config.temporal_module in HAS_FRAME_POSITIONS:
-            self.time_embedding = nn.Parameter(torch.empty(config.num_frames, config.hidden_size))
+            self.time_embedding = FramePositions(config.num_frames, config.hidden_size)
+        self.embeddings = IlaVisionEmbeddings(config)
         self.pre_layrnorm: nn.Module = nn.Identity()
         if config.pre_layer_norm:
             self.pre_layrnorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.encoder = IlaVisionEncoder(config)
         self.post_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.post_init()
-
-    def init_own_weights(self, factor: float) -> None:
-        """Set the time embedding to 0, if there is one, so that the tower starts as plain CLIP."""
-        if hasattr(self, "time_embedding"):
-            init.zeros_(self.time_embedding)  # a tower starts as plain CLIP
 
     @merge_with_config_defaults
     @capture_outputs(tie_last_hidden_states=False)
@@ -129,7 +133,7 @@ class IlaVisionModel(IlaPreTrainedModel):
         hidden_states = self.embeddings(pixel_values.flatten(0, 1), interpolate_pos_encoding=interpolate_pos_encoding)
         hidden_states = hidden_states.unflatten(0, (batch_size, num_frames))  # (B, T, L, D)
         if hasattr(self, "time_embedding"):
-            hidden_states = hidden_states + self.time_embedding[:, None]
+            hidden_states = self.time_embedding(hidden_states)
         hidden_states = self.pre_layrnorm(hidden_states)
         hidden_states, losses, alignments = self.encoder(hidden_states, grid, **kwargs)
         normed = self.post_layernorm(hidden_states[:, :, :1] if self.config.pre_layer_norm else hidden_states)
@@ -228,6 +232,8 @@ class IlaModel(IlaPreTrainedModel):
     def __init__(self, config: IlaConfig) -> None:
         super().__init__(config)
         width, projection = config.vision_config.hidden_size, config.projection_dim
+        if config.classification_head == "text" and config.use_video_prompt:
+            self.prompts_visual_projection = PatchProjection(width, projection)  # the first, as optimisers list it
         self.vision_model = build_tower(IlaVisionModel, config.vision_config)
         self.visual_projection = Projection(width, projection, bias=False)
         self.mit = frame_integration(config)
@@ -238,16 +244,13 @@ class IlaModel(IlaPreTrainedModel):
             self.logit_scale = nn.Parameter(torch.tensor(float(config.logit_scale_init_value)))
             if config.use_video_prompt:
                 self.prompts_visual_layernorm = nn.LayerNorm(width, eps=config.vision_config.layer_norm_eps)
-                self.prompts_visual_projection = nn.Parameter(torch.empty(width, projection))
                 self.prompts_generator = prompt_generator(config)
         self.post_init()
 
     def init_own_weights(self, factor: float) -> None:
-        """Initialise what belongs to this module itself, as CLIP and X-CLIP do."""
+        """Initialise what belongs to this module itself, as CLIP does."""
         if self.config.classification_head == "text":
             init.constant_(self.logit_scale, self.config.logit_scale_init_value)
-            if self.config.use_video_prompt:
-                init.normal_(self.prompts_visual_projection, std=self.config.vision_config.hidden_size**-0.5 * factor)
 
     def set_attn_implementation(self, attn_implementation: str | dict, *args: Any, **kwargs: Any) -> None:
         super().set_attn_implementation(attn_implementation, *args, **kwargs)
@@ -323,8 +326,8 @@ class IlaModel(IlaPreTrainedModel):
         text_embeds = text_embeds.to(video_embeds)
         if self.config.use_video_prompt:
             patches = self.prompts_visual_layernorm(video_outputs.last_hidden_state[:, :, 1:]).mean(1)
-            patches = patches @ self.prompts_visual_projection  # (B, h*w, E): mean over frames, then projected
-            text_embeds = text_embeds.expand(len(video_embeds), -1, -1)
+            patches = self.prompts_visual_projection(patches)  # (B, h*w, E): mean over frames, then projected
+            text_embeds = text_embeds.expand(video_embeds.shape[0], -1, -1)
             text_embeds = text_embeds + self.prompts_generator(text_embeds, patches)
         video_embeds, text_embeds = F.normalize(video_embeds, dim=-1), F.normalize(text_embeds, dim=-1)
         if self.config.use_video_prompt:  # every video has its own texts
@@ -374,7 +377,7 @@ class IlaModel(IlaPreTrainedModel):
         return loss if alignment_loss is None or not weight else loss + weight * alignment_loss.to(loss)
 
 
-class IlaForVideoClassification(ClassTextFeatures, IlaModel):
+class IlaForVideoClassification(NamedClasses, ClassTextFeatures, IlaModel):
     """Classify videos by a text head (classes are names) or a linear head (classes are numbers)."""
 
     class_input_ids: torch.Tensor  # (K, length), with class_features="tokens"
@@ -383,6 +386,7 @@ class IlaForVideoClassification(ClassTextFeatures, IlaModel):
     accepts_loss_kwargs = False  # the loss is a mean; the Trainer must not rescale it by a count of items
 
     def __init__(self, config: IlaConfig) -> None:
+        settle_label_fields(config)
         super().__init__(config)
         self.num_labels = config.num_labels
         self.tokenizer: PreTrainedTokenizerBase | None = None
@@ -413,7 +417,7 @@ class IlaForVideoClassification(ClassTextFeatures, IlaModel):
         cls,
         pretrained_model_name_or_path: Any,
         *model_args: Any,
-        labels: Sequence[str] | None = None,
+        labels: Iterable[str] | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
         **kwargs: Any,
     ) -> Any:
@@ -422,28 +426,55 @@ class IlaForVideoClassification(ClassTextFeatures, IlaModel):
         Args:
             pretrained_model_name_or_path: folder or Hub id of an ILA or CLIP checkpoint, or of an ImageNet ViT
                 (`google/vit-base-patch16-224-in21k`; Table 10), which gets a linear head.
-            labels: class names. Sets `id2label` and `label2id`, and the text head's tokens.
+            labels: class names, in the order of the logits. Sets `id2label` and `label2id`, and the text head's
+                tokens; `id2label`, `label2id` or a `config` with other names than the checkpoint's do the same.
             tokenizer: of the text tower, or where to load it from; by default the checkpoint's own.
-            kwargs: of `PreTrainedModel.from_pretrained`, and any configuration field.
+            kwargs: of `PreTrainedModel.from_pretrained`, and any configuration field. With
+                `ignore_mismatched_sizes=True` a head that has learned other classes starts anew; a warning says so.
 
         Raises:
-            ValueError: `labels` for a text head without a tokenizer, labels that are no list of different names, or a
-                text head for a ViT.
+            ValueError: names that contradict each other, or are no different, non-empty strings; other names than a
+                linear head or ready text features have; names for a text head without a tokenizer, or names that it
+                reads alike; a text head for a ViT.
         """
         wants_info = kwargs.pop("output_loading_info", False)
-        kwargs["output_loading_info"] = True
+        model, info = super().from_pretrained(
+            pretrained_model_name_or_path,
+            *model_args,
+            labels=labels,
+            tokenizer=tokenizer,
+            output_loading_info=True,
+            **kwargs,
+        )
+        if model._has_placeholders() and "class_input_ids" in info["missing_keys"]:  # CLIP's own may name classes
+            names = explicit_class_names(model.config) if model._find_tokenizer() is not None else None
+            if names is not None:
+                model.set_labels(names)
+        model._warn_of_classes(info["missing_keys"])
+        return (model, info) if wants_info else model
+
+    @classmethod
+    def _load_weights(cls, *args: Any, tokenizer: Any = None, **kwargs: Any) -> Any:
         source = {name: kwargs[name] for name in HUB_KWARGS if name in kwargs}
-        model, info = super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
+        model, info = super()._load_weights(*args, **kwargs)
         model._freeze_as_configured()  # loading made every weight trainable
         model._source = source
         model.tokenizer = tokenizer if not isinstance(tokenizer, (str, os.PathLike)) else load_tokenizer(tokenizer)
-        if labels is None and "class_input_ids" in info["missing_keys"]:  # a CLIP checkpoint
-            labels = explicit_class_names(model.config) if model._find_tokenizer() is not None else None
-            if labels is None:
-                logger.warning("The class names are not tokenised, placeholders stand for them: call `set_labels`.")
-        if labels is not None:
-            model.set_labels(labels)
-        return (model, info) if wants_info else model
+        return model, info
+
+    def _warn_of_classes(self, missing: set[str]) -> None:
+        """Warn of classes whose scores cannot mean their names."""
+        if self._has_placeholders():
+            logger.warning("The class names are not tokenised, placeholders stand for them: call `set_labels`.")
+        if "class_embeds" in missing:
+            logger.warning(
+                "The classes have no text features yet, random ones stand for them: `set_class_embeddings`."
+            )
+        ids = self._buffers.get("class_input_ids")
+        alike = alike_tokens(ids, self.config.text_config) if ids is not None and has_numbers(ids) else None
+        if alike is not None:
+            first, second = (self.config.id2label[index] for index in alike)
+            logger.warning(f"The stored tokens of {first!r} and {second!r} are read alike: both get the same score.")
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
         """Save as `PreTrainedModel.save_pretrained` does, with the tokenizer, so that `set_labels` works once loaded.
@@ -451,6 +482,8 @@ class IlaForVideoClassification(ClassTextFeatures, IlaModel):
         With `push_to_hub=True` the tokenizer is a commit of its own; `push_to_hub()` makes one of everything.
         """
         upload = {name: kwargs[name] for name in UPLOAD_ARGUMENTS if name in kwargs}
+        if self._has_placeholders():
+            logger.warning("The class names are saved without their tokens, placeholders stand for them.")
         super().save_pretrained(save_directory, *args, **kwargs)
         tokenizer = self._find_tokenizer() if kwargs.get("is_main_process", True) else None
         if tokenizer is not None:
@@ -492,68 +525,154 @@ class IlaForVideoClassification(ClassTextFeatures, IlaModel):
         if self.config.freeze_vision_model:
             self.freeze_vision_model()
 
-    def set_labels(self, labels: Sequence[str], tokenizer: PreTrainedTokenizerBase | None = None) -> None:
+    @property
+    def class_keys(self) -> tuple[str, ...]:
+        """Return the names of the weights and buffers that have one row for each class."""
+        is_text = self.config.classification_head == "text"
+        return ("class_input_ids", "class_embeds") if is_text else super().class_keys
+
+    def set_labels(
+        self,
+        labels: Iterable[str],
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        *,
+        ignore_mismatched_sizes: bool = False,
+    ) -> None:
         """Name the classes anew.
 
-        The text head tokenises the names. The linear head keeps its weights if the number of classes stays, and starts
-        anew otherwise.
+        The text head tokenises the names, whatever they are. What a linear head has learned, and ready text features,
+        belong to their names: the same names in another order bring their rows along. Numbered classes (`LABEL_0`) get
+        names, if there are as many; for another number of names the head starts anew, and a warning says so.
 
         Args:
-            labels: K different names.
-            tokenizer: of the text tower; by default the one given before, or that of the checkpoint loaded.
+            labels: K different names, in the order of the logits.
+            tokenizer: of the text tower; by default the one given before, or that of the checkpoint loaded. Given to
+                a model with ready text features, these make room for the names' tokens.
+            ignore_mismatched_sizes: for other names than those of a linear head or of ready text features: let the
+                head start anew, or tokenise the names instead. A warning says so. An optimizer that was made before
+                still holds the weights from before.
 
         Raises:
-            ValueError: no list of different names, no tokenizer, or other names than now where the text tower is gone.
+            ValueError: no list of different names, names that the tokenizer reads alike, no tokenizer; other names
+                than those of a linear head or ready text features, also where the text tower is gone.
         """
-        labels = check_labels(labels)
+        names = check_labels(labels)
+        if tokenizer is None:
+            self._set_labels(names, ignore_mismatched_sizes)
+        else:
+            self._tokenize_labels(names, tokenizer)
+
+    def _set_labels(self, names: list[str], renew: bool) -> bool:
         if self.config.classification_head == "linear":
-            if len(labels) != self.config.num_labels:
-                self._renew_classifier(len(labels))
-            self._name_classes(len(labels), labels)
-            return
-        if not self.config.has_text_tower and labels == self.config.class_names:
-            return
+            return super()._set_labels(names, renew)
+        if self.config.class_features == "tokens":
+            self._tokenize_labels(names)
+            return False
+        before = names_of(self.config)
+        order = row_order(before, names)
+        if order is not None:
+            self._use_class_features(self.config.class_features, "class_embeds", self.class_embeds[order])
+            self._name_classes(names)
+            return False
+        self._require_text_tower("set_labels")
+        if not renew:
+            refuse_other_classes(before, names)
+        logger.warning("Ready text features are dropped: the text tower computes those of the names.")
+        self._tokenize_labels(names)
+        return False
+
+    def _tokenize_labels(self, names: list[str], tokenizer: PreTrainedTokenizerBase | None = None) -> None:
+        self._require_text_head("set_labels")
         self._require_text_tower("set_labels")
         self.tokenizer = tokenizer or self.tokenizer or load_tokenizer(self.name_or_path, **self._source)
-        self.set_class_input_ids(tokenize_labels(labels, self.tokenizer, self.config.text_config), labels)
+        self.set_class_input_ids(tokenize_labels(names, self.tokenizer, self.config.text_config), names)
 
-    def set_class_input_ids(self, input_ids: torch.Tensor, labels: Sequence[str] | None = None) -> None:
+    def _start_classes(self, names: list[str]) -> None:
+        if self.config.classification_head == "linear":
+            super()._start_classes(names)
+        elif self.config.class_features == "tokens":
+            self._tokenize_labels(names)
+        else:
+            drawn = torch.empty(len(names), self.config.projection_dim).normal_(std=self.config.projection_dim**-0.5)
+            self.set_class_embeddings(drawn, names)
+
+    def _has_placeholders(self) -> bool:
+        ids = self._buffers.get("class_input_ids")
+        return (
+            ids is not None and has_numbers(ids) and torch.equal(ids.cpu(), placeholder_class_input_ids(self.config))
+        )
+
+    def set_class_input_ids(self, input_ids: torch.Tensor, labels: Iterable[str] | None = None) -> None:
         """Set the classes' tokens.
 
         Args:
-            input_ids: (K, length), length at most the text tower's; shorter ones are padded with 0 behind.
+            input_ids: (K, length), length at most the text tower's; shorter ones are padded with 0 behind. Each row
+                ends with the text tower's `eos_token_id`, where its feature is read.
             labels: K names; by default the present ones, or `LABEL_0`... where K changes.
 
         Raises:
-            ValueError: no text head, no text tower, another rank, too long, or ids outside the vocabulary.
+            ValueError: no text head, no text tower, another rank, too long, no integers, ids outside the vocabulary,
+                or two rows that the text tower reads alike.
         """
         self._require_text_head("set_class_input_ids")
         self._require_text_tower("set_class_input_ids")
-        ids = torch.as_tensor(input_ids)
-        limit, vocabulary = self.config.text_config.max_position_embeddings, self.config.text_config.vocab_size
-        if ids.ndim != 2 or ids.is_floating_point() or not 0 < ids.shape[1] <= limit or len(ids) == 0:
+        ids, config = as_tensor(input_ids, "input_ids"), self.config.text_config
+        limit, vocabulary = config.max_position_embeddings, config.vocab_size
+        integers = not (ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool)
+        if ids.ndim != 2 or not integers or not 0 < ids.shape[1] <= limit or len(ids) == 0:
             shape, dtype = tuple(ids.shape), ids.dtype
             raise ValueError(f"`input_ids` must be integers of shape (classes, 1 to {limit}), got {shape} of {dtype}.")
+        ids = ids.long()
         if ids.min() < 0 or ids.max() >= vocabulary:
             found = f"{ids.min().item()} to {ids.max().item()}"
             raise ValueError(f"`input_ids` must lie between 0 and {vocabulary - 1} (vocab_size), got {found}.")
-        self._name_classes(len(ids), labels)
-        self._use_class_features("tokens", "class_input_ids", F.pad(ids.long(), (0, limit - ids.shape[1])))
+        names = self._checked_names(len(ids), labels)
+        _refuse_alike("input_ids", alike_tokens(ids, config), names)
+        if config.eos_token_id != 2 and not (ids == config.eos_token_id).any(-1).all():
+            logger.warning(
+                f"`input_ids` have rows without the text tower's `eos_token_id`, {config.eos_token_id}: only the "
+                "first token of such a row is read."
+            )
+        self._name_classes(names)
+        self._use_class_features("tokens", "class_input_ids", F.pad(ids, (0, limit - ids.shape[1])))
 
-    def set_class_embeddings(self, embeds: torch.Tensor, labels: Sequence[str] | None = None) -> None:
-        """Set ready text features of the classes, (K, E); the text tower is not used any more.
+    def set_class_embeddings(self, embeds: torch.Tensor, labels: Iterable[str] | None = None) -> None:
+        """Set ready text features of the classes; the text tower is not used any more.
+
+        Args:
+            embeds: (K, E) floating-point numbers, not 0 in a whole row; their length counts with the prompt only.
+            labels: K names; by default the present ones, or `LABEL_0`... where K changes.
 
         Raises:
-            ValueError: no text head, or another shape.
+            ValueError: no text head, another shape, no finite floating-point numbers, a row of zeros, or two rows that
+                point in one direction.
         """
         self._require_text_head("set_class_embeddings")
-        embeds = torch.as_tensor(embeds)
+        embeds = as_tensor(embeds, "embeds")
         if embeds.ndim != 2 or embeds.shape[1] != self.config.projection_dim or len(embeds) == 0:
             shape = tuple(embeds.shape)
             raise ValueError(f"`embeds` must be (classes, {self.config.projection_dim}), got {shape}.")
-        self._name_classes(len(embeds), labels)
-        kind: Literal["embeddings", "merged"] = "embeddings" if self.config.has_text_tower else "merged"
-        self._use_class_features(kind, "class_embeds", embeds.detach().to(self.logit_scale.dtype))
+        if not embeds.is_floating_point():
+            raise ValueError(f"`embeds` must be floating-point numbers, got {embeds.dtype}.")
+        names = self._checked_names(len(embeds), labels)
+        embeds = embeds.detach().to(self.logit_scale.dtype)
+        for allowed, wrong in (("finite", ~embeds.isfinite().all(-1)), ("different from 0", (embeds == 0).all(-1))):
+            if wrong.any():
+                row = int(wrong.nonzero()[0])
+                raise ValueError(f"`embeds` must be {allowed}, those of class {names[row]!r} (row {row}) are not.")
+        _refuse_alike("embeds", alike_features(embeds), names)
+        self._name_classes(names)
+        self._use_ready_features(embeds)
+
+    def _checked_names(self, count: int, labels: Iterable[str] | None) -> list[str]:
+        """Return the names of `count` classes: those given, else the present ones, or numbers for another count."""
+        present = names_of(self.config)
+        names = check_labels(labels) if labels is not None else present
+        if labels is None and len(present) != count:
+            names = numbered_names(count)
+        if len(names) != count:
+            raise ValueError(f"`labels` must name {count} classes, got {len(names)}.")
+        return names
 
     def merge_text_tower(self) -> "IlaForVideoClassification":
         """Store the classes' text features and drop the text tower, in place; what is saved has none either.
@@ -573,11 +692,19 @@ class IlaForVideoClassification(ClassTextFeatures, IlaModel):
         self._require_text_head("merge_text_tower")
         if not self.config.has_text_tower:
             return self
+        if self._has_placeholders():
+            logger.warning(
+                "The class names are not tokenised: the features stored for them are those of placeholders."
+            )
         features = self._compute_class_features() if self.config.class_features == "tokens" else self.class_embeds
         self._use_class_features("merged", "class_embeds", features)
         del self.text_model, self.text_projection
         self.tokenizer = None  # or it would be saved
         return self
+
+    def _use_ready_features(self, embeds: torch.Tensor) -> None:
+        kind: Literal["embeddings", "merged"] = "embeddings" if self.config.has_text_tower else "merged"
+        self._use_class_features(kind, "class_embeds", embeds)
 
     def _use_class_features(
         self, kind: Literal["tokens", "embeddings", "merged"], name: str, tensor: torch.Tensor
@@ -592,22 +719,6 @@ class IlaForVideoClassification(ClassTextFeatures, IlaModel):
         if self.config.classification_head != "text":
             head = self.config.classification_head
             raise ValueError(f'`{caller}` needs `classification_head="text"`, this model has "{head}".')
-
-    def _name_classes(self, num_labels: int, labels: Sequence[str] | None) -> None:
-        if labels is None and num_labels == self.config.num_labels:
-            return
-        names = list(labels) if labels is not None else [f"LABEL_{index}" for index in range(num_labels)]
-        if len(names) != num_labels:
-            raise ValueError(f"`labels` must name {num_labels} classes, got {len(names)}.")
-        self.config.update(label_fields(names))
-        self.num_labels = num_labels
-
-    def _renew_classifier(self, num_labels: int) -> None:
-        self._refuse_if_fused("set_labels")
-        old = self.classifier
-        logger.warning(f"The linear head starts anew: {num_labels} classes instead of {old.out_features}.")
-        self.classifier = nn.Linear(old.in_features, num_labels).to(old.weight)
-        self._init_weights(self.classifier)
 
     @can_return_tuple
     def forward(
@@ -662,7 +773,7 @@ class IlaForVideoClassification(ClassTextFeatures, IlaModel):
     def fused(self) -> "IlaForVideoClassification":
         """Make the classes' text features a constant, in place: this model is the copy that `fuse()` returns."""
         if self.config.classification_head == "text":
-            self.set_class_embeddings(self.class_text_features())
+            self._use_ready_features(self.class_text_features().detach().to(self.logit_scale.dtype))
         return self
 
     def classify(self, video_outputs: IlaVisionModelOutput) -> torch.Tensor:
@@ -686,9 +797,27 @@ class IlaForVideoClassification(ClassTextFeatures, IlaModel):
         if self.config.problem_type == MULTI_LABEL:
             yes, no = F.logsigmoid(logits).logsumexp(1), F.logsigmoid(-logits).logsumexp(1)
             return yes - no
-        return logits.log_softmax(-1).logsumexp(1) - math.log(logits.shape[1])
+        views = logits.new_full((), logits.shape[1])  # a number from `math.log` would fix it in exported programs
+        return logits.log_softmax(-1).logsumexp(1) - views.log()
 
     def classification_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Compute the cross-entropy, or the binary one for several labels; `targets_ila` says what labels may be."""
         smoothing = self.config.label_smoothing if self.training else 0.0
         return target_loss(logits, labels, problem_type=self.config.problem_type, label_smoothing=smoothing)
+
+
+def as_tensor(values: Any, field: str) -> torch.Tensor:
+    """Return values as a tensor; raise a ValueError that names the field where they are none, such as ragged lists."""
+    try:
+        return torch.as_tensor(values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"`{field}` must be a tensor or rows of equal length: {error}") from error
+
+
+def _refuse_alike(field: str, alike: tuple[int, int] | None, names: list[str]) -> None:
+    if alike is not None:
+        first, second = alike
+        raise ValueError(
+            f"`{field}` must differ between classes, but rows {first} and {second} ({names[first]!r}, "
+            f"{names[second]!r}) are alike: the two classes would always get the same score."
+        )

@@ -52,7 +52,7 @@ def batch_normalize(features: torch.Tensor, norm: nn.modules.batchnorm._BatchNor
     A training batch with one value per channel has no variance: it is normalised and does not enter the statistics.
     """
     features = features.to(norm.running_mean.dtype)  # type: ignore[union-attr]
-    if features.numel() > features.shape[1] or not norm.training:
+    if not norm.training or features.numel() > features.shape[1]:
         return norm(features)
     return F.batch_norm(features, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
 

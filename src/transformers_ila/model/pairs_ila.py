@@ -88,7 +88,7 @@ class PairDepthwiseConv(nn.Conv2d):
         if self.pairing != "adjacent":
             anchor = reference_frame(self.pairing, frames.shape[1])
             return frames[:, anchor : anchor + 1], frames
-        return (frames[:, :-1], frames[:, 1:]) if len(frames) == 1 else (frames, frames)
+        return (frames[:, :-1], frames[:, 1:]) if frames.shape[0] == 1 else (frames, frames)
 
 
 class PairPointwiseConv(nn.Conv2d):
@@ -103,7 +103,7 @@ class PairPointwiseConv(nn.Conv2d):
     def forward(self, halves: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:  # type: ignore[override]
         """Map the halves, (B, T-1, h, w, D) each, to features of pairs (B * (T-1), C, h, w)."""
         previous, current = (  # one product per video: it skips frames without this role, and needs no copy
-            torch.bmm(half.flatten(1, 3), weight.T.expand(len(half), -1, -1)).unflatten(1, half.shape[1:4])
+            torch.bmm(half.flatten(1, 3), weight.T.expand(half.shape[0], -1, -1)).unflatten(1, half.shape[1:4])
             for half, weight in zip(halves, self.weight.flatten(1).chunk(2, dim=1))
         )
         bias = self.bias.to(current.dtype)  # type: ignore[union-attr]  # which is autocast's
@@ -205,11 +205,13 @@ class WindowAttention(nn.Module):
         real = F.pad(features.new_ones(1, 1, height, width, dtype=torch.bool), padding, value=False)
         real = real.unflatten(3, (columns, self.SIDE)).unflatten(2, (rows, self.SIDE))
         real = real.permute(0, 2, 4, 1, 3, 5).flatten(4, 5)[..., None, :]  # (1, rows, columns, 1, 1, 9)
+        real = real.expand(features.shape[0], -1, -1, -1, -1, -1).flatten(0, 2)  # ONNX attends in four axes only
         queries, keys, values = (
-            part.unflatten(-1, (self.heads, -1)).transpose(-2, -3) for part in self.in_projection(windows).chunk(3, -1)
+            part.unflatten(-1, (self.heads, -1)).transpose(-2, -3).flatten(0, 2)
+            for part in self.in_projection(windows).chunk(3, -1)
         )
         attended = F.scaled_dot_product_attention(queries, keys, values, attn_mask=real)
-        attended = self.out_projection(attended.transpose(-2, -3).flatten(-2))
+        attended = self.out_projection(attended.transpose(-2, -3).flatten(-2)).unflatten(0, windows.shape[:3])
         attended = attended.unflatten(3, (self.SIDE, self.SIDE)).permute(0, 5, 1, 3, 2, 4)
         return attended.flatten(4, 5).flatten(2, 3)[..., :height, :width]
 

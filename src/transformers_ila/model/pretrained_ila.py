@@ -15,11 +15,13 @@ from transformers.utils.output_capturing import OutputRecorder
 
 from .configuration_ila import IlaConfig
 from .fusing_ila import FusableModel
+from .held_weights_ila import KEY_MAPPING, checkpoint_names, take_checkpoint_names
 from .layers_ila import IlaEncoderLayer
 from .loading_ila import (
     HUB_KWARGS,
     check_config_for_vit,
     is_vit,
+    refuse_adapter,
     resize_frame_positions,
     resize_patch_positions,
     resize_time_parameters,
@@ -58,6 +60,10 @@ class IlaPreTrainedModel(FusableModel, CLIPPreTrainedModel):
         "attentions": OutputRecorder(CLIPAttention, index=1, layer_name="self_attn"),
     }
 
+    def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(config, *args, **kwargs)
+        self.register_load_state_dict_pre_hook(take_checkpoint_names)
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         """Initialise one module; transformers calls this for every module that has weights of its own."""
@@ -82,8 +88,10 @@ class IlaPreTrainedModel(FusableModel, CLIPPreTrainedModel):
 
         Another `num_frames` or `image_size` than the checkpoint's interpolates the positions; a warning says so.
         """
+        refuse_adapter(pretrained_model_name_or_path)
         if isinstance(config, PreTrainedConfig) and config.model_type in ("clip", "clip_vision_model"):
             config = cls.config_class.from_dict(config.to_dict())
+        kwargs["key_mapping"] = {**KEY_MAPPING, **(kwargs.get("key_mapping") or {})}
         source = {name: kwargs[name] for name in HUB_KWARGS if name in kwargs}
         vit = pretrained_model_name_or_path is not None and is_vit(pretrained_model_name_or_path, **source)
         asks_for_size = isinstance(config, PreTrainedConfig) or not {"num_frames", "image_size"}.isdisjoint(kwargs)
@@ -118,10 +126,13 @@ class IlaPreTrainedModel(FusableModel, CLIPPreTrainedModel):
         realign_tensors(model)
         return loaded
 
-    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
+    def save_pretrained(
+        self, save_directory: Any, is_main_process: bool = True, state_dict: Any = None, **kwargs: Any
+    ) -> None:
         """Call `PreTrainedModel.save_pretrained`, and save the code of a model from an exported folder, too."""
-        super().save_pretrained(save_directory, *args, **kwargs)
-        if kwargs.get("is_main_process", True) and os.path.isdir(save_directory):
+        state_dict = checkpoint_names(self.state_dict() if state_dict is None else state_dict)
+        super().save_pretrained(save_directory, is_main_process, state_dict, **kwargs)
+        if is_main_process and os.path.isdir(save_directory):
             save_code(self.config, save_directory)
 
     def resize_positions(self, *, num_frames: int | None = None, image_size: int | None = None) -> None:

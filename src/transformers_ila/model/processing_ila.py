@@ -58,6 +58,8 @@ class IlaProcessor(ProcessorMixin):
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> Any:
         """Save as `ProcessorMixin.save_pretrained` does, with the code of a processor from an exported folder."""
+        if isinstance(self.video_processor, IlaVideoProcessor):
+            self.video_processor.warn_of_what_is_not_saved()
         saved = super().save_pretrained(save_directory, *args, **kwargs)
         code = getattr(self.video_processor, "auto_map", None)  # the library keeps it in the parts only
         file = Path(save_directory) / PROCESSOR_NAME

@@ -277,9 +277,16 @@ def aligned_routes(patches: torch.Tensor) -> torch.Tensor:
 
     Raises:
         ImportError: SciPy is not installed.
+        NotImplementedError: in a model that is exported (`torch.export`, ONNX, `torch.jit.trace`). The program would
+            hold the routes of the example, or none.
     """
     if linear_sum_assignment is None:
         raise ImportError('`temporal_module="ata"` needs SciPy: `pip install scipy`.')
+    if torch.compiler.is_exporting() or torch.jit.is_tracing():
+        raise NotImplementedError(
+            '`temporal_module="ata"` cannot be exported: SciPy matches the patches of each video on the CPU, which no '
+            "exported program can. Every other temporal module can be exported."
+        )
     batch_size, num_frames, num_patches, _ = patches.shape
     if patches.is_meta:  # costs are counted there, and there is nothing to match
         return torch.arange(num_patches, device="meta").expand(batch_size, num_frames, -1)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from .video_urls_ila import redact
+
 
 try:
     import av
@@ -26,18 +28,19 @@ MEDIA_FORMATS = (  # FFmpeg's demuxer names: media only, nothing that names furt
 )
 ONE_FRAME_PER_PACKET = ("h264", "hevc", "av1", "vp9", "mjpeg")  # not VP8 (hidden frames), not MPEG-4 in AVI (packed)
 DEMUXER_RETRIES = 100  # unreadable places of one file that are stepped over
+LARGEST_LIMIT = 2**53  # FFmpeg's own are near
 FIELDS_UNKNOWN, FIELDS_NONE = 0, 1  # FFmpeg's numbers of field orders
 
 
 class VideoDecodingError(ValueError):
-    """Report a video that cannot be read; the message names it and the reason in one line."""
+    """Report a video that cannot be read; the message names it and the reason in one line, without secrets of URLs."""
 
     def __init__(self, name: str, reason: object) -> None:
-        super().__init__(" ".join(f"Cannot read the video {name}: {reason}".split()))
-        self.name, self.reason = name, reason
+        self.name, self.reason = redact(name), redact(str(reason))
+        super().__init__(" ".join(f"Cannot read the video {self.name}: {self.reason}".split()))
 
     def __reduce__(self) -> tuple[Any, ...]:  # DataLoader workers send their errors back pickled
-        return type(self), (self.name, str(self.reason))
+        return type(self), (self.name, self.reason)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,21 +50,56 @@ class ReadLimits:
     max_pixels: of one frame, width x height, checked before any is decoded; the default is 8192 x 8192.
     max_frames: of one video, counted as packets. The default is more than nine hours at 30 a second.
     max_seconds: of time spent on one video, download included.
+    max_memory_bytes: of the frames of one video that are kept, predicted before memory is taken: as they are decoded,
+        resized, and as pixel values. The default is 8 GiB.
     max_download_bytes: of one URL. timeout: seconds its server may stay silent.
-    formats: FFmpeg's names of the container formats that may be opened, comma-separated.
+    formats: FFmpeg's names of the container formats that may be opened, comma-separated; among `MEDIA_FORMATS`.
+    allow_private_addresses: whether URLs may lead to this machine, its network, or other addresses that are not
+        public. Where they may not, the name of every URL and of every redirection is resolved first, the connection
+        goes to that address, and no proxy is used.
+
+    Raises:
+        ValueError: a value that is not allowed.
     """
 
     max_pixels: int = 8192 * 8192
     max_frames: int = 1_000_000
     max_seconds: float = 300.0
+    max_memory_bytes: int = 2**33
     max_download_bytes: int = 2**31
     timeout: float = 30.0
     formats: str = MEDIA_FORMATS
+    allow_private_addresses: bool = True
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if name != "formats" and not value > 0:
+            if name in ("formats", "allow_private_addresses"):
+                continue
+            if not isinstance(value, (int, float)) or isinstance(value, bool) or not value <= LARGEST_LIMIT:
+                raise ValueError(f"{name} must be a number up to {LARGEST_LIMIT}, got {value!r}.")
+            if not value > 0:
                 raise ValueError(f"{name} must be above 0, got {value!r}.")
+        if not isinstance(self.allow_private_addresses, bool):
+            raise ValueError(f"allow_private_addresses must be True or False, got {self.allow_private_addresses!r}.")
+        known = set(MEDIA_FORMATS.split(","))
+        if not isinstance(self.formats, str) or not set(self.formats.split(",")) <= known:  # others may open files
+            raise ValueError(f"The formats of read_limits must be among {MEDIA_FORMATS}; got {self.formats!r}.")
+
+    @classmethod
+    def from_options(cls, options: dict[str, Any] | None) -> "ReadLimits":
+        """Make the limits of a processor's `read_limits`; None gives the defaults."""
+        unknown = set(options or {}) - set(cls.__dataclass_fields__)
+        if unknown:
+            raise ValueError(f"read_limits may have {', '.join(cls.__dataclass_fields__)}; got {options!r}.")
+        return cls(**(options or {}))
+
+    def check_memory(self, name: str, frames: int, height: int, width: int, *, bytes_each: int = 1) -> None:
+        """Raise a VideoDecodingError, with a name in it, if so many frames of three colours take more than allowed."""
+        needed = 3 * frames * height * width * bytes_each
+        if needed > self.max_memory_bytes:
+            raise VideoDecodingError(
+                name, f"{frames} frames take {needed} bytes, more than max_memory_bytes={self.max_memory_bytes}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

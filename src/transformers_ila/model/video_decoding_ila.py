@@ -29,6 +29,7 @@ import numpy as np
 from transformers.video_utils import VideoMetadata
 
 from .video_container_ila import AV_ERRORS, OpenVideo, VideoDecodingError, VideoFile, av, opened, reason_of
+from .video_frames_ila import over_white_pixels
 from .video_packets_ila import (
     IndexMismatch,
     PacketList,
@@ -88,7 +89,7 @@ def decode_video(
         return checked_indices(index_rule(total), total=total)
 
     def keep_of(total: int) -> FrameCollector:
-        return FrameCollector(indices_of(total), short_side=short_side)
+        return FrameCollector(file, indices_of(total), short_side=short_side)
 
     with opened(file) as video:
         promised = guess = 0
@@ -112,7 +113,7 @@ def count_frames(file: VideoFile) -> IlaVideoMetadata:
     with opened(file) as video:
         indexed = list_by_index(video)
         promised = (indexed or list_by_scan(video)).total
-        kept = FrameCollector([0])  # one frame tells the size and how it lies
+        kept = FrameCollector(file, [0])  # one frame tells the size and how it lies
         tally = _decode_all(video, kept)
         if tally.frames == 0:
             raise VideoDecodingError(file.name, tally.why_nothing())
@@ -144,8 +145,8 @@ class DecodeStats:
 class FrameCollector:
     """Collect the frames asked for, converted as they come and written to their places in the result."""
 
-    def __init__(self, indices: list[int], *, short_side: int | None = None) -> None:
-        self.indices = indices
+    def __init__(self, file: VideoFile, indices: list[int], *, short_side: int | None = None) -> None:
+        self.file, self.indices = file, indices
         self.positions: dict[int, list[int]] = {}
         for position, index in enumerate(indices):
             self.positions.setdefault(index, []).append(position)
@@ -168,12 +169,17 @@ class FrameCollector:
             self.rotation, self.mirrored = _orientation(frame)
             self.size = scaled_size(frame.width, frame.height, short_side=self.short_side)
             self.scaling = None if self.short_side is None else "BICUBIC"  # the nearest to what the processor does
+            self.file.limits.check_memory(self.file.name, len(self.indices), *self.size)
         # One thread, because by default a pool of threads would be started for every single frame.
-        image = self.converter.reformat(frame, *self.size, "rgb24", interpolation=self.scaling, threads=1).to_ndarray()
+        clear = frame.format.name == "pal8" or any(part.is_alpha for part in frame.format.components)
+        pixels = "rgba" if clear else "rgb24"
+        image = self.converter.reformat(frame, *self.size, pixels, interpolation=self.scaling, threads=1).to_ndarray()
+        if clear:
+            image = over_white_pixels(image)
         if self.rotation or self.mirrored:
-            pixels = image.view("V3")[..., 0]  # (H, W): whole pixels are turned several times faster
-            pixels = np.rot90(pixels, k=self.rotation // 90)
-            image = np.ascontiguousarray(pixels[:, ::-1] if self.mirrored else pixels)[..., None].view(np.uint8)
+            whole = image.view("V3")[..., 0]  # (H, W): whole pixels are turned several times faster
+            whole = np.rot90(whole, k=self.rotation // 90)
+            image = np.ascontiguousarray(whole[:, ::-1] if self.mirrored else whole)[..., None].view(np.uint8)
         if not self.times:
             self.array = np.empty((len(self.indices), *image.shape), dtype=np.uint8)
         for position in self.positions[index]:
@@ -286,7 +292,10 @@ def _orientation(frame: Any) -> tuple[int, bool]:
     The display matrix sends column x, row y to (a x + c y, b x + d y); it is rounded to the nearest of the eight ways
     a picture can lie.
     """
-    matrix = frame.side_data.get("DISPLAYMATRIX")
+    try:
+        matrix = frame.side_data.get("DISPLAYMATRIX")
+    except ValueError:  # beside data of a kind that PyAV does not know, such as EXIF, it tells the angle alone
+        return round(frame.rotation / 90) * 90 % 360, False
     if matrix is None:
         return 0, False
     (a, b, _), (c, d, _) = np.frombuffer(matrix, dtype=np.int32).reshape(3, 3).tolist()[:2]

@@ -6,14 +6,15 @@ What is unusual here:
 - files are read by our own reader, so a video may be a path, a URL, bytes, a file object or a folder of images.
 """
 
-import os
+import json
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from PIL import Image
+from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as tvF
 from transformers.image_processing_utils import BatchFeature
 from transformers.image_utils import (
@@ -22,7 +23,6 @@ from transformers.image_utils import (
     ChannelDimension,
     PILImageResampling,
     SizeDict,
-    infer_channel_dimension_format,
 )
 from transformers.processing_utils import Unpack, VideosKwargs
 from transformers.utils import logging
@@ -30,15 +30,20 @@ from transformers.video_processing_utils import BaseVideoProcessor
 from transformers.video_utils import VideoMetadata, make_batched_metadata
 
 from .remote_code_ila import save_code
-from .video_container_ila import MEDIA_FORMATS
-from .video_reading_ila import ReadLimits, read_video
+from .video_container_ila import ReadLimits
+from .video_frames_ila import LAYOUTS, frames_first, in_memory, list_videos, over_white
+from .video_reading_ila import read_video
 from .video_sampling_ila import INDEX_RULES
 
 
 logger = logging.get_logger(__name__)
 
 
-FRAME = (Image.Image, np.ndarray, torch.Tensor)
+MAX_FRAMES = 10_000  # of a clip
+MAX_VIEWS = 1000  # clips, and crops
+MAX_STRIDE = 1_000_000
+MAX_SIDE = 2**14  # pixels
+MAX_PIXEL_VALUE = 100.0  # in size, after normalisation; those of CLIP end at 2.2
 RESIZE_RATIO = 256 / 224  # short side before the centre crop : crop, as in the paper's test protocol
 
 
@@ -51,7 +56,7 @@ class IlaVideoProcessorKwargs(VideosKwargs, total=False):  # type: ignore[call-a
     frame_sampling: "segments" | "uniform" | "dense", the rule that picks the frames (`INDEX_RULES`).
     frame_stride: frames between two frames of a dense clip.
     num_clips, num_crops: views of one video; more than one in all gives (B, V, T, C, H, W).
-    random_frames: draw the frames at random, as in training.
+    random_frames: draw the frames at random, as in training; it is not saved.
     scale_in_decoder: let the reader scale frames while it converts them to RGB, which is faster; pixels differ a
         little from those of the release's preprocessing, so it is off unless asked for.
     read_limits: what reading one video may cost, as the arguments of `ReadLimits`; None means its defaults.
@@ -106,14 +111,46 @@ class IlaVideoProcessor(BaseVideoProcessor):
     model_input_names = ["pixel_values"]  # noqa: RUF012
 
     def __init__(self, **kwargs: Unpack[IlaVideoProcessorKwargs]) -> None:
+        wrong = [name for name in kwargs if name == "video_metadata" or callable(getattr(type(self), name, None))]
+        if wrong:  # a JSON file may name anything
+            raise ValueError(f"{', '.join(sorted(wrong))} cannot be set: of a call, or a method of the processor.")
+        own = IlaVideoProcessorKwargs.__annotations__.keys() - VideosKwargs.__annotations__.keys() | {"num_frames"}
+        kwargs = {k: v for k, v in kwargs.items() if v is not None or k not in own}  # type: ignore[assignment]
+        _check_options({name: value for name, value in kwargs.items() if value is not None})
         super().__init__(**kwargs)  # type: ignore[misc]
-        _check_options(vars(self))
+        _check_options({name: value for name, value in vars(self).items() if value is not None})
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> Any:
         """Save as `BaseVideoProcessor.save_pretrained` does, with the code of a processor from an exported folder."""
+        self.warn_of_what_is_not_saved()
         saved = super().save_pretrained(save_directory, *args, **kwargs)
         save_code(self, save_directory)
         return saved
+
+    def warn_of_what_is_not_saved(self) -> None:
+        """Log that `random_frames` is saved as False where it is True: a saved processor answers the same twice."""
+        if self.random_frames:
+            logger.warning("random_frames=True is for training, and the processor is saved with random_frames=False.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings that are saved: all of them, with `random_frames` off."""
+        return super().to_dict() | {"random_frames": False}
+
+    def __repr__(self) -> str:
+        settings = json.loads(self.to_json_string()) | {"random_frames": self.random_frames}
+        return f"{type(self).__name__} {json.dumps(settings, indent=2, sort_keys=True)}\n"
+
+    @classmethod
+    def from_dict(cls, video_processor_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Make a processor of saved settings; a `random_frames` that an earlier version saved is off, and a warning
+        says so. A ValueError says what is wrong with them.
+        """
+        if not isinstance(video_processor_dict, dict):
+            raise ValueError(f"A processor's file must hold a JSON object, got {video_processor_dict!r:.200}.")
+        if video_processor_dict.get("random_frames") and kwargs.get("random_frames") is None:
+            logger.warning("The processor was saved with random_frames=True, which is left out: it is for training.")
+            video_processor_dict = video_processor_dict | {"random_frames": False}
+        return super().from_dict(video_processor_dict, **kwargs)
 
     @classmethod
     def for_model(cls, config: Any, **kwargs: Any) -> "IlaVideoProcessor":
@@ -136,18 +173,20 @@ class IlaVideoProcessor(BaseVideoProcessor):
 
     def preprocess(self, videos: Any, **kwargs: Unpack[IlaVideoProcessorKwargs]) -> BatchFeature:
         """Turn videos into `pixel_values`, as the class says; `kwargs` other than None override the settings."""
-        for name in (*OPTION_CHECKS, "do_sample_frames"):
-            if kwargs.get(name) is None:
-                kwargs[name] = getattr(self, name)  # type: ignore[literal-required]
-        _check_options(kwargs)
-        _check_call({**vars(self), **kwargs})
-        layout = kwargs.pop("input_data_format", None)
-        reader = _reader({**vars(self), **kwargs})
+        given: Any = {name: value for name, value in kwargs.items() if value is not None}
+        _check_options(given)
+        options = {**vars(self), **given}
+        square = given.get("default_to_square", self.default_to_square)
+        sizes = self._standardize_kwargs(options["size"], options["crop_size"], default_to_square=square)
+        options |= {name: sizes[name] for name in ("size", "crop_size")}
+        _check_call(options)
+        layout = options["input_data_format"]
+        reader = _reader(options)
         sources = [
-            _frames_first(video, layout) if _in_memory(video) else partial(reader, video)
-            for video in _list_videos(videos)
+            frames_first(video, layout) if in_memory(video) else partial(reader, video)
+            for video in list_videos(videos)
         ]
-        return super().preprocess(sources, **kwargs, input_data_format=ChannelDimension.FIRST)
+        return super().preprocess(sources, **{**given, "input_data_format": ChannelDimension.FIRST})
 
     def normalize_on(self, device: torch.device | str, views: torch.Tensor) -> torch.Tensor:
         """Send views to a device, then rescale and normalise them there, as a call of the processor does here.
@@ -162,6 +201,7 @@ class IlaVideoProcessor(BaseVideoProcessor):
         Returns:
             float32 pixel values of the same shape, on the device.
         """
+        _check_values(views, vars(self))
         mean, std = (tuple(v) if isinstance(v, list) else v for v in (self.image_mean, self.image_std))  # hashable
         scale, normalize = (self.do_rescale, self.rescale_factor), self.do_normalize
         return self.rescale_and_normalize(views.to(device), *scale, normalize, mean, std)
@@ -211,9 +251,13 @@ class IlaVideoProcessor(BaseVideoProcessor):
         for video, metadata in zip(videos, known):
             if isinstance(video, torch.Tensor):
                 height, width = video.shape[-2:]
+                limits = ReadLimits.from_options(options.get("read_limits"))
                 metadata = metadata or VideoMetadata(total_num_frames=len(video), height=height, width=width)
                 as_is = one_fixed_clip and len(video) == options.get("num_frames")
                 metadata.frames_indices = list(range(len(video))) if as_is else rule(len(video))
+                limits.check_memory(
+                    "in memory", len(metadata.frames_indices), height, width, bytes_each=video.itemsize
+                )
                 frames = video[metadata.frames_indices]
             else:
                 array, metadata = video(rule)
@@ -226,10 +270,7 @@ class IlaVideoProcessor(BaseVideoProcessor):
         """Turn grey, RGB or RGBA frames (T, C, H, W) into RGB of the same dtype; alpha is laid over white."""
         if video.shape[-3] != 4:
             return tvF.grayscale_to_rgb(video)
-        white = 255.0 if video.dtype == torch.uint8 or video.max() > 1 else 1.0
-        alpha = video[:, 3:].float() / white
-        blended = video[:, :3].float() * alpha + white * (1 - alpha)
-        return (blended.round() if video.dtype == torch.uint8 else blended).to(video.dtype)
+        return over_white(video, white=255.0 if video.dtype == torch.uint8 or video.max() > 1 else 1.0)
 
     def _preprocess(  # type: ignore[override]
         self,
@@ -253,14 +294,23 @@ class IlaVideoProcessor(BaseVideoProcessor):
         """Resize, crop and normalise; uint8 frames are cropped, so only pixels that the model sees become floats."""
         if num_crops > 1:
             size = SizeDict(shortest_edge=max(_sides(crop_size)))
+        limits = ReadLimits.from_options(kwargs["read_limits"])
+        scaling = {"do_rescale": do_rescale, "rescale_factor": rescale_factor, "do_normalize": do_normalize}
+        scaling |= {"image_mean": image_mean, "image_std": image_std}
         pixel_values = []
         for video in videos:
+            _check_values(video, scaling)
             if do_rescale and video.is_floating_point() and video.max() <= 1:
                 logger.warning_once(
                     "Frames with values up to 1 are rescaled once more: pass do_rescale=False for them."
                 )
+            frames, _, height, width = video.shape
             if do_resize:
+                shown = f"of {width} x {height} pixels, resized to {dict(size)},"
+                limits.check_memory(shown, frames, *_resized(height, width, size), bytes_each=video.itemsize)
                 video = self.resize(video, size=size, resample=resample)
+            height, width = _sides(crop_size) if do_center_crop else video.shape[-2:]
+            limits.check_memory("as pixel values", frames * num_crops, height, width, bytes_each=4)
             crops = self._crop(video, crop_size, num_crops) if do_center_crop else [video]
             views = torch.stack([crop.unflatten(0, (num_clips, -1)) for crop in crops], dim=1)
             views = views.flatten(0, 1)  # (clips * crops, T, C, H, W)
@@ -282,28 +332,96 @@ class IlaVideoProcessor(BaseVideoProcessor):
 
 
 # -- options ---------------------------------------------------------------------------------------------------------
+# A processor's JSON may come from anywhere: what numbers ask for is refused before memory is taken for it.
 
 
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+Check = tuple[Callable[[Any], bool], str]  # is it good?, and what is allowed
 
 
-OPTION_CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {  # option -> (is it good?, what is allowed)
-    "num_frames": (_is_count, "an integer of at least 1"),
-    "frame_stride": (_is_count, "an integer of at least 1"),
-    "num_clips": (_is_count, "an integer of at least 1"),
-    "num_crops": (_is_count, "an integer of at least 1"),
+def _count(most: int) -> Check:
+    return lambda value: _is_whole(value, most), f"an integer of at least 1 and at most {most}"
+
+
+def _is_whole(value: Any, most: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_positive(value: Any) -> bool:
+    return _is_finite(value) and value > 0
+
+
+def _is_size(value: Any) -> bool:
+    if isinstance(value, (dict, SizeDict)):
+        sides = {name: side for name, side in dict(value).items() if side is not None}
+        known = all(isinstance(name, str) and name in SizeDict.__dataclass_fields__ for name in sides)
+        value = list(sides.values()) if known else []
+    sides_of = list(value) if isinstance(value, (list, tuple)) else [value]
+    return 1 <= len(sides_of) <= 2 and all(_is_whole(side, MAX_SIDE) for side in sides_of)
+
+
+def _of_channels(is_good: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    def check(value: Any) -> bool:
+        values = value if isinstance(value, (list, tuple)) else [value]
+        return len(values) in (1, 3) and all(map(is_good, values))
+
+    return check
+
+
+def _is_resample(value: Any) -> bool:
+    return isinstance(value, InterpolationMode) or (_is_finite(value) and value in range(6))
+
+
+def _is_device(value: Any) -> bool:
+    try:
+        return isinstance(value, (str, torch.device)) and bool(torch.device(value))
+    except RuntimeError:
+        return False
+
+
+SWITCH: Check = (lambda value: isinstance(value, bool), "True or False")
+SIZE = f"pixels, whole numbers from 1 to {MAX_SIDE}, as one number, (height, width) or a dictionary such as"
+
+OPTION_CHECKS: dict[str, Check] = {
+    "num_frames": _count(MAX_FRAMES),
+    "frame_stride": _count(MAX_STRIDE),
+    "num_clips": _count(MAX_VIEWS),
+    "num_crops": _count(MAX_VIEWS),
     "frame_sampling": (lambda v: isinstance(v, str) and v in INDEX_RULES, f"one of {', '.join(INDEX_RULES)}"),
-    "random_frames": (lambda v: isinstance(v, bool), "True or False"),
-    "scale_in_decoder": (lambda v: isinstance(v, bool), "True or False"),
+    "random_frames": SWITCH,
+    "scale_in_decoder": SWITCH,
+    "do_sample_frames": SWITCH,
+    "do_resize": SWITCH,
+    "do_center_crop": SWITCH,
+    "do_rescale": SWITCH,
+    "do_normalize": SWITCH,
+    "do_convert_rgb": SWITCH,
+    "default_to_square": SWITCH,
+    "return_metadata": SWITCH,
+    "device": (_is_device, "a device such as 'cpu' or 'cuda:0'"),
+    "size": (_is_size, f"{SIZE} {{'shortest_edge': 256}}"),
+    "crop_size": (_is_size, f"{SIZE} {{'height': 224, 'width': 224}}"),
+    "resample": (_is_resample, "one of Pillow's filters, 0 to 5"),
+    "rescale_factor": (_is_positive, "a finite number above 0"),
+    "image_mean": (_of_channels(_is_finite), "a finite number, or one for each of 3 channels"),
+    "image_std": (_of_channels(_is_positive), "a finite number above 0, or one for each of 3 channels"),
+    "input_data_format": (lambda v: v is None or v in LAYOUTS, "None, 'channels_first' or 'channels_last'"),
+    "data_format": (lambda v: v in (None, ChannelDimension.FIRST), "'channels_first' (or None)"),
+    "do_pad": (lambda v: v is None or v is False, "False, as crops have one size"),
     "fps": (lambda v: v is None, "None, as the model fixes the number of frames: set num_frames"),
+    "read_limits": (lambda v: v is None or isinstance(v, dict), "None or a dictionary of the arguments of ReadLimits"),
 }
 
 
 def _check_options(options: Any) -> None:
+    """Raise a ValueError for an option that is not allowed, by itself."""
     for name, (is_good, allowed) in OPTION_CHECKS.items():
         if name in options and not is_good(options[name]):
-            raise ValueError(f"{name} must be {allowed}, got {options[name]!r}.")
+            raise ValueError(f"{name} must be {allowed}, got {options[name]!r:.200}.")
+    ReadLimits.from_options(options.get("read_limits"))
 
 
 def _check_call(options: Any) -> None:
@@ -313,33 +431,51 @@ def _check_call(options: Any) -> None:
     if options["num_crops"] > 1 and not options["do_center_crop"]:
         crop = options["do_center_crop"]
         raise ValueError(f"num_crops={options['num_crops']} needs do_center_crop=True, got do_center_crop={crop}.")
-    if options["data_format"] not in (None, ChannelDimension.FIRST):
-        raise ValueError(f"data_format must be 'channels_first' (or None), got {options['data_format']!r}.")
+
+
+def _check_values(frames: torch.Tensor, options: Any) -> None:
+    """Check the values of frames (..., C, H, W) that are to be rescaled or normalised.
+
+    Raises:
+        ValueError: floats below 0 or above 255, or values that are not on the scale of `image_mean` and `image_std`,
+            as those up to 255 with `do_rescale=False`.
+    """
+    rescaled, normalised = options["do_rescale"], options["do_normalize"]
+    high = 255.0
+    if frames.is_floating_point() and (rescaled or normalised):
+        low, high = (float(value) for value in frames.aminmax())
+        if not (low >= 0 and high <= 255):
+            raise ValueError(
+                f"Frames of floats need values from 0 to 255, or to 1 with do_rescale=False; got {low:g} to {high:g}."
+            )
+    if not normalised:
+        return
+    if frames.shape[-3] == 4:
+        raise ValueError("do_normalize=True needs frames of 3 channels; got 4 with do_convert_rgb=False.")
+    largest = high * (options["rescale_factor"] if rescaled else 1)
+    mean, std = _per_channel(options["image_mean"]), _per_channel(options["image_std"])
+    reached = max(abs(value - m) / s for value in (0.0, largest) for m, s in zip(mean, std))
+    if reached > MAX_PIXEL_VALUE:
+        how = f"rescale_factor={options['rescale_factor']:g}" if rescaled else "do_rescale=False"
+        raise ValueError(
+            f"Frames with values up to {high:g} and {how} are not on the scale of image_mean={mean} and "
+            f"image_std={std}: pixel values would reach {reached:.0f}."
+        )
+
+
+def _per_channel(value: Any) -> list[float]:
+    values = list(value) if isinstance(value, (list, tuple)) else [value]
+    return values * (3 // len(values))
 
 
 def _reader(options: Any) -> Callable[..., tuple[np.ndarray, VideoMetadata]]:
     """Return `read_video` with these options."""
-    try:
-        limits = ReadLimits(**(options["read_limits"] or {}))
-    except TypeError as error:
-        allowed = ", ".join(ReadLimits.__dataclass_fields__)
-        raise ValueError(f"read_limits may have {allowed}; got {options['read_limits']!r}.") from error
-    if not set(limits.formats.split(",")) <= set(MEDIA_FORMATS.split(",")):  # or a processor's JSON could open files
-        raise ValueError(f"The formats of read_limits must be among {MEDIA_FORMATS}; got {limits.formats!r}.")
     short_side = None
     if options["scale_in_decoder"] and options["do_resize"]:
         several = options["num_crops"] > 1
         sides = dict(options["crop_size" if several else "size"])
         short_side = max(sides["height"], sides["width"]) if several else sides.get("shortest_edge")
-    return partial(read_video, short_side=short_side, limits=limits)
-
-
-# -- inputs ----------------------------------------------------------------------------------------------------------
-
-ALLOWED_INPUTS = (
-    "a path, an http(s) URL, bytes, a binary file object, a dict with 'path' or 'bytes', a folder of frame images, a "
-    "4-D array or tensor (5-D: a batch), a list of PIL images or 3-D arrays, or a list of these"
-)
+    return partial(read_video, short_side=short_side, limits=ReadLimits.from_options(options["read_limits"]))
 
 
 def _sides(size: SizeDict) -> tuple[int, int]:
@@ -348,54 +484,9 @@ def _sides(size: SizeDict) -> tuple[int, int]:
     return size.height, size.width
 
 
-def _in_memory(video: Any) -> bool:
-    return isinstance(video, (np.ndarray, torch.Tensor, list, tuple))
-
-
-def _list_videos(videos: Any) -> list[Any]:
-    """Turn any accepted input into a flat list of single videos: sources, 4-D arrays, lists of frames."""
-    if isinstance(videos, (str, os.PathLike, bytes, bytearray, memoryview, dict)) or hasattr(videos, "read"):
-        return [videos]
-    if isinstance(videos, (np.ndarray, torch.Tensor)):
-        if videos.ndim not in (4, 5) or 0 in videos.shape:
-            raise ValueError(f"Got an array of shape {tuple(videos.shape)} as video; allowed: {ALLOWED_INPUTS}.")
-        return list(videos) if videos.ndim == 5 else [videos]
-    if not isinstance(videos, (list, tuple)) or not videos:
-        raise ValueError(f"Got {type(videos).__name__} {videos!r:.80} as video; allowed: {ALLOWED_INPUTS}.")
-    if all(isinstance(item, FRAME) and getattr(item, "ndim", 3) == 3 for item in videos):
-        return [videos]
-    return [video for item in videos for video in _list_videos(item)]
-
-
-def _frames_first(video: Any, layout: Any) -> torch.Tensor:
-    """Turn frames in memory into one (T, C, H, W) tensor, uint8 or floating point."""
-    if isinstance(video, (list, tuple)):
-        if isinstance(video[0], Image.Image):
-            layout = ChannelDimension.LAST  # whatever the arrays of the same batch are
-        video = _stack_frames(video)
-    if isinstance(video, np.ndarray):
-        # torch takes no negative strides and warns of read-only memory
-        video = torch.from_numpy(video if video.flags.writeable and min(video.strides) >= 0 else video.copy())
-    if video.dtype != torch.uint8:
-        video = video.to(torch.float32)
-    if layout is None:
-        try:
-            layout = infer_channel_dimension_format(video, num_channels=(1, 3, 4))
-        except ValueError as error:
-            shape = tuple(video.shape)
-            raise ValueError(
-                f"Frames need 1, 3 or 4 channels, first or last; got a video of shape {shape}."
-            ) from error
-    return video.permute(0, 3, 1, 2) if layout == ChannelDimension.LAST else video
-
-
-def _stack_frames(frames: Any) -> np.ndarray | torch.Tensor:
-    if all(isinstance(frame, Image.Image) for frame in frames):
-        mode = "RGBA" if any(frame.has_transparency_data for frame in frames) else "RGB"
-        frames = [np.array(frame.convert(mode)) for frame in frames]
-    shapes = sorted({np.shape(frame) for frame in frames})
-    if len(shapes) > 1:
-        raise ValueError(f"The frames of one video must have one shape; got {shapes}.")
-    if all(isinstance(frame, torch.Tensor) for frame in frames):
-        return torch.stack(list(frames))
-    return np.stack([np.asarray(frame) for frame in frames])
+def _resized(height: int, width: int, size: SizeDict) -> tuple[int, int]:
+    """Return the short and the long side, in pixels, that resizing to a size gives frames at most."""
+    if size.shortest_edge and not size.longest_edge:
+        return size.shortest_edge, size.shortest_edge * max(height, width) // min(height, width)
+    sides = dict(size).values()
+    return min(sides), max(sides)

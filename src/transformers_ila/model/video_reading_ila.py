@@ -9,31 +9,33 @@ What is unusual here:
 This file knows the sources; `video_decoding_ila.py` decodes.
 """
 
-import http.client
+import glob
 import io
 import os
 import re
 import tempfile
 import time
-import urllib.parse
-import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
 
 from .video_container_ila import ReadLimits, VideoDecodingError, VideoFile
 from .video_decoding_ila import IlaVideoMetadata, IndexRule, checked_indices, count_frames, decode_video, scaled_size
+from .video_frames_ila import upright_rgb
+from .video_urls_ila import copy_bytes, download, is_url, redact
 
 
 VideoSource = str | Path | bytes | bytearray | memoryview | BinaryIO | dict
 
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+PICTURE_STARTS = (b"\xff\xd8\xff", b"\x89PNG", b"BM", b"II*\0", b"MM\0*", b"P5", b"P6", b"RIFF")
+JPEG_AFTER_JPEG = b"\xff\xd9\xff\xd8"
 IMAGE_FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # others may start programs, as PostScript does
-DOWNLOAD_PIECE = 2**18  # bytes
 DEFAULT_LIMITS = ReadLimits()
 
 
@@ -62,8 +64,9 @@ def read_video(
     if short_side is not None and short_side < 1:
         raise ValueError(f"short_side must be at least 1 pixel, got {short_side}.")
     with _as_file(source, limits) as video:
-        if _is_folder(video):
-            return _read_folder(video, index_rule, short_side=short_side)
+        pictures = _pictures(video)
+        if pictures is not None:
+            return _read_pictures(pictures, video, index_rule, short_side=short_side)
         return decode_video(video, index_rule, short_side=short_side)
 
 
@@ -73,7 +76,8 @@ def check_video(source: VideoSource, *, limits: ReadLimits = DEFAULT_LIMITS) -> 
     `frames_indices` and `timestamps` are empty. Arguments and errors as in `read_video`.
     """
     with _as_file(source, limits) as video:
-        return _check_folder(video) if _is_folder(video) else count_frames(video)
+        pictures = _pictures(video)
+        return count_frames(video) if pictures is None else _check_pictures(pictures, video)
 
 
 # -- sources ---------------------------------------------------------------------------------------------------------
@@ -92,37 +96,59 @@ def _as_file(source: Any, limits: ReadLimits) -> Iterator[VideoFile]:
     if isinstance(source, (bytes, bytearray, memoryview)):
         yield video_file(io.BytesIO(source), f"({len(source)} bytes in memory)")
     elif hasattr(source, "read"):
-        name = repr(str(getattr(source, "name", "(file object)")))
+        name = repr(redact(str(getattr(source, "name", "(file object)"))))
         plain = SeekableFile(source)
         if plain.can_go_back(name):
             yield video_file(plain, name)
         else:
             with tempfile.TemporaryFile(prefix="ila_video_") as file:
                 copy = video_file(file, name)
-                _copy(plain.read, copy)
+                try:
+                    copy_bytes(plain.read, copy)
+                except OSError as error:
+                    raise VideoDecodingError(name, error) from error
                 yield copy
-    elif isinstance(source, str) and source.lower().startswith(("http://", "https://")):
+    elif is_url(source):
         with tempfile.TemporaryFile(prefix="ila_video_") as file:  # without a name where the system can: never left
-            copy = video_file(file, repr(source))
+            copy = video_file(file, repr(redact(source)))
             _download(source, copy)
             yield copy
     elif isinstance(source, (str, os.PathLike)):
         path = os.fsdecode(source)
         if not (os.path.isfile(path) or os.path.isdir(path)):
-            raise VideoDecodingError(repr(path), _why_no_path(path))
+            raise VideoDecodingError(repr(redact(path)), why_no_path(path))
         # Absolute, because FFmpeg takes what stands before a colon for a protocol and a leading dash for an option.
         yield video_file(os.path.abspath(path), repr(path))
     else:
+        shown = redact(repr(source))
         raise ValueError(
-            f"Cannot read a video from {type(source).__name__} {source!r:.80}: give a path, an http(s) URL, bytes, a "
+            f"Cannot read a video from {type(source).__name__} {shown:.80}: give a path, an http(s) URL, bytes, a "
             "binary file object, a folder of frame images or a dict with 'path' or 'bytes'."
         )
 
 
-def _why_no_path(path: Any) -> str:
-    if isinstance(path, str) and "://" in path:
+def _download(url: str, copy: VideoFile) -> None:
+    try:
+        download(url, copy)
+    except VideoDecodingError:
+        raise
+    except (OSError, HTTPException, ValueError) as error:  # OSError holds URLError and time-outs
+        secret = isinstance(error, ValueError) and redact(url) != url  # it may repeat the password
+        # not from it: a traceback would show what the message hides
+        raise VideoDecodingError(copy.name, "it is no valid URL" if secret else error) from None
+
+
+def why_no_path(path: str) -> str:
+    """Say why a path that is neither a file nor a folder cannot be read, and which slip may be behind it."""
+    if "://" in path:
         return "no such file or folder, and of URLs only http and https are read"
-    return "neither a regular file nor a folder" if os.path.lexists(path) else "no such file or folder"
+    if os.path.lexists(path):
+        return "neither a regular file nor a folder"
+    if "\\" in path and os.sep != "\\":
+        return "no such file or folder; backslashes are characters of a name here: write `/` between folders"
+    with_suffix = sorted(glob.glob(glob.escape(path) + ".*"))
+    hint = f"; without its suffix? There is {os.path.basename(with_suffix[0])!r}" if with_suffix else ""
+    return f"no such file or folder{hint}"
 
 
 def _source_of_dict(source: dict) -> Any:
@@ -173,65 +199,49 @@ class SeekableFile:
         return not hasattr(self.file, "seekable") or self.file.seekable()
 
 
-def _copy(read: Callable[[int], bytes], copy: VideoFile) -> int:
-    """Write all that `read` returns into the copy's file, within its limits; return the number of bytes."""
-    received = 0
+# -- pictures --------------------------------------------------------------------------------------------------------
+
+
+def _pictures(video: VideoFile) -> list[Any] | None:
+    """Return what Pillow reads: the images of a folder, or the file of a picture; None for what FFmpeg reads."""
+    if isinstance(video.file, str) and os.path.isdir(video.file):
+        return _image_paths(video)
+    return [video.file] if _is_for_pillow(video.file) else None
+
+
+def _is_for_pillow(file: Any) -> bool:
+    """Return whether a file is one picture that FFmpeg would not turn upright by its EXIF data, or does not read."""
     try:
-        while piece := read(DOWNLOAD_PIECE):
-            received += len(piece)
-            copy.check_bytes(received)
-            copy.check_time()
-            copy.file.write(piece)
-    except (OSError, http.client.HTTPException) as error:
-        raise VideoDecodingError(copy.name, error) from error
-    return received
+        with open(file, "rb") if isinstance(file, str) else nullcontext(file) as opened:
+            opened.seek(0)
+            if not opened.read(4).startswith(PICTURE_STARTS):
+                return False
+            opened.seek(0)
+            image = Image.open(opened, formats=IMAGE_FORMATS)
+            if image.format in ("PPM", "TIFF"):
+                return getattr(image, "n_frames", 1) == 1
+            turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+            if image.format == "JPEG":
+                return turned and not _goes_on(opened)
+            return turned and (image.format == "MPO" or getattr(image, "n_frames", 1) == 1)  # MPO: views of one scene
+    except Exception:  # of Pillow or of the file; FFmpeg will say what is wrong
+        return False
 
 
-def _download(url: str, copy: VideoFile) -> None:
-    """Download the content behind an http(s) URL into the copy's file, within its limits."""
-    opener = urllib.request.OpenerDirector()
-    for handler in (  # of urllib's own handlers those for http and https: a redirection to anything else fails
-        urllib.request.ProxyHandler(),
-        urllib.request.UnknownHandler(),
-        urllib.request.HTTPHandler(),
-        urllib.request.HTTPSHandler(),
-        urllib.request.HTTPDefaultErrorHandler(),
-        urllib.request.HTTPRedirectHandler(),
-        urllib.request.HTTPErrorProcessor(),
-    ):
-        opener.add_handler(handler)
-    try:
-        request = urllib.request.Request(_ascii(url), headers={"User-Agent": "transformers-ila"})
-        with opener.open(request, timeout=copy.limits.timeout) as response:
-            length = response.headers.get("Content-Length", "")
-            announced = int(length) if length.isascii() and length.isdigit() else 0
-            copy.check_bytes(announced)
-            received = _copy(response.read1, copy)
-            if received < announced:
-                raise VideoDecodingError(copy.name, f"the download ended after {received} of {announced} bytes")
-    except VideoDecodingError:
-        raise
-    except (OSError, ValueError, http.client.HTTPException) as error:  # OSError holds URLError and time-outs
-        raise VideoDecodingError(copy.name, error) from error
-
-
-def _ascii(url: str) -> str:
-    """Encode a URL for the wire: the host's letters by IDNA, all others by percent signs."""
-    parts = urllib.parse.urlsplit(url)
-    rest = [urllib.parse.quote(part, safe="%/:=&?~+!$,;'@()*[]") for part in (parts.path, parts.query)]
-    return urllib.parse.urlunsplit((parts.scheme, parts.netloc.encode("idna").decode(), *rest, ""))
-
-
-# -- folders of images -----------------------------------------------------------------------------------------------
+def _goes_on(file: Any) -> bool:
+    """Return whether another JPEG stands directly behind the end of one, as in motion JPEG."""
+    file.seek(0)
+    last = b""
+    while piece := file.read(2**20):
+        if JPEG_AFTER_JPEG in last + piece:
+            return True
+        last = piece[-3:]
+    return False
 
 
 def _natural_key(name: str) -> list[tuple[int, int, str]]:
     """Return a sort key that puts frame_10 behind frame_9; its tuples let digits and letters compare."""
     return [(0, int(part), part) if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", name)]
-
-
-def _is_folder(video: VideoFile) -> bool:
-    return isinstance(video.file, str) and os.path.isdir(video.file)
 
 
 def _image_paths(folder: VideoFile) -> list[str]:
@@ -246,39 +256,39 @@ def _image_paths(folder: VideoFile) -> list[str]:
     return [os.path.join(folder.file, name) for name in sorted(names, key=_natural_key)]
 
 
-def _read_folder(
-    folder: VideoFile, index_rule: IndexRule, *, short_side: int | None
+def _read_pictures(
+    pictures: list[Any], video: VideoFile, index_rule: IndexRule, *, short_side: int | None
 ) -> tuple[np.ndarray, IlaVideoMetadata]:
-    paths = _image_paths(folder)
-    indices = checked_indices(index_rule(len(paths)), total=len(paths))
+    indices = checked_indices(index_rule(len(pictures)), total=len(pictures))
     images: dict[int, np.ndarray] = {}
     size: tuple[int, int] | None = None
     for index in sorted(set(indices)):
-        image = _open_image(paths[index], folder)
-        size = size or scaled_size(*image.size, short_side=short_side)
+        image = _open_image(pictures[index], video)
+        if size is None:
+            size = scaled_size(*image.size, short_side=short_side)
+            video.limits.check_memory(video.name, len(indices), *size)
         # images of other sizes follow the first one, as frames of a file do
         images[index] = np.asarray(image if image.size == size else image.resize(size))
     frames = np.stack([images[index] for index in indices])
-    return frames, _folder_metadata(len(paths), indices, size=frames.shape[2:0:-1])
+    return frames, _metadata(len(pictures), indices, size=frames.shape[2:0:-1])
 
 
-def _check_folder(folder: VideoFile) -> IlaVideoMetadata:
-    paths = _image_paths(folder)
+def _check_pictures(pictures: list[Any], video: VideoFile) -> IlaVideoMetadata:
     good, size, reason = 0, (0, 0), None
-    for path in paths:
+    for picture in pictures:
         try:
-            size = _open_image(path, folder).size
+            size = _open_image(picture, video).size
             good += 1
         except VideoDecodingError as error:
             reason = error
     if good == 0:
-        raise VideoDecodingError(folder.name, f"none of its {len(paths)} images can be read: {reason}")
-    metadata = _folder_metadata(good, [], size=size)
-    metadata.frames_lost = len(paths) - good
+        raise VideoDecodingError(video.name, f"none of its {len(pictures)} images can be read: {reason}")
+    metadata = _metadata(good, [], size=size)
+    metadata.frames_lost = len(pictures) - good
     return metadata
 
 
-def _folder_metadata(total: int, indices: list[int], *, size: tuple[int, int]) -> IlaVideoMetadata:
+def _metadata(total: int, indices: list[int], *, size: tuple[int, int]) -> IlaVideoMetadata:
     return IlaVideoMetadata(
         total_num_frames=total,
         width=size[0],
@@ -289,17 +299,17 @@ def _folder_metadata(total: int, indices: list[int], *, size: tuple[int, int]) -
     )
 
 
-def _open_image(path: str, folder: VideoFile) -> Image.Image:
-    """Open an image, upright and in RGB."""
-    folder.check_time()
+def _open_image(picture: Any, video: VideoFile) -> Image.Image:
+    """Open an image, a path or binary file object, upright and in RGB."""
+    video.check_time()
+    name = repr(picture) if isinstance(picture, str) else video.name
     try:
-        with Image.open(path, formats=IMAGE_FORMATS) as opened:
-            folder.check_size(*opened.size)
-            image: Image.Image = opened
-            if image.mode.startswith("I"):  # 16 bits of grey, which Pillow would cut off at 255
-                image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-            return ImageOps.exif_transpose(image).convert("RGB")
+        if not isinstance(picture, str):
+            picture.seek(0)
+        with Image.open(picture, formats=IMAGE_FORMATS) as opened:
+            video.check_size(*opened.size)
+            return upright_rgb(opened)
     except VideoDecodingError as error:
-        raise VideoDecodingError(repr(path), error.reason) from error
+        raise VideoDecodingError(name, error.reason) from error
     except Exception as error:  # what Pillow's readers raise on damaged files is not limited to anything
-        raise VideoDecodingError(repr(path), f"{type(error).__name__}: {error}") from error
+        raise VideoDecodingError(name, f"{type(error).__name__}: {error}") from error

@@ -10,6 +10,7 @@ from .shard_clips import RowClips, ShardClips
 
 
 if TYPE_CHECKING:
+    from .adapters import load_adapter, lora_config
     from .run import train
     from .trainer import IlaTrainer
 
@@ -20,8 +21,12 @@ __all__ = [
     "RowClips",
     "ShardClips",
     "TrainingClips",
+    "load_adapter",
+    "lora_config",
     "parse",
     "train",
 ]
 
-__getattr__ = old_names("training", late={"IlaTrainer": "trainer", "train": "run"})  # with them comes the Trainer
+LATE = {"IlaTrainer": "trainer", "train": "run"}  # with them comes the Trainer
+LATE |= {"load_adapter": "adapters", "lora_config": "adapters"}  # and with these PEFT
+__getattr__ = old_names("training", late=LATE)

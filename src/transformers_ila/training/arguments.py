@@ -85,11 +85,11 @@ RELEASED_GROUPS = {  # our part of a name -> learning rate (None: 10 x base), we
 
 
 def is_new_parameter(name: str, new_parameters: Iterable[str]) -> bool:
-    """Return whether the pretrained weights lack the parameter `name`.
+    """Return whether the pretrained weights lack the parameter `name`, as they lack those of adapters (LoRA).
 
     new_parameters: the model's own `new_parameters`, parts of the names of such parameters.
     """
-    return any(part in name for part in new_parameters)
+    return ".lora_" in name or any(part in name for part in new_parameters)
 
 
 def parameter_groups(

@@ -17,6 +17,7 @@ from transformers.trainer_callback import ExportableState
 
 from ..distributed import current_rank
 from ..model.alignment_ila import PointPredictor
+from ..model.held_weights_ila import checkpoint_names
 from .signals import SecondSignal
 
 
@@ -77,13 +78,9 @@ class MovingAverage(TrainerCallback):
 
 def _averaged(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield names and tensors of trained weights and of those floating-point buffers that a checkpoint holds."""
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            yield name, parameter
-    saved = model.state_dict().keys()
-    for name, buffer in model.named_buffers():
-        if buffer.is_floating_point() and name in saved:
-            yield name, buffer
+    for name, tensor in checkpoint_names(model.state_dict(keep_vars=True)).items():
+        if tensor.requires_grad if isinstance(tensor, nn.Parameter) else tensor.is_floating_point():
+            yield name, tensor
 
 
 class JitterDecay(TrainerCallback, ExportableState):

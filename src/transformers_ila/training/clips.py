@@ -26,6 +26,7 @@ from ..model.video_container_ila import ReadLimits, VideoDecodingError
 from ..model.video_processing_ila import IlaVideoProcessor
 from ..model.video_reading_ila import read_video
 from ..model.video_sampling_ila import INDEX_RULES
+from ..model.video_urls_ila import redact
 from .augmentation import ClipAugmentation, clip_generator, clip_seed
 
 
@@ -144,9 +145,9 @@ class EvaluationClips(Clips):
             )
         sample = self.samples[index]
         try:
-            pixel_values = self.as_model_input(sample.source())
+            pixel_values = self.as_model_input(sample.source(), random_frames=False)
         except (VideoDecodingError, OSError) as error:
-            logger.warning(f"Not evaluated: {sample.name!r}: {error}")
+            logger.warning(f"Not evaluated: {redact(sample.name)!r}: {redact(str(error))}")
             crop = dict(self.processor.crop_size)
             size = (self.processor.num_frames, 3, crop["height"], crop["width"])
             pixel_values = torch.zeros(size, dtype=torch.float32 if self.normalise else torch.uint8)
@@ -212,7 +213,7 @@ class TrainingClips(Clips):
             try:
                 clip = self.clip(sample, clip_generator(self.seed, epoch, index, attempt))
             except (VideoDecodingError, OSError) as error:
-                unreadable.append((sample.name, reason_of_failure(error)))
+                unreadable.append((redact(sample.name), reason_of_failure(error)))
                 self.warn_once(*unreadable[-1])
                 place = clip_seed(self.seed, epoch, index, attempt) % len(self.samples)
                 continue
@@ -229,10 +230,11 @@ class TrainingClips(Clips):
         if processor.frame_sampling == "dense":
             options["stride"] = processor.frame_stride
         rule = partial(INDEX_RULES[processor.frame_sampling], **options)
-        own_limits: Any = processor.read_limits or {}
-        frames, _ = read_video(sample.source(), lambda total: rule(total).tolist(), limits=ReadLimits(**own_limits))
+        limits = ReadLimits.from_options(processor.read_limits)
+        frames, _ = read_video(sample.source(), lambda total: rule(total).tolist(), limits=limits)
         clip = self.augment(torch.from_numpy(frames).permute(0, 3, 1, 2), generator)
-        return self.as_model_input(clip, do_sample_frames=False, do_resize=False, do_center_crop=False)
+        untouched = {"do_sample_frames": False, "do_resize": False, "do_center_crop": False}
+        return self.as_model_input(clip, input_data_format="channels_first", **untouched)
 
     def warn_once(self, name: str, reason: str) -> None:
         """Log that a video cannot be read, unless it was logged before or `warn` is off."""
@@ -243,7 +245,7 @@ class TrainingClips(Clips):
 
 def reason_of_failure(error: Exception) -> str:
     """Return why a video could not be read, without the full stop at the end."""
-    return str(getattr(error, "reason", None) or error or type(error).__name__).rstrip(".")
+    return redact(str(getattr(error, "reason", None) or error or type(error).__name__)).rstrip(".")
 
 
 @dataclass(frozen=True)

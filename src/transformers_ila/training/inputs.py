@@ -8,12 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PreTrainedConfig
 from transformers.utils import logging
 
+from ..backbones.frozen_clip import FrozenClipConfig, FrozenClipForVideoClassification
 from ..data.annotations import Annotations, list_shards, read_annotations
 from ..data.samples import samples_hash
+from ..data.video_folder import warn_of_single_videos
 from ..evaluation.inference import named_in_errors, require_checkpoint
-from ..model.configuration_ila import CLIP_SIZES, IlaConfig, label_fields
+from ..model.configuration_ila import CLIP_SIZES, IlaConfig
+from ..model.label_fields_ila import label_fields
+from ..model.loading_ila import refuse_adapter
 from ..model.modeling_ila import IlaForVideoClassification
 from .recipes import RecipeArguments, validate_config_fields
 
@@ -41,14 +46,53 @@ def model_of(recipe: RecipeArguments, class_names: Sequence[str]) -> IlaForVideo
     check_model(recipe)
     if recipe.from_scratch:
         return IlaForVideoClassification(config_of(recipe, class_names))
-    wanted = recipe.model_fields()
+    wanted, kind = recipe.model_fields(), class_of(recipe)
     with named_in_errors(str(recipe.clip)):
-        model = IlaForVideoClassification.from_pretrained(recipe.clip, labels=list(class_names), **wanted)
+        model = load_for_classes(recipe.clip, class_names, kind=kind, **wanted)
     vision = CLIP_SIZES[recipe.tower][0]
     found = {name: getattr(model.config.vision_config, name) for name in vision}
     other = {name: value for name, value in found.items() if value != vision[name]}
     if other:
         logger.warning(f"{recipe.clip!r} is no {recipe.tower} tower, which the recipe is meant for: {other}.")
+    return model
+
+
+def class_of(recipe: RecipeArguments) -> type[IlaForVideoClassification]:
+    """Return the class that goes on from the weights of `clip`: a decoder on a frozen CLIP stays one.
+
+    Raises:
+        ValueError: weights of a class that a recipe does not train, or an adapter.
+        OSError: there are no such weights.
+    """
+    path = str(recipe.clip)
+    refuse_adapter(path)
+    with named_in_errors(path):
+        found = PreTrainedConfig.get_config_dict(path)[0].get("model_type")
+        if found != FrozenClipConfig.model_type:
+            IlaConfig.get_config_dict(path)  # which refuses other models by their class
+            return IlaForVideoClassification
+    if recipe.classification_head != "linear":
+        given = recipe.classification_head
+        raise ValueError(
+            f"{path!r} is a FrozenClipForVideoClassification: --classification_head linear, not {given!r}."
+        )
+    return FrozenClipForVideoClassification
+
+
+def load_for_classes(
+    path: Any, class_names: Sequence[str], *, kind: type[IlaForVideoClassification], **fields: Any
+) -> IlaForVideoClassification:
+    """Load weights to train them on classes; a linear head that has learned others starts anew, and a warning says so.
+
+    Raises:
+        ValueError: other weights than the head's have another shape than the configuration with these `fields`.
+    """
+    model, info = kind.from_pretrained(
+        path, labels=class_names, ignore_mismatched_sizes=True, output_loading_info=True, **fields
+    )
+    other = sorted({name for name, *_ in info["mismatched_keys"]} - set(model.class_keys))
+    if other:
+        raise ValueError(f"{str(path)!r} holds weights of other shapes than its configuration with {fields}: {other}.")
     return model
 
 
@@ -67,6 +111,7 @@ def check_model(recipe: RecipeArguments) -> None:
         raise ValueError("`clip` must be the Hub id or the folder of weights to start from: --clip.")
     if recipe.clip is not None:
         require_checkpoint(recipe.clip)
+        class_of(recipe)
     if recipe.tower not in CLIP_SIZES:
         raise ValueError(f"`tower` must be one of {', '.join(CLIP_SIZES)}, got {recipe.tower!r}.")
     validate_config_fields(recipe.model_fields())
@@ -91,8 +136,8 @@ def annotations_of(recipe: RecipeArguments, *, seed: int = 0) -> tuple[Annotatio
     given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     if Path(recipe.train_list).is_dir():
         given.pop("root", None)
-    several = recipe.multi_label
-    training = read_annotations(recipe.train_list, split=recipe.train_split, multi_label=several, **given)
+    given["multi_label"] = recipe.multi_label or None  # not False: the error is to say how to ask for them
+    training = read_annotations(recipe.train_list, split=recipe.train_split, **given)
     if training.class_names is None:
         raise ValueError(f"Nothing names the classes of {recipe.train_list!r}: --labels.")
     if recipe.train_list_sha256 not in (None, training.sha256):
@@ -108,16 +153,17 @@ def annotations_of(recipe: RecipeArguments, *, seed: int = 0) -> tuple[Annotatio
         given.pop("root", None)
         if not Path(recipe.train_list).is_dir():
             given.pop("format", None)  # of another kind of annotation
-    given["labels"] = training.class_names  # by which those of the other list are found
-    evaluation = read_annotations(recipe.val_list, split=recipe.val_split, multi_label=training.multi_label, **given)
+    given["labels"] = training.labels()  # by which those of the other list are found, and the number of the first
+    evaluation = read_annotations(recipe.val_list, split=recipe.val_split, **given)
     return training, evaluation, training.class_names
 
 
 def hold_out_videos(annotations: Annotations, fraction: float, *, seed: int) -> tuple[Annotations, Annotations | None]:
     """Split videos at random: those to train on, and `fraction` of them to evaluate on; None where that is no video.
 
-    The fraction is taken of every class, rounded, and leaves each class a video to train on; of videos with several
-    labels it is taken of all together. Cuts of one longer video may come to lie on both sides: who has such gives a
+    The fraction is taken of every class, rounded, but is one video at least, and leaves each class a video to train
+    on: a class of one is not evaluated, and a warning says so. Of videos with several labels the fraction is taken of
+    all together. Cuts of one longer video may come to lie on both sides: who has such gives a
     `val_list`.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -125,8 +171,11 @@ def hold_out_videos(annotations: Annotations, fraction: float, *, seed: int) -> 
     for index, sample in enumerate(annotations.samples):
         classes.setdefault(-1 if annotations.multi_label else sample.labels[0], []).append(index)
     held: set[int] = set()
+    if fraction > 0 and not annotations.multi_label:
+        names = annotations.class_names or range(max(classes, default=0) + 1)
+        warn_of_single_videos([names[label] for label, members in sorted(classes.items()) if len(members) == 1])
     for _, members in sorted(classes.items()):
-        count = min(int(fraction * len(members) + 0.5), len(members) - 1)
+        count = min(max(int(fraction * len(members) + 0.5), fraction > 0), len(members) - 1)
         held.update(members[place] for place in torch.randperm(len(members), generator=generator)[:count].tolist())
     if not held:
         return annotations, None

@@ -105,7 +105,9 @@ class VideoArguments:
     val_split: str | None = field(
         default=None, metadata={"help": "split to evaluate on, where val_list holds several"}
     )
-    multi_label: bool | None = field(default=None, metadata={"help": "several labels a video; found out by default"})
+    multi_label: bool = field(
+        default=False, metadata={"help": "read several labels a video, which are an error without it"}
+    )
     train_list_sha256: str | None = field(default=None, metadata={"help": "refuse another list than this"})
     train_samples_sha256: str | None = field(default=None, metadata={"help": "refuse other names and labels in it"})
     stream: bool = field(default=False, metadata={"help": "read tar shards from beginning to end, each by one rank"})
@@ -333,6 +335,8 @@ def parse(recipe: str | Path | None, options: Sequence[str] = ()) -> tuple[Recip
     """
     file = None if recipe is None else recipe_file(recipe, kind="train")
     values = {} if file is None else read_recipe(file)
+    if values.get("multi_label", False) is None:  # of an earlier version, which found it out
+        del values["multi_label"]
     tokens = [token for key, value in values.items() for token in _tokens(key, value)]
     namespace, rest = _Parser().parse_known_args([*tokens, *map(_todays_option, options)])
     if rest:
@@ -470,6 +474,8 @@ def check_same_run(values: dict[str, Any], folder: str | Path, *, class_names: S
     if not file.is_file():
         raise ValueError(f"{str(folder)!r} holds checkpoints and no {RESOLVED}: they are not of such a run.")
     before = vars(RecipeArguments()) | read_recipe(file)  # which may be older than some of the keys
+    if before["multi_label"] is None:  # likewise
+        before["multi_label"] = values["multi_label"]
     before, values = ({**found, "flip": resolved_flip(found["flip"], class_names)} for found in (before, values))
     fixed = STREAM_FIXES if before.get("stream") else set()
     other = [

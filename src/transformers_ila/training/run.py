@@ -19,7 +19,7 @@ from ..model.video_processing_ila import IlaVideoProcessor
 from ..version import __version__
 from .arguments import IlaTrainingArguments
 from .augmentation import MixingCollator
-from .checkpoints import last_complete_checkpoint, require_same_checkpoint
+from .checkpoints import last_complete_checkpoint, only_run, require_same_checkpoint
 from .clips import EvaluationClips, TrainingClips
 from .inputs import annotations_of, check_model, model_of
 from .recipes import RESOLVED, RecipeArguments, check_same_run, resolved_values, write_resolved
@@ -44,16 +44,18 @@ def train(
 
     Raises:
         ValueError: the run cannot begin or go on as described; found before a model is loaded where possible.
+        FolderInUseError: another run writes to `args.output_dir`; on the process that writes there.
         OSError: a list, weights or a checkpoint cannot be read or written.
         UnreadableVideosError: too many videos cannot be read; on all processes at the same step.
     """
     tell = progress if args.process_index == 0 else lambda line: None
     all_succeed(lambda: _check_processes(recipe, args))
-    checkpoint = find_checkpoint(recipe, args, tell)
-    trainer = build_trainer(recipe, args, tell)
-    all_succeed(lambda: settle(recipe, args, checkpoint, trainer.model.config.class_names))
-    tell(f"{args.world_size} processes, {recipe.global_batch_size} videos a step; {args.output_dir}/{RESOLVED}")
-    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    with only_run(str(args.output_dir), writes=args.should_save):
+        checkpoint = find_checkpoint(recipe, args, tell)
+        trainer = build_trainer(recipe, args, tell)
+        all_succeed(lambda: settle(recipe, args, checkpoint, trainer.model.config.class_names))
+        tell(f"{args.world_size} processes, {recipe.global_batch_size} videos a step; {args.output_dir}/{RESOLVED}")
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     return trainer
 
 
@@ -167,7 +169,7 @@ def _why_no_evaluation(recipe: RecipeArguments) -> str:
     elif not recipe.val_fraction:
         reason = "`val_fraction` is 0 and there is no `val_list`"
     else:
-        reason = f"no class has enough videos to hold out {recipe.val_fraction:.0%} of them"
+        reason = "no class has a second video that could be held out"
     return f"Nothing is evaluated, and the last step's weights are the result: {reason}. --val_list names videos."
 
 
@@ -181,7 +183,7 @@ def _training_clips(
     if not recipe.stream:
         return TrainingClips(training, processor, **options)
     counts = {"videos": len(training.samples), "batch": args.train_batch_size}
-    return ShardClips(str(recipe.train_list), processor, labels=names, **counts, **options)
+    return ShardClips(str(recipe.train_list), processor, labels=training.labels(), **counts, **options)
 
 
 def settle(

@@ -22,6 +22,7 @@ from ..data.shards import label_feature_names, labels_by_name, labels_of_value, 
 from ..data.text import Line
 from ..model.video_container_ila import VideoDecodingError
 from ..model.video_processing_ila import IlaVideoProcessor
+from ..model.video_urls_ila import redact
 from .augmentation import ClipAugmentation, clip_generator, clip_seed
 from .clips import NO_REPLACEMENT, UNREADABLE, TrainingClips, reason_of_failure
 
@@ -148,7 +149,7 @@ class ShardClips(IterableDataset):
             try:
                 clip = self.clips.clip(sample, clip_generator(self.clips.seed, epoch, index))
             except (VideoDecodingError, OSError) as error:
-                unreadable.append((sample.name, reason_of_failure(error)))
+                unreadable.append((redact(sample.name), reason_of_failure(error)))
                 if self.warn:
                     self.clips.warn_once(*unreadable[-1])
                 if len(unreadable) > self.clips.max_replacements:

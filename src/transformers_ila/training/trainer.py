@@ -29,14 +29,27 @@ from transformers.utils import logging
 from ..data.shards import label_feature_names
 from ..data.text import preview
 from ..data.video_folder import VideoFolder
+from ..distributed import all_succeed
 from ..evaluation.metrics import mean_average_precision
-from ..model.class_names_ila import are_numbered
+from ..files import only_writer
 from ..model.configuration_ila import MULTI_LABEL
+from ..model.label_fields_ila import are_numbered
 from ..model.targets_ila import IGNORE_INDEX, ignored_rows, is_integer
 from ..model.video_processing_ila import IlaVideoProcessor
 from .arguments import SCALARS, IlaTrainingArguments, is_new_parameter, parameter_groups
 from .callbacks import JitterDecay, MovingAverage, SetEpochCallback, StopOnSignal
-from .checkpoints import last_complete_checkpoint, require_same_checkpoint, verify_manifest, write_manifest
+from .checkpoints import (
+    FileStates,
+    file_states,
+    last_complete_checkpoint,
+    only_run,
+    require_same_checkpoint,
+    require_same_classes,
+    require_states,
+    require_unchanged,
+    verify_manifest,
+    write_manifest,
+)
 from .clips import UNREADABLE, ClipCollator, Clips, EpochSampler, TrainingClips
 from .shard_clips import ShardClips
 from .signals import with_outliving_workers
@@ -108,7 +121,9 @@ class IlaTrainer(Trainer):
 
     Raises:
         ValueError: a moving average of weights that are sharded (FSDP, DeepSpeed); fewer videos than a global batch;
-            processes that would go on from different checkpoints.
+            processes that would go on from different checkpoints; a checkpoint that changes while it is loaded, or
+            lacks what training goes on with.
+        FolderInUseError: another run writes to the output folder.
         UnreadableVideosError: too many videos cannot be read; on all processes at the same step.
         OSError: a checkpoint could not be written; the last whole one is named.
     """
@@ -141,6 +156,7 @@ class IlaTrainer(Trainer):
         self.add_callback(self.data_epoch)
         self._processor: IlaVideoProcessor | None = None  # of clips that arrive as uint8
         self.unreadable: UnreadableVideos | None = None
+        self._resumed: tuple[Path, FileStates] | None = None  # what a run goes on from, when it was checked
         if isinstance(self.train_dataset, ShardClips):
             self.train_dataset.rank, self.train_dataset.ranks = self.args.process_index, self.args.world_size
             self.data_epoch.order = self.train_dataset
@@ -156,7 +172,8 @@ class IlaTrainer(Trainer):
     def freeze(self) -> None:
         """Train only what the pretrained weights lack."""
         for name, parameter in self.model.named_parameters():
-            parameter.requires_grad_(is_new_parameter(name, self.model.new_parameters))
+            trained = ".original_module." not in name  # of adapters: what is trained in its place stands beside it
+            parameter.requires_grad_(trained and is_new_parameter(name, self.model.new_parameters))
 
     # data
 
@@ -381,9 +398,11 @@ class IlaTrainer(Trainer):
         """Train as `Trainer.train`; `resume_from_checkpoint=True` takes the last whole checkpoint, if there is one.
 
         After SIGTERM it returns, with `stop.stopped` set; another SIGTERM, seconds later, ends the process at once.
+        No other run may write to the output folder meanwhile.
         """
         try:
-            return self._train(resume_from_checkpoint, **kwargs)
+            with only_run(self._get_output_dir(kwargs.get("trial")), writes=self.args.should_save):
+                return self._train(resume_from_checkpoint, **kwargs)
         finally:
             self.stop.restore_handler()
 
@@ -394,17 +413,22 @@ class IlaTrainer(Trainer):
         elif isinstance(resume_from_checkpoint, str) and (missing := verify_manifest(Path(resume_from_checkpoint))):
             raise ValueError(f"{resume_from_checkpoint!r} is not a whole checkpoint: {missing}.")
         checkpoint = Path(resume_from_checkpoint) if resume_from_checkpoint else None
+        self._resumed = None if checkpoint is None else all_succeed(lambda: (checkpoint, file_states(checkpoint)))
         require_same_checkpoint(checkpoint, own_folders=self.args.save_on_each_node)
         if self.unreadable is not None:
             self.unreadable.resumed = checkpoint
         self._since = time.perf_counter()
         if not resume_from_checkpoint:
             return super().train(**kwargs)
+        require_same_classes(Path(resume_from_checkpoint), self.model.config)
         if self.average is not None:
             self.average.load(resume_from_checkpoint)
         state = TrainerState.load_from_json(str(Path(resume_from_checkpoint) / TRAINER_STATE_NAME))
         if state.global_step >= self._last_step():  # the Trainer would take one step more
             return self.restore_finished_run(resume_from_checkpoint, state)
+        if not self.is_deepspeed_enabled:  # which keeps all states in files of its own
+            process = self.args.process_index if self.args.world_size > 1 else None
+            all_succeed(lambda: require_states(Path(resume_from_checkpoint), process=process))
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
     def _last_step(self) -> int:
@@ -415,11 +439,39 @@ class IlaTrainer(Trainer):
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             raise ValueError(f"{checkpoint!r} has all its {state.global_step} steps: nothing is left to train.")
         self._load_from_checkpoint(checkpoint)
+        self._require_unchanged()
         self.state = state
-        best = state.best_model_checkpoint
-        if self.args.load_best_model_at_end and best is not None and Path(best).is_dir():
+        if self.args.load_best_model_at_end and state.best_model_checkpoint is not None:
+            if not Path(state.best_model_checkpoint).is_dir():  # the run's folder was moved
+                state.best_model_checkpoint = str(Path(checkpoint).parent / Path(state.best_model_checkpoint).name)
             self._load_best_model()
         return TrainOutput(state.global_step, 0.0, {})
+
+    def _require_unchanged(self) -> None:
+        """Raise a ValueError where what is resumed from is not what was checked; a collective."""
+        if (resumed := self._resumed) is not None:
+            all_succeed(lambda: require_unchanged(*resumed))
+
+    def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
+        prepared = super()._prepare_for_training(*args, **kwargs)
+        self._require_unchanged()  # weights, state, optimizer, schedule and scaler are loaded, generators are not yet
+        return prepared
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        super()._load_rng_state(checkpoint)
+        self._require_unchanged()
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """Raise a ValueError where a checkpoint has not exactly this model's weights; the Trainer would warn only."""
+        super()._issue_warnings_after_load(load_result)
+        expected = set(self.model._keys_to_ignore_on_save or ())
+        missing, unexpected = sorted(set(load_result.missing_keys) - expected), sorted(load_result.unexpected_keys)
+        if missing or unexpected:
+            raise ValueError(
+                f"The checkpoint is of another model: {len(missing)} of this one's weights are missing "
+                f"({', '.join(missing[:3]) or 'none'}), {len(unexpected)} are not its own "
+                f"({', '.join(unexpected[:3]) or 'none'})."
+            )
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Save as the Trainer does, but delete older checkpoints only when this one is whole."""
@@ -482,13 +534,26 @@ class IlaTrainer(Trainer):
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the averaged weights where there are any; a checkpoint to resume from has the last step's."""
-        with nullcontext() if _internal_call else self.averaged():
-            super().save_model(output_dir, _internal_call=_internal_call)
+        if _internal_call:
+            super().save_model(output_dir, _internal_call=True)
+            return
+        writes = self.args.should_save
+        with self.averaged(), only_writer(output_dir or str(self.args.output_dir)) if writes else nullcontext():
+            super().save_model(output_dir)
 
     def _load_best_model(self) -> None:
+        best = Path(str(self.state.best_model_checkpoint))
+        self.accelerator.wait_for_everyone()  # it may be the last one, which one process seals
+        all_succeed(lambda: _require_best(best))
         super()._load_best_model()
-        if self.average is not None and self.state.best_model_checkpoint is not None:
-            self.average.load(self.state.best_model_checkpoint)  # which is what was the best
+        if self.average is not None:
+            self.average.load(best)  # which is what was the best
+
+
+def _require_best(checkpoint: Path) -> None:
+    """Raise a ValueError where the best weights are gone: the Trainer would warn, and keep the last step's."""
+    if (reason := verify_manifest(checkpoint)) is not None:
+        raise ValueError(f"The best weights cannot be loaded, {str(checkpoint)!r} is not whole: {reason}.")
 
 
 def _refuse_other_order(data: Any, class_names: list[str]) -> None:

@@ -127,7 +127,7 @@ class UnreadableVideos(TrainerCallback):
             return 0
         report = merged(ranks, self._before) | ({} if stopped is None else {"stopped": stopped})
         with atomic_write(Path(folder) / REPORT) as file:
-            file.write(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+            file.write(json.dumps(report, indent=1) + "\n")  # names may be bytes that are no text
         return report["unreadable"]
 
 

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 import torch
 from PIL import Image
 
+from ..markup import plain_line
+
 
 NAMED = 40  # classes up to which every row and column has its name
 LARGEST = 25  # errors that are listed beside a matrix without names
@@ -28,7 +30,7 @@ def plot_confusion_matrix(matrix: torch.Tensor, names: Sequence[str]) -> Image.I
     classes = len(names)
     if matrix.ndim != 2 or matrix.shape != (classes, classes) or not classes:
         raise ValueError(f"A confusion matrix of {classes} classes cannot be {tuple(matrix.shape)}.")
-    shown = [_legible(name, index) for index, name in enumerate(names)]
+    shown = [legible(name, f"class {index}") for index, name in enumerate(names)]
     shares = (matrix.double() / matrix.sum(1, keepdim=True)).sqrt().numpy()  # nan: a label without videos
     dark, empty = ((red / 255, green / 255, blue / 255) for red, green, blue in (DARK, EMPTY))
     colours = LinearSegmentedColormap.from_list("shares", [(1.0, 1.0, 1.0), dark]).with_extremes(bad=empty)
@@ -53,14 +55,16 @@ def plot_confusion_matrix(matrix: torch.Tensor, names: Sequence[str]) -> Image.I
     return Image.open(picture).convert("RGB")
 
 
-def _legible(name: str, index: int) -> str:
-    """Return the name in one line, cut where it is long, or the index where the font lacks letters of the name."""
+def legible(name: str, otherwise: str) -> str:
+    """Return a name in one line, cut where it is long, for a text with `parse_math=False`.
+
+    otherwise: what is returned where the font lacks letters of the name.
+    """
     from matplotlib.font_manager import findfont, get_font
 
-    line = " ".join(name.split())
-    if not line or not get_font(findfont("DejaVu Sans")).get_charmap().keys() >= set(map(ord, line)):
-        return f"class {index}"
-    return line if len(line) <= SHOWN else f"{line[: SHOWN - 3]}..."
+    line = plain_line(name, SHOWN)
+    drawn = get_font(findfont("DejaVu Sans")).get_charmap().keys() >= set(map(ord, line))
+    return line if line and drawn else otherwise
 
 
 def _largest_errors(matrix: torch.Tensor, names: Sequence[str]) -> list[str]:
