@@ -112,6 +112,7 @@ def test_rows_where_a_video_may_have_several_labels(row):
 @pytest.mark.parametrize(
     "label",
     [
+        -1,
         True,
         1.0,
         np.bool_(1),
@@ -130,14 +131,17 @@ def test_what_is_no_label(label):
     for row in (None, 2, 4):
         with pytest.raises(ValueError, match="a.mp4: .*a class index .*, a class name, or a list"):
             listed_samples([("a.mp4", label)], row=row)
+    with pytest.raises(ValueError, match="a.mp4: .*a class index"):
+        Annotations([Sample("a.mp4", label, "a")], None, True, "list", "test")
 
 
 @pytest.mark.parametrize("label", [[2, 2], ["walk", "walk"], torch.tensor([3, 3])])
 def test_a_label_twice(label):
     with pytest.raises(ValueError, match="twice"):
         listed_samples([("a.mp4", label)], row=4)
-    with pytest.raises(ValueError, match="twice"):
-        listed_samples([Sample("a.mp4", (1, 1), "a")], row=2)
+    for names in (None, MODEL):
+        with pytest.raises(ValueError, match="twice"):
+            Annotations([Sample("a.mp4", (1, 0, 1, 0), "a")], names, True, "list", "test")
 
 
 def test_names_become_indices():

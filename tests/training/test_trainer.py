@@ -708,7 +708,7 @@ def test_data_that_the_model_is_not_for(videos, three, processor, tmp_path):
         trainer.evaluate(EvaluationClips(videos, processor))
     columns = SimpleNamespace(features={"label": SimpleNamespace(names=sorted(MOTIONS)[::-1])})
     with pytest.raises(ValueError, match="another order than the model"):
-        trainer._join_classes(columns)
+        trainer.get_eval_dataloader(columns)
 
 
 def test_metrics_take_no_rows_for_indices():

@@ -41,19 +41,19 @@ class ClassOrder:
         self._indices = [ClassIndex(index, name) for index, name in enumerate(self.names)]
         self.by_name = {index.name: index for index in self._indices}
 
-    def holds(self, label: int) -> bool:
-        """Return whether a label's name is one of these; of one without a name, whether its index is."""
-        name = name_of(label)
-        return 0 <= label < len(self.names) if name is None else self._key(name) in self.by_name
+    def find(self, label: int) -> ClassIndex | None:
+        """Return the index that a label has here, by its name where it has one; None where it is none of these.
 
-    def index(self, label: int) -> ClassIndex:
-        """Return the index that a label has here, by its name where it has one; it must be held."""
-        name = name_of(label)
-        return self._indices[label] if name is None else self.by_name[self._key(name)]
+        A name may have underscores for blanks, as the folders of classes have.
+        """
+        if not isinstance(label, ClassIndex):
+            return self._indices[label] if 0 <= label < len(self._indices) else None
+        found = self.by_name.get(label.name)
+        return found if found is not None else self.by_name.get(label.name.replace("_", " "))
 
-    def _key(self, name: str) -> str:
-        """Return how a name is written here: the folder of a class may have underscores for its blanks."""
-        return name if name in self.by_name else name.replace("_", " ")
+    def is_of(self, label: int) -> bool:
+        """Return whether a label has the index and the name of one of these classes."""
+        return isinstance(label, ClassIndex) and label < len(self.names) and self.names[label] == label.name
 
     def no_name(self, name: str) -> str:
         """Return the name in quotes with the most similar of these."""
@@ -115,11 +115,11 @@ def _is_row(values: list[Any]) -> bool:
 
 
 def _checked(values: list[Any]) -> list[Any]:
-    """Return labels; raise a ValueError unless they are integers alone or names alone, and each stands there once."""
-    integers = all(isinstance(item, int) and not isinstance(item, bool) for item in values)
+    """Return labels; raise a ValueError unless they are indices alone or names alone, and each stands there once."""
+    integers = all(isinstance(item, int) and not isinstance(item, bool) and item >= 0 for item in values)
     if not integers and not all(isinstance(item, str) for item in values):
         raise ValueError(
-            "a label is a class index (an integer), a class name, or a list of them; with "
+            "a label is a class index (an integer from 0 on), a class name, or a list of them; with "
             f"`problem_type={MULTI_LABEL!r}` of the model also a row of 0 and 1, one for each class"
         )
     repeated = sorted({value for value in values if values.count(value) > 1})
@@ -140,7 +140,7 @@ def with_indices(labels: Sequence[Sequence[int] | Sequence[str]]) -> list[tuple[
     flat = [label for of_video in labels for label in of_video]
     text = next((label for label in flat if isinstance(label, str)), None)
     if text is None:
-        return [tuple(map(_as_int, of_video)) for of_video in labels]
+        return [tuple(of_video) for of_video in labels]  # type: ignore[arg-type]
     bare = [label for label in flat if _name(label) is None]
     if bare:
         raise ValueError(f"Some labels are names, as {text!r}, and some indices, as {bare[0]}: give one kind.")
@@ -150,7 +150,3 @@ def with_indices(labels: Sequence[Sequence[int] | Sequence[str]]) -> list[tuple[
 
 def _name(label: int | str) -> str | None:
     return label if isinstance(label, str) else name_of(label)
-
-
-def _as_int(label: Any) -> int:
-    return label if isinstance(label, ClassIndex) else int(label)

@@ -13,7 +13,7 @@ from transformers.utils import logging
 
 from ..model.label_fields_ila import are_numbered, check_labels
 from ..model.video_urls_ila import redact
-from .class_indices import ClassOrder, labels_of_pair, name_of, refuse_two_orders, with_indices
+from .class_indices import ClassIndex, ClassOrder, labels_of_pair, name_of, refuse_two_orders, with_indices
 from .class_names import DATA_SETS, names_and_first_index
 from .text import (
     SEPARATORS,
@@ -109,7 +109,7 @@ class Annotations:
     first_index: what number the source gives to the first class: 0, or 1 as UCF101 does.
 
     Raises:
-        ValueError: labels that are none of `class_names`.
+        ValueError: what is no label, a label of a video twice, labels that are none of `class_names`.
     """
 
     samples: list[Sample] = field(repr=False)
@@ -128,6 +128,8 @@ class Annotations:
         return None if names is None else {name: index for index, name in enumerate(names, self.first_index)}
 
     def __post_init__(self) -> None:
+        if not all(_is_plain(sample.labels) for sample in self.samples):
+            object.__setattr__(self, "samples", listed_samples(self.samples))
         if self.class_names is not None:
             object.__setattr__(self, "samples", _found_among(self.samples, ClassOrder(self.class_names)))
 
@@ -181,7 +183,8 @@ class LabelMap:
         if not is_index(text):
             return self.by_name.get(text)
         index = int(text) - self.first_index
-        return self.order.index(index) if self.order.holds(index) else index
+        found = self.order.find(index)
+        return index if found is None else found
 
     def index(self, text: str, line: Line, position: int) -> int:
         """Return the index that a text stands for; anything else is an AnnotationError at that place of the line."""
@@ -343,19 +346,30 @@ def listed_samples(samples: LabelledVideos, *, row: int | None = None) -> list[S
     Raises:
         ValueError: what is no label, or a label twice; names and indices mixed.
     """
-    items: Sequence[Any] = samples.samples if isinstance(samples, Annotations) else samples
+    items: list[Any] = list(samples.samples if isinstance(samples, Annotations) else samples)
     labels = with_indices([_labels(item, row) for item in items])
-    return [_sample(item)._replace(labels=indices) for item, indices in zip(items, labels)]
+    listed = map(_sample, items)
+    return [
+        sample if indices is sample.labels else sample._replace(labels=indices)
+        for sample, indices in zip(listed, labels)
+    ]
 
 
-def _labels(item: Any, row: int | None) -> list[int] | list[str]:
+def _labels(item: Any, row: int | None) -> Sequence[int] | Sequence[str]:
     """Return the labels of a sample or pair; a ValueError names its video."""
     sample = _sample(item)
+    if isinstance(item, Sample) and _is_plain(item.labels):
+        return item.labels
     given, row = (item.labels, None) if isinstance(item, Sample) else (item[1], row)
     try:
         return labels_of_pair(given, row=row)
     except ValueError as error:
         raise ValueError(f"{f'{path_of(sample)}: {_as_text(given)}'!r:.300}: {error}.") from None
+
+
+def _is_plain(labels: Any) -> bool:
+    """Return whether labels are one index, as most are: lists are long."""
+    return type(labels) is tuple and len(labels) == 1 and type(labels[0]) in (int, ClassIndex) and labels[0] >= 0
 
 
 def _as_text(labels: Any) -> str:
@@ -408,7 +422,9 @@ def join_classes(
             f"{len(order.names)} classes, of which {first}."
         )
     joined = _found_among(listed, order)
-    return replace(samples, samples=joined, class_names=order.names) if isinstance(samples, Annotations) else joined
+    if not isinstance(samples, Annotations):
+        return joined
+    return replace(samples, samples=joined, class_names=order.names, first_index=0)
 
 
 def _found_among(samples: list[Sample], order: ClassOrder) -> list[Sample]:
@@ -417,9 +433,12 @@ def _found_among(samples: list[Sample], order: ClassOrder) -> list[Sample]:
     Raises:
         ValueError: names or indices that are not there.
     """
-    lost = [sample for sample in samples if not all(order.holds(label) for label in sample.labels)]
+    if all(order.is_of(label) for sample in samples for label in sample.labels):
+        return samples
+    found = [tuple(map(order.find, sample.labels)) for sample in samples]
+    lost = [sample for sample, indices in zip(samples, found) if None in indices]
     count = len(order.names)
-    names = sorted({name for sample in lost for x in sample.labels if (name := name_of(x)) and not order.holds(x)})
+    names = sorted({name for s in lost for x in s.labels if (name := name_of(x)) and order.find(x) is None})
     if names:
         shown = ", ".join(map(order.no_name, names[:5])) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
         raise ValueError(
@@ -429,7 +448,7 @@ def _found_among(samples: list[Sample], order: ClassOrder) -> list[Sample]:
     if lost:
         shown = preview([*map(shown_with_labels, lost)])
         raise ValueError(f"There are classes 0 to {count - 1}; {len(lost)} videos have others: {shown}.")
-    return [sample._replace(labels=tuple(map(order.index, sample.labels))) for sample in samples]
+    return [sample._replace(labels=indices) for sample, indices in zip(samples, found)]  # type: ignore[arg-type]
 
 
 def shown_with_labels(sample: Sample) -> str:

@@ -305,7 +305,7 @@ class IlaTrainer(Trainer):
         config = self.accelerator.unwrap_model(self.model).config
         for part in data_sets_in(data):
             if not isinstance(part, (Clips, ShardClips, VideoFolder)):
-                _refuse_other_order(part, config)
+                _refuse_other_order(part, config.class_names)
                 continue
             if not names_only and part.multi_label is not (config.problem_type == MULTI_LABEL):
                 labels = "several labels" if part.multi_label else "one label"
@@ -556,16 +556,16 @@ def _require_best(checkpoint: Path) -> None:
         raise ValueError(f"The best weights cannot be loaded, {str(checkpoint)!r} is not whole: {reason}.")
 
 
-def _refuse_other_order(data: Any, config: Any) -> None:
+def _refuse_other_order(data: Any, class_names: list[str]) -> None:
     """Raise a ValueError where a `ClassLabel` of a `datasets` data set has the model's names in another order."""
     features = getattr(data, "features", None) or {}
     for column in ("label", "labels"):
         names = label_feature_names(features.get(column))
-        if names is None or are_numbered(config.class_names) or names == config.class_names[: len(names)]:
+        if names is None or are_numbered(class_names) or names == class_names[: len(names)]:
             continue
         raise ValueError(
             f"The column {column!r} counts its classes in another order than the model: {preview(names)}, not "
-            f"{preview(config.class_names)}. `read_annotations(data)` with `TrainingClips` or `EvaluationClips` finds "
+            f"{preview(class_names)}. `read_annotations(data)` with `TrainingClips` or `EvaluationClips` finds "
             "them by name."
         )
 
