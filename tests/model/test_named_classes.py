@@ -269,7 +269,7 @@ def test_ready_text_features_make_room_for_tokens_only_on_request(saved, caplog)
     assert "Ready text features are dropped" in caplog.text and model.config.class_features == "tokens"
     torch.testing.assert_close(scores(model)["walk"], expected["walk"], **CLOSE)
     model.set_class_embeddings(torch.randn(2, 64))
-    model.set_labels(["walk", "swim"], model.tokenizer)
+    model.set_labels(["walk", "swim"], str(saved["text"].folder))
     torch.testing.assert_close(scores(model)["walk"], expected["walk"], **CLOSE)
 
 
