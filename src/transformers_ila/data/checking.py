@@ -292,8 +292,8 @@ def _checked(path: str, check: Check, limits: ReadLimits) -> VideoCheck:
 def write_report(checks: Iterable[VideoCheck], file: Path, *, min_frames: int) -> None:
     """Write one row (`COLUMNS`) per video as CSV or JSON, by the file's suffix; all of it or nothing.
 
-    Names that are not UTF-8 keep their bytes in CSV: read it with `errors="surrogateescape"`. No cell is a formula of a
-    spreadsheet: paths are absolute, and reasons begin with words.
+    Names that are not UTF-8 keep their bytes in CSV: read it with `errors="surrogateescape"`. No cell is a
+    spreadsheet's formula: paths are absolute, and reasons begin with words.
     """
     rows = [asdict(check) | {"status": check.status(min_frames=min_frames)} for check in checks]
     rows = [{column: row[column] for column in COLUMNS} for row in rows]
