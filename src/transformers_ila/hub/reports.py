@@ -9,6 +9,7 @@ import torch
 from huggingface_hub import ModelCard
 from huggingface_hub.errors import StrictDataclassError
 
+from ..evaluation.inference import named_in_errors
 from ..evaluation.report import describe_preprocessing, fingerprint
 from ..model.configuration_ila import IlaConfig
 from ..model.modeling_ila import IlaForVideoClassification
@@ -39,8 +40,9 @@ def card_of_folder(
         OSError: no such folder.
     """
     folder = Path(folder)
-    config = IlaConfig.from_pretrained(folder)
-    processor = IlaVideoProcessor.from_pretrained(folder)
+    with named_in_errors(folder):
+        config = IlaConfig.from_pretrained(folder)
+        processor = IlaVideoProcessor.from_pretrained(folder)
     results = [result for report in reports for result in measured_results(report)]
     for report in reports:
         _check_settings(report, folder, config, processor)
@@ -152,7 +154,8 @@ def _check_weights(reports: Sequence[Mapping[str, Any]], folder: Path) -> str:
     found: dict[torch.dtype, str] = {}
 
     def load(dtype: torch.dtype | str) -> str:
-        model = IlaForVideoClassification.from_pretrained(folder, dtype=dtype)
+        with named_in_errors(folder):
+            model = IlaForVideoClassification.from_pretrained(folder, dtype=dtype)
         return found.setdefault(model.dtype, fingerprint(model))
 
     ours = load("auto")
