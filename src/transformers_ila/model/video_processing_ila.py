@@ -285,12 +285,13 @@ class IlaVideoProcessor(BaseVideoProcessor):
                     "Frames with values up to 1 are rescaled once more: pass do_rescale=False for them."
                 )
             frames, _, height, width = video.shape
+            sides = _resized(height, width, size) if do_resize else (height, width)
+            shown = f"of {width} x {height} pixels, with sides of {sides[0]} and {sides[1]} after resizing,"
+            limits.check_memory(shown, frames, *sides, bytes_each=video.itemsize)
+            sides = _sides(crop_size) if do_center_crop else sides
+            limits.check_memory("as pixel values", frames * num_crops, *sides, bytes_each=4)
             if do_resize:
-                shown = f"of {width} x {height} pixels, resized to {dict(size)},"
-                limits.check_memory(shown, frames, *_resized(height, width, size), bytes_each=video.itemsize)
                 video = self.resize(video, size=size, resample=resample)
-            height, width = _sides(crop_size) if do_center_crop else video.shape[-2:]
-            limits.check_memory("as pixel values", frames * num_crops, height, width, bytes_each=4)
             crops = self._crop(video, crop_size, num_crops) if do_center_crop else [video]
             views = torch.stack([crop.unflatten(0, (num_clips, -1)) for crop in crops], dim=1)
             views = views.flatten(0, 1)  # (clips * crops, T, C, H, W)
