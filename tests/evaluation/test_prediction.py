@@ -317,8 +317,8 @@ def test_secrets_of_urls_are_in_no_result(tmp_path, model, processor, folder):
     found = evaluate(model, processor, [(url, 0) for url in urls])
     with pytest.raises(ValueError, match="listed more than once") as twice:
         evaluate(model, processor, [(urls[0], 0)] * 2)
-    written += json.dumps(found.report) + str(twice.value)
-    assert len(found.report["unreadable"]) == 2
+    written += json.dumps(found.report()) + str(twice.value)
+    assert len(found.report()["unreadable"]) == 2
     assert secret not in written and "***@127.0.0.1:1/a.mp4?***" in written
 
 

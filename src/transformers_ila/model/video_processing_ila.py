@@ -74,9 +74,10 @@ class IlaVideoProcessor(BaseVideoProcessor):
     """Turn videos into `pixel_values`: (B, T, C, H, W), or (B, V, T, C, H, W) with several views, clip-major.
 
     A video is a path, an http(s) URL, bytes, a binary file object, a dict with "path" or "bytes", a folder of frame
-    images, a 4-D array or tensor (channels first or last), or a list of PIL images or 3-D arrays. A list of videos, of
-    mixed kinds if need be, or a 5-D array is a batch. Frames in memory that already number `num_frames` are taken as
-    they are, unless several clips or random frames are asked for.
+    images, a 4-D array or tensor (channels first or last; `input_data_format` says which where the shape does not), or
+    a list of PIL images or 3-D arrays. `video_frames_ila.py` says what becomes of 16 bits, floats, alpha and EXIF. A
+    list of videos, of mixed kinds if need be, or a 5-D array is a batch. Frames in memory that already number
+    `num_frames` are taken as they are, unless several clips or random frames are asked for.
 
     One crop: short side to `size`, centre crop. Several: short side to the crop, crops evenly along the long side.
 
