@@ -7,7 +7,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, CLIPConfig
 
 from support.tiny_models import TINY_TEXT, TINY_VISION, tiny_config
-from transformers_ila import AlignedTimesformerConfig, IlaConfig, IlaVisionConfig
+from transformers_ila import AlignedTimesformerConfig, FrozenClipConfig, IlaConfig, IlaVisionConfig
 
 
 @pytest.mark.parametrize(
@@ -107,6 +107,23 @@ def test_bad_values_name_field_value_and_what_is_allowed(field, tmp_path):
     if field != "image_size":  # 16 pixels are fine for the small patches of the small model
         with pytest.raises(StrictDataclassError, match=field):
             IlaConfig.from_pretrained(tmp_path)
+
+
+HUGE = {
+    **dict.fromkeys(("num_frames", "mit_num_hidden_layers", "prompt_layers", "projection_dim", "num_labels"), 10**9),
+    "vision_config": {"num_hidden_layers": 10**9},
+    "text_config": {"vocab_size": 10**12},
+    "image_size": 10**7,
+}
+
+
+@pytest.mark.parametrize("field", HUGE)
+def test_what_no_memory_holds_is_refused_before_it_is_taken(field):
+    name = next(iter(HUGE[field])) if isinstance(HUGE[field], dict) else field
+    everywhere = field in ("num_frames", "image_size", "num_labels")
+    for kind in (IlaConfig, FrozenClipConfig, AlignedTimesformerConfig) if everywhere else (IlaConfig,):
+        with pytest.raises((StrictDataclassError, ValueError), match=f"(?s){name}.*at most"):
+            kind(**{field: HUGE[field]})
 
 
 def test_nothing_invalid_is_saved(tmp_path):

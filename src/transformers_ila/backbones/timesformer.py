@@ -89,7 +89,8 @@ class AlignedTimesformerConfig(TimesformerConfig):
     label_smoothing: float | int = 0.0
 
     def __post_init__(self, **kwargs: Any) -> None:
-        require_sizes(kwargs)  # now, as the library makes a name for each of `num_labels`
+        # now, as the library makes a name for each of `num_labels`
+        require_sizes({"num_labels": kwargs.get("num_labels")})
         settle_label_fields(self, kwargs.get("num_labels"))
         super().__post_init__(**kwargs)
 

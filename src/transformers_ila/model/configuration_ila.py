@@ -348,7 +348,8 @@ class IlaConfig(CLIPConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         kwargs.pop("model_type", None)
-        require_sizes({**vars(self), **kwargs})  # now, as the library makes a name for each of `num_labels`
+        # now, as the library makes a name for each of `num_labels`
+        require_sizes({"num_labels": kwargs.get("num_labels")})
         settle_label_fields(self, kwargs.get("num_labels"))
         vision_fields = {name: kwargs.pop(name) for name in _VISION_FIELDS if name in kwargs}
         for key, config_class in (("vision_config", IlaVisionConfig), ("text_config", IlaTextConfig)):
