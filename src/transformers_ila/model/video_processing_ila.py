@@ -39,7 +39,7 @@ logger = logging.get_logger(__name__)
 
 
 FRAME = (Image.Image, np.ndarray, torch.Tensor)
-RESIZE_RATIO = 256 / 224  # short side before the centre crop : crop, as in the paper's test protocol
+RESIZE_RATIO = 256 / 224  # short side before the centre crop : crop, as the release's tests have it
 
 
 # -- the processor ---------------------------------------------------------------------------------------------------
@@ -119,8 +119,8 @@ class IlaVideoProcessor(BaseVideoProcessor):
     def for_model(cls, config: Any, **kwargs: Any) -> "IlaVideoProcessor":
         """Make the processor that feeds a model of this configuration (`IlaConfig` or `IlaVisionConfig`).
 
-        Frame count, crop and pixel normalisation follow the configuration, the short side the paper's 256 : 224;
-        `kwargs` win over all.
+        Frame count, crop and pixel normalisation follow the configuration. The short side is to the crop as 256 is
+        to 224, as in the release. `kwargs` win over all.
         """
         config = getattr(config, "config", config)
         vision = getattr(config, "vision_config", None) or config
