@@ -63,7 +63,7 @@ class InferenceOptions:
         },
     )
     random_frames: bool = field(
-        default=False, metadata={"help": "draw the frames at random from --seed, as the official release does"}
+        default=False, metadata={"help": "draw the frames at random from --seed, as the official release trains"}
     )
     seed: int = field(default=0, metadata={"help": "seed of random frames and of shuffled ones"})
     fuse: bool = field(default=True, metadata={"help": "compute with `model.fuse()` where that is possible"})

@@ -36,7 +36,7 @@ from .pairs_ila import (
 from .temporal_ila import TemporalModule, TemporalOutput, ZeroLinear
 
 
-POINT_RANGE = 0.75  # points are this times tanh, so that a mask's flat top never leaves the frame
+POINT_RANGE = 0.75  # points are this times tanh: with Eq. 6's radius of 0.25 a mask's flat top stays in the frame
 
 
 def mask_profile(distance: torch.Tensor, *, eta: float, delta: float, beta: float) -> torch.Tensor:

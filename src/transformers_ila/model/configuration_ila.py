@@ -133,7 +133,7 @@ class IlaVisionConfig(CLIPVisionConfig):
             to the frames through linear layers, as in the published checkpoints. "add", "concat": added to the
             patches, or appended to them (Table 9).
         alignment_conv: convolution module of Eq. 5. "depthwise_separable" (Kinetics-400, Table 1) or "standard"
-            (Something-Something V2, Table 2 and Appendix A: two more 3x3 convolutions).
+            (Something-Something V2, Table 2: two 3x3 convolutions in its place, where Appendix A adds two).
         alignment_hidden_size: channels of the point head, even; "standard" works on twice as many before it.
         alignment_operator: "conv", or "window_attention" in its place (Table 8).
         alignment_layers: indices of the layers that have the temporal module, `None` for all (Table 7).

@@ -1,8 +1,8 @@
 """ILA: CLIP turned into a video recogniser by aligning neighbouring frames.
 
 What is unusual about this model:
-- There is no attention over time inside the tower. Every layer aligns each frame with its neighbour
-  (`alignment_ila.py`); in the paper's network one token of what they share joins the frame's spatial attention.
+- ILA's tower has no attention over time. Every layer aligns each frame with its neighbour (`alignment_ila.py`); in
+  the paper's network one token of what they share joins the frame's spatial attention.
 - Layers work on (B, T, L, D), so the number of frames travels with the tensor.
 - The classes are text: logits are cosines between the video and the class names, which adapt to the video (prompt).
   The tokenised names are part of the checkpoint (`class_input_ids`). While the text tower is frozen their features

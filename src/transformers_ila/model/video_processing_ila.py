@@ -44,7 +44,7 @@ MAX_VIEWS = 1000  # clips, and crops
 MAX_STRIDE = 1_000_000
 MAX_SIDE = 2**14  # pixels
 MAX_PIXEL_VALUE = 100.0  # in size, after normalisation; those of CLIP end at 2.2
-RESIZE_RATIO = 256 / 224  # short side before the centre crop : crop, as in the paper's test protocol
+RESIZE_RATIO = 256 / 224  # short side before the centre crop : crop, as the release's tests have it
 
 
 # -- the processor ---------------------------------------------------------------------------------------------------
@@ -157,8 +157,8 @@ class IlaVideoProcessor(BaseVideoProcessor):
     def for_model(cls, config: Any, **kwargs: Any) -> "IlaVideoProcessor":
         """Make the processor that feeds a model of this configuration (`IlaConfig` or `IlaVisionConfig`).
 
-        Frame count, crop and pixel normalisation follow the configuration, the short side the paper's 256 : 224;
-        `kwargs` win over all.
+        Frame count, crop and pixel normalisation follow the configuration. The short side is to the crop as 256 is
+        to 224, as in the release. `kwargs` win over all.
         """
         config = getattr(config, "config", config)
         vision = getattr(config, "vision_config", None) or config

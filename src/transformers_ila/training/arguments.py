@@ -99,7 +99,10 @@ def parameter_groups(
     *,
     new_parameters: Iterable[str],
 ) -> list[dict]:
-    """Return the trained parameters grouped by learning rate and weight decay; vectors and scalars never decay.
+    """Return the trained parameters grouped by learning rate and weight decay.
+
+    What has one axis or none (biases, norms, scales, the class token, a decoder's query) does not decay. All else
+    does, tables of positions too.
 
     Args:
         named: names and parameters; names may begin with what wrappers put before them.
