@@ -123,7 +123,7 @@ def loop_mask(point, rows, columns, distance, eta, delta, beta):
         v = -1 + 2 * r / (rows - 1) if rows > 1 else 0.0
         if distance == "separable":
             mask[r, c] = loop_weight(abs(u - point[0]), eta, delta, beta)
-            mask[r, c] *= loop_weight(abs(v - point[1]), eta, delta, beta)
+            mask[r, c] *= loop_weight(abs(v - point[1]), eta, delta, beta) / eta  # eta once
         else:
             mask[r, c] = loop_weight(math.hypot(u - point[0], v - point[1]), eta, delta, beta)
     return mask

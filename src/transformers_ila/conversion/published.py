@@ -74,8 +74,9 @@ class PublishedCheckpoint:
         labels = class_names(self.data_set)
         if head["classification_head"] == "linear":
             labels = fill_up(labels, RELEASED_OUTPUTS)
-        released = {"num_frames": self.num_frames, "alignment_fusion": "residual", **head, **label_fields(labels)}
-        return IlaConfig.from_clip_size(self.size, **{**released, **fields})
+        return IlaConfig.released(
+            self.size, **{"num_frames": self.num_frames, **head, **label_fields(labels), **fields}
+        )
 
 
 PUBLISHED = [

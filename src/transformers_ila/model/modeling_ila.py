@@ -44,7 +44,7 @@ from .class_names_ila import (
     placeholder_class_input_ids,
     tokenize_labels,
 )
-from .configuration_ila import MULTI_LABEL, IlaConfig, IlaVisionConfig, label_fields
+from .configuration_ila import MULTI_LABEL, IlaConfig, IlaVisionConfig, label_fields, require_classification
 from .layers_ila import IlaVisionEncoder
 from .loading_ila import HUB_KWARGS
 from .numerics_ila import at_least_float32
@@ -466,8 +466,15 @@ class IlaForVideoClassification(ClassTextFeatures, IlaModel):
         return self.tokenizer
 
     def freeze_text_model(self, freeze: bool = True) -> None:
-        """Stop (or with `False` resume) training the text tower and its projection."""
+        """Stop (or with `False` resume) training the text tower and its projection.
+
+        Where no class name passes through a text tower there is nothing to train, which a warning says.
+        """
         self._refuse_if_fused("freeze_text_model")
+        if not (freeze or (self.config.has_text_tower and self.config.class_features == "tokens")):
+            head, features = self.config.classification_head, self.config.class_features
+            logger.warning(f"No text tower is in use (classification_head={head!r}, class_features={features!r}).")
+            freeze = True
         self.config.freeze_text_model = freeze
         self.refresh_class_features()
         if self.config.has_text_tower:
@@ -540,7 +547,7 @@ class IlaForVideoClassification(ClassTextFeatures, IlaModel):
         self._use_class_features("tokens", "class_input_ids", F.pad(ids.long(), (0, limit - ids.shape[1])))
 
     def set_class_embeddings(self, embeds: torch.Tensor, labels: Sequence[str] | None = None) -> None:
-        """Set ready text features of the classes, (K, E); the text tower is not used any more.
+        """Set ready text features of the classes, (K, E); the text tower is not used any more, and counts as frozen.
 
         Raises:
             ValueError: no text head, or another shape.
@@ -585,6 +592,8 @@ class IlaForVideoClassification(ClassTextFeatures, IlaModel):
         device = next(buffer.device for buffer in old if buffer is not None)  # weights may be offloaded, buffers stay
         self.register_buffer(name, tensor.to(device))
         self.config.class_features = kind
+        if kind != "tokens":
+            self.config.freeze_text_model = True  # nothing passes through that tower any more
         self.refresh_class_features()
 
     def _require_text_head(self, caller: str) -> None:
@@ -664,7 +673,8 @@ class IlaForVideoClassification(ClassTextFeatures, IlaModel):
         return self
 
     def classify(self, video_outputs: IlaVisionModelOutput) -> torch.Tensor:
-        """Turn the output of `get_video_features` into logits (B, K)."""
+        """Turn the output of `get_video_features` into logits (B, K); ValueError as in `require_classification`."""
+        require_classification(self.config)  # it may have been set since the configuration was made
         if self.config.classification_head == "text":
             return self.match(video_outputs, self.class_text_features())[0]
         features = F.normalize(video_outputs.pooler_output, dim=-1)
@@ -688,6 +698,7 @@ class IlaForVideoClassification(ClassTextFeatures, IlaModel):
 
     def classification_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Compute the cross-entropy with class indices or probabilities, or the binary one for several labels."""
+        require_classification(self.config)
         logits, soft = at_least_float32(logits), labels.is_floating_point()
         expected = tuple(logits.shape) if soft or labels.ndim == 2 else (len(logits),)
         if tuple(labels.shape) != expected:

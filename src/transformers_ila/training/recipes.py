@@ -427,8 +427,6 @@ def _check_numbers(recipe: RecipeArguments, args: IlaTrainingArguments) -> None:
         raise ValueError(f"`per_device_train_batch_size` must be 1 or more, got {found}.")
     if args.max_steps <= 0 and args.num_train_epochs <= 0:
         raise ValueError(f"`num_train_epochs` must be more than 0, got {args.num_train_epochs}, or `max_steps` given.")
-    if args.label_smoothing_factor:
-        raise ValueError("`label_smoothing_factor` is another loss than the model's own: use `label_smoothing`.")
     if (recipe.mixup or recipe.cutmix) and args.per_device_train_batch_size == 1:
         logger.warning(
             "mixup and CutMix mix the videos of one process's batch, and 1 has no partner: nothing is mixed."
