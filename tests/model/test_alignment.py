@@ -384,7 +384,7 @@ def test_a_new_residual_model_is_plain_clip():
 
     fields = {"num_frames": 3}
     model = IlaVisionModel(config(alignment_fusion="residual", **fields)).eval()
-    plain = IlaVisionModel(config(temporal_module="none", **fields)).eval()
+    plain = IlaVisionModel(config(temporal_module="none", alignment_fusion="interaction", **fields)).eval()
     plain.load_state_dict(model.state_dict(), strict=False)
     pixels = torch.randn(1, 3, 3, 16, 16)
     assert torch.equal(model(pixels).last_hidden_state, plain(pixels).last_hidden_state)

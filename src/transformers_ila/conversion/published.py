@@ -74,9 +74,8 @@ class PublishedCheckpoint:
         labels = class_names(self.data_set)
         if head["classification_head"] == "linear":
             labels = fill_up(labels, RELEASED_OUTPUTS)
-        return IlaConfig.released(
-            self.size, **{"num_frames": self.num_frames, **head, **label_fields(labels), **fields}
-        )
+        own = {"num_frames": self.num_frames, **head, **label_fields(labels)}
+        return IlaConfig.released(self.size, **{**IlaConfig.fields_in_use(own, fields), **fields})
 
 
 PUBLISHED = [

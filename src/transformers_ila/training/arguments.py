@@ -95,11 +95,12 @@ class IlaTrainingArguments(TrainingArguments):
         for name, reason in REFUSED.items():
             self.require_default(name, reason)
         if self.warmup_steps and self.warmup_epochs:
-            self.require_default("warmup_epochs", f"`warmup_steps` is {self.warmup_steps}: give one of the two")
+            self.require_default("warmup_epochs", f"`warmup_steps` is {self.warmup_steps}; beside it take 0")
         if SchedulerType(self.lr_scheduler_type) in WITH_MIN_LR_RATE and not self.lr_scheduler_kwargs:
             self.lr_scheduler_kwargs = {"min_lr_rate": self.min_lr_rate}
         elif dict(self.lr_scheduler_kwargs or {}).get("min_lr_rate") != self.min_lr_rate:  # type: ignore[arg-type]
-            other = f"`lr_scheduler_type` is {self.lr_scheduler_type} with {self.lr_scheduler_kwargs}"
+            kind = SchedulerType(self.lr_scheduler_type).value
+            other = f"`lr_scheduler_type` is {kind} with `lr_scheduler_kwargs` {self.lr_scheduler_kwargs}"
             self.require_default("min_lr_rate", f"{other}, which does not end there")
         if self.auto_find_batch_size and self.lr_batch_size is not None:
             raise ValueError(

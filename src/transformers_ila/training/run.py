@@ -106,7 +106,8 @@ def _trainer(
     model = model_of(recipe, names)
     if training.multi_label:  # where nothing is the first of five
         model.config.problem_type = MULTI_LABEL
-        args.metric_for_best_model, args.greater_is_better = "loss", False
+        if str(args.metric_for_best_model).removeprefix("eval_") in ("top1", "top5", "None"):
+            args.metric_for_best_model, args.greater_is_better = "loss", False
     processor = IlaVideoProcessor.for_model(model.config, frame_sampling=recipe.frame_sampling)
     metrics: dict[str, Any] = {"compute_metrics": top_accuracies, "preprocess_logits_for_metrics": top5_indices}
     if training.multi_label:

@@ -192,7 +192,8 @@ class IlaTrainer(Trainer):
                 ("new_lr_scale", "parameter_groups", "lr_batch_size"), "`optimizers` has an optimizer"
             )
         if self.lr_scheduler is not None:
-            idle |= dict.fromkeys(("warmup_epochs", "min_lr_rate"), "`optimizers` has a schedule")
+            names = ("warmup_epochs", "min_lr_rate") if args.warmup_epochs else ("min_lr_rate",)
+            idle |= dict.fromkeys(names, "`optimizers` has a schedule")
         if not any(isinstance(part, PointPredictor) and part.jitter for part in self.model.modules()):
             if args.jitter_decay_epoch is not None:
                 idle["jitter_decay_epoch"] = "no mask of the model jitters, and None is allowed too"
