@@ -295,6 +295,31 @@ def test_a_file_may_hold_what_has_no_effect(tmp_path, caplog):
     assert (loaded.temporal_module, loaded.alignment_fusion) == ("ata", "mi_token")
 
 
+@pytest.mark.parametrize(
+    "make, given, message",
+    [
+        (ila, {"alignment_fuson": "mi_token"}, "no field `alignment_fuson`; did you mean `alignment_fusion`"),
+        (ila, {"label_smoothng": 0.1}, "did you mean `label_smoothing`"),
+        (ila, {"num_frame": 8}, "did you mean `num_frames`"),
+        (
+            ila,
+            {"hidden_size": 64},
+            "`hidden_size` has no effect here; it is a field of `vision_config` and of `text_con",
+        ),
+        (ila, {"vision_config": {**VISION, "mit_layers": 2}}, "no field `mit_layers`"),
+        (timesformer, {"alignment_mode": "add"}, "no field `alignment_mode`"),
+        (timesformer, {"temporal_modul": "ata"}, "did you mean `temporal_module`"),
+        (frozen_clip, {"decoder_layers": 2}, "no field `decoder_layers`; did you mean .*`decoder_num_layers`"),
+        (frozen_clip, {"alignment_fuson": "add"}, "did you mean `alignment_fusion`"),
+    ],
+)
+def test_names_that_are_no_fields(make, given, message):
+    """Transformers makes attributes of them, and nothing reads those."""
+    with pytest.raises(ValueError, match=message):
+        make(**given)
+    assert make(torchscript=True, temperature=0.5) is not None  # files of CLIP hold many
+
+
 # -- what is learned -------------------------------------------------------------------------------------------------
 
 

@@ -10,7 +10,7 @@ What is unusual about this model:
 The ILA paper says of its Table 3 only: "For EVL, we insert our alignment into the CLIP backbone, while keep others
 unchanged." So the default is ILA's tower, its alignment trained and CLIP's weights in it frozen, below EVL's decoder
 with all three of its temporal modules. What the sentence leaves open is decided here: the alignment is in all layers,
-in the form that `alignment_fusion` says ("mi_token" for the paper's), and its loss has ILA's weight.
+in the form that the configuration says (`FrozenClipConfig.paper` for the paper's), and its loss has ILA's weight.
 `decoder_temporal` with "alignment" is a form of our own, for a tower of which no activation is kept: the alignment
 works on the features that the query looks at.
 
@@ -316,7 +316,7 @@ class FrozenClipForVideoClassification(IlaForVideoClassification):
     model = FrozenClipForVideoClassification.from_pretrained("openai/clip-vit-base-patch16", num_frames=8)
     ```
 
-    The alignment has this package's default form; Table 3's "EVL + ILA" is `alignment_fusion="mi_token"`.
+    The alignment has this package's default form; Table 3's "EVL + ILA" is `FrozenClipConfig.paper(...)`.
 
     Before training the decoder knows no order of frames (EVL's temporal modules start with 0): a random query pools
     the features of all frames. The tower then is CLIP but for the mutual-information tokens, around the centre of each

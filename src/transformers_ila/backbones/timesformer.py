@@ -41,7 +41,7 @@ from ..model.configuration_ila import (
     require_classification,
     validated,
 )
-from ..model.effects_ila import Use, fields_in_use, require_effects
+from ..model.effects_ila import Use, fields_in_use, refuse_unknown, require_effects
 from ..model.fusing_ila import FusableModel
 from ..model.modeling_ila import IlaForVideoClassification, IlaModel
 from ..model.numerics_ila import realign_tensors
@@ -90,6 +90,10 @@ class AlignedTimesformerConfig(TimesformerConfig):
     alignment_jitter: float | int = 0.2
     alignment_loss_weight: float | int = 1.0
     label_smoothing: float | int = 0.0
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        refuse_unknown(type(self), list(kwargs))
+        super().__post_init__(**kwargs)
 
     @classmethod
     def get_config_dict(cls, *args: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:

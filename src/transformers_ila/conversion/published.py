@@ -9,7 +9,7 @@ from typing import Any
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling
 
 from ..data.class_names import DATA_SETS, class_names, fill_up, is_unused
-from ..model.configuration_ila import IlaConfig, label_fields
+from ..model.configuration_ila import PRESETS, IlaConfig, label_fields
 from ..model.video_processing_ila import IlaVideoProcessor
 
 
@@ -103,7 +103,7 @@ def published_like(config: IlaConfig) -> PublishedCheckpoint | None:
 def _shape(config: IlaConfig) -> tuple[Any, ...]:
     vision = config.vision_config
     towers = ("hidden_size", "num_hidden_layers", "patch_size", "image_size", "num_frames")
-    form = ("alignment_fusion", "alignment_conv", "temporal_module")
+    form = ("alignment_conv", *(name for name in PRESETS["released"] if name != "alignment_jitter"))  # of training
     numbers = tuple(getattr(vision, field) for field in (*towers, *form))
     return (*numbers, config.classification_head, [name for name in config.class_names if not is_unused(name)])
 

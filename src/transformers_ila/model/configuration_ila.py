@@ -16,7 +16,7 @@ from typing import Any, Literal
 from huggingface_hub.dataclasses import strict
 from transformers import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
 
-from .effects_ila import Use, fields_in_use, require_effects, with_defaults
+from .effects_ila import Use, fields_in_use, refuse_unknown, require_effects, with_defaults
 from .loading_ila import config_dict_of_vit
 
 
@@ -205,7 +205,7 @@ class IlaVisionConfig(CLIPVisionConfig):
         temporal_module: what a layer does across frames. "ila": implicit alignment (Section 3.2). "none": nothing,
             plain CLIP on every frame. Those it is compared with (`temporal_ila.py`): "average", "shift", "message"
             (X-CLIP), "divided" and "joint" (TimeSformer), "ata", "gta".
-        alignment_fusion: how aligned features enter the layer. "mi_token", the paper's network: pooled to one
+        alignment_fusion: how aligned features enter the layer. "mi_token", the paper's form: pooled to one
             mutual-information token that joins the spatial attention (Eq. 3). "interaction", ours and the default: the
             token, and the pairs' features added to the patches (`ImplicitAlignment`), for 1 % more. "residual": added
             to the frames through linear layers, as in the published checkpoints. "add", "concat": added to the
@@ -267,6 +267,7 @@ class IlaVisionConfig(CLIPVisionConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         kwargs.pop("model_type", None)
+        refuse_unknown(type(self), list(kwargs))
         super().__post_init__(**kwargs)
 
     @classmethod
@@ -439,6 +440,7 @@ class IlaConfig(CLIPConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         kwargs.pop("model_type", None)
         vision_fields = {name: kwargs.pop(name) for name in _VISION_FIELDS if name in kwargs}
+        refuse_unknown(type(self), list(kwargs), {"vision_config": self.vision_kind, "text_config": IlaTextConfig})
         for key, config_class in (("vision_config", self.vision_kind), ("text_config", IlaTextConfig)):
             given = getattr(self, key)
             if isinstance(given, dict):

@@ -7,6 +7,7 @@ for what is replaced while it is loaded: it is dropped, and a warning says so on
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, fields
+from difflib import get_close_matches
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -14,6 +15,8 @@ from transformers.utils import logging
 
 
 logger = logging.get_logger(__name__)
+
+OUR_PREFIXES = ("alignment_", "temporal_", "mit_", "prompt_", "decoder_", "shift_", "ata_", "gta_")
 
 
 class Use(NamedTuple):
@@ -74,6 +77,31 @@ def fields_in_use(
                     f"`{name}` is {value!r} in the file and is dropped: to have an effect it needs {use.says}."
                 )
     return stored
+
+
+def refuse_unknown(kind: Any, unknown: Sequence[str], inside: Mapping[str, Any] | None = None) -> None:
+    """Raise a ValueError for a name that looks like a field of a configuration class, and is none.
+
+    Transformers makes an attribute of every unknown name, which has no effect. Files of CLIP hold many such names, so
+    only these are refused: those that begin as our own fields do, those spelt much like one, and those of a tower.
+
+    Args:
+        kind: the class.
+        unknown: the names.
+        inside: name of a sub-configuration -> its class, whose fields do not belong to `kind`.
+    """
+    kinds = (kind, *(inside or {}).values())
+    bases = [base for each in kinds for base in each.__mro__ if not base.__module__.startswith("transformers.")]
+    ours = list(dict.fromkeys(name for base in bases for name in vars(base).get("__annotations__", ())))
+    parts = {place: {entry.name for entry in fields(part)} for place, part in (inside or {}).items()}
+    for name in unknown:
+        places = [f"`{place}`" for place, names in parts.items() if name in names and not name.endswith("_token_id")]
+        if places:
+            raise ValueError(f"`{name}` has no effect here; it is a field of {' and of '.join(places)}.")
+        close = get_close_matches(name, ours, n=1, cutoff=0.85)
+        if close or name.startswith(OUR_PREFIXES):
+            close = close or get_close_matches(name, ours, n=3, cutoff=0)
+            raise ValueError(f"There is no field `{name}`; did you mean {', '.join(f'`{c}`' for c in close)}?")
 
 
 def _defaults(kind: Any) -> dict[str, Any]:
