@@ -351,6 +351,20 @@ def test_only_classes_are_learned(kind, field, value, allowed, tmp_path):
         model.classification_loss(torch.zeros(1, 3), torch.tensor([0]))
 
 
+def test_one_class_cannot_be_named():
+    linear, text = (IlaForVideoClassification(ila(classification_head=head)) for head in ("linear", "text"))
+    for call in (
+        lambda: linear.set_labels(["one"]),
+        lambda: text.set_class_input_ids(torch.ones(1, 5, dtype=torch.long)),
+        lambda: text.set_class_embeddings(torch.ones(1, 64)),
+    ):
+        with pytest.raises(ValueError, match="`num_labels` is 1; allowed: 2 or more"):
+            call()
+    assert linear.config.num_labels == text.config.num_labels == linear.classifier.out_features == 3
+    linear.config.problem_type = MULTI_LABEL
+    linear.set_labels(["one"])
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_class_is_learned_as_a_label(kind):
     """With several labels a single class is there or not, and the loss falls."""

@@ -74,21 +74,19 @@ def preset_fields(kind: Any, preset: str, given: dict[str, Any]) -> dict[str, An
     return {**fields_in_use(kind, PRESETS[preset], given), **given}
 
 
-def require_classification(config: Any) -> None:
+def require_classification(config: Any, num_labels: int | None = None) -> None:
     """Raise a ValueError unless the model learns classes, and can tell them apart.
 
     One class alone can be learned as a label that a video has or has not; a softmax over it is 1 whatever it sees.
+
+    num_labels: the number of classes that there will be, in place of the configuration's.
     """
     problem, smoothing = config.problem_type, config.label_smoothing
+    count = config.num_labels if num_labels is None else num_labels
     allowed = f"{', '.join(map(repr, PROBLEM_TYPES))}: videos are classified here, and no numbers are learned"
     _require(problem in PROBLEM_TYPES, field="problem_type", value=problem, allowed=allowed)
     allowed = f'2 or more, and 1 with problem_type="{MULTI_LABEL}": of a single class the softmax is always 1'
-    _require(
-        config.num_labels >= (1 if problem == MULTI_LABEL else 2),
-        field="num_labels",
-        value=config.num_labels,
-        allowed=allowed,
-    )
+    _require(count >= (1 if problem == MULTI_LABEL else 2), field="num_labels", value=count, allowed=allowed)
     allowed = f'0 with problem_type="{MULTI_LABEL}", whose loss has no smoothing'
     _require(problem != MULTI_LABEL or not smoothing, field="label_smoothing", value=smoothing, allowed=allowed)
 

@@ -512,6 +512,7 @@ class IlaForVideoClassification(ClassTextFeatures, IlaModel):
             ValueError: no list of different names, no tokenizer, or other names than now where the text tower is gone.
         """
         labels = check_labels(labels)
+        require_classification(self.config, len(labels))
         if self.config.classification_head == "linear":
             if len(labels) != self.config.num_labels:
                 self._renew_classifier(len(labels))
@@ -607,6 +608,7 @@ class IlaForVideoClassification(ClassTextFeatures, IlaModel):
         names = list(labels) if labels is not None else [f"LABEL_{index}" for index in range(num_labels)]
         if len(names) != num_labels:
             raise ValueError(f"`labels` must name {num_labels} classes, got {len(names)}.")
+        require_classification(self.config, num_labels)
         self.config.update(label_fields(names))
         self.num_labels = num_labels
 

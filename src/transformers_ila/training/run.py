@@ -132,6 +132,8 @@ def _read_lists(recipe: RecipeArguments, args: IlaTrainingArguments) -> tuple[An
     """Return the videos to train on and to evaluate on, and check all of the recipe that needs no weights."""
     check_model(recipe)
     training, evaluation, names = annotations_of(recipe, seed=args.seed)
+    if len(names) < 2 and not training.multi_label:
+        raise ValueError(f"{recipe.train_list!r} has the single class {names}; allowed: 2 or more to tell apart.")
     recipe.mixing(len(names))
     recipe.flip = str(recipe.augmentation(names, size=1).flip)  # "auto" is decided by the classes
     if len(training.samples) < (recipe.global_batch_size or 1):
