@@ -9,7 +9,7 @@ from typing import Any
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling
 
 from ..data.class_names import DATA_SETS, class_names, fill_up, used_names
-from ..model.configuration_ila import IlaConfig
+from ..model.configuration_ila import PRESETS, IlaConfig
 from ..model.label_fields_ila import label_fields
 from ..model.video_processing_ila import IlaVideoProcessor
 
@@ -77,8 +77,8 @@ class PublishedCheckpoint:
         labels = class_names(self.data_set)
         if head["classification_head"] == "linear":
             labels = fill_up(labels, RELEASED_OUTPUTS)
-        released = {"num_frames": self.num_frames, "alignment_fusion": "residual", **head, **label_fields(labels)}
-        return IlaConfig.from_clip_size(self.size, **{**released, **fields})
+        own = {"num_frames": self.num_frames, **head, **label_fields(labels)}
+        return IlaConfig.released(self.size, **{**IlaConfig.fields_in_use(own, fields), **fields})
 
 
 PUBLISHED = [
@@ -106,7 +106,7 @@ def published_like(config: IlaConfig) -> PublishedCheckpoint | None:
 def _shape(config: IlaConfig) -> tuple[Any, ...]:
     vision = config.vision_config
     towers = ("hidden_size", "num_hidden_layers", "patch_size", "image_size", "num_frames")
-    form = ("alignment_fusion", "alignment_conv", "temporal_module")
+    form = ("alignment_conv", *(name for name in PRESETS["released"] if name != "alignment_jitter"))  # of training
     numbers = tuple(getattr(vision, field) for field in (*towers, *form))
     return (*numbers, config.classification_head, used_names(config.class_names))
 

@@ -133,6 +133,8 @@ class ClassTextFeatures:
         device = next(buffer.device for buffer in old if buffer is not None)  # weights may be offloaded, buffers stay
         self.register_buffer(name, tensor.to(device))
         self.config.class_features = kind
+        if kind != "tokens":
+            self.config.freeze_text_model = True  # nothing passes through that tower any more
         self.refresh_class_features()
 
     def _has_placeholders(self) -> bool:

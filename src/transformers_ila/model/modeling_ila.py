@@ -36,7 +36,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .class_features_ila import ClassTextFeatures
 from .class_names_ila import load_tokenizer, placeholder_class_input_ids, tokenize_labels
-from .configuration_ila import MULTI_LABEL, IlaConfig, IlaVisionConfig
+from .configuration_ila import MULTI_LABEL, IlaConfig, IlaVisionConfig, require_classification
 from .held_weights_ila import FramePositions, PatchProjection
 from .label_fields_ila import (
     check_labels,
@@ -478,8 +478,15 @@ class IlaForVideoClassification(NamedClasses, ClassTextFeatures, IlaModel):
         return self.tokenizer
 
     def freeze_text_model(self, freeze: bool = True) -> None:
-        """Stop (or with `False` resume) training the text tower and its projection."""
+        """Stop (or with `False` resume) training the text tower and its projection.
+
+        Where no class name passes through a text tower there is nothing to train, which a warning says.
+        """
         self._refuse_if_fused("freeze_text_model")
+        if not (freeze or (self.config.has_text_tower and self.config.class_features == "tokens")):
+            head, features = self.config.classification_head, self.config.class_features
+            logger.warning(f"No text tower is in use (classification_head={head!r}, class_features={features!r}).")
+            freeze = True
         self.config.freeze_text_model = freeze
         self.refresh_class_features()
         if self.config.has_text_tower:
@@ -535,6 +542,7 @@ class IlaForVideoClassification(NamedClasses, ClassTextFeatures, IlaModel):
                 than those of a linear head or ready text features, also where the text tower is gone.
         """
         names = check_labels(labels)
+        require_classification(self.config, len(names))
         if tokenizer is None:
             self._set_labels(names, ignore_mismatched_sizes)
         else:
@@ -666,7 +674,8 @@ class IlaForVideoClassification(NamedClasses, ClassTextFeatures, IlaModel):
         return self
 
     def classify(self, video_outputs: IlaVisionModelOutput) -> torch.Tensor:
-        """Turn the output of `get_video_features` into logits (B, K)."""
+        """Turn the output of `get_video_features` into logits (B, K); ValueError as in `require_classification`."""
+        require_classification(self.config)  # it may have been set since the configuration was made
         if self.config.classification_head == "text":
             return self.match(video_outputs, self.class_text_features())[0]
         features = F.normalize(video_outputs.pooler_output, dim=-1)
@@ -691,5 +700,6 @@ class IlaForVideoClassification(NamedClasses, ClassTextFeatures, IlaModel):
 
     def classification_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Compute the cross-entropy, or the binary one for several labels; `targets_ila` says what labels may be."""
+        require_classification(self.config)
         smoothing = self.config.label_smoothing if self.training else 0.0
         return target_loss(logits, labels, problem_type=self.config.problem_type, label_smoothing=smoothing)
