@@ -25,7 +25,7 @@ SAME_NAMES = {  # room -> modules that moved there and kept their names
     "data": "annotations",
     "evaluation": "metrics prediction probing",
     "model": "layers_ila modeling_ila outputs_ila temporal_ila "
-    "video_container_ila video_decoding_ila video_packets_ila video_reading_ila",
+    "video_container_ila video_decoding_ila video_packets_ila",
     "training": "augmentation",
 }
 HOMES = {
@@ -79,7 +79,8 @@ HOMES = {
     "video_bitstream_ila": "model.video_packets_ila",
     "video_check": "data.checking distributed",
     "video_lists": "data.lists",
-    "video_processing_ila": "model.video_processing_ila model.video_sampling_ila",
+    "video_processing_ila": "model.video_processing_ila model.video_sampling_ila model.video_frames_ila",
+    "video_reading_ila": "model.video_reading_ila model.video_urls_ila",
     "video_views": "evaluation.views evaluation.options",
     "visualization": "visualization.alignment",
     "vit_ila": "model.loading_ila",
