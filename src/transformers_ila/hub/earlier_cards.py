@@ -33,7 +33,8 @@ def read_earlier_card(text: str, metadata: Mapping[str, Any], metrics: Mapping[s
     if any(text.count(f"\n## {title}\n") > 1 for title in SECTIONS):
         return {}
     usage, lines = USAGE.search("\n".join(_section(text, "Use it"))), _section(text, "Results")
-    fingerprints = [found[1] for line in lines if (found := FINGERPRINT.fullmatch(line))]
+    marked = lines or text.splitlines()  # a card that somebody wrote may have no such section
+    fingerprints = [found[1] for line in marked if (found := FINGERPRINT.fullmatch(line))]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")]
     results = [_result(row, metadata, metrics) for row in rows if len(row) == 6 and row[1] in metrics]
     prose = " ".join(" ".join(line for line in lines if not line.startswith(("|", "<!--"))).split())
