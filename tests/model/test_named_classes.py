@@ -13,7 +13,7 @@ from torch import nn
 from transformers import AutoModelForVideoClassification
 
 from support.inputs import CLOSE, pixels, randomised
-from support.tiny_models import TINY_VISION, save_clip, tiny_config
+from support.tiny_models import TINY_ILA, TINY_VISION, save_clip, tiny_config
 from transformers_ila import (
     AlignedTimesformerConfig,
     AlignedTimesformerForVideoClassification,
@@ -24,7 +24,8 @@ from transformers_ila import (
 )
 from transformers_ila.model.class_names_ila import tokenize_labels
 from transformers_ila.model.label_fields_ila import label_fields
-from transformers_ila.training.inputs import load_for_classes
+from transformers_ila.training.inputs import model_of
+from transformers_ila.training.recipes import RecipeArguments
 
 
 LABELS, OTHER_ORDER = ["walk", "run", "sit"], ["sit", "walk", "run"]
@@ -228,13 +229,17 @@ def test_a_checkpoint_without_a_head_takes_any_names(saved, tmp_path, caplog):
 
 
 def test_training_starts_from_a_head_of_other_classes(saved, caplog):
-    _, folder, model, expected = saved["linear"]
-    agree(scores(load_for_classes(folder, OTHER_ORDER)), expected)
+    def start(labels, **fields):
+        config = json.dumps({**TINY_ILA, **fields})
+        recipe = RecipeArguments(clip=str(saved["linear"].folder), classification_head="linear", config=config)
+        return model_of(recipe, labels)
+
+    agree(scores(start(OTHER_ORDER)), saved["linear"].scores)
     assert "anew" not in caplog.text
-    assert set(scores(load_for_classes(folder, ["walk", "jump"]))) == {"walk", "jump"}
+    assert set(scores(start(["walk", "jump"]))) == {"walk", "jump"}
     assert "The linear head starts anew" in caplog.text
     with pytest.raises(ValueError, match=r"other shapes.*'alignment_hidden_size': 16.*point_head"):
-        load_for_classes(folder, ["walk", "jump"], alignment_hidden_size=16)
+        start(["walk", "jump"], alignment_hidden_size=16)
 
 
 def test_stored_maps_that_contradict_each_other_load_as_they_always_did(saved, tmp_path, caplog):
