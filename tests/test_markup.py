@@ -83,4 +83,4 @@ def test_a_spreadsheet_computes_nothing():
     found = list(csv.reader(io.StringIO(csv_text(rows), newline="")))
     assert found[:1] + found[5:] == [rows[0], ["", "0.5"], rows[6]]
     assert found[1:5] == [["'=1+1", "'+1"], ["'-2", "-2"], ["'@SUM(A1)", "'\t=1"], ["'\r=1", "\r\n;"]]
-    assert csv_text([["a"]], line_end="\r\n") == "a\r\n"
+    assert csv_text([["a"]]) == "a\n"

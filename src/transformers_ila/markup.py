@@ -74,9 +74,9 @@ def python_string(value: str) -> str:
     return f'"{literal}"'
 
 
-def csv_text(rows: Iterable[Sequence[Any]], *, line_end: str = "\n") -> str:
+def csv_text(rows: Iterable[Sequence[Any]]) -> str:
     """Return rows as CSV. Text that a spreadsheet would compute (`=1+1`, `-a`) has a `'` in front."""
-    return "".join(_csv_line(row) + line_end for row in rows)
+    return "".join(_csv_line(row) + "\n" for row in rows)
 
 
 def _csv_line(row: Sequence[Any]) -> str:

@@ -20,6 +20,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from support.paths import RECIPES, ROOT
+from support.tiny_models import TINY_TEXT, TINY_VISION
 from transformers_ila import IlaConfig, IlaForVideoClassification
 from transformers_ila.ablation import runs as runs_module
 from transformers_ila.ablation.ablation import Ablation, config_for_cost, own_gmacs, read_ablation
@@ -50,6 +51,7 @@ from transformers_ila.cli import ablate
 from transformers_ila.cli.main import run_verb
 from transformers_ila.evaluation.inference import load_trained
 from transformers_ila.evaluation.options import FRAME_ORDERS
+from transformers_ila.model.configuration_ila import CLIP_SIZES
 from transformers_ila.motionbench.tasks import SIZES, TASKS, bench_labels, write_folder
 from transformers_ila.training.arguments import IlaTrainingArguments
 
@@ -384,7 +386,10 @@ def test_variants_begin_from_the_same_tower(tiny_bench, tmp_path):
 
 
 @pytest.mark.slow
-def test_costs_are_measured_once(tmp_path):
+def test_costs_are_measured_once(tmp_path, monkeypatch):
+    """On a small tower in place of CLIP's, whose costs `tests/test_cost.py` counts."""
+    tower = {**TINY_VISION, "image_size": 112, "patch_size": 16}
+    monkeypatch.setitem(CLIP_SIZES, "B/32", (tower, TINY_TEXT, 64))
     ablation = small(variants={"none": {"temporal_module": "none"}, "ata": {"temporal_module": "ata"}})
     costs = measure_costs(ablation, tmp_path, rounds=1)
     assert costs["ata"]["gmacs"] > costs["none"]["gmacs"] and costs["ata"]["memory"] > costs["none"]["memory"] > 0

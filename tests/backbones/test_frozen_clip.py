@@ -210,7 +210,7 @@ def test_without_a_temporal_module_there_is_no_order_to_learn(clip, clips):
     "fields, layers", [({}, 2), (EVL, 0), (IN_DECODER, 2), (BOTH, 4), ({"decoder_num_layers": 1}, 2)]
 )
 def test_alignments_add_their_losses(clip, clips, fields, layers):
-    model = from_clip(clip, alignment_loss_weight=0.5, **fields)
+    model = from_clip(clip, **({"alignment_loss_weight": 0.5} if layers else {}), **fields)
     output = model(clips, labels=LABELS)
     cross_entropy = nn.functional.cross_entropy(output.logits, LABELS)
     if not layers:

@@ -28,7 +28,7 @@ from transformers_ila.video_writing import write_mp4
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 TRAINED = ("pipeline", "smaller", "fused", "export", "weights")  # examples that load what the example "trainer" saves
-UNTRAINED = ("session", "vit", "reading", "adapters")
+UNTRAINED = ("session", "vit", "reading", "adapters", "lora")
 MODEL_FILES = ("config.json", "model.safetensors", "video_preprocessor_config.json", "README.md")
 OFFLINE = {**os.environ, "HF_HUB_OFFLINE": "1"}
 NEXT = "---- next ----\n"
@@ -190,11 +190,12 @@ def test_the_commands_of_the_readme(place):
 
 @pytest.mark.slow
 def test_examples_that_need_nothing_trained(place):
-    session, vit, reading, adapters = run(place, OFFLINE, *(examples()[name] for name in UNTRAINED))
+    session, vit, reading, adapters, lora = run(place, OFFLINE, *(examples()[name] for name in UNTRAINED))
     assert session == "torch.Size([1, 8, 3, 28, 28]) torch.Size([1, 2])\n"
     assert vit == "torch.Size([1, 2]) linear\n"
     assert reading.startswith("(3, ")
     assert adapters.split("\n")[:2] == ["torch.Size([1, 400])", "torch.Size([1, 2])"]
+    assert lora == "['juggling', 'waving']\n"
 
 
 @pytest.mark.slow

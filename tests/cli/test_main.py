@@ -1,5 +1,7 @@
 """The `ila` command: its help, what it imports for that, and how it fails."""
 
+import fcntl
+import io
 import json
 import subprocess
 import sys
@@ -10,9 +12,11 @@ import pytest
 
 import ila_cli
 from support.paths import ROOT, SCRIPTS
+from transformers_ila.cli import check_videos, demo, train
 from transformers_ila.cli.main import run_verb
 from transformers_ila.cli.parsing import help_text, read_options
 from transformers_ila.distributed import RemoteRankError
+from transformers_ila.files import LOCK
 from transformers_ila.version import __version__
 
 
@@ -195,3 +199,30 @@ def test_module_door_and_torchrun():
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", *module]
     both = subprocess.run(launch, capture_output=True, text=True, cwd=ROOT / "src")
     assert both.returncode != 0 and both.stderr.count(message) == 1 and "exitcode  : 2" in both.stderr
+
+
+@pytest.mark.parametrize(
+    ("verb", "lock", "options"),
+    [
+        (check_videos, ".report.journal.lock", ["{0}", "--report", "{0}/report.csv"]),
+        (demo, LOCK, ["--output", "{0}"]),
+        (train, LOCK, ["small_b16_8f", "--train_list", "{0}", "--output_dir", "{0}", "--use_cpu", "true"]),
+    ],
+)
+def test_the_same_command_twice_at_a_time(tmp_path, capsys, verb, lock, options):
+    (tmp_path / "a.mp4").touch()
+    with (tmp_path / lock).open("ab") as held:  # as another process holds it
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert run_verb(verb, [option.format(tmp_path) for option in options]) == 2
+    assert f"error: Another process writes to {str(tmp_path)!r}: " in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted((lock, "a.mp4"))
+
+
+def test_names_that_are_no_text_are_printed(monkeypatch):
+    verb = ModuleType("transformers_ila.cli.say")
+    verb.parse_arguments = lambda arguments: arguments
+    verb.run = lambda name: print(name) or 0
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), "utf-8", errors="strict"))
+    assert run_verb(verb, ["lone\udc80.mp4"]) == 0
+    sys.stdout.flush()
+    assert sys.stdout.buffer.getvalue() == b"lone\\udc80.mp4\n"

@@ -268,16 +268,25 @@ def test_one_process_in_place_of_two_is_refused(material, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("changes", [{"train_list": "nowhere.txt"}, {"clip": "/no/such/folder"}, {"mixup": "much"}])
-def test_one_of_several_processes_says_what_is_wrong(material, tmp_path, changes):
-    processes = start_two(2 * [[*options(material, tmp_path, **changes)]])
+def test_one_of_several_processes_says_what_is_wrong(material, tmp_path):
+    """Three runs, one after the other in the same two processes."""
+    wrong = [{"train_list": "nowhere.txt"}, {"clip": "/no/such/folder"}, {"mixup": "much"}]
+    program = tmp_path / "three_runs.py"
+    program.write_text(
+        "import sys\nimport ila_cli\n"
+        f"runs = {[['train', *map(str, options(material, tmp_path, **changes))] for changes in wrong]!r}\n"
+        "codes = [ila_cli.main(each) for each in runs]\n"
+        "sys.exit(0 if codes == [2, 2, 2] else f'exit codes {codes}')\n"
+    )
+    processes = start_two([[], []], program)
     errors = "".join(process.communicate(timeout=600)[1] for process in processes)
-    assert [process.returncode for process in processes] == [2, 2], errors
-    assert errors.count("ila train: error: ") == 1 and "Traceback" not in errors
+    assert [process.returncode for process in processes] == [0, 0], errors
+    assert errors.count("ila train: error: ") == 3 and "Traceback" not in errors
+    assert all(errors.count(str(value)) == 1 for changes in wrong for value in changes.values()), errors
 
 
-def start_two(each):
-    """One process for the options of each rank, as torchrun starts them."""
+def start_two(each, program=ROOT / "scripts" / "train.py"):
+    """One process of the program for the options of each rank, as torchrun starts them."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -285,7 +294,7 @@ def start_two(each):
     for rank, chosen in enumerate(each):
         place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_PORT": port}
         environment = {**os.environ, **{name: str(value) for name, value in place.items()}, "MASTER_ADDR": "127.0.0.1"}
-        command = [sys.executable, str(ROOT / "scripts" / "train.py"), *chosen]
+        command = [sys.executable, str(program), *map(str, chosen)]
         processes.append(subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment))
     return processes
 

@@ -9,6 +9,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from support.paths import SHARED
 from transformers_ila.conversion.published import PUBLISHED, published_like, released_processor
+from transformers_ila.conversion.released_cards import published_facts
 from transformers_ila.conversion.state_dicts import convert_state_dict
 from transformers_ila.data.class_names import DATA_SETS, class_names, fill_up, is_unused
 from transformers_ila.model.configuration_ila import CLIP_SIZES
@@ -55,6 +56,14 @@ def test_numbers_of_the_papers_tables():
     }
     found = {(c.data_set, c.size, c.num_frames): (c.top1, c.top5, c.gmacs) for c in PUBLISHED}
     assert found == table
+
+
+@every_checkpoint
+def test_what_the_papers_network_costs_is_said_for_each_row(checkpoint):
+    """One row is not reached; `tests/test_cost.py` counts them all."""
+    note = published_facts(checkpoint).results[0].note
+    assert f"states {checkpoint.gmacs} G" in note and f"costs {checkpoint.counted_gmacs} G (counted)" in note
+    assert ("1.14 times that" in note) == (checkpoint is PUBLISHED[-1])
 
 
 @every_checkpoint

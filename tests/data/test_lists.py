@@ -125,6 +125,7 @@ FAULTS = [  # content, line, column, part of the message
     ("a.mp4 1\n\t https://host/b.mp4 2\n", 2, 3, "is a URL"),
     ("a.mp4 1\n#old\n", 2, 1, "'#old' is no video; a comment begins with `#` and a blank"),
     ("clip_a,walking dog\nclip_b,running\n", 1, 19, "no label behind the path 'clip_a,walking dog'"),
+    ("path,sort of thing\na.mp4,0\n", 1, 19, "'path,sort of thing'; a header is `path,label`"),
     ("my video\t0 3\n", 1, 12, "one label is allowed, and '3'"),
     ("clip_a,3,5\n", 1, 10, "one label is allowed, and '5'"),
     ("a.mp4,walking,3,1\nb.mp4,running,2,2\n", 1, 7, "'walking' is no class index"),  # no list of frames
@@ -190,8 +191,12 @@ def test_names_with_numbers(tmp_path, caplog):
 def test_what_looks_like_a_header_may_be_a_video(tmp_path):
     assert rows(read(tmp_path, "my video abseiling\n", labels=NAMES)) == [("my video", 0)]
     assert rows(read(tmp_path, '"my video","abseiling"\n', labels=NAMES)) == [("my video", 0)]
+    for header in ("path,abseiling", "Video;abseiling"):  # of one class, or of a video without a suffix
+        message = f"there is no video '{header[: -len(',abseiling')]}', and a header of labels is `path,label`"
+        assert message in fault(tmp_path, f"{header}\na.mp4,1\n", labels=NAMES)[2]
     touch(tmp_path, "clip")
     assert fault(tmp_path, "clip\na.mp4 1\n")[:2] == (1, 5)
+    assert rows(read(tmp_path, "clip,abseiling\n", labels=NAMES)) == [("clip", 0)]
 
 
 @pytest.mark.parametrize(
@@ -292,7 +297,9 @@ def test_faults_of_a_column_for_each_class(tmp_path, content, line, column, mess
 
 def test_columns_that_may_be_no_classes(tmp_path):
     assert fault(tmp_path, "path,walk,split\na.mp4,0,1\n", multi_label=True)[:2] == (1, 11)
-    assert fault(tmp_path, "path,walk,walk\na.mp4,0,1\n", multi_label=True)[2].endswith("stands there twice.")
+    for labels in (None, ["walk", "run"]):
+        twice = fault(tmp_path, "path,walk,walk\na.mp4,0,1\n", multi_label=True, labels=labels)
+        assert twice[2].endswith("the class 'walk' stands there twice.")
     assert fault(tmp_path, "path,walk,run\na.mp4,0,0\n", labels=["walk", "run"])[2].endswith("no class has a 1 here.")
 
 

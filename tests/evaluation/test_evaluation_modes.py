@@ -194,6 +194,23 @@ def test_files_of_an_evaluation(model, processor, samples, tmp_path):
     assert not list(tmp_path.glob("*.new")) and not list(tmp_path.glob(".*"))
 
 
+def test_names_of_classes_in_the_files_are_names(processor, samples, tmp_path):
+    """Also bytes that are no text, formulas, and what would be HTML, a column or a row."""
+    model = make_model()
+    names = ["<img onerror>|a", "=1+1", "lone\udc80", "two\r\nlines", "$x$", "\x1b[31m", "`b`", "unused output 7"]
+    model.config.id2label = dict(enumerate(names))
+    model.config.label2id = {name: index for index, name in enumerate(names)}
+    evaluation = evaluate(model, processor, samples, EvaluationOptions(data_set="{{ a }}\n# b"))
+    write(evaluation, tmp_path / "r.json")
+    read = ["<img onerror>|a", "'=1+1", "lone\\udc80", *names[3:]]
+    assert [row["name"] for row in json.loads((tmp_path / "r.json").read_text())["per_class"]] == names
+    assert [row["name"] for row in rows_of(tmp_path / "r_classes.csv")] == read
+    assert [row["label"] for row in rows_of(tmp_path / "r_confusion.csv")] == read
+    text = (tmp_path / "r.md").read_text()
+    assert text.startswith("# a model on \\{\\{ a \\}\\} # b\n") and "<img" not in text and "\x1b" not in text
+    assert all(f"| {name} |" in text for name in ("&lt;img onerror>\\|a", "=1+1", "two lines", "\\`b\\`"))
+
+
 def test_files_without_a_readable_video(model, processor, tmp_path):
     listed = [("gone.mp4", 0), ("away.mp4", 1)]
     evaluation = evaluate(model, processor, listed, EvaluationOptions(temporal_reliance=True))

@@ -61,6 +61,8 @@ def videos(tmp_path_factory):
         (LabelOptions, {"batch_size": 0}, "batch_size must be"),
         (ProbeOptions, {"probes": []}, "probes must be some of knn, linear, got \\[\\]"),
         (ProbeOptions, {"weight_decay_seed": -1}, "weight_decay_seed must be"),
+        (ProbeOptions, {"weight_decay_seed": 1, "probes": ["knn"]}, "weight_decay_seed is 1 and would have no effect"),
+        (LabelOptions, {"seed": 1}, "seed is 1 and would have no effect; allowed: 0, or random_frames"),
     ],
 )
 def test_values_that_are_refused(kind, fields, message):

@@ -3,9 +3,11 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
@@ -20,7 +22,7 @@ from transformers_ila.cli.main import run_verb
 from transformers_ila.data.lists import iter_videos
 from transformers_ila.distributed import Rank, rank_from_environment
 from transformers_ila.evaluation import prediction_files
-from transformers_ila.evaluation.evaluator import collect_logits
+from transformers_ila.evaluation.evaluator import collect_logits, evaluate
 from transformers_ila.evaluation.options import EvaluationOptions, LabelOptions
 from transformers_ila.evaluation.prediction import NOT_FINITE, label_videos
 from transformers_ila.evaluation.prediction_files import part_files, read_results, video_id
@@ -245,9 +247,22 @@ def test_results_of_another_model_or_by_another_process_are_refused(tmp_path, mo
         label_videos(model, other, videos, tmp_path)
     with (
         prediction_files.ResultWriter(tmp_path, LabelOptions(), Rank()),
-        pytest.raises(ValueError, match="Another process writes 'part-00000-of-00001'"),
+        pytest.raises(
+            ValueError, match=f"Another process writes 'part-00000-of-00001' in .*: process {os.getpid()} on"
+        ),
     ):
         label_videos(model, processor, videos, tmp_path)
+    writer = prediction_files.ResultWriter(tmp_path, LabelOptions(), Rank())
+    child = os.fork()
+    if child == 0:  # a data loader's worker, which may outlive the process that is killed
+        time.sleep(600)
+    try:
+        writer.lock.close()
+        writer.run.close()
+        label_videos(model, processor, videos, tmp_path)
+    finally:
+        os.kill(child, 9)
+        os.waitpid(child, 0)
 
 
 # -- which videos ----------------------------------------------------------------------------------------------------
@@ -302,6 +317,87 @@ def test_names_that_look_like_comments(tmp_path):
     (tmp_path / "#shorts.mp4").touch()
     (tmp_path / "list.txt").write_text("# my videos\n#shorts.mp4\na.mp4\n")
     assert [name for name, _ in iter_videos(tmp_path / "list.txt")] == ["#shorts.mp4", "a.mp4"]
+
+
+def test_secrets_of_urls_are_in_no_result(tmp_path, model, processor, folder):
+    """Neither in rows, nor in a report, an error or a log; URLs that differ in their query stay two videos."""
+    secret = "S3CRET"
+    urls = [f"http://me:{secret}@127.0.0.1:1/a.mp4?id={number}&token={secret}" for number in (1, 2)]
+    for _ in range(2):  # the second run knows what the first one did
+        summary = label_videos(model, processor, [(url, url) for url in urls], tmp_path / "labels")
+    assert (summary.seen, summary.before, summary.unreadable) == (2, 2, 0)
+    assert len(set(names_of(tmp_path / "labels"))) == 2
+    written = "".join(file.read_text() for file in (tmp_path / "labels").iterdir() if file.suffix != ".lock")
+    found = evaluate(model, processor, [(url, 0) for url in urls])
+    with pytest.raises(ValueError, match="listed more than once") as twice:
+        evaluate(model, processor, [(urls[0], 0)] * 2)
+    written += json.dumps(found.report()) + str(twice.value)
+    assert len(found.report()["unreadable"]) == 2
+    assert secret not in written and "***@127.0.0.1:1/a.mp4?***" in written
+
+
+def test_secrets_of_urls_are_in_no_message_of_a_verb(tmp_path, saved, capsys, monkeypatch):
+    from transformers_ila.cli import check_videos, predict
+
+    (tmp_path / "list.txt").write_text("https://me:S3CRET@host/a.mp4?token=S3CRET 1\n")
+    for verb, words in (
+        (predict, ["--model", str(saved), "https://me:S3CRET@host/a.mp4?token=S3CRET"]),
+        (predict, ["--model", "https://me:S3CRET@host/model", "a.mp4"]),
+        (predict, ["--model", str(saved), str(tmp_path / "list.txt")]),
+        (check_videos, ["https://me:S3CRET@host/a.mp4?token=S3CRET"]),
+    ):
+        assert run_verb(verb, words) == 2
+        error = capsys.readouterr().err
+        assert "S3CRET" not in error and "***@host" in error
+
+
+HOSTILE = {  # file -> what it says -> part of the one line that says what is wrong
+    "config.json": {
+        '{"vision_config": 5}': "AttributeError",
+        '{"num_labels": 1000000000}': "num_labels.*at most",
+        '{"vision_config": {"num_hidden_layers": 1000000000}}': "num_hidden_layers.*at most",
+        '{"prompt_layers": 1000000000}': "prompt_layers.*at most",
+        "5": "TypeError",
+        "[]": "Unrecognized model|AttributeError",
+    },
+    "video_preprocessor_config.json": {
+        '{"num_frames": 1000000000}': "num_frames must be .* at most 10000",
+        '{"size": {"shortest_edge": 1000000000}}': "size must be",
+        '{"preprocess": 5}': "preprocess cannot be set",
+        "[]": "must hold a JSON object",
+    },
+}
+
+
+@pytest.mark.parametrize(("file", "content"), [(file, content) for file in HOSTILE for content in HOSTILE[file]])
+def test_hostile_files_of_a_model_are_one_line(tmp_path, saved, folder, capsys, file, content):
+    from transformers_ila.cli import card, cost, evaluate, predict, probe
+
+    place, other = tmp_path / "model", tmp_path / "other"
+    shutil.copytree(saved, place)
+    shutil.copytree(folder, other)
+    given, present = json.loads(content), json.loads((place / file).read_text())
+    if isinstance(given, dict):
+        for name, value in given.items():
+            inner = isinstance(value, dict) and isinstance(present.get(name), dict)
+            present[name] = {**present[name], **value} if inner else value
+        given = present
+    (place / file).write_text(json.dumps(given))
+    model = ["--model", str(place)]
+    verbs = {
+        predict: [*model, str(folder / "text.mp4")],
+        probe: [*model, "--train", str(folder), "--test", str(other), "--output", str(tmp_path / "probe.json")],
+        evaluate: [*model, "--videos", str(folder), "--output", str(tmp_path / "report.json")],
+        cost: model,
+        card: [*model, "--license", "mit"],
+    }
+    if file != "config.json":
+        del verbs[cost]
+    for verb, words in verbs.items():
+        code, error = run_verb(verb, words), capsys.readouterr().err
+        assert code == 2, verb
+        last = error.strip().splitlines()[-1]
+        assert last.startswith("ila ") and re.search(HOSTILE[file][content], last), (verb, error)
 
 
 GATED = """

@@ -123,7 +123,7 @@ def loop_mask(point, rows, columns, distance, eta, delta, beta):
         v = -1 + 2 * r / (rows - 1) if rows > 1 else 0.0
         if distance == "separable":
             mask[r, c] = loop_weight(abs(u - point[0]), eta, delta, beta)
-            mask[r, c] *= loop_weight(abs(v - point[1]), eta, delta, beta)
+            mask[r, c] *= loop_weight(abs(v - point[1]), eta, delta, beta) / eta  # eta once
         else:
             mask[r, c] = loop_weight(math.hypot(u - point[0], v - point[1]), eta, delta, beta)
     return mask
@@ -384,7 +384,7 @@ def test_a_new_residual_model_is_plain_clip():
 
     fields = {"num_frames": 3}
     model = IlaVisionModel(config(alignment_fusion="residual", **fields)).eval()
-    plain = IlaVisionModel(config(temporal_module="none", **fields)).eval()
+    plain = IlaVisionModel(config(temporal_module="none", alignment_fusion="interaction", **fields)).eval()
     plain.load_state_dict(model.state_dict(), strict=False)
     pixels = torch.randn(1, 3, 3, 16, 16)
     assert torch.equal(model(pixels).last_hidden_state, plain(pixels).last_hidden_state)

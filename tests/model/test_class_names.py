@@ -23,8 +23,9 @@ def tokenizer(tmp_path_factory):
     return byte_tokenizer(tmp_path_factory.mktemp("tokenizer"))
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def model():
+    """A model that is not changed: what fails leaves it as it was."""
     return randomised(IlaForVideoClassification(tiny_config(num_labels=3, use_video_prompt=False))).eval()
 
 
@@ -78,6 +79,7 @@ def test_tokens_that_name_no_classes(model, ids, said):
 
 
 def test_tokens_of_other_integers_are_taken_and_rows_without_an_end_are_told(model, caplog):
+    model = copy.deepcopy(model)
     ids = np.array([[5, 98], [6, 98]], dtype=np.uint16)
     model.set_class_input_ids(ids, labels=(name for name in "ab"))
     assert model.class_input_ids.dtype == torch.long and model.config.class_names == ["a", "b"]
@@ -122,6 +124,7 @@ def test_names_beside_tokens_and_text_features(model, labels):
 
 
 def test_many_text_features_are_compared(model):
+    model = copy.deepcopy(model)
     many = torch.randn(2500, 64, generator=torch.Generator().manual_seed(0))
     model.set_class_embeddings(many)
     many[2400] = many[1100]

@@ -6,8 +6,8 @@ import pytest
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, CLIPConfig
 
-from support.tiny_models import tiny_config
-from transformers_ila import IlaConfig, IlaVisionConfig
+from support.tiny_models import TINY_TEXT, TINY_VISION, tiny_config
+from transformers_ila import AlignedTimesformerConfig, FrozenClipConfig, IlaConfig, IlaVisionConfig
 
 
 @pytest.mark.parametrize(
@@ -109,6 +109,23 @@ def test_bad_values_name_field_value_and_what_is_allowed(field, tmp_path):
             IlaConfig.from_pretrained(tmp_path)
 
 
+HUGE = {
+    **dict.fromkeys(("num_frames", "mit_num_hidden_layers", "prompt_layers", "projection_dim", "num_labels"), 10**9),
+    "vision_config": {"num_hidden_layers": 10**9},
+    "text_config": {"vocab_size": 10**12},
+    "image_size": 10**7,
+}
+
+
+@pytest.mark.parametrize("field", HUGE)
+def test_what_no_memory_holds_is_refused_before_it_is_taken(field):
+    name = next(iter(HUGE[field])) if isinstance(HUGE[field], dict) else field
+    everywhere = field in ("num_frames", "image_size", "num_labels")
+    for kind in (IlaConfig, FrozenClipConfig, AlignedTimesformerConfig) if everywhere else (IlaConfig,):
+        with pytest.raises((StrictDataclassError, ValueError), match=f"(?s){name}.*at most"):
+            kind(**{field: HUGE[field]})
+
+
 def test_nothing_invalid_is_saved(tmp_path):
     config = tiny_config()
     config.num_frames = 0
@@ -124,3 +141,52 @@ def test_a_saved_configuration_names_its_network(tmp_path):
     IlaVisionConfig(alignment_fusion="add").save_pretrained(tmp_path)
     written = json.loads((tmp_path / "config.json").read_text())
     assert (written["temporal_module"], written["alignment_fusion"]) == ("ila", "add")
+
+
+@pytest.mark.parametrize(
+    "field,values",
+    {
+        "num_hidden_layers": (-1, 0),
+        "num_attention_heads": (-1, 0, 5),
+        "hidden_size": (0, -32),
+        "intermediate_size": (0,),
+        "num_channels": (0,),
+        "vocab_size": (0, -1),
+        "max_position_embeddings": (0,),
+        "layer_norm_eps": (0.0, -1e-5),
+        "attention_dropout": (-0.1, 1.5),
+        "hidden_act": ("nope",),
+        "logit_scale_init_value": (float("nan"), float("inf")),
+        "initializer_range": (-0.1,),
+        "initializer_factor": (-1.0,),
+    }.items(),
+)
+def test_numbers_that_no_network_has(field, values):
+    shared = (
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "layer_norm_eps",
+        "hidden_act",
+    )
+    for value in values:
+        if field in shared:
+            fields = [{"vision_config": {**TINY_VISION, field: value}}, {"text_config": {**TINY_TEXT, field: value}}]
+            with pytest.raises(StrictDataclassError, match=rf"`{field}` is .*; allowed: "):
+                AlignedTimesformerConfig(**{**TINY_VISION, field: value})
+        else:
+            tower = {"num_channels": "vision_config", "attention_dropout": "vision_config"}
+            tower |= {"vocab_size": "text_config", "max_position_embeddings": "text_config"}
+            base = {"vision_config": TINY_VISION, "text_config": TINY_TEXT}.get(tower.get(field, ""), {})
+            fields = [{tower[field]: {**base, field: value}} if field in tower else {field: value}]
+        for given in fields:
+            with pytest.raises(StrictDataclassError, match=rf"`{field}` is |is not a multiple of"):
+                tiny_config(**given)
+
+
+def test_other_models_are_named(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "xclip", "architectures": ["XCLIPModel"]}')
+    for kind in (IlaConfig, IlaVisionConfig, AlignedTimesformerConfig):
+        with pytest.raises(ValueError, match="holds a XCLIPModel .`model_type` 'xclip'.*allowed `model_type`: "):
+            kind.from_pretrained(tmp_path)

@@ -54,6 +54,7 @@ def test_all_ways_to_name_classes_say_the_same(kind, fields, tmp_path):
         ({"id2label": {"walk": 0, "run": 1}}, "0 to 1"),
         ({"label2id": {"walk": 1, "run": 2}}, r"`label2id` must number its classes 0 to 1, got the indices \[1, 2\]"),
         ({"label2id": {"walk": 0, "run": 0}}, "0 to 1"),
+        ({"id2label": {}}, "`id2label` must be different class names"),
         ({"id2label": ["walk", "run"]}, "`id2label` must be a dictionary"),
         ({"label2id": "walk"}, "`label2id` must be a dictionary"),
         ({"id2label": {0: "walk", 1: "walk"}}, r"these repeat: \['walk'\]"),

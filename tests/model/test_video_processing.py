@@ -436,12 +436,73 @@ def test_bad_options(name, value, allowed):
         IlaVideoProcessor()(barcode_array(8), **{name: value})
 
 
+HUGE, NAN = 10**9, float("nan")
+HOSTILE = [  # what a JSON file may say; most took all memory, or ended in a traceback
+    *({name: HUGE} for name in ("num_frames", "num_clips", "num_crops", "frame_stride", "size", "crop_size")),
+    *({"size": size} for size in ({"shortest_edge": -1}, {"shortest_edge": "a"}, {"x": 3}, [1, 2, 3], {}, True, NAN)),
+    *({"crop_size": size} for size in ({"height": 10**6, "width": 9}, "big", [], {"height": NAN, "width": 9})),
+    *({"image_mean": mean} for mean in ("abc", [0.5, 0.5], NAN, [0.5, "x", 0.5])),
+    *({"image_std": std} for std in (0, [0, 1, 1], -1, float("inf"))),
+    *({"rescale_factor": factor} for factor in ("x", float("inf"), 0, -1, True)),
+    *({"do_resize": "no"}, {"do_rescale": 0}, {"do_normalize": "False"}, {"random_frames": "yes"}),
+    *({"resample": 99}, {"resample": "bicubic"}, {"data_format": "channels_last"}, {"input_data_format": "THWC"}),
+    *({"do_pad": True}, {"device": "nonsense"}, {"device": 5}, {"num_frames": [8]}, {"frame_sampling": {"a": 1}}),
+    *({"read_limits": limits} for limits in (5, [1], {"max_seconds": "x"}, {"max_seconds": NAN}, {"timeout": 10**40})),
+    *({"read_limits": limits} for limits in ({"formats": 5}, {"allow_private_addresses": 1}, {"max_pixels": True})),
+]
+
+
+@pytest.mark.parametrize("options", HOSTILE, ids=str)
+def test_hostile_options_are_refused_by_name(options, tmp_path):
+    ((name, value),) = options.items()
+    name = next(iter(value)) if name == "read_limits" and isinstance(value, dict) else name
+    with pytest.raises(ValueError, match=name):
+        IlaVideoProcessor(**options)
+    with pytest.raises(ValueError, match=name):
+        IlaVideoProcessor()(barcode_array(8), **options)
+    (tmp_path / "video_preprocessor_config.json").write_text(json.dumps(options))
+    with pytest.raises(ValueError, match=name):
+        IlaVideoProcessor.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content", ["[]", "5", '"x"', '{"preprocess": 5}', '{"__class__": 1}', '{"video_metadata": 5}']
+)
+def test_files_that_are_no_processors(content, tmp_path):
+    (tmp_path / "video_preprocessor_config.json").write_text(content)
+    with pytest.raises(ValueError, match="must hold a JSON object|cannot be set"):
+        IlaVideoProcessor.from_pretrained(tmp_path)
+
+
+def test_memory_is_predicted_before_it_is_taken(video):
+    """Each would take tens of gigabytes: decoded frames, repeated ones, resized ones, pixel values."""
+    thin = np.zeros((8, 2, 120_000, 3), np.uint8)
+    large = {"crop_size": 16_000, "num_crops": 9}
+    sources = [
+        (video, {"num_frames": 10_000, "num_clips": 100}),
+        (barcode_array(9), {"num_frames": 10_000, "num_clips": 100}),
+        (thin, {"size": {"shortest_edge": 512}}),
+        (barcode_array(8), large),
+    ]
+    for source, options in sources:
+        with pytest.raises(VideoDecodingError, match=r"frames take .* bytes, more than max_memory_bytes=8589934592"):
+            IlaVideoProcessor()(source, **options)
+    limits = {"max_memory_bytes": 8 * 48 * 64 * 3 - 1}
+    with pytest.raises(VideoDecodingError, match="8 frames take 73728 bytes, more than max_memory_bytes=73727"):
+        IlaVideoProcessor()(video, read_limits=limits)
+
+
+def test_sizes_of_a_call_reach_the_decoder(tmp_path):
+    path = write_video(tmp_path / "clip.mp4", 8)
+    options = {"scale_in_decoder": True, "size": 24, "do_center_crop": False}
+    assert IlaVideoProcessor()(path, return_tensors="pt", **options).pixel_values.shape[-2:] == (24, 32)
+
+
 @pytest.mark.parametrize(
     "options",
     [
         {"num_clips": 2, "do_sample_frames": False},
         {"num_crops": 3, "do_center_crop": False},
-        {"data_format": "channels_last"},
     ],
 )
 def test_options_that_contradict(options):

@@ -3,19 +3,25 @@
 Every frame of the videos made here carries its index as a barcode, so that a frame proves which one it is.
 """
 
+import base64
 import contextlib
 import http.server
 import importlib
 import io
 import os
+import pickle
+import re
+import socket
 import sys
 import tarfile
 import tempfile
 import threading
+import traceback
 import warnings
 import zipfile
 from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
 import av
 import numpy as np
@@ -34,9 +40,11 @@ from support.videos import (
     packet_places,
     write_video,
 )
-from transformers_ila.model import video_container_ila
+from transformers_ila.model import video_container_ila, video_urls_ila
+from transformers_ila.model.video_processing_ila import IlaVideoProcessor
 from transformers_ila.model.video_reading_ila import ReadLimits, VideoDecodingError, check_video, read_video
 from transformers_ila.model.video_sampling_ila import segment_indices
+from transformers_ila.model.video_urls_ila import is_public, redact
 
 
 @pytest.fixture(scope="module")
@@ -230,9 +238,12 @@ def test_odd_relative_names(tmp_path, monkeypatch, video, name):
 
 class Handler(http.server.SimpleHTTPRequestHandler):
     stop = threading.Event()
+    seen: ClassVar[list[tuple[str, str]]] = []  # paths, and user:password
 
     def do_GET(self) -> None:
         content = Path(self.directory, "clip.mp4").read_bytes()
+        given = self.headers.get("Authorization", "")
+        self.seen.append((self.path, base64.b64decode(given.removeprefix("Basic ")).decode()))
         if self.path == "/silent":
             self.stop.wait(10)
         elif self.path.startswith("/to/"):
@@ -263,6 +274,7 @@ class Handler(http.server.SimpleHTTPRequestHandler):
 @pytest.fixture
 def server(video):
     Handler.stop.clear()
+    Handler.seen.clear()
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(video.parent)))
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
@@ -333,6 +345,125 @@ def test_urls_in_any_letters(server, video):
 def test_other_protocols_are_names_of_files_at_most(url):
     with pytest.raises(VideoDecodingError, match="no such file"):
         read_video(url, EIGHT_SEGMENTS)
+
+
+SECRET = "S3CRET"
+SECRETIVE = {  # what is written -> what may be shown
+    f"https://me:{SECRET}@host/a.mp4": "https://***@host/a.mp4",
+    f"https://me:{SECRET}/with?all#of@it@host:8080/a.mp4": "https://***@host:8080/a.mp4",
+    f"HTTP://{SECRET}@[::1]:80/a.mp4": "HTTP://***@[::1]:80/a.mp4",
+    f"https://host/a.mp4?X-Amz-Signature={SECRET}&x=1": "https://host/a.mp4?***30de1d31",
+    f"https://host/a b's.mp4?sig={SECRET} and 'more'": "https://host/a b's.mp4?***5d17c4b8",
+    f"https://host/a.mp4#access_token={SECRET}": "https://host/a.mp4",
+    f"s3://key:{SECRET}@bucket/a.mp4": "s3://***@bucket/a.mp4",
+    f"https:/me:{SECRET}@host/a.mp4": "https:/***@host/a.mp4",  # of `Path`
+    f"zip://x/a.mp4::https://me:{SECRET}@host/a.zip": "zip://x/a.mp4::https://***@host/a.zip",
+    f"simplecache::s3://me:{SECRET}@bucket/a.mp4": "simplecache::s3://***@bucket/a.mp4",
+    f"no answer from 'https://me:{SECRET}@host/a.mp4', again": "no answer from 'https://***@host/a.mp4', again",
+    "https://host:8080/a@2x.mp4": "https://host:8080/a@2x.mp4",
+    "C:/videos/a.mp4": "C:/videos/a.mp4",
+    "/videos/what?/a#1.mp4": "/videos/what?/a#1.mp4",
+}
+
+
+@pytest.mark.parametrize("text", SECRETIVE)
+def test_secrets_of_urls_are_not_shown(text, monkeypatch):
+    def no_such_name(*args, **options):
+        raise socket.gaierror("no such name")
+
+    monkeypatch.setattr(video_urls_ila.socket, "getaddrinfo", no_such_name)
+    shown = redact(text)
+    assert SECRET not in shown
+    assert re.sub(r"\*\*\*[0-9a-f]{8}", "***", shown) == re.sub(r"\*\*\*[0-9a-f]{8}", "***", SECRETIVE[text])
+    assert redact(shown) == shown
+    with pytest.raises(VideoDecodingError) as error:
+        read_video(text, EIGHT_SEGMENTS, limits=ReadLimits(timeout=1, allow_private_addresses=False))
+    told = "".join(traceback.format_exception(error.value)) + repr(pickle.loads(pickle.dumps(error.value)))
+    assert SECRET not in told
+
+
+def test_urls_that_differ_in_their_query_stay_apart():
+    first, second = (redact(f"https://host/a.mp4?id={number}") for number in (1, 2))
+    assert first != second
+
+
+@pytest.mark.parametrize("video", [{f"https://me:{SECRET}@host"}, {"https": f"https://me:{SECRET}@host/{'a' * 80}"}])
+def test_secrets_of_what_is_no_source(video):
+    for read in (IlaVideoProcessor(), lambda source: read_video(source, EIGHT_SEGMENTS)):
+        with pytest.raises(ValueError) as error:
+            read(video)
+        assert SECRET not in str(error.value)
+
+
+def test_secrets_of_file_objects(tmp_path):
+    class Remote(io.BytesIO):
+        name = f"https://me:{SECRET}@host/a.mp4"
+
+        def read(self, size=-1):
+            raise OSError(f"GET {self.name}?token={SECRET}: 403")
+
+    with pytest.raises(VideoDecodingError, match=r"'https://\*\*\*@host/a.mp4'.* 403") as error:
+        read_video(Remote(), EIGHT_SEGMENTS)
+    assert SECRET not in str(error.value)
+
+
+def test_user_and_password_are_sent_to_their_server_only(server, temporary_files):
+    other = server.replace("127.0.0.1", "localhost")
+    with_user = server.replace("//", "//me:pass%20word@")
+    assert len(read_video(f"{with_user}/to/{server}/clip.mp4", EIGHT_SEGMENTS)[0]) == 8
+    assert Handler.seen == [(f"/to/{server}/clip.mp4", "me:pass word"), ("/clip.mp4", "me:pass word")]
+    Handler.seen.clear()
+    read_video(f"{with_user}/to/{other}/clip.mp4", EIGHT_SEGMENTS)
+    assert Handler.seen[-1] == ("/clip.mp4", "")
+    with pytest.raises(VideoDecodingError, match=r"'http://\*\*\*@127.*404") as error:
+        read_video(f"{with_user}/missing.mp4?token={SECRET}", EIGHT_SEGMENTS)
+    assert SECRET not in str(error.value) and "pass" not in str(error.value)
+
+
+PRIVATE = [
+    "127.0.0.1", "localhost", "2130706433", "0x7f.1", "0177.0.0.1", "127.1", "0.0.0.0", "10.0.0.1", "172.16.3.4",
+    "192.168.1.1", "169.254.169.254", "100.64.0.1", "224.0.0.1", "255.255.255.255", "168.63.129.16", "[::1]", "[::]",
+    "[::ffff:127.0.0.1]", "[::ffff:7f00:1]", "[fe80::1]", "[fd00:ec2::254]", "[fec0::1]", "[ff02::1]",
+    "[64:ff9b::7f00:1]", "[2002:7f00:1::]", "[::7f00:1]",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("host", PRIVATE)
+def test_private_addresses_are_refused(host, temporary_files):
+    with pytest.raises(VideoDecodingError, match="an address that is not public"):
+        read_video(f"http://{host}:9/clip.mp4", EIGHT_SEGMENTS, limits=ReadLimits(allow_private_addresses=False))
+
+
+def test_public_addresses():
+    for address in ("8.8.8.8", "2606:4700::1111", "64:ff9b::808:808", "::ffff:8.8.8.8"):
+        assert is_public(address)
+
+
+def test_private_addresses_are_refused_behind_redirections_and_names(server, temporary_files, monkeypatch):
+    """The tests' server counts as public here, and nothing else of this machine does."""
+    port = int(server.rpartition(":")[2])
+    answers = {"public.test": "127.0.0.1", "rebound.test": "127.0.0.1", "internal.test": "127.0.0.2"}
+    asked = []
+
+    def resolve(host, port, *args, **options):
+        asked.append(host)
+        address = answers.get(host, host)
+        if host == "rebound.test":
+            answers[host] = "127.0.0.2"  # what the next question would hear
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port))]
+
+    monkeypatch.setattr(video_urls_ila.socket, "getaddrinfo", resolve)
+    monkeypatch.setattr(video_urls_ila, "is_public", lambda address: address == "127.0.0.1")
+    monkeypatch.setenv("http_proxy", "http://127.0.0.2:9")  # which would resolve names by itself
+    strict = ReadLimits(allow_private_addresses=False)
+    for host in ("public.test", "rebound.test"):
+        assert len(read_video(f"http://{host}:{port}/clip.mp4", EIGHT_SEGMENTS, limits=strict)[0]) == 8
+    assert asked.count("rebound.test") == 1
+    public = f"http://public.test:{port}"
+    assert len(read_video(f"{public}/to/{public}/clip.mp4", EIGHT_SEGMENTS, limits=strict)[0]) == 8
+    for target in (f"http://internal.test:{port}/clip.mp4", "http://127.0.0.2/", "https://internal.test/"):
+        with pytest.raises(VideoDecodingError, match="an address that is not public"):
+            read_video(f"{public}/to/{public}/to/{target}", EIGHT_SEGMENTS, limits=strict)
 
 
 # -- folders of images -----------------------------------------------------------------------------------------------

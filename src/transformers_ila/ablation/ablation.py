@@ -92,7 +92,7 @@ class Ablation:
         for name, variant in variants.items():
             if "vision_config" in variant:
                 raise ValueError(f"Variant {name!r} has a `vision_config`; the tower is the same for all, of `model`.")
-            validate_config_fields({**self.model, **variant})
+            validate_config_fields(self._model_of(name))
         if self.clip is not None and "vision_config" in self.model:
             raise ValueError("`model` has a `vision_config` and `clip` a tower of its own; leave one of them out.")
 
@@ -145,7 +145,12 @@ class Ablation:
 
     def fields_of(self, variant: str) -> dict[str, Any]:
         """Return the fields of a variant's IlaConfig, with its labels."""
-        return {**self.model, **self.variants[variant], **label_fields(self.class_names)}
+        return {**self._model_of(variant), **label_fields(self.class_names)}
+
+    def _model_of(self, variant: str) -> dict[str, Any]:
+        """Return the fields of the variant, and those of `model` that have an effect beside them."""
+        changed = self.variants[variant]
+        return {**IlaConfig.fields_in_use(self.model, changed), **changed}
 
     def decided(self, variant: str) -> dict[str, Any]:
         """Return everything, beside its seed, that the result of a variant's run depends on."""

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..model.configuration_ila import IlaConfig
+from ..model.configuration_ila import _VISION_FIELDS, IlaConfig
 from ..model.modeling_ila import IlaForVideoClassification
 from ..model.video_processing_ila import IlaVideoProcessor
 from ..motionbench.tasks import bench_videos
@@ -83,7 +83,8 @@ def pretrain_on_frames(
     """
     torch.manual_seed(seed)
     plain = {"temporal_module": "none", "mit_num_hidden_layers": 0, "num_frames": 1, "num_labels": len(SEEN) * TARGETS}
-    config = IlaConfig(**{**fields, **plain, "classification_head": "linear", "classifier_dropout": 0.0})
+    plain |= {"classification_head": "linear", "classifier_dropout": 0.0}
+    config = IlaConfig(**{**IlaConfig.fields_in_use(fields, plain), **plain})
     model = IlaForVideoClassification(config).to(device).train()
     processor, side = IlaVideoProcessor.for_model(config), config.vision_config.image_size
     pictures, targets, counted = pictures_and_states(per_class=per_class, seed=seed + 1, side=side)
@@ -103,9 +104,9 @@ def pretrain_on_frames(
         schedule.step()
         if progress is not None:
             progress(step + 1, loss.item())
-    model.set_labels(["picture"])  # what read the states off is not kept
+    model.set_labels(["picture", "other"])  # what read the states off is not kept
     whole = IlaConfig(**fields).vision_config  # who loads the tower gets the rest, drawn anew
-    for name in ("temporal_module", "mit_num_hidden_layers", "num_frames"):
+    for name in _VISION_FIELDS:
         setattr(model.config.vision_config, name, getattr(whole, name))
     return model.eval().cpu()
 

@@ -173,7 +173,7 @@ class TaskTrainer(IlaTrainer):
         logits = outputs.logits.masked_fill(~self.own.to(labels.device)[labels], OTHER_TASKS)
         outputs.loss = plain.add_alignment_loss(plain.classification_loss(logits, labels), outputs.alignment_loss)
         if model.training:
-            self._count(outputs, len(labels))
+            self._count(outputs.loss, outputs.alignment_loss, len(labels))
         return (outputs.loss, outputs) if return_outputs else outputs.loss
 
 

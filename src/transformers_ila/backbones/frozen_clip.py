@@ -10,7 +10,7 @@ What is unusual about this model:
 The ILA paper says of its Table 3 only: "For EVL, we insert our alignment into the CLIP backbone, while keep others
 unchanged." So the default is ILA's tower, its alignment trained and CLIP's weights in it frozen, below EVL's decoder
 with all three of its temporal modules. What the sentence leaves open is decided here: the alignment is in all layers,
-in the form that `alignment_fusion` says ("mi_token" for the paper's), and its loss has ILA's weight.
+in the form that the configuration says (`FrozenClipConfig.paper` for the paper's), and its loss has ILA's weight.
 `decoder_temporal` with "alignment" is a form of our own, for a tower of which no activation is kept: the alignment
 works on the features that the query looks at.
 
@@ -32,27 +32,58 @@ from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import resolve_hidden_states_indices, selected_hidden_states
 
 from ..model.alignment_ila import ImplicitAlignment
-from ..model.configuration_ila import IlaConfig
+from ..model.configuration_ila import (
+    ALIGNING,
+    ALIGNMENT_USES,
+    MASK_USES,
+    TOWER_USES,
+    IlaConfig,
+    IlaVisionConfig,
+    aligns,
+)
+from ..model.effects_ila import Use, require_effects
 from ..model.layers_ila import IlaEncoderLayer
 from ..model.modeling_ila import IlaForVideoClassification
 from ..model.outputs_ila import IlaVisionModelOutput
 
 
 DECODER_TEMPORAL = ("convolution", "positions", "attention", "alignment")
+# A frozen tower stays in eval mode, and only what is new in it drops anything; there is no frame integration.
+_DROPPING = ("message", "divided", "ata")
+FROZEN_USES = (
+    Use(
+        ("drop_path_rate", "attention_dropout"),
+        lambda vision: vision.temporal_module in _DROPPING,
+        f"a temporal_module with an attention of its own ({', '.join(_DROPPING)}), as CLIP's stays in eval mode",
+    ),
+    Use(
+        ("mit_num_hidden_layers", "mit_num_attention_heads", "mit_intermediate_size"),
+        lambda vision: False,
+        "another model: the decoder stands in place of the frame integration",
+    ),
+)
+
+
+@strict
+class FrozenClipVisionConfig(IlaVisionConfig):
+    """Configure the tower of a `FrozenClipConfig`, whose `alignment_*` fields the decoder may use, too."""
+
+    uses = (*MASK_USES, *TOWER_USES, *FROZEN_USES)
 
 
 @strict
 class FrozenClipConfig(IlaConfig):
     """Add the decoder's fields to an `IlaConfig` with a linear head. A CLIP folder's `config.json` loads unchanged.
 
-    Fields beyond `IlaConfig`, of which those of text, prompt and frame integration have no effect:
+    Fields beyond `IlaConfig`, of which those of text, prompt and frame integration are refused:
         temporal_module (of the vision tower): "ila" for EVL + ILA, "none" for EVL; any other of `IlaVisionConfig`.
         decoder_num_layers: M, the layers of the decoder; the i-th looks at the features of the tower's M-th last plus
             i. `None` for 4, or as many as the tower has if they are fewer.
         decoder_temporal: what a decoder layer adds to the features: EVL's "convolution", "positions" and "attention";
             "alignment" for ILA's, in addition to those named beside it or in place of those not named.
         decoder_num_attention_heads: `None` for as many as the tower's.
-        projection_dim: always the tower's width D here, in which the head reads the query.
+        projection_dim: always the tower's width D here, in which the head reads the query; that of the CLIP it comes
+            from, which its towers name too, is replaced.
 
     Raises:
         StrictDataclassFieldValidationError, StrictDataclassClassValidationError: on a value that is not allowed,
@@ -61,6 +92,12 @@ class FrozenClipConfig(IlaConfig):
 
     model_type = "ila_frozen_clip"
     loads = frozenset({"ila_frozen_clip", "ila", "clip"})
+    vision_kind = FrozenClipVisionConfig
+    sub_configs_defaults = {**IlaConfig.sub_configs_defaults, "vision_config": FrozenClipVisionConfig}
+    uses = (
+        *(use for use in IlaConfig.uses if use.fields != ("alignment_loss_weight",)),
+        Use(("alignment_loss_weight",), lambda config: _uses_alignment(config), ALIGNING, off=0),
+    )
 
     classification_head: Literal["linear"] = "linear"
     decoder_num_layers: int | None = None
@@ -69,14 +106,19 @@ class FrozenClipConfig(IlaConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
-        self.projection_dim = self.vision_config.hidden_size
+        width, given = self.vision_config.hidden_size, self.projection_dim
+        usual = (width, type(self).projection_dim, self.vision_config.projection_dim)
+        if given not in usual:
+            raise ValueError(f"`projection_dim` is {given!r}; allowed: the tower's hidden_size={width}, or none.")
+        self.projection_dim = width
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> "FrozenClipConfig":
         given = {
-            name: kwargs.pop(name) for name in cls.__annotations__ if name in kwargs
+            name: kwargs.pop(name) for name in ("projection_dim", *cls.__annotations__) if name in kwargs
         }  # so that they are validated
-        return super().from_dict({**config_dict, **given}, **kwargs)
+        stored = {name: value for name, value in config_dict.items() if name != "projection_dim"}  # CLIP's
+        return super().from_dict({**stored, **given}, **kwargs)
 
     @property
     def decoder_depth(self) -> int:
@@ -99,6 +141,13 @@ class FrozenClipConfig(IlaConfig):
         if heads is not None and (heads < 1 or width % heads):
             allowed = f"None or a divisor of hidden_size={width}"
             raise ValueError(f"`decoder_num_attention_heads` is {heads!r}; allowed: {allowed}.")
+        if not _uses_alignment(self):
+            require_effects(self.vision_config, ALIGNMENT_USES)
+
+
+def _uses_alignment(config: Any) -> bool:
+    """Return whether tower or decoder have ILA's alignment."""
+    return aligns(config.vision_config) or "alignment" in config.decoder_temporal
 
 
 class TimeConvolution(nn.Conv1d):
@@ -268,7 +317,7 @@ class FrozenClipForVideoClassification(IlaForVideoClassification):
     model = FrozenClipForVideoClassification.from_pretrained("openai/clip-vit-base-patch16", num_frames=8)
     ```
 
-    The alignment has this package's default form; Table 3's "EVL + ILA" is `alignment_fusion="mi_token"`.
+    The alignment has this package's default form; Table 3's "EVL + ILA" is `FrozenClipConfig.paper(...)`.
 
     Before training the decoder knows no order of frames (EVL's temporal modules start with 0): a random query pools
     the features of all frames. The tower then is CLIP but for the mutual-information tokens, around the centre of each

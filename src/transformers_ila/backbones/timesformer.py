@@ -31,12 +31,20 @@ from transformers.utils.generic import can_return_tuple
 
 from ..model.alignment_ila import ImplicitAlignment
 from ..model.configuration_ila import (
+    ALIGNING,
+    ALIGNMENT_USES,
+    MASK_USES,
     IlaConfig,
     IlaVisionConfig,
+    aligns,
     check_model_type,
+    preset_fields,
+    require_classification,
     require_sizes,
     validate_transformer,
+    validated,
 )
+from ..model.effects_ila import Use, fields_in_use, refuse_unknown, require_effects
 from ..model.fusing_ila import FusableModel
 from ..model.label_fields_ila import settle_label_fields, with_label_arguments
 from ..model.loading_ila import refuse_adapter
@@ -68,6 +76,7 @@ class AlignedTimesformerConfig(TimesformerConfig):
     """
 
     model_type = "aligned_timesformer"
+    uses = (*ALIGNMENT_USES, *MASK_USES, Use(("alignment_loss_weight",), aligns, ALIGNING, off=0))
     # The Trainer gathers every output that is not named here over the whole evaluation set.
     keys_to_ignore_at_inference = ["alignment_loss", "hidden_states", "attentions", "interactive_points"]
 
@@ -89,7 +98,9 @@ class AlignedTimesformerConfig(TimesformerConfig):
     label_smoothing: float | int = 0.0
 
     def __post_init__(self, **kwargs: Any) -> None:
-        require_sizes(kwargs)  # now, as the library makes a name for each of `num_labels`
+        refuse_unknown(type(self), list(kwargs))
+        # now, as the library makes a name for each of `num_labels`
+        require_sizes({"num_labels": kwargs.get("num_labels")})
         settle_label_fields(self, kwargs.get("num_labels"))
         super().__post_init__(**kwargs)
 
@@ -106,7 +117,13 @@ class AlignedTimesformerConfig(TimesformerConfig):
         given = {
             name: kwargs.pop(name) for name in cls.__annotations__ if name in kwargs
         }  # so that they are validated
-        return super().from_dict({**with_label_arguments(config_dict, kwargs), **given}, **kwargs)
+        stored = fields_in_use(cls, with_label_arguments(config_dict, kwargs), {**kwargs, **given}, warn=True)
+        return validated(super().from_dict({**stored, **given}, **kwargs))
+
+    @classmethod
+    def paper(cls, **kwargs: Any) -> "AlignedTimesformerConfig":
+        """Make the configuration with the alignment that the paper's equations describe; see `IlaConfig.paper`."""
+        return cls(**preset_fields(cls, "paper", kwargs))
 
     class_names = IlaConfig.class_names
     validate_labels = IlaConfig.validate_labels
@@ -137,6 +154,14 @@ class AlignedTimesformerConfig(TimesformerConfig):
         """Raise a ValueError as `IlaVisionConfig.validate_alignment` does."""
         shared: Any = self  # has the fields that are checked there
         IlaVisionConfig.validate_alignment(shared)
+
+    def validate_classes(self) -> None:
+        """Raise a ValueError for a problem that is no classification, or a number of classes that has no effect."""
+        require_classification(self)
+
+    def validate_effects(self) -> None:
+        """Raise a ValueError for a field that has no effect beside the others, and another value than its default."""
+        require_effects(self)
 
     def validate_losses(self) -> None:
         """Raise a ValueError for a loss weight or label smoothing that is out of its range."""
@@ -354,7 +379,8 @@ class AlignedTimesformerForVideoClassification(NamedClasses, _AlignedTimesformer
         return outputs
 
     def classify(self, video_outputs: AlignedTimesformerOutput) -> torch.Tensor:
-        """Turn the output of `get_video_features` into logits (B, K)."""
+        """Turn the output of `get_video_features` into logits (B, K); ValueError as in `require_classification`."""
+        require_classification(self.config)
         return self.classifier(video_outputs.pooler_output)
 
     def constant_class_features(self) -> AbstractContextManager[None]:

@@ -24,7 +24,7 @@ from ..conversion.published import PUBLISHED
 from ..cost import cost, count, count_gmacs, growth, matching_exponents
 from ..data.class_names import DATA_SETS
 from ..evaluation.inference import CLASSIFIERS, classifier_config, named_in_errors, require_checkpoint
-from ..model.configuration_ila import CLIP_SIZES, IlaConfig
+from ..model.configuration_ila import CLIP_SIZES, PRESETS, IlaConfig
 from ..model.temporal_ila import TEMPORAL_MODULES
 
 
@@ -131,7 +131,7 @@ def print_growth(size: str) -> None:
     """Print GMACs of each module alone, and the exponents with which they grow with frames and with patches."""
     print(f"{'module, ' + size + ', 8 frames':40}{'GMACs':>8}{'frames^':>10}{'patches^':>10}")
     forms = {module: {"temporal_module": module} for module in TEMPORAL_MODULES}
-    forms |= {"ila": {"alignment_fusion": "mi_token"}, "ila, interaction": {"alignment_fusion": "interaction"}}
+    forms |= {"ila": PRESETS["paper"], "ila, interaction": {"alignment_fusion": "interaction"}}
     for name, fields in forms.items():
         found = growth(IlaConfig.from_clip_size(size, num_labels=10, **fields))
         print(f"{name:40}{found.gmacs:8.2f}{found.frames_exponent:10.2f}{found.patches_exponent:10.2f}", flush=True)
@@ -151,7 +151,7 @@ def compare_modules() -> None:
     forms: list[tuple[str, dict[str, str], int | None]] = [
         (name, {"temporal_module": name}, PAPER_TABLE_4.get(name)) for name in ("none", *TEMPORAL_MODULES)
     ]
-    token = {"alignment_fusion": "mi_token"}
+    token = PRESETS["paper"]
     forms += [("ila", token, 40), ("ila, window attention", {**token, "alignment_operator": "window_attention"}, 114)]
     table_9 = {"add": 44, "concat": 45, "residual": None, "interaction": None}
     forms += [(f"ila, {name}", {"alignment_fusion": name}, paper) for name, paper in table_9.items()]
@@ -203,7 +203,7 @@ def print_tables() -> None:
     heading = f"{'data set':24}{'model':14}{'frames':>6}{'GMACs':>10}{'paper':>8}{'ratio':>8}"
     print(heading + f"{'params (M)':>12}{'released':>10}")
     for checkpoint in PUBLISHED:
-        paper, released = count(checkpoint.config(alignment_fusion="mi_token")), count(checkpoint.config())
+        paper, released = count(checkpoint.config(**PRESETS["paper"])), count(checkpoint.config())
         row = f"{DATA_SETS[checkpoint.data_set].title:24}ILA-{checkpoint.size:10}{checkpoint.num_frames:6}"
         ratio = paper.gmacs / checkpoint.gmacs
         row += f"{paper.gmacs:10.1f}{checkpoint.gmacs:8}{ratio:8.3f}{paper.parameters:12.1f}{released.gmacs:10.1f}"

@@ -21,6 +21,7 @@ from transformers import set_seed
 from ..data.video_folder import VideoFolder, find_videos, hold_out
 from ..evaluation.inference import named_in_errors, require_checkpoint
 from ..files import only_writer
+from ..markup import plain_line
 from ..model.configuration_ila import IlaConfig
 from ..model.label_fields_ila import label_fields
 from ..model.modeling_ila import IlaForVideoClassification
@@ -239,10 +240,10 @@ def _run(args: DemoOptions) -> int:
         f"Held-out accuracy {metrics['eval_accuracy']:.1%} on {len(evaluation)} videos; chance {1 / len(labels):.1%}."
     )
     video, truth = evaluation[args.seed % len(evaluation)]
-    print(f"{video}, in a fresh process through pipeline('video-classification'):")
+    print(f"{plain_line(video, None)}, in a fresh process through pipeline('video-classification'):")
     for rank, answer in enumerate(classify_in_fresh_process(folder, video), 1):
-        print(f"  {rank}. {answer['label']:28} {answer['score']:.3f}")
-    print(f"  truth: {labels[truth]}")
+        print(f"  {rank}. {plain_line(answer['label']):28} {answer['score']:.3f}")
+    print(f"  truth: {plain_line(labels[truth])}")
     picture = Path(args.output) / "alignment.png"
     draw(folder, video, picture)
     print(f"Frames, masks and interactive points: {picture}")

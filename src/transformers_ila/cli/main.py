@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from transformers.utils import logging
 
 from ..distributed import RemoteRankError
+from ..markup import plain_line
 from ..model.video_urls_ila import redact
 from .parsing import HELP, help_text, read_options
 
@@ -76,5 +77,5 @@ def read_verb(verb: ModuleType, arguments: Sequence[str]) -> Sequence[Any]:
 
 def _failed(name: str, error: BaseException) -> int:
     logger.debug(f"ila {name} failed.", exc_info=True)
-    print(f"ila {name}: error: {' '.join(redact(str(error)).split()) or type(error).__name__}", file=sys.stderr)
+    print(f"ila {name}: error: {plain_line(redact(str(error)), None) or type(error).__name__}", file=sys.stderr)
     return 2

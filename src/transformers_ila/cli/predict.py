@@ -24,6 +24,7 @@ from ..evaluation.inference import load_trained, require_checkpoint
 from ..evaluation.options import LabelOptions
 from ..evaluation.prediction import Summary, count_share, iter_labels, label_videos, own_share
 from ..evaluation.report_files import check_folder_can_be_made
+from ..markup import plain_line
 
 
 EXAMPLES = (
@@ -100,10 +101,11 @@ def interrupted_by_sigterm() -> Iterator[None]:
 
 def table(row: dict[str, Any]) -> str:
     """Return the lines that are printed for a video: its name, and a label with its probability in each."""
+    video = plain_line(row["video"], None)
     if row["reason"] is not None:
-        return f"{row['video']}\n   unreadable: {' '.join(row['reason'].split())}"
-    lines = [f"{score:9.2%}  {label}" for label, score in zip(row["labels"], row["scores"])]
-    return "\n".join([row["video"], *lines])
+        return f"{video}\n   unreadable: {plain_line(row['reason'], None)}"
+    lines = [f"{score:9.2%}  {plain_line(label)}" for label, score in zip(row["labels"], row["scores"])]
+    return "\n".join([video, *lines])
 
 
 def print_summary(summary: Summary, output: str | None, rank: Rank) -> None:

@@ -50,15 +50,16 @@ class PublishOptions:
 def show(checked: "CheckedFolder") -> None:
     """Print what would be uploaded, and what the card says of the licence."""
     from ..hub.facts import NO_LICENCE, read_facts
+    from ..markup import plain_line
 
     print(f"Checked: without the package it gives a clip {checked.answer['label']!r} ({checked.answer['score']:.3f}).")
     for name, size in checked.files.items():
-        print(f"  {size / 1e6:10.3f} MB  {name}")
+        print(f"  {size / 1e6:10.3f} MB  {plain_line(name)}")
     print(f"  {sum(checked.files.values()) / 1e6:10.3f} MB  in {len(checked.files)} files")
     if checked.left_out:
-        print(f"Left out: {', '.join(checked.left_out)}.")
+        print(f"Left out: {', '.join(map(plain_line, checked.left_out))}.")
     licence = read_facts(checked.card).licence
-    print(f"Licence in the card: {licence or 'none'}.")
+    print(f"Licence in the card: {plain_line(licence or 'none')}.")
     if licence is None:
         print(
             f"`ila card --model {checked.folder} --license apache-2.0` states one, for weights that are yours to give."

@@ -20,12 +20,11 @@ from typing import Any
 
 from transformers.utils import logging
 
-from ..model.video_reading_ila import why_no_path
+from ..model.video_reading_ila import VIDEO_SUFFIXES, why_no_path
 from .data_sets import SSV2_LABELS, files_of_splits, read_class_folders, read_kinetics, read_ssv2
 from .lists import (
     COMMENT,
     TO_SUFFIX,
-    VIDEO_SUFFIXES,
     begin_of_numbers,
     header_columns,
     is_class_table,

@@ -4,6 +4,8 @@ Every video is decoded to its end, in worker processes: a decoder that crashes o
 Results go to a journal as they come, so that an interrupted scan goes on where it stopped.
 """
 
+import csv
+import io
 import json
 import logging
 import multiprocessing
@@ -22,7 +24,6 @@ from pathlib import Path
 from typing import Literal
 
 from ..files import atomic_write
-from ..markup import csv_text
 from ..model.video_reading_ila import IlaVideoMetadata, ReadLimits, VideoDecodingError, check_video
 
 
@@ -291,16 +292,20 @@ def _checked(path: str, check: Check, limits: ReadLimits) -> VideoCheck:
 def write_report(checks: Iterable[VideoCheck], file: Path, *, min_frames: int) -> None:
     """Write one row (`COLUMNS`) per video as CSV or JSON, by the file's suffix; all of it or nothing.
 
-    Names that are not UTF-8 keep their bytes in CSV: read it with `errors="surrogateescape"`.
+    Names that are not UTF-8 keep their bytes in CSV: read it with `errors="surrogateescape"`. No cell is a
+    spreadsheet's formula: paths are absolute, and reasons begin with words.
     """
     rows = [asdict(check) | {"status": check.status(min_frames=min_frames)} for check in checks]
     rows = [{column: row[column] for column in COLUMNS} for row in rows]
+    table = io.StringIO()
     if file.suffix.lower() == ".json":
-        text = json.dumps(rows, indent=1)
+        json.dump(rows, table, indent=1)
     else:
-        text = csv_text([COLUMNS, *(list(row.values()) for row in rows)], line_end="\r\n")
+        writer = csv.DictWriter(table, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
     with atomic_write(file, "wb") as opened:
-        opened.write(text.encode("utf-8", "surrogateescape"))
+        opened.write(table.getvalue().encode("utf-8", "surrogateescape"))
 
 
 def write_clean_list(listed: Iterable[tuple[bytes, str | None]], file: Path, *, unusable: set[str]) -> None:

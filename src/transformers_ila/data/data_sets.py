@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 from transformers.utils import logging
 
-from ..model.video_reading_ila import IMAGE_SUFFIXES
-from .lists import VIDEO_SUFFIXES, is_video_name, kind_of_file, warn_of_left_out
+from ..model.video_reading_ila import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from .lists import is_video_name, kind_of_file, warn_of_left_out
 from .samples import SPLITS, Annotations, LabelMap, Labels, Sample, SampleCollector, VideoRoot, classes_of
 from .text import Line, Text, annotation_error, nonblank_lines, parse_json, place_of, preview, read_text
 

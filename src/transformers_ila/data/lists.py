@@ -30,6 +30,7 @@ from typing import NamedTuple
 
 from transformers.utils import logging
 
+from ..model.video_reading_ila import VIDEO_SUFFIXES
 from ..model.video_urls_ila import redact
 from .samples import Annotations, LabelMap, Labels, Sample, SampleCollector, VideoRoot, classes_of
 from .text import (
@@ -52,10 +53,6 @@ from .text import (
 logger = logging.get_logger(__name__)
 
 
-VIDEO_SUFFIXES = (
-    ".3gp", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts",
-    ".vob", ".webm", ".wmv",
-)  # fmt: skip
 COMMENT = re.compile(r"#(?:[ \t]|$)|sep=[,;]?$")  # `sep=;` tells a spreadsheet what separates
 COLUMN = re.compile(r"[A-Za-z_ -]+")
 NO_NAME = re.compile(r"$|Unnamed: \d+$")  # of the column with the numbers of rows, by pandas
@@ -66,10 +63,10 @@ PATH_WORDS = frozenset(
 )
 NAME_WORDS = frozenset("id ids key name names".split())  # of the path or of a label
 COLUMN_WORDS = frozenset(
-    "abs absolute action actions activity category categories class classes classid classname cls count dir directory "
-    "duration end fold fps frame framecount frames full gt height idx index input label labels length nframes num "
-    "number numframes of rel relative set source split start stop subset target targets time to total truth uid url "
-    "width youtube".split()
+    "abs absolute action actions activity annotation annotations categories category class classes classid classname "
+    "cls count dir directory duration emotion end event fold fps frame framecount frames full gesture gloss gt height "
+    "idx index input label labels length nframes num number numframes of rel relative set sign source split start "
+    "stop subset tag tags target targets time to total truth uid url verb width y youtube".split()
 ).union(PATH_WORDS, NAME_WORDS)
 SEPARATOR = re.compile(rf"{BETWEEN}+")
 NUMBER = re.compile(r"[+-]?[0-9]+")
@@ -208,7 +205,7 @@ def _is_header(line: Line, written: str, end: int, folder: str, class_names: Col
     """Return whether a line names columns, not a video. A folder may have a column's name, a video may not.
 
     Raises:
-        AnnotationError: it names columns, of which the first is not the path.
+        AnnotationError: it names columns, of which the first is not the path, or it may be the header of one class.
     """
     columns = header_columns(line.text, class_names)
     names = [name for name, _ in columns]
@@ -217,9 +214,12 @@ def _is_header(line: Line, written: str, end: int, folder: str, class_names: Col
     path = os.path.join(folder, written)
     if os.path.isfile(path) or (end == len(line.text) and os.path.isdir(path)):
         return False
+    cells = cells_of(line.text)
     if unquoted(line.text[end:].strip(SEPARATORS)) in class_names:
+        if len(cells) > 1 and _has_words(cells[0][0], PATH_WORDS | NAME_WORDS):
+            raise line.fault(0, f"there is no video {cells[0][0]!r}, and a header of labels is `path,label`")
         return False
-    for name, position in columns[1:] if len(cells_of(line.text)) > 1 else ():
+    for name, position in columns[1:] if len(cells) > 1 else ():
         if _has_words(name, PATH_WORDS) and not _has_words(names[0], PATH_WORDS):
             raise line.fault(position, f"the path must be the first column, and it is {name!r} here")
     return bool(columns)
@@ -231,10 +231,8 @@ def header_columns(text: str, class_names: Collection[str] = ()) -> list[tuple[s
     A header has words of columns in every cell, or behind the path names of two or more classes (`is_class_table`),
     which must be known where blanks alone separate them.
     """
-    columns = cells_of(text.removeprefix("#").rstrip(SEPARATORS))
-    is_table = len(columns) > 1
-    if not is_table:
-        columns = [(unquoted(token[0]), token.start()) for token in TOKEN.finditer(text)]
+    text = text.removeprefix("#").rstrip(SEPARATORS)
+    columns, is_table = cells_of(text, blanks=True), len(cells_of(text)) > 1
     names = [name for name, _ in columns]
     if is_class_table(names, class_names) and (is_table or set(names[1:]) <= set(class_names)):
         return columns
@@ -380,12 +378,12 @@ def _class_columns(line: Line, classes: LabelMap, *, columns: int) -> list[str]:
             raise line.fault(cells[columns][1], f"a table with {columns} columns is read, and this is another column")
         return []
     for name, position in cells[1:]:
+        if names.count(name) > 1:
+            raise line.fault(position, f"the class {name!r} stands there twice")
         if classes.names is not None:
             classes.named(name, line, position)
         elif _has_words(name, COLUMN_WORDS):
             raise line.fault(position, f"a table with {columns} columns is read, and {name!r} is another column")
-        elif names.count(name) > 1:
-            raise line.fault(position, f"the class {name!r} stands there twice")
     if classes.names is None and not classes.multi_label:
         raise line.fault(
             cells[1][1],
@@ -398,9 +396,7 @@ def _class_columns(line: Line, classes: LabelMap, *, columns: int) -> list[str]:
 def _labels_of_row(line: Line, start: int, table: list[str], classes: LabelMap) -> tuple[int, ...]:
     """Return the indices of the classes below whose names a line has 1."""
     text = line.text[start:].strip(SEPARATORS)
-    cells = (
-        cells_of(text) if len(cells_of(text)) > 1 else [(token[0], token.start()) for token in TOKEN.finditer(text)]
-    )
+    cells = cells_of(text, blanks=True)
     begin = line.text.index(text, start)
     if len(cells) != len(table):
         raise line.fault(begin, f"{len(cells)} cells stand behind the path, where the header has {len(table)} classes")
@@ -416,6 +412,10 @@ def _labels_of_row(line: Line, start: int, table: list[str], classes: LabelMap) 
 def _labels_of_line(line: Line, start: int, classes: LabelMap) -> tuple[int, ...]:
     if hole := EMPTY_CELL.search(line.text.rstrip(SEPARATORS), start):
         raise line.fault(hole.end() - 1, "the cell before this separator is empty")
+    if start == len(line.text):
+        first, *others = cells_of(line.text)
+        if others and _has_words(first[0], PATH_WORDS | NAME_WORDS):
+            raise line.fault(start, f"there is no label behind the path {line.text!r}; a header is `path,label`")
     return classes.indices(line, start)
 
 

@@ -12,7 +12,8 @@ from typing import Any, BinaryIO, Self
 
 from transformers.utils import logging
 
-from .lists import VIDEO_SUFFIXES, kind_of_file, warn_of_left_out
+from ..model.video_reading_ila import VIDEO_SUFFIXES
+from .lists import kind_of_file, warn_of_left_out
 from .samples import (
     SPLITS,
     Annotations,

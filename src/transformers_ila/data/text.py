@@ -121,14 +121,16 @@ def unquoted(text: str) -> str:
     return text
 
 
-def cells_of(text: str) -> list[tuple[str, int]]:
+def cells_of(text: str, *, blanks: bool = False) -> list[tuple[str, int]]:
     """Return the cells of a row, without blanks and quotes, and where each begins; empty ones count.
 
-    Tabs separate them, else semicolons, else commas; a text with none of these is one cell.
+    Tabs separate them, else semicolons, else commas; a text with none of these is one cell, or with `blanks` as many
+    as blanks separate.
     """
     cell = next((cell for mark, cell in CELLS.items() if mark in text), None)
     if cell is None:
-        return [(unquoted(text), 0)]
+        tokens = [(unquoted(token[0]), token.start()) for token in TOKEN.finditer(text)]
+        return tokens if blanks else [(unquoted(text), 0)]
     cells, found = [], cell.match(text)
     while found is not None:
         cells.append((unquoted(found[1].rstrip(" ")), found.start(1)))

@@ -63,7 +63,7 @@ class InferenceOptions:
         },
     )
     random_frames: bool = field(
-        default=False, metadata={"help": "draw the frames at random from --seed, as the official release does"}
+        default=False, metadata={"help": "draw the frames at random from --seed, as the official release trains"}
     )
     seed: int = field(default=0, metadata={"help": "seed of random frames and of shuffled ones"})
     fuse: bool = field(default=True, metadata={"help": "compute with `model.fuse()` where that is possible"})
@@ -122,6 +122,8 @@ class LabelOptions(InferenceOptions):
         super().__post_init__()
         _require_one_of("format", self.format, RESULT_FORMATS)
         _require_whole_number("top_k", self.top_k, least=1)
+        if self.seed and not self.random_frames:
+            raise ValueError(f"seed is {self.seed} and would have no effect; allowed: 0, or random_frames beside it.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,6 +150,9 @@ class ProbeOptions(InferenceOptions):
             raise ValueError(f"probes must be some of {', '.join(PROBES)}, got {list(self.probes)}.")
         if self.weight_decay_seed is not None:
             _require_whole_number("weight_decay_seed", self.weight_decay_seed, least=0)
+            if "linear" not in self.probes:
+                found = f"weight_decay_seed is {self.weight_decay_seed} and would have no effect"
+                raise ValueError(f"{found}; allowed: None, or the linear probe among probes {list(self.probes)}.")
 
 
 def _require_one_of(name: str, value: Any, allowed: Any) -> None:

@@ -94,6 +94,9 @@ LIMITS = (
     "Every video gets one of the labels, also one that shows none; a score is not a probability of being right.",
     "A clip is a few frames from the whole video: what happens between them is not seen, long videos need cutting.",
 )
+STANDARD_CONVOLUTIONS = (
+    " (two 3x3 convolutions in place of the separable one, as in the release; the paper's text adds two to it)"
+)
 NOT_MEASURED = "Published for this variant by its authors; nobody has measured it with this package."
 NO_RESULTS = "Nobody has measured an accuracy of this model with this package, or published one."
 
@@ -278,6 +281,8 @@ def _network(config: IlaConfig) -> str:
     temporal = f"`{vision.temporal_module}`"
     if vision.temporal_module == "ila":
         temporal += f", `alignment_fusion={vision.alignment_fusion}`, `alignment_conv={vision.alignment_conv}`"
+    if vision.temporal_module == "ila" and vision.alignment_conv == "standard":
+        temporal += STANDARD_CONVOLUTIONS
     cached = ", class features computed once" if config.classification_head == "text" else ""
     text = f", and {cost.text_parameters:.1f} M in the text tower" if cost.text_parameters else ""
     rows = {

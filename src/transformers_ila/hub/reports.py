@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from huggingface_hub import ModelCard
 
-from ..evaluation.inference import CLASSIFIERS, classifier_config, load_classifier
+from ..evaluation.inference import CLASSIFIERS, classifier_config, load_classifier, named_in_errors
 from ..evaluation.report import describe_preprocessing, fingerprint
 from ..evaluation.report_fields import check_report, no_report
 from ..markup import markdown_text
@@ -48,7 +48,8 @@ def card_of_folder(
             f"{str(folder)!r} holds a {kind}; cards are of an IlaForVideoClassification, as `export` takes."
         )
     refuse_adapter(folder)
-    processor = IlaVideoProcessor.from_pretrained(folder)
+    with named_in_errors(folder):
+        processor = IlaVideoProcessor.from_pretrained(folder)
     results = [result for report in reports for result in measured_results(report)]
     for report in reports:
         _check_settings(report, folder, config, processor)

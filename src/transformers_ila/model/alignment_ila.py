@@ -36,7 +36,7 @@ from .pairs_ila import (
 from .temporal_ila import TemporalModule, TemporalOutput, ZeroLinear
 
 
-POINT_RANGE = 0.75  # points are this times tanh, so that a mask's flat top never leaves the frame
+POINT_RANGE = 0.75  # points are this times tanh: with Eq. 6's radius of 0.25 a mask's flat top stays in the frame
 
 
 def mask_profile(distance: torch.Tensor, *, eta: float, delta: float, beta: float) -> torch.Tensor:
@@ -67,7 +67,8 @@ def alignment_masks(
     Args:
         points: (..., 2), x and y in [-1, 1].
         height, width: patch rows and columns.
-        distance: "separable" applies Eq. 6 to each axis and multiplies; "euclidean" applies it to the distance.
+        distance: "separable" applies Eq. 6 to each axis and multiplies, over eta, so that the mask is Eq. 6 along
+            either axis; "euclidean" applies it to the distance.
         eta, delta, beta: Eq. 6.
         jitter: when > 0, the mean of the masks of the nine points moved by -jitter, 0 or jitter along each axis.
 
@@ -92,7 +93,7 @@ def alignment_masks(
             across, down = along(points, width).unbind(-2)
         else:
             across, down = along(points[..., 0], width), along(points[..., 1], height)
-        return down[..., :, None] * across[..., None, :]
+        return down[..., :, None] * (across / eta)[..., None, :]  # each has the height eta; their product has it once
     across, down = distances(points[..., 0], width), distances(points[..., 1], height)
     squared = down[..., :, None, :, None].square() + across[..., None, :, None, :].square()
     positive = squared > 0  # the root has no gradient at 0

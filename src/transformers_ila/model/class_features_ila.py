@@ -1,16 +1,24 @@
-"""The text features of the classes: kept while the text tower is frozen, computed in every call while it is trained.
+"""The text features of the classes, of tokens or ready ones, and when those of tokens are computed.
+
+They are kept while the text tower is frozen, and computed in every call while it is trained.
 
 Shapes: `K` classes, `E` projection.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import nn
+from torch.nn import functional as F
+from transformers.utils import logging
 
-from .class_names_ila import end_of_text
+from .class_names_ila import alike_features, alike_tokens, end_of_text, placeholder_class_input_ids
+from .label_fields_ila import check_labels, names_of, numbered_names
+
+
+logger = logging.get_logger(__name__)
 
 
 class ClassTextFeatures:
@@ -24,6 +32,11 @@ class ClassTextFeatures:
     get_text_features: Any
     register_buffer: Any
     register_load_state_dict_post_hook: Any
+    logit_scale: Any
+    _buffers: Any
+    _name_classes: Any
+    _require_text_head: Any
+    _require_text_tower: Any
     _kept_class_features: torch.Tensor | None
     # They are in no checkpoint, and each process computes its own, so DistributedDataParallel need not send them.
     _ddp_params_and_buffers_to_ignore: ClassVar[list[str]] = ["_kept_class_features"]
@@ -36,6 +49,113 @@ class ClassTextFeatures:
         for part in (self, getattr(self, "text_model", None), getattr(self, "text_projection", None)):
             if part is not None:
                 part.register_load_state_dict_post_hook(self._refresh_after_loading)
+
+    def set_class_input_ids(self, input_ids: torch.Tensor, labels: Iterable[str] | None = None) -> None:
+        """Set the classes' tokens.
+
+        Args:
+            input_ids: (K, length), length at most the text tower's; shorter ones are padded with 0 behind. Each row
+                ends with the text tower's `eos_token_id`, where its feature is read.
+            labels: K names; by default the present ones, or `LABEL_0`... where K changes.
+
+        Raises:
+            ValueError: no text head, no text tower, another rank, too long, no integers, ids outside the vocabulary,
+                or two rows that the text tower reads alike.
+        """
+        self._require_text_head("set_class_input_ids")
+        self._require_text_tower("set_class_input_ids")
+        ids, config = as_tensor(input_ids, "input_ids"), self.config.text_config
+        limit, vocabulary = config.max_position_embeddings, config.vocab_size
+        integers = not (ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool)
+        if ids.ndim != 2 or not integers or not 0 < ids.shape[1] <= limit or len(ids) == 0:
+            shape, dtype = tuple(ids.shape), ids.dtype
+            raise ValueError(f"`input_ids` must be integers of shape (classes, 1 to {limit}), got {shape} of {dtype}.")
+        ids = ids.long()
+        if ids.min() < 0 or ids.max() >= vocabulary:
+            found = f"{ids.min().item()} to {ids.max().item()}"
+            raise ValueError(f"`input_ids` must lie between 0 and {vocabulary - 1} (vocab_size), got {found}.")
+        names = self._checked_names(len(ids), labels)
+        _refuse_alike("input_ids", alike_tokens(ids, config), names)
+        if config.eos_token_id != 2 and not (ids == config.eos_token_id).any(-1).all():
+            logger.warning(
+                f"`input_ids` have rows without the text tower's `eos_token_id`, {config.eos_token_id}: only the "
+                "first token of such a row is read."
+            )
+        self._name_classes(names)
+        self._use_class_features("tokens", "class_input_ids", F.pad(ids, (0, limit - ids.shape[1])))
+
+    def set_class_embeddings(self, embeds: torch.Tensor, labels: Iterable[str] | None = None) -> None:
+        """Set ready text features of the classes; the text tower is not used any more.
+
+        Args:
+            embeds: (K, E) floating-point numbers, not 0 in a whole row; their length counts with the prompt only.
+            labels: K names; by default the present ones, or `LABEL_0`... where K changes.
+
+        Raises:
+            ValueError: no text head, another shape, no finite floating-point numbers, a row of zeros, or two rows that
+                point in one direction.
+        """
+        self._require_text_head("set_class_embeddings")
+        embeds = as_tensor(embeds, "embeds")
+        if embeds.ndim != 2 or embeds.shape[1] != self.config.projection_dim or len(embeds) == 0:
+            shape = tuple(embeds.shape)
+            raise ValueError(f"`embeds` must be (classes, {self.config.projection_dim}), got {shape}.")
+        if not embeds.is_floating_point():
+            raise ValueError(f"`embeds` must be floating-point numbers, got {embeds.dtype}.")
+        names = self._checked_names(len(embeds), labels)
+        embeds = embeds.detach().to(self.logit_scale.dtype)
+        for allowed, wrong in (("finite", ~embeds.isfinite().all(-1)), ("different from 0", (embeds == 0).all(-1))):
+            if wrong.any():
+                row = int(wrong.nonzero()[0])
+                raise ValueError(f"`embeds` must be {allowed}, those of class {names[row]!r} (row {row}) are not.")
+        _refuse_alike("embeds", alike_features(embeds), names)
+        self._name_classes(names)
+        self._use_ready_features(embeds)
+
+    def _checked_names(self, count: int, labels: Iterable[str] | None) -> list[str]:
+        """Return the names of `count` classes: those given, else the present ones, or numbers for another count."""
+        present = names_of(self.config)
+        names = check_labels(labels) if labels is not None else present
+        if labels is None and len(present) != count:
+            names = numbered_names(count)
+        if len(names) != count:
+            raise ValueError(f"`labels` must name {count} classes, got {len(names)}.")
+        return names
+
+    def _use_ready_features(self, embeds: torch.Tensor) -> None:
+        kind: Literal["embeddings", "merged"] = "embeddings" if self.config.has_text_tower else "merged"
+        self._use_class_features(kind, "class_embeds", embeds)
+
+    def _use_class_features(
+        self, kind: Literal["tokens", "embeddings", "merged"], name: str, tensor: torch.Tensor
+    ) -> None:
+        old = [self._buffers.pop(buffer, None) for buffer in ("class_input_ids", "class_embeds")]
+        device = next(buffer.device for buffer in old if buffer is not None)  # weights may be offloaded, buffers stay
+        self.register_buffer(name, tensor.to(device))
+        self.config.class_features = kind
+        if kind != "tokens":
+            self.config.freeze_text_model = True  # nothing passes through that tower any more
+        self.refresh_class_features()
+
+    def _has_placeholders(self) -> bool:
+        ids = self._buffers.get("class_input_ids")
+        return (
+            ids is not None and has_numbers(ids) and torch.equal(ids.cpu(), placeholder_class_input_ids(self.config))
+        )
+
+    def _warn_of_classes(self, missing: set[str]) -> None:
+        """Warn of classes whose scores cannot mean their names."""
+        if self._has_placeholders():
+            logger.warning("The class names are not tokenised, placeholders stand for them: call `set_labels`.")
+        if "class_embeds" in missing:
+            logger.warning(
+                "The classes have no text features yet, random ones stand for them: `set_class_embeddings`."
+            )
+        ids = self._buffers.get("class_input_ids")
+        alike = alike_tokens(ids, self.config.text_config) if ids is not None and has_numbers(ids) else None
+        if alike is not None:
+            first, second = (self.config.id2label[index] for index in alike)
+            logger.warning(f"The stored tokens of {first!r} and {second!r} are read alike: both get the same score.")
 
     def class_text_features(self) -> torch.Tensor:
         """Return the text features of the classes, not normalised: (K, E).
@@ -138,6 +258,23 @@ class ClassTextFeatures:
     def _apply(self, *args: Any, **kwargs: Any) -> "ClassTextFeatures":
         self.refresh_class_features()  # cast or moved
         return super()._apply(*args, **kwargs)  # type: ignore[misc]
+
+
+def as_tensor(values: Any, field: str) -> torch.Tensor:
+    """Return values as a tensor; raise a ValueError that names the field where they are none, such as ragged lists."""
+    try:
+        return torch.as_tensor(values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"`{field}` must be a tensor or rows of equal length: {error}") from error
+
+
+def _refuse_alike(field: str, alike: tuple[int, int] | None, names: list[str]) -> None:
+    if alike is not None:
+        first, second = alike
+        raise ValueError(
+            f"`{field}` must differ between classes, but rows {first} and {second} ({names[first]!r}, "
+            f"{names[second]!r}) are alike: the two classes would always get the same score."
+        )
 
 
 def _are_same(tensors: Sequence[torch.Tensor], others: Sequence[torch.Tensor]) -> bool:

@@ -1,5 +1,6 @@
 """Class names to the text tower's tokens: checked, tokenised as CLIP reads them, and never silently wrong."""
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,7 +17,12 @@ logger = logging.get_logger(__name__)
 
 
 def load_tokenizer(path: Any, **source: Any) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a checkpoint; where there is none, raise a ValueError that says what to do."""
+    """Load the tokenizer of a checkpoint; where there is none, raise a ValueError that says what to do.
+
+    A tokenizer in place of the path, or None, is returned.
+    """
+    if not isinstance(path, (str, os.PathLike)):
+        return path
     try:
         # the library's own class; unset, it asks whether to run the code that lies beside it
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, **source)

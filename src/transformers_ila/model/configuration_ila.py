@@ -1,20 +1,24 @@
 """Configuration of ILA: every architecture number lives here.
 
 `IlaConfig` is `CLIPConfig` with two sub-configurations of our own. A CLIP checkpoint's `config.json` loads as it is:
-what CLIP does not know takes the defaults below, which but for `alignment_fusion` are the paper's (Implicit Temporal
-Modeling with Learnable Alignment for Video Recognition, ICCV 2023). That of an ImageNet ViT loads too
-(`loading_ila.py`).
+what CLIP does not know takes the defaults below. That of an ImageNet ViT loads too (`loading_ila.py`).
+
+The defaults are no published network: the fusion "interaction" is ours, and the masks are those of the published
+checkpoints. `IlaConfig.paper(...)` is the network of the equations (Implicit Temporal Modeling with Learnable
+Alignment for Video Recognition, ICCV 2023), `IlaConfig.released(...)` that of the checkpoints; `docs/paper.md`
+compares all three. A field that has no effect beside the others may only have its default (`effects_ila.py`).
 """
 
 import copy
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
 from transformers.activations import ACT2FN
 
+from .effects_ila import Use, fields_in_use, refuse_unknown, require_effects, with_defaults
 from .label_fields_ila import names_of, settle_label_fields, with_label_arguments, without_label_fields
 from .loading_ila import config_dict_of_vit
 
@@ -33,6 +37,26 @@ CLIP_SIZES: dict[str, tuple[dict[str, int], dict[str, int], int]] = {
 
 
 MULTI_LABEL = "multi_label_classification"  # the `problem_type` of a model that gives a video several labels
+PROBLEM_TYPES = (None, "single_label_classification", MULTI_LABEL)
+
+# The two networks called ILA. The paper names no numbers for Eq. 6 and no jitter; height, flat radius and slope are
+# the published code's in both.
+_EQUATION_6 = {"alignment_eta": 1.0, "alignment_delta": 0.25, "alignment_beta": 1.5}
+_ADJACENT: dict[str, Any] = {"temporal_module": "ila", "alignment_pairing": "adjacent", **_EQUATION_6}
+PRESETS: dict[str, dict[str, Any]] = {
+    "paper": {
+        **_ADJACENT,
+        "alignment_fusion": "mi_token",
+        "alignment_distance": "euclidean",
+        "alignment_jitter": 0.0,
+    },
+    "released": {
+        **_ADJACENT,
+        "alignment_fusion": "residual",
+        "alignment_distance": "separable",
+        "alignment_jitter": 0.2,
+    },
+}
 
 # Fields that decide which network a checkpoint is of; its file says so, whatever a later default becomes.
 ALWAYS_SAVED = ("temporal_module", "alignment_fusion")
@@ -103,6 +127,120 @@ def check_model_type(config_dict: dict[str, Any], path: Any, allowed: Collection
         )
 
 
+def preset_fields(kind: Any, preset: str, given: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of a preset, and those given laid over them; what these leave without an effect is left out.
+
+    Args:
+        kind: the class of a tower's configuration, whose `uses` say what has an effect.
+        preset: a key of `PRESETS`.
+    """
+    return {**fields_in_use(kind, PRESETS[preset], given), **given}
+
+
+def require_classification(config: Any, num_labels: int | None = None) -> None:
+    """Raise a ValueError unless the model learns classes, and can tell them apart.
+
+    One class alone can be learned as a label that a video has or has not; a softmax over it is 1 whatever it sees.
+
+    num_labels: the number of classes that there will be, in place of the configuration's.
+    """
+    problem, smoothing = config.problem_type, config.label_smoothing
+    count = config.num_labels if num_labels is None else num_labels
+    allowed = f"{', '.join(map(repr, PROBLEM_TYPES))}: videos are classified here, and no numbers are learned"
+    _require(problem in PROBLEM_TYPES, field="problem_type", value=problem, allowed=allowed)
+    allowed = f'2 or more, and 1 with problem_type="{MULTI_LABEL}": of a single class the softmax is always 1'
+    _require(count >= (1 if problem == MULTI_LABEL else 2), field="num_labels", value=count, allowed=allowed)
+    allowed = f'0 with problem_type="{MULTI_LABEL}", whose loss has no smoothing'
+    _require(problem != MULTI_LABEL or not smoothing, field="label_smoothing", value=smoothing, allowed=allowed)
+
+
+def validated(loaded: Any) -> Any:
+    """Validate what a `from_dict` returns, a configuration or one with unused arguments, and return it unchanged."""
+    (loaded[0] if isinstance(loaded, tuple) else loaded).validate()
+    return loaded
+
+
+# -- where fields have an effect -------------------------------------------------------------------------------------
+
+
+def aligns(vision: Any) -> bool:
+    """Return whether the tower of a configuration has ILA's alignment, in one layer or more."""
+    return vision.temporal_module == "ila" and (vision.alignment_layers is None or len(vision.alignment_layers) > 0)
+
+
+def _has_module(name: str) -> Callable[[Any], bool]:
+    return lambda vision: vision.temporal_module == name
+
+
+ALIGNING = 'temporal_module="ila" in one layer or more'
+ALIGNMENT_USES: tuple[Use, ...] = (
+    Use(
+        (
+            *("alignment_fusion", "alignment_conv", "alignment_operator", "alignment_pairing"),
+            *("alignment_distance", "alignment_eta", "alignment_delta", "alignment_beta"),
+        ),
+        aligns,
+        ALIGNING,
+    ),
+    Use(("alignment_hidden_size",), aligns, ALIGNING, refused=False),
+    Use(("alignment_jitter",), aligns, ALIGNING, off=0),
+)
+MASK_USES: tuple[Use, ...] = (
+    Use(
+        ("alignment_distance", "alignment_delta"),
+        lambda config: config.alignment_beta > 0,
+        "alignment_beta > 0, as a mask without a slope is flat",
+    ),
+)
+
+
+def _integrates(vision: Any) -> bool:
+    return vision.mit_num_hidden_layers != 0
+
+
+_INTEGRATING = "mit_num_hidden_layers of 1 or more"
+TOWER_USES: tuple[Use, ...] = (
+    Use(("shift_division",), _has_module("shift"), 'temporal_module="shift"'),
+    Use(("ata_dealignment",), _has_module("ata"), 'temporal_module="ata"'),
+    Use(("gta_regions",), _has_module("gta"), 'temporal_module="gta"'),
+    Use(("gta_groups",), _has_module("gta"), 'temporal_module="gta"', refused=False),
+    Use(("alignment_layers",), lambda vision: vision.temporal_module != "none", 'a temporal_module other than "none"'),
+    Use(("mit_intermediate_size",), _integrates, _INTEGRATING),
+    Use(("mit_num_attention_heads",), _integrates, _INTEGRATING, refused=False),
+    Use(("drop_path_rate",), lambda vision: vision.num_hidden_layers > 1, "2 layers or more, as the first has rate 0"),
+)
+
+
+def _has_text_head(config: Any) -> bool:
+    return config.classification_head == "text"
+
+
+def _prompts(config: Any) -> bool:
+    return _has_text_head(config) and config.use_video_prompt
+
+
+_PROMPTING = 'classification_head="text" and use_video_prompt=True'
+
+HEAD_USES: tuple[Use, ...] = (
+    Use(("class_features", "logit_scale_init_value"), _has_text_head, 'classification_head="text"'),
+    Use(
+        (
+            *("prompt_layers", "prompt_alpha", "prompt_hidden_act"),
+            *("prompt_attention_dropout", "prompt_projection_dropout"),
+        ),
+        _prompts,
+        _PROMPTING,
+    ),
+    Use(("prompt_num_attention_heads",), _prompts, _PROMPTING, refused=False),
+    Use(
+        ("freeze_text_model",),
+        lambda config: _has_text_head(config) and config.class_features == "tokens",
+        'classification_head="text" and class_features="tokens", which use the text tower',
+    ),
+    Use(("classifier_dropout",), lambda config: not _has_text_head(config), 'classification_head="linear"', off=0),
+)
+
+
 @strict
 class IlaTextConfig(CLIPTextConfig):
     """Configure CLIP's text tower, unchanged; see `CLIPTextConfig` for the fields."""
@@ -127,13 +265,13 @@ class IlaVisionConfig(CLIPVisionConfig):
         temporal_module: what a layer does across frames. "ila": implicit alignment (Section 3.2). "none": nothing,
             plain CLIP on every frame. Those it is compared with (`temporal_ila.py`): "average", "shift", "message"
             (X-CLIP), "divided" and "joint" (TimeSformer), "ata", "gta".
-        alignment_fusion: how aligned features enter the layer. "mi_token", the paper's network: pooled to one
+        alignment_fusion: how aligned features enter the layer. "mi_token", the paper's form: pooled to one
             mutual-information token that joins the spatial attention (Eq. 3). "interaction", ours and the default: the
             token, and the pairs' features added to the patches (`ImplicitAlignment`), for 1 % more. "residual": added
             to the frames through linear layers, as in the published checkpoints. "add", "concat": added to the
             patches, or appended to them (Table 9).
         alignment_conv: convolution module of Eq. 5. "depthwise_separable" (Kinetics-400, Table 1) or "standard"
-            (Something-Something V2, Table 2 and Appendix A: two more 3x3 convolutions).
+            (Something-Something V2, Table 2: two 3x3 convolutions in its place, where Appendix A adds two).
         alignment_hidden_size: channels of the point head, even; "standard" works on twice as many before it.
         alignment_operator: "conv", or "window_attention" in its place (Table 8).
         alignment_layers: indices of the layers that have the temporal module, `None` for all (Table 7).
@@ -160,6 +298,7 @@ class IlaVisionConfig(CLIPVisionConfig):
     model_type = "ila_vision_model"
     # types of models whose weights have a place
     loads = frozenset({"ila_vision_model", "ila", "ila_frozen_clip", "clip", "clip_vision_model", "vit"})
+    uses = (*ALIGNMENT_USES, *MASK_USES, *TOWER_USES)
 
     image_size: int = 224
     patch_size: int = 32
@@ -190,6 +329,7 @@ class IlaVisionConfig(CLIPVisionConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         kwargs.pop("model_type", None)
+        refuse_unknown(type(self), list(kwargs))
         super().__post_init__(**kwargs)
 
     @classmethod
@@ -203,6 +343,22 @@ class IlaVisionConfig(CLIPVisionConfig):
         if "vision_config" in config_dict:  # of both towers, CLIP's or ours
             config_dict = IlaConfig.from_dict(without_label_fields(config_dict)).vision_config.to_dict()
         return config_dict, unused
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        given = {name: kwargs.pop(name) for name in _VISION_FIELDS if name in kwargs}
+        stored = fields_in_use(cls, config_dict, {**kwargs, **given}, warn=True)
+        return validated(super().from_dict({**stored, **given}, **kwargs))
+
+    @classmethod
+    def paper(cls, **kwargs: Any) -> "IlaVisionConfig":
+        """Make the configuration of the paper's tower; see `IlaConfig.paper`."""
+        return cls(**preset_fields(cls, "paper", kwargs))
+
+    @classmethod
+    def released(cls, **kwargs: Any) -> "IlaVisionConfig":
+        """Make the configuration of the published checkpoints' tower; see `IlaConfig.released`."""
+        return cls(**preset_fields(cls, "released", kwargs))
 
     def to_diff_dict(self) -> dict[str, Any]:
         return {**super().to_diff_dict(), **{name: getattr(self, name) for name in ALWAYS_SAVED}}
@@ -262,6 +418,10 @@ class IlaVisionConfig(CLIPVisionConfig):
             allowed = '"conv" with alignment_conv="standard" or alignment_fusion="residual"'
             _require(plain, field="alignment_operator", value=self.alignment_operator, allowed=allowed)
 
+    def validate_effects(self) -> None:
+        """Raise a ValueError for a field that has no effect beside the others, and another value than its default."""
+        require_effects(self)
+
     def validate_temporal(self) -> None:
         """Raise a ValueError for a number of "shift" or "gta" that is not allowed."""
         width, division, groups = self.hidden_size, self.shift_division, self.gta_groups
@@ -314,6 +474,8 @@ class IlaConfig(CLIPConfig):
 
     model_type = "ila"
     loads = frozenset({"ila", "clip", "vit"})  # types of models whose weights have a place
+    uses = (*HEAD_USES, Use(("alignment_loss_weight",), lambda config: aligns(config.vision_config), ALIGNING, off=0))
+    vision_kind = IlaVisionConfig
     sub_configs_defaults = {"vision_config": IlaVisionConfig, "text_config": IlaTextConfig}
     # The Trainer gathers every output that is not named here over the whole evaluation set.
     keys_to_ignore_at_inference = [
@@ -348,13 +510,16 @@ class IlaConfig(CLIPConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         kwargs.pop("model_type", None)
-        require_sizes({**vars(self), **kwargs})  # now, as the library makes a name for each of `num_labels`
+        # now, as the library makes a name for each of `num_labels`
+        require_sizes({"num_labels": kwargs.get("num_labels")})
         settle_label_fields(self, kwargs.get("num_labels"))
         vision_fields = {name: kwargs.pop(name) for name in _VISION_FIELDS if name in kwargs}
-        for key, config_class in (("vision_config", IlaVisionConfig), ("text_config", IlaTextConfig)):
+        refuse_unknown(type(self), list(kwargs), {"vision_config": self.vision_kind, "text_config": IlaTextConfig})
+        for key, config_class in (("vision_config", self.vision_kind), ("text_config", IlaTextConfig)):
             given = getattr(self, key)
             if isinstance(given, dict):
-                setattr(self, key, copy.deepcopy(given))  # CLIPConfig edits the dictionary it is given
+                own = vision_fields if key == "vision_config" else {}
+                setattr(self, key, {**copy.deepcopy(given), **own})  # CLIPConfig edits the dictionary it is given
             elif given is not None and given.model_type != config_class.model_type:
                 setattr(self, key, config_class(**given.to_dict()))  # CLIP's own class
         super().__post_init__(**kwargs)
@@ -401,8 +566,30 @@ class IlaConfig(CLIPConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> "IlaConfig":
-        vision_fields = {name: kwargs.pop(name) for name in _VISION_FIELDS if name in kwargs}
-        return super().from_dict({**with_label_arguments(config_dict, kwargs), **vision_fields}, **kwargs)
+        stored = cls.fields_in_use(with_label_arguments(config_dict, kwargs), kwargs, warn=True)
+        given = {name: kwargs.pop(name) for name in _VISION_FIELDS if name in kwargs}
+        return validated(super().from_dict({**stored, **given}, **kwargs))
+
+    @classmethod
+    def fields_in_use(cls, stored: dict[str, Any], given: dict[str, Any], *, warn: bool = False) -> dict[str, Any]:
+        """Return stored fields without those that given ones replace in the tower, or leave without an effect.
+
+        Args:
+            stored, given: fields as `IlaConfig(...)` takes them.
+            warn: name in a warning, once, what is left out for having no effect.
+        """
+        stored, kind, vision = dict(stored), cls.vision_kind, stored.get("vision_config")
+        if vision is None or isinstance(vision, dict):
+            inner, asked = vision or {}, {name: value for name, value in given.items() if name in _VISION_FIELDS}
+            if isinstance(given.get("vision_config"), dict):
+                asked = {**given["vision_config"], **asked}
+            top = {name: stored.pop(name) for name in _VISION_FIELDS if name in stored}
+            inner = fields_in_use(kind, inner, {**top, **asked}, warn=warn)
+            top = {name: value for name, value in top.items() if name not in asked}
+            top = fields_in_use(kind, top, {**inner, **asked}, warn=warn)
+            stored |= top if vision is None else {"vision_config": inner, **top}
+            vision = with_defaults(kind, {**inner, **top, **asked})
+        return fields_in_use(cls, stored, given, warn=warn, vision_config=vision)
 
     @classmethod
     def from_clip_size(cls, size: str, **kwargs: Any) -> "IlaConfig":
@@ -432,6 +619,34 @@ class IlaConfig(CLIPConfig):
         """Raise a ValueError unless `id2label` and `label2id` say one list of class names, numbered from 0."""
         names_of(self)
 
+    @classmethod
+    def paper(cls, size: str | None = None, **kwargs: Any) -> "IlaConfig":
+        """Make the configuration of the network that the paper's equations describe.
+
+        Aligned features become one mutual-information token (Eq. 3), masks fall with the Euclidean distance from a
+        point (Eq. 6), and nothing jitters. Convolution and head differ per data set: the defaults are Kinetics-400's,
+        Something-Something V2 has `classification_head="linear"` and `alignment_conv="standard"`.
+
+        Args:
+            size: a tower as `from_clip_size` takes it; `None` for the sizes that `kwargs` say.
+            kwargs: any field; it wins.
+        """
+        return cls._from_preset("paper", size, kwargs)
+
+    @classmethod
+    def released(cls, size: str | None = None, **kwargs: Any) -> "IlaConfig":
+        """Make the configuration of the published checkpoints' network; arguments as for `paper`.
+
+        Aligned features are added to the frames, masks are products of two that fall along each axis, and in training
+        they are means over points that jitter. `docs/paper.md` lists what else differs.
+        """
+        return cls._from_preset("released", size, kwargs)
+
+    @classmethod
+    def _from_preset(cls, preset: str, size: str | None, kwargs: dict[str, Any]) -> "IlaConfig":
+        kwargs = {**cls.fields_in_use(PRESETS[preset], kwargs), **kwargs}
+        return cls(**kwargs) if size is None else cls.from_clip_size(size, **kwargs)
+
     def validate_towers(self) -> None:
         """Validate the configurations of both towers."""
         self.vision_config.validate()
@@ -452,6 +667,14 @@ class IlaConfig(CLIPConfig):
             divides = value is None or (value >= 1 and width % value == 0)
             _require(divides, field=field, value=value, allowed=f"None or a divisor of projection_dim={width}")
         _require(self.prompt_layers >= 1, field="prompt_layers", value=self.prompt_layers, allowed="1 or more")
+
+    def validate_classes(self) -> None:
+        """Raise a ValueError for a problem that is no classification, or a number of classes that has no effect."""
+        require_classification(self)
+
+    def validate_effects(self) -> None:
+        """Raise a ValueError for a field that has no effect beside the others, and another value than its default."""
+        require_effects(self)
 
     def validate_losses(self) -> None:
         """Raise a ValueError for a loss weight, label smoothing or dropout that is out of its range."""

@@ -32,7 +32,7 @@ class FusableModel:
             ValueError: on adapters, forward hooks, and offloaded, sharded or quantised weights, naming the module; on
                 the snapshot for `train()`, `requires_grad_()`, `freeze_text_model()`, `freeze_vision_model()`,
                 `save_pretrained()`, `push_to_hub()`, `load_state_dict()`, `resize_positions()`, `merge_text_tower()`,
-                and for `set_labels()` where a linear head would start anew.
+                and for `set_labels()` where rows of a linear head would move or start anew.
         """
         return fuse(self)
 

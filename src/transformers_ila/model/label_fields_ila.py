@@ -126,7 +126,7 @@ def _ordered(pairs: list[tuple[Any, Any]], field: str) -> list[str]:
     if len(by_index) != len(pairs) or set(by_index) != set(range(len(pairs))):
         found = [index for index, _ in pairs[:9]]
         raise ValueError(f"`{field}` must number its classes 0 to {len(pairs) - 1}, got the indices {found}.")
-    return check_labels([by_index[index] for index in range(len(pairs))], field) if pairs else []
+    return check_labels([by_index[index] for index in range(len(pairs))], field)
 
 
 def _index(value: Any) -> int | None:

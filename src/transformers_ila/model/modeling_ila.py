@@ -1,8 +1,8 @@
 """ILA: CLIP turned into a video recogniser by aligning neighbouring frames.
 
 What is unusual about this model:
-- There is no attention over time inside the tower. Every layer aligns each frame with its neighbour
-  (`alignment_ila.py`); in the paper's network one token of what they share joins the frame's spatial attention.
+- ILA's tower has no attention over time. Every layer aligns each frame with its neighbour (`alignment_ila.py`); in
+  the paper's network one token of what they share joins the frame's spatial attention.
 - Layers work on (B, T, L, D), so the number of frames travels with the tensor.
 - The classes are text: logits are cosines between the video and the class names, which adapt to the video (prompt).
   The tokenised names are part of the checkpoint (`class_input_ids`). While the text tower is frozen their features
@@ -14,10 +14,9 @@ Shapes: `B` videos, `V` views, `T` frames, `h`, `w` patch rows and columns, `L` 
 """
 
 import copy
-import os
 import warnings
 from collections.abc import Iterable
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -35,21 +34,14 @@ from transformers.utils import TransformersKwargs, logging
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from .class_features_ila import ClassTextFeatures, has_numbers
-from .class_names_ila import (
-    alike_features,
-    alike_tokens,
-    load_tokenizer,
-    placeholder_class_input_ids,
-    tokenize_labels,
-)
-from .configuration_ila import MULTI_LABEL, IlaConfig, IlaVisionConfig
+from .class_features_ila import ClassTextFeatures
+from .class_names_ila import load_tokenizer, placeholder_class_input_ids, tokenize_labels
+from .configuration_ila import MULTI_LABEL, IlaConfig, IlaVisionConfig, require_classification
 from .held_weights_ila import FramePositions, PatchProjection
 from .label_fields_ila import (
     check_labels,
     explicit_class_names,
     names_of,
-    numbered_names,
     row_order,
     settle_label_fields,
 )
@@ -459,22 +451,8 @@ class IlaForVideoClassification(NamedClasses, ClassTextFeatures, IlaModel):
         model, info = super()._load_weights(*args, **kwargs)
         model._freeze_as_configured()  # loading made every weight trainable
         model._source = source
-        model.tokenizer = tokenizer if not isinstance(tokenizer, (str, os.PathLike)) else load_tokenizer(tokenizer)
+        model.tokenizer = load_tokenizer(tokenizer)
         return model, info
-
-    def _warn_of_classes(self, missing: set[str]) -> None:
-        """Warn of classes whose scores cannot mean their names."""
-        if self._has_placeholders():
-            logger.warning("The class names are not tokenised, placeholders stand for them: call `set_labels`.")
-        if "class_embeds" in missing:
-            logger.warning(
-                "The classes have no text features yet, random ones stand for them: `set_class_embeddings`."
-            )
-        ids = self._buffers.get("class_input_ids")
-        alike = alike_tokens(ids, self.config.text_config) if ids is not None and has_numbers(ids) else None
-        if alike is not None:
-            first, second = (self.config.id2label[index] for index in alike)
-            logger.warning(f"The stored tokens of {first!r} and {second!r} are read alike: both get the same score.")
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
         """Save as `PreTrainedModel.save_pretrained` does, with the tokenizer, so that `set_labels` works once loaded.
@@ -500,8 +478,15 @@ class IlaForVideoClassification(NamedClasses, ClassTextFeatures, IlaModel):
         return self.tokenizer
 
     def freeze_text_model(self, freeze: bool = True) -> None:
-        """Stop (or with `False` resume) training the text tower and its projection."""
+        """Stop (or with `False` resume) training the text tower and its projection.
+
+        Where no class name passes through a text tower there is nothing to train, which a warning says.
+        """
         self._refuse_if_fused("freeze_text_model")
+        if not (freeze or (self.config.has_text_tower and self.config.class_features == "tokens")):
+            head, features = self.config.classification_head, self.config.class_features
+            logger.warning(f"No text tower is in use (classification_head={head!r}, class_features={features!r}).")
+            freeze = True
         self.config.freeze_text_model = freeze
         self.refresh_class_features()
         if self.config.has_text_tower:
@@ -546,8 +531,8 @@ class IlaForVideoClassification(NamedClasses, ClassTextFeatures, IlaModel):
 
         Args:
             labels: K different names, in the order of the logits.
-            tokenizer: of the text tower; by default the one given before, or that of the checkpoint loaded. Given to
-                a model with ready text features, these make room for the names' tokens.
+            tokenizer: of the text tower, or where to load it from; by default the one given before, or that of the
+                checkpoint loaded. Given to a model with ready text features, these make room for the names' tokens.
             ignore_mismatched_sizes: for other names than those of a linear head or of ready text features: let the
                 head start anew, or tokenise the names instead. A warning says so. An optimizer that was made before
                 still holds the weights from before.
@@ -557,6 +542,7 @@ class IlaForVideoClassification(NamedClasses, ClassTextFeatures, IlaModel):
                 than those of a linear head or ready text features, also where the text tower is gone.
         """
         names = check_labels(labels)
+        require_classification(self.config, len(names))
         if tokenizer is None:
             self._set_labels(names, ignore_mismatched_sizes)
         else:
@@ -584,8 +570,10 @@ class IlaForVideoClassification(NamedClasses, ClassTextFeatures, IlaModel):
     def _tokenize_labels(self, names: list[str], tokenizer: PreTrainedTokenizerBase | None = None) -> None:
         self._require_text_head("set_labels")
         self._require_text_tower("set_labels")
-        self.tokenizer = tokenizer or self.tokenizer or load_tokenizer(self.name_or_path, **self._source)
-        self.set_class_input_ids(tokenize_labels(names, self.tokenizer, self.config.text_config), names)
+        known = self.tokenizer if tokenizer is None else load_tokenizer(tokenizer)
+        used = load_tokenizer(self.name_or_path, **self._source) if known is None else known
+        self.set_class_input_ids(tokenize_labels(names, used, self.config.text_config), names)
+        self.tokenizer = used
 
     def _start_classes(self, names: list[str]) -> None:
         if self.config.classification_head == "linear":
@@ -595,84 +583,6 @@ class IlaForVideoClassification(NamedClasses, ClassTextFeatures, IlaModel):
         else:
             drawn = torch.empty(len(names), self.config.projection_dim).normal_(std=self.config.projection_dim**-0.5)
             self.set_class_embeddings(drawn, names)
-
-    def _has_placeholders(self) -> bool:
-        ids = self._buffers.get("class_input_ids")
-        return (
-            ids is not None and has_numbers(ids) and torch.equal(ids.cpu(), placeholder_class_input_ids(self.config))
-        )
-
-    def set_class_input_ids(self, input_ids: torch.Tensor, labels: Iterable[str] | None = None) -> None:
-        """Set the classes' tokens.
-
-        Args:
-            input_ids: (K, length), length at most the text tower's; shorter ones are padded with 0 behind. Each row
-                ends with the text tower's `eos_token_id`, where its feature is read.
-            labels: K names; by default the present ones, or `LABEL_0`... where K changes.
-
-        Raises:
-            ValueError: no text head, no text tower, another rank, too long, no integers, ids outside the vocabulary,
-                or two rows that the text tower reads alike.
-        """
-        self._require_text_head("set_class_input_ids")
-        self._require_text_tower("set_class_input_ids")
-        ids, config = as_tensor(input_ids, "input_ids"), self.config.text_config
-        limit, vocabulary = config.max_position_embeddings, config.vocab_size
-        integers = not (ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool)
-        if ids.ndim != 2 or not integers or not 0 < ids.shape[1] <= limit or len(ids) == 0:
-            shape, dtype = tuple(ids.shape), ids.dtype
-            raise ValueError(f"`input_ids` must be integers of shape (classes, 1 to {limit}), got {shape} of {dtype}.")
-        ids = ids.long()
-        if ids.min() < 0 or ids.max() >= vocabulary:
-            found = f"{ids.min().item()} to {ids.max().item()}"
-            raise ValueError(f"`input_ids` must lie between 0 and {vocabulary - 1} (vocab_size), got {found}.")
-        names = self._checked_names(len(ids), labels)
-        _refuse_alike("input_ids", alike_tokens(ids, config), names)
-        if config.eos_token_id != 2 and not (ids == config.eos_token_id).any(-1).all():
-            logger.warning(
-                f"`input_ids` have rows without the text tower's `eos_token_id`, {config.eos_token_id}: only the "
-                "first token of such a row is read."
-            )
-        self._name_classes(names)
-        self._use_class_features("tokens", "class_input_ids", F.pad(ids, (0, limit - ids.shape[1])))
-
-    def set_class_embeddings(self, embeds: torch.Tensor, labels: Iterable[str] | None = None) -> None:
-        """Set ready text features of the classes; the text tower is not used any more.
-
-        Args:
-            embeds: (K, E) floating-point numbers, not 0 in a whole row; their length counts with the prompt only.
-            labels: K names; by default the present ones, or `LABEL_0`... where K changes.
-
-        Raises:
-            ValueError: no text head, another shape, no finite floating-point numbers, a row of zeros, or two rows that
-                point in one direction.
-        """
-        self._require_text_head("set_class_embeddings")
-        embeds = as_tensor(embeds, "embeds")
-        if embeds.ndim != 2 or embeds.shape[1] != self.config.projection_dim or len(embeds) == 0:
-            shape = tuple(embeds.shape)
-            raise ValueError(f"`embeds` must be (classes, {self.config.projection_dim}), got {shape}.")
-        if not embeds.is_floating_point():
-            raise ValueError(f"`embeds` must be floating-point numbers, got {embeds.dtype}.")
-        names = self._checked_names(len(embeds), labels)
-        embeds = embeds.detach().to(self.logit_scale.dtype)
-        for allowed, wrong in (("finite", ~embeds.isfinite().all(-1)), ("different from 0", (embeds == 0).all(-1))):
-            if wrong.any():
-                row = int(wrong.nonzero()[0])
-                raise ValueError(f"`embeds` must be {allowed}, those of class {names[row]!r} (row {row}) are not.")
-        _refuse_alike("embeds", alike_features(embeds), names)
-        self._name_classes(names)
-        self._use_ready_features(embeds)
-
-    def _checked_names(self, count: int, labels: Iterable[str] | None) -> list[str]:
-        """Return the names of `count` classes: those given, else the present ones, or numbers for another count."""
-        present = names_of(self.config)
-        names = check_labels(labels) if labels is not None else present
-        if labels is None and len(present) != count:
-            names = numbered_names(count)
-        if len(names) != count:
-            raise ValueError(f"`labels` must name {count} classes, got {len(names)}.")
-        return names
 
     def merge_text_tower(self) -> "IlaForVideoClassification":
         """Store the classes' text features and drop the text tower, in place; what is saved has none either.
@@ -701,19 +611,6 @@ class IlaForVideoClassification(NamedClasses, ClassTextFeatures, IlaModel):
         del self.text_model, self.text_projection
         self.tokenizer = None  # or it would be saved
         return self
-
-    def _use_ready_features(self, embeds: torch.Tensor) -> None:
-        kind: Literal["embeddings", "merged"] = "embeddings" if self.config.has_text_tower else "merged"
-        self._use_class_features(kind, "class_embeds", embeds)
-
-    def _use_class_features(
-        self, kind: Literal["tokens", "embeddings", "merged"], name: str, tensor: torch.Tensor
-    ) -> None:
-        old = [self._buffers.pop(buffer, None) for buffer in ("class_input_ids", "class_embeds")]
-        device = next(buffer.device for buffer in old if buffer is not None)  # weights may be offloaded, buffers stay
-        self.register_buffer(name, tensor.to(device))
-        self.config.class_features = kind
-        self.refresh_class_features()
 
     def _require_text_head(self, caller: str) -> None:
         if self.config.classification_head != "text":
@@ -777,7 +674,8 @@ class IlaForVideoClassification(NamedClasses, ClassTextFeatures, IlaModel):
         return self
 
     def classify(self, video_outputs: IlaVisionModelOutput) -> torch.Tensor:
-        """Turn the output of `get_video_features` into logits (B, K)."""
+        """Turn the output of `get_video_features` into logits (B, K); ValueError as in `require_classification`."""
+        require_classification(self.config)  # it may have been set since the configuration was made
         if self.config.classification_head == "text":
             return self.match(video_outputs, self.class_text_features())[0]
         features = F.normalize(video_outputs.pooler_output, dim=-1)
@@ -802,22 +700,6 @@ class IlaForVideoClassification(NamedClasses, ClassTextFeatures, IlaModel):
 
     def classification_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Compute the cross-entropy, or the binary one for several labels; `targets_ila` says what labels may be."""
+        require_classification(self.config)
         smoothing = self.config.label_smoothing if self.training else 0.0
         return target_loss(logits, labels, problem_type=self.config.problem_type, label_smoothing=smoothing)
-
-
-def as_tensor(values: Any, field: str) -> torch.Tensor:
-    """Return values as a tensor; raise a ValueError that names the field where they are none, such as ragged lists."""
-    try:
-        return torch.as_tensor(values)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"`{field}` must be a tensor or rows of equal length: {error}") from error
-
-
-def _refuse_alike(field: str, alike: tuple[int, int] | None, names: list[str]) -> None:
-    if alike is not None:
-        first, second = alike
-        raise ValueError(
-            f"`{field}` must differ between classes, but rows {first} and {second} ({names[first]!r}, "
-            f"{names[second]!r}) are alike: the two classes would always get the same score."
-        )

@@ -182,7 +182,8 @@ def _as_8_bit_or_float(video: np.ndarray | torch.Tensor) -> torch.Tensor:
         if video.dtype.kind not in "buif":
             raise ValueError(f"Frames need whole numbers, floats or bool, got an array of {video.dtype}.")
         if video.dtype.kind == "f":
-            video = video.astype(np.float32, copy=False)
+            with np.errstate(over="ignore"):  # infinite values are refused below
+                video = video.astype(np.float32, copy=False)
         elif not video.dtype.isnative:
             video = video.astype(video.dtype.newbyteorder("="))
         # torch takes no negative strides and warns of read-only memory

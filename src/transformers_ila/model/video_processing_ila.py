@@ -44,7 +44,7 @@ MAX_VIEWS = 1000  # clips, and crops
 MAX_STRIDE = 1_000_000
 MAX_SIDE = 2**14  # pixels
 MAX_PIXEL_VALUE = 100.0  # in size, after normalisation; those of CLIP end at 2.2
-RESIZE_RATIO = 256 / 224  # short side before the centre crop : crop, as in the paper's test protocol
+RESIZE_RATIO = 256 / 224  # short side before the centre crop : crop, as the release's tests have it
 
 
 # -- the processor ---------------------------------------------------------------------------------------------------
@@ -75,9 +75,10 @@ class IlaVideoProcessor(BaseVideoProcessor):
     """Turn videos into `pixel_values`: (B, T, C, H, W), or (B, V, T, C, H, W) with several views, clip-major.
 
     A video is a path, an http(s) URL, bytes, a binary file object, a dict with "path" or "bytes", a folder of frame
-    images, a 4-D array or tensor (channels first or last), or a list of PIL images or 3-D arrays. A list of videos, of
-    mixed kinds if need be, or a 5-D array is a batch. Frames in memory that already number `num_frames` are taken as
-    they are, unless several clips or random frames are asked for.
+    images, a 4-D array or tensor (channels first or last; `input_data_format` says which where the shape does not), or
+    a list of PIL images or 3-D arrays. `video_frames_ila.py` says what becomes of 16 bits, floats, alpha and EXIF. A
+    list of videos, of mixed kinds if need be, or a 5-D array is a batch. Frames in memory that already number
+    `num_frames` are taken as they are, unless several clips or random frames are asked for.
 
     One crop: short side to `size`, centre crop. Several: short side to the crop, crops evenly along the long side.
 
@@ -156,8 +157,8 @@ class IlaVideoProcessor(BaseVideoProcessor):
     def for_model(cls, config: Any, **kwargs: Any) -> "IlaVideoProcessor":
         """Make the processor that feeds a model of this configuration (`IlaConfig` or `IlaVisionConfig`).
 
-        Frame count, crop and pixel normalisation follow the configuration, the short side the paper's 256 : 224;
-        `kwargs` win over all.
+        Frame count, crop and pixel normalisation follow the configuration. The short side is to the crop as 256 is
+        to 224, as in the release. `kwargs` win over all.
         """
         config = getattr(config, "config", config)
         vision = getattr(config, "vision_config", None) or config
@@ -305,12 +306,13 @@ class IlaVideoProcessor(BaseVideoProcessor):
                     "Frames with values up to 1 are rescaled once more: pass do_rescale=False for them."
                 )
             frames, _, height, width = video.shape
+            sides = _resized(height, width, size) if do_resize else (height, width)
+            shown = f"of {width} x {height} pixels, with sides of {sides[0]} and {sides[1]} after resizing,"
+            limits.check_memory(shown, frames, *sides, bytes_each=video.itemsize)
+            sides = _sides(crop_size) if do_center_crop else sides
+            limits.check_memory("as pixel values", frames * num_crops, *sides, bytes_each=4)
             if do_resize:
-                shown = f"of {width} x {height} pixels, resized to {dict(size)},"
-                limits.check_memory(shown, frames, *_resized(height, width, size), bytes_each=video.itemsize)
                 video = self.resize(video, size=size, resample=resample)
-            height, width = _sides(crop_size) if do_center_crop else video.shape[-2:]
-            limits.check_memory("as pixel values", frames * num_crops, height, width, bytes_each=4)
             crops = self._crop(video, crop_size, num_crops) if do_center_crop else [video]
             views = torch.stack([crop.unflatten(0, (num_clips, -1)) for crop in crops], dim=1)
             views = views.flatten(0, 1)  # (clips * crops, T, C, H, W)

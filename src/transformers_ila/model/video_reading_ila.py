@@ -9,7 +9,6 @@ What is unusual here:
 This file knows the sources; `video_decoding_ila.py` decodes.
 """
 
-import glob
 import io
 import os
 import re
@@ -32,6 +31,10 @@ from .video_urls_ila import copy_bytes, download, is_url, redact
 
 VideoSource = str | Path | bytes | bytearray | memoryview | BinaryIO | dict
 
+VIDEO_SUFFIXES = (
+    ".3gp", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts",
+    ".vob", ".webm", ".wmv",
+)  # fmt: skip
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 PICTURE_STARTS = (b"\xff\xd8\xff", b"\x89PNG", b"BM", b"II*\0", b"MM\0*", b"P5", b"P6", b"RIFF")
 JPEG_AFTER_JPEG = b"\xff\xd9\xff\xd8"
@@ -146,8 +149,9 @@ def why_no_path(path: str) -> str:
         return "neither a regular file nor a folder"
     if "\\" in path and os.sep != "\\":
         return "no such file or folder; backslashes are characters of a name here: write `/` between folders"
-    with_suffix = sorted(glob.glob(glob.escape(path) + ".*"))
-    hint = f"; without its suffix? There is {os.path.basename(with_suffix[0])!r}" if with_suffix else ""
+    suffixes = (written for suffix in VIDEO_SUFFIXES for written in (suffix, suffix.upper()))
+    found = next((suffix for suffix in suffixes if os.path.isfile(path + suffix)), None)
+    hint = "" if found is None else f"; without its suffix? There is {os.path.basename(path) + found!r}"
     return f"no such file or folder{hint}"
 
 

@@ -11,6 +11,20 @@ from transformers.trainer_utils import SchedulerType
 
 SCALARS = ("logit_scale",)  # parameters without any dimension
 
+# Fields of `TrainingArguments` that would have no effect on these models, or a wrong one, and why.
+REFUSED = {
+    "label_smoothing_factor": "it is another loss than the model's own: use `label_smoothing`, of a recipe or of the "
+    "model's configuration",
+    "neftune_noise_alpha": "NEFTune is noise on the embeddings of tokens, and videos have none",
+    "use_liger_kernel": "Liger has kernels for language models only",
+    "liger_kernel_config": "Liger has kernels for language models only",
+    "use_cache": "these models have no cache",
+    "enable_jit_checkpoint": "IlaTrainer writes a checkpoint after SIGTERM without being asked",
+    "optim_target_modules": "what learns at which rate is decided by `parameter_groups`",
+    "length_column_name": "clips have one length, by which nothing is grouped",
+}
+WITH_MIN_LR_RATE = (SchedulerType.COSINE_WITH_MIN_LR, SchedulerType.COSINE_WARMUP_WITH_MIN_LR)
+
 
 @dataclass
 class IlaTrainingArguments(TrainingArguments):
@@ -21,15 +35,16 @@ class IlaTrainingArguments(TrainingArguments):
         parameter_groups: "paper", or "release": the groups of the official code, which freezes CLIP.
         freeze_clip: train only what CLIP does not have (Something-Something V2).
         lr_batch_size: the global batch that `learning_rate` is meant for; another one scales it. None: as given.
-        warmup_epochs: of the schedule; ignored where `warmup_steps` is given.
-        min_lr_rate: where the cosine ends, over the peak.
+        warmup_epochs: of the schedule, in place of `warmup_steps`.
+        min_lr_rate: where the cosine ends, over the peak; in place of `lr_scheduler_kwargs`.
         jitter_decay_epoch: from this epoch on the masks' jitter is halved at each epoch's start; None: never.
         ema_decay: keep a moving average of the weights, and evaluate and save that. None: no average.
         sync_batch_norm: normalise by the statistics of all processes' batches.
         max_unreadable: the share of readings that may fail in training; more ends it, on all processes.
 
     Raises:
-        ValueError: a number out of its range.
+        ValueError: a number out of its range; a field of `TrainingArguments` that would have no effect (`REFUSED`), or
+            two of which one would have none.
     """
 
     _argument_group_name = "optimisation"
@@ -48,7 +63,7 @@ class IlaTrainingArguments(TrainingArguments):
     parameter_groups: str = field(default="paper", metadata={"help": "paper or release"})
     freeze_clip: bool = field(default=False, metadata={"help": "train only what CLIP does not have"})
     lr_batch_size: int | None = field(default=None, metadata={"help": "global batch that learning_rate is meant for"})
-    warmup_epochs: float = field(default=5.0, metadata={"help": "ignored where warmup_steps is given"})
+    warmup_epochs: float = field(default=5.0, metadata={"help": "in place of warmup_steps"})
     min_lr_rate: float = field(default=0.01, metadata={"help": "end of the cosine over its peak"})
     jitter_decay_epoch: int | None = field(default=30, metadata={"help": "masks' jitter is halved from here on"})
     ema_decay: float | None = field(default=None, metadata={"help": "moving average of the weights, e.g. 0.9999"})
@@ -65,12 +80,38 @@ class IlaTrainingArguments(TrainingArguments):
             "ema_decay": (self.ema_decay is None or 0 < self.ema_decay < 1, "None or 0 < decay < 1"),
             "max_unreadable": (0 <= self.max_unreadable <= 1, "a share from 0 to 1"),
             "lr_batch_size": (self.lr_batch_size is None or self.lr_batch_size > 0, "None or 1 and more"),
+            "jitter_decay_epoch": (
+                self.jitter_decay_epoch is None or self.jitter_decay_epoch >= 0,
+                "None or 0 and more",
+            ),
+            "train_sampling_strategy": (
+                self.train_sampling_strategy in ("random", "sequential"),
+                "random or sequential, as clips have one length",
+            ),
         }
         for name, (good, values) in allowed.items():
             if not good:
                 raise ValueError(f"`{name}` must be {values}, got {getattr(self, name)!r}.")
-        if SchedulerType(self.lr_scheduler_type) == SchedulerType.COSINE_WITH_MIN_LR and not self.lr_scheduler_kwargs:
+        for name, reason in REFUSED.items():
+            self.require_default(name, reason)
+        if self.warmup_steps and self.warmup_epochs:
+            self.require_default("warmup_epochs", f"`warmup_steps` is {self.warmup_steps}; beside it take 0")
+        if SchedulerType(self.lr_scheduler_type) in WITH_MIN_LR_RATE and not self.lr_scheduler_kwargs:
             self.lr_scheduler_kwargs = {"min_lr_rate": self.min_lr_rate}
+        elif dict(self.lr_scheduler_kwargs or {}).get("min_lr_rate") != self.min_lr_rate:  # type: ignore[arg-type]
+            kind = SchedulerType(self.lr_scheduler_type).value
+            other = f"`lr_scheduler_type` is {kind} with `lr_scheduler_kwargs` {self.lr_scheduler_kwargs}"
+            self.require_default("min_lr_rate", f"{other}, which does not end there")
+        if self.auto_find_batch_size and self.lr_batch_size is not None:
+            raise ValueError(
+                "`auto_find_batch_size` changes the batch that `lr_batch_size` scales to: give one of them."
+            )
+
+    def require_default(self, name: str, reason: str) -> None:
+        """Raise a ValueError, which says the reason, unless a field has its default."""
+        default, value = type(self).__dataclass_fields__[name].default, getattr(self, name)
+        if value != default:
+            raise ValueError(f"`{name}` is {value!r} and would have no effect ({reason}); allowed: {default!r}.")
 
 
 # -- parameter groups ------------------------------------------------------------------------------------------------
@@ -98,25 +139,33 @@ def parameter_groups(
     lr: float,
     *,
     new_parameters: Iterable[str],
+    weight_decay: float | None = None,
 ) -> list[dict]:
-    """Return the trained parameters grouped by learning rate and weight decay; vectors and scalars never decay.
+    """Return the trained parameters grouped by learning rate and weight decay.
+
+    What has one axis or none (biases, norms, scales, the class token, a decoder's query) does not decay. All else
+    does, tables of positions too.
 
     Args:
         named: names and parameters; names may begin with what wrappers put before them.
         lr: the base rate, already scaled to the batch.
         new_parameters: as in `is_new_parameter`.
+        weight_decay: in place of the arguments' own.
     """
+    usual = args.weight_decay if weight_decay is None else weight_decay
     new, groups = tuple(new_parameters), dict[tuple[float, float], list[nn.Parameter]]()
     for name, parameter in named:
         if parameter.requires_grad:
-            rate, decay = _rate_and_decay(name, args, lr, new=is_new_parameter(name, new))
+            rate, decay = _rate_and_decay(name, args, lr, usual, new=is_new_parameter(name, new))
             groups.setdefault((rate, decay if parameter.ndim > 1 else 0.0), []).append(parameter)
     return [{"params": group, "lr": rate, "weight_decay": decay} for (rate, decay), group in groups.items()]
 
 
-def _rate_and_decay(name: str, args: IlaTrainingArguments, lr: float, *, new: bool) -> tuple[float, float]:
+def _rate_and_decay(
+    name: str, args: IlaTrainingArguments, lr: float, weight_decay: float, *, new: bool
+) -> tuple[float, float]:
     if args.parameter_groups == "release":
         for part, (rate, decay) in RELEASED_GROUPS.items():
             if part in name:
                 return 10 * lr if rate is None else rate, decay
-    return lr * (args.new_lr_scale if new else 1.0), args.weight_decay
+    return lr * (args.new_lr_scale if new else 1.0), weight_decay

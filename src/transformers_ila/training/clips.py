@@ -253,9 +253,11 @@ class ClipCollator:
     """Make a batch of items of `TrainingClips`, and collect their "unreadable" in the batch.
 
     collate: makes the batch of the other entries, as `MixingCollator` does for mixup and CutMix.
+    plain: does so where `collate` is None, without the seeds of the clips.
     """
 
     collate: Callable[[list[dict[str, Any]]], dict[str, Any]] | None = None
+    plain: Callable[[list[dict[str, Any]]], dict[str, Any]] = default_data_collator
 
     def __call__(self, items: list[dict[str, Any]]) -> dict[str, Any]:
         unreadable = [pair for item in items for pair in item.get(UNREADABLE, ())]
@@ -263,7 +265,7 @@ class ClipCollator:
         if self.collate is not None:
             batch = self.collate(items)
         else:
-            batch = default_data_collator([{k: v for k, v in item.items() if k != "clip_seed"} for item in items])
+            batch = self.plain([{k: v for k, v in item.items() if k != "clip_seed"} for item in items])
         return batch | ({UNREADABLE: unreadable} if unreadable else {})
 
 

@@ -163,8 +163,7 @@ def hold_out_videos(annotations: Annotations, fraction: float, *, seed: int) -> 
 
     The fraction is taken of every class, rounded, but is one video at least, and leaves each class a video to train
     on: a class of one is not evaluated, and a warning says so. Of videos with several labels the fraction is taken of
-    all together. Cuts of one longer video may come to lie on both sides: who has such gives a
-    `val_list`.
+    all together. Cuts of one longer video may come to lie on both sides: who has such gives a `val_list`.
     """
     generator = torch.Generator().manual_seed(seed)
     classes: dict[int, list[int]] = {}

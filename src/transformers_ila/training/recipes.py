@@ -9,7 +9,7 @@ What is unusual here:
 import difflib
 import json
 from argparse import Action, ArgumentError, Namespace
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args, get_type_hints
@@ -18,10 +18,11 @@ import torch
 import yaml
 from huggingface_hub.errors import StrictDataclassError
 from transformers import HfArgumentParser
+from transformers.trainer_utils import IntervalStrategy
 from transformers.utils import logging
 
 from ..files import atomic_write
-from ..model.configuration_ila import _VISION_FIELDS, IlaConfig
+from ..model.configuration_ila import _VISION_FIELDS, PRESETS, IlaConfig, IlaVisionConfig
 from .arguments import IlaTrainingArguments
 from .augmentation import ClipAugmentation, MixClips, names_left_or_right
 
@@ -67,7 +68,10 @@ class ModelArguments:
     classification_head: str = field(default="text", metadata={"help": "text or linear"})
     use_video_prompt: bool = field(default=True, metadata={"help": "video-specific prompts of the text head"})
     temporal_module: str = field(default="ila", metadata={"help": "ila, none, message, divided, ata, ..."})
-    alignment_fusion: str = field(default="interaction", metadata={"help": "mi_token is the paper's"})
+    preset: str | None = field(default=None, metadata={"help": "paper or released: the fields of that network"})
+    alignment_fusion: str | None = field(
+        default=None, metadata={"help": "mi_token, residual, ...; default: the preset's, else interaction"}
+    )
     alignment_conv: str = field(default="depthwise_separable", metadata={"help": "standard for SSv2"})
     config: str | None = field(default=None, metadata={"help": "more fields of IlaConfig, as a JSON object"})
 
@@ -75,14 +79,19 @@ class ModelArguments:
         """Return the fields of `IlaConfig` that the recipe sets.
 
         Raises:
-            ValueError: `config` is no JSON object.
+            ValueError: `config` is no JSON object, or there is no such preset.
         """
+        if self.preset is not None and self.preset not in PRESETS:
+            raise ValueError(f"`preset` must be one of {', '.join(PRESETS)}, got {self.preset!r}.")
         names = ("num_frames", "classification_head", "use_video_prompt", "temporal_module")
         named = {name: getattr(self, name) for name in (*names, "alignment_fusion", "alignment_conv")}
         try:
-            return {**named, **json.loads(self.config or "{}")}
+            given = {name: value for name, value in named.items() if value is not None} | json.loads(
+                self.config or "{}"
+            )
         except (ValueError, TypeError) as error:
             raise ValueError(f"`config` must be a JSON object, got {self.config!r} ({error}).") from error
+        return {**IlaConfig.fields_in_use(PRESETS.get(str(self.preset), {}), given), **given}
 
 
 @dataclass
@@ -341,7 +350,8 @@ def parse(recipe: str | Path | None, options: Sequence[str] = ()) -> tuple[Recip
     namespace, rest = _Parser().parse_known_args([*tokens, *map(_todays_option, options)])
     if rest:
         _refuse_options(rest)
-    return _resolved(namespace, name="training" if file is None else file.stem)
+    asked = {option.partition("=")[0].removeprefix("--").replace("-", "_") for option in options}
+    return _resolved(namespace, asked, name="training" if file is None else file.stem)
 
 
 def _refuse_options(words: Sequence[str]) -> NoReturn:
@@ -371,8 +381,10 @@ def _todays_option(token: str) -> str:
     return f"--{_todays_name(name, 'options')}{equals}{value}" if is_old else token
 
 
-def _resolved(namespace: Namespace, *, name: str) -> tuple[RecipeArguments, IlaTrainingArguments]:
-    """Decide what recipe and options leave open."""
+def _resolved(
+    namespace: Namespace, asked: Container[str], *, name: str
+) -> tuple[RecipeArguments, IlaTrainingArguments]:
+    """Decide what recipe and options leave open; `asked` are the names of the options."""
     own, optimisation = (
         {entry.name: getattr(namespace, entry.name) for entry in fields(part) if entry.init}
         for part in (RecipeArguments, IlaTrainingArguments)
@@ -388,8 +400,11 @@ def _resolved(namespace: Namespace, *, name: str) -> tuple[RecipeArguments, IlaT
     if isinstance(optimisation.get("report_to"), str):
         optimisation["report_to"] = optimisation["report_to"].split(",")
     args = IlaTrainingArguments(**optimisation)
+    if recipe.alignment_fusion is None:  # what it means, so that a later version's defaults change no run
+        chosen = PRESETS.get(str(recipe.preset), {}) if recipe.temporal_module == "ila" else {}
+        recipe.alignment_fusion = chosen.get("alignment_fusion", IlaVisionConfig.alignment_fusion)
     _check_numbers(recipe, args)
-    _divide_batch(recipe, args)
+    _divide_batch(recipe, args, fixed="gradient_accumulation_steps" in asked)
     return recipe, args
 
 
@@ -411,8 +426,11 @@ def _val_fraction(recipe: RecipeArguments, output_dir: str) -> float:
     return VAL_FRACTION if given is None else given
 
 
-def _divide_batch(recipe: RecipeArguments, args: IlaTrainingArguments) -> None:
-    """Set gradient accumulation by the global batch, or the global batch by what there is."""
+def _divide_batch(recipe: RecipeArguments, args: IlaTrainingArguments, *, fixed: bool) -> None:
+    """Set gradient accumulation by the global batch, or the global batch by what there is.
+
+    fixed: the accumulation was asked for, so that another one is an error.
+    """
     once = args.train_batch_size * args.world_size
     if recipe.global_batch_size is not None:
         if recipe.global_batch_size < once or recipe.global_batch_size % once:
@@ -420,19 +438,31 @@ def _divide_batch(recipe: RecipeArguments, args: IlaTrainingArguments) -> None:
                 f"`global_batch_size` {recipe.global_batch_size} is no multiple of {args.train_batch_size} videos on "
                 f"each of {args.world_size} processes: change `per_device_train_batch_size`."
             )
-        args.gradient_accumulation_steps = recipe.global_batch_size // once
+        found, args.gradient_accumulation_steps = args.gradient_accumulation_steps, recipe.global_batch_size // once
+        if fixed and found != args.gradient_accumulation_steps:
+            raise ValueError(
+                f"`gradient_accumulation_steps` is {found}, and `global_batch_size` {recipe.global_batch_size} needs "
+                f"{args.gradient_accumulation_steps}: give one of the two, --global_batch_size null leaves it open."
+            )
     recipe.global_batch_size = once * args.gradient_accumulation_steps
 
 
 def _check_numbers(recipe: RecipeArguments, args: IlaTrainingArguments) -> None:
     """Refuse what the Trainer would divide by or silently pass over."""
+    unused = {
+        "do_train": "`ila train` trains",
+        "do_predict": "`ila predict` labels videos",
+        "resume_from_checkpoint": "`resume` goes on from the last whole checkpoint",
+    }
+    for name, reason in unused.items():
+        args.require_default(name, reason)
+    if args.do_eval and args.eval_strategy == IntervalStrategy.NO:
+        raise ValueError("`do_eval` is true and `eval_strategy` no: --eval_strategy epoch, or steps, evaluates.")
     if args.per_device_train_batch_size < 1:
         found = args.per_device_train_batch_size
         raise ValueError(f"`per_device_train_batch_size` must be 1 or more, got {found}.")
     if args.max_steps <= 0 and args.num_train_epochs <= 0:
         raise ValueError(f"`num_train_epochs` must be more than 0, got {args.num_train_epochs}, or `max_steps` given.")
-    if args.label_smoothing_factor:
-        raise ValueError("`label_smoothing_factor` is another loss than the model's own: use `label_smoothing`.")
     if (recipe.mixup or recipe.cutmix) and args.per_device_train_batch_size == 1:
         logger.warning(
             "mixup and CutMix mix the videos of one process's batch, and 1 has no partner: nothing is mixed."

@@ -108,7 +108,8 @@ def _trainer(
     model = model_of(recipe, names)
     if training.multi_label:  # where nothing is the first of five
         model.config.problem_type = MULTI_LABEL
-        args.metric_for_best_model, args.greater_is_better = "loss", False
+        if str(args.metric_for_best_model).removeprefix("eval_") in ("top1", "top5", "None"):
+            args.metric_for_best_model, args.greater_is_better = "loss", False
     processor = IlaVideoProcessor.for_model(model.config, frame_sampling=recipe.frame_sampling)
     metrics: dict[str, Any] = {"compute_metrics": top_accuracies, "preprocess_logits_for_metrics": top5_indices}
     if training.multi_label:
@@ -133,6 +134,8 @@ def _read_lists(recipe: RecipeArguments, args: IlaTrainingArguments) -> tuple[An
     """Return the videos to train on and to evaluate on, and check all of the recipe that needs no weights."""
     check_model(recipe)
     training, evaluation, names = annotations_of(recipe, seed=args.seed)
+    if len(names) < 2 and not training.multi_label:
+        raise ValueError(f"{recipe.train_list!r} has the single class {names}; allowed: 2 or more to tell apart.")
     recipe.mixing(len(names))
     recipe.flip = str(recipe.augmentation(names, size=1).flip)  # "auto" is decided by the classes
     if len(training.samples) < (recipe.global_batch_size or 1):

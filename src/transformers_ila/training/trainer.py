@@ -23,6 +23,7 @@ from torch.utils.data import ConcatDataset, DataLoader, IterableDataset, Sampler
 from transformers import EvalPrediction, Trainer
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import TrainerState
+from transformers.trainer_optimizer import is_optimizer_factory
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput, rotate_checkpoints
 from transformers.utils import logging
 
@@ -32,6 +33,7 @@ from ..data.video_folder import VideoFolder
 from ..distributed import all_succeed
 from ..evaluation.metrics import mean_average_precision
 from ..files import only_writer
+from ..model.alignment_ila import PointPredictor
 from ..model.configuration_ila import MULTI_LABEL
 from ..model.label_fields_ila import are_numbered
 from ..model.targets_ila import IGNORE_INDEX, ignored_rows, is_integer
@@ -58,6 +60,8 @@ from .unreadable import UnreadableVideos, UnreadableVideosError
 
 
 logger = logging.get_logger(__name__)
+
+GROUPS_OF_ITS_OWN = {"params", "model", "optimizer_dict"}  # what Trainer gives optimizers such as GaLore and LOMO
 
 
 # -- accuracy --------------------------------------------------------------------------------------------------------
@@ -116,13 +120,20 @@ class IlaTrainer(Trainer):
     """Train with the paper's optimisation, as the module describes it; its `args` are `IlaTrainingArguments`.
 
     Args:
-        args, kwargs: the arguments of `Trainer`.
-        train_collator: makes batches of `TrainingClips`' items for training only, as `MixingCollator` does.
+        model, args, data_collator, rest, kwargs: the arguments of `Trainer`. `compute_loss_func` stands in place of
+            the classification loss, to which the alignment loss is added as ever; as in `Trainer` it divides by
+            `num_items_in_batch`, the videos of all accumulated batches, where that is not None. The class of
+            `optimizer_cls_and_kwargs` gets the paper's parameter groups, and its "lr" and "weight_decay" take the
+            place of the arguments'.
+        train_collator: makes batches for training only, of `TrainingClips`' items with their seeds, as
+            `MixingCollator` does; `None` for `data_collator`.
 
     Raises:
-        ValueError: a moving average of weights that are sharded (FSDP, DeepSpeed); fewer videos than a global batch;
-            processes that would go on from different checkpoints; a checkpoint that changes while it is loaded, or
-            lacks what training goes on with.
+        TypeError: `args` are no `IlaTrainingArguments`.
+        ValueError: arguments of which one would have no effect beside the others, the model or the data; a moving
+            average of weights that are sharded (FSDP, DeepSpeed); fewer videos than a global batch; processes that
+            would go on from different checkpoints; a checkpoint that changes while it is loaded, or lacks what
+            training goes on with.
         FolderInUseError: another run writes to the output folder.
         UnreadableVideosError: too many videos cannot be read; on all processes at the same step.
         OSError: a checkpoint could not be written; the last whole one is named.
@@ -131,22 +142,34 @@ class IlaTrainer(Trainer):
     args: IlaTrainingArguments
     model: Any
     optimizer: Any
+    optimizer_cls_and_kwargs: Any
     data_collator: Any
 
-    def __init__(self, *args: Any, train_collator: Callable | None = None, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self,
+        model: Any = None,
+        args: Any = None,
+        data_collator: Any = None,
+        *rest: Any,
+        train_collator: Callable | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if not isinstance(args, IlaTrainingArguments):
+            raise TypeError(f"`args` must be IlaTrainingArguments, got {type(args).__name__}.")
+        super().__init__(model, args, data_collator, *rest, **kwargs)
         self.train_collator = train_collator
         self.model_accepts_loss_kwargs = False  # the loss is a mean already, also with gradient accumulation
-        if self.args.freeze_clip or self.args.parameter_groups == "release":
-            self.freeze()
-        if self.args.sync_batch_norm and self.args.world_size > 1:
-            self.model = self.model_wrapped = synchronise_batch_norm(self.model)
-        if self.is_fsdp_enabled:
-            _reshape_scalars(self.model, (1,))
+        if self.model_init is None:
+            self.model = self.model_wrapped = self._prepared(self.model)
+        self._require_effects()
         self.average: MovingAverage | None = None
         if self.args.ema_decay is not None:
             if self.is_fsdp_enabled or self.is_deepspeed_enabled:
                 raise ValueError("`ema_decay` needs whole weights, and FSDP and DeepSpeed shard them.")
+            if self.model_init is not None:
+                raise ValueError(
+                    "`ema_decay` averages one model, and `model_init` makes several: give one of the two."
+                )
             self.average = MovingAverage(self.model, self.args.ema_decay)
             self.add_callback(self.average)
         self.add_callback(JitterDecay(self.args.jitter_decay_epoch))
@@ -169,24 +192,74 @@ class IlaTrainer(Trainer):
         self._sums: torch.Tensor | None = None  # classification loss, alignment loss, how many batches
         self._videos, self._waited, self._since = 0, 0.0, time.perf_counter()  # of this process since the last log
 
-    def freeze(self) -> None:
-        """Train only what the pretrained weights lack."""
-        for name, parameter in self.model.named_parameters():
+    def freeze(self, model: Any = None) -> None:
+        """Train only what the pretrained weights lack; of the trainer's model, where no other is given."""
+        model = self.model if model is None else model
+        for name, parameter in model.named_parameters():
             trained = ".original_module." not in name  # of adapters: what is trained in its place stands beside it
-            parameter.requires_grad_(trained and is_new_parameter(name, self.model.new_parameters))
+            parameter.requires_grad_(trained and is_new_parameter(name, model.new_parameters))
+
+    def call_model_init(self, trial: Any = None) -> Any:
+        return self._prepared(super().call_model_init(trial))
+
+    def _prepared(self, model: Any) -> Any:
+        """Return the model as the arguments want it: frozen in part, with batch norms that see all processes."""
+        if self.args.freeze_clip or self.args.parameter_groups == "release":
+            self.freeze(model)
+        if self.args.sync_batch_norm and self.args.world_size > 1:
+            model = synchronise_batch_norm(model)
+        if self.is_fsdp_enabled:
+            _reshape_scalars(model, (1,))
+        return model
+
+    def _require_effects(self) -> None:
+        """Raise a ValueError for an argument that would have no effect beside the others, the model or the data."""
+        idle, args = dict[str, str](), self.args
+        clips = isinstance(self.train_dataset, (TrainingClips, ShardClips))
+        if self.optimizer is not None:
+            idle |= dict.fromkeys(
+                ("new_lr_scale", "parameter_groups", "lr_batch_size"), "`optimizers` has an optimizer"
+            )
+        if self.lr_scheduler is not None:
+            names = ("warmup_epochs", "min_lr_rate") if args.warmup_epochs else ("min_lr_rate",)
+            idle |= dict.fromkeys(names, "`optimizers` has a schedule")
+        if not any(isinstance(part, PointPredictor) and part.jitter for part in self.model.modules()):
+            if args.jitter_decay_epoch is not None:
+                idle["jitter_decay_epoch"] = "no mask of the model jitters, and None is allowed too"
+        if self.train_dataset is not None and not clips:
+            idle["max_unreadable"] = "only of TrainingClips and ShardClips are unreadable videos counted"
+        if clips:
+            idle["remove_unused_columns"] = "seeds and unreadable videos of the clips are no arguments of the model"
+        if args.label_names not in (None, ["labels"]):
+            idle["label_names"] = "these models take `labels`"
+        if isinstance(self.train_dataset, ShardClips):
+            idle |= dict.fromkeys(
+                ("train_sampling_strategy", "auto_find_batch_size"), "shards are read in their order"
+            )
+        for name, reason in idle.items():
+            args.require_default(name, reason)
+        accelerator = args.accelerator_config
+        if not accelerator.use_seedable_sampler:
+            raise ValueError(
+                "`use_seedable_sampler` is False; allowed: True. The order is always drawn from the seed."
+            )
+        if isinstance(self.train_dataset, ShardClips) and (accelerator.split_batches or accelerator.dispatch_batches):
+            raise ValueError(
+                "`split_batches` and `dispatch_batches` are for others: each process reads its own shards."
+            )
 
     # data
 
     def global_batch_size(self) -> int:
         """Return the number of videos of one optimiser step, over all processes."""
-        return self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        return self._train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
 
     def get_train_dataloader(self) -> DataLoader:
         if isinstance(self.train_dataset, ShardClips):
             return self._shard_loader(self.train_dataset)
         evaluation = self.data_collator
         if isinstance(self.train_dataset, TrainingClips):
-            self.data_collator = ClipCollator(self.train_collator)
+            self.data_collator = ClipCollator(self.train_collator, self.data_collator)
         elif self.train_collator is not None:
             self.data_collator = self.train_collator
         try:
@@ -209,10 +282,13 @@ class IlaTrainer(Trainer):
         self._normalise_for(data)
         workers: dict[str, Any] = {"num_workers": self.args.dataloader_num_workers}
         workers["pin_memory"] = self.args.dataloader_pin_memory
+        workers["multiprocessing_context"] = self.args.dataloader_multiprocessing_context
+        workers["in_order"] = self.args.dataloader_in_order
         if self.args.dataloader_num_workers:
             workers["persistent_workers"] = self.args.dataloader_persistent_workers
             workers["prefetch_factor"] = self.args.dataloader_prefetch_factor
-        loader: DataLoader = DataLoader(data, data.batch, collate_fn=ClipCollator(self.train_collator), **workers)
+        collate = ClipCollator(self.train_collator, self.data_collator)
+        loader: DataLoader = DataLoader(data, data.batch, collate_fn=collate, **workers)
         loader = prepare_data_loader(loader, device=self.args.device, num_processes=1, process_index=0)
         return with_outliving_workers(loader)
 
@@ -220,6 +296,7 @@ class IlaTrainer(Trainer):
         """Return an `EpochSampler`; `SetEpochCallback` sets its epoch, which Accelerate loses as it skips batches."""
         data = self.train_dataset if train_dataset is None else train_dataset
         if isinstance(data, IterableDataset) or self.args.train_sampling_strategy != "random":
+            self.data_epoch.order = data if hasattr(data, "set_epoch") else None
             return super()._get_train_sampler(train_dataset)
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         order, batch = self.data_epoch.order, self.global_batch_size()
@@ -262,24 +339,38 @@ class IlaTrainer(Trainer):
 
     # optimisation
 
-    def scaled_learning_rate(self) -> float:
-        """Return `learning_rate`, scaled to the global batch where `lr_batch_size` is given."""
-        if self.args.lr_batch_size is None:
-            return self.args.learning_rate
-        return self.args.learning_rate * self.global_batch_size() / self.args.lr_batch_size
+    def scaled_learning_rate(self, rate: float | None = None) -> float:
+        """Return `learning_rate`, or another rate, scaled to the global batch where `lr_batch_size` is given."""
+        rate = self.args.learning_rate if rate is None else rate
+        return rate if self.args.lr_batch_size is None else rate * self.global_batch_size() / self.args.lr_batch_size
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        if self.optimizer is None:
-            model = self.model if model is None else model
-            kind, options = self.get_optimizer_cls_and_kwargs(self.args, model)
-            lr = self.scaled_learning_rate()
-            options["lr"] = lr
-            new = self.accelerator.unwrap_model(model).new_parameters
-            groups = parameter_groups(model.named_parameters(), self.args, lr, new_parameters=new)
-            self.optimizer = kind(groups, **options)
-        return self.optimizer
+        if self.optimizer is not None:
+            return self.optimizer
+        given = self.optimizer_cls_and_kwargs
+        model = self.model if model is None else model
+        kind, options = given or self.get_optimizer_cls_and_kwargs(self.args, model)
+        if GROUPS_OF_ITS_OWN & options.keys() or is_optimizer_factory(kind):
+            name = f"`optim` {self.args.optim}" if given is None else f"`optimizer_cls_and_kwargs` {kind.__name__}"
+            raise ValueError(f"{name} chooses parameters by itself; allowed: optimizers that take parameter groups.")
+        options = {**options, "lr": self.scaled_learning_rate(options.get("lr"))}
+        new = self.accelerator.unwrap_model(model).new_parameters
+        options["params"] = parameter_groups(
+            model.named_parameters(),
+            self.args,
+            options["lr"],
+            new_parameters=new,
+            weight_decay=options.get("weight_decay"),
+        )
+        self.optimizer_cls_and_kwargs = (kind, options)
+        try:
+            return super().create_optimizer(model)
+        finally:
+            self.optimizer_cls_and_kwargs = given
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        if self.lr_scheduler is not None:  # the caller's own
+            return self.lr_scheduler
         if not self.args.warmup_steps and self.args.warmup_epochs:
             epochs = self.args.num_train_epochs if self.args.max_steps <= 0 else self._epochs_of_max_steps()
             share = min(self.args.warmup_epochs / epochs, 1.0)
@@ -340,17 +431,42 @@ class IlaTrainer(Trainer):
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        outputs = model(**inputs)
+        labels, outputs = inputs.get("labels"), model(**inputs)
+        loss = outputs.loss
+        if self.compute_loss_func is not None:
+            loss = self._loss_of_function(outputs, labels, num_items_in_batch, training=model.training)
         if model.training:
-            self._count(outputs, len(inputs["pixel_values"]))
-        return (outputs.loss, outputs) if return_outputs else outputs.loss
+            self._count(loss, outputs.alignment_loss, len(inputs["pixel_values"]))
+        return (loss, outputs) if return_outputs else loss
 
-    def _count(self, outputs: Any, videos: int) -> None:
+    def _loss_of_function(self, outputs: Any, labels: Any, num_items: Any, *, training: bool) -> torch.Tensor:
+        """Return what `compute_loss_func` makes of outputs and labels, plus the weighted alignment loss.
+
+        The function's loss is that of this batch's share of all accumulated ones, on all processes, as `Trainer`
+        has it; the alignment loss is a mean, and its share is one of so many batches.
+        """
+        logits = outputs.logits
+        if not training and labels is not None and labels.ndim == 2:
+            read = ~ignored_rows(labels)
+            outputs.logits, labels = logits[read], labels[read]
+        loss = self.compute_loss_func(outputs, labels, num_items_in_batch=num_items)
+        outputs.logits = logits
+        if num_items is not None and self.args.average_tokens_across_devices:
+            loss = loss * self.accelerator.num_processes
+        shares = self._accumulated() if training else 1
+        alignment = None if outputs.alignment_loss is None else outputs.alignment_loss / shares
+        return self.accelerator.unwrap_model(self.model).add_alignment_loss(loss, alignment)
+
+    def _accumulated(self) -> int:
+        """Return how many batches make the step that is being taken."""
+        return getattr(self, "current_gradient_accumulation_steps", 1)  # Trainer's, from the first step on
+
+    def _count(self, loss: torch.Tensor, alignment: torch.Tensor | None, videos: int) -> None:
         """Add a batch to what the next log line reports."""
-        loss = outputs.loss.detach().float()
-        alignment = (
-            torch.zeros_like(loss) if outputs.alignment_loss is None else outputs.alignment_loss.detach().float()
-        )
+        loss = loss.detach().float()
+        if self.compute_loss_func is not None:  # a share of the loss of all accumulated batches
+            loss = loss * self._accumulated()
+        alignment = torch.zeros_like(loss) if alignment is None else alignment.detach().float()
         weight = self.accelerator.unwrap_model(self.model).config.alignment_loss_weight
         parts = torch.stack([loss - weight * alignment, alignment, torch.ones_like(loss)])
         self._sums = parts if self._sums is None else self._sums + parts
