@@ -520,5 +520,6 @@ def test_classes_are_found_by_name(model, processor, folder, tmp_path, caplog):
 def test_a_model_with_numbers_for_names(model, processor, folder, monkeypatch, caplog):
     numbers = {index: f"LABEL_{index}" for index in range(8)}
     monkeypatch.setattr(model.config, "id2label", numbers)
+    monkeypatch.setattr(model.config, "label2id", {name: index for index, name in numbers.items()})
     found = collect_logits(model, processor, read_annotations(folder))
     assert found.labels.tolist() == sorted(list(range(8)) * 2) and "8 classes have numbers for names" in caplog.text

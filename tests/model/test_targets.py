@@ -22,7 +22,7 @@ KINDS = {
     "ila": lambda **fields: IlaForVideoClassification(tiny_config(classification_head="linear", **fields)),
     "text": lambda **fields: IlaForVideoClassification(tiny_config(**fields)),
     "frozen_clip": lambda **fields: FrozenClipForVideoClassification(
-        FrozenClipConfig(vision_config=dict(TINY_VISION), projection_dim=64, num_frames=4, decoder_layers=1, **fields)
+        FrozenClipConfig(vision_config=dict(TINY_VISION), num_frames=4, decoder_num_layers=1, **fields)
     ),
     "timesformer": lambda **fields: AlignedTimesformerForVideoClassification(
         AlignedTimesformerConfig(**TINY_VISION, num_frames=4, alignment_hidden_size=8, **fields)
