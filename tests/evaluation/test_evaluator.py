@@ -14,6 +14,7 @@ import torch
 
 from support.evaluation_models import LABELS, TOLERANCE, make_model, views_of
 from support.paths import SCRIPTS
+from support.tiny_models import TINY_VISION
 from transformers_ila import IlaForVideoClassification, IlaVideoProcessor
 from transformers_ila.cli import evaluate as script
 from transformers_ila.cli.main import run_verb
@@ -259,7 +260,7 @@ def test_batch_statistics_take_one_view_at_a_time(residual, processor, samples):
 
 
 def test_only_the_alignment_trains():
-    model = make_model(classification_head="linear", attention_dropout=0.5)
+    model = make_model(classification_head="linear", vision_config={**TINY_VISION, "attention_dropout": 0.5})
     before = state_of(model)
     with pytest.raises(KeyError), batch_statistics_mode(model):
         training = {type(module) for module in model.modules() if module.training}
