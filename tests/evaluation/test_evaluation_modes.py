@@ -200,7 +200,8 @@ def test_names_of_classes_in_the_files_are_names(processor, samples, tmp_path):
     names = ["<img onerror>|a", "=1+1", "lone\udc80", "two\r\nlines", "$x$", "\x1b[31m", "`b`", "unused output 7"]
     model.config.id2label = dict(enumerate(names))
     model.config.label2id = {name: index for index, name in enumerate(names)}
-    evaluation = evaluate(model, processor, samples, EvaluationOptions(data_set="{{ a }}\n# b"))
+    unnamed = [(sample.video, int(sample.labels[0])) for sample in samples]
+    evaluation = evaluate(model, processor, unnamed, EvaluationOptions(data_set="{{ a }}\n# b"))
     write(evaluation, tmp_path / "r.json")
     read = ["<img onerror>|a", "'=1+1", "lone\\udc80", *names[3:]]
     assert [row["name"] for row in json.loads((tmp_path / "r.json").read_text())["per_class"]] == names

@@ -72,10 +72,13 @@ def test_batches_hold_every_video_once(readable, batch_size):
 
 
 MEANS = {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.5, 0.6, 0.7]}
+UNSCALED = {"do_rescale": False, "image_mean": [25.0, 51.0, 76.0], "image_std": [128.0, 150.0, 170.0]}
 
 
 @pytest.mark.parametrize("protocol", ["1x1", "4x3"])
-@pytest.mark.parametrize("options", [{}, MEANS, {"do_normalize": False}, {"do_rescale": False}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, MEANS, {"do_normalize": False}, UNSCALED], ids=str
+)
 def test_pixels_made_on_the_device_are_the_processors(tmp_path, protocol, options):
     """Bit for bit; those that are read are uint8."""
     IlaVideoProcessor.for_model(tiny_config(), **options).save_pretrained(tmp_path)

@@ -36,6 +36,7 @@ from transformers_ila.hub.cards import (
 from transformers_ila.hub.exporting import export
 from transformers_ila.hub.facts import METRICS, OFFICIAL_RELEASE, OPENAI_CLIP, ModelFacts, read_facts
 from transformers_ila.hub.reports import card_of_folder, measured_results
+from transformers_ila.model.label_fields_ila import label_fields
 from transformers_ila.motionbench.tasks import write_folder
 from transformers_ila.version import __version__
 
@@ -364,7 +365,7 @@ HOSTILE = [
 def test_no_word_is_more_than_a_word(reports, model, processor, tmp_path, word):
     """As a class, folder, title, licence, data set and sentence it changes no part of the card but its own."""
     config = copy.deepcopy(model.config)
-    config.id2label = {**config.id2label, 0: word}
+    config.update(label_fields([word, *config.class_names[1:]]))
     report = copy.deepcopy(reports["plain"])
     report["data_set"] = {"name": word, "split": word, "list": None}
     report["versions"]["transformers_ila"] = report["decoder"]["pyav"] = word
@@ -390,7 +391,7 @@ def test_no_word_is_more_than_a_word(reports, model, processor, tmp_path, word):
 
 def test_a_class_that_is_called_unused_is_a_class(model, processor):
     config = copy.deepcopy(model.config)
-    config.id2label = {**config.id2label, 0: "unused output 3", 7: "unused output 7"}
+    config.update(label_fields(["unused output 3", *config.class_names[1:7], "unused output 7"]))
     card = model_card(config, processor, ModelFacts())
     assert "Giving one of 7 labels" in card.text and "- Classes: 7 (unused output 3, " in card.text
 

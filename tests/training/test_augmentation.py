@@ -184,7 +184,7 @@ class Clips(Dataset):
 
 def normalise(processor, frames):
     plain = {"do_sample_frames": False, "do_resize": False, "do_center_crop": False, "return_tensors": "pt"}
-    return processor(frames, **plain)["pixel_values"][0]
+    return processor(frames, input_data_format="channels_first", **plain)["pixel_values"][0]
 
 
 def batches(data, *, order=None, **options):

@@ -112,7 +112,7 @@ def validate_transformer(config: Any) -> None:
         value = getattr(config, field)
         _require(0 <= value < 1, field=field, value=value, allowed="0 <= rate < 1")
     eps, found = config.layer_norm_eps, config.hidden_act
-    _require(0 < eps < 1, field="layer_norm_eps", value=eps, allowed="0 < eps < 1")
+    _require(0 < eps < math.inf, field="layer_norm_eps", value=eps, allowed="above 0, and finite")
     _require(found in ACT2FN, field="hidden_act", value=found, allowed=f"one of {', '.join(sorted(ACT2FN))}")
 
 

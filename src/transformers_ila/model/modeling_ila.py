@@ -542,7 +542,6 @@ class IlaForVideoClassification(NamedClasses, ClassTextFeatures, IlaModel):
                 than those of a linear head or ready text features, also where the text tower is gone.
         """
         names = check_labels(labels)
-        require_classification(self.config, len(names))
         if tokenizer is None:
             self._set_labels(names, ignore_mismatched_sizes)
         else:

@@ -13,6 +13,7 @@ from torch import nn
 from transformers import PreTrainedConfig
 from transformers.utils import logging
 
+from .configuration_ila import require_classification
 from .label_fields_ila import (
     LABEL_FIELDS,
     check_labels,
@@ -162,6 +163,7 @@ class NamedClasses:
 
     def _set_labels(self, names: list[str], renew: bool) -> bool:
         """Do what `set_labels` says, and return whether the head started anew."""
+        require_classification(self.config, len(names))
         before = names_of(self.config)
         order = row_order(before, names)
         if order is None:
@@ -181,6 +183,7 @@ class NamedClasses:
 
     def _start_classes(self, names: list[str]) -> None:
         """Name the classes of a head that has learned nothing yet."""
+        require_classification(self.config, len(names))
         if len(names) != len(names_of(self.config)):
             self._renew_classifier(len(names))
         self._name_classes(names)

@@ -148,7 +148,7 @@ class IlaVideoProcessor(BaseVideoProcessor):
         """
         if not isinstance(video_processor_dict, dict):
             raise ValueError(f"A processor's file must hold a JSON object, got {video_processor_dict!r:.200}.")
-        if video_processor_dict.get("random_frames") and kwargs.get("random_frames") is None:
+        if video_processor_dict.get("random_frames") is True and kwargs.get("random_frames") is None:
             logger.warning("The processor was saved with random_frames=True, which is left out: it is for training.")
             video_processor_dict = video_processor_dict | {"random_frames": False}
         return super().from_dict(video_processor_dict, **kwargs)

@@ -14,7 +14,8 @@ rule = partial(segment_indices, num_frames=8, random=True, generator=generator)
 frames, _ = read_video(path, lambda total: rule(total).tolist())  # (T, H, W, C)
 clip = augment(torch.from_numpy(frames).permute(0, 3, 1, 2), generator)  # (T, C, size, size)
 pixel_values = processor(
-    clip, do_sample_frames=False, do_resize=False, do_center_crop=False, return_tensors="pt"
+    clip, input_data_format="channels_first", do_sample_frames=False, do_resize=False, do_center_crop=False,
+    return_tensors="pt",
 )["pixel_values"][0]
 item = {"pixel_values": pixel_values, "labels": label, "clip_seed": clip_seed(seed, epoch, index)}
 DataLoader(..., collate_fn=MixingCollator(MixClips(num_classes)))

@@ -80,7 +80,11 @@ def class_of(recipe: RecipeArguments) -> type[IlaForVideoClassification]:
 
 
 def load_for_classes(
-    path: Any, class_names: Sequence[str], *, kind: type[IlaForVideoClassification], **fields: Any
+    path: Any,
+    class_names: Sequence[str],
+    *,
+    kind: type[IlaForVideoClassification] = IlaForVideoClassification,
+    **fields: Any,
 ) -> IlaForVideoClassification:
     """Load weights to train them on classes; a linear head that has learned others starts anew, and a warning says so.
 
