@@ -218,7 +218,8 @@ def test_weights_without_a_place_are_refused(model, saved, beside, tmp_path):
         trained = AlignedTimesformerForVideoClassification(AlignedTimesformerConfig(**{**TINY_VISION, **common}))
     elif model == "ila":
         vision = {**TINY_VISION, **{name: value for name, value in saved.items() if name in TINY_VISION}}
-        trained = IlaForVideoClassification(tiny_config(**{**common, "vision_config": vision}))
+        own = {name: value for name, value in common.items() if name not in TINY_VISION}
+        trained = IlaForVideoClassification(tiny_config(**{**own, "vision_config": vision}))
     else:
         vision = {**TINY_VISION, **common}
         trained = FrozenClipForVideoClassification(FrozenClipConfig(vision_config=vision, text_config=TINY_TEXT))

@@ -76,9 +76,7 @@ UNSCALED = {"do_rescale": False, "image_mean": [25.0, 51.0, 76.0], "image_std": 
 
 
 @pytest.mark.parametrize("protocol", ["1x1", "4x3"])
-@pytest.mark.parametrize(
-    "options", [{}, MEANS, {"do_normalize": False}, UNSCALED], ids=str
-)
+@pytest.mark.parametrize("options", [{}, MEANS, {"do_normalize": False}, UNSCALED], ids=str)
 def test_pixels_made_on_the_device_are_the_processors(tmp_path, protocol, options):
     """Bit for bit; those that are read are uint8."""
     IlaVideoProcessor.for_model(tiny_config(), **options).save_pretrained(tmp_path)
