@@ -10,7 +10,7 @@ import torch
 from support.inputs import CLOSE, pixels, randomised
 from support.tiny_models import byte_tokenizer, save_clip, tiny_config
 from transformers_ila import IlaForVideoClassification
-from transformers_ila.model.class_names_ila import alike_tokens, tokenize_labels
+from transformers_ila.model.class_names_ila import alike_features, alike_tokens, tokenize_labels
 
 
 @pytest.fixture(scope="module")
@@ -152,6 +152,8 @@ def test_placeholders_are_told_whenever_they_are_loaded_or_saved(clip, tmp_path,
     assert "call `set_labels`" in caplog.text
     IlaForVideoClassification.from_pretrained(tmp_path / "made", class_features="embeddings")
     assert "random ones stand for them" in caplog.text
+    made = IlaForVideoClassification(tiny_config(class_features="embeddings", num_labels=3))
+    assert alike_features(made.class_embeds) is None  # zeros would give all classes one score
     torch.testing.assert_close(loaded(pixels()).logits, model.eval()(pixels()).logits, **CLOSE)
     named = IlaForVideoClassification.from_pretrained(clip, labels=["walk", "run"])
     caplog.clear()
