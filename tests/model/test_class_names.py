@@ -103,6 +103,8 @@ FEATURES = torch.randn(3, 64, generator=torch.Generator().manual_seed(0))
         (FEATURES.masked_fill(FEATURES > 2, float("inf")), "finite"),
         (FEATURES.double() * 1e300, "finite"),  # more than the model's numbers can hold
         (FEATURES * torch.tensor([[1.0], [0.0], [1.0]]), r"different from 0, those of class 'LABEL_1' \(row 1\)"),
+        (FEATURES * 1e-30, "of a length that torch.float32 can bring to 1"),  # all cosines would be 0
+        (FEATURES * 1e30, "of a length"),
         ("walk", "rows of equal length"),
     ],
 )
@@ -120,6 +122,9 @@ def test_names_beside_tokens_and_text_features(model, labels):
     for call in (model.set_class_embeddings, model.set_class_input_ids):
         with pytest.raises(ValueError, match="`labels` must"):
             call(FEATURES if call == model.set_class_embeddings else [[5, 98], [6, 98], [7, 98]], labels)
+    for call, one in ((model.set_class_embeddings, FEATURES[:1]), (model.set_class_input_ids, [[5, 98]])):
+        with pytest.raises(ValueError, match="`num_labels` is 1; allowed: 2 or more"):
+            call(one)
     assert model.config.class_names == ["LABEL_0", "LABEL_1", "LABEL_2"]
 
 

@@ -107,6 +107,7 @@ class Annotations:
     found_as: the patterns of names that videos were found under -> how many, for formats that name no files.
     missing: the paths of videos that do not exist; None where nobody looked.
     first_index: what number the source gives to the first class: 0, or 1 as UCF101 does.
+    has_numbers: whether the source gives labels as numbers, which get their names from `class_names`.
 
     Raises:
         ValueError: what is no label, a label of a video twice, labels that are none of `class_names`.
@@ -121,6 +122,7 @@ class Annotations:
     found_as: dict[str, int] = field(default_factory=dict)
     missing: list[str] | None = field(default=None, repr=False)
     first_index: int = 0
+    has_numbers: bool = field(default=False, compare=False)
 
     def labels(self) -> dict[str, int] | None:
         """Return the classes as `labels` for reading another source with the same names and numbers, or None."""
@@ -292,7 +294,7 @@ def annotations_of_samples(
     """
     if {sample.labels for sample in samples} == {(0, 1), (1, 0)}:
         raise annotation_error(source, f"every video has the labels 0 and 1; {ONE_HOT}")
-    more["first_index"] = classes.first_index
+    more |= {"first_index": classes.first_index, "has_numbers": classes.has_numbers}
     return Annotations(samples, classes.names, bool(classes.multi_label), format, source, **more)
 
 
