@@ -12,11 +12,14 @@ import pytest
 
 import ila_cli
 from support.paths import ROOT, SCRIPTS
-from transformers_ila.cli import check_videos, demo, train
+from support.tiny_models import tiny_config
+from transformers_ila import IlaForVideoClassification, IlaVideoProcessor
+from transformers_ila.cli import check_videos, demo, evaluate, train
 from transformers_ila.cli.main import run_verb
 from transformers_ila.cli.parsing import help_text, read_options
 from transformers_ila.distributed import RemoteRankError
 from transformers_ila.files import LOCK
+from transformers_ila.model.label_fields_ila import label_fields
 from transformers_ila.version import __version__
 
 
@@ -226,3 +229,18 @@ def test_names_that_are_no_text_are_printed(monkeypatch):
     assert run_verb(verb, ["lone\udc80.mp4"]) == 0
     sys.stdout.flush()
     assert sys.stdout.buffer.getvalue() == b"lone\\udc80.mp4\n"
+
+
+def test_numbers_in_a_list_are_told_to_be_the_models_indices(tmp_path, caplog):
+    config = tiny_config(classification_head="linear", **label_fields(["run", "walk"]))
+    IlaForVideoClassification(config).save_pretrained(tmp_path / "model")
+    IlaVideoProcessor.for_model(config).save_pretrained(tmp_path / "model")
+    (tmp_path / "a.mp4").touch()
+    for label in ("1", "walk"):
+        caplog.clear()
+        (tmp_path / "list.csv").write_text(f"path,label\na.mp4,{label}\n")
+        folder, file = str(tmp_path), str(tmp_path / "list.csv")
+        given = evaluate.EvaluateArguments(model=str(tmp_path / "model"), videos=folder, list=file)
+        assert evaluate.read_samples(given).samples[0].labels == (1,)
+        said = "numbers: they are taken as indices of the model's 2 classes, of which 0 is 'run'"
+        assert (said in caplog.text) is (label == "1")

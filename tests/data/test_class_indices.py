@@ -79,6 +79,10 @@ def test_indices_without_names_are_kept_and_that_is_said_once(caplog):
     assert indices(join_classes(joined, NUMBERED)) == [(0,), (1,)] and len(caplog.records) == 1
     with pytest.raises(ValueError, match="two orders of classes: 0 is 'swim', and 0 is 'walk'"):
         join_classes(own.samples + annotations(["walk"], (0,)).samples, NUMBERED)
+    assert indices(join_classes((pair for pair in [("a", "LABEL_3")]), NUMBERED)) == [(3,)]
+    for text in ("walk", "3"):
+        with pytest.raises(ValueError, match=f"names, as '{text}', and the model's classes have numbers for names"):
+            join_classes((pair for pair in [("a", text)]), NUMBERED)
 
 
 @pytest.mark.parametrize(
@@ -104,8 +108,10 @@ def test_rows_where_a_video_may_have_several_labels(row):
         with pytest.raises(ValueError, match="row of 0 and 1"):
             labels_of_pair(row, row=wrong)
     assert labels_of_pair([1, 0], row=4) == [1, 0] and labels_of_pair([1, 1], row=2) == [0, 1]
-    with pytest.raises(ValueError, match="may be two indices or a row"):
-        labels_of_pair([1, 0], row=2)
+    for unclear in ([1, 0], [0, 1], [0]):
+        with pytest.raises(ValueError, match="may be indices or a row"):
+            labels_of_pair(unclear, row=len(unclear))
+    assert labels_of_pair([1], row=1) == [0] and labels_of_pair([False], row=1) == []
     assert labels_of_pair([True, False], row=2) == [0]
 
 

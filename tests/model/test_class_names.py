@@ -10,7 +10,7 @@ import torch
 from support.inputs import CLOSE, pixels, randomised
 from support.tiny_models import byte_tokenizer, save_clip, tiny_config
 from transformers_ila import IlaForVideoClassification
-from transformers_ila.model.class_names_ila import alike_tokens, tokenize_labels
+from transformers_ila.model.class_names_ila import alike_features, alike_tokens, tokenize_labels
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +103,8 @@ FEATURES = torch.randn(3, 64, generator=torch.Generator().manual_seed(0))
         (FEATURES.masked_fill(FEATURES > 2, float("inf")), "finite"),
         (FEATURES.double() * 1e300, "finite"),  # more than the model's numbers can hold
         (FEATURES * torch.tensor([[1.0], [0.0], [1.0]]), r"different from 0, those of class 'LABEL_1' \(row 1\)"),
+        (FEATURES * 1e-30, "of a length that torch.float32 can bring to 1"),  # all cosines would be 0
+        (FEATURES * 1e30, "of a length"),
         ("walk", "rows of equal length"),
     ],
 )
@@ -120,6 +122,9 @@ def test_names_beside_tokens_and_text_features(model, labels):
     for call in (model.set_class_embeddings, model.set_class_input_ids):
         with pytest.raises(ValueError, match="`labels` must"):
             call(FEATURES if call == model.set_class_embeddings else [[5, 98], [6, 98], [7, 98]], labels)
+    for call, one in ((model.set_class_embeddings, FEATURES[:1]), (model.set_class_input_ids, [[5, 98]])):
+        with pytest.raises(ValueError, match="`num_labels` is 1; allowed: 2 or more"):
+            call(one)
     assert model.config.class_names == ["LABEL_0", "LABEL_1", "LABEL_2"]
 
 
@@ -152,6 +157,8 @@ def test_placeholders_are_told_whenever_they_are_loaded_or_saved(clip, tmp_path,
     assert "call `set_labels`" in caplog.text
     IlaForVideoClassification.from_pretrained(tmp_path / "made", class_features="embeddings")
     assert "random ones stand for them" in caplog.text
+    made = IlaForVideoClassification(tiny_config(class_features="embeddings", num_labels=3))
+    assert alike_features(made.class_embeds) is None  # zeros would give all classes one score
     torch.testing.assert_close(loaded(pixels()).logits, model.eval()(pixels()).logits, **CLOSE)
     named = IlaForVideoClassification.from_pretrained(clip, labels=["walk", "run"])
     caplog.clear()

@@ -706,9 +706,12 @@ def test_data_that_the_model_is_not_for(videos, three, processor, tmp_path):
     trainer.model.config.problem_type = "multi_label_classification"
     with pytest.raises(ValueError, match="gives a video one label"):
         trainer.evaluate(EvaluationClips(videos, processor))
-    columns = SimpleNamespace(features={"label": SimpleNamespace(names=sorted(MOTIONS)[::-1])})
-    with pytest.raises(ValueError, match="another order than the model"):
-        trainer.get_eval_dataloader(columns)
+    for column in ("label", "labels", "label_ids"):
+        columns = SimpleNamespace(features={column: SimpleNamespace(names=sorted(MOTIONS)[::-1])})
+        with pytest.raises(ValueError, match=f"'{column}' counts its classes in another order than the model"):
+            trainer.get_eval_dataloader(columns)
+    folders = [name.replace(" ", "_") for name in sorted(MOTIONS)]
+    trainer._join_classes(SimpleNamespace(features={"label": SimpleNamespace(names=folders)}))
 
 
 def test_metrics_take_no_rows_for_indices():

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 from tqdm import tqdm
+from transformers.utils import logging
 
 from ..data.annotations import FORMATS, Annotations, detect_format, read_annotations, takes_several_labels
 from ..distributed import Rank, all_gather, all_succeed, process_group
@@ -24,6 +25,8 @@ from ..evaluation.report_files import check_output, precision_of, scores_of, sec
 from ..model.configuration_ila import MULTI_LABEL
 from ..model.label_fields_ila import explicit_class_names
 
+
+logger = logging.get_logger(__name__)
 
 EXAMPLES = (
     "ila evaluate --model my-ila --videos path/to/videos --output new/folder/report.json",
@@ -77,16 +80,22 @@ def read_samples(args: EvaluateArguments) -> Annotations:
         OSError: no such model or list.
     """
     config = classifier_config(args.model)
+    names = explicit_class_names(config)
     source, root = (args.videos, None) if args.list is None else (args.list, args.videos)
     format = args.format or detect_format(source, root)
     samples = read_annotations(
         source,
         root=root,
         format=format,
-        labels=explicit_class_names(config),
+        labels=names,
         split=args.read_split,
         multi_label=config.problem_type == MULTI_LABEL and takes_several_labels(format),
     )
+    if names is not None and samples.has_numbers:
+        logger.warning(
+            f"Labels of {source!r} are numbers: they are taken as indices of the model's {len(names)} classes, of "
+            f"which {samples.first_index} is {names[0]!r}."
+        )
     joined = joined_with(samples, config)
     assert isinstance(joined, Annotations)
     check_samples(joined.samples, config)

@@ -109,9 +109,9 @@ def _is_row(values: list[Any]) -> bool:
     if not all(isinstance(item, (int, float)) and item in (0, 1) for item in values):
         return False
     indices = all(isinstance(item, int) and not isinstance(item, bool) for item in values)
-    if indices and sorted(values) == [0, 1]:
-        raise ValueError("that may be two indices or a row of 0 and 1; give class names, or a row of bool")
-    return not indices or len(set(values)) < len(values)
+    if indices and sorted(values) == list(range(len(values))):  # [0] of one class; [0, 1] and [1, 0] of two
+        raise ValueError("that may be indices or a row of 0 and 1; give class names, or a row of bool")
+    return True
 
 
 def _checked(values: list[Any]) -> list[Any]:

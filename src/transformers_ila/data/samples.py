@@ -107,6 +107,7 @@ class Annotations:
     found_as: the patterns of names that videos were found under -> how many, for formats that name no files.
     missing: the paths of videos that do not exist; None where nobody looked.
     first_index: what number the source gives to the first class: 0, or 1 as UCF101 does.
+    has_numbers: whether the source gives labels as numbers, which get their names from `class_names`.
 
     Raises:
         ValueError: what is no label, a label of a video twice, labels that are none of `class_names`.
@@ -121,6 +122,7 @@ class Annotations:
     found_as: dict[str, int] = field(default_factory=dict)
     missing: list[str] | None = field(default=None, repr=False)
     first_index: int = 0
+    has_numbers: bool = field(default=False, compare=False)
 
     def labels(self) -> dict[str, int] | None:
         """Return the classes as `labels` for reading another source with the same names and numbers, or None."""
@@ -292,7 +294,7 @@ def annotations_of_samples(
     """
     if {sample.labels for sample in samples} == {(0, 1), (1, 0)}:
         raise annotation_error(source, f"every video has the labels 0 and 1; {ONE_HOT}")
-    more["first_index"] = classes.first_index
+    more |= {"first_index": classes.first_index, "has_numbers": classes.has_numbers}
     return Annotations(samples, classes.names, bool(classes.multi_label), format, source, **more)
 
 
@@ -407,12 +409,16 @@ def join_classes(
         warn: logs what is joined without names.
 
     Raises:
-        ValueError: names that are none of `class_names`, indices beyond them, or what `listed_samples` refuses.
+        ValueError: names that are none of `class_names`, also in pairs for numbered ones; indices beyond them, or what
+            `listed_samples` refuses.
     """
-    listed = listed_samples(samples, row=len(class_names) if multi_label else None)
+    row = len(class_names) if multi_label else None
+    samples = samples if isinstance(samples, Annotations) else list(samples)
+    listed = listed_samples(samples, row=row)
     order, labels = ClassOrder(class_names), [label for sample in listed for label in sample.labels]
     if are_numbered(order.names) and any(name_of(label) not in order.by_name for label in labels):
         refuse_two_orders(labels)
+        _refuse_texts(samples, row)
         listed = [sample._replace(labels=tuple(map(int, sample.labels))) for sample in listed]
         warn(f"The {len(order.names)} classes have numbers for names: labels are taken as their indices.")
     elif bare := sum(any(name_of(label) is None for label in sample.labels) for sample in listed):
@@ -425,6 +431,17 @@ def join_classes(
     if not isinstance(samples, Annotations):
         return joined
     return replace(samples, samples=joined, class_names=order.names, first_index=0)
+
+
+def _refuse_texts(samples: Annotations | list[Any], row: int | None) -> None:
+    """Raise a ValueError where the labels of pairs are texts: a model's numbered classes are none of them."""
+    given = () if isinstance(samples, Annotations) else (label for item in samples for label in _labels(item, row))
+    text = next((label for label in given if isinstance(label, str)), None)
+    if text is not None:
+        raise ValueError(
+            f"Labels are class names, as {text!r}, and the model's classes have numbers for names (LABEL_0, ...): "
+            "give their indices, or name the classes by `set_labels`."
+        )
 
 
 def _found_among(samples: list[Sample], order: ClassOrder) -> list[Sample]:

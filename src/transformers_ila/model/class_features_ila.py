@@ -93,8 +93,8 @@ class ClassTextFeatures:
             labels: K names; by default the present ones, or `LABEL_0`... where K changes.
 
         Raises:
-            ValueError: no text head, another shape, no finite floating-point numbers, a row of zeros, or two rows that
-                point in one direction.
+            ValueError: no text head, another shape, no finite floating-point numbers, a row of zeros or of a length
+                that cannot be normalised, or two rows that point in one direction.
         """
         self._require_text_head("set_class_embeddings")
         embeds = as_tensor(embeds, "embeds")
@@ -105,7 +105,12 @@ class ClassTextFeatures:
             raise ValueError(f"`embeds` must be floating-point numbers, got {embeds.dtype}.")
         names = self._checked_names(len(embeds), labels)
         embeds = embeds.detach().to(self.logit_scale.dtype)
-        for allowed, wrong in (("finite", ~embeds.isfinite().all(-1)), ("different from 0", (embeds == 0).all(-1))):
+        lengths = F.normalize(embeds, dim=-1).norm(dim=-1)  # 1, but where the squares are too small or too large
+        for allowed, wrong in (
+            ("finite", ~embeds.isfinite().all(-1)),
+            ("different from 0", (embeds == 0).all(-1)),
+            (f"of a length that {embeds.dtype} can bring to 1", ~((lengths - 1).abs() < 0.1)),
+        ):
             if wrong.any():
                 row = int(wrong.nonzero()[0])
                 raise ValueError(f"`embeds` must be {allowed}, those of class {names[row]!r} (row {row}) are not.")
@@ -115,6 +120,7 @@ class ClassTextFeatures:
 
     def _checked_names(self, count: int, labels: Iterable[str] | None) -> list[str]:
         """Return the names of `count` classes: those given, else the present ones, or numbers for another count."""
+        require_classification(self.config, count)
         present = names_of(self.config)
         names = check_labels(labels) if labels is not None else present
         if labels is None and len(present) != count:

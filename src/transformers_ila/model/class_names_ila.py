@@ -110,3 +110,8 @@ def placeholder_class_input_ids(config: IlaConfig) -> torch.Tensor:
         row += [end] if isinstance(end, int) and end < text.vocab_size else []
         ids[index, : len(row)] = torch.tensor(row[: ids.shape[1]])
     return ids
+
+
+def random_class_embeds(config: IlaConfig, count: int) -> torch.Tensor:
+    """Draw text features that stand for those of `count` classes until `set_class_embeddings`: (count, E)."""
+    return torch.randn(count, config.projection_dim) * config.projection_dim**-0.5

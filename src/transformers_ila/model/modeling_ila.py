@@ -35,7 +35,7 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import capture_outputs
 
 from .class_features_ila import ClassTextFeatures
-from .class_names_ila import load_tokenizer, placeholder_class_input_ids, tokenize_labels
+from .class_names_ila import load_tokenizer, placeholder_class_input_ids, random_class_embeds, tokenize_labels
 from .configuration_ila import MULTI_LABEL, IlaConfig, IlaVisionConfig, require_classification
 from .held_weights_ila import FramePositions, PatchProjection
 from .label_fields_ila import (
@@ -390,7 +390,7 @@ class IlaForVideoClassification(NamedClasses, ClassTextFeatures, IlaModel):
             self.classifier_dropout = nn.Dropout(config.classifier_dropout)
             self.classifier = nn.Linear(config.projection_dim, config.num_labels)
         elif config.class_features != "tokens":
-            self.register_buffer("class_embeds", torch.zeros(config.num_labels, config.projection_dim))
+            self.register_buffer("class_embeds", random_class_embeds(config, config.num_labels))
         else:
             self.register_buffer("class_input_ids", placeholder_class_input_ids(config))
         self._freeze_as_configured()
@@ -402,7 +402,7 @@ class IlaForVideoClassification(NamedClasses, ClassTextFeatures, IlaModel):
         if "class_input_ids" in self._buffers:
             init.copy_(self.class_input_ids, placeholder_class_input_ids(self.config))
         if "class_embeds" in self._buffers:
-            init.normal_(self.class_embeds, std=self.config.projection_dim**-0.5)
+            init.copy_(self.class_embeds, random_class_embeds(self.config, self.config.num_labels))
 
     @classmethod
     def from_pretrained(
@@ -580,8 +580,7 @@ class IlaForVideoClassification(NamedClasses, ClassTextFeatures, IlaModel):
         elif self.config.class_features == "tokens":
             self._tokenize_labels(names)
         else:
-            drawn = torch.empty(len(names), self.config.projection_dim).normal_(std=self.config.projection_dim**-0.5)
-            self.set_class_embeddings(drawn, names)
+            self.set_class_embeddings(random_class_embeds(self.config, len(names)), names)
 
     def merge_text_tower(self) -> "IlaForVideoClassification":
         """Store the classes' text features and drop the text tower, in place; what is saved has none either.

@@ -27,6 +27,7 @@ from transformers.trainer_optimizer import is_optimizer_factory
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput, rotate_checkpoints
 from transformers.utils import logging
 
+from ..data.class_indices import ClassIndex, ClassOrder
 from ..data.shards import label_feature_names
 from ..data.text import preview
 from ..data.video_folder import VideoFolder
@@ -675,9 +676,12 @@ def _require_best(checkpoint: Path) -> None:
 def _refuse_other_order(data: Any, class_names: list[str]) -> None:
     """Raise a ValueError where a `ClassLabel` of a `datasets` data set has the model's names in another order."""
     features = getattr(data, "features", None) or {}
-    for column in ("label", "labels"):
+    order = ClassOrder(class_names)
+    for column in ("label", "labels", "label_ids"):  # `Trainer` takes each for the labels
         names = label_feature_names(features.get(column))
-        if names is None or are_numbered(class_names) or names == class_names[: len(names)]:
+        if names is None or are_numbered(class_names):
+            continue
+        if all(order.find(ClassIndex(index, name)) == index for index, name in enumerate(names)):
             continue
         raise ValueError(
             f"The column {column!r} counts its classes in another order than the model: {preview(names)}, not "
