@@ -399,15 +399,15 @@ def test_a_class_that_is_called_unused_is_a_class(model, processor):
 @pytest.mark.parametrize(
     "fields, said",
     [
-        ({}, "ILA: CLIP turned into a video recogniser by aligning neighbouring frames ("),
+        ({}, "ILA: CLIP's network turned into a video recogniser by aligning neighbouring frames ("),
         ({"alignment_pairing": "first"}, "by aligning each frame with the first ("),
         ({"alignment_pairing": "middle"}, "by aligning each frame with the middle one ("),
         (
             {"temporal_module": "gta", "gta_groups": 4},
             "turned into a video recogniser by `gta`, which ILA is compared",
         ),
-        ({"temporal_module": "none"}, "CLIP as a video recogniser whose tower sees each frame by itself, "),
-        ({"alignment_layers": []}, "CLIP as a video recogniser whose tower sees each frame by itself, "),
+        ({"temporal_module": "none"}, "CLIP's network as a video recogniser whose tower sees each frame by itself, "),
+        ({"alignment_layers": []}, "CLIP's network as a video recogniser whose tower sees each frame by itself, "),
         (
             {"alignment_layers": [1], "alignment_distance": "euclidean"},
             "`alignment_distance=euclidean`, in layers 1, ",

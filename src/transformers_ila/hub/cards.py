@@ -229,9 +229,10 @@ def _answers(config: IlaConfig) -> str:
 
 
 def _biases(config: IlaConfig) -> str:
+    tower = _tower(config)
     return (
-        f"Sound and text are not used. Biases of {_tower(config)}'s training data and of the data set are in the "
-        "model; it must not decide about people."
+        f"Sound and text are not used. Biases of the data that the weights learned from ({tower}'s too, if they began "
+        "as its) are in the model; it must not decide about people."
     )
 
 
@@ -252,14 +253,14 @@ def _summary(config: IlaConfig) -> str:
 
 def _method(config: IlaConfig) -> str:
     """Say how the frames of a video come together in the tower."""
-    vision, tower = config.vision_config, _tower(config)
+    vision, network = config.vision_config, f"{_tower(config)}'s network"
     if aligns(vision):
         others = {"adjacent": "neighbouring frames", "first": "each frame with the first"}
         pairs = others.get(vision.alignment_pairing, "each frame with the middle one")
-        return f"ILA: {tower} turned into a video recogniser by aligning {pairs}"
+        return f"ILA: {network} turned into a video recogniser by aligning {pairs}"
     if not vision.temporal_layers:
-        return f"{tower} as a video recogniser whose tower sees each frame by itself, which ILA is compared with"
-    return f"{tower} turned into a video recogniser by `{vision.temporal_module}`, which ILA is compared with"
+        return f"{network} as a video recogniser whose tower sees each frame by itself, which ILA is compared with"
+    return f"{network} turned into a video recogniser by `{vision.temporal_module}`, which ILA is compared with"
 
 
 def _results(facts: ModelFacts) -> str:
