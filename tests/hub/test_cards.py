@@ -361,6 +361,15 @@ HOSTILE = [
 ]
 
 
+def test_a_reports_note_and_reason_are_text(reports):
+    report = copy.deepcopy(reports["plain"])
+    report["protocol"]["note"] = "# a [b](http://c.example) ![d](e)"
+    report["inference"] = {"dtype": "float32", "fused": False, "why_not_fused": "![f](http://g.example) *h*"}
+    text = markdown(report)
+    assert "\nNote: # a \\[b\\](http\\://c.example) !\\[d\\](e)\n" in text
+    assert "| computed in | float32, not fused (!\\[f\\](http\\://g.example) \\*h\\*) |" in text
+
+
 @pytest.mark.parametrize("word", HOSTILE, ids=range(len(HOSTILE)))
 def test_no_word_is_more_than_a_word(reports, model, processor, tmp_path, word):
     """As a class, folder, title, licence, data set and sentence it changes no part of the card but its own."""
