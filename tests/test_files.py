@@ -4,13 +4,14 @@ import errno
 import fcntl
 import json
 import os
+import shutil
 import socket
 import stat
 import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
 
@@ -233,6 +234,27 @@ def test_a_thread_enters_again_and_another_does_not(tmp_path):
 def wait_for(folder):
     with only_writer(folder, wait=True):
         return "waited"
+
+
+def test_a_lock_whose_file_was_deleted_is_taken_anew_or_lost(tmp_path):
+    with only_writer(tmp_path):
+        shutil.rmtree(tmp_path)
+        with only_writer(tmp_path):
+            assert names(tmp_path) == [LOCK]
+        with only_writer(tmp_path):
+            (tmp_path / LOCK).unlink()
+            with held_elsewhere(tmp_path) as other:
+                with pytest.raises(FolderInUseError, match=f"process {other.pid} on "), only_writer(tmp_path):
+                    pass
+                assert names(tmp_path) == [LOCK]
+        with only_writer(tmp_path):
+            pass
+    assert names(tmp_path) == []
+    with held_elsewhere(tmp_path), suppress(KeyError), only_writer(tmp_path, ".mine.lock"):
+        (tmp_path / ".mine.lock").unlink()
+        (tmp_path / ".mine.lock").touch()  # another's, which stays
+        raise KeyError
+    assert names(tmp_path) == [".mine.lock", LOCK]
 
 
 def test_what_locks_cannot_tell_is_said(tmp_path, caplog, monkeypatch):

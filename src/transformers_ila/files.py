@@ -23,7 +23,7 @@ except ImportError:  # no such locks on this system
 logger = logging.getLogger(__name__)
 
 
-LOCK = ".writer.lock"
+LOCK = "_writer.lock"  # the Trainer uploads what it finds while it trains, but nothing that begins with _
 
 
 class FolderInUseError(ValueError):
@@ -80,8 +80,8 @@ def only_writer(folder: str | Path, name: str = LOCK, *, wait: bool = False) -> 
 
     The lock is the operating system's (flock), on a file `name` in the folder that is gone afterwards. It ends with
     its process, however that ends: a file that a killed process left keeps nobody out. A thread that has the lock
-    enters further blocks at once. Where the file system has no locks, or does not share them between machines, nothing
-    is kept out; a warning says so as far as it can be told.
+    enters further blocks at once, and takes it anew there if its file was deleted. Where the file system has no locks,
+    or does not share them between machines, nothing is kept out; a warning says so as far as it can be told.
 
     Args:
         folder: the folder; all of its names mean the same one.
@@ -94,20 +94,37 @@ def only_writer(folder: str | Path, name: str = LOCK, *, wait: bool = False) -> 
     """
     path = Path(os.path.realpath(folder)) / name
     own, was_there = (path, threading.get_ident()), path.parent.exists()
-    lock = None if own in _held else _locked(path, wait=wait)
-    if lock is None:
+    outer = _held.get(own)
+    if outer is None or not _is_at(path, outer):
+        lock = _locked(path, wait=wait)
+        if lock is None:
+            yield
+            return
+        if outer is not None:
+            outer.close()
+        _held[own] = lock
+    if outer is not None:
         yield
         return
-    _held[own] = lock
     try:
         yield
     finally:
-        if _held.pop(own, None) is not None:  # else this is a forked child, and the lock is not its own
-            path.unlink(missing_ok=True)  # while it is held: whoever has opened it meanwhile opens it anew
+        lock = _held.pop(own, None)
+        if lock is not None:  # else this is a forked child, and the lock is not its own
+            if _is_at(path, lock):
+                path.unlink()  # while it is held: whoever has opened it meanwhile opens it anew
             lock.close()
             if not was_there:
                 with suppress(OSError):
                     path.parent.rmdir()
+
+
+def _is_at(path: Path, file: IO[bytes]) -> bool:
+    """Return whether an open file is still the one at a path."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _locked(path: Path, *, wait: bool) -> IO[bytes] | None:
@@ -136,7 +153,7 @@ def _locked(path: Path, *, wait: bool) -> IO[bytes] | None:
             path.unlink(missing_ok=True)
             logger.warning(f"Nothing keeps others from writing to {str(path.parent)!r}: no file locks ({error}).")
             return None
-        if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+        if _is_at(path, file):
             break
         file.close()  # its writer has just removed it
     left, host = signature_of(file), socket.gethostname()

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -19,6 +20,7 @@ from transformers_ila.cli import check_videos as script
 from transformers_ila.cli.main import run_verb
 from transformers_ila.data import checking as video_check
 from transformers_ila.data.checking import COLUMNS, CONTEXT, VideoCheck, read_journal, write_report
+from transformers_ila.data.lists import iter_list
 from transformers_ila.model.video_reading_ila import IlaVideoMetadata
 
 
@@ -299,6 +301,20 @@ def test_folder_to_clean_list(tmp_path, data_set):
     code, statuses = run(data_set, "--clean_list", str(clean), source="", report=tmp_path / "report.csv")
     assert (code, len(statuses)) == (1, 5)
     assert clean.read_bytes() == b"caf\xe9.mp4\ncut.mp4\nok.mp4\n"
+
+
+@pytest.mark.parametrize("name", ["a.mp4\n/etc/b.mp4", "a\rb.mp4", " a.mp4", '"a.mp4" b.mp4', "ok.mp4"])
+def test_a_name_that_no_list_can_hold_is_refused(tmp_path, data_set, name, capsys):
+    folder = tmp_path / "videos"
+    (folder / name).parent.mkdir(parents=True)
+    shutil.copy(data_set / "ok.mp4", folder / name)
+    options = [str(folder), "--workers", "1", "--report", str(tmp_path / "r.csv"), "--clean_list"]
+    code = run_verb(script, [*options, str(tmp_path / "clean.txt")])
+    if not code:
+        assert list(iter_list(tmp_path / "clean.txt", root=folder))[0].path == str(folder / name)
+    assert code == (0 if name.startswith(("ok", '"')) else 2) and (
+        "rename the file" in capsys.readouterr().err
+    ) is bool(code)
 
 
 def test_all_whole(tmp_path, data_set):

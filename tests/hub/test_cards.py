@@ -12,6 +12,7 @@ from huggingface_hub import ModelCard
 
 from support.evaluation_models import LABELS, make_model
 from support.paths import ROOT
+from support.tiny_models import tiny_config
 from transformers_ila import IlaForVideoClassification, IlaVideoProcessor
 from transformers_ila.cli import card as make_model_cards
 from transformers_ila.cli.main import run_verb
@@ -361,6 +362,15 @@ HOSTILE = [
 ]
 
 
+def test_a_reports_note_and_reason_are_text(reports):
+    report = copy.deepcopy(reports["plain"])
+    report["protocol"]["note"] = "# a [b](http://c.example) ![d](e)"
+    report["inference"] = {"dtype": "float32", "fused": False, "why_not_fused": "![f](http://g.example) *h*"}
+    text = markdown(report)
+    assert "\nNote: # a \\[b\\](http\\://c.example) !\\[d\\](e)\n" in text
+    assert "| computed in | float32, not fused (!\\[f\\](http\\://g.example) \\*h\\*) |" in text
+
+
 @pytest.mark.parametrize("word", HOSTILE, ids=range(len(HOSTILE)))
 def test_no_word_is_more_than_a_word(reports, model, processor, tmp_path, word):
     """As a class, folder, title, licence, data set and sentence it changes no part of the card but its own."""
@@ -394,6 +404,38 @@ def test_a_class_that_is_called_unused_is_a_class(model, processor):
     config.update(label_fields(["unused output 3", *config.class_names[1:7], "unused output 7"]))
     card = model_card(config, processor, ModelFacts())
     assert "Giving one of 7 labels" in card.text and "- Classes: 7 (unused output 3, " in card.text
+
+
+@pytest.mark.parametrize(
+    "fields, said",
+    [
+        ({}, "ILA: CLIP's network turned into a video recogniser by aligning neighbouring frames ("),
+        ({"alignment_pairing": "first"}, "by aligning each frame with the first ("),
+        ({"alignment_pairing": "middle"}, "by aligning each frame with the middle one ("),
+        (
+            {"temporal_module": "gta", "gta_groups": 4},
+            "turned into a video recogniser by `gta`, which ILA is compared",
+        ),
+        ({"temporal_module": "none"}, "CLIP's network as a video recogniser whose tower sees each frame by itself, "),
+        ({"alignment_layers": []}, "CLIP's network as a video recogniser whose tower sees each frame by itself, "),
+        (
+            {"alignment_layers": [1], "alignment_distance": "euclidean"},
+            "`alignment_distance=euclidean`, in layers 1, ",
+        ),
+        ({"alignment_operator": "window_attention"}, "`alignment_operator=window_attention` |"),
+        ({"alignment_conv": "standard"}, "`alignment_conv=standard` (two 3x3 convolutions in place of "),
+        ({"class_features": "embeddings"}, "compared with a given vector of each class."),
+        ({"problem_type": "multi_label_classification"}, "Giving a short video those of 3 labels that fit it: "),
+        ({"problem_type": "multi_label_classification"}, "- Each label has a score of its own, "),
+    ],
+)
+def test_a_card_says_what_its_network_does(fields, said):
+    config = tiny_config(num_labels=3, **fields)
+    card = model_card(config, IlaVideoProcessor.for_model(config), ModelFacts())
+    assert said in card.text
+    assert ("by aligning" in card.text) is ("sees each frame" not in said and "gta" not in said)
+    assert ("alignment_conv" in card.text) is ("by aligning" in card.text and "window" not in said)
+    assert ("one of 3 labels" in card.text) is ("problem_type" not in fields)
 
 
 def test_several_labels_random_frames_and_temporal_reliance(folder, reports):

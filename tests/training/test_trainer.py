@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file
 from torch.utils.data import ConcatDataset, Dataset, Subset
 from transformers import EvalPrediction, Trainer, TrainerCallback, TrainingArguments, set_seed
@@ -575,6 +576,23 @@ def test_two_trainers_do_not_write_to_one_folder(videos, processor, tmp_path):
         with pytest.raises(FolderInUseError, match=f"Another process writes to {str(tmp_path)!r}"):
             trainer_for(tmp_path, videos, processor).train()
     assert not list(tmp_path.glob("checkpoint-*"))
+
+
+def test_a_run_whose_lock_was_deleted_stops_where_another_has_the_folder(videos, processor, tmp_path):
+    class Other(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            (tmp_path / LOCK).unlink()
+            self.lock = (tmp_path / LOCK).open("ab")
+            fcntl.flock(self.lock, fcntl.LOCK_EX)
+
+    other = Other()
+    trainer = trainer_for(tmp_path, videos, processor, args=arguments(tmp_path, save_strategy="steps", save_steps=1))
+    trainer.add_callback(other)
+    with pytest.raises(FolderInUseError, match=f"Another process writes to {str(tmp_path)!r}"):
+        trainer.train()
+    other.lock.close()
+    assert (tmp_path / LOCK).is_file() and not list(tmp_path.glob("checkpoint-*"))
+    assert not list(filter_repo_objects([LOCK], ignore_patterns=["_*"]))  # what the Trainer does not upload
 
 
 # -- the plain Trainer -----------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from ..data.checking import (
     write_clean_list,
     write_report,
 )
-from ..data.lists import iter_entries, iter_videos
+from ..data.lists import can_be_listed, iter_entries, iter_videos
 from ..distributed import usable_cpus
 from ..evaluation.report_files import check_folder_can_be_made
 from ..files import only_writer
@@ -126,7 +126,10 @@ def run(options: CheckVideosOptions) -> int:
     paths = list(dict.fromkeys(path for _, path in iter_videos(options.source, root=options.videos)))
     listed = []  # before the scan, as the list may grow meanwhile
     if options.clean_list is not None:
-        listed = [(entry.raw, entry.path) for entry in iter_entries(options.source[0], root=options.videos)]
+        for entry in iter_entries(options.source[0], root=options.videos):
+            if entry.number is None and not can_be_listed(entry):
+                raise ValueError(f"--clean_list cannot name {entry.line.text!r} in a line: rename the file.")
+            listed.append((entry.raw, entry.path))
     journal = options.journal
     try:
         with only_writer(journal.parent, f".{journal.name}.lock"):  # the same command is not given twice at a time

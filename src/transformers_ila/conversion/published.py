@@ -71,7 +71,7 @@ class PublishedCheckpoint:
     def config(self, **fields: Any) -> IlaConfig:
         """Make the configuration of the released network.
 
-        Given fields replace its own: `alignment_fusion="mi_token"` gives the paper's network.
+        Given fields replace its own: `**PRESETS["paper"]` gives the network of the paper's equations.
         """
         head = HEADS[self.data_set]
         labels = class_names(self.data_set)

@@ -169,7 +169,7 @@ def convert_state_dict(state_dict: Mapping[str, torch.Tensor]) -> tuple[IlaConfi
 
     Returns:
         The configuration, and the state dict of `IlaForVideoClassification` for it without the classes' tokens. From
-        CLIP it has CLIP's tensors only, and the configuration is that of the paper's network.
+        CLIP it has CLIP's tensors only, and the configuration is `IlaConfig()` on its towers.
 
     Raises:
         ValueError: neither of the two, or keys left over or missing; the message lists them.

@@ -495,6 +495,12 @@ def _entry(folder: str, name: str) -> ListEntry:
     return ListEntry(os.fsencode(name) + b"\n", Line(folder, None, name), os.path.join(folder, name), len(name))
 
 
+def can_be_listed(entry: ListEntry) -> bool:
+    """Return whether a list in the folder of a video that no list names can name it: it has no line break, say."""
+    name = entry.line.text
+    return not set("\r\n") & set(name) and name.strip(" \t") == _split_path(name, entry.line.file, ())[0]
+
+
 def _matches(source: str) -> list[str]:
     """Return the source itself where it exists, else the videos and folders that match it as a pattern."""
     if os.path.exists(source):

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..data.samples import path_of
 from ..files import atomic_write, only_writer
-from ..markup import csv_text, markdown_sentences, markdown_table, markdown_text
+from ..markup import csv_text, markdown_table, markdown_text
 from ..visualization.confusion import plot_confusion_matrix
 from .inference import probabilities
 from .metrics import confusion_matrix, label_ranks, predicted_classes
@@ -175,7 +175,7 @@ def _markdown(report: Mapping[str, Any]) -> str:
         f"# {markdown_text(model['name'] or 'a model')} on {markdown_text(name)}"
         + (f", {markdown_text(origin['split'])}" * bool(origin["split"])),
         markdown_table(["", ""], _summary(report)),
-        markdown_sentences(report["protocol"]["note"] or ""),
+        f"Note: {markdown_text(note, None)}" if (note := report["protocol"]["note"]) else "",
         *_temporal_section(report),
         *_class_section(report),
         *_confusion_section(report),
@@ -219,8 +219,7 @@ def _circumstances(report: Mapping[str, Any]) -> list[tuple[Any, ...]]:
     rows = [
         ("date", report["date"]),
         ("model", f"{model['dtype']} on {model['device']}, SHA-256 {model['fingerprint']}"),
-        # earlier reports lack it; a reason names parts of the code
-        ("computed in", markdown_sentences(precision_of(report)) if "inference" in report else None),
+        ("computed in", precision_of(report) if "inference" in report else None),  # earlier reports lack it
         (
             "list",
             "no list" if listed is None else f"{listed['name']} ({listed['format']}), SHA-256 {listed['sha256']}",

@@ -15,7 +15,7 @@ from transformers.image_utils import PILImageResampling
 from .. import cost as complexity
 from ..data.class_names import used_names
 from ..markup import markdown_sentences, markdown_table, markdown_text, plain_line, python_string
-from ..model.configuration_ila import IlaConfig
+from ..model.configuration_ila import MULTI_LABEL, IlaConfig, IlaVisionConfig, aligns
 from ..model.video_processing_ila import IlaVideoProcessor
 from .facts import (
     FACTS_KEY,
@@ -90,8 +90,13 @@ USAGE_NOTE = (
     "runs the model's code from this repository. With the package `transformers-ila` imported, its own classes are "
     "used and nothing of the repository is executed."
 )
+ONE_LABEL = (
+    "Every video gets one of the labels, also one that shows none; a score is not a probability of being right."
+)
+SEVERAL_LABELS = (
+    "Each label has a score of its own, which is no probability; from which score on it holds is yours to say."
+)
 LIMITS = (
-    "Every video gets one of the labels, also one that shows none; a score is not a probability of being right.",
     "A clip is a few frames from the whole video: what happens between them is not seen, long videos need cutting.",
 )
 STANDARD_CONVOLUTIONS = (
@@ -192,8 +197,8 @@ def model_card(
         results=_results(facts),
         network=_network(config),
         data="\n".join([*data_notes, _data(config, processor)]),
-        num_labels=len(_class_names(config)),
-        limits="\n".join(f"- {limit}" for limit in (*LIMITS, _biases(config), *weights.limits)),
+        use=_use(config),
+        limits="\n".join(f"- {limit}" for limit in (_answers(config), *LIMITS, _biases(config), *weights.limits)),
         licence=weights.licence,
         citation=CITATION,
     )
@@ -212,10 +217,22 @@ def _class_names(config: IlaConfig) -> list[str]:
     return used_names(config.class_names)
 
 
+def _use(config: IlaConfig) -> str:
+    number = len(_class_names(config))
+    if config.problem_type == MULTI_LABEL:
+        return f"Giving a short video those of {number} labels that fit it"
+    return f"Giving one of {number} labels to a short video of one action"
+
+
+def _answers(config: IlaConfig) -> str:
+    return SEVERAL_LABELS if config.problem_type == MULTI_LABEL else ONE_LABEL
+
+
 def _biases(config: IlaConfig) -> str:
+    tower = _tower(config)
     return (
-        f"Sound and text are not used. Biases of {_tower(config)}'s training data and of the data set are in the "
-        "model; it must not decide about people."
+        f"Sound and text are not used. Biases of the data that the weights learned from ({tower}'s too, if they began "
+        "as its) are in the model; it must not decide about people."
     )
 
 
@@ -224,11 +241,26 @@ def _tower(config: IlaConfig) -> str:
 
 
 def _summary(config: IlaConfig) -> str:
-    head = "compared with the class names" if config.classification_head == "text" else "given to a linear head"
+    heads = {"tokens": "compared with the class names", "merged": "compared with the class names"}
+    head = heads.get(config.class_features, "compared with a given vector of each class")
+    if config.classification_head == "linear":
+        head = "given to a linear head"
     return (
-        f"ILA: {_tower(config)} turned into a video recogniser by aligning neighbouring frames ({PAPER}). "
-        f"{config.num_frames} frames of {config.vision_config.image_size} pixels become one vector that is {head}."
+        f"{_method(config)} ({PAPER}). {config.num_frames} frames of {config.vision_config.image_size} pixels become "
+        f"one vector that is {head}."
     )
+
+
+def _method(config: IlaConfig) -> str:
+    """Say how the frames of a video come together in the tower."""
+    vision, network = config.vision_config, f"{_tower(config)}'s network"
+    if aligns(vision):
+        others = {"adjacent": "neighbouring frames", "first": "each frame with the first"}
+        pairs = others.get(vision.alignment_pairing, "each frame with the middle one")
+        return f"ILA: {network} turned into a video recogniser by aligning {pairs}"
+    if not vision.temporal_layers:
+        return f"{network} as a video recogniser whose tower sees each frame by itself, which ILA is compared with"
+    return f"{network} turned into a video recogniser by `{vision.temporal_module}`, which ILA is compared with"
 
 
 def _results(facts: ModelFacts) -> str:
@@ -278,11 +310,7 @@ def _network(config: IlaConfig) -> str:
     tower = (
         f"ViT, {vision.num_hidden_layers} layers of width {vision.hidden_size}, patches of {vision.patch_size} pixels"
     )
-    temporal = f"`{vision.temporal_module}`"
-    if vision.temporal_module == "ila":
-        temporal += f", `alignment_fusion={vision.alignment_fusion}`, `alignment_conv={vision.alignment_conv}`"
-    if vision.temporal_module == "ila" and vision.alignment_conv == "standard":
-        temporal += STANDARD_CONVOLUTIONS
+    temporal = _temporal_module(vision)
     cached = ", class features computed once" if config.classification_head == "text" else ""
     text = f", and {cost.text_parameters:.1f} M in the text tower" if cost.text_parameters else ""
     rows = {
@@ -297,6 +325,23 @@ def _network(config: IlaConfig) -> str:
     if unused:
         rows["head"] += f"; {unused} further outputs are the release's, and belong to no class"
     return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())])
+
+
+def _temporal_module(vision: IlaVisionConfig) -> str:
+    """Name the temporal module, with its form where that is not the most frequent one, and its layers if not all."""
+    if not vision.temporal_layers:
+        return "`none`"
+    parts = [f"`{vision.temporal_module}`"]
+    if aligns(vision):
+        form = "alignment_conv" if vision.alignment_operator == "conv" else "alignment_operator"
+        frequent = {"alignment_pairing": "adjacent", "alignment_distance": "separable"}
+        fields = ["alignment_fusion", form, *(name for name in frequent if getattr(vision, name) != frequent[name])]
+        parts += [f"`{name}={getattr(vision, name)}`" for name in fields]
+        if form == "alignment_conv" and vision.alignment_conv == "standard":
+            parts[2] += STANDARD_CONVOLUTIONS
+    if len(vision.temporal_layers) < vision.num_hidden_layers:
+        parts.append(f"in layers {', '.join(map(str, sorted(vision.temporal_layers)))}, counted from 0")
+    return ", ".join(parts)
 
 
 def _data(config: IlaConfig, processor: IlaVideoProcessor) -> str:

@@ -28,7 +28,9 @@ WITH_MIN_LR_RATE = (SchedulerType.COSINE_WITH_MIN_LR, SchedulerType.COSINE_WARMU
 
 @dataclass
 class IlaTrainingArguments(TrainingArguments):
-    """Extend `TrainingArguments`; the defaults are the paper's values for Kinetics-400 (Table 14).
+    """Extend `TrainingArguments`; the defaults are the paper's values for Kinetics-400 (Table 14) where it has them.
+
+    `num_train_epochs` is not from there, as it counts 50,000 steps, and `jitter_decay_epoch` is the release's.
 
     Fields:
         new_lr_scale: learning rate of what CLIP does not have, over `learning_rate` (Appendix A: 10; SSv2: 1).

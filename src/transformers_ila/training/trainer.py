@@ -591,8 +591,12 @@ class IlaTrainer(Trainer):
             )
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Save as the Trainer does, but delete older checkpoints only when this one is whole."""
-        with self._clock_stopped():
+        """Save as the Trainer does, but delete older checkpoints only when this one is whole.
+
+        Raises:
+            FolderInUseError: another run has the folder, as this one's lock was deleted.
+        """
+        with self._clock_stopped(), only_run(self._get_output_dir(trial), writes=self.args.should_save):
             self._save_whole(model, trial)
 
     def _save_whole(self, model: Any, trial: Any) -> None:
