@@ -14,6 +14,7 @@ from torch import distributed
 
 
 T = TypeVar("T")
+MOST_WORKERS = 1024  # processes that read videos beside one; more exhaust a machine before they read any
 PATIENCE = timedelta(days=7)  # a process waits for the slowest; one that dies is noticed by the launcher
 
 

@@ -108,9 +108,10 @@ def test_crashes_and_hangs_cost_one_video_each(tmp_path, monkeypatch):
     }
 
 
-def test_no_workers(tmp_path):
-    with pytest.raises(ValueError, match="1 or more, got 0"):
-        next(video_check.check_videos(["a.mp4"], journal=tmp_path / "journal", workers=0))
+@pytest.mark.parametrize("workers", [0, 10**9])
+def test_numbers_of_workers_that_are_refused(tmp_path, workers):
+    with pytest.raises(ValueError, match=f"1 or more, at most 1024, got {workers}"):
+        next(video_check.check_videos(["a.mp4"], journal=tmp_path / "journal", workers=workers))
 
 
 @pytest.fixture
@@ -340,9 +341,9 @@ BAD_ARGUMENTS = {
     "binary": (["utf16.txt"], "'utf16.txt', line 1, column 1: what stands here is no text in UTF-8, but in UTF-16"),
     "empty list": (["empty.txt"], "'empty.txt' lists no video"),
     "empty folder": (["nothing"], "'nothing' holds no video; known suffixes: .3gp"),
-    "workers": (["list.txt", "--workers", "0"], "--workers must be 1 or more, got 0"),
+    "workers": (["list.txt", "--workers", "0"], "--workers must be 1 or more, at most 1024, got 0"),
     "not a number": (["list.txt", "--workers", "two"], "invalid int value: 'two'"),
-    "min_frames": (["list.txt", "--min_frames", "0"], "--min_frames must be 1 or more, got 0"),
+    "min_frames": (["list.txt", "--min_frames", "0"], "--min_frames must be 1 or more, at most 1024, got 0"),
     "max_seconds": (["list.txt", "--max_seconds", "nan"], "--max_seconds must be above 0, got nan"),
     "unknown": (["list.txt", "--colour", "red"], "there is no option --colour"),
     "suffix": (["list.txt", "--report", "report.txt"], "must end in .csv or .json, got 'report.txt'"),

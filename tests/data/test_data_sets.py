@@ -235,6 +235,10 @@ def test_links_of_class_folders(tmp_path, caplog):
     for name, target in links.items():
         (data / "walk" / name).symlink_to(target)
     (data / "sit").symlink_to(tmp_path / "store/more")
+    (data / "jump").symlink_to("run")  # the videos of run, in a class of their own
+    touch(tmp_path, "val/run/v.mp4", "all/walk/w.mp4")
+    (data / "walk" / "v.mp4").symlink_to("../../val/run/v.mp4")
+    (data / "walk" / "w.mp4").symlink_to("../../all/walk/w.mp4")
     (data / "run" / "again").symlink_to(data / "run")
     (data / "run" / "too").symlink_to("deep")
     found = read_annotations(data)
@@ -246,9 +250,14 @@ def test_links_of_class_folders(tmp_path, caplog):
         "walk/a.mp4",
         "walk/d.mp4",
         "walk/own.mp4",
+        "walk/w.mp4",
     ]
     assert [name for name, _ in rows(found)] == expected
-    assert f"{str(data)!r}: 4 files are left out: 4 links out of their class folder." in caplog.text
+    kinds = "5 links out of their class folder, 1 links to another class folder"
+    assert f"{str(data)!r}: 6 files are left out: {kinds}." in caplog.text
+    (data / "run" / "d.mp4").symlink_to(tmp_path / "store/d")
+    with pytest.raises(ValueError, match=r"run/d\.mp4' and .*walk/d\.mp4' are links to one video"):
+        read_annotations(data)
 
 
 def test_class_folders_of_splits(tmp_path):

@@ -131,6 +131,8 @@ FAULTS = [  # content, line, column, part of the message
     ("a.mp4,walking,3,1\nb.mp4,running,2,2\n", 1, 7, "'walking' is no class index"),  # no list of frames
     ("a.mp4 1\npath,label\n", 2, 11, "no label"),  # a header stands first
     ("path,label,split\na.mp4,1,train\n", 1, 12, "another column"),
+    ("path,num_frames\na.mp4,30\n", 1, 6, "the label must stand in this column, and it is 'num_frames'"),
+    ("video;duration\na.mp4;3\n", 1, 7, "the label must stand in this column, and it is 'duration'"),
     ("path,label\n", 1, 1, "no video is listed"),
     ("\n \r\n", 1, 1, "no video is listed there"),
     ("", 1, 1, "no video is listed there"),
@@ -287,6 +289,7 @@ def test_a_column_for_each_class(tmp_path, content):
         ("path,run,walk\na.mp4,0\n", 2, 7, "1 cells stand behind the path, where the header has 2 classes"),
         ("path,run,walk\na.mp4,0,,1\n", 2, 7, "3 cells stand"),
         ("a.mp4,1,0\nb.mp4,0,1\n", None, None, "every video has the labels 0 and 1; rows of 0 and 1"),
+        ("a.mp4,1,0\nb.mp4,1,0\n", None, None, "every video has the labels 0 and 1; rows of 0 and 1"),
         ("a.mp4,1,0,0\nb.mp4,0,1,0\n", 1, 11, "'0' stands there twice; rows of 0 and 1, one a class, are read below"),
     ],
 )
@@ -370,6 +373,9 @@ def test_lines_that_are_likely_to_be_no_videos(tmp_path, caplog):
     assert len(read(tmp_path, "a.mp4 0\ndir 1\n").samples) == 2 and not caplog.records
     read(tmp_path, "classes: 3\na.mp4 0\n")
     assert "1 of 2 videos neither exist nor have a video's suffix, as the others have: " in caplog.text
+    caplog.clear()
+    assert len(read(tmp_path, "a.mp4 0\ndir\\b.mp4 1\n").samples) == 2
+    assert "1 of 2 videos do not exist, and have backslashes" in caplog.text and "write `/`" in caplog.text
     assert "'Unnamed" not in fault(tmp_path, "Unnamed: 0,path,label\n0,a.mp4,0\n")[2]
     assert rows(read(tmp_path, "path;label;;\r\na.mp4;0;;\r\n")) == [("a.mp4", 0)]  # empty columns of spreadsheets
 
@@ -424,6 +430,25 @@ def test_list_of_frames(tmp_path):
         ("my dance 2", 3, 120),
         ("gone, 5", (1, 2), 9),
     ]
+
+
+def test_two_labels_or_frames_and_a_label(tmp_path):
+    """Ids without suffix, each with two labels, look like folders with their numbers of frames."""
+    content = "clip_a,3,5\nclip_b,4,1\n"
+    with pytest.raises(ValueError, match="may have a number of frames in front of the labels.*pass `format`"):
+        read(tmp_path, content, multi_label=True)
+    assert rows(read(tmp_path, content, multi_label=True, format="list")) == [("clip_a", (3, 5)), ("clip_b", (4, 1))]
+    assert read(tmp_path, content, multi_label=True, format="frames").samples[0].num_frames == 3
+    assert read(tmp_path, "path,frames,labels\n" + content, multi_label=True).samples[0].num_frames == 3
+
+
+@pytest.mark.parametrize(
+    "header,column", [("path,label,frames", 6), ("path,start,end", 6), ("path label", 6), ("path,frames,width", 13)]
+)
+def test_headers_of_other_columns_than_those_of_frames(tmp_path, header, column):
+    with pytest.raises(AnnotationError, match="must stand in this column, and it is") as error:
+        read(tmp_path, f"{header}\nwalk,1,2\nrun,2,1\n")
+    assert (error.value.line, error.value.column) == (1, column)
 
 
 @pytest.mark.parametrize(

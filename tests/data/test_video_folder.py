@@ -41,6 +41,8 @@ def test_one_of_every_class_of_two_is_held_out(caplog):
     assert sorted(training + evaluation) == sorted(samples) and evaluation[-1] == (Path("1.mp4"), 3)
     assert "1 classes have one video, which stays in training, so nothing measures them: '4'" in caplog.text
     assert len(hold_out(samples, every=2)[1]) == 5 + 2 + 2 + 1
+    of_torch = [(path, torch.tensor(label)) for path, label in samples]  # each is another key of a dictionary
+    assert [path for path, _ in hold_out(of_torch)[1]] == [path for path, _ in evaluation]
     for wrong in (0, 1, -1, True, 2.5, None):
         with pytest.raises(ValueError, match="`every` must be a whole number of at least 2, got"):
             hold_out(samples, every=wrong)

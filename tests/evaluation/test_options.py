@@ -46,6 +46,8 @@ def videos(tmp_path_factory):
         (InferenceOptions, {"protocol": "3x4"}, "protocol must be one of 1x1, 4x3, 1x3, 3x1, 10x3, got '3x4'"),
         (InferenceOptions, {"batch_size": 0}, "batch_size must be a whole number of 1 or more, got 0"),
         (InferenceOptions, {"workers": -1}, "workers must be a whole number of 0 or more, got -1"),
+        (InferenceOptions, {"workers": 10**9}, "workers must be at most 1024, got 1000000000"),
+        (InferenceOptions, {"seed": 10**30}, "seed must be at most 9223372036854775807, got 1000"),
         (InferenceOptions, {"seed": -1}, "seed must be a whole number of 0 or more, got -1"),
         (InferenceOptions, {"seed": 1.5}, "seed must be .* got 1.5"),
         (InferenceOptions, {"seed": True}, "seed must be .* got True"),

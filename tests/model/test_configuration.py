@@ -126,6 +126,13 @@ def test_what_no_memory_holds_is_refused_before_it_is_taken(field):
             kind(**{field: HUGE[field]})
 
 
+@pytest.mark.parametrize("field", ["alignment_eta", "alignment_beta", "alignment_delta", "prompt_alpha"])
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), 10**40])
+def test_numbers_that_are_not_finite(field, value):
+    with pytest.raises((StrictDataclassError, ValueError), match=f"(?s){field}"):
+        tiny_config(**{field: value})
+
+
 def test_nothing_invalid_is_saved(tmp_path):
     config = tiny_config()
     config.num_frames = 0

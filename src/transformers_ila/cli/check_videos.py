@@ -23,7 +23,7 @@ from ..data.checking import (
     write_report,
 )
 from ..data.lists import can_be_listed, iter_entries, iter_videos
-from ..distributed import usable_cpus
+from ..distributed import MOST_WORKERS, usable_cpus
 from ..evaluation.report_files import check_folder_can_be_made
 from ..files import only_writer
 from ..model.video_reading_ila import ReadLimits
@@ -68,8 +68,8 @@ class CheckVideosOptions:
             )
         if self.min_frames < 1:
             raise ValueError(f"--min_frames must be 1 or more, got {self.min_frames}.")
-        if self.workers is not None and self.workers < 1:
-            raise ValueError(f"--workers must be 1 or more, got {self.workers}.")
+        if self.workers is not None and not 1 <= self.workers <= MOST_WORKERS:
+            raise ValueError(f"--workers must be 1 or more, at most {MOST_WORKERS}, got {self.workers}.")
         if not self.max_seconds > 0:
             raise ValueError(f"--max_seconds must be above 0, got {self.max_seconds}.")
         if Path(self.report).suffix.lower() not in REPORT_SUFFIXES:

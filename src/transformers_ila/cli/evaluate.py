@@ -82,14 +82,15 @@ def read_samples(args: EvaluateArguments) -> Annotations:
     config = classifier_config(args.model)
     names = explicit_class_names(config)
     source, root = (args.videos, None) if args.list is None else (args.list, args.videos)
-    format = args.format or detect_format(source, root)
+    several = config.problem_type == MULTI_LABEL
+    format = args.format or detect_format(source, root, multi_label=several)
     samples = read_annotations(
         source,
         root=root,
         format=format,
         labels=names,
         split=args.read_split,
-        multi_label=config.problem_type == MULTI_LABEL and takes_several_labels(format),
+        multi_label=several and takes_several_labels(format),
     )
     if names is not None and samples.has_numbers:
         logger.warning(

@@ -11,9 +11,10 @@ What is unusual here:
 
 import codecs
 import inspect
+import itertools
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from .lists import (
     header_columns,
     is_class_table,
     is_video_name,
+    iter_list,
     read_frame_list,
     read_list,
 )
@@ -74,7 +76,7 @@ def read_annotations(
         ValueError: the format is not known, an argument does not go with it, or class names have faults.
         OSError: something cannot be read.
     """
-    format = detect_format(source, root) if format is None else format
+    format = detect_format(source, root, multi_label=bool(multi_label)) if format is None else format
     if format not in FORMATS:
         raise ValueError(f"`format` must be one of {_formats()}; got {format!r}.")
     given = {"root": root, "labels": labels, "split": split, "multi_label": multi_label}
@@ -96,8 +98,13 @@ def takes_several_labels(format: str) -> bool:
 JSON = re.compile(r"\s*(\[\s*)?(\{\s*\"[^\"]*\"\s*:|\]\s*$)")  # a name may begin with `[` or `{`, too
 
 
-def detect_format(source: Any, root: str | Path | None) -> str:
-    """Return the key of `FORMATS` for a source, by its content; a ValueError says what is read instead."""
+def detect_format(source: Any, root: str | Path | None, *, multi_label: bool = False) -> str:
+    """Return the key of `FORMATS` for a source, by its content.
+
+    Raises:
+        ValueError: what is not read, with what is; several labels are asked for, `path 3 5` may have two of them or
+            be 3 frames of the class 5, and there is no such folder.
+    """
     if hasattr(source, "features") or isinstance(source, dict):
         return "datasets"
     if isinstance(source, (list, tuple)) or names_shards(str(source)):
@@ -113,7 +120,8 @@ def detect_format(source: Any, root: str | Path | None) -> str:
         head = file.read(2**16)
     if head[:2] in UTF16:
         return "list"  # which says what is wrong
-    return _format_of_text(head.removeprefix(codecs.BOM_UTF8).decode("utf-8", "replace"), path, root or path.parent)
+    text = head.removeprefix(codecs.BOM_UTF8).decode("utf-8", "replace")
+    return _format_of_text(text, path, root or path.parent, multi_label=multi_label)
 
 
 def _format_of_folder(folder: Path) -> str:
@@ -124,7 +132,7 @@ def _format_of_folder(folder: Path) -> str:
     return "shards" if shards else "folders"
 
 
-def _format_of_text(head: str, path: Path, root: str | Path) -> str:
+def _format_of_text(head: str, path: Path, root: str | Path, *, multi_label: bool) -> str:
     lines = [line.strip(" \t") for line in with_plain_ends(head).split("\n") if line.strip(" \t")]
     if "\0" in head or path.suffix.lower() in VIDEO_SUFFIXES or not lines:
         raise ValueError(f"{str(path)!r} is no annotation. What is read: {_formats()}.")
@@ -141,7 +149,14 @@ def _format_of_text(head: str, path: Path, root: str | Path) -> str:
     whole = [line for line in whole[:1000] if not COMMENT.match(line)]
     columns = [name for name, _ in header_columns(whole[0])] if whole else []
     likely = [_is_of_frames(line, root) for line in whole[bool(columns) :]]
-    return "frames" if likely and all(likely) and not is_class_table(columns) else "list"
+    if not (likely and all(likely)) or is_class_table(columns):
+        return "list"
+    if multi_label and len(columns) < 3 and not any(_are_folders(path, root)):
+        raise ValueError(
+            f"{str(path)!r} may have a number of frames in front of the labels of each line, or not: pass `format`, "
+            "'frames' or 'list' (--format)."
+        )
+    return "frames"
 
 
 def _is_of_frames(line: str, root: str | Path) -> bool:
@@ -152,6 +167,12 @@ def _is_of_frames(line: str, root: str | Path) -> bool:
     path = unquoted(line[:begin])
     is_file = TO_SUFFIX.match(line) or path.lower().endswith(VIDEO_SUFFIXES)
     return not is_file or os.path.isdir(os.path.join(root, path))
+
+
+def _are_folders(file: Path, root: str | Path) -> Iterator[bool]:
+    """Yield of the first videos of a list whether they are folders."""
+    entries = itertools.islice(iter_list(file, root=root), 1000)
+    return (os.path.isdir(entry.path) for entry in entries if entry.path is not None)
 
 
 def _formats() -> str:
@@ -171,16 +192,23 @@ def _with_missing(annotations: Annotations) -> Annotations:
     return replace(annotations, missing=missing)
 
 
+ODD: dict[str, Callable[[str], bool]] = {  # what is said of some videos among others -> which they are
+    "neither exist nor have a video's suffix, as the others have": lambda path: not is_video_name(path),
+    "do not exist, and have backslashes, as the others have not": lambda path: "\\" in path and is_video_name(path),
+}
+
+
 def _with_warning(annotations: Annotations) -> Annotations:
     """Return the annotations, and warn of lines that are likely to be no videos, and of a root that may be wrong."""
     videos = [sample.video for sample in annotations.samples if isinstance(sample.video, str)]
-    odd = [video for video in videos if not is_video_name(video)]
-    odd = [video for video in odd if not os.path.exists(video)] if len(odd) < len(videos) else []
-    if odd:
-        logger.warning(
-            f"{annotations.source!r}: {len(odd)} of {len(videos)} videos neither exist nor have a video's suffix, as "
-            f"the others have: {preview(odd)} ({why_no_path(odd[0])})."
-        )
+    for what, is_odd in ODD.items():
+        odd = [video for video in videos if is_odd(video)]
+        odd = [video for video in odd if not os.path.exists(video)] if len(odd) < len(videos) else []
+        if odd:
+            logger.warning(
+                f"{annotations.source!r}: {len(odd)} of {len(videos)} videos {what}: {preview(odd)} "
+                f"({why_no_path(odd[0])})."
+            )
     some = [sample.video for sample in annotations.samples[:: max(1, len(annotations.samples) // 20)]]
     paths = [video for video in some if isinstance(video, str)]
     if paths and not any(map(os.path.exists, paths)):

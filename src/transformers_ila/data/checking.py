@@ -23,6 +23,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Literal
 
+from ..distributed import MOST_WORKERS
 from ..files import atomic_write
 from ..model.video_reading_ila import IlaVideoMetadata, ReadLimits, VideoDecodingError, check_video
 
@@ -133,12 +134,12 @@ def check_videos(
         the checks in the order in which they finish.
 
     Raises:
-        ValueError: `workers` is below 1 or `max_seconds` is not above 0.
+        ValueError: `workers` is below 1 or above `MOST_WORKERS`, or `max_seconds` is not above 0.
         OSError: the journal cannot be written.
         RuntimeError: the worker processes do not start.
     """
-    if workers < 1:
-        raise ValueError(f"workers must be 1 or more, got {workers}.")
+    if not 1 <= workers <= MOST_WORKERS:
+        raise ValueError(f"workers must be 1 or more, at most {MOST_WORKERS}, got {workers}.")
     states = {path: _state(path) for path in paths}
     if FORK_SERVER and paths:
         _start_fork_server()

@@ -284,18 +284,23 @@ def read_class_folders(source: str | Path, *, labels: Labels | None = None, spli
     blanks of its class. `split` is a folder above the classes, which may be called val or validation and so on.
 
     Links are followed, though not in circles, and not where they would give a video another class: a link to a folder
-    must stay in its class folder, and one to a file must not lead to another folder of the same source. Those, hidden
+    must stay in its class folder, and one to a file must not lead to another folder of the same source, nor elsewhere
+    into a folder with the name of another class; a class folder is no link to another one. Those, hidden
     names, files beside the class folders, and files that are neither videos nor frames are left out, and counted in a
     warning.
 
     Raises:
         ValueError: there is no such folder, it has fewer than two classes while `labels` names none, a folder is none
-            of `labels`, or, where the folders name the classes, one holds no video.
+            of `labels`, two classes have links to one video, or, where the folders name the classes, one holds no
+            video.
     """
     folder = _folder_of_split(Path(source), split)
     left_out, found = Counter[str](), list[str]()
+    inside = os.path.join(os.path.realpath(folder), "")
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-        if entry.is_dir() and not _is_hidden(entry.name):
+        if entry.is_symlink() and entry.is_dir() and os.path.join(os.path.realpath(entry.path), "").startswith(inside):
+            left_out["links to another class folder"] += 1
+        elif entry.is_dir() and not _is_hidden(entry.name):
             found.append(entry.name)
         else:
             left_out[f"beside the class folders ({kind_of_file(entry.name)})"] += 1
@@ -314,10 +319,10 @@ def read_class_folders(source: str | Path, *, labels: Labels | None = None, spli
             f"{len(unknown)} of {len(found)} class folders of {str(folder)!r} are none of the {len(classes.by_name)} "
             f"class names: {preview(unknown)}."
         )
-    samples = []
+    samples, linked = [], dict[str, str]()
     prefix = os.path.join(os.path.abspath(folder), "")
     for name, label in label_of.items():
-        videos = _ClassFolder(prefix + name, left_out).videos()
+        videos = _ClassFolder(prefix + name, left_out, others={*found} - {name}, linked=linked).videos()
         if not videos and labels is not None:  # the classes are known without it
             logger.warning(f"{str(folder / name)!r} holds no video.")
         elif not videos:
@@ -364,8 +369,9 @@ def _is_hidden(name: str) -> bool:
 class _ClassFolder:
     """Find the videos of a class folder, and count in `left_out` what else there is."""
 
-    def __init__(self, folder: str, left_out: Counter[str]) -> None:
+    def __init__(self, folder: str, left_out: Counter[str], *, others: set[str], linked: dict[str, str]) -> None:
         self.folder, self.left_out = folder, left_out
+        self.others, self.linked = others, linked  # names of the other class folders; target -> link to a video
         self.inside = os.path.join(os.path.realpath(folder), "")
         self.source = os.path.join(os.path.realpath(os.path.dirname(folder)), "")
 
@@ -396,7 +402,18 @@ class _ClassFolder:
         return found
 
     def _leads_out(self, link: os.DirEntry[str]) -> bool:
-        """Return whether a link leads to a folder outside of the class folder, or to another folder's file."""
+        """Return whether a link leads to a folder outside of the class folder, or to the file of another class.
+
+        Raises:
+            ValueError: a link in another class folder leads to the same file.
+        """
         target = os.path.realpath(link.path)
-        outside = not os.path.join(target, "").startswith(self.inside)
-        return outside and (link.is_dir() or target.startswith(self.source))
+        if os.path.join(target, "").startswith(self.inside):
+            return False
+        of_another = os.path.basename(os.path.dirname(target)) in self.others
+        if link.is_dir() or target.startswith(self.source) or of_another:
+            return True
+        first = self.linked.setdefault(target, link.path)
+        if not first.startswith(os.path.join(self.folder, "")):
+            raise ValueError(f"{first!r} and {link.path!r} are links to one video, which would have two classes.")
+        return False

@@ -62,6 +62,11 @@ PATH_WORDS = frozenset(
     "videopath".split()
 )
 NAME_WORDS = frozenset("id ids key name names".split())  # of the path or of a label
+LABEL_WORDS = frozenset(
+    "action actions activity annotation annotations categories category class classes classid classname cls emotion "
+    "gesture gloss gt index idx label labels set sign tag tags target targets truth verb y".split()
+).union(NAME_WORDS)
+FRAME_WORDS = frozenset("count frame framecount frames length nframes num number numframes total".split())
 COLUMN_WORDS = frozenset(
     "abs absolute action actions activity annotation annotations categories category class classes classid classname "
     "cls count dir directory duration emotion end event fold fps frame framecount frames full gesture gloss gt height "
@@ -376,6 +381,11 @@ def _class_columns(line: Line, classes: LabelMap, *, columns: int) -> list[str]:
     if not is_class_table(names, classes.by_name):
         if len(cells) > columns:
             raise line.fault(cells[columns][1], f"a table with {columns} columns is read, and this is another column")
+        expected = (PATH_WORDS, LABEL_WORDS) if columns == 2 else (PATH_WORDS, FRAME_WORDS, LABEL_WORDS)
+        for words, (name, position) in list(zip(expected, cells))[1:]:
+            if NO_NAME.match(name) is None and not _has_words(name, words):
+                wanted = "the label" if words is LABEL_WORDS else "the number of frames"
+                raise line.fault(position, f"{wanted} must stand in this column, and it is {name!r}")
         return []
     for name, position in cells[1:]:
         if names.count(name) > 1:

@@ -290,9 +290,9 @@ def annotations_of_samples(
     """Make the Annotations of samples that were read with a LabelMap; `more` are further fields.
 
     Raises:
-        AnnotationError: every video has the labels 0 and 1, here as `0 1`, there as `1 0`.
+        AnnotationError: every video has the labels 0 and 1, which stand there as `1 0` at least once.
     """
-    if {sample.labels for sample in samples} == {(0, 1), (1, 0)}:
+    if (1, 0) in (found := {sample.labels for sample in samples}) and found <= {(0, 1), (1, 0)}:
         raise annotation_error(source, f"every video has the labels 0 and 1; {ONE_HOT}")
     more |= {"first_index": classes.first_index, "has_numbers": classes.has_numbers}
     return Annotations(samples, classes.names, bool(classes.multi_label), format, source, **more)

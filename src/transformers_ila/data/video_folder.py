@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 from transformers.utils import logging
 
 from ..model.video_processing_ila import IlaVideoProcessor
-from .class_indices import refuse_two_orders
+from .class_indices import name_of, refuse_two_orders
 from .data_sets import read_class_folders
 from .samples import Labels, classes_of, join_classes, listed_samples
 from .text import preview
@@ -119,18 +119,20 @@ def hold_out(
         every: how many videos of a class one is held out of.
 
     Raises:
-        ValueError: `every` is no whole number of at least 2.
+        ValueError: `every` is no whole number of at least 2, or what is no label.
     """
     if not isinstance(every, int) or isinstance(every, bool) or every < 2:
         raise ValueError(f"`every` must be a whole number of at least 2, got {every!r}.")
-    counts = Counter(label for _, label in samples)
-    warn_of_single_videos([label for label, count in counts.items() if count == 1])
+    labels = [sample.labels for sample in listed_samples(samples)]
+    counts = Counter(labels)
+    names = {of_video: name_of(of_video[0]) or given for of_video, (_, given) in zip(labels, samples)}
+    warn_of_single_videos([names[of_video] for of_video, count in counts.items() if count == 1])
     training: list[tuple[Path, int]] = []
     evaluation: list[tuple[Path, int]] = []
-    seen: Counter[int] = Counter()
-    for path, label in samples:
-        seen[label] += 1
-        held = counts[label] > 1 and seen[label] % min(every, counts[label]) == 0
+    seen = Counter[tuple[int, ...]]()
+    for (path, label), of_video in zip(samples, labels):
+        seen[of_video] += 1
+        held = counts[of_video] > 1 and seen[of_video] % min(every, counts[of_video]) == 0
         (evaluation if held else training).append((path, label))
     return training, evaluation
 

@@ -9,9 +9,10 @@ from typing import Any, TypeVar
 
 import torch
 
-from ..distributed import Rank
+from ..distributed import MOST_WORKERS, Rank
 
 
+MOST = 2**63 - 1  # that torch takes
 PROTOCOLS: dict[str, tuple[int, int]] = {  # name -> clips, crops
     "1x1": (1, 1),
     "4x3": (4, 3),  # the paper's
@@ -74,7 +75,7 @@ class InferenceOptions:
         _require_whole_number("batch_size", self.batch_size, least=1)
         _require_whole_number("seed", self.seed, least=0)
         if self.workers is not None:
-            _require_whole_number("workers", self.workers, least=0)
+            _require_whole_number("workers", self.workers, least=0, most=MOST_WORKERS)
         if self.device is not None:
             _require_device(self.device)
 
@@ -160,9 +161,11 @@ def _require_one_of(name: str, value: Any, allowed: Any) -> None:
         raise ValueError(f"{name} must be one of {', '.join(map(str, allowed))}, got {value!r}.")
 
 
-def _require_whole_number(name: str, value: Any, *, least: int) -> None:
+def _require_whole_number(name: str, value: Any, *, least: int, most: int = MOST) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise ValueError(f"{name} must be a whole number of {least} or more, got {value!r}.")
+    if value > most:
+        raise ValueError(f"{name} must be at most {most}, got {value}.")
 
 
 def _require_device(device: str) -> None:

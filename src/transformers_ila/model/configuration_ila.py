@@ -88,11 +88,19 @@ LARGEST = {
     "gta_regions": 2**16,
     "num_labels": 2**20,
 }
+LARGEST_NUMBER = 2**100
 MAY_BE_ZERO = ("mit_num_hidden_layers",)
 
 
 def require_sizes(fields: Mapping[str, Any]) -> None:
-    """Raise a ValueError for a size below 1, or above the most that is allowed (`LARGEST`)."""
+    """Raise a ValueError for a size below 1, or above the most that is allowed (`LARGEST`), and for any number that is
+    not finite.
+    """
+    for field, value in fields.items():
+        if isinstance(value, (int, float)) and field not in LARGEST:
+            _require(
+                abs(value) < LARGEST_NUMBER, field=field, value=value, allowed="finite numbers that float32 holds"
+            )
     for field, most in LARGEST.items():
         value, least = fields.get(field), 0 if field in MAY_BE_ZERO else 1
         if isinstance(value, int):

@@ -115,8 +115,7 @@ class IlaVideoProcessor(BaseVideoProcessor):
         wrong = [name for name in kwargs if name == "video_metadata" or callable(getattr(type(self), name, None))]
         if wrong:  # a JSON file may name anything
             raise ValueError(f"{', '.join(sorted(wrong))} cannot be set: of a call, or a method of the processor.")
-        own = IlaVideoProcessorKwargs.__annotations__.keys() - VideosKwargs.__annotations__.keys() | {"num_frames"}
-        kwargs = {k: v for k, v in kwargs.items() if v is not None or k not in own}  # type: ignore[assignment]
+        kwargs = {k: v for k, v in kwargs.items() if v is not None or k not in OPTION_CHECKS}  # type: ignore[assignment]
         _check_options({name: value for name, value in kwargs.items() if value is not None})
         super().__init__(**kwargs)  # type: ignore[misc]
         _check_options({name: value for name, value in vars(self).items() if value is not None})
@@ -175,8 +174,8 @@ class IlaVideoProcessor(BaseVideoProcessor):
     def preprocess(self, videos: Any, **kwargs: Unpack[IlaVideoProcessorKwargs]) -> BatchFeature:
         """Turn videos into `pixel_values`, as the class says; `kwargs` other than None override the settings."""
         given: Any = {name: value for name, value in kwargs.items() if value is not None}
-        _check_options(given)
         options = {**vars(self), **given}
+        _check_options({name: value for name, value in options.items() if value is not None})
         square = given.get("default_to_square", self.default_to_square)
         sizes = self._standardize_kwargs(options["size"], options["crop_size"], default_to_square=square)
         options |= {name: sizes[name] for name in ("size", "crop_size")}
@@ -361,6 +360,8 @@ def _is_size(value: Any) -> bool:
         sides = {name: side for name, side in dict(value).items() if side is not None}
         known = all(isinstance(name, str) and name in SizeDict.__dataclass_fields__ for name in sides)
         value = list(sides.values()) if known else []
+    elif isinstance(value, (list, tuple)) and len(value) != 2:
+        return False
     sides_of = list(value) if isinstance(value, (list, tuple)) else [value]
     return 1 <= len(sides_of) <= 2 and all(_is_whole(side, MAX_SIDE) for side in sides_of)
 

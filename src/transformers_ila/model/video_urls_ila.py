@@ -18,7 +18,16 @@ from typing import Any
 
 
 DOWNLOAD_PIECE = 2**18  # bytes
-AZURE_HOST = ipaddress.ip_address("168.63.129.16")  # the host of a virtual machine, at an address of a public range
+NOT_PUBLIC = tuple(  # beside what `is_global` knows, which differs with the version of Python
+    ipaddress.ip_network(network)
+    for network in (
+        "168.63.129.16",  # the host of a virtual machine of Azure
+        "192.0.0.0/24",  # protocol assignments; 192.0.0.192 is the host of Oracle's virtual machines
+        "192.88.99.0/24",  # relays of 6to4
+        "64:ff9b:1::/48",  # NAT64 of a network of one's own
+        "3fff::/20",  # documentation
+    )
+)
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
 HIDDEN = "***"
 SCHEME = r"[A-Za-z][A-Za-z0-9+.-]+:/+"  # `Path` makes one slash of two
@@ -193,4 +202,5 @@ def is_public(address: str) -> bool:
             return is_public(str(inside))
         if found.is_site_local:
             return False
-    return found.is_global and not (found.is_multicast or found.is_reserved or found == AZURE_HOST)
+    special = any(found in network for network in NOT_PUBLIC)
+    return found.is_global and not (found.is_multicast or found.is_reserved or special)
