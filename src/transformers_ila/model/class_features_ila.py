@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from transformers.utils import logging
 
 from .class_names_ila import alike_features, alike_tokens, end_of_text, placeholder_class_input_ids
+from .configuration_ila import require_classification
 from .label_fields_ila import check_labels, names_of, numbered_names
 
 
@@ -120,6 +121,7 @@ class ClassTextFeatures:
             names = numbered_names(count)
         if len(names) != count:
             raise ValueError(f"`labels` must name {count} classes, got {len(names)}.")
+        require_classification(self.config, count)
         return names
 
     def _use_ready_features(self, embeds: torch.Tensor) -> None:
