@@ -232,7 +232,7 @@ ONLY_WARNED = {"alignment_hidden_size", "gta_groups", "mit_num_attention_heads",
 def test_every_condition_is_tried():
     uses = {*IlaConfig.uses, *IlaVisionConfig.uses, *FrozenClipConfig.uses, *FrozenClipVisionConfig.uses}
     named = {name for use in (*uses, *AlignedTimesformerConfig.uses) for name in use.fields}
-    assert named == {field for _, _, field, _ in IDLE} - {"label_smoothing", "projection_dim"} | ONLY_WARNED
+    assert named == {field for _, _, field, _ in IDLE} - {"projection_dim"} | ONLY_WARNED
     assert {name for use in uses if not use.refused for name in use.fields} == ONLY_WARNED
 
 
@@ -295,6 +295,68 @@ def test_a_file_may_hold_what_has_no_effect(tmp_path, caplog):
     assert (loaded.temporal_module, loaded.alignment_fusion) == ("ata", "mi_token")
 
 
+def test_what_a_file_says_may_be_replaced(tmp_path):
+    """By what is given, before anything is validated; what then has no effect is dropped, as ever."""
+    smooth = {"label_smoothing": 0.1, "classification_head": "linear"}
+    for make in (ila, timesformer, frozen_clip):
+        given = smooth if make is not timesformer else {"label_smoothing": 0.1}
+        config = make(**given)
+        config.save_pretrained(tmp_path)
+        several = type(config).from_pretrained(tmp_path, problem_type=MULTI_LABEL)
+        assert (several.problem_type, several.label_smoothing) == (MULTI_LABEL, 0.0)
+        written = json.loads((tmp_path / "config.json").read_text())
+        for problem in (MULTI_LABEL, "regression"):
+            (tmp_path / "config.json").write_text(json.dumps({**written, "problem_type": problem}))
+            if problem == MULTI_LABEL:
+                assert type(config).from_pretrained(tmp_path).label_smoothing == 0.0
+            one = type(config).from_pretrained(tmp_path, problem_type="single_label_classification")
+            assert one.label_smoothing == 0.1
+        with pytest.raises(StrictDataclassError, match="`problem_type` is 'regression'"):
+            type(config).from_pretrained(tmp_path)
+
+
+def test_a_decoder_s_file_may_hold_an_alignment_that_nothing_uses(tmp_path):
+    frozen_clip(temporal_module="none", decoder_temporal=["alignment"], alignment_fusion="add").save_pretrained(
+        tmp_path
+    )
+    assert FrozenClipConfig.from_pretrained(tmp_path).vision_config.alignment_fusion == "add"
+    loaded = FrozenClipConfig.from_pretrained(tmp_path, decoder_temporal=["convolution"])
+    assert loaded.vision_config.alignment_fusion == "interaction"
+    assert FrozenClipConfig.paper(temporal_module="none").vision_config.alignment_fusion == "interaction"
+
+
+def test_names_of_other_programs_are_dropped_from_files(tmp_path, caplog):
+    """OpenAI's CLIP lists numbers of generated text in its towers; some programs write `hidden_size` at the top."""
+    for make, place in ((ila, "vision_config"), (frozen_clip, "vision_config"), (timesformer, None)):
+        config = make()
+        written = {**config.to_dict(), "decoder_start_token_id": None, "prompt_note": "x", "temperature": 1.0}
+        if place is not None:
+            written |= {"hidden_size": 32, place: {**written[place], "decoder_start_token_id": None, "mit_note": 1}}
+        effects_ila.logger.warning_once.cache_clear()
+        with caplog.at_level(logging.WARNING, logger=effects_ila.__name__):
+            loaded = type(config).from_dict(dict(written))
+        assert {**loaded.to_dict(), "vision_config": None} == {
+            **config.to_dict(),
+            "decoder_start_token_id": None,
+            "vision_config": None,
+        }
+        assert place is None or not hasattr(loaded.vision_config, "mit_note")
+        assert "`prompt_note` of the file is dropped" in caplog.text and "decoder_start_token_id" not in caplog.text
+        (tmp_path / "config.json").write_text(json.dumps(config.to_dict(), default=str))
+        with pytest.raises(ValueError, match="no field `temporal_modul`"):
+            type(config).from_pretrained(tmp_path, temporal_modul="none")
+    clip = CLIPConfig(vision_config={**VISION, "decoder_start_token_id": None})
+    assert IlaConfig(vision_config=clip.vision_config).vision_config.image_size == SIDE
+    for head in ({"problem_type": "regression"}, {"id2label": {0: "beauty"}}):  # which is not loaded here
+        CLIPConfig(**head).save_pretrained(tmp_path)
+        assert IlaConfig.from_pretrained(tmp_path).class_names == ["LABEL_0", "LABEL_1"]
+
+
+def test_towers_of_our_other_models_are_checked():
+    with pytest.raises(StrictDataclassError, match="`mit_num_hidden_layers` is 2"):
+        FrozenClipConfig(vision_config=IlaVisionConfig(**VISION, mit_num_hidden_layers=2))
+
+
 @pytest.mark.parametrize(
     "make, given, message",
     [
@@ -351,12 +413,16 @@ def test_only_classes_are_learned(kind, field, value, allowed, tmp_path):
         model.classification_loss(torch.zeros(1, 3), torch.tensor([0]))
 
 
-def test_one_class_cannot_be_named():
+def test_one_class_cannot_be_named(tmp_path):
     linear, text = (IlaForVideoClassification(ila(classification_head=head)) for head in ("linear", "text"))
+    linear.save_pretrained(tmp_path)
     for call in (
         lambda: linear.set_labels(["one"]),
         lambda: text.set_class_input_ids(torch.ones(1, 5, dtype=torch.long)),
         lambda: text.set_class_embeddings(torch.ones(1, 64)),
+        lambda: AlignedTimesformerForVideoClassification(timesformer()).set_labels(["one"]),
+        lambda: FrozenClipForVideoClassification(frozen_clip()).set_labels(["one"]),
+        lambda: IlaForVideoClassification.from_pretrained(tmp_path, labels=["one"]),
     ):
         with pytest.raises(ValueError, match="`num_labels` is 1; allowed: 2 or more"):
             call()

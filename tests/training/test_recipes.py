@@ -10,10 +10,12 @@ import torch
 import yaml
 
 from support.paths import RECIPES
+from support.tiny_models import tiny_config
 from transformers_ila import IlaForVideoClassification
 from transformers_ila.conversion.published import PUBLISHED
 from transformers_ila.data.class_names import class_names
 from transformers_ila.data.samples import Annotations, Sample
+from transformers_ila.model.configuration_ila import MULTI_LABEL
 from transformers_ila.training.arguments import parameter_groups
 from transformers_ila.training.inputs import annotations_of, check_model, config_of, hold_out_videos, model_of
 from transformers_ila.training.recipes import (
@@ -399,6 +401,21 @@ def test_the_share_that_is_held_out(tmp_path, options, fraction):
     assert recipe.val_fraction == fraction and args.load_best_model_at_end
     _, args = parsed("small_b16_8f", tmp_path, "--save_strategy", "no")
     assert not args.load_best_model_at_end  # which would need checkpoints
+
+
+def test_the_recipe_says_how_many_labels_a_video_has(tmp_path):
+    """Whatever the weights that it begins with gave, and were smoothed with."""
+    model = IlaForVideoClassification(tiny_config(classification_head="linear", label_smoothing=0.1))
+    model.save_pretrained(tmp_path / "one")
+    model.config.problem_type, model.config.label_smoothing = MULTI_LABEL, 0.0
+    model.save_pretrained(tmp_path / "several")
+    for several in (True, False):
+        for folder in ("one", "several"):
+            options = ["--classification_head", "linear", "--num_frames", "4", "--clip", str(tmp_path / folder)]
+            recipe, _ = parsed(None, tmp_path, *options)
+            config = model_of(recipe, ["walk"] if several else ["walk", "run"], multi_label=several).config
+            assert config.problem_type == (MULTI_LABEL if several else None)
+            assert config.label_smoothing == (0.1 if (several, folder) == (False, "one") else 0.0)
 
 
 def test_a_run_of_before_goes_on_with_what_it_decided(tmp_path):

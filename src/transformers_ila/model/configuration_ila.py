@@ -12,13 +12,14 @@ compares all three. A field that has no effect beside the others may only have i
 import copy
 import math
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import fields
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
-from transformers import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
+from transformers import CLIPConfig, CLIPTextConfig, CLIPVisionConfig, PreTrainedConfig
 from transformers.activations import ACT2FN
 
-from .effects_ila import Use, fields_in_use, refuse_unknown, require_effects, with_defaults
+from .effects_ila import Use, fields_in_use, refuse_unknown, require_effects, with_defaults, without_unknown
 from .label_fields_ila import names_of, settle_label_fields, with_label_arguments, without_label_fields
 from .loading_ila import config_dict_of_vit
 
@@ -162,6 +163,24 @@ def require_classification(config: Any, num_labels: int | None = None) -> None:
     _require(problem != MULTI_LABEL or not smoothing, field="label_smoothing", value=smoothing, allowed=allowed)
 
 
+def take_fields(kind: Any, kwargs: dict[str, Any], inside: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Move a configuration class's fields out of the keyword arguments of its `from_dict`, and return them.
+
+    The configuration is then made with them, so that they are validated, and stored values that they replace are not.
+    The library's own fields stay, but for `problem_type`, which decides what others may be.
+
+    Args:
+        kind: the class.
+        inside: name of a sub-configuration, which stays too -> its class.
+
+    Raises:
+        ValueError: an argument that looks like a field and is none; the library would pass it over.
+    """
+    refuse_unknown(kind, kwargs, inside)
+    names = {entry.name for entry in fields(kind)} - {entry.name for entry in fields(PreTrainedConfig)}
+    return {name: kwargs.pop(name) for name in [*kwargs] if name in (names | {"problem_type"}) - {*(inside or {})}}
+
+
 def validated(loaded: Any) -> Any:
     """Validate what a `from_dict` returns, a configuration or one with unused arguments, and return it unchanged."""
     (loaded[0] if isinstance(loaded, tuple) else loaded).validate()
@@ -246,6 +265,13 @@ HEAD_USES: tuple[Use, ...] = (
         'classification_head="text" and class_features="tokens", which use the text tower',
     ),
     Use(("classifier_dropout",), lambda config: not _has_text_head(config), 'classification_head="linear"', off=0),
+)
+LOSS_USES: tuple[Use, ...] = (
+    Use(
+        ("label_smoothing",),
+        lambda config: config.problem_type != MULTI_LABEL,
+        f'a problem_type other than "{MULTI_LABEL}", whose loss has no smoothing',
+    ),
 )
 
 
@@ -337,7 +363,7 @@ class IlaVisionConfig(CLIPVisionConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         kwargs.pop("model_type", None)
-        refuse_unknown(type(self), list(kwargs))
+        refuse_unknown(type(self), kwargs)
         super().__post_init__(**kwargs)
 
     @classmethod
@@ -354,8 +380,8 @@ class IlaVisionConfig(CLIPVisionConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        given = {name: kwargs.pop(name) for name in _VISION_FIELDS if name in kwargs}
-        stored = fields_in_use(cls, config_dict, {**kwargs, **given}, warn=True)
+        given = take_fields(cls, kwargs)
+        stored = fields_in_use(cls, without_unknown(cls, config_dict), {**kwargs, **given}, warn=True)
         return validated(super().from_dict({**stored, **given}, **kwargs))
 
     @classmethod
@@ -482,7 +508,11 @@ class IlaConfig(CLIPConfig):
 
     model_type = "ila"
     loads = frozenset({"ila", "clip", "vit"})  # types of models whose weights have a place
-    uses = (*HEAD_USES, Use(("alignment_loss_weight",), lambda config: aligns(config.vision_config), ALIGNING, off=0))
+    uses = (
+        *HEAD_USES,
+        *LOSS_USES,
+        Use(("alignment_loss_weight",), lambda config: aligns(config.vision_config), ALIGNING, off=0),
+    )
     vision_kind = IlaVisionConfig
     sub_configs_defaults = {"vision_config": IlaVisionConfig, "text_config": IlaTextConfig}
     # The Trainer gathers every output that is not named here over the whole evaluation set.
@@ -522,14 +552,16 @@ class IlaConfig(CLIPConfig):
         require_sizes({"num_labels": kwargs.get("num_labels")})
         settle_label_fields(self, kwargs.get("num_labels"))
         vision_fields = {name: kwargs.pop(name) for name in _VISION_FIELDS if name in kwargs}
-        refuse_unknown(type(self), list(kwargs), {"vision_config": self.vision_kind, "text_config": IlaTextConfig})
-        for key, config_class in (("vision_config", self.vision_kind), ("text_config", IlaTextConfig)):
+        refuse_unknown(type(self), kwargs, self.tower_kinds())
+        for key, config_class in self.tower_kinds().items():
             given = getattr(self, key)
             if isinstance(given, dict):
                 own = vision_fields if key == "vision_config" else {}
                 setattr(self, key, {**copy.deepcopy(given), **own})  # CLIPConfig edits the dictionary it is given
             elif given is not None and given.model_type != config_class.model_type:
-                setattr(self, key, config_class(**given.to_dict()))  # CLIP's own class
+                setattr(self, key, config_class.from_dict(given.to_dict()))  # CLIP's own class
+            elif given is not None and not isinstance(given, config_class):
+                setattr(self, key, config_class(**given.to_dict()))  # of another of our models
         super().__post_init__(**kwargs)
         if vision_fields:
             self.vision_config = copy.deepcopy(self.vision_config)  # not the caller's own
@@ -568,15 +600,28 @@ class IlaConfig(CLIPConfig):
         check_model_type(config_dict, pretrained_model_name_or_path, cls.loads)
         if config_dict.get("model_type") == "clip":  # expected here, so no warning about another model's type
             config_dict = {**config_dict, "model_type": cls.model_type}
+            count = len(config_dict.get("id2label") or range(2))
+            if config_dict.get("problem_type") not in PROBLEM_TYPES or count < 2:  # of a head that is not loaded here
+                config_dict = {**without_label_fields(config_dict), "problem_type": None}
         if config_dict.get("model_type") == "vit":
             config_dict = config_dict_of_vit(config_dict, pretrained_model_name_or_path, **kwargs)
         return config_dict, unused
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> "IlaConfig":
-        stored = cls.fields_in_use(with_label_arguments(config_dict, kwargs), kwargs, warn=True)
-        given = {name: kwargs.pop(name) for name in _VISION_FIELDS if name in kwargs}
-        return validated(super().from_dict({**stored, **given}, **kwargs))
+        stored = without_unknown(cls, with_label_arguments(config_dict, kwargs), cls.tower_kinds())
+        if isinstance(stored.get("vision_config"), dict):
+            stored["vision_config"] = without_unknown(cls.vision_kind, stored["vision_config"])
+        stored = cls.fields_in_use(stored, kwargs, warn=True)
+        vision = {name: kwargs.pop(name) for name in _VISION_FIELDS if name in kwargs}
+        return validated(
+            super().from_dict({**stored, **vision, **take_fields(cls, kwargs, cls.tower_kinds())}, **kwargs)
+        )
+
+    @classmethod
+    def tower_kinds(cls) -> dict[str, Any]:
+        """Return the names of both towers' configurations -> their classes."""
+        return {"vision_config": cls.vision_kind, "text_config": IlaTextConfig}
 
     @classmethod
     def fields_in_use(cls, stored: dict[str, Any], given: dict[str, Any], *, warn: bool = False) -> dict[str, Any]:
@@ -587,17 +632,23 @@ class IlaConfig(CLIPConfig):
             warn: name in a warning, once, what is left out for having no effect.
         """
         stored, kind, vision = dict(stored), cls.vision_kind, stored.get("vision_config")
+        uses = cls.tower_uses({**stored, **given})
         if vision is None or isinstance(vision, dict):
             inner, asked = vision or {}, {name: value for name, value in given.items() if name in _VISION_FIELDS}
             if isinstance(given.get("vision_config"), dict):
                 asked = {**given["vision_config"], **asked}
             top = {name: stored.pop(name) for name in _VISION_FIELDS if name in stored}
-            inner = fields_in_use(kind, inner, {**top, **asked}, warn=warn)
+            inner = fields_in_use(kind, inner, {**top, **asked}, warn=warn, uses=uses)
             top = {name: value for name, value in top.items() if name not in asked}
-            top = fields_in_use(kind, top, {**inner, **asked}, warn=warn)
+            top = fields_in_use(kind, top, {**inner, **asked}, warn=warn, uses=uses)
             stored |= top if vision is None else {"vision_config": inner, **top}
             vision = with_defaults(kind, {**inner, **top, **asked})
         return fields_in_use(cls, stored, given, warn=warn, vision_config=vision)
+
+    @classmethod
+    def tower_uses(cls, values: Mapping[str, Any]) -> tuple[Use, ...]:
+        """Return where the tower's fields have an effect, in a model with these fields."""
+        return cls.vision_kind.uses
 
     @classmethod
     def from_clip_size(cls, size: str, **kwargs: Any) -> "IlaConfig":

@@ -5,7 +5,7 @@ default; another value is an error where somebody gives it. A file may hold one,
 for what is replaced while it is loaded: it is dropped, and a warning says so once.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, fields
 from difflib import get_close_matches
 from types import SimpleNamespace
@@ -57,7 +57,13 @@ def require_effects(config: Any, uses: Sequence[Use] | None = None) -> None:
 
 
 def fields_in_use(
-    kind: Any, stored: Mapping[str, Any], given: Mapping[str, Any], *, warn: bool = False, **parts: Any
+    kind: Any,
+    stored: Mapping[str, Any],
+    given: Mapping[str, Any],
+    *,
+    warn: bool = False,
+    uses: Sequence[Use] | None = None,
+    **parts: Any,
 ) -> dict[str, Any]:
     """Return the stored fields of a configuration class without those that have no effect.
 
@@ -66,10 +72,12 @@ def fields_in_use(
         stored: fields of a file or a preset.
         given: fields that replace them. One of these without an effect is for the configuration to refuse.
         warn: name what is left out in a warning, once.
-        parts: sub-configurations as they will be, where the class's `uses` look into them.
+        uses: where fields have an effect; by default what the class says.
+        parts: sub-configurations as they will be, where `uses` look into them.
     """
     stored, defaults = dict(stored), _defaults(kind)
-    for name, use in _idle(with_defaults(kind, {**stored, **given, **parts}), kind.uses, defaults).items():
+    config = with_defaults(kind, {**stored, **given, **parts})
+    for name, use in _idle(config, kind.uses if uses is None else uses, defaults).items():
         if name in stored and name not in given:
             value = stored.pop(name)
             if warn:
@@ -79,29 +87,55 @@ def fields_in_use(
     return stored
 
 
-def refuse_unknown(kind: Any, unknown: Sequence[str], inside: Mapping[str, Any] | None = None) -> None:
+def refuse_unknown(kind: Any, names: Iterable[str], inside: Mapping[str, Any] | None = None) -> None:
     """Raise a ValueError for a name that looks like a field of a configuration class, and is none.
 
+    Args:
+        kind, names, inside: as in `misnamed`.
+    """
+    for reason in misnamed(kind, names, inside).values():
+        raise ValueError(reason)
+
+
+def without_unknown(kind: Any, stored: Mapping[str, Any], inside: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return the stored fields of a file without what `refuse_unknown` refuses, and name that in a warning, once.
+
+    Other programs write such names into configurations (`hidden_size`, for their own use).
+    """
+    unknown = misnamed(kind, stored, inside)
+    for name, reason in unknown.items():
+        logger.warning_once(f"`{name}` of the file is dropped. {reason}")
+    return {name: value for name, value in stored.items() if name not in unknown}
+
+
+def misnamed(kind: Any, names: Iterable[str], inside: Mapping[str, Any] | None = None) -> dict[str, str]:
+    """Return the names that look like fields of a configuration class and are none, and what is wrong with each.
+
     Transformers makes an attribute of every unknown name, which has no effect. Files of CLIP hold many such names, so
-    only these are refused: those that begin as our own fields do, those spelt much like one, and those of a tower.
+    only these count: those that begin as our own fields do, those spelt much like one, and those of a tower; but no
+    token ids, which are of generated text (`decoder_start_token_id`).
 
     Args:
         kind: the class.
-        unknown: the names.
-        inside: name of a sub-configuration -> its class, whose fields do not belong to `kind`.
+        names: names of arguments or of a file; fields of `kind`, and ours of a part, are passed over.
+        inside: name of a sub-configuration -> its class, whose other fields do not belong to `kind`.
     """
     kinds = (kind, *(inside or {}).values())
     bases = [base for each in kinds for base in each.__mro__ if not base.__module__.startswith("transformers.")]
     ours = list(dict.fromkeys(name for base in bases for name in vars(base).get("__annotations__", ())))
     parts = {place: {entry.name for entry in fields(part)} for place, part in (inside or {}).items()}
-    for name in unknown:
-        places = [f"`{place}`" for place, names in parts.items() if name in names and not name.endswith("_token_id")]
-        if places:
-            raise ValueError(f"`{name}` has no effect here; it is a field of {' and of '.join(places)}.")
+    known, found = {*ours, *(entry.name for entry in fields(kind))}, dict[str, str]()
+    for name in names:
+        if name in known or name.endswith("_token_id"):
+            continue
+        places = [f"`{place}`" for place, own in parts.items() if name in own]
         close = get_close_matches(name, ours, n=1, cutoff=0.85)
-        if close or name.startswith(OUR_PREFIXES):
+        if places:
+            found[name] = f"`{name}` has no effect here; it is a field of {' and of '.join(places)}."
+        elif close or name.startswith(OUR_PREFIXES):
             close = close or get_close_matches(name, ours, n=3, cutoff=0)
-            raise ValueError(f"There is no field `{name}`; did you mean {', '.join(f'`{c}`' for c in close)}?")
+            found[name] = f"There is no field `{name}`; did you mean {', '.join(f'`{c}`' for c in close)}?"
+    return found
 
 
 def _defaults(kind: Any) -> dict[str, Any]:

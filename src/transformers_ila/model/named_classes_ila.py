@@ -63,12 +63,14 @@ class NamedClasses:
 
         Raises:
             ValueError: names that contradict each other, or are no different, non-empty strings; other names than the
-                checkpoint's head has learned.
+                checkpoint's head has learned; a single class, but of several labels.
         """
         path, wants_info = pretrained_model_name_or_path, kwargs.pop("output_loading_info", False)
         names, config = cls._names_asked_for(path, labels, config, kwargs)
         renew = kwargs.get("ignore_mismatched_sizes", False)
         model, info = cls._load_weights(path, *model_args, config=config, output_loading_info=True, **kwargs)
+        if names is not None:
+            require_classification(model.config, len(names))
         absent = {*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])}
         if names is not None and not absent.isdisjoint(model.class_keys):  # CLIP's checkpoints know no classes
             model._start_classes(names)
@@ -156,10 +158,13 @@ class NamedClasses:
                 made before still holds the weights from before.
 
         Raises:
-            ValueError: no list of different names; other names than those that the head has learned; a head whose rows
-                cannot be moved (offloaded, quantised, sharded, or under an adapter).
+            ValueError: no list of different names; a single class, but of several labels; other names than those that
+                the head has learned; a head whose rows cannot be moved (offloaded, quantised, sharded, or under an
+                adapter).
         """
-        self._set_labels(check_labels(labels), ignore_mismatched_sizes)
+        names = check_labels(labels)
+        require_classification(self.config, len(names))
+        self._set_labels(names, ignore_mismatched_sizes)
 
     def _set_labels(self, names: list[str], renew: bool) -> bool:
         """Do what `set_labels` says, and return whether the head started anew."""

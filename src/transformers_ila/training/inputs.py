@@ -16,7 +16,7 @@ from ..data.annotations import Annotations, list_shards, read_annotations
 from ..data.samples import samples_hash
 from ..data.video_folder import warn_of_single_videos
 from ..evaluation.inference import named_in_errors, require_checkpoint
-from ..model.configuration_ila import CLIP_SIZES, IlaConfig
+from ..model.configuration_ila import CLIP_SIZES, MULTI_LABEL, IlaConfig
 from ..model.label_fields_ila import label_fields
 from ..model.loading_ila import refuse_adapter
 from ..model.modeling_ila import IlaForVideoClassification
@@ -26,18 +26,26 @@ from .recipes import RecipeArguments, validate_config_fields
 logger = logging.get_logger(__name__)
 
 
-def config_of(recipe: RecipeArguments, class_names: Sequence[str]) -> IlaConfig:
+def config_of(recipe: RecipeArguments, class_names: Sequence[str], *, multi_label: bool = False) -> IlaConfig:
     """Return the configuration of the recipe's tower with its fields and classes.
 
     Raises:
         ValueError: an unknown tower, or fields and values that IlaConfig does not have.
     """
-    fields = validate_config_fields(recipe.model_fields())
+    fields = {"problem_type": _problem(multi_label), **validate_config_fields(recipe.model_fields())}
     return IlaConfig.from_clip_size(recipe.tower, **label_fields(class_names), **fields)
 
 
-def model_of(recipe: RecipeArguments, class_names: Sequence[str]) -> IlaForVideoClassification:
+def _problem(multi_label: bool) -> str | None:
+    return MULTI_LABEL if multi_label else None
+
+
+def model_of(
+    recipe: RecipeArguments, class_names: Sequence[str], *, multi_label: bool = False
+) -> IlaForVideoClassification:
     """Return the recipe's model with the weights of `clip`, or with random ones (`from_scratch`).
+
+    multi_label: the model gives a video several labels, whatever the one in `clip` gives.
 
     Raises:
         ValueError: as in `check_model`, or weights that do not load.
@@ -45,8 +53,8 @@ def model_of(recipe: RecipeArguments, class_names: Sequence[str]) -> IlaForVideo
     """
     check_model(recipe)
     if recipe.from_scratch:
-        return IlaForVideoClassification(config_of(recipe, class_names))
-    wanted, kind = recipe.model_fields(), class_of(recipe)
+        return IlaForVideoClassification(config_of(recipe, class_names, multi_label=multi_label))
+    wanted, kind = {"problem_type": _problem(multi_label), **recipe.model_fields()}, class_of(recipe)
     with named_in_errors(str(recipe.clip)):
         model = load_for_classes(recipe.clip, class_names, kind=kind, **wanted)
     vision = CLIP_SIZES[recipe.tower][0]

@@ -14,7 +14,6 @@ from transformers.utils import logging
 
 from ..data.annotations import Annotations
 from ..distributed import all_succeed
-from ..model.configuration_ila import MULTI_LABEL
 from ..model.video_processing_ila import IlaVideoProcessor
 from ..version import __version__
 from .arguments import IlaTrainingArguments
@@ -105,9 +104,8 @@ def _trainer(
 ) -> IlaTrainer:
     names = training.class_names or []
     set_seed(args.seed)  # new weights are drawn here
-    model = model_of(recipe, names)
+    model = model_of(recipe, names, multi_label=training.multi_label)
     if training.multi_label:  # where nothing is the first of five
-        model.config.problem_type = MULTI_LABEL
         if str(args.metric_for_best_model).removeprefix("eval_") in ("top1", "top5", "None"):
             args.metric_for_best_model, args.greater_is_better = "loss", False
     processor = IlaVideoProcessor.for_model(model.config, frame_sampling=recipe.frame_sampling)

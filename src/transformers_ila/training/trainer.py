@@ -372,17 +372,21 @@ class IlaTrainer(Trainer):
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         if self.lr_scheduler is not None:  # the caller's own
             return self.lr_scheduler
-        if not self.args.warmup_steps and self.args.warmup_epochs:
+        given, warmup = self.args.warmup_steps, self.args.get_warmup_steps(num_training_steps)
+        if not given and self.args.warmup_epochs:
             epochs = self.args.num_train_epochs if self.args.max_steps <= 0 else self._epochs_of_max_steps()
             share = min(self.args.warmup_epochs / epochs, 1.0)
-            self.args.warmup_steps = max(1, round(share * num_training_steps))
-        warmup = self.args.get_warmup_steps(num_training_steps)
+            warmup = max(1, round(share * num_training_steps))
         if warmup >= num_training_steps and self.is_world_process_zero():
             logger.warning(
                 f"The run has {num_training_steps} steps and its warm-up takes {warmup}, so the learning rate never "
                 "falls and hardly reaches its peak: lower `warmup_epochs` or `warmup_steps`, or take more steps."
             )
-        return super().create_scheduler(num_training_steps, optimizer)
+        self.args.warmup_steps = warmup
+        try:
+            return super().create_scheduler(num_training_steps, optimizer)
+        finally:
+            self.args.warmup_steps = given  # another run, or the same with a smaller batch, has other steps
 
     def _epochs_of_max_steps(self) -> float:
         per_epoch = len(self.get_train_dataloader()) / self.args.gradient_accumulation_steps
