@@ -24,8 +24,7 @@ SAME_NAMES = {  # room -> modules that moved there and kept their names
     "conversion": "checkpoint_files",
     "data": "annotations",
     "evaluation": "metrics prediction probing",
-    "model": "layers_ila modeling_ila outputs_ila temporal_ila "
-    "video_container_ila video_decoding_ila video_packets_ila",
+    "model": "layers_ila modeling_ila temporal_ila video_container_ila video_decoding_ila video_packets_ila",
     "training": "augmentation",
 }
 HOMES = {
@@ -41,9 +40,9 @@ HOMES = {
     "annotation_text": "data.text",
     "cards": "hub.cards hub.facts hub.reports hub.earlier_cards conversion.released_cards",
     "checkpoints": "conversion.published data.class_names",
-    "class_names_ila": "model.class_names_ila model.label_fields_ila",
+    "class_names_ila": "model.class_names_ila model.class_features_ila",
     "complexity": "cost",
-    "configuration_ila": "model.configuration_ila model.label_fields_ila",
+    "configuration_ila": "model.configuration_ila model.class_names_ila",
     "confusion_picture": "visualization.confusion",
     "conversion": "conversion.state_dicts",
     "data": "data.video_folder",
@@ -59,6 +58,7 @@ HOMES = {
     "motion_pictures": "motionbench.drawing video_writing",
     "motionbench": "motionbench.tasks",
     "moving_average": "training.callbacks",
+    "outputs_ila": "model.pretrained_ila",
     "picture_tower": "ablation.image_pretraining",
     "positions_ila": "model.loading_ila",
     "prediction_files": "evaluation.prediction_files evaluation.options",
@@ -68,7 +68,7 @@ HOMES = {
     "publishing": "hub.publishing hub.checking",
     "recipes": "training.recipes training.inputs",
     "released_checkpoint": "conversion.convert conversion.tokenizer",
-    "shipped_code_ila": "model.remote_code_ila",
+    "shipped_code_ila": "model.loading_ila",
     "sigterm": "training.signals",
     "synchronised_norm": "training.sync_batch_norm",
     "training": "training.trainer training.arguments",

@@ -13,8 +13,8 @@ from transformers import TimesformerConfig, VideoMAEConfig
 from support.tiny_models import tiny_config
 from transformers_ila import IlaForVideoClassification, IlaVideoProcessor
 from transformers_ila.model import configuration_ila
+from transformers_ila.model.class_names_ila import label_fields
 from transformers_ila.model.configuration_ila import CLIP_SIZES
-from transformers_ila.model.label_fields_ila import label_fields
 from transformers_ila.motionbench.tasks import make_videos, write_folder, write_mp4
 
 

@@ -20,7 +20,7 @@ from transformers_ila.cli import ablate, analyse, card, cost, demo, evaluate, pr
 from transformers_ila.cli.main import run_verb
 from transformers_ila.evaluation.inference import load_trained
 from transformers_ila.hub import export
-from transformers_ila.model.label_fields_ila import label_fields
+from transformers_ila.model.class_names_ila import label_fields
 from transformers_ila.motionbench.tasks import MOTIONS, write_folder
 
 

@@ -19,7 +19,7 @@ from transformers_ila.cli.main import run_verb
 from transformers_ila.cli.parsing import help_text, read_options
 from transformers_ila.distributed import RemoteRankError
 from transformers_ila.files import LOCK
-from transformers_ila.model.label_fields_ila import label_fields
+from transformers_ila.model.class_names_ila import label_fields
 from transformers_ila.version import __version__
 
 

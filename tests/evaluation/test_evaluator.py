@@ -28,7 +28,7 @@ from transformers_ila.evaluation.options import PROTOCOLS, EvaluationOptions
 from transformers_ila.evaluation.report import fingerprint
 from transformers_ila.evaluation.report_files import write_report
 from transformers_ila.model.alignment_ila import PointPredictor
-from transformers_ila.model.label_fields_ila import label_fields
+from transformers_ila.model.class_names_ila import label_fields
 from transformers_ila.motionbench.tasks import make_videos, write_folder
 from transformers_ila.video_writing import write_mp4
 

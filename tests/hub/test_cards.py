@@ -37,7 +37,7 @@ from transformers_ila.hub.cards import (
 from transformers_ila.hub.exporting import export
 from transformers_ila.hub.facts import METRICS, OFFICIAL_RELEASE, OPENAI_CLIP, ModelFacts, read_facts
 from transformers_ila.hub.reports import card_of_folder, measured_results
-from transformers_ila.model.label_fields_ila import label_fields
+from transformers_ila.model.class_names_ila import label_fields
 from transformers_ila.motionbench.tasks import write_folder
 from transformers_ila.version import __version__
 

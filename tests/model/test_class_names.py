@@ -1,169 +1,151 @@
-"""Names that a text tower cannot tell apart, and tokens and text features that are none."""
-
-import copy
-import logging
+"""`id2label`, `label2id`, `num_labels`: three ways to give one list of class names, in every configuration of ours."""
 
 import numpy as np
 import pytest
-import torch
+from transformers import AutoConfig
 
-from support.inputs import CLOSE, pixels, randomised
-from support.tiny_models import byte_tokenizer, save_clip, tiny_config
-from transformers_ila import IlaForVideoClassification
-from transformers_ila.model.class_names_ila import alike_features, alike_tokens, tokenize_labels
-
-
-@pytest.fixture(scope="module")
-def clip(tmp_path_factory):
-    return save_clip(tmp_path_factory.mktemp("clip"))
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory):
-    return byte_tokenizer(tmp_path_factory.mktemp("tokenizer"))
+from support.tiny_models import TINY_VISION
+from transformers_ila import AlignedTimesformerConfig, FrozenClipConfig, IlaConfig
+from transformers_ila.model.class_names_ila import (
+    check_labels,
+    explicit_class_names,
+    label_fields,
+    names_in_fields,
+    row_order,
+)
 
 
-@pytest.fixture(scope="module")
-def model():
-    """A model that is not changed: what fails leaves it as it was."""
-    return randomised(IlaForVideoClassification(tiny_config(num_labels=3, use_video_prompt=False))).eval()
-
-
-ALIKE = {
-    "case": ["run", "Walk", "walk"],
-    "blanks before a sign": ["walk , run", "walk, run"],
-    "composed letters": ["caf\u00e9", "cafe\u0301"],
-    "cut": ["x" * 40 + "a", "x" * 40 + "b"],
-}
-
-
-@pytest.mark.parametrize("names", ALIKE.values(), ids=ALIKE)
-def test_names_that_the_tokenizer_reads_alike_are_refused(clip, names):
-    cut = "of which it keeps 32 tokens.*" if len(names[0]) > 32 else ""
-    with pytest.raises(ValueError, match=f"{names[-2]!r} and {names[-1]!r} alike.*{cut}always get the same score"):
-        IlaForVideoClassification.from_pretrained(clip, labels=names)
-    linear = IlaForVideoClassification.from_pretrained(clip, labels=names, classification_head="linear")
-    assert linear.config.class_names == names  # which reads no text
-
-
-def test_text_that_cannot_be_encoded(tokenizer):
-    with pytest.raises(ValueError, match=r"UTF-8 can hold, got \['a\\udc80'\]"):
-        tokenize_labels(["a\udc80", "b"], tokenizer, tiny_config().text_config)
-
-
-@pytest.mark.parametrize("end", [98, 2])
-def test_what_stands_behind_the_end_of_a_text_tells_no_classes_apart(end):
-    text = tiny_config(text_config={"vocab_size": 99, "eos_token_id": end}).text_config
-    last = 98  # 2 is CLIP's old sign for the highest id
-    assert alike_tokens(torch.tensor([[5, last, 3], [6, last, 3], [5, last, 4]]), text) == (0, 2)
-    assert alike_tokens(torch.tensor([[5, 3, last], [5, last, 3]]), text) is None
+CONFIGS = (IlaConfig, FrozenClipConfig, AlignedTimesformerConfig)
+A, B = ["walk", "run", "sit"], {"walk": 0, "run": 1, "sit": 2}
 
 
 @pytest.mark.parametrize(
-    "ids, said",
+    "fields",
     [
-        ([[5, 98, 3], [6, 98, 3], [5, 98, 4]], r"rows 0 and 2 \('LABEL_0', 'LABEL_2'\) are alike"),
-        ([[5, 6, 3], [5, 7, 4]], "rows 0 and 1"),  # no end of text: only the first token is read
-        ([[True, False]], "integers.*torch.bool"),
-        (torch.full((2, 4), 1j), "integers.*complex"),
-        ([[5, 98], [6]], "rows of equal length"),
-        ("walk", "rows of equal length"),
-        ([["walk"]], "rows of equal length"),
+        {"id2label": {0: "walk", 1: "run", 2: "sit"}},
+        {"id2label": {2: "sit", 1: "run", 0: "walk"}},
+        {"id2label": {"0": "walk", "1": "run", "2": "sit"}},  # as JSON has it
+        {"label2id": B},
+        {"label2id": {"sit": "2", "run": "1", "walk": "0"}},  # as Transformers' guides write it
+        {"id2label": dict(enumerate(A)), "label2id": B, "num_labels": 3},
+        {"id2label": dict(enumerate(A)), "label2id": {"LABEL_0": 0, "LABEL_1": 1}},  # what the library leaves behind
+        {"id2label": {np.str_(i): np.str_(name) for i, name in enumerate(A)}},
+        {"label2id": dict(zip(A, np.arange(3))), "num_labels": np.int64(3)},
     ],
 )
-def test_tokens_that_name_no_classes(model, ids, said):
-    before = model(pixels()).logits
-    with pytest.raises(ValueError, match=f"`input_ids` must.*{said}"):
-        model.set_class_input_ids(ids)
-    assert torch.equal(model(pixels()).logits, before)
-
-
-def test_tokens_of_other_integers_are_taken_and_rows_without_an_end_are_told(model, caplog):
-    model = copy.deepcopy(model)
-    ids = np.array([[5, 98], [6, 98]], dtype=np.uint16)
-    model.set_class_input_ids(ids, labels=(name for name in "ab"))
-    assert model.class_input_ids.dtype == torch.long and model.config.class_names == ["a", "b"]
-    assert "eos_token_id" not in caplog.text
-    model.set_class_input_ids([[5, 6], [6, 98]])
-    assert "only the first token" in caplog.text
-
-
-FEATURES = torch.randn(3, 64, generator=torch.Generator().manual_seed(0))
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_all_ways_to_name_classes_say_the_same(kind, fields, tmp_path):
+    config = kind(**fields)
+    assert (config.id2label, config.label2id) == tuple(label_fields(A).values()) and config.class_names == A
+    kind().save_pretrained(tmp_path)
+    for loaded in (kind.from_pretrained(tmp_path, **fields), AutoConfig.from_pretrained(tmp_path, **fields)):
+        assert (loaded.id2label, loaded.label2id) == tuple(label_fields(A).values())
 
 
 @pytest.mark.parametrize(
-    "embeds, said",
+    "fields, said",
     [
-        (FEATURES[[0, 1, 0]], r"rows 0 and 2 \('LABEL_0', 'LABEL_2'\) are alike"),
-        (torch.stack([FEATURES[0], FEATURES[1], 3 * FEATURES[1]]), "rows 1 and 2"),
-        (torch.ones(3, 64, dtype=torch.long), "floating-point numbers, got torch.int64"),
-        (torch.ones(3, 64, dtype=torch.bool), "floating-point numbers, got torch.bool"),
-        (FEATURES.to(torch.complex64), "floating-point numbers, got torch.complex64"),
-        (FEATURES.masked_fill(FEATURES > 2, float("nan")), "finite, those of class 'LABEL_"),
-        (FEATURES.masked_fill(FEATURES > 2, float("inf")), "finite"),
-        (FEATURES.double() * 1e300, "finite"),  # more than the model's numbers can hold
-        (FEATURES * torch.tensor([[1.0], [0.0], [1.0]]), r"different from 0, those of class 'LABEL_1' \(row 1\)"),
-        (FEATURES * 1e-30, "of a length that torch.float32 can bring to 1"),  # all cosines would be 0
-        (FEATURES * 1e30, "of a length"),
-        ("walk", "rows of equal length"),
+        ({"id2label": {1: "walk", 2: "run"}}, r"`id2label` must number its classes 0 to 1, got the indices \[1, 2\]"),
+        ({"id2label": {0: "walk", 2: "run"}}, "0 to 1"),
+        ({"id2label": {0: "walk", "0": "run"}}, "0 to 1"),
+        ({"id2label": {False: "walk", True: "run"}}, "0 to 1"),
+        ({"id2label": {"00": "walk", " 1": "run"}}, "0 to 1"),
+        ({"id2label": {0.0: "walk", 1.0: "run"}}, "0 to 1"),
+        ({"id2label": {"walk": 0, "run": 1}}, "0 to 1"),
+        ({"label2id": {"walk": 1, "run": 2}}, r"`label2id` must number its classes 0 to 1, got the indices \[1, 2\]"),
+        ({"label2id": {"walk": 0, "run": 0}}, "0 to 1"),
+        ({"id2label": {}}, "`id2label` must be different class names"),
+        ({"id2label": ["walk", "run"]}, "`id2label` must be a dictionary"),
+        ({"label2id": "walk"}, "`label2id` must be a dictionary"),
+        ({"id2label": {0: "walk", 1: "walk"}}, r"these repeat: \['walk'\]"),
+        ({"id2label": {0: "walk", 1: "walk "}}, "'walk' and 'walk ' differ in blanks only"),
+        ({"id2label": {0: "walk", 1: " "}}, "`id2label` must be different class names"),
+        ({"id2label": {0: 5, 1: "run"}}, "`id2label` must be different class names"),
+        ({"id2label": {0: "walk", 1: "run"}, "label2id": {"walk": 1, "run": 0}}, "contradict each other"),
+        ({"id2label": {0: "walk", 1: "run"}, "label2id": {"walk": 0, "sit": 1}}, "contradict each other"),
+        ({"id2label": {0: "walk", 1: "run"}, "label2id": {"walk": 0}}, "contradict each other"),
+        ({"id2label": {0: "walk", 1: "run"}, "num_labels": 3}, "`num_labels` is 3, but .* names 2 classes"),
+        ({"label2id": {"walk": 0, "run": 1}, "num_labels": 3}, "`num_labels` is 3"),
+        ({"num_labels": "3"}, "`num_labels` must be a number of classes, got '3'"),
+        ({"num_labels": True}, "`num_labels` must be"),
+        ({"num_labels": -1}, "`num_labels` (must be|is -1)"),
     ],
 )
-def test_text_features_that_name_no_classes(model, embeds, said):
-    before = model(pixels()).logits
-    with pytest.raises(ValueError, match=f"`embeds` must.*{said}"):
-        model.set_class_embeddings(embeds)
-    assert torch.equal(model(pixels()).logits, before)
+def test_what_names_no_classes_is_an_error(fields, said, tmp_path):
+    for kind in CONFIGS:
+        with pytest.raises(ValueError, match=said):
+            kind(**fields)
+    IlaConfig(**label_fields(A)).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=said):
+        AutoConfig.from_pretrained(tmp_path, **fields)
+
+
+def test_maps_set_one_by_one_are_not_believed_where_they_contradict(tmp_path):
+    config = IlaConfig(vision_config=dict(TINY_VISION), **label_fields(A))
+    config.id2label = {0: "swim", 1: "run", 2: "sit"}
+    with pytest.raises(ValueError, match="contradict each other"):
+        assert config.class_names
+    with pytest.raises(Exception, match="contradict each other"):
+        config.save_pretrained(tmp_path)
+    config.label2id = {"swim": 0, "run": 1, "sit": 2}
+    assert config.class_names == ["swim", "run", "sit"]
+    config.id2label[1] = "sit"
+    with pytest.raises(ValueError, match="repeat"):
+        assert config.class_names
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_files_of_earlier_versions(kind, caplog):
+    stored = {**kind().to_dict(), **label_fields(A), "label2id": {"old": 0, "names": 1}}
+    assert kind.from_dict(dict(stored)).class_names == A and "`id2label` counts" in caplog.text
+    assert kind.from_dict(dict(stored), id2label={0: "b", 1: "a"}).class_names == ["b", "a"]
+    one_based = {**stored, "id2label": {"1": "walk", "2": "run"}}
+    with pytest.raises(ValueError, match="0 to 1"):
+        kind.from_dict(dict(one_based))
+    assert kind.from_dict(dict(one_based), label2id={"walk": 0, "run": 1}).class_names == ["walk", "run"]
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_a_number_of_classes_keeps_the_names_if_there_are_as_many(kind):
+    stored = {**kind().to_dict(), **label_fields(A)}
+    assert kind.from_dict(dict(stored), num_labels=3).class_names == A
+    assert kind.from_dict(dict(stored), num_labels=4).class_names == [f"LABEL_{index}" for index in range(4)]
+    assert kind(num_labels=4).class_names == [f"LABEL_{index}" for index in range(4)]
+    assert explicit_class_names(kind(num_labels=4)) is None and explicit_class_names(kind(label2id=B)) == A
 
 
 @pytest.mark.parametrize(
-    "labels", [["", "a", "b"], ["a", "a", "b"], ["a", "a ", "b"], {"a", "b", "c"}, ["a", "b"], "abc"]
+    "labels", [A, tuple(A), np.array(A), dict.fromkeys(A).keys(), dict(enumerate(A)).values(), (name for name in A)]
 )
-def test_names_beside_tokens_and_text_features(model, labels):
-    for call in (model.set_class_embeddings, model.set_class_input_ids):
-        with pytest.raises(ValueError, match="`labels` must"):
-            call(FEATURES if call == model.set_class_embeddings else [[5, 98], [6, 98], [7, 98]], labels)
-    for call, one in ((model.set_class_embeddings, FEATURES[:1]), (model.set_class_input_ids, [[5, 98]])):
-        with pytest.raises(ValueError, match="`num_labels` is 1; allowed: 2 or more"):
-            call(one)
-    assert model.config.class_names == ["LABEL_0", "LABEL_1", "LABEL_2"]
+def test_what_has_an_order_names_classes(labels):
+    names = check_labels(labels)
+    assert names == A and all(type(name) is str for name in names)
 
 
-def test_many_text_features_are_compared(model):
-    model = copy.deepcopy(model)
-    many = torch.randn(2500, 64, generator=torch.Generator().manual_seed(0))
-    model.set_class_embeddings(many)
-    many[2400] = many[1100]
-    with pytest.raises(ValueError, match="rows 1100 and 2400"):
-        model.set_class_embeddings(many)
+@pytest.mark.parametrize(
+    "labels, said",
+    [
+        ({"a", "b"}, "a set, which does not say an order"),
+        (frozenset("ab"), "a frozenset, which does not say an order"),
+        ({"a": 1, "b": 0}, "a dict, which does not say an order"),
+        (b"ab", "must be different class names"),
+        (None, "must be different class names"),
+        (np.array("a"), "must be different class names"),
+        (["a", None], "must be different class names"),
+        (["a", "\t"], "must be different class names"),
+        ([["a"], ["b"]], "must be different class names"),
+        (["b  c", "b c"], "differ in blanks only"),
+        (["a", "b", "a"], r"these repeat: \['a'\]"),
+    ],
+)
+def test_what_names_no_classes(labels, said):
+    with pytest.raises(ValueError, match=f"`labels` must be.*{said}|{said}"):
+        check_labels(labels)
 
 
-def test_stored_classes_that_are_read_alike_load_and_are_told(clip, tmp_path, caplog):
-    model = IlaForVideoClassification.from_pretrained(clip, labels=["walk", "run"])
-    model.class_input_ids[1] = model.class_input_ids[0]  # as earlier versions saved "Walk" and "walk"
-    model.save_pretrained(tmp_path)
-    assert torch.equal(IlaForVideoClassification.from_pretrained(tmp_path).class_input_ids, model.class_input_ids)
-    assert "tokens of 'walk' and 'run' are read alike" in caplog.text
-
-
-def test_placeholders_are_told_whenever_they_are_loaded_or_saved(clip, tmp_path, caplog):
-    model = IlaForVideoClassification(tiny_config(id2label={0: "walk", 1: "run"}))
-    with caplog.at_level(logging.WARNING):
-        model.save_pretrained(tmp_path / "made")
-    assert "saved without their tokens" in caplog.text
-    copy.deepcopy(model).merge_text_tower()
-    assert "features stored for them are those of placeholders" in caplog.text
-    caplog.clear()
-    loaded = IlaForVideoClassification.from_pretrained(tmp_path / "made")
-    assert "call `set_labels`" in caplog.text
-    IlaForVideoClassification.from_pretrained(tmp_path / "made", class_features="embeddings")
-    assert "random ones stand for them" in caplog.text
-    made = IlaForVideoClassification(tiny_config(class_features="embeddings", num_labels=3))
-    assert alike_features(made.class_embeds) is None  # zeros would give all classes one score
-    torch.testing.assert_close(loaded(pixels()).logits, model.eval()(pixels()).logits, **CLOSE)
-    named = IlaForVideoClassification.from_pretrained(clip, labels=["walk", "run"])
-    caplog.clear()
-    named.save_pretrained(tmp_path / "named")
-    IlaForVideoClassification.from_pretrained(tmp_path / "named")
-    assert "placeholders" not in caplog.text
-    IlaForVideoClassification.from_pretrained(tmp_path / "named", num_labels=4, ignore_mismatched_sizes=True)
-    assert "call `set_labels`" in caplog.text
+def test_rows_follow_their_names():
+    assert row_order(A, ["sit", "walk", "run"]) == [2, 0, 1]
+    assert row_order(["LABEL_0", "LABEL_1", "LABEL_2"], A) == [0, 1, 2]
+    assert row_order(A, ["walk", "run", "swim"]) is None and row_order(A, A[:2]) is None
+    assert row_order(["LABEL_0", "LABEL_1"], A) is None
+    assert names_in_fields({}) is None and names_in_fields({"num_labels": 2}) == ["LABEL_0", "LABEL_1"]

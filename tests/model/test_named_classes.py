@@ -22,8 +22,8 @@ from transformers_ila import (
     IlaForVideoClassification,
     IlaModel,
 )
-from transformers_ila.model.class_names_ila import tokenize_labels
-from transformers_ila.model.label_fields_ila import label_fields
+from transformers_ila.model.class_features_ila import tokenize_labels
+from transformers_ila.model.class_names_ila import label_fields
 from transformers_ila.training.inputs import model_of
 from transformers_ila.training.recipes import RecipeArguments
 

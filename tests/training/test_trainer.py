@@ -26,7 +26,7 @@ from transformers_ila.data.class_indices import ClassIndex
 from transformers_ila.data.video_folder import VideoFolder, find_videos
 from transformers_ila.files import LOCK, FolderInUseError
 from transformers_ila.model.alignment_ila import PointPredictor
-from transformers_ila.model.label_fields_ila import label_fields
+from transformers_ila.model.class_names_ila import label_fields
 from transformers_ila.motionbench.tasks import MOTIONS, write_folder
 from transformers_ila.training.arguments import IlaTrainingArguments
 from transformers_ila.training.augmentation import ClipAugmentation, MixClips, MixingCollator

@@ -15,8 +15,8 @@ import yaml
 from ..cost import count
 from ..data.annotations import Annotations, read_annotations
 from ..data.samples import refuse_common_videos, samples_hash
+from ..model.class_names_ila import label_fields
 from ..model.configuration_ila import CLIP_SIZES, IlaConfig
-from ..model.label_fields_ila import label_fields
 from ..motionbench.tasks import SIZES, TASKS, bench_labels
 from ..training.arguments import IlaTrainingArguments
 from ..training.augmentation import ClipAugmentation

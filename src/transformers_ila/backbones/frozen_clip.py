@@ -44,7 +44,7 @@ from ..model.configuration_ila import (
 from ..model.effects_ila import Use, require_effects
 from ..model.layers_ila import IlaEncoderLayer
 from ..model.modeling_ila import IlaForVideoClassification
-from ..model.outputs_ila import IlaVisionModelOutput
+from ..model.pretrained_ila import IlaVisionModelOutput
 
 
 DECODER_TEMPORAL = ("convolution", "positions", "attention", "alignment")

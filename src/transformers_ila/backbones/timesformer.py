@@ -30,6 +30,7 @@ from transformers.models.timesformer.modeling_timesformer import (
 from transformers.utils.generic import can_return_tuple
 
 from ..model.alignment_ila import ImplicitAlignment
+from ..model.class_names_ila import settle_label_fields, with_label_arguments
 from ..model.configuration_ila import (
     ALIGNING,
     ALIGNMENT_USES,
@@ -48,13 +49,11 @@ from ..model.configuration_ila import (
 )
 from ..model.effects_ila import Use, fields_in_use, refuse_unknown, require_effects, without_unknown
 from ..model.fusing_ila import FusableModel
-from ..model.label_fields_ila import settle_label_fields, with_label_arguments
 from ..model.loading_ila import refuse_adapter
 from ..model.modeling_ila import IlaForVideoClassification, IlaModel
 from ..model.named_classes_ila import NamedClasses
 from ..model.numerics_ila import realign_tensors
-from ..model.outputs_ila import IlaVideoClassifierOutput
-from ..model.pretrained_ila import IlaPreTrainedModel
+from ..model.pretrained_ila import IlaPreTrainedModel, IlaVideoClassifierOutput
 from ..model.temporal_ila import TemporalOutput, aligned_routes, rearranged
 
 

@@ -22,8 +22,8 @@ from ..data.video_folder import VideoFolder, find_videos, hold_out
 from ..evaluation.inference import named_in_errors, require_checkpoint
 from ..files import only_writer
 from ..markup import plain_line
+from ..model.class_names_ila import label_fields
 from ..model.configuration_ila import IlaConfig
-from ..model.label_fields_ila import label_fields
 from ..model.modeling_ila import IlaForVideoClassification
 from ..model.video_processing_ila import IlaVideoProcessor
 from ..motionbench.tasks import write_folder

@@ -22,8 +22,8 @@ from ..evaluation.inference import classifier_config, load_trained, require_chec
 from ..evaluation.options import EvaluationOptions
 from ..evaluation.report import Evaluation
 from ..evaluation.report_files import check_output, precision_of, scores_of, seconds_of, write
+from ..model.class_names_ila import explicit_class_names
 from ..model.configuration_ila import MULTI_LABEL
-from ..model.label_fields_ila import explicit_class_names
 
 
 logger = logging.get_logger(__name__)

@@ -9,8 +9,8 @@ from typing import Any
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling
 
 from ..data.class_names import DATA_SETS, class_names, fill_up, used_names
+from ..model.class_names_ila import label_fields
 from ..model.configuration_ila import PRESETS, IlaConfig
-from ..model.label_fields_ila import label_fields
 from ..model.video_processing_ila import IlaVideoProcessor
 
 

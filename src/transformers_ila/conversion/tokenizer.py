@@ -8,7 +8,7 @@ from pathlib import Path
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPTokenizer, PreTrainedTokenizerBase
 
-from ..model.class_names_ila import load_tokenizer
+from ..model.class_features_ila import load_tokenizer
 
 
 logger = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from transformers.utils import logging
 
-from ..model.label_fields_ila import are_numbered, check_labels
+from ..model.class_names_ila import are_numbered, check_labels
 from ..model.video_urls_ila import redact
 from .class_indices import ClassIndex, ClassOrder, labels_of_pair, name_of, refuse_two_orders, with_indices
 from .class_names import DATA_SETS, names_and_first_index

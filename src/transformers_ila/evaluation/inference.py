@@ -26,7 +26,7 @@ from transformers.utils.peft_utils import find_adapter_config_file
 
 from ..data.text import preview
 from ..model.alignment_ila import PointPredictor
-from ..model.held_weights_ila import checkpoint_names
+from ..model.loading_ila import checkpoint_names
 from ..model.modeling_ila import IlaForVideoClassification
 from ..model.video_processing_ila import IlaVideoProcessor
 from ..model.video_urls_ila import redact

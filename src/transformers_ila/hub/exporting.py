@@ -13,9 +13,9 @@ import torch
 from huggingface_hub import ModelCard
 
 from ..files import atomic_folder
+from ..model.loading_ila import code_files
 from ..model.modeling_ila import IlaPreTrainedModel
 from ..model.processing_ila import IlaProcessor
-from ..model.remote_code_ila import code_files
 from .cards import check_license, model_card
 from .facts import ModelFacts, read_facts
 

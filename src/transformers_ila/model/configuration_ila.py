@@ -19,8 +19,8 @@ from huggingface_hub.dataclasses import strict
 from transformers import CLIPConfig, CLIPTextConfig, CLIPVisionConfig, PreTrainedConfig
 from transformers.activations import ACT2FN
 
+from .class_names_ila import names_of, settle_label_fields, with_label_arguments, without_label_fields
 from .effects_ila import Use, fields_in_use, refuse_unknown, require_effects, with_defaults, without_unknown
-from .label_fields_ila import names_of, settle_label_fields, with_label_arguments, without_label_fields
 from .loading_ila import config_dict_of_vit
 
 

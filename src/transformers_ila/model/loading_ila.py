@@ -1,9 +1,16 @@
-"""Checkpoints of other kinds and sizes: the keys of an ImageNet ViT, and position tables resampled to a new size."""
+"""What lies in checkpoints' folders: other kinds and sizes of weights, names of weights, and code beside them.
+
+The keys of an ImageNet ViT are read, and position tables are resampled to a new size. Single weights are layers in
+models, so that adapters train and save them (PEFT does so with modules, not with bare parameters), and stand in
+checkpoints under their layer's own name, as bare parameters did.
+"""
 
 import json
 import math
 import os
 import re
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +18,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from transformers import PreTrainedConfig, ViTConfig, ViTModel
+from transformers import initialization as init
 from transformers.models.clip.modeling_clip import CLIPVisionEmbeddings
 from transformers.models.x_clip.modeling_x_clip import XCLIPMultiframeIntegrationTransformer
 from transformers.utils import IMAGE_PROCESSOR_NAME, cached_file, logging
 from transformers.utils.constants import IMAGENET_STANDARD_MEAN, IMAGENET_STANDARD_STD
 
-from .held_weights_ila import FramePositions
-from .label_fields_ila import without_label_fields
+from .class_names_ila import without_label_fields
 
 
 logger = logging.get_logger(__name__)
@@ -226,3 +233,77 @@ def _renamed(name: str) -> str:
 
 def _no_text(path: Any) -> str:
     return f'{str(path)!r} is a ViT without a text tower: `classification_head` must be "linear", got "text".'
+
+
+# -- single weights as layers -----------------------------------------------------------------------------------------
+
+
+# Full names of these layers in a model, or in a tower alone.
+HELD_WEIGHTS = ("prompts_visual_projection", "vision_model.time_embedding", "time_embedding")
+# From the names in checkpoints to those in models, for `from_pretrained`.
+KEY_MAPPING = {rf"^{re.escape(name)}$": f"{name}.weight" for name in HELD_WEIGHTS}
+
+
+class HeldWeight(nn.Module):
+    """Hold one weight, of any shape; a subclass says in `forward` what is done with it."""
+
+    def __init__(self, *shape: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(*shape))
+
+
+class FramePositions(HeldWeight):
+    """Add what was learned for each frame, (T, D), to its tokens."""
+
+    def init_own_weights(self, factor: float) -> None:
+        """Set the weight to 0, so that a tower starts as plain CLIP; `factor` has no effect on that."""
+        init.zeros_(self.weight)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Add the positions to hidden states: (B, T, L, D) -> (B, T, L, D)."""
+        return hidden_states + self.weight[:, None]
+
+
+class PatchProjection(HeldWeight):
+    """Project patches for the prompt with a matrix, (D, E)."""
+
+    def init_own_weights(self, factor: float) -> None:
+        """Draw the weight with a deviation of `factor` / sqrt(D), as X-CLIP does."""
+        init.normal_(self.weight, std=self.weight.shape[0] ** -0.5 * factor)
+
+    def forward(self, patches: torch.Tensor) -> torch.Tensor:
+        """Project patches: (..., D) -> (..., E)."""
+        return patches @ self.weight
+
+
+def checkpoint_names(state_dict: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a model's state dict under the names that checkpoints have."""
+    bare = {f"{name}.weight": name for name in HELD_WEIGHTS}
+    return {bare.get(name, name): value for name, value in state_dict.items()}
+
+
+def take_checkpoint_names(module: Any, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
+    """Let `load_state_dict` take the names that checkpoints have, too (a hook before loading)."""
+    for name in HELD_WEIGHTS:
+        if prefix + name in state_dict:
+            state_dict[f"{prefix}{name}.weight"] = state_dict.pop(prefix + name)
+
+
+# -- code beside weights ----------------------------------------------------------------------------------------------
+
+
+def save_code(owner: Any, folder: str | Path) -> None:
+    """Copy the `*_ila.py` into `folder`, if `owner` (a configuration or a processor) names classes in them.
+
+    Loaded from an export it does (`auto_map`), and who saves it again by `save_pretrained` keeps that; without the
+    files such a folder would load on no machine that lacks the package.
+    """
+    if getattr(owner, "auto_map", None):
+        for source in code_files():
+            if source.parent.resolve() != Path(folder).resolve():
+                shutil.copyfile(source, Path(folder) / source.name)
+
+
+def code_files() -> list[Path]:
+    """List the modules that ship to the Hub, which are siblings of this one."""
+    return sorted(Path(__file__).parent.glob("*_ila.py"))

@@ -34,23 +34,20 @@ from transformers.utils import TransformersKwargs, logging
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from .class_features_ila import ClassTextFeatures
-from .class_names_ila import load_tokenizer, placeholder_class_input_ids, random_class_embeds, tokenize_labels
-from .configuration_ila import MULTI_LABEL, IlaConfig, IlaVisionConfig, require_classification
-from .held_weights_ila import FramePositions, PatchProjection
-from .label_fields_ila import (
-    check_labels,
-    explicit_class_names,
-    names_of,
-    row_order,
-    settle_label_fields,
+from .class_features_ila import (
+    ClassTextFeatures,
+    load_tokenizer,
+    placeholder_class_input_ids,
+    random_class_embeds,
+    tokenize_labels,
 )
+from .class_names_ila import check_labels, explicit_class_names, names_of, row_order, settle_label_fields
+from .configuration_ila import MULTI_LABEL, IlaConfig, IlaVisionConfig, require_classification
 from .layers_ila import IlaVisionEncoder
-from .loading_ila import HUB_KWARGS
+from .loading_ila import HUB_KWARGS, FramePositions, PatchProjection
 from .named_classes_ila import NamedClasses, refuse_other_classes
 from .numerics_ila import at_least_float32
-from .outputs_ila import IlaOutput, IlaVideoClassifierOutput, IlaVisionModelOutput
-from .pretrained_ila import IlaPreTrainedModel, Projection
+from .pretrained_ila import IlaOutput, IlaPreTrainedModel, IlaVideoClassifierOutput, IlaVisionModelOutput, Projection
 from .targets_ila import target_loss
 from .temporal_ila import HAS_FRAME_POSITIONS, NEW_IN_TOWER
 

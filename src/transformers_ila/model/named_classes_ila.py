@@ -13,8 +13,7 @@ from torch import nn
 from transformers import PreTrainedConfig
 from transformers.utils import logging
 
-from .configuration_ila import require_classification
-from .label_fields_ila import (
+from .class_names_ila import (
     LABEL_FIELDS,
     check_labels,
     consistent_label_fields,
@@ -26,6 +25,7 @@ from .label_fields_ila import (
     numbered_names,
     row_order,
 )
+from .configuration_ila import require_classification
 from .loading_ila import HUB_KWARGS
 
 

@@ -7,8 +7,7 @@ from typing import Any
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin
 from transformers.utils import PROCESSOR_NAME, cached_file, logging
 
-from .loading_ila import HUB_KWARGS
-from .remote_code_ila import save_code
+from .loading_ila import HUB_KWARGS, save_code
 from .video_processing_ila import IlaVideoProcessor, IlaVideoProcessorKwargs
 
 

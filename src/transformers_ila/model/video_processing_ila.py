@@ -29,7 +29,7 @@ from transformers.utils import logging
 from transformers.video_processing_utils import BaseVideoProcessor
 from transformers.video_utils import VideoMetadata, make_batched_metadata
 
-from .remote_code_ila import save_code
+from .loading_ila import save_code
 from .video_container_ila import ReadLimits
 from .video_frames_ila import LAYOUTS, frames_first, in_memory, list_videos, over_white
 from .video_reading_ila import read_video

@@ -17,7 +17,7 @@ from transformers.trainer_callback import ExportableState
 
 from ..distributed import current_rank
 from ..model.alignment_ila import PointPredictor
-from ..model.held_weights_ila import checkpoint_names
+from ..model.loading_ila import checkpoint_names
 from .signals import SecondSignal
 
 

@@ -17,7 +17,7 @@ from transformers.utils import CONFIG_NAME
 
 from ..distributed import all_gather, all_succeed
 from ..files import atomic_write, only_writer
-from ..model.label_fields_ila import (
+from ..model.class_names_ila import (
     consistent_label_fields,
     contradiction,
     explicit_class_names,

@@ -35,8 +35,8 @@ from ..distributed import all_succeed
 from ..evaluation.metrics import mean_average_precision
 from ..files import only_writer
 from ..model.alignment_ila import PointPredictor
+from ..model.class_names_ila import are_numbered
 from ..model.configuration_ila import MULTI_LABEL
-from ..model.label_fields_ila import are_numbered
 from ..model.targets_ila import IGNORE_INDEX, ignored_rows, is_integer
 from ..model.video_processing_ila import IlaVideoProcessor
 from .arguments import SCALARS, IlaTrainingArguments, is_new_parameter, parameter_groups
