@@ -43,7 +43,7 @@ from .options import PROTOCOLS, EvaluationOptions
 REPORT_SCHEMA = 1  # raised when a field of the report changes its name or meaning
 BATCH_STATISTICS_NOTE = (
     "Not the model's own accuracy: as in the official release's validation, batch normalisation used the statistics "
-    "of the current batch and the alignment masks were jittered, so results depend on batch size and order."
+    "of the current batch and masks that jitter in training did so, so results depend on batch size and order."
 )
 MOST_CONFUSED = 20  # pairs of classes that the report names
 
