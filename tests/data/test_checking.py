@@ -343,7 +343,7 @@ BAD_ARGUMENTS = {
     "empty folder": (["nothing"], "'nothing' holds no video; known suffixes: .3gp"),
     "workers": (["list.txt", "--workers", "0"], "--workers must be 1 or more, at most 1024, got 0"),
     "not a number": (["list.txt", "--workers", "two"], "invalid int value: 'two'"),
-    "min_frames": (["list.txt", "--min_frames", "0"], "--min_frames must be 1 or more, at most 1024, got 0"),
+    "min_frames": (["list.txt", "--min_frames", "0"], "--min_frames must be 1 or more, got 0"),
     "max_seconds": (["list.txt", "--max_seconds", "nan"], "--max_seconds must be above 0, got nan"),
     "unknown": (["list.txt", "--colour", "red"], "there is no option --colour"),
     "suffix": (["list.txt", "--report", "report.txt"], "must end in .csv or .json, got 'report.txt'"),
