@@ -41,6 +41,7 @@ def test_cost_of_a_size(capsys):
     [
         (["--config", "[1]"], "--config must be a JSON object"),
         (["--config", '{"temporal_modul": "ata"}'], "IlaConfig has no 'temporal_modul'"),
+        (["--config", '{"vision_config": 5}'], "`vision_config` is 5; allowed: a dictionary of fields"),
         (["--size", "B/8"], "invalid choice: 'B/8'"),
         (["--frames", "0"], "--frames must be 1 or more, got 0"),
         (["--model", "x", "--config", "{}"], "--model has a configuration"),

@@ -29,6 +29,8 @@ def run(*arguments: object) -> str:
         (["--clip", "nope"], "There is no folder 'nope', and it is no Hub id (`user/name`) either."),
         (["--clip", "nobody/nope"], "'nobody/nope'"),
         (["--videos", "few"], "No class has two videos"),
+        (["--num_videos", "99999999999999999999"], "--num_videos must be 1 or more, at most 1000000"),
+        (["--learning_rate", "nan"], "--learning_rate must be above 0, and finite, got nan"),
     ],
 )
 def test_what_is_wrong_is_found_before_anything_is_written(tmp_path, monkeypatch, capsys, options, message):

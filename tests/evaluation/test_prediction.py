@@ -353,7 +353,7 @@ def test_secrets_of_urls_are_in_no_message_of_a_verb(tmp_path, saved, capsys, mo
 
 HOSTILE = {  # file -> what it says -> part of the one line that says what is wrong
     "config.json": {
-        '{"vision_config": 5}': "AttributeError",
+        '{"vision_config": 5}': "`vision_config` is 5; allowed: a dictionary of fields",
         '{"num_labels": 1000000000}': "num_labels.*at most",
         '{"vision_config": {"num_hidden_layers": 1000000000}}': "num_hidden_layers.*at most",
         '{"prompt_layers": 1000000000}': "prompt_layers.*at most",

@@ -166,6 +166,7 @@ def test_a_saved_configuration_names_its_network(tmp_path):
         "logit_scale_init_value": (float("nan"), float("inf")),
         "initializer_range": (-0.1,),
         "initializer_factor": (-1.0,),
+        "prompt_hidden_act": ("nope",),
     }.items(),
 )
 def test_numbers_that_no_network_has(field, values):

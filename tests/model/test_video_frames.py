@@ -185,6 +185,11 @@ def test_values_that_are_no_pixels(video, message):
         IlaVideoProcessor()(video)
 
 
+def test_floats_may_have_been_rounded():
+    """Frames that were normalised and are not any more leave 0 to 255 by a rounding error."""
+    assert IlaVideoProcessor()(np.float32([-1e-5, 255 + 1e-4]).repeat(8 * 40 * 56 * 3 // 2).reshape(8, 40, 56, 3))
+
+
 def test_pixel_values_stay_on_the_scale_of_the_normalisation():
     """Up to 934 without a word, where frames are not rescaled, or rescaled by another factor."""
     unscaled = IlaVideoProcessor(do_rescale=False)

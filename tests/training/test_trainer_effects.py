@@ -172,6 +172,11 @@ def test_every_argument_of_the_constructor_is_in_the_table():
 # -- errors ----------------------------------------------------------------------------------------------------------
 
 
+def test_workers_have_a_limit(tmp_path):
+    with pytest.raises(ValueError, match="`dataloader_num_workers` must be from 0 to 1024"):
+        arguments(tmp_path, dataloader_num_workers=10**9)
+
+
 @pytest.mark.parametrize("field", BAD)
 def test_fields_that_would_have_no_effect_are_refused(field, tmp_path):
     with pytest.raises(

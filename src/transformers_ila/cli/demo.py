@@ -5,6 +5,7 @@ With `--clip` and `--videos` it fine-tunes real CLIP weights on your own videos 
 """
 
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -54,6 +55,9 @@ if TYPE_CHECKING:  # `--help` needs nothing of training
     from transformers import EvalPrediction, TrainingArguments
 
 
+MOST = {"num_videos": 10**6, "num_held_out": 10**6, "num_frames": 1000, "steps": 10**9, "batch_size": 10**5}
+
+
 @dataclass
 class DemoOptions:
     """Hold the options of `ila demo`."""
@@ -77,8 +81,10 @@ class DemoOptions:
         if self.videos is not None and not Path(self.videos).is_dir():
             raise ValueError(f"--videos must be a folder with one sub-folder per class; there is no {self.videos!r}.")
         for name in ("num_videos", "num_held_out", "num_frames", "steps", "batch_size"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise ValueError(f"--{name} must be 1 or more, got {value}.")
+            if (value := getattr(self, name)) is not None and not 1 <= value <= MOST[name]:
+                raise ValueError(f"--{name} must be 1 or more, at most {MOST[name]}, got {value}.")
+        if self.learning_rate is not None and not 0 < self.learning_rate < math.inf:
+            raise ValueError(f"--learning_rate must be above 0, and finite, got {self.learning_rate}.")
 
 
 def small_config(args: DemoOptions, labels: list[str]) -> IlaConfig:

@@ -120,9 +120,13 @@ def validate_transformer(config: Any) -> None:
     for field in (name for name in _RATES if hasattr(config, name)):
         value = getattr(config, field)
         _require(0 <= value < 1, field=field, value=value, allowed="0 <= rate < 1")
-    eps, found = config.layer_norm_eps, config.hidden_act
+    eps = config.layer_norm_eps
     _require(0 < eps < math.inf, field="layer_norm_eps", value=eps, allowed="above 0, and finite")
-    _require(found in ACT2FN, field="hidden_act", value=found, allowed=f"one of {', '.join(sorted(ACT2FN))}")
+    _require_activation("hidden_act", config.hidden_act)
+
+
+def _require_activation(field: str, value: str) -> None:
+    _require(value in ACT2FN, field=field, value=value, allowed=f"one of {', '.join(sorted(ACT2FN))}")
 
 
 def check_model_type(config_dict: dict[str, Any], path: Any, allowed: Collection[str]) -> None:
@@ -185,6 +189,12 @@ def validated(loaded: Any) -> Any:
     """Validate what a `from_dict` returns, a configuration or one with unused arguments, and return it unchanged."""
     (loaded[0] if isinstance(loaded, tuple) else loaded).validate()
     return loaded
+
+
+def _require_tower(field: str, value: Any) -> None:
+    """Raise a ValueError for what is neither a tower's configuration nor its fields."""
+    is_one = value is None or isinstance(value, (dict, PreTrainedConfig))
+    _require(is_one, field=field, value=value, allowed="a dictionary of fields, a configuration or None")
 
 
 # -- where fields have an effect -------------------------------------------------------------------------------------
@@ -555,6 +565,7 @@ class IlaConfig(CLIPConfig):
         refuse_unknown(type(self), kwargs, self.tower_kinds())
         for key, config_class in self.tower_kinds().items():
             given = getattr(self, key)
+            _require_tower(key, given)
             if isinstance(given, dict):
                 own = vision_fields if key == "vision_config" else {}
                 setattr(self, key, {**copy.deepcopy(given), **own})  # CLIPConfig edits the dictionary it is given
@@ -610,6 +621,8 @@ class IlaConfig(CLIPConfig):
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> "IlaConfig":
         stored = without_unknown(cls, with_label_arguments(config_dict, kwargs), cls.tower_kinds())
+        for key in cls.tower_kinds():
+            _require_tower(key, stored.get(key))
         if isinstance(stored.get("vision_config"), dict):
             stored["vision_config"] = without_unknown(cls.vision_kind, stored["vision_config"])
         stored = cls.fields_in_use(stored, kwargs, warn=True)
@@ -665,8 +678,8 @@ class IlaConfig(CLIPConfig):
             raise ValueError(f"`size` is {size!r}; allowed: {', '.join(CLIP_SIZES)}.")
         vision, text, projection_dim = CLIP_SIZES[size]
         towers = {
-            "vision_config": {**vision, "projection_dim": projection_dim, **kwargs.pop("vision_config", {})},
-            "text_config": {**text, "projection_dim": projection_dim, **kwargs.pop("text_config", {})},
+            "vision_config": {**vision, "projection_dim": projection_dim, **(kwargs.pop("vision_config", None) or {})},
+            "text_config": {**text, "projection_dim": projection_dim, **(kwargs.pop("text_config", None) or {})},
         }
         return cls(**towers, **{"projection_dim": projection_dim, **kwargs})
 
@@ -714,6 +727,7 @@ class IlaConfig(CLIPConfig):
     def validate_heads(self) -> None:
         """Raise a ValueError for a width, number of heads or number of prompt layers that is not allowed."""
         width = self.projection_dim
+        _require_activation("prompt_hidden_act", self.prompt_hidden_act)
         _require(width > 0, field="projection_dim", value=width, allowed="1 or more")
         for field in ("logit_scale_init_value", "initializer_range", "initializer_factor"):
             found = getattr(self, field)

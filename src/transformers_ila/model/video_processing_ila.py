@@ -43,6 +43,7 @@ MAX_FRAMES = 10_000  # of a clip
 MAX_VIEWS = 1000  # clips, and crops
 MAX_STRIDE = 1_000_000
 MAX_SIDE = 2**14  # pixels
+ROUNDING = 1e-3  # by which floats may leave 0 to 255, as those that were normalised and are not any more
 MAX_PIXEL_VALUE = 100.0  # in size, after normalisation; those of CLIP end at 2.2
 RESIZE_RATIO = 256 / 224  # short side before the centre crop : crop, as the release's tests have it
 
@@ -447,7 +448,7 @@ def _check_values(frames: torch.Tensor, options: Any) -> None:
     high = 255.0
     if frames.is_floating_point() and (rescaled or normalised):
         low, high = (float(value) for value in frames.aminmax())
-        if not (low >= 0 and high <= 255):
+        if not (low >= -ROUNDING and high <= 255 + ROUNDING):
             raise ValueError(
                 f"Frames of floats need values from 0 to 255, or to 1 with do_rescale=False; got {low:g} to {high:g}."
             )

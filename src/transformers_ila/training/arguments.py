@@ -8,6 +8,8 @@ from torch import nn
 from transformers import TrainingArguments
 from transformers.trainer_utils import SchedulerType
 
+from ..distributed import MOST_WORKERS
+
 
 SCALARS = ("logit_scale",)  # parameters without any dimension
 
@@ -81,6 +83,10 @@ class IlaTrainingArguments(TrainingArguments):
             "min_lr_rate": (0 <= self.min_lr_rate < 1, "0 <= rate < 1"),
             "ema_decay": (self.ema_decay is None or 0 < self.ema_decay < 1, "None or 0 < decay < 1"),
             "max_unreadable": (0 <= self.max_unreadable <= 1, "a share from 0 to 1"),
+            "dataloader_num_workers": (
+                0 <= self.dataloader_num_workers <= MOST_WORKERS,
+                f"from 0 to {MOST_WORKERS}, as each is a process",
+            ),
             "lr_batch_size": (self.lr_batch_size is None or self.lr_batch_size > 0, "None or 1 and more"),
             "jitter_decay_epoch": (
                 self.jitter_decay_epoch is None or self.jitter_decay_epoch >= 0,
