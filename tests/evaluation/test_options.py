@@ -123,7 +123,7 @@ def test_a_model_with_hooks_is_evaluated_as_it_is(model, processor, videos):
     model.vision_model.register_forward_hook(lambda module, inputs, output: seen.append(len(inputs or [1])))
     inference = evaluate(model, processor, videos).report()["inference"]
     assert seen and inference["fused"] is False and "vision_model" in inference["why_not_fused"]
-    assert "float32, not fused (`fuse()`" in markdown(evaluate(model, processor, videos).report())
+    assert "float32, not fused (\\`fuse()\\`" in markdown(evaluate(model, processor, videos).report())
 
 
 @pytest.mark.parametrize("fuse", [True, False])

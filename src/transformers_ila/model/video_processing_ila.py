@@ -116,7 +116,9 @@ class IlaVideoProcessor(BaseVideoProcessor):
         wrong = [name for name in kwargs if name == "video_metadata" or callable(getattr(type(self), name, None))]
         if wrong:  # a JSON file may name anything
             raise ValueError(f"{', '.join(sorted(wrong))} cannot be set: of a call, or a method of the processor.")
-        kwargs = {k: v for k, v in kwargs.items() if v is not None or k not in OPTION_CHECKS}  # type: ignore[assignment]
+        own = IlaVideoProcessorKwargs.__annotations__.keys() - VideosKwargs.__annotations__.keys()
+        own |= {"num_frames", "image_mean", "image_std", "rescale_factor"}  # None is the default; of a `do_*` it is off
+        kwargs = {k: v for k, v in kwargs.items() if v is not None or k not in own}  # type: ignore[assignment]
         _check_options({name: value for name, value in kwargs.items() if value is not None})
         super().__init__(**kwargs)  # type: ignore[misc]
         _check_options({name: value for name, value in vars(self).items() if value is not None})
