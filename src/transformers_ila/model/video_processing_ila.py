@@ -117,7 +117,12 @@ class IlaVideoProcessor(BaseVideoProcessor):
         if wrong:  # a JSON file may name anything
             raise ValueError(f"{', '.join(sorted(wrong))} cannot be set: of a call, or a method of the processor.")
         own = IlaVideoProcessorKwargs.__annotations__.keys() - VideosKwargs.__annotations__.keys()
-        own |= {"num_frames", "image_mean", "image_std", "rescale_factor"}  # None is the default; of a `do_*` it is off
+        own |= {
+            "num_frames",
+            "image_mean",
+            "image_std",
+            "rescale_factor",
+        }  # None is the default; of a `do_*` it is off
         kwargs = {k: v for k, v in kwargs.items() if v is not None or k not in own}  # type: ignore[assignment]
         _check_options({name: value for name, value in kwargs.items() if value is not None})
         super().__init__(**kwargs)  # type: ignore[misc]
