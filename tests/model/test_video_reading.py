@@ -355,6 +355,10 @@ SECRETIVE = {  # what is written -> what may be shown
     f"https://host/a.mp4?X-Amz-Signature={SECRET}&x=1": "https://host/a.mp4?***30de1d31",
     f"https://host/a b's.mp4?sig={SECRET} and 'more'": "https://host/a b's.mp4?***5d17c4b8",
     f"https://host/a.mp4#access_token={SECRET}": "https://host/a.mp4",
+    f"https://host/a.mp4;jsessionid={SECRET}": "https://host/a.mp4;***30de1d31",
+    f"https:me:{SECRET}@host/a.mp4": "https:***@host/a.mp4",
+    f"//me:{SECRET}@host/a.mp4": "//***@host/a.mp4",
+    "folder//me@home.mp4": "folder//me@home.mp4",
     f"s3://key:{SECRET}@bucket/a.mp4": "s3://***@bucket/a.mp4",
     f"https:/me:{SECRET}@host/a.mp4": "https:/***@host/a.mp4",  # of `Path`
     f"zip://x/a.mp4::https://me:{SECRET}@host/a.zip": "zip://x/a.mp4::https://***@host/a.zip",

@@ -30,7 +30,9 @@ NOT_PUBLIC = tuple(  # beside what `is_global` knows, which differs with the ver
 )
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
 HIDDEN = "***"
-SCHEME = r"[A-Za-z][A-Za-z0-9+.-]+:/+"  # `Path` makes one slash of two
+# `Path` makes one slash of two; somebody may forget both, or the scheme
+SCHEME = r"(?:[A-Za-z][A-Za-z0-9+.-]+:/+|(?:https?|ftps?|rtsp|s3|gs):(?=[^\s/]+[@.])|(?<![\w./:*-])//(?=[^\s/]+@))"
+QUERY = re.compile(r"\?|;(?=[^/?;=]+=)")  # also parameters of the path, such as `;jsessionid=`
 URL = re.compile(rf"{SCHEME}[^\s'\"<>`]+")
 OPENING = re.compile(rf"\s*{SCHEME}")
 PASSWORD = re.compile(r"[^\[\]]*:(?!\d*$)[^\[\]]*")  # where a port would stand: it has a / ? or # in it
@@ -60,7 +62,10 @@ def _redacted(url: str) -> str:
         authority = rest[: rest.rindex("@") + 1]
     user, at, host = authority.rpartition("@")
     rest = host + rest[len(authority) :]
-    shown, mark, query = rest.partition("#")[0].partition("?")
+    rest = rest.partition("#")[0]
+    found = QUERY.search(rest)
+    start, end = found.span() if found else (len(rest), len(rest))
+    shown, mark, query = rest[:start], rest[start:end], rest[end:]
     if query and not HIDDEN_QUERY.fullmatch(query):
         query = HIDDEN + hashlib.sha256(query.encode("utf-8", "surrogatepass")).hexdigest()[:8]
     nested = redact(shown) if OPENING.search(shown) else shown  # such as zip://a.mp4::https://me:secret@host/a.zip
