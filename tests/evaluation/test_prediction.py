@@ -253,9 +253,12 @@ def test_results_of_another_model_or_by_another_process_are_refused(tmp_path, mo
     ):
         label_videos(model, processor, videos, tmp_path)
     writer = prediction_files.ResultWriter(tmp_path, LabelOptions(), Rank())
+    lives, says = os.pipe()
     child = os.fork()
     if child == 0:  # a data loader's worker, which may outlive the process that is killed
+        os.write(says, b"!")  # only now has it let go of the lock
         time.sleep(600)
+    os.read(lives, 1)
     try:
         writer.lock.close()
         writer.run.close()

@@ -212,7 +212,7 @@ def test_the_released_code_cannot_have_it(vit_folder):
 def test_the_card_names_it(vit_folder):
     config = IlaConfig.from_pretrained(vit_folder)
     card = model_card(config, IlaVideoProcessor.for_model(config), ModelFacts())
-    assert "ILA: ViT's network turned" in card.text and "Biases of ViT's" in card.text and "vit" in card.data.tags
+    assert "ILA: ViT's network turned" in card.text and "(ViT's too," in card.text and "vit" in card.data.tags
 
 
 def test_a_recipe_starts_from_a_vit(vit_folder, caplog):
