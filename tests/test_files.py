@@ -151,8 +151,7 @@ def test_files_move_into_a_folder_that_exists(tmp_path):
 HOLD = (
     "import os, runpy, sys, time\n"
     "with runpy.run_path(sys.argv[1])['only_writer'](sys.argv[2]):\n"
-    "    worker = os.fork()\n"  # as a data loader's
-    "    if worker: print(worker, flush=True)\n"
+    "    if os.fork() == 0: print(os.getpid(), flush=True)\n"  # as a data loader's, which has let go of the lock then
     "    time.sleep(600)"
 )
 
