@@ -73,7 +73,9 @@ Row = dict[str, Any]
 def ila_config(size: str, frames: int, *, form: str = "mi_token", **fields: Any) -> IlaConfig:
     """The paper's form unless another is named. The text tower is one layer deep: it is built and not used."""
     configuration_ila.CLIP_SIZES.setdefault("tiny", TINY)
-    fields |= {"alignment_fusion": form, "num_labels": NUM_CLASSES, "text_config": {"num_hidden_layers": 1}}
+    if fields.get("temporal_module", "ila") == "ila":  # beside another one a form has no effect
+        fields["alignment_fusion"] = form
+    fields |= {"num_labels": NUM_CLASSES, "text_config": {"num_hidden_layers": 1}}
     return IlaConfig.from_clip_size(size, num_frames=frames, **fields)
 
 

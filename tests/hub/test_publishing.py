@@ -507,7 +507,7 @@ def half_a_shard(folder: Path) -> None:
         (not_a_number, "scores that are no numbers"),
         (one_tensor_less, "1 tensors of the classifier are in no file: "),
         (half_a_shard, "SafetensorError"),
-        (edit("modeling_ila.py", "import math", "import mathematics"), "mathematics"),
+        (edit("modeling_ila.py", "import copy", "import copyist"), "copyist"),
     ],
     ids=["not a number", "one tensor less", "half a shard", "broken code"],
 )

@@ -100,6 +100,8 @@ def learned(folder, fields, *, videos, steps, rate):
     labels = np.array(held_out.labels)
     config = small_config(DemoOptions(), list(MOTIONS)).to_dict()
     config["vision_config"] |= fields
+    if fields == PLAIN:
+        config["alignment_loss_weight"] = 0  # there is nothing to align
     model = IlaForVideoClassification(IlaForVideoClassification.config_class(**config))
     arguments = TrainingArguments(
         str(folder),
