@@ -335,6 +335,7 @@ def test_trains_with_the_trainer(original, clips, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.proof
 def test_interaction_learns_which_way_a_square_moves():
     """From scratch; it starts anywhere and goes around, so that no single frame tells."""
     torch.manual_seed(1)

@@ -52,6 +52,12 @@ exporters() {
     with_source "$(dirname "$(dirname "$python")")" tests/extra/check_onnx.py
 }
 
+# proofs: installs nothing. Trains until it is shown what generated videos and networks can tell, and what not.
+proofs() {
+    cd "$root"
+    "$python" -m pytest -q -m proof
+}
+
 # torchao: installs torchao. Runs the tests of its int8 weights.
 torchao() {
     borrow "$work/torchao"
@@ -74,11 +80,11 @@ with_source() {
 }
 
 parts=("${@:-}")
-[[ -n "${parts[0]}" ]] || parts=(wheel exporters torchao oldest)
+[[ -n "${parts[0]}" ]] || parts=(wheel exporters proofs torchao oldest)
 for part in "${parts[@]}"; do
     case $part in
-        wheel | exporters | torchao | oldest) ;;
-        *) echo "No part '$part': wheel, exporters, torchao, oldest." >&2; exit 2 ;;
+        wheel | exporters | proofs | torchao | oldest) ;;
+        *) echo "No part '$part': wheel, exporters, proofs, torchao, oldest." >&2; exit 2 ;;
     esac
 done
 for part in "${parts[@]}"; do

@@ -125,12 +125,14 @@ def learned(folder, fields, *, videos, steps, rate):
 
 
 @pytest.mark.slow
+@pytest.mark.proof
 def test_the_demos_model_learns_which_way(tmp_path):
     accuracy, line, way = learned(tmp_path, {}, videos=3200, steps=600, rate=3e-3)  # the demo trains longer, on more
     assert accuracy >= 0.85 and way >= 0.9, (accuracy, line, way)
 
 
 @pytest.mark.slow
+@pytest.mark.proof
 def test_plain_frames_learn_the_line_and_never_the_way(tmp_path):
     """CLIP with mean pooling, given half as many steps more than the model above. It learns what it can: with 1,500
     steps on 4,800 videos it tells the line of 35.3 % of the videos, with these of 34.5 %.

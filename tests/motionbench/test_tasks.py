@@ -136,6 +136,7 @@ def test_files(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.proof
 def test_single_frames_carry_no_label(tmp_path):
     """A convolutional classifier of single frames stays at chance within every task on held-out videos.
 
