@@ -22,8 +22,9 @@ from transformers_ila import (
     IlaVisionConfig,
 )
 from transformers_ila.backbones.frozen_clip import FrozenClipVisionConfig
-from transformers_ila.model import effects_ila
-from transformers_ila.model.configuration_ila import MULTI_LABEL, PRESETS
+from transformers_ila.model import validation_ila
+from transformers_ila.model.configuration_ila import PRESETS
+from transformers_ila.model.validation_ila import MULTI_LABEL
 
 
 SIDE = 12  # pixels
@@ -259,8 +260,8 @@ def test_without_an_effect_it_is_an_error(kind, beside, field, value, tmp_path):
 
 
 def test_numbers_for_all_variants_are_named_in_a_warning(caplog):
-    effects_ila.logger.warning_once.cache_clear()
-    with caplog.at_level(logging.WARNING, logger=effects_ila.__name__):
+    validation_ila.logger.warning_once.cache_clear()
+    with caplog.at_level(logging.WARNING, logger=validation_ila.__name__):
         ila(temporal_module="none", alignment_hidden_size=12, gta_groups=4)
     assert "`alignment_hidden_size` is 12" in caplog.text and "`gta_groups` is 4" in caplog.text
 
@@ -274,8 +275,8 @@ def test_what_says_that_nothing_happens_is_taken():
 def test_a_file_may_hold_what_has_no_effect(tmp_path, caplog):
     """Files of before do, and so does one whose module is replaced while it is loaded."""
     ila(alignment_fusion="mi_token", alignment_delta=0.5, alignment_loss_weight=0.5).save_pretrained(tmp_path)
-    effects_ila.logger.warning_once.cache_clear()
-    with caplog.at_level(logging.WARNING, logger=effects_ila.__name__):
+    validation_ila.logger.warning_once.cache_clear()
+    with caplog.at_level(logging.WARNING, logger=validation_ila.__name__):
         config = IlaConfig.from_pretrained(tmp_path, temporal_module="gta", gta_groups=4)
     said = caplog.text
     for name in ("alignment_fusion", "alignment_delta", "alignment_loss_weight"):
@@ -332,8 +333,8 @@ def test_names_of_other_programs_are_dropped_from_files(tmp_path, caplog):
         written = {**config.to_dict(), "decoder_start_token_id": None, "prompt_note": "x", "temperature": 1.0}
         if place is not None:
             written |= {"hidden_size": 32, place: {**written[place], "decoder_start_token_id": None, "mit_note": 1}}
-        effects_ila.logger.warning_once.cache_clear()
-        with caplog.at_level(logging.WARNING, logger=effects_ila.__name__):
+        validation_ila.logger.warning_once.cache_clear()
+        with caplog.at_level(logging.WARNING, logger=validation_ila.__name__):
             loaded = type(config).from_dict(dict(written))
         assert {**loaded.to_dict(), "vision_config": None} == {
             **config.to_dict(),

@@ -15,7 +15,7 @@ from transformers_ila import IlaForVideoClassification
 from transformers_ila.conversion.published import PUBLISHED
 from transformers_ila.data.class_names import class_names
 from transformers_ila.data.samples import Annotations, Sample
-from transformers_ila.model.configuration_ila import MULTI_LABEL
+from transformers_ila.model.validation_ila import MULTI_LABEL
 from transformers_ila.training.arguments import parameter_groups
 from transformers_ila.training.inputs import annotations_of, check_model, config_of, hold_out_videos, model_of
 from transformers_ila.training.recipes import (

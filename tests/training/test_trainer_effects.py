@@ -16,7 +16,7 @@ from transformers_ila import (
     IlaForVideoClassification,
 )
 from transformers_ila.data.samples import Annotations, Sample
-from transformers_ila.model.configuration_ila import MULTI_LABEL
+from transformers_ila.model.validation_ila import MULTI_LABEL
 from transformers_ila.model.video_processing_ila import IlaVideoProcessor
 from transformers_ila.training.arguments import REFUSED, IlaTrainingArguments
 from transformers_ila.training.augmentation import ClipAugmentation

@@ -32,19 +32,11 @@ from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import resolve_hidden_states_indices, selected_hidden_states
 
 from ..model.alignment_ila import ImplicitAlignment
-from ..model.configuration_ila import (
-    ALIGNING,
-    ALIGNMENT_USES,
-    MASK_USES,
-    TOWER_USES,
-    IlaConfig,
-    IlaVisionConfig,
-    aligns,
-)
-from ..model.effects_ila import Use, require_effects
+from ..model.configuration_ila import IlaConfig, IlaVisionConfig
 from ..model.layers_ila import IlaEncoderLayer
 from ..model.modeling_ila import IlaForVideoClassification
 from ..model.pretrained_ila import IlaVisionModelOutput
+from ..model.validation_ila import ALIGNING, ALIGNMENT_USES, MASK_USES, TOWER_USES, Use, aligns, require_effects
 
 
 DECODER_TEMPORAL = ("convolution", "positions", "attention", "alignment")

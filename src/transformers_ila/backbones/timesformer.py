@@ -31,23 +31,7 @@ from transformers.utils.generic import can_return_tuple
 
 from ..model.alignment_ila import ImplicitAlignment
 from ..model.class_names_ila import settle_label_fields, with_label_arguments
-from ..model.configuration_ila import (
-    ALIGNING,
-    ALIGNMENT_USES,
-    LOSS_USES,
-    MASK_USES,
-    IlaConfig,
-    IlaVisionConfig,
-    aligns,
-    check_model_type,
-    preset_fields,
-    require_classification,
-    require_sizes,
-    take_fields,
-    validate_transformer,
-    validated,
-)
-from ..model.effects_ila import Use, fields_in_use, refuse_unknown, require_effects, without_unknown
+from ..model.configuration_ila import IlaConfig, IlaVisionConfig, preset_fields, take_fields, validated
 from ..model.fusing_ila import FusableModel
 from ..model.loading_ila import refuse_adapter
 from ..model.modeling_ila import IlaForVideoClassification, IlaModel
@@ -55,6 +39,22 @@ from ..model.named_classes_ila import NamedClasses
 from ..model.numerics_ila import realign_tensors
 from ..model.pretrained_ila import IlaPreTrainedModel, IlaVideoClassifierOutput
 from ..model.temporal_ila import TemporalOutput, aligned_routes, rearranged
+from ..model.validation_ila import (
+    ALIGNING,
+    ALIGNMENT_USES,
+    LOSS_USES,
+    MASK_USES,
+    Use,
+    aligns,
+    check_model_type,
+    fields_in_use,
+    refuse_unknown,
+    require_classification,
+    require_effects,
+    require_sizes,
+    validate_transformer,
+    without_unknown,
+)
 
 
 @strict

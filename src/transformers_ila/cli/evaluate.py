@@ -23,7 +23,7 @@ from ..evaluation.options import EvaluationOptions
 from ..evaluation.report import Evaluation
 from ..evaluation.report_files import check_output, precision_of, scores_of, seconds_of, write
 from ..model.class_names_ila import explicit_class_names
-from ..model.configuration_ila import MULTI_LABEL
+from ..model.validation_ila import MULTI_LABEL
 
 
 logger = logging.get_logger(__name__)

@@ -7,7 +7,7 @@ import difflib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ..model.configuration_ila import MULTI_LABEL
+from ..model.validation_ila import MULTI_LABEL
 
 
 class ClassIndex(int):

@@ -28,7 +28,6 @@ class VideoFolder(Dataset):
         samples: paths and class indices, as `find_videos` gives them; or class names for indices of these, sorted.
         processor: reads and crops the videos; `random_frames=True` draws other frames each time (training).
         keep: hold the processed videos in memory, in every worker process; for sets that fit there.
-
         labels: the model's class names, as `read_annotations` takes them: items have its indices, found by name. With
             None they have those of `samples`. `IlaTrainer` finds the model's by itself; another trainer knows of no
             names, and gets wrong labels wherever the order of `samples` is not the model's.

@@ -29,8 +29,9 @@ from ..data.samples import (
 )
 from ..data.text import preview
 from ..distributed import Rank, all_gather, current_rank
-from ..model.configuration_ila import MULTI_LABEL, IlaConfig
+from ..model.configuration_ila import IlaConfig
 from ..model.modeling_ila import IlaForVideoClassification
+from ..model.validation_ila import MULTI_LABEL
 from ..model.video_processing_ila import IlaVideoProcessor
 from .inference import Network, batch_statistics_mode, check_logits, evaluating, multi_view_logits
 from .options import EvaluationOptions, with_keywords

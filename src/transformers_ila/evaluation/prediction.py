@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from ..distributed import Rank
-from ..model.configuration_ila import MULTI_LABEL
 from ..model.modeling_ila import IlaForVideoClassification
+from ..model.validation_ila import MULTI_LABEL
 from ..model.video_processing_ila import IlaVideoProcessor
 from ..model.video_urls_ila import redact
 from .inference import (

@@ -21,9 +21,9 @@ import transformers
 from transformers.image_utils import PILImageResampling
 
 from ..data.samples import Annotations, LabelledVideos, Sample, listed_samples, path_of, samples_hash
-from ..model.configuration_ila import MULTI_LABEL
 from ..model.loading_ila import checkpoint_names
 from ..model.modeling_ila import IlaForVideoClassification
+from ..model.validation_ila import MULTI_LABEL
 from ..model.video_processing_ila import IlaVideoProcessor
 from ..version import __version__
 from .hashing import hash_tensors

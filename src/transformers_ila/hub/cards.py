@@ -15,7 +15,8 @@ from transformers.image_utils import PILImageResampling
 from .. import cost as complexity
 from ..data.class_names import used_names
 from ..markup import markdown_sentences, markdown_table, markdown_text, plain_line, python_string
-from ..model.configuration_ila import MULTI_LABEL, IlaConfig, IlaVisionConfig, aligns
+from ..model.configuration_ila import IlaConfig, IlaVisionConfig
+from ..model.validation_ila import MULTI_LABEL, aligns
 from ..model.video_processing_ila import IlaVideoProcessor
 from .facts import (
     FACTS_KEY,

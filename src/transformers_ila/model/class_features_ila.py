@@ -18,7 +18,8 @@ from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBas
 from transformers.utils import logging
 
 from .class_names_ila import check_labels, names_of, numbered_names
-from .configuration_ila import IlaConfig, require_classification
+from .configuration_ila import IlaConfig
+from .validation_ila import require_classification
 
 
 logger = logging.get_logger(__name__)

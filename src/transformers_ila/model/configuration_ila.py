@@ -6,22 +6,43 @@ what CLIP does not know takes the defaults below. That of an ImageNet ViT loads 
 The defaults are no published network: the fusion "interaction" is ours, and the masks are those of the published
 checkpoints. `IlaConfig.paper(...)` is the network of the equations (Implicit Temporal Modeling with Learnable
 Alignment for Video Recognition, ICCV 2023), `IlaConfig.released(...)` that of the checkpoints; `docs/paper.md`
-compares all three. A field that has no effect beside the others may only have its default (`effects_ila.py`).
+compares all three. A field that has no effect beside the others may only have its default (`validation_ila.py`).
 """
 
 import copy
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import CLIPConfig, CLIPTextConfig, CLIPVisionConfig, PreTrainedConfig
-from transformers.activations import ACT2FN
 
 from .class_names_ila import names_of, settle_label_fields, with_label_arguments, without_label_fields
-from .effects_ila import Use, fields_in_use, refuse_unknown, require_effects, with_defaults, without_unknown
 from .loading_ila import config_dict_of_vit
+from .validation_ila import (
+    ALIGNING,
+    ALIGNMENT_USES,
+    HEAD_USES,
+    LOSS_USES,
+    MASK_USES,
+    PROBLEM_TYPES,
+    TOWER_USES,
+    Use,
+    aligns,
+    check_model_type,
+    fields_in_use,
+    refuse_unknown,
+    require,
+    require_activation,
+    require_classification,
+    require_effects,
+    require_sizes,
+    require_tower,
+    validate_transformer,
+    with_defaults,
+    without_unknown,
+)
 
 
 # The four CLIP towers of the paper's Table 1: size -> (vision fields, text fields, projection_dim).
@@ -36,9 +57,6 @@ CLIP_SIZES: dict[str, tuple[dict[str, int], dict[str, int], int]] = {
     "L/14@336": ({**_LARGE, "patch_size": 14, "image_size": 336}, _LARGE_TEXT, 768),
 }
 
-
-MULTI_LABEL = "multi_label_classification"  # the `problem_type` of a model that gives a video several labels
-PROBLEM_TYPES = (None, "single_label_classification", MULTI_LABEL)
 
 # The two networks called ILA. The paper names no numbers for Eq. 6 and no jitter; height, flat radius and slope are
 # the published code's in both.
@@ -63,83 +81,6 @@ PRESETS: dict[str, dict[str, Any]] = {
 ALWAYS_SAVED = ("temporal_module", "alignment_fusion")
 
 
-def _require(condition: bool, *, field: str, value: Any, allowed: str) -> None:
-    if not condition:
-        raise ValueError(f"`{field}` is {value!r}; allowed: {allowed}.")
-
-
-# The most that a configuration may ask for. Its file may come from anywhere, and layers are made before anybody can
-# see that the weights do not fit them.
-LARGEST = {
-    "num_frames": 10_000,
-    "image_size": 2**14,
-    "patch_size": 2**14,
-    "num_channels": 2**10,
-    "hidden_size": 2**16,
-    "intermediate_size": 2**18,
-    "num_attention_heads": 2**12,
-    "projection_dim": 2**16,
-    "vocab_size": 2**24,
-    "max_position_embeddings": 2**16,
-    "num_hidden_layers": 1000,
-    "mit_num_hidden_layers": 1000,
-    "prompt_layers": 1000,
-    "alignment_hidden_size": 2**16,
-    "mit_intermediate_size": 2**18,
-    "gta_regions": 2**16,
-    "num_labels": 2**20,
-}
-LARGEST_NUMBER = 2**100
-MAY_BE_ZERO = ("mit_num_hidden_layers",)
-
-
-def require_sizes(fields: Mapping[str, Any]) -> None:
-    """Raise a ValueError for a size below 1, or above the most that is allowed (`LARGEST`), and for any number that is
-    not finite.
-    """
-    for field, value in fields.items():
-        if isinstance(value, (int, float)) and field not in LARGEST:
-            _require(
-                abs(value) < LARGEST_NUMBER, field=field, value=value, allowed="finite numbers that float32 holds"
-            )
-    for field, most in LARGEST.items():
-        value, least = fields.get(field), 0 if field in MAY_BE_ZERO else 1
-        if isinstance(value, int):
-            allowed = f"{least} or more, and at most {most}"
-            _require(least <= value <= most, field=field, value=value, allowed=allowed)
-
-
-_RATES = ("attention_dropout", "attention_probs_dropout_prob", "hidden_dropout_prob", "drop_path_rate")
-
-
-def validate_transformer(config: Any) -> None:
-    """Raise a ValueError for a number of a transformer's layers that no network can have, naming the field."""
-    require_sizes(vars(config))
-    width, heads = config.hidden_size, config.num_attention_heads
-    _require(width % heads == 0, field="num_attention_heads", value=heads, allowed=f"a divisor of hidden_size={width}")
-    for field in (name for name in _RATES if hasattr(config, name)):
-        value = getattr(config, field)
-        _require(0 <= value < 1, field=field, value=value, allowed="0 <= rate < 1")
-    eps = config.layer_norm_eps
-    _require(0 < eps < math.inf, field="layer_norm_eps", value=eps, allowed="above 0, and finite")
-    _require_activation("hidden_act", config.hidden_act)
-
-
-def _require_activation(field: str, value: str) -> None:
-    _require(value in ACT2FN, field=field, value=value, allowed=f"one of {', '.join(sorted(ACT2FN))}")
-
-
-def check_model_type(config_dict: dict[str, Any], path: Any, allowed: Collection[str]) -> None:
-    """Raise a ValueError where a `config.json` is of a model whose weights have no place here."""
-    found = config_dict.get("model_type")
-    if found is not None and found not in allowed:
-        names = (config_dict.get("architectures") or [found])[0]
-        raise ValueError(
-            f"{str(path)!r} holds a {names} (`model_type` {found!r}), of which nothing can be loaded here; allowed "
-            f"`model_type`: {', '.join(sorted(allowed))}."
-        )
-
-
 def preset_fields(kind: Any, preset: str, given: dict[str, Any]) -> dict[str, Any]:
     """Return the fields of a preset, and those given laid over them; what these leave without an effect is left out.
 
@@ -148,23 +89,6 @@ def preset_fields(kind: Any, preset: str, given: dict[str, Any]) -> dict[str, An
         preset: a key of `PRESETS`.
     """
     return {**fields_in_use(kind, PRESETS[preset], given), **given}
-
-
-def require_classification(config: Any, num_labels: int | None = None) -> None:
-    """Raise a ValueError unless the model learns classes, and can tell them apart.
-
-    One class alone can be learned as a label that a video has or has not; a softmax over it is 1 whatever it sees.
-
-    num_labels: the number of classes that there will be, in place of the configuration's.
-    """
-    problem, smoothing = config.problem_type, config.label_smoothing
-    count = config.num_labels if num_labels is None else num_labels
-    allowed = f"{', '.join(map(repr, PROBLEM_TYPES))}: videos are classified here, and no numbers are learned"
-    _require(problem in PROBLEM_TYPES, field="problem_type", value=problem, allowed=allowed)
-    allowed = f'2 or more, and 1 with problem_type="{MULTI_LABEL}": of a single class the softmax is always 1'
-    _require(count >= (1 if problem == MULTI_LABEL else 2), field="num_labels", value=count, allowed=allowed)
-    allowed = f'0 with problem_type="{MULTI_LABEL}", whose loss has no smoothing'
-    _require(problem != MULTI_LABEL or not smoothing, field="label_smoothing", value=smoothing, allowed=allowed)
 
 
 def take_fields(kind: Any, kwargs: dict[str, Any], inside: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -189,100 +113,6 @@ def validated(loaded: Any) -> Any:
     """Validate what a `from_dict` returns, a configuration or one with unused arguments, and return it unchanged."""
     (loaded[0] if isinstance(loaded, tuple) else loaded).validate()
     return loaded
-
-
-def _require_tower(field: str, value: Any) -> None:
-    """Raise a ValueError for what is neither a tower's configuration nor its fields."""
-    is_one = value is None or isinstance(value, (dict, PreTrainedConfig))
-    _require(is_one, field=field, value=value, allowed="a dictionary of fields, a configuration or None")
-
-
-# -- where fields have an effect -------------------------------------------------------------------------------------
-
-
-def aligns(vision: Any) -> bool:
-    """Return whether the tower of a configuration has ILA's alignment, in one layer or more."""
-    return vision.temporal_module == "ila" and (vision.alignment_layers is None or len(vision.alignment_layers) > 0)
-
-
-def _has_module(name: str) -> Callable[[Any], bool]:
-    return lambda vision: vision.temporal_module == name
-
-
-ALIGNING = 'temporal_module="ila" in one layer or more'
-ALIGNMENT_USES: tuple[Use, ...] = (
-    Use(
-        (
-            *("alignment_fusion", "alignment_conv", "alignment_operator", "alignment_pairing"),
-            *("alignment_distance", "alignment_eta", "alignment_delta", "alignment_beta"),
-        ),
-        aligns,
-        ALIGNING,
-    ),
-    Use(("alignment_hidden_size",), aligns, ALIGNING, refused=False),
-    Use(("alignment_jitter",), aligns, ALIGNING, off=0),
-)
-MASK_USES: tuple[Use, ...] = (
-    Use(
-        ("alignment_distance", "alignment_delta"),
-        lambda config: config.alignment_beta > 0,
-        "alignment_beta > 0, as a mask without a slope is flat",
-    ),
-)
-
-
-def _integrates(vision: Any) -> bool:
-    return vision.mit_num_hidden_layers != 0
-
-
-_INTEGRATING = "mit_num_hidden_layers of 1 or more"
-TOWER_USES: tuple[Use, ...] = (
-    Use(("shift_division",), _has_module("shift"), 'temporal_module="shift"'),
-    Use(("ata_dealignment",), _has_module("ata"), 'temporal_module="ata"'),
-    Use(("gta_regions",), _has_module("gta"), 'temporal_module="gta"'),
-    Use(("gta_groups",), _has_module("gta"), 'temporal_module="gta"', refused=False),
-    Use(("alignment_layers",), lambda vision: vision.temporal_module != "none", 'a temporal_module other than "none"'),
-    Use(("mit_intermediate_size",), _integrates, _INTEGRATING),
-    Use(("mit_num_attention_heads",), _integrates, _INTEGRATING, refused=False),
-    Use(("drop_path_rate",), lambda vision: vision.num_hidden_layers > 1, "2 layers or more, as the first has rate 0"),
-)
-
-
-def _has_text_head(config: Any) -> bool:
-    return config.classification_head == "text"
-
-
-def _prompts(config: Any) -> bool:
-    return _has_text_head(config) and config.use_video_prompt
-
-
-_PROMPTING = 'classification_head="text" and use_video_prompt=True'
-
-HEAD_USES: tuple[Use, ...] = (
-    Use(("class_features", "logit_scale_init_value"), _has_text_head, 'classification_head="text"'),
-    Use(
-        (
-            *("prompt_layers", "prompt_alpha", "prompt_hidden_act"),
-            *("prompt_attention_dropout", "prompt_projection_dropout"),
-        ),
-        _prompts,
-        _PROMPTING,
-    ),
-    Use(("prompt_num_attention_heads",), _prompts, _PROMPTING, refused=False),
-    Use(
-        ("freeze_text_model",),
-        lambda config: _has_text_head(config) and config.class_features == "tokens",
-        'classification_head="text" and class_features="tokens", which use the text tower',
-    ),
-    Use(("classifier_dropout",), lambda config: not _has_text_head(config), 'classification_head="linear"', off=0),
-)
-LOSS_USES: tuple[Use, ...] = (
-    Use(
-        ("label_smoothing",),
-        lambda config: config.problem_type != MULTI_LABEL,
-        f'a problem_type other than "{MULTI_LABEL}", whose loss has no smoothing',
-    ),
-)
 
 
 @strict
@@ -424,43 +254,43 @@ class IlaVisionConfig(CLIPVisionConfig):
 
     def validate_image(self) -> None:
         """Raise a ValueError for an image size, a patch size or a normalisation that is not allowed."""
-        _require(self.patch_size >= 1, field="patch_size", value=self.patch_size, allowed="1 or more")
+        require(self.patch_size >= 1, field="patch_size", value=self.patch_size, allowed="1 or more")
         allowed = f"at least patch_size={self.patch_size}"
-        _require(self.image_size >= self.patch_size, field="image_size", value=self.image_size, allowed=allowed)
+        require(self.image_size >= self.patch_size, field="image_size", value=self.image_size, allowed=allowed)
         found, names = self.image_normalization, {"image_mean", "image_std"}
         allowed = "None or a dictionary of image_mean and image_std"
-        _require(found is None or set(found) == names, field="image_normalization", value=found, allowed=allowed)
+        require(found is None or set(found) == names, field="image_normalization", value=found, allowed=allowed)
 
     def validate_frames(self) -> None:
         """Raise a ValueError for a number of frames, frame integration or stochastic depth that is not allowed."""
-        _require(self.num_frames >= 1, field="num_frames", value=self.num_frames, allowed="1 or more")
+        require(self.num_frames >= 1, field="num_frames", value=self.num_frames, allowed="1 or more")
         layers = self.mit_num_hidden_layers
-        _require(layers >= 0, field="mit_num_hidden_layers", value=layers, allowed="0 (mean of the frames) or more")
+        require(layers >= 0, field="mit_num_hidden_layers", value=layers, allowed="0 (mean of the frames) or more")
         rate = self.drop_path_rate
-        _require(0 <= rate < 1, field="drop_path_rate", value=rate, allowed="0 <= rate < 1")
+        require(0 <= rate < 1, field="drop_path_rate", value=rate, allowed="0 <= rate < 1")
         for field in ("mit_num_attention_heads", "mit_intermediate_size"):
             value = getattr(self, field)
-            _require(value is None or value >= 1, field=field, value=value, allowed="None or 1 and more")
+            require(value is None or value >= 1, field=field, value=value, allowed="None or 1 and more")
 
     def validate_alignment(self) -> None:
         """Raise a ValueError for an `alignment_*` field that is not allowed, or two that exclude each other."""
         channels = self.alignment_hidden_size
         allowed = "a positive multiple of 4 (two points, two halves)"
-        _require(channels > 0 and channels % 4 == 0, field="alignment_hidden_size", value=channels, allowed=allowed)
-        _require(self.alignment_eta > 0, field="alignment_eta", value=self.alignment_eta, allowed="more than 0")
+        require(channels > 0 and channels % 4 == 0, field="alignment_hidden_size", value=channels, allowed=allowed)
+        require(self.alignment_eta > 0, field="alignment_eta", value=self.alignment_eta, allowed="more than 0")
         for field in ("alignment_delta", "alignment_beta", "alignment_jitter"):
-            _require(getattr(self, field) >= 0, field=field, value=getattr(self, field), allowed="0 or more")
+            require(getattr(self, field) >= 0, field=field, value=getattr(self, field), allowed="0 or more")
         layers = self.alignment_layers
         if layers is not None:
             inside = all(0 <= index < self.num_hidden_layers for index in layers)
             allowed = f"None or different indices between 0 and {self.num_hidden_layers - 1}"
-            _require(
+            require(
                 inside and len(set(layers)) == len(layers), field="alignment_layers", value=layers, allowed=allowed
             )
         if self.alignment_operator == "window_attention":
             plain = self.alignment_conv == "depthwise_separable" and self.alignment_fusion != "residual"
             allowed = '"conv" with alignment_conv="standard" or alignment_fusion="residual"'
-            _require(plain, field="alignment_operator", value=self.alignment_operator, allowed=allowed)
+            require(plain, field="alignment_operator", value=self.alignment_operator, allowed=allowed)
 
     def validate_effects(self) -> None:
         """Raise a ValueError for a field that has no effect beside the others, and another value than its default."""
@@ -469,11 +299,11 @@ class IlaVisionConfig(CLIPVisionConfig):
     def validate_temporal(self) -> None:
         """Raise a ValueError for a number of "shift" or "gta" that is not allowed."""
         width, division, groups = self.hidden_size, self.shift_division, self.gta_groups
-        _require(division >= 2, field="shift_division", value=division, allowed="2 or more")
+        require(division >= 2, field="shift_division", value=division, allowed="2 or more")
         divides = self.temporal_module != "gta" or (groups >= 1 and width % groups == 0)
-        _require(divides, field="gta_groups", value=groups, allowed=f"a divisor of hidden_size={width}")
+        require(divides, field="gta_groups", value=groups, allowed=f"a divisor of hidden_size={width}")
         regions = self.gta_regions
-        _require(regions is None or regions >= 1, field="gta_regions", value=regions, allowed="None or 1 and more")
+        require(regions is None or regions >= 1, field="gta_regions", value=regions, allowed="None or 1 and more")
 
 
 # What `IlaConfig(...)` and `from_pretrained(...)` hand down to the vision configuration when given at the top.
@@ -565,7 +395,7 @@ class IlaConfig(CLIPConfig):
         refuse_unknown(type(self), kwargs, self.tower_kinds())
         for key, config_class in self.tower_kinds().items():
             given = getattr(self, key)
-            _require_tower(key, given)
+            require_tower(key, given)
             if isinstance(given, dict):
                 own = vision_fields if key == "vision_config" else {}
                 setattr(self, key, {**copy.deepcopy(given), **own})  # CLIPConfig edits the dictionary it is given
@@ -622,7 +452,7 @@ class IlaConfig(CLIPConfig):
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> "IlaConfig":
         stored = without_unknown(cls, with_label_arguments(config_dict, kwargs), cls.tower_kinds())
         for key in cls.tower_kinds():
-            _require_tower(key, stored.get(key))
+            require_tower(key, stored.get(key))
         if isinstance(stored.get("vision_config"), dict):
             stored["vision_config"] = without_unknown(cls.vision_kind, stored["vision_config"])
         stored = cls.fields_in_use(stored, kwargs, warn=True)
@@ -727,19 +557,19 @@ class IlaConfig(CLIPConfig):
     def validate_heads(self) -> None:
         """Raise a ValueError for a width, number of heads or number of prompt layers that is not allowed."""
         width = self.projection_dim
-        _require_activation("prompt_hidden_act", self.prompt_hidden_act)
-        _require(width > 0, field="projection_dim", value=width, allowed="1 or more")
+        require_activation("prompt_hidden_act", self.prompt_hidden_act)
+        require(width > 0, field="projection_dim", value=width, allowed="1 or more")
         for field in ("logit_scale_init_value", "initializer_range", "initializer_factor"):
             found = getattr(self, field)
-            _require(0 <= found < math.inf, field=field, value=found, allowed="0 or more, and finite")
+            require(0 <= found < math.inf, field=field, value=found, allowed="0 or more, and finite")
         heads = {
             "vision_config.mit_num_attention_heads": self.vision_config.mit_num_attention_heads,
             "prompt_num_attention_heads": self.prompt_num_attention_heads,
         }
         for field, value in heads.items():
             divides = value is None or (value >= 1 and width % value == 0)
-            _require(divides, field=field, value=value, allowed=f"None or a divisor of projection_dim={width}")
-        _require(self.prompt_layers >= 1, field="prompt_layers", value=self.prompt_layers, allowed="1 or more")
+            require(divides, field=field, value=value, allowed=f"None or a divisor of projection_dim={width}")
+        require(self.prompt_layers >= 1, field="prompt_layers", value=self.prompt_layers, allowed="1 or more")
 
     def validate_classes(self) -> None:
         """Raise a ValueError for a problem that is no classification, or a number of classes that has no effect."""
@@ -752,7 +582,7 @@ class IlaConfig(CLIPConfig):
     def validate_losses(self) -> None:
         """Raise a ValueError for a loss weight, label smoothing or dropout that is out of its range."""
         weight = self.alignment_loss_weight
-        _require(weight >= 0, field="alignment_loss_weight", value=weight, allowed="0 or more")
+        require(weight >= 0, field="alignment_loss_weight", value=weight, allowed="0 or more")
         for field in (
             "label_smoothing",
             "classifier_dropout",
@@ -760,4 +590,4 @@ class IlaConfig(CLIPConfig):
             "prompt_projection_dropout",
         ):
             value = getattr(self, field)
-            _require(0 <= value < 1, field=field, value=value, allowed="0 <= value < 1")
+            require(0 <= value < 1, field=field, value=value, allowed="0 <= value < 1")

@@ -42,7 +42,7 @@ from .class_features_ila import (
     tokenize_labels,
 )
 from .class_names_ila import check_labels, explicit_class_names, names_of, row_order, settle_label_fields
-from .configuration_ila import MULTI_LABEL, IlaConfig, IlaVisionConfig, require_classification
+from .configuration_ila import IlaConfig, IlaVisionConfig
 from .layers_ila import IlaVisionEncoder
 from .loading_ila import HUB_KWARGS, FramePositions, PatchProjection
 from .named_classes_ila import NamedClasses, refuse_other_classes
@@ -50,6 +50,7 @@ from .numerics_ila import at_least_float32
 from .pretrained_ila import IlaOutput, IlaPreTrainedModel, IlaVideoClassifierOutput, IlaVisionModelOutput, Projection
 from .targets_ila import target_loss
 from .temporal_ila import HAS_FRAME_POSITIONS, NEW_IN_TOWER
+from .validation_ila import MULTI_LABEL, require_classification
 
 
 logger = logging.get_logger(__name__)

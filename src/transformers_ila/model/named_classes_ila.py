@@ -25,8 +25,8 @@ from .class_names_ila import (
     numbered_names,
     row_order,
 )
-from .configuration_ila import require_classification
 from .loading_ila import HUB_KWARGS
+from .validation_ila import require_classification
 
 
 logger = logging.get_logger(__name__)

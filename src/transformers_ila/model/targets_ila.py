@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from .configuration_ila import MULTI_LABEL
 from .numerics_ila import at_least_float32
+from .validation_ila import MULTI_LABEL
 
 
 IGNORE_INDEX = -100  # label, or all labels, of a video that cannot be evaluated; losses and metrics pass over it

@@ -17,9 +17,10 @@ from ..data.samples import samples_hash
 from ..data.video_folder import warn_of_single_videos
 from ..evaluation.inference import named_in_errors, require_checkpoint
 from ..model.class_names_ila import label_fields
-from ..model.configuration_ila import CLIP_SIZES, MULTI_LABEL, IlaConfig
+from ..model.configuration_ila import CLIP_SIZES, IlaConfig
 from ..model.loading_ila import refuse_adapter
 from ..model.modeling_ila import IlaForVideoClassification
+from ..model.validation_ila import MULTI_LABEL
 from .recipes import RecipeArguments, validate_config_fields
 
 

@@ -36,8 +36,8 @@ from ..evaluation.metrics import mean_average_precision
 from ..files import only_writer
 from ..model.alignment_ila import PointPredictor
 from ..model.class_names_ila import are_numbered
-from ..model.configuration_ila import MULTI_LABEL
 from ..model.targets_ila import IGNORE_INDEX, ignored_rows, is_integer
+from ..model.validation_ila import MULTI_LABEL
 from ..model.video_processing_ila import IlaVideoProcessor
 from .arguments import SCALARS, IlaTrainingArguments, is_new_parameter, parameter_groups
 from .callbacks import JitterDecay, MovingAverage, SetEpochCallback, StopOnSignal
