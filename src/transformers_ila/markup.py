@@ -20,7 +20,7 @@ FORMULA = ("=", "+", "-", "@")  # with which spreadsheets begin one, also behind
 
 
 class Markdown(str):
-    """Text that is Markdown already, and is put into more of it as it is."""
+    """Mark a text that is Markdown already, and is put into a page without being escaped."""
 
 
 def plain_line(value: Any, longest: int | None = LONGEST) -> str:

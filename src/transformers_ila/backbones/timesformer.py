@@ -156,11 +156,11 @@ class AlignedTimesformerConfig(TimesformerConfig):
         IlaVisionConfig.validate_alignment(shared)
 
     def validate_classes(self) -> None:
-        """Raise a ValueError for a problem that is no classification, or a number of classes that has no effect."""
+        """Raise a ValueError for regression, or for one class alone in a model that gives a video one label."""
         require_classification(self)
 
     def validate_effects(self) -> None:
-        """Raise a ValueError for a field that has no effect beside the others, and another value than its default."""
+        """Raise a ValueError for a field that others make ineffective, unless it has its default."""
         require_effects(self)
 
     def validate_losses(self) -> None:
@@ -379,7 +379,7 @@ class AlignedTimesformerForVideoClassification(NamedClasses, _AlignedTimesformer
         return outputs
 
     def classify(self, video_outputs: AlignedTimesformerOutput) -> torch.Tensor:
-        """Turn the output of `get_video_features` into logits (B, K); ValueError as in `require_classification`."""
+        """Turn the output of `get_video_features` into logits (B, K); a model that tells no classes apart is a ValueError."""
         require_classification(self.config)
         return self.classifier(video_outputs.pooler_output)
 

@@ -293,7 +293,7 @@ class IlaVisionConfig(CLIPVisionConfig):
             require(plain, field="alignment_operator", value=self.alignment_operator, allowed=allowed)
 
     def validate_effects(self) -> None:
-        """Raise a ValueError for a field that has no effect beside the others, and another value than its default."""
+        """Raise a ValueError for a field that others make ineffective, unless it has its default."""
         require_effects(self)
 
     def validate_temporal(self) -> None:
@@ -572,11 +572,11 @@ class IlaConfig(CLIPConfig):
         require(self.prompt_layers >= 1, field="prompt_layers", value=self.prompt_layers, allowed="1 or more")
 
     def validate_classes(self) -> None:
-        """Raise a ValueError for a problem that is no classification, or a number of classes that has no effect."""
+        """Raise a ValueError for regression, or for one class alone in a model that gives a video one label."""
         require_classification(self)
 
     def validate_effects(self) -> None:
-        """Raise a ValueError for a field that has no effect beside the others, and another value than its default."""
+        """Raise a ValueError for a field that others make ineffective, unless it has its default."""
         require_effects(self)
 
     def validate_losses(self) -> None:

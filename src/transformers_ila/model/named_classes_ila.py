@@ -167,7 +167,7 @@ class NamedClasses:
         self._set_labels(names, ignore_mismatched_sizes)
 
     def _set_labels(self, names: list[str], renew: bool) -> bool:
-        """Do what `set_labels` says, and return whether the head started anew."""
+        """Name the classes as `set_labels` does, and return whether the head started anew."""
         require_classification(self.config, len(names))
         before = names_of(self.config)
         order = row_order(before, names)
