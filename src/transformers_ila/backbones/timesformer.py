@@ -379,7 +379,7 @@ class AlignedTimesformerForVideoClassification(NamedClasses, _AlignedTimesformer
         return outputs
 
     def classify(self, video_outputs: AlignedTimesformerOutput) -> torch.Tensor:
-        """Turn the output of `get_video_features` into logits (B, K); a model that tells no classes apart is a ValueError."""
+        """Turn the output of `get_video_features` into logits (B, K); a single class or a regression is an error."""
         require_classification(self.config)
         return self.classifier(video_outputs.pooler_output)
 

@@ -670,7 +670,7 @@ class IlaForVideoClassification(NamedClasses, ClassTextFeatures, IlaModel):
         return self
 
     def classify(self, video_outputs: IlaVisionModelOutput) -> torch.Tensor:
-        """Turn the output of `get_video_features` into logits (B, K); a model that tells no classes apart is a ValueError."""
+        """Turn the output of `get_video_features` into logits (B, K); a single class or a regression is an error."""
         require_classification(self.config)  # it may have been set since the configuration was made
         if self.config.classification_head == "text":
             return self.match(video_outputs, self.class_text_features())[0]
