@@ -39,6 +39,7 @@ from transformers import (
 )
 from transformers import initialization as init
 from transformers.configuration_utils import SubConfigSpec
+from transformers.image_utils import PILImageResampling
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import ModelOutput, logging
 from transformers.utils.generic import can_return_tuple
@@ -117,7 +118,8 @@ class SiglipVideoConfig(PreTrainedConfig):
         refuse_unknown(type(self), kwargs)
         require_sizes({"num_labels": kwargs.get("num_labels")})
         settle_label_fields(self, kwargs.get("num_labels"))
-        self.problem_type = self.problem_type or MULTI_LABEL
+        if self.problem_type is None:
+            self.problem_type = MULTI_LABEL
         super().__post_init__(**kwargs)
 
     @classmethod
@@ -160,8 +162,20 @@ class SiglipVideoConfig(PreTrainedConfig):
         """Return whether frames of any aspect are read."""
         return self.vision_config.model_type == "siglip2_vision_model"
 
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """Return the settings of an `IlaVideoProcessor` that does what SigLIP's own image processor does by default."""
+        settings: dict[str, Any] = {"num_frames": self.num_frames, "do_center_crop": False}
+        settings |= {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+        vision = self.vision_config
+        if self.is_naflex:
+            patches = {"max_num_patches": vision.num_patches, "patch_size": vision.patch_size}
+            return {**settings, **patches, "resample": PILImageResampling.BILINEAR}
+        height, width = _sides(vision.image_size)
+        return {**settings, "size": {"height": height, "width": width}, "resample": PILImageResampling.BICUBIC}
+
     def validate_towers(self) -> None:
-        """Raise a ValueError for towers that are no SigLIP's, do not fit together, or have sizes that no network has."""
+        """Raise a ValueError for towers that are no SigLIP's, do not fit together, or have impossible sizes."""
         vision, text = self.vision_config, self.text_config
         kinds = {"vision_config": "vision", "text_config": "text"}
         for field, part in kinds.items():
