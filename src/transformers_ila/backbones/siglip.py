@@ -21,7 +21,7 @@ Shapes: `B` videos, `V` views, `T` frames, `L` patches of a frame, `D` width, `E
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from huggingface_hub.dataclasses import strict
@@ -55,7 +55,6 @@ from ..model.numerics_ila import at_least_float32
 from ..model.pretrained_ila import IlaVideoClassifierOutput
 from ..model.validation_ila import (
     LOSS_USES,
-    MULTI_LABEL,
     check_model_type,
     fields_in_use,
     refuse_unknown,
@@ -110,6 +109,7 @@ class SiglipVideoConfig(PreTrainedConfig):
 
     vision_config: Any = None
     text_config: Any = None
+    problem_type: Literal["multi_label_classification", "single_label_classification"] = "multi_label_classification"
     num_frames: int = 8
     label_templates: list[str] | tuple[str, ...] | None = None
     label_smoothing: float | int = 0.0
@@ -118,8 +118,6 @@ class SiglipVideoConfig(PreTrainedConfig):
         refuse_unknown(type(self), kwargs)
         require_sizes({"num_labels": kwargs.get("num_labels")})
         settle_label_fields(self, kwargs.get("num_labels"))
-        if self.problem_type is None:
-            self.problem_type = MULTI_LABEL
         super().__post_init__(**kwargs)
 
     @classmethod
@@ -140,6 +138,7 @@ class SiglipVideoConfig(PreTrainedConfig):
             f"{part}_config": {**(fields.get(f"{part}_config") or {}), "model_type": f"{family}_{part}_model"}
             for part in ("vision", "text")
         }
+        fields = {name: value for name, value in fields.items() if name != "problem_type"}  # of a head that goes
         return {**fields, **towers, "model_type": cls.model_type}
 
     @classmethod
@@ -164,7 +163,7 @@ class SiglipVideoConfig(PreTrainedConfig):
 
     @property
     def preprocessing(self) -> dict[str, Any]:
-        """Return the settings of an `IlaVideoProcessor` that does what SigLIP's own image processor does by default."""
+        """Return the settings of an `IlaVideoProcessor` that does what SigLIP's image processor does by default."""
         settings: dict[str, Any] = {"num_frames": self.num_frames, "do_center_crop": False}
         settings |= {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
         vision = self.vision_config
@@ -600,6 +599,14 @@ def patches_of(frames: torch.Tensor, size: int) -> dict[str, torch.Tensor]:
         "spatial_shapes": torch.tensor([rows, columns], device=frames.device).expand(len(frames), 2),
         "pixel_attention_mask": torch.ones(patches.shape[:2], dtype=torch.int32, device=frames.device),
     }
+
+
+def none_of_these(probabilities: torch.Tensor) -> torch.Tensor:
+    """Return the probability that none of the classes is there, (..., K) -> (...): the product of 1 - p.
+
+    probabilities: one of its own for every class, such as SigLIP's sigmoids; a softmax has none left.
+    """
+    return (1 - probabilities).prod(-1)
 
 
 def _sides(size: int | Sequence[int]) -> tuple[int, int]:
