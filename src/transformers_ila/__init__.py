@@ -14,6 +14,7 @@ from transformers import (
 )
 
 from .backbones.frozen_clip import FrozenClipConfig, FrozenClipForVideoClassification
+from .backbones.siglip import SiglipForVideoClassification, SiglipVideoConfig
 from .backbones.timesformer import (
     AlignedTimesformerConfig,
     AlignedTimesformerForVideoClassification,
@@ -48,6 +49,8 @@ __all__ = [
     "IlaVisionConfig",
     "IlaVisionModel",
     "ReadLimits",
+    "SiglipForVideoClassification",
+    "SiglipVideoConfig",
     "VideoDecodingError",
     "ZeroShotVideoClassificationPipeline",
     "__version__",
@@ -76,6 +79,9 @@ AutoConfig.register("ila_frozen_clip", FrozenClipConfig, exist_ok=True)
 AutoModelForVideoClassification.register(FrozenClipConfig, FrozenClipForVideoClassification, exist_ok=True)
 AutoVideoProcessor.register(FrozenClipConfig, IlaVideoProcessor, exist_ok=True)
 
+AutoConfig.register("ila_siglip", SiglipVideoConfig, exist_ok=True)
+AutoModelForVideoClassification.register(SiglipVideoConfig, SiglipForVideoClassification, exist_ok=True)
+AutoVideoProcessor.register(SiglipVideoConfig, IlaVideoProcessor, exist_ok=True)
 register()
 
 if old_modules not in sys.meta_path:

@@ -11,13 +11,14 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import CLIPModel, PreTrainedConfig
+from transformers import CLIPModel, PreTrainedConfig, Siglip2Model, SiglipModel
 from transformers import initialization as init
 
 from ..model.configuration_ila import PLAIN_CLIP, IlaConfig
 from ..model.loading_ila import HUB_KWARGS, refuse_adapter
 from ..model.modeling_ila import IlaForVideoClassification
 from ..model.video_processing_ila import IlaVideoProcessor
+from .siglip import SiglipForVideoClassification, SiglipVideoConfig
 
 
 # How the names of classes are read by a CLIP or SigLIP that was trained on captions.
@@ -63,13 +64,18 @@ class AutoModelForZeroShotVideoClassification:
         if not config:  # a folder without the file gives an empty dictionary
             raise OSError(f"{str(path)!r} holds no model: it has no config.json.")
         kind = config.get("model_type")
-        if kind not in ("clip", "ila"):
-            raise _refused(path, (config.get("architectures") or [None])[0], kind)
         if templates is None and kind in PLAIN:
             templates = ZERO_SHOT_TEMPLATE
-        return IlaForVideoClassification.from_pretrained(
-            path, *model_args, labels=labels, templates=templates, zero_shot=True, **kwargs
-        )
+        if kind in ("clip", "ila"):
+            kwargs["zero_shot"] = True
+            return IlaForVideoClassification.from_pretrained(
+                path, *model_args, labels=labels, templates=templates, **kwargs
+            )
+        if kind in SiglipVideoConfig.loads:
+            return SiglipForVideoClassification.from_pretrained(
+                path, *model_args, labels=labels, templates=templates, **kwargs
+            )
+        raise _refused(path, (config.get("architectures") or [None])[0], kind)
 
 
 def load_zero_shot(
@@ -126,14 +132,15 @@ def zero_shot_processor(source: str | os.PathLike, config: Any, **where: Any) ->
 
 
 def zero_shot_model(model: Any) -> Any:
-    """Return a model that scores any words, for a model of this package or transformers' own CLIP.
+    """Return a model that scores any words, for a model of this package or transformers' own CLIP or SigLIP.
 
-    A `CLIPModel` becomes an `IlaForVideoClassification` on the very same weights.
+    A `CLIPModel` becomes an `IlaForVideoClassification` on the very same weights, a `SiglipModel` or `Siglip2Model` a
+    `SiglipForVideoClassification`.
 
     Raises:
         ValueError: another kind of model, or one without a text tower.
     """
-    if isinstance(model, CLIPModel):
+    if isinstance(model, (CLIPModel, SiglipModel, Siglip2Model)):
         return _on_weights_of(model)
     config: Any = getattr(model, "config", None)
     if not hasattr(model, "label_features"):
@@ -200,17 +207,23 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def _on_weights_of(clip: CLIPModel) -> IlaForVideoClassification:
-    """Make the classifier of a CLIP's two towers, whose parameters are CLIP's own: what changes there changes here."""
-    fields = {**PLAIN_CLIP, "label_templates": [ZERO_SHOT_TEMPLATE]}
-    config = IlaConfig.from_dict({**clip.config.to_dict(), "model_type": "ila"}, **fields)
+def _on_weights_of(images: CLIPModel | SiglipModel | Siglip2Model) -> Any:
+    """Make the classifier of a model's two towers on its own parameters, so that what changes there changes here."""
+    fields: dict[str, Any] = {"label_templates": [ZERO_SHOT_TEMPLATE]}
+    stored = images.config.to_dict()
     with init.no_init_weights():
-        model = IlaForVideoClassification(config)
-    for name, parameter in clip.named_parameters():
+        model: Any
+        if isinstance(images, CLIPModel):
+            model = IlaForVideoClassification(
+                IlaConfig.from_dict({**stored, "model_type": "ila"}, **PLAIN_CLIP, **fields)
+            )
+        else:
+            model = SiglipForVideoClassification(SiglipVideoConfig.from_dict(stored, **fields))
+    for name, parameter in images.named_parameters():
         owner, _, leaf = name.rpartition(".")
         setattr(model.get_submodule(owner), leaf, parameter)
-    model.name_or_path = clip.name_or_path
-    return model.train(clip.training)
+    model.name_or_path = images.name_or_path
+    return model.train(images.training)
 
 
 def _refused(path: Any, found: Any, kind: Any) -> ValueError:
