@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 from transformers import BaseImageProcessor, PreTrainedTokenizerBase
 from transformers.pipelines import PIPELINE_REGISTRY, Pipeline
 from transformers.utils import logging
+from transformers.video_processing_utils import BaseVideoProcessor
 
 from .backbones.zero_shot import (
     AutoModelForZeroShotVideoClassification,
@@ -109,7 +110,8 @@ class ZeroShotVideoClassificationPipeline(Pipeline):
             none_of_these: True, or a name, adds an answer whose score is the probability that none of the words fits,
                 the product of 1 - p. It takes a model whose words have probabilities of their own (SigLIP).
             num_frames, frame_sampling, frame_stride, num_clips, num_crops: of the processor, for this call. The scores
-                of several views are averaged.
+                of several views are averaged. An ILA tower reads the number of frames that it was loaded with
+                (`model_kwargs={"num_frames": 16}` loads it with another).
             batch_size, num_workers: of transformers' pipelines.
 
         Returns:
@@ -329,7 +331,7 @@ def _tokenizer(given: Any, model: Any) -> PreTrainedTokenizerBase:
 def _processor(given: Any, model: Any) -> Any:
     """Return the processor given, or load it from where that says; without one, the model's own."""
     config = model.config
-    if isinstance(given, BaseImageProcessor):
+    if isinstance(given, BaseImageProcessor) and not isinstance(given, BaseVideoProcessor):
         return IlaVideoProcessor.for_images(given, num_frames=config.num_frames)
     if given is None and not model.name_or_path:
         raise ValueError(
