@@ -34,7 +34,9 @@ from transformers import (
     PreTrainedTokenizerBase,
     Siglip2TextModel,
     Siglip2VisionModel,
+    SiglipTextConfig,
     SiglipTextModel,
+    SiglipVisionConfig,
     SiglipVisionModel,
 )
 from transformers import initialization as init
@@ -84,6 +86,8 @@ TOWERS = {  # by the `model_type` of their configurations
     "siglip2_vision_model": Siglip2VisionModel,
     "siglip2_text_model": Siglip2TextModel,
 }
+# The fields of both kinds' towers are called alike, but for what NaFlex has in place of `image_size`.
+TOWER_KINDS = {"vision_config": SiglipVisionConfig, "text_config": SiglipTextConfig}
 
 
 @strict
@@ -122,7 +126,7 @@ class SiglipVideoConfig(PreTrainedConfig):
     label_smoothing: float | int = 0.0
 
     def __post_init__(self, **kwargs: Any) -> None:
-        refuse_unknown(type(self), kwargs)
+        refuse_unknown(type(self), kwargs, TOWER_KINDS)
         require_sizes({"num_labels": kwargs.get("num_labels")})
         settle_label_fields(self, kwargs.get("num_labels"))
         super().__post_init__(**kwargs)
@@ -150,8 +154,8 @@ class SiglipVideoConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> "SiglipVideoConfig":
-        given = take_fields(cls, kwargs)
-        stored = without_unknown(cls, with_label_arguments(cls._of_siglip(config_dict), kwargs))
+        given = take_fields(cls, kwargs, TOWER_KINDS)
+        stored = without_unknown(cls, with_label_arguments(cls._of_siglip(config_dict), kwargs), TOWER_KINDS)
         stored = fields_in_use(cls, stored, {**kwargs, **given}, warn=True)
         return validated(super().from_dict({**stored, **given}, **kwargs))
 
@@ -318,7 +322,7 @@ class SiglipForVideoClassification(NamedClasses, FusableModel, PreTrainedModel):
         """
         refuse_adapter(pretrained_model_name_or_path)
         templates = kwargs.pop("label_templates", None) if templates is None else templates
-        wants_info = kwargs.pop("output_loading_info", False)
+        wants_info, count = kwargs.pop("output_loading_info", False), kwargs.get("num_labels")
         model, info = super().from_pretrained(
             pretrained_model_name_or_path,
             *model_args,
@@ -329,6 +333,8 @@ class SiglipForVideoClassification(NamedClasses, FusableModel, PreTrainedModel):
             **kwargs,
         )
         names = explicit_names(model.config.class_names)
+        if names is None and count is not None:
+            raise ValueError(f"`num_labels` is {count!r}, but nothing names the classes: give `labels`.")
         if labels is None and names is not None and (templates is not None or "class_embeds" in info["missing_keys"]):
             model.set_labels(names)
         info["missing_keys"] -= {"class_embeds"}
