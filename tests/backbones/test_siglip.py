@@ -292,13 +292,9 @@ def test_saved_and_loaded(source, tmp_path):
     model.save_pretrained(tmp_path)
     IlaVideoProcessor.for_model(model).save_pretrained(tmp_path)
     again, processor = load_trained(tmp_path)
-    assert (
-        type(again) is SiglipForVideoClassification and type(AutoConfig.from_pretrained(tmp_path)) is SiglipVideoConfig
-    )
-    assert torch.equal(again.eval()(clips()).logits, model(clips()).logits) and fingerprint(again) == fingerprint(
-        model
-    )
-    assert again.config.to_dict() == {**model.config.to_dict(), "architectures": ["SiglipForVideoClassification"]}
+    assert type(again) is SiglipForVideoClassification and type(again.config) is SiglipVideoConfig
+    assert torch.equal(again.eval()(clips()).logits, model(clips()).logits)
+    assert fingerprint(again) == fingerprint(model) and again.config.label_templates == [TEMPLATE]
     assert processor.max_num_patches == (49 if again.config.is_naflex else None)
     half = AutoModelForVideoClassification.from_pretrained(tmp_path, dtype="bfloat16")
     torch.testing.assert_close(half(clips().bfloat16()).logits.float(), model(clips()).logits, atol=0.5, rtol=0.1)
