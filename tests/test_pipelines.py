@@ -8,11 +8,20 @@ import pytest
 import torch
 from PIL import Image
 from torch.utils.data import IterableDataset
-from transformers import AutoTokenizer, BertConfig, BertModel, CLIPImageProcessor, CLIPModel, pipeline
+from transformers import (
+    AutoTokenizer,
+    BertConfig,
+    BertModel,
+    CLIPImageProcessor,
+    CLIPModel,
+    Siglip2ImageProcessor,
+    SiglipImageProcessor,
+    pipeline,
+)
 from transformers.pipelines.pt_utils import KeyDataset
 
 from support.inputs import randomised
-from support.tiny_models import save_clip, tiny_config
+from support.tiny_models import letters_tokenizer, save_clip, save_siglip, tiny_config
 from support.videos import SHARED, needs_shared, write_video
 from transformers_ila import IlaForVideoClassification, IlaVideoProcessor, load_zero_shot
 from transformers_ila.backbones.zero_shot import ZERO_SHOT_TEMPLATE
@@ -127,6 +136,35 @@ def test_an_ila_checkpoint_scores_as_with_these_labels(trained, video, templates
     for found, views in ((answers, {}), (several, {"num_clips": 2, "num_crops": 3})):
         with torch.no_grad():
             assert same(found, answers_of(model(**processor(video, return_tensors="pt", **views)).logits))
+
+
+@pytest.mark.parametrize("family", ["siglip", "siglip2"])
+def test_siglip_scores_every_word_by_itself(tmp_path, video, family):
+    """Sigmoids with its bias, on one frame as transformers' own model gives them; NaFlex keeps each video's aspect."""
+    theirs = save_siglip(tmp_path, family)
+    images = {
+        "siglip": SiglipImageProcessor(size={"height": 28, "width": 28}),
+        "siglip2": Siglip2ImageProcessor(patch_size=4, max_num_patches=49),
+    }[family]
+    classify = pipeline(TASK, model=str(tmp_path), num_frames=1, hypothesis_template="a {}")
+    wide, high = (np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8) for size in ((30, 60), (40, 20)))
+    texts = [f"a {word}" for word in WORDS]
+    tokens = letters_tokenizer()(texts, padding="max_length", max_length=32, return_tensors="pt")
+    found = classify([wide[None], high[None], wide[None]], WORDS, none_of_these=True, batch_size=3)
+    for answers, picture in zip(found, (wide, high, wide)):
+        with torch.no_grad():
+            inputs = images([Image.fromarray(picture)], return_tensors="pt")
+            wanted = theirs(**inputs, **tokens).logits_per_image[0].sigmoid()
+        scores = by_label(answers)
+        assert all(abs(scores[word] - score) < 1e-5 for word, score in zip(WORDS, wanted.tolist()))
+        assert abs(scores["none of these"] - (1 - wanted).prod()) < 1e-5
+    shared = pipeline(TASK, model=theirs, tokenizer=letters_tokenizer(), image_processor=images, num_frames=1)
+    again = shared(wide[None], WORDS, hypothesis_template="a {}", none_of_these=True, top_k=3)
+    assert same(again, found[0][:3])
+    one = by_label(classify(video, ["one"], none_of_these="nothing"))
+    assert abs(one["nothing"] - (1 - one["one"])) < 1e-6
+    with pytest.raises(ValueError, match="`none_of_these` is 'riding', which is one of the words"):
+        classify(video, WORDS, none_of_these="riding")
 
 
 def test_dtype_device_and_a_model_in_training(clip, trained, video):

@@ -20,6 +20,7 @@ from transformers.pipelines import PIPELINE_REGISTRY, Pipeline
 from transformers.utils import logging
 from transformers.video_processing_utils import BaseVideoProcessor
 
+from .backbones.siglip import none_of_these as score_of_none
 from .backbones.zero_shot import (
     AutoModelForZeroShotVideoClassification,
     text_state,
@@ -257,7 +258,7 @@ class ZeroShotVideoClassificationPipeline(Pipeline):
         scores = logits.sigmoid() if self._has_sigmoids else logits.softmax(-1)
         names = list(candidate_labels)
         if none_of_these is not None:
-            names, scores = [*names, none_of_these], torch.cat([scores, (1 - scores).prod()[None]])
+            names, scores = [*names, none_of_these], torch.cat([scores, score_of_none(scores)[None]])
         answers = [{"score": score, "label": name} for score, name in zip(scores.tolist(), names)]
         return sorted(answers, key=lambda answer: -answer["score"])[:top_k]
 
