@@ -60,7 +60,7 @@ HOMES = {
     "moving_average": "training.callbacks",
     "outputs_ila": "model.pretrained_ila",
     "picture_tower": "ablation.image_pretraining",
-    "positions_ila": "model.loading_ila",
+    "positions_ila": "model.loading_ila model.layers_ila",
     "prediction_files": "evaluation.prediction_files evaluation.options",
     "pretrained_ila": "model.pretrained_ila model.numerics_ila",
     "processes": "distributed",

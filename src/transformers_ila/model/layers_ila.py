@@ -1,18 +1,80 @@
-"""The encoder of the video tower: CLIP's layers on (B, T, L, D), each with a temporal module."""
+"""The layers of the video tower: embeddings of patches, CLIP's layers with a temporal module each, learned positions.
 
+Single weights are layers too (`HeldWeight`), so that adapters train and save them: PEFT does so with modules, not with
+bare parameters. Position tables are resampled to other sizes, in place.
+
+Shapes are named as in `modeling_ila.py`.
+"""
+
+import math
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 from torchvision.ops import StochasticDepth
-from transformers.models.clip.modeling_clip import CLIPEncoderLayer
+from transformers import initialization as init
+from transformers.models.clip.modeling_clip import CLIPEncoderLayer, CLIPVisionEmbeddings
+from transformers.models.x_clip.modeling_x_clip import XCLIPMultiframeIntegrationTransformer
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 
 from .alignment_ila import ImplicitAlignment, PointPredictor, ResidualAlignment
 from .configuration_ila import IlaVisionConfig
 from .temporal_ila import TEMPORAL_MODULES, TemporalModule
+
+
+# -- what enters the layers -------------------------------------------------------------------------------------------
+
+
+class IlaVisionEmbeddings(CLIPVisionEmbeddings):
+    """Embed patches as CLIP does, or with `patch_bias` as a ViT does: (N, C, H, W) -> (N, L, D)."""
+
+    def __init__(self, config: IlaVisionConfig) -> None:
+        super().__init__(config)
+        if config.patch_bias:
+            size = config.patch_size
+            self.patch_embedding = nn.Conv2d(config.num_channels, config.hidden_size, kernel_size=size, stride=size)
+
+    def init_own_weights(self, factor: float) -> None:
+        """Set the bias of the patch embedding to 0, if there is one."""
+        if self.patch_embedding.bias is not None:
+            init.zeros_(self.patch_embedding.bias)
+
+
+class HeldWeight(nn.Module):
+    """Hold one weight, of any shape; a subclass says in `forward` what is done with it."""
+
+    def __init__(self, *shape: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(*shape))
+
+
+class FramePositions(HeldWeight):
+    """Add what was learned for each frame, (T, D), to its tokens."""
+
+    def init_own_weights(self, factor: float) -> None:
+        """Set the weight to 0, so that a tower starts as plain CLIP; `factor` has no effect on that."""
+        init.zeros_(self.weight)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Add the positions to hidden states: (B, T, L, D) -> (B, T, L, D)."""
+        return hidden_states + self.weight[:, None]
+
+
+class PatchProjection(HeldWeight):
+    """Project patches for the prompt with a matrix, (D, E)."""
+
+    def init_own_weights(self, factor: float) -> None:
+        """Draw the weight with a deviation of `factor` / sqrt(D), as X-CLIP does."""
+        init.normal_(self.weight, std=self.weight.shape[0] ** -0.5 * factor)
+
+    def forward(self, patches: torch.Tensor) -> torch.Tensor:
+        """Project patches: (..., D) -> (..., E)."""
+        return patches @ self.weight
+
+
+# -- layers -----------------------------------------------------------------------------------------------------------
 
 
 def temporal_module(config: IlaVisionConfig, layer_index: int) -> TemporalModule | None:
@@ -106,3 +168,48 @@ class IlaVisionEncoder(nn.Module):
                 aligning: Any = layer.temporal
                 alignments.append((aligning.pairs, points))
         return hidden_states, losses, alignments
+
+
+# -- other sizes ------------------------------------------------------------------------------------------------------
+
+
+TIME_PARAMETERS = ("time_embedding", "pixel_weights", "region_weights")
+
+
+def resize_frame_positions(mit: XCLIPMultiframeIntegrationTransformer, num_frames: int) -> None:
+    """Interpolate the positions (1, T, E) linearly over the frames, in place."""
+    weight = mit.position_embedding.detach()  # (1, T, E)
+    resized = F.interpolate(weight.float().mT, size=num_frames, mode="linear").mT
+    mit.position_embedding = nn.Parameter(resized.to(weight.dtype).contiguous())
+
+
+def resize_time_parameters(model: nn.Module, num_frames: int) -> bool:
+    """Interpolate, in place, what the tower learned for each frame or pair of frames; return whether it had any.
+
+    Time embeddings (T, D) are interpolated linearly, GTA's matrices (heads, groups, T, T) bilinearly and such that
+    what they sum up over the frames stays as large.
+    """
+    owners = [(module, name) for module in model.modules() for name in TIME_PARAMETERS if name in module._parameters]
+    owners += [(module, "weight") for module in model.modules() if isinstance(module, FramePositions)]
+    for module, name in owners:
+        weight = getattr(module, name).detach()
+        if weight.ndim == 2:
+            resized = F.interpolate(weight.float().mT[None], size=num_frames, mode="linear")[0].mT
+        else:
+            resized = F.interpolate(weight.float(), size=(num_frames, num_frames), mode="bilinear")
+            resized = resized * (weight.shape[-1] / num_frames)
+        setattr(module, name, nn.Parameter(resized.to(weight.dtype).contiguous()))
+    return bool(owners)
+
+
+def resize_patch_positions(embeddings: CLIPVisionEmbeddings, image_size: int) -> None:
+    """Interpolate the positions (L, D) bicubically over the patch grid, in place; the class token's stays."""
+    weight = embeddings.position_embedding.weight.detach()  # (1 + grid * grid, D)
+    before, after = math.isqrt(weight.shape[0] - 1), image_size // embeddings.patch_size
+    patches = weight[1:].float().mT.unflatten(1, (before, before))[None]  # (1, D, grid, grid)
+    patches = F.interpolate(patches, size=(after, after), mode="bicubic", align_corners=False)
+    resized = torch.cat([weight[:1], patches[0].flatten(1).mT.to(weight.dtype)])
+    embeddings.position_embedding = nn.Embedding.from_pretrained(resized, freeze=False)
+    embeddings.image_size = image_size
+    embeddings.num_patches, embeddings.num_positions = after * after, len(resized)
+    embeddings.position_ids = torch.arange(len(resized), device=weight.device)[None]

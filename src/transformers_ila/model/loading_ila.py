@@ -1,12 +1,10 @@
 """What lies in checkpoints' folders: other kinds and sizes of weights, names of weights, and code beside them.
 
-The keys of an ImageNet ViT are read, and position tables are resampled to a new size. Single weights are layers in
-models, so that adapters train and save them (PEFT does so with modules, not with bare parameters), and stand in
-checkpoints under their layer's own name, as bare parameters did.
+The keys of an ImageNet ViT are read. Single weights, which are layers in models (`HeldWeight`), stand in checkpoints
+under their layer's own name, as bare parameters did.
 """
 
 import json
-import math
 import os
 import re
 import shutil
@@ -15,12 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
-from torch.nn import functional as F
 from transformers import PreTrainedConfig, ViTConfig, ViTModel
-from transformers import initialization as init
-from transformers.models.clip.modeling_clip import CLIPVisionEmbeddings
-from transformers.models.x_clip.modeling_x_clip import XCLIPMultiframeIntegrationTransformer
 from transformers.utils import IMAGE_PROCESSOR_NAME, cached_file, logging
 from transformers.utils.constants import IMAGENET_STANDARD_MEAN, IMAGENET_STANDARD_STD
 
@@ -28,9 +21,6 @@ from .class_names_ila import without_label_fields
 
 
 logger = logging.get_logger(__name__)
-
-
-TIME_PARAMETERS = ("time_embedding", "pixel_weights", "region_weights")
 
 
 def vision_sizes(config: PreTrainedConfig) -> dict[str, int]:
@@ -51,45 +41,6 @@ def stored_sizes(config_class: Any, path: Any, wanted: dict[str, int], **source:
     sizes = vision_sizes(config_class.from_dict(without_label_fields(config_dict)))
     knows_frames = "num_frames" in config_dict.get("vision_config", config_dict)
     return sizes if knows_frames else {**sizes, "num_frames": wanted["num_frames"]}
-
-
-def resize_frame_positions(mit: XCLIPMultiframeIntegrationTransformer, num_frames: int) -> None:
-    """Interpolate the positions (1, T, E) linearly over the frames, in place."""
-    weight = mit.position_embedding.detach()  # (1, T, E)
-    resized = F.interpolate(weight.float().mT, size=num_frames, mode="linear").mT
-    mit.position_embedding = nn.Parameter(resized.to(weight.dtype).contiguous())
-
-
-def resize_time_parameters(model: nn.Module, num_frames: int) -> bool:
-    """Interpolate, in place, what the tower learned for each frame or pair of frames; return whether it had any.
-
-    Time embeddings (T, D) are interpolated linearly, GTA's matrices (heads, groups, T, T) bilinearly and such that
-    what they sum up over the frames stays as large.
-    """
-    owners = [(module, name) for module in model.modules() for name in TIME_PARAMETERS if name in module._parameters]
-    owners += [(module, "weight") for module in model.modules() if isinstance(module, FramePositions)]
-    for module, name in owners:
-        weight = getattr(module, name).detach()
-        if weight.ndim == 2:
-            resized = F.interpolate(weight.float().mT[None], size=num_frames, mode="linear")[0].mT
-        else:
-            resized = F.interpolate(weight.float(), size=(num_frames, num_frames), mode="bilinear")
-            resized = resized * (weight.shape[-1] / num_frames)
-        setattr(module, name, nn.Parameter(resized.to(weight.dtype).contiguous()))
-    return bool(owners)
-
-
-def resize_patch_positions(embeddings: CLIPVisionEmbeddings, image_size: int) -> None:
-    """Interpolate the positions (L, D) bicubically over the patch grid, in place; the class token's stays."""
-    weight = embeddings.position_embedding.weight.detach()  # (1 + grid * grid, D)
-    before, after = math.isqrt(weight.shape[0] - 1), image_size // embeddings.patch_size
-    patches = weight[1:].float().mT.unflatten(1, (before, before))[None]  # (1, D, grid, grid)
-    patches = F.interpolate(patches, size=(after, after), mode="bicubic", align_corners=False)
-    resized = torch.cat([weight[:1], patches[0].flatten(1).mT.to(weight.dtype)])
-    embeddings.position_embedding = nn.Embedding.from_pretrained(resized, freeze=False)
-    embeddings.image_size = image_size
-    embeddings.num_patches, embeddings.num_positions = after * after, len(resized)
-    embeddings.position_ids = torch.arange(len(resized), device=weight.device)[None]
 
 
 ADAPTER, WEIGHTS = "adapter_config.json", ("model", "pytorch_model")
@@ -235,45 +186,13 @@ def _no_text(path: Any) -> str:
     return f'{str(path)!r} is a ViT without a text tower: `classification_head` must be "linear", got "text".'
 
 
-# -- single weights as layers -----------------------------------------------------------------------------------------
+# -- names of single weights ------------------------------------------------------------------------------------------
 
 
 # Full names of these layers in a model, or in a tower alone.
 HELD_WEIGHTS = ("prompts_visual_projection", "vision_model.time_embedding", "time_embedding")
 # From the names in checkpoints to those in models, for `from_pretrained`.
 KEY_MAPPING = {rf"^{re.escape(name)}$": f"{name}.weight" for name in HELD_WEIGHTS}
-
-
-class HeldWeight(nn.Module):
-    """Hold one weight, of any shape; a subclass says in `forward` what is done with it."""
-
-    def __init__(self, *shape: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(*shape))
-
-
-class FramePositions(HeldWeight):
-    """Add what was learned for each frame, (T, D), to its tokens."""
-
-    def init_own_weights(self, factor: float) -> None:
-        """Set the weight to 0, so that a tower starts as plain CLIP; `factor` has no effect on that."""
-        init.zeros_(self.weight)
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """Add the positions to hidden states: (B, T, L, D) -> (B, T, L, D)."""
-        return hidden_states + self.weight[:, None]
-
-
-class PatchProjection(HeldWeight):
-    """Project patches for the prompt with a matrix, (D, E)."""
-
-    def init_own_weights(self, factor: float) -> None:
-        """Draw the weight with a deviation of `factor` / sqrt(D), as X-CLIP does."""
-        init.normal_(self.weight, std=self.weight.shape[0] ** -0.5 * factor)
-
-    def forward(self, patches: torch.Tensor) -> torch.Tensor:
-        """Project patches: (..., D) -> (..., E)."""
-        return patches @ self.weight
 
 
 def checkpoint_names(state_dict: Mapping[str, Any]) -> dict[str, Any]:

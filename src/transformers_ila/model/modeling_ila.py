@@ -24,10 +24,7 @@ from torch.nn import functional as F
 from transformers import CLIPTextModel, PreTrainedTokenizerBase
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
-from transformers.models.clip.modeling_clip import (
-    CLIPVisionEmbeddings,
-    image_text_contrastive_loss,
-)
+from transformers.models.clip.modeling_clip import image_text_contrastive_loss
 from transformers.models.x_clip.modeling_x_clip import XCLIPMultiframeIntegrationTransformer, XCLIPPromptGenerator
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, logging
@@ -43,8 +40,8 @@ from .class_features_ila import (
 )
 from .class_names_ila import check_labels, explicit_class_names, names_of, row_order, settle_label_fields
 from .configuration_ila import IlaConfig, IlaVisionConfig
-from .layers_ila import IlaVisionEncoder
-from .loading_ila import HUB_KWARGS, FramePositions, PatchProjection
+from .layers_ila import FramePositions, IlaVisionEmbeddings, IlaVisionEncoder, PatchProjection
+from .loading_ila import HUB_KWARGS
 from .named_classes_ila import NamedClasses, refuse_other_classes
 from .numerics_ila import at_least_float32
 from .pretrained_ila import IlaOutput, IlaPreTrainedModel, IlaVideoClassifierOutput, IlaVisionModelOutput, Projection
@@ -58,21 +55,6 @@ logger = logging.get_logger(__name__)
 
 # Arguments of `save_pretrained` that say where on the Hub the files go.
 UPLOAD_ARGUMENTS = ("push_to_hub", "repo_id", "commit_message", "token", "private", "create_pr", "revision")
-
-
-class IlaVisionEmbeddings(CLIPVisionEmbeddings):
-    """Embed patches as CLIP does, or with `patch_bias` as a ViT does: (N, C, H, W) -> (N, L, D)."""
-
-    def __init__(self, config: IlaVisionConfig) -> None:
-        super().__init__(config)
-        if config.patch_bias:
-            size = config.patch_size
-            self.patch_embedding = nn.Conv2d(config.num_channels, config.hidden_size, kernel_size=size, stride=size)
-
-    def init_own_weights(self, factor: float) -> None:
-        """Set the bias of the patch embedding to 0, if there is one."""
-        if self.patch_embedding.bias is not None:
-            init.zeros_(self.patch_embedding.bias)
 
 
 class IlaVisionModel(IlaPreTrainedModel):

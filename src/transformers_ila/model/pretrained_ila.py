@@ -17,7 +17,7 @@ from transformers.utils.output_capturing import OutputRecorder
 
 from .configuration_ila import IlaConfig
 from .fusing_ila import FusableModel
-from .layers_ila import IlaEncoderLayer
+from .layers_ila import IlaEncoderLayer, resize_frame_positions, resize_patch_positions, resize_time_parameters
 from .loading_ila import (
     HUB_KWARGS,
     KEY_MAPPING,
@@ -25,9 +25,6 @@ from .loading_ila import (
     checkpoint_names,
     is_vit,
     refuse_adapter,
-    resize_frame_positions,
-    resize_patch_positions,
-    resize_time_parameters,
     save_code,
     set_vision_sizes,
     state_dict_of_vit,
