@@ -88,6 +88,7 @@ HOMES = {
 }
 
 RENAMED = {
+    "ABOVE_VIT": "ABOVE_TOWER",
     "AS_IS": "ORIGINAL",
     "Classes": "LabelMap",
     "DataEpoch": "SetEpochCallback",
@@ -105,6 +106,11 @@ RENAMED = {
     "PairPoints": "PointPredictor",
     "Parts": "ResultWriter",
     "Place": "Rank",
+    "VIT_FIELDS": "TOWER_FIELDS",
+    "VIT_TOWER": "FIXED_FIELDS",
+    "VIT_WEIGHTS": "TOWER_WEIGHTS",
+    "check_config_for_vit": "check_config_for_tower",
+    "config_dict_of_vit": "config_dict_of_tower",
     "conversion.Place": "SourceSlice",
     "PlainFile": "SeekableFile",
     "QuickGelu": "QuickGELU",
@@ -138,6 +144,7 @@ RENAMED = {
     "fused_logits": "multi_view_logits",
     "given_labels": "explicit_class_names",
     "is_new": "is_new_parameter",
+    "is_vit": "image_tower",
     "known_fields": "validate_config_fields",
     "mark_complete": "write_manifest",
     "mean_over_roles": "average_pairs_to_frames",
@@ -146,6 +153,7 @@ RENAMED = {
     "own_features": "average_pair_features",
     "own_role": "pairs_to_frames",
     "paint": "render",
+    "state_dict_of_vit": "state_dict_of_tower",
     "video_bitstream_ila.picture_in": "parse_picture",
     "place_in_environment": "rank_from_environment",
     "place_in_group": "current_rank",

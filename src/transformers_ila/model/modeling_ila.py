@@ -108,6 +108,8 @@ class IlaVisionModel(IlaPreTrainedModel):
             hidden_states = self.time_embedding(hidden_states)
         hidden_states = self.pre_layrnorm(hidden_states)
         hidden_states, losses, alignments = self.encoder(hidden_states, grid, **kwargs)
+        if self.config.num_register_tokens:
+            hidden_states = hidden_states[:, :, : -self.config.num_register_tokens]
         normed = self.post_layernorm(hidden_states[:, :, :1] if self.config.pre_layer_norm else hidden_states)
         output = IlaVisionModelOutput(
             last_hidden_state=hidden_states if self.config.pre_layer_norm else normed,
@@ -196,7 +198,7 @@ class IlaModel(IlaPreTrainedModel):
     There is no text tower with `classification_head="linear"`, and none where it was merged into its class features.
     """
 
-    # Parts of the names of parameters that no CLIP or ViT checkpoint has, so that they start anew.
+    # Parts of the names of parameters that no CLIP and no image tower has, so that they start anew.
     new_parameters: ClassVar[tuple[str, ...]] = (*NEW_IN_TOWER, "mit.", "prompts_", "classifier")
     # CLIP's text tower where the head is linear; the classifier's own where there is none.
     _keys_to_ignore_on_load_unexpected = [r"^(text_model|text_projection|logit_scale|class)"]
@@ -393,11 +395,12 @@ class IlaForVideoClassification(NamedClasses, ClassTextFeatures, IlaModel):
         tokenizer: PreTrainedTokenizerBase | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Load an ILA, CLIP or ViT checkpoint, optionally for other classes.
+        """Load an ILA or CLIP checkpoint or an image tower, optionally for other classes.
 
         Args:
-            pretrained_model_name_or_path: folder or Hub id of an ILA or CLIP checkpoint, or of an ImageNet ViT
-                (`google/vit-base-patch16-224-in21k`; Table 10), which gets a linear head.
+            pretrained_model_name_or_path: folder or Hub id of an ILA or CLIP checkpoint, or of an image tower,
+                which gets a linear head: an ImageNet ViT (`google/vit-base-patch16-224-in21k`; Table 10), DINOv2
+                (`facebook/dinov2-small`), or DINOv2 with registers.
             labels: class names, in the order of the logits. Sets `id2label` and `label2id`, and the text head's
                 tokens; `id2label`, `label2id` or a `config` with other names than the checkpoint's do the same.
             tokenizer: of the text tower, or where to load it from; by default the checkpoint's own.
@@ -407,7 +410,7 @@ class IlaForVideoClassification(NamedClasses, ClassTextFeatures, IlaModel):
         Raises:
             ValueError: names that contradict each other, or are no different, non-empty strings; other names than a
                 linear head or ready text features have; names for a text head without a tokenizer, or names that it
-                reads alike; a text head for a ViT.
+                reads alike; a text head for an image tower.
         """
         wants_info = kwargs.pop("output_loading_info", False)
         model, info = super().from_pretrained(

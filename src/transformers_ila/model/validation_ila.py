@@ -47,13 +47,14 @@ LARGEST = {
     "num_hidden_layers": 1000,
     "mit_num_hidden_layers": 1000,
     "prompt_layers": 1000,
+    "num_register_tokens": 2**10,
     "alignment_hidden_size": 2**16,
     "mit_intermediate_size": 2**18,
     "gta_regions": 2**16,
     "num_labels": 2**20,
 }
 LARGEST_NUMBER = 2**100
-MAY_BE_ZERO = ("mit_num_hidden_layers",)
+MAY_BE_ZERO = ("mit_num_hidden_layers", "num_register_tokens")
 
 
 def require_sizes(fields: Mapping[str, Any]) -> None:
