@@ -11,7 +11,9 @@ from transformers import (
     ViTForImageClassification,
     ViTForMaskedImageModeling,
     ViTImageProcessor,
+    ViTMAEForPreTraining,
     ViTModel,
+    ViTMSNModel,
 )
 
 from support.tiny_models import TINY_ILA, save_clip, save_dinov2, save_vit
@@ -68,8 +70,14 @@ def renamed(folder, names):
 
 
 def save_form(folder, form):
-    kinds = {"classifier": ViTForImageClassification, "masked": ViTForMaskedImageModeling}
-    vit = save_vit(folder, kinds.get(form, ViTModel), **({"encoder_stride": 4} if form == "masked" else {}))
+    kinds = {
+        "classifier": (ViTForImageClassification, {}),
+        "masked": (ViTForMaskedImageModeling, {"encoder_stride": 4}),
+        "MAE": (ViTMAEForPreTraining, {"decoder_hidden_size": 16, "decoder_num_hidden_layers": 1}),
+        "MSN": (ViTMSNModel, {}),
+    }
+    kind, fields = kinds.get(form, (ViTModel, {}))
+    vit = save_vit(folder, kind, **fields)
     file = folder / "model.safetensors"
     if form == "first names":  # which the library still writes
         assert FIRST_NAMES <= load_file(file).keys()
@@ -78,10 +86,12 @@ def save_form(folder, form):
         file.unlink()
     if form == "module's names":
         save_file({name: weight.clone() for name, weight in vit.state_dict().items()}, file)
+    if form == "MAE":  # which hides patches; its encoder is a ViT
+        return ViTModel.from_pretrained(folder, add_pooling_layer=False).eval()
     return getattr(vit, "vit", vit)
 
 
-FORMS = ("first names", "first names, pickled", "module's names", "classifier", "masked")
+FORMS = ("first names", "first names, pickled", "module's names", "classifier", "masked", "MAE", "MSN")
 
 
 @pytest.mark.parametrize("form", FORMS)

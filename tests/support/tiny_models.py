@@ -17,7 +17,6 @@ from transformers import (
     Dinov2WithRegistersModel,
     TimesformerConfig,
     TimesformerForVideoClassification,
-    ViTConfig,
     ViTModel,
 )
 
@@ -83,7 +82,7 @@ def save_clip(folder: Path, *, tokenizer: bool = True, **text_fields: Any) -> Pa
 
 def save_vit(folder: Path, kind: Any = ViTModel, **fields: Any) -> Any:
     """A ViT with random weights everywhere, as its `save_pretrained` writes it to `folder`; returns it."""
-    vit = kind(ViTConfig(**{**TINY_VISION, **fields})).eval()
+    vit = kind(kind.config_class(**{**TINY_VISION, **fields})).eval()
     generator = torch.Generator().manual_seed(0)
     for weight in vit.parameters():
         weight.data += 0.1 * torch.randn(weight.shape, generator=generator)

@@ -13,7 +13,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from transformers import Dinov2Model, Dinov2WithRegistersModel, PreTrainedConfig, ViTModel
+from transformers import (
+    Dinov2Model,
+    Dinov2WithRegistersModel,
+    PreTrainedConfig,
+    ViTMAEModel,
+    ViTModel,
+    ViTMSNModel,
+)
 from transformers.utils import IMAGE_PROCESSOR_NAME, cached_file, logging
 from transformers.utils.constants import (
     IMAGENET_DEFAULT_MEAN,
@@ -85,12 +92,13 @@ class ImageTower(NamedTuple):
     image_std: Sequence[float]
 
 
+_IMAGENET = (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
 TOWERS = {  # by `model_type`
     "vit": ImageTower("ViT", ViTModel, IMAGENET_STANDARD_MEAN, IMAGENET_STANDARD_STD),
-    "dinov2": ImageTower("DINOv2", Dinov2Model, IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD),
-    "dinov2_with_registers": ImageTower(
-        "DINOv2 with registers", Dinov2WithRegistersModel, IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-    ),
+    "vit_mae": ImageTower("ViT (MAE)", ViTMAEModel, *_IMAGENET),
+    "vit_msn": ImageTower("ViT (MSN)", ViTMSNModel, *_IMAGENET),
+    "dinov2": ImageTower("DINOv2", Dinov2Model, *_IMAGENET),
+    "dinov2_with_registers": ImageTower("DINOv2 with registers", Dinov2WithRegistersModel, *_IMAGENET),
 }
 TOWER_FIELDS = {  # theirs -> IlaVisionConfig's
     **{name: name for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "image_size", "patch_size")},
