@@ -2,7 +2,7 @@
 
 import shutil
 import textwrap
-from argparse import Namespace
+from argparse import Namespace, _AppendAction
 from collections.abc import Iterator, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
 from difflib import get_close_matches
@@ -39,6 +39,9 @@ def read_options(verb: ModuleType, arguments: Sequence[str]) -> list[Any]:
     """
     classes = option_classes(verb)
     parser = _Parser(classes, allow_abbrev=False, add_help=False)
+    for action in parser._actions:
+        if isinstance(action, _AppendAction):  # an option that is given several times takes one value each time
+            action.nargs = None
     _refuse_unknown(arguments, list(parser._option_string_actions))
     namespace, rest = parser.parse_known_args(list(arguments))
     if rest:

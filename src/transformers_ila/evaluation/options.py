@@ -109,6 +109,21 @@ class EvaluationOptions(InferenceOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class RetrievalOptions(InferenceOptions):
+    """Hold the options of `evaluate_retrieval`."""
+
+    _argument_group_name = "what the report says"
+
+    data_set: str | None = field(default=None, metadata={"help": "name of the data set for the report"})
+    split: str | None = field(default=None, metadata={"help": "name of the split for the report"})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.seed and not self.random_frames:
+            raise ValueError(f"seed is {self.seed} and would have no effect; allowed: 0, or random_frames beside it.")
+
+
+@dataclass(frozen=True, kw_only=True)
 class LabelOptions(InferenceOptions):
     """Hold the options of `label_videos`."""
 

@@ -37,7 +37,7 @@ from .metrics import (
     multi_label_metrics,
     predicted_classes,
 )
-from .options import PROTOCOLS, EvaluationOptions
+from .options import PROTOCOLS, EvaluationOptions, InferenceOptions
 
 
 REPORT_SCHEMA = 1  # raised when a field of the report changes its name or meaning
@@ -54,7 +54,7 @@ class Predictions:
 
     positions: which of the samples these are, N of them.
     logits: (N, K) float32 on the CPU; of several views the log of their mean probabilities.
-    labels: (N,) class indices; of a model for several labels a video (N, K), true where a video has the label.
+    labels: (N,) class indices; for several labels a video (N, K), true where a video has the label.
     unreadable: position -> reason, of the other samples.
     frames_lost: packets that gave no frame, in all videos together, as far as they were decoded.
     seconds: for reading and computing, on the clock; of several processes the slowest's.
@@ -84,7 +84,7 @@ class Evaluation:
     predictions: of the videos that could be read.
     samples: all videos listed, with their labels.
     class_names: the model's K classes.
-    multi_label: whether a video may have several labels.
+    sigmoids: whether each class has a probability of its own; else they are a softmax.
     seed: of the shuffled frames.
     about: entries of the report on model, data set, protocol, preprocessing and software.
     """
@@ -92,9 +92,19 @@ class Evaluation:
     predictions: Predictions
     samples: list[Sample]
     class_names: list[str]
-    multi_label: bool
+    sigmoids: bool
     seed: int
     about: dict[str, Any]
+
+    @property
+    def multi_label(self) -> bool:
+        """Return whether a video may have several labels, which the metrics are for."""
+        return self.predictions.labels.ndim == 2
+
+    @property
+    def chances(self) -> torch.Tensor:
+        """Return the probabilities (N, K) of the classes, float64."""
+        return probabilities(self.predictions.logits, multi_label=self.sigmoids)
 
     @property
     def metrics(self) -> dict[str, Any]:
@@ -133,13 +143,18 @@ def describe_evaluation(
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "model": describe_model(model, predictions.device),
         "data_set": {"name": options.data_set, "split": options.split, **describe_samples(samples, listed)},
-        "protocol": _describe_protocol(processor, options),
+        "protocol": {
+            **describe_protocol(processor, options),
+            "seed": options.seed if options.random_frames or options.temporal_reliance else None,
+            "batch_statistics": options.batch_statistics,
+            "note": BATCH_STATISTICS_NOTE if options.batch_statistics else None,
+        },
         "inference": predictions.inference,
         "preprocessing": describe_preprocessing(processor, options.protocol),
         **describe_software(),
     }
-    several = model.config.problem_type == MULTI_LABEL
-    return Evaluation(predictions, listed, model.config.class_names, several, options.seed, about)
+    sigmoids = model.config.problem_type == MULTI_LABEL
+    return Evaluation(predictions, listed, model.config.class_names, sigmoids, options.seed, about)
 
 
 def build_report(evaluation: Evaluation) -> dict[str, Any]:
@@ -196,7 +211,7 @@ def describe_samples(samples: LabelledVideos, listed: list[Sample]) -> dict[str,
 
 def _calibration(evaluation: Evaluation) -> dict[str, Any]:
     logits, labels = evaluation.predictions.logits, evaluation.predictions.labels
-    chances = probabilities(logits, multi_label=evaluation.multi_label)
+    chances = evaluation.chances
     if evaluation.multi_label:
         return calibration(chances.flatten(), labels.flatten())
     predicted = predicted_classes(logits)
@@ -283,7 +298,8 @@ def describe_model(model: IlaForVideoClassification, device: torch.device) -> di
     }
 
 
-def _describe_protocol(processor: IlaVideoProcessor, options: EvaluationOptions) -> dict[str, Any]:
+def describe_protocol(processor: IlaVideoProcessor, options: InferenceOptions) -> dict[str, Any]:
+    """Return which frames and crops of a video the model was given, and how many videos together."""
     clips, crops = PROTOCOLS[options.protocol]
     return {
         "name": options.protocol,
@@ -293,10 +309,8 @@ def _describe_protocol(processor: IlaVideoProcessor, options: EvaluationOptions)
         "frame_sampling": processor.frame_sampling,
         "frame_stride": processor.frame_stride if processor.frame_sampling == "dense" else None,
         "random_frames": options.random_frames,
-        "seed": options.seed if options.random_frames or options.temporal_reliance else None,
+        "seed": options.seed if options.random_frames else None,
         "batch_size": options.batch_size,
-        "batch_statistics": options.batch_statistics,
-        "note": BATCH_STATISTICS_NOTE if options.batch_statistics else None,
     }
 
 

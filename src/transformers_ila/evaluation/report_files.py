@@ -15,7 +15,6 @@ from ..data.samples import path_of
 from ..files import atomic_write, only_writer
 from ..markup import csv_text, markdown_table, markdown_text
 from ..visualization.confusion import plot_confusion_matrix
-from .inference import probabilities
 from .metrics import confusion_matrix, label_ranks, predicted_classes
 from .report import Evaluation
 from .report_fields import check_report, no_report
@@ -133,7 +132,7 @@ def _video_rows(evaluation: Evaluation) -> Iterator[list[Any]]:
         *(f"predicted_{order}" for order in predictions.reordered),
         "reason",
     ]
-    chances = probabilities(predictions.logits, multi_label=evaluation.multi_label)
+    chances = evaluation.chances
     found = predicted_classes(predictions.logits).tolist()
     others = [predicted_classes(logits).tolist() for logits in predictions.reordered.values()]
     if evaluation.multi_label:
