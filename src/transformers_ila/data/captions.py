@@ -25,6 +25,7 @@ from .text import AnnotationError, Text, annotation_error, preview, read_text
 logger = logging.get_logger(__name__)
 
 
+CAPTIONS = "captions"  # the format of these lists, beside those of `read_annotations`
 CAPTION_COLUMNS = ("caption", "captions", "sentence", "sentences", "description", "descriptions", "text", "texts")
 BARE = "{id}"  # the name of a video without its suffix, as MSR-VTT's `video7020`
 Row = tuple[int, Any, Any]  # number of the line, what it says of the video and of its texts
@@ -98,9 +99,8 @@ def read_captions(file: str | Path, *, root: str | Path | None = None) -> Annota
             f"{text.file!r}: {len(repeated)} texts stand there twice for one video and count once: {preview(repeated)}."
         )
     samples = [Sample(path, tuple(found), path.removeprefix(folder.prefix)) for path, found in videos.items()]
-    return Annotations(
-        samples, [*texts], True, "captions", text.file, sha256=text.sha256, found_as=dict(directory.found_as)
-    )
+    found_as = dict(directory.found_as)
+    return Annotations(samples, [*texts], True, CAPTIONS, text.file, sha256=text.sha256, found_as=found_as)
 
 
 def _path(video: Any, folder: VideoRoot, directory: DirectoryIndex, file: str, number: int) -> str:

@@ -204,18 +204,23 @@ def joined_with(samples: LabelledVideos, config: IlaConfig) -> LabelledVideos:
 
 
 def check_samples(samples: Sequence[Sample], config: IlaConfig) -> None:
-    """Check what can be known to be wrong before a video is read or a model loaded.
+    """Check what can be known to be wrong before a video is read or a model loaded; errors are `check_listed`'s."""
+    check_listed(samples, several=config.problem_type == MULTI_LABEL)
+
+
+def check_listed(samples: Sequence[Sample], *, several: bool) -> None:
+    """Check labelled videos for a model that gives a video `several` labels, or one.
 
     Raises:
         ValueError: no sample, several labels of a video where the model gives one, or a video listed twice.
     """
     if not samples:
         raise ValueError("There is no video to evaluate: `samples` is empty.")
-    several = [sample for sample in samples if len(sample.labels) != 1]
-    if several and config.problem_type != MULTI_LABEL:
+    wrong = [sample for sample in samples if len(sample.labels) != 1]
+    if wrong and not several:
         raise ValueError(
-            f"The model gives a video one label (problem_type={config.problem_type!r}, not {MULTI_LABEL!r}); "
-            f"{len(several)} videos have none or several: {preview([*map(shown_with_labels, several)])}."
+            f"The model gives a video one label (`problem_type` is not {MULTI_LABEL!r}); "
+            f"{len(wrong)} videos have none or several: {preview([*map(shown_with_labels, wrong)])}."
         )
     times: dict[tuple[Any, ...], int] = {}
     for sample in samples:

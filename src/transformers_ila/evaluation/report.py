@@ -20,6 +20,7 @@ import torchvision
 import transformers
 from transformers.image_utils import PILImageResampling
 
+from ..backbones.siglip import SiglipVideoConfig
 from ..data.samples import Annotations, LabelledVideos, Sample, listed_samples, path_of, samples_hash
 from ..model.loading_ila import checkpoint_names
 from ..model.modeling_ila import IlaForVideoClassification
@@ -141,7 +142,7 @@ def describe_evaluation(
     listed = listed_samples(samples)
     about = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "model": describe_model(model, predictions.device),
+        "model": {**describe_model(model, predictions.device), "zero_shot": options.zero_shot},
         "data_set": {"name": options.data_set, "split": options.split, **describe_samples(samples, listed)},
         "protocol": {
             **describe_protocol(processor, options),
@@ -287,7 +288,13 @@ def fingerprint(model: IlaForVideoClassification) -> str:
 
 
 def describe_model(model: IlaForVideoClassification, device: torch.device) -> dict[str, Any]:
-    """Return the model's name, revision, number of classes, fingerprint and weights' dtype, and where it computed."""
+    """Return what a report says of a model.
+
+    Returns:
+        name, revision, labels (how many classes), fingerprint, dtype of the weights, device that computed; tower
+        (`describe_tower`); templates in which the class names were read, None for bare names or no text head.
+    """
+    templates = getattr(model.config, "label_templates", None)
     return {
         "name": model.name_or_path or None,
         "revision": getattr(model.config, "_commit_hash", None),  # of a model from the Hub
@@ -295,7 +302,20 @@ def describe_model(model: IlaForVideoClassification, device: torch.device) -> di
         "fingerprint": fingerprint(model),
         "dtype": str(model.dtype).removeprefix("torch."),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
+        "tower": describe_tower(model.config),
+        "templates": None if templates is None else list(templates),
     }
+
+
+def describe_tower(config: Any) -> str:
+    """Return which network sees the video: its kind, and its temporal module or that frames are averaged."""
+    vision = getattr(config, "vision_config", config)
+    kind, module = type(config).model_type, getattr(vision, "temporal_module", None)
+    if isinstance(config, SiglipVideoConfig):
+        return f"{vision.model_type.split('_')[0]}, frames averaged"
+    if getattr(vision, "normalize_frames", False):
+        return "clip, frames averaged"
+    return kind if module is None else f"{kind}, temporal module {module}"
 
 
 def describe_protocol(processor: IlaVideoProcessor, options: InferenceOptions) -> dict[str, Any]:

@@ -205,11 +205,22 @@ def _summary(report: Mapping[str, Any]) -> list[tuple[Any, ...]]:
         ("classes with videos", f"{report['metrics']['classes']} of {report['model']['labels']}"),
         ("videos", f"{counts['evaluated']} of {counts['listed']}, {counts['unreadable']} unreadable"),
         ("frames lost to damage", counts["frames_lost"]),
+        *words_of(report),
         ("calibration error", percent(report["calibration"]["expected_calibration_error"])),
         ("views", f"{protocol['clips']} clips x {protocol['crops']} crops of {protocol['frames_per_clip']} frames"),
         ("seconds per video", seconds_of(report)),
         ("waiting for videos", f"{report['waiting_share']:.0%} of the time"),
     ]
+
+
+def words_of(report: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return what a report says of words: whether the model was trained on the classes, and how it read their names."""
+    model = report["model"]
+    templates = model.get("templates")  # earlier reports lack it
+    rows = [("zero-shot", f"trained on none of the classes; {model['tower']}")] if model.get("zero_shot") else []
+    if rows or templates:
+        rows.append(("class names read as", "; ".join(templates or ["the bare name"])))
+    return rows
 
 
 def _circumstances(report: Mapping[str, Any]) -> list[tuple[Any, ...]]:

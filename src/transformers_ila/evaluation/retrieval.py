@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from ..data.captions import CAPTIONS
 from ..data.samples import Annotations, Sample, named_source, path_of
 from ..data.text import preview
 from ..distributed import Rank, all_gather, current_rank
@@ -330,10 +331,11 @@ def _templates(model: IlaForVideoClassification, templates: Any) -> list[str] | 
 def _one_of_each_text(samples: Annotations) -> tuple[list[str], list[tuple[int, ...]]]:
     """Return the texts that some video has, each once, and those of each video.
 
-    Texts that differ in blanks and in small and capital letters only are one: tokenizers read them alike.
+    Texts that differ in blanks and in small and capital letters only are one: tokenizers read them alike. Underscores
+    in the names of classes, as folders have them, are blanks.
 
     Raises:
-        ValueError: no video, or classes without names.
+        ValueError: no video, a video without a text, or classes without names.
     """
     if not samples.samples:
         raise ValueError(f"{samples.source!r} holds no video.")
@@ -341,17 +343,23 @@ def _one_of_each_text(samples: Annotations) -> tuple[list[str], list[tuple[int, 
         raise ValueError(
             f"{samples.source!r} gives its classes as numbers: say by `labels` (--labels) what they are called."
         )
-    first: dict[str, int] = {}
-    labels = []
-    for sample in samples.samples:
-        names = [" ".join(samples.class_names[label].casefold().split()) for label in sample.labels]
-        labels.append(tuple(dict.fromkeys(first.setdefault(name, label) for name, label in zip(names, sample.labels))))
     if empty := [path_of(sample) for sample in samples.samples if not sample.labels]:
         raise ValueError(f"{len(empty)} videos have no text: {preview(empty)}.")
-    order = sorted(first.values())
-    number = {label: index for index, label in enumerate(order)}
-    texts = [" ".join(samples.class_names[label].split()) for label in order]
-    return texts, [tuple(number[label] for label in own) for own in labels]
+    names = samples.class_names
+    if samples.format != CAPTIONS:
+        names = [name.replace("_", " ") for name in names]
+    names = [" ".join(name.split()) for name in names]
+    first: dict[str, int] = {}  # text in small letters -> number of the text
+    texts: list[str] = []
+    labels = []
+    for sample in samples.samples:
+        own = []
+        for label in sample.labels:
+            own.append(first.setdefault(names[label].casefold(), len(texts)))
+            if own[-1] == len(texts):
+                texts.append(names[label])
+        labels.append(tuple(dict.fromkeys(own)))
+    return texts, labels
 
 
 def _own_part(
