@@ -76,7 +76,10 @@ def test_other_lists_are_no_captions(folder, text):
         ("path,words\na.mp4,x\n", "none of 'path', 'words' is the column of the text, one of 'caption', 'captions'"),
         ("path,video,text\na,b,c\n", "'path', 'video' may be the column of the video"),
         ("path,caption,text\na,b,c\n", "'caption', 'text' may be the column of the text"),
-        ("path,caption\na.mp4,x,y\n", "line 2, column 1: 3 cells stand there, and the header has 2; texts with commas"),
+        (
+            "path,caption\na.mp4,x,y\n",
+            "line 2, column 1: 3 cells stand there, and the header has 2; texts with",
+        ),
         ("path,caption\na.mp4,\n", "line 2, column 1: the text of 'a.mp4' is ''"),
         ("path,caption\n,x\n", "line 2, column 1: the path of a video must stand there, got ''"),
         ("path,caption\n../a.mp4,x\n", "'../a.mp4' is not inside the root"),

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch.nn import functional as F
+from transformers import CLIPTokenizer
 
 from support.evaluation_models import TOLERANCE, torchrun, views_of
 from support.tiny_models import byte_tokenizer, save_clip, tiny_config
@@ -69,7 +70,9 @@ def test_a_model_that_says_the_same_of_everything_finds_everything_last():
 
 def test_chance_is_what_random_orders_give():
     belongs, items = [[0], [1, 2, 3], [4]], 12
-    orders = torch.stack([torch.randperm(items, generator=torch.Generator().manual_seed(seed)) for seed in range(3000)])
+    orders = torch.stack(
+        [torch.randperm(items, generator=torch.Generator().manual_seed(seed)) for seed in range(3000)]
+    )
     ranks = torch.stack([orders[:, own].amin(1) + 1 for own in belongs])
     chance = recalls(ranks[:, 0], belongs, items)["chance"]
     for k in (1, 5, 10):
@@ -108,10 +111,9 @@ def place(tmp_path_factory):
     model.set_labels(["one", "two"], tokenizer)
     model.save_pretrained(root / "ila")
     IlaVideoProcessor.for_model(config).save_pretrained(root / "ila")
-    for path in write_folder(root / "videos", 8, seed=0, num_frames=6):
-        folder = path.parent.with_name(path.parent.name.replace(" ", "_"))
-        folder.mkdir(exist_ok=True)
-        path.rename(folder / path.name)
+    write_folder(root / "videos", 8, seed=0, num_frames=6)
+    for folder in [*(root / "videos").iterdir()]:
+        folder.rename(folder.with_name(folder.name.replace(" ", "_")))
     rows = [{"path": str(path.relative_to(root)), "caption": text} for path, text in captions(root)]
     (root / "captions.jsonl").write_text("\n".join(map(json.dumps, [*rows, {"path": "x.mp4", "caption": "lost"}])))
     return root
@@ -123,13 +125,13 @@ def captions(root: Path) -> list[tuple[Path, str]]:
     return [*zip(paths, texts), (paths[7], "it moves"), (paths[0], "second text")]
 
 
-def plain_scores(model, processor, paths, texts):
+def plain_scores(model, processor, tokenizer, paths, texts):
     """Of every pair alone, by the model's own forward."""
     table = torch.empty(len(paths), len(texts))
     for row, path in enumerate(paths):
         views = views_of(processor, path)
         for column, text in enumerate(texts):
-            ids = model.tokenizer([text], return_tensors="pt")["input_ids"]
+            ids = tokenizer([text], return_tensors="pt")["input_ids"]
             with torch.no_grad():
                 outputs = model.get_video_features(views)
                 logits, _, _ = model.match(outputs, model.get_text_features(ids).pooler_output)
@@ -147,13 +149,13 @@ def test_a_model_is_asked_as_its_forward_answers(place, name):
     paths = [path for path, _ in captions(place)[:8]]
     texts = ["a dot", "it moves", "it turns", "up", "down", "left", "second text"]
     assert found.texts == texts and [sample.video for sample in found.samples] == [*map(str, paths)]
-    scores = plain_scores(model, processor, paths, texts)
+    scores = plain_scores(model, processor, CLIPTokenizer.from_pretrained(place / name), paths, texts)
     own = [[0, 6], [0], [1], [2], [3], [4], [5], [1]]
     assert [list(sample.labels) for sample in found.samples] == own
     assert found.video_ranks.tolist() == [plain_rank(row, labels) for row, labels in zip(scores.tolist(), own)]
     of_text = [[video for video, labels in enumerate(own) if text in labels] for text in range(7)]
     assert found.text_ranks.tolist() == [plain_rank(row, v) for row, v in zip(scores.T.tolist(), of_text)]
-    scale = float(model.logit_scale.exp()) if name == "clip" else 1
+    scale = float(model.logit_scale.detach().exp()) if name == "clip" else 1
     torch.testing.assert_close(scale * found.scores.of_videos(0, 8), scores, atol=TOLERANCE, rtol=0)
     report = found.report
     assert report["counts"] == {
@@ -197,7 +199,7 @@ def test_the_command(place, tmp_path, capsys):
     value = report["text_to_video"]["recall_at_5"]
     assert f"{value:.1%}" in printed.split("text to video")[1].splitlines()[0]
     assert "by chance" in printed and "8 of 9, 1 unreadable" in printed and "read as: {}" in printed
-    assert report["texts"]["templates"] == "{}" or report["texts"]["templates"] == ["{}"]
+    assert report["texts"]["templates"] == ["{}"]
     folder = ["--model", str(place / "clip"), "--videos", str(place / "videos"), "--output", str(tmp_path / "f.json")]
     assert run_verb(script, folder) == 0
     assert json.loads((tmp_path / "f.json").read_text())["texts"]["templates"] == ["a video of {}."]

@@ -6,9 +6,10 @@ and the confusions (`evaluation_confusion.csv`, `evaluation_confusion.png`). Sev
 `torchrun --nproc_per_node 2 -m transformers_ila evaluate ...`.
 
 A CLIP or SigLIP is evaluated zero-shot: its classes are the words of --labels, else the names that the videos' classes
-have. An ILA model with a text head takes --labels too, and keeps its own tower. Exit code: 0 all videos were read, 1 some could not be
-(the report says why; of several processes only the first says so), 2 bad arguments, nothing to evaluate, or a model
-that gives no finite logits.
+have. An ILA model with a text head takes --labels too, and keeps its own tower.
+
+Exit code: 0 all videos were read, 1 some could not be (the report says why; of several processes only the first says
+so), 2 bad arguments, nothing to evaluate, or a model that gives no finite logits.
 """
 
 from dataclasses import dataclass, field, replace
@@ -100,8 +101,8 @@ def read_samples(args: EvaluateArguments, words: WordsArguments = NO_WORDS) -> A
     samples = _read(args, labels=names, several=config.problem_type == MULTI_LABEL)
     if names is not None and samples.has_numbers:
         logger.warning(
-            f"Labels of {samples.source!r} are numbers: they are taken as indices of the model's {len(names)} classes, "
-            f"of which {samples.first_index} is {names[0]!r}."
+            f"Labels of {samples.source!r} are numbers: they are taken as indices of the model's {len(names)} "
+            f"classes, of which {samples.first_index} is {names[0]!r}."
         )
     joined = joined_with(samples, config)
     assert isinstance(joined, Annotations)

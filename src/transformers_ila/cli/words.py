@@ -83,7 +83,7 @@ def read_words(text: str) -> list[str]:
 
 
 def model_type(source: str | Path) -> str:
-    """Return the `model_type` of a checkpoint, such as "clip" or "ila"; an OSError or ValueError says what is wrong."""
+    """Return the `model_type` of a checkpoint, such as "clip"; an OSError or ValueError says what is wrong."""
     with named_in_errors(source):
         return AutoConfig.from_pretrained(source).model_type
 

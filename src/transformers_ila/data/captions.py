@@ -96,7 +96,8 @@ def read_captions(file: str | Path, *, root: str | Path | None = None) -> Annota
         raise annotation_error(text.file, "no video is listed there", line=1, column=1)
     if repeated:
         logger.warning(
-            f"{text.file!r}: {len(repeated)} texts stand there twice for one video and count once: {preview(repeated)}."
+            f"{text.file!r}: {len(repeated)} texts stand there twice for one video and count once: "
+            f"{preview(repeated)}."
         )
     samples = [Sample(path, tuple(found), path.removeprefix(folder.prefix)) for path, found in videos.items()]
     found_as = dict(directory.found_as)
@@ -133,7 +134,8 @@ def _rows_of_json(text: Text) -> Iterator[Row]:
         except ValueError as error:
             raise annotation_error(text.file, f"no JSON: {error}", line=number, column=1) from error
         if not isinstance(row, dict):
-            reason = f"an object such as {{\"path\": ..., \"caption\": ...}} must stand there, got {line.strip()[:80]!r}"
+            example = '{"path": ..., "caption": ...}'
+            reason = f"an object such as {example} must stand there, got {line.strip()[:80]!r}"
             raise annotation_error(text.file, reason, line=number, column=1)
         row = dict(zip(_lower(row), row.values()))
         video, caption = _columns([*row], text.file, number)
@@ -163,9 +165,7 @@ def _rows_of_table(text: Text) -> Iterator[Row]:
                 raise annotation_error(text.file, reason, line=number, column=1)
             yield number, cells[video], cells[caption]
     except csv.Error as error:
-        raise annotation_error(
-            text.file, f"no table: {error}", line=reader.line_num + skipped, column=1
-        ) from error
+        raise annotation_error(text.file, f"no table: {error}", line=reader.line_num + skipped, column=1) from error
 
 
 def _columns(names: list[str], file: str, number: int) -> tuple[str, str]:

@@ -214,7 +214,7 @@ def _summary(report: Mapping[str, Any]) -> list[tuple[Any, ...]]:
 
 
 def words_of(report: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return what a report says of words: whether the model was trained on the classes, and how it read their names."""
+    """Return what a report says of words: whether it is zero-shot, and how class names were read."""
     model = report["model"]
     templates = model.get("templates")  # earlier reports lack it
     rows = [("zero-shot", f"trained on none of the classes; {model['tower']}")] if model.get("zero_shot") else []

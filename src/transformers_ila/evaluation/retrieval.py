@@ -10,6 +10,7 @@ Shapes: `N` videos, `C` texts, `Q` queries, `G` items that are searched (the gal
 """
 
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -25,6 +26,7 @@ from ..data.captions import CAPTIONS
 from ..data.samples import Annotations, Sample, named_source, path_of
 from ..data.text import preview
 from ..distributed import Rank, all_gather, current_rank
+from ..model.class_features_ila import BARE_NAME, check_templates, fill_in, tokenize_texts
 from ..model.modeling_ila import IlaForVideoClassification
 from ..model.video_processing_ila import IlaVideoProcessor
 from .inference import Network, evaluating
@@ -103,15 +105,18 @@ def recalls(ranks: torch.Tensor, belongs: Sequence[Sequence[int]], items: int) -
         items: how many are searched, G.
     """
     queries = len(ranks)
-    counts = [len(own) for own in belongs]
-    chances = {k: sum(1 - comb(items - own, k) / comb(items, k) if k <= items else 1.0 for own in counts) for k in RECALLS}
+    counts = Counter(map(len, belongs))
+
+    def chance(k: int) -> float:  # that none of the first k belongs to the query, and 1 less that
+        return sum(n * (1 - comb(items - own, k) / comb(items, min(k, items))) for own, n in counts.items()) / queries
+
     return {
         "queries": queries,
         "gallery": items,
         **{f"recall_at_{k}": float((ranks <= k).double().mean()) if queries else None for k in RECALLS},
         "median_rank": float(np.median(ranks.numpy())) if queries else None,
         "mean_rank": float(ranks.double().mean()) if queries else None,
-        "chance": {f"recall_at_{k}": chances[k] / queries if queries else None for k in RECALLS},
+        "chance": {f"recall_at_{k}": chance(k) if queries else None for k in RECALLS},
     }
 
 
@@ -161,20 +166,29 @@ def text_features(
 ) -> torch.Tensor:
     """Return the features of texts (C, E), float32 on the CPU; several processes share them.
 
-    They have unit length, except before a video-specific prompt, to which the length is a part of the text.
+    They have unit length; before a video-specific prompt those of one template keep their length, as the classes' do.
     """
+    chosen = _templates(model, templates) or [*BARE_NAME]
     rank = current_rank() if rank is None else rank
     own = list(range(rank.rank, len(texts), rank.world_size))
 
     def encode() -> torch.Tensor:
         with evaluating(model, InferenceOptions(device=options.device, dtype=options.dtype, fuse=False)) as network:
-            return network.module.encode_texts([texts[index] for index in own], templates).float().cpu()
+            return _encode(network.module, [texts[index] for index in own], chosen).float().cpu()
 
     parts = all_gather(encode, rank)
     features = torch.empty(len(texts), parts[0].shape[1])
     for number, part in enumerate(parts):
         features[number :: rank.world_size] = part
     return features
+
+
+def _encode(model: IlaForVideoClassification, texts: list[str], templates: list[str]) -> torch.Tensor:
+    if len(templates) > 1 or not adapts_texts(model):
+        return model.encode_texts(texts, templates)
+    ids = tokenize_texts(fill_in(templates, texts), model._required_tokenizer(), model.config.text_config)
+    parts = ids.to(model.device).split(TEXTS_AT_A_TIME)
+    return torch.cat([model.get_text_features(part).pooler_output for part in parts])
 
 
 def adapts_texts(model: IlaForVideoClassification) -> bool:
@@ -264,8 +278,8 @@ def evaluate_retrieval(
 
     Returns:
         `Retrieval`, whose report has: schema, date, model, data_set, protocol, inference, texts (templates, scores,
-        ties), counts (videos listed and evaluated, unreadable, texts), unreadable, text_to_video and video_to_text (see
-        `recalls`), seconds, waiting_share, processes, preprocessing, decoder, versions.
+        ties), counts (videos listed and evaluated, unreadable, texts), unreadable, text_to_video and video_to_text
+        (see `recalls`), seconds, waiting_share, processes, preprocessing, decoder, versions.
 
     Raises:
         ValueError: no video, classes without names, a model without a text tower, features that are not finite.
@@ -322,10 +336,10 @@ def evaluate_retrieval(
     return Retrieval(kept, [texts[label] for label in used], text_ranks, video_ranks, scores, report)
 
 
-def _templates(model: IlaForVideoClassification, templates: Any) -> list[str] | str | None:
-    """Return the templates that were used, for the report; None: bare texts."""
-    used = getattr(model.config, "label_templates", None) if templates is None else templates
-    return used if used is None or isinstance(used, str) else list(used)
+def _templates(model: IlaForVideoClassification, templates: Any) -> list[str] | None:
+    """Return the templates that are used: those given, else the model's own; None: bare texts."""
+    used = getattr(model.config, "label_templates", None) if templates is None else check_templates(templates)
+    return None if used is None else list(used)
 
 
 def _one_of_each_text(samples: Annotations) -> tuple[list[str], list[tuple[int, ...]]]:
@@ -351,15 +365,12 @@ def _one_of_each_text(samples: Annotations) -> tuple[list[str], list[tuple[int, 
     names = [" ".join(name.split()) for name in names]
     first: dict[str, int] = {}  # text in small letters -> number of the text
     texts: list[str] = []
-    labels = []
-    for sample in samples.samples:
-        own = []
-        for label in sample.labels:
-            own.append(first.setdefault(names[label].casefold(), len(texts)))
-            if own[-1] == len(texts):
-                texts.append(names[label])
-        labels.append(tuple(dict.fromkeys(own)))
-    return texts, labels
+    number: dict[int, int] = {}  # label -> number of the text
+    for label in sorted({label for sample in samples.samples for label in sample.labels}):
+        number[label] = first.setdefault(names[label].casefold(), len(texts))
+        if number[label] == len(texts):
+            texts.append(names[label])
+    return texts, [tuple(dict.fromkeys(number[label] for label in s.labels)) for s in samples.samples]
 
 
 def _own_part(
