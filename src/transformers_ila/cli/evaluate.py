@@ -28,7 +28,7 @@ from ..evaluation.report import Evaluation
 from ..evaluation.report_files import check_output, precision_of, scores_of, seconds_of, words_of, write
 from ..model.class_names_ila import explicit_class_names
 from ..model.validation_ila import MULTI_LABEL
-from .words import NO_WORDS, WordsArguments, gives_sigmoids, is_plain, open_model, word_source
+from .words import WordsArguments, gives_sigmoids, is_plain, open_model, word_source
 
 
 logger = logging.get_logger(__name__)
@@ -41,7 +41,7 @@ EXAMPLES = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateArguments:
+class EvaluateArguments(WordsArguments):
     """Hold what is evaluated, and where the report goes."""
 
     _argument_group_name = "model, videos and report"
@@ -62,16 +62,17 @@ class EvaluateArguments:
     output: str = field(default="evaluation.json", metadata={"help": "report to write, .json; its folder is made"})
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_checkpoint(self.model)
         check_output(self.output, list_file=self.list)
 
 
-def run(args: EvaluateArguments, words: WordsArguments, options: EvaluationOptions) -> int:
+def run(args: EvaluateArguments, options: EvaluationOptions) -> int:
     """Evaluate the model, write the report and print its table; return 1 if a video could not be read, else 0."""
     with process_group() as rank:
-        samples = all_succeed(partial(read_samples, args, words))  # which needs no weights
-        names = samples.class_names if has_classes_of_words(args, words) else None
-        model, processor, zero_shot = all_succeed(partial(open_model, args.model, names, words))
+        samples = all_succeed(partial(read_samples, args))  # which needs no weights
+        names = samples.class_names if has_classes_of_words(args) else None
+        model, processor, zero_shot = all_succeed(partial(open_model, args.model, names, args.templates))
         options = replace(options, device=options.device or rank.device(), split=options.split or args.read_split)
         options = replace(options, zero_shot=options.zero_shot or zero_shot)
         share = len(range(rank.rank, len(samples.samples), rank.world_size))
@@ -82,20 +83,20 @@ def run(args: EvaluateArguments, words: WordsArguments, options: EvaluationOptio
     return 1 if evaluation.predictions.unreadable and rank.rank == 0 else 0
 
 
-def has_classes_of_words(args: EvaluateArguments, words: WordsArguments) -> bool:
+def has_classes_of_words(args: EvaluateArguments) -> bool:
     """Return whether the classes are words or the data set's names, and not those that the model was trained on."""
-    return words.labels is not None or is_plain(args.model)
+    return args.labels is not None or is_plain(args.model)
 
 
-def read_samples(args: EvaluateArguments, words: WordsArguments = NO_WORDS) -> Annotations:
+def read_samples(args: EvaluateArguments) -> Annotations:
     """Read the labelled videos; of the model only its configuration is needed.
 
     Raises:
         ValueError: what cannot be evaluated.
         OSError: no such model or list.
     """
-    if has_classes_of_words(args, words):
-        return _read_with_words(args, words)
+    if has_classes_of_words(args):
+        return _read_with_words(args)
     config = classifier_config(args.model)
     names = explicit_class_names(config)
     samples = _read(args, labels=names, several=config.problem_type == MULTI_LABEL)
@@ -110,14 +111,14 @@ def read_samples(args: EvaluateArguments, words: WordsArguments = NO_WORDS) -> A
     return joined
 
 
-def _read_with_words(args: EvaluateArguments, words: WordsArguments) -> Annotations:
+def _read_with_words(args: EvaluateArguments) -> Annotations:
     """Read videos whose classes are words, or what the data set calls them.
 
     Raises:
         ValueError: classes with numbers for names, or several labels of a video where scores are a softmax.
     """
     sigmoids = gives_sigmoids(args.model)
-    samples = _read(args, labels=None if words.labels is None else word_source(words.labels), several=sigmoids)
+    samples = _read(args, labels=None if args.labels is None else word_source(args.labels), several=sigmoids)
     if samples.class_names is None:
         raise ValueError(
             f"{samples.source!r} gives its classes as numbers, which are no words: say by --labels what they are "

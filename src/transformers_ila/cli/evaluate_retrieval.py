@@ -35,7 +35,7 @@ DIRECTIONS = {"text_to_video": "text to video", "video_to_text": "video to text"
 
 
 @dataclass(frozen=True, kw_only=True)
-class RetrievalArguments:
+class RetrievalArguments(WordsArguments):
     """Hold what is evaluated, and where the report goes."""
 
     _argument_group_name = "model, videos, texts and report"
@@ -59,6 +59,7 @@ class RetrievalArguments:
     output: str = field(default="retrieval.json", metadata={"help": "report to write, .json; its folder is made"})
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_checkpoint(self.model)
         file = Path(self.output)
         if file.suffix.lower() != ".json" or file.is_dir():
@@ -68,14 +69,14 @@ class RetrievalArguments:
         check_folder_can_be_made(file.parent)
 
 
-def run(args: RetrievalArguments, words: WordsArguments, options: RetrievalOptions) -> int:
+def run(args: RetrievalArguments, options: RetrievalOptions) -> int:
     """Evaluate the model, write the report and print its table; return 1 if a video could not be read, else 0."""
     with process_group() as rank:
-        samples = all_succeed(partial(read_samples, args, words))  # which needs no weights
+        samples = all_succeed(partial(read_samples, args))  # which needs no weights
         model, processor = all_succeed(partial(load_zero_shot, args.model))
         options = replace(options, device=options.device or rank.device(), split=options.split or args.read_split)
         share = len(range(rank.rank, len(samples.samples), rank.world_size))
-        templates = words.templates
+        templates = args.templates
         if templates is None and samples.format == CAPTIONS:
             templates = BARE
         with tqdm(total=share, unit="video", disable=rank.rank > 0) as bar:
@@ -84,7 +85,7 @@ def run(args: RetrievalArguments, words: WordsArguments, options: RetrievalOptio
     return 1 if found.report["unreadable"] and rank.rank == 0 else 0
 
 
-def read_samples(args: RetrievalArguments, words: WordsArguments) -> Annotations:
+def read_samples(args: RetrievalArguments) -> Annotations:
     """Read the videos and their texts.
 
     Raises:
@@ -93,11 +94,11 @@ def read_samples(args: RetrievalArguments, words: WordsArguments) -> Annotations
     """
     source, root = (args.videos, None) if args.list is None else (args.list, args.videos)
     if args.format == CAPTIONS or (args.format is None and is_caption_list(source)):
-        given = {"--labels": words.labels, "--read_split": args.read_split}
+        given = {"--labels": args.labels, "--read_split": args.read_split}
         if excess := [name for name, value in given.items() if value is not None]:
             raise ValueError(f"{' and '.join(excess)} would have no effect: {source!r} has texts of its own.")
         return read_captions(source, root=root)
-    labels = None if words.labels is None else word_source(words.labels)
+    labels = None if args.labels is None else word_source(args.labels)
     format = args.format or detect_format(source, root)
     several = True if takes_several_labels(format) else None
     samples = read_annotations(

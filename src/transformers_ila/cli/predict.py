@@ -40,7 +40,7 @@ POSITIONAL = "videos"
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictArguments(LabelOptions):
+class PredictArguments(WordsArguments, LabelOptions):
     """Hold what is labelled, and where the results go."""
 
     _argument_group_name = "model, videos and results"
@@ -62,7 +62,8 @@ class PredictArguments(LabelOptions):
     )
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        WordsArguments.__post_init__(self)  # first: of `--labels a, b` without quotes `b` would be taken for a video
+        LabelOptions.__post_init__(self)
         require_checkpoint(self.model)
         if not self.videos:
             raise ValueError("there is nothing to label: name video files, folders, patterns or lists.")
@@ -73,16 +74,16 @@ class PredictArguments(LabelOptions):
             raise ValueError("--retry, --embeddings and --format are for results in a folder: name one by --output.")
 
 
-def run(args: PredictArguments, words: WordsArguments) -> int:
+def run(args: PredictArguments) -> int:
     """Label the videos, and print or write the results; return 1 if a video could not be read, 130 after Ctrl-C."""
     rank = rank_from_environment()
-    if words.labels is None and is_plain(args.model):
+    if args.labels is None and is_plain(args.model):
         raise ValueError(
             f"{args.model!r} is a CLIP or SigLIP, which was trained on no classes: say by --labels which words it "
             'chooses among, such as --labels "juggling, waving", or a file with one a line.'
         )
-    names = None if words.labels is None else read_words(words.labels)
-    model, processor, _ = open_model(args.model, names, words)
+    names = None if args.labels is None else read_words(args.labels)
+    model, processor, _ = open_model(args.model, names, args.templates)
     args = replace(args, device=args.device or rank.device())
     total = count_share(iter_videos(args.videos, root=args.root), rank)
     videos = iter_videos(args.videos, root=args.root)

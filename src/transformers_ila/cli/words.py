@@ -52,9 +52,6 @@ class WordsArguments:
         return self.template[0] if len(self.template) == 1 else self.template or None
 
 
-NO_WORDS = WordsArguments()
-
-
 def word_source(text: str) -> str | list[str]:
     """Return what `read_annotations` takes for `labels`: a file or the name of a data set, or the words of a text.
 
@@ -100,7 +97,7 @@ def gives_sigmoids(source: str | Path) -> bool:
     return config.model_type in SIGMOIDS or config.problem_type == MULTI_LABEL
 
 
-def open_model(source: str, names: list[str] | None, words: WordsArguments, **options: Any) -> tuple[Any, Any, bool]:
+def open_model(source: str, names: list[str] | None, templates: str | list[str] | None) -> tuple[Any, Any, bool]:
     """Open a model for words, or a trained one where none are given.
 
     The names of classes stay what they are. What the text tower reads of a name has blanks for its underscores, with
@@ -109,8 +106,7 @@ def open_model(source: str, names: list[str] | None, words: WordsArguments, **op
     Args:
         source: folder or Hub id.
         names: of the classes; None: the model's own.
-        words: what was asked for.
-        options: of `load_zero_shot`.
+        templates: in which names are read; None: the model's own.
 
     Returns:
         The model, its processor, and whether the model was trained on none of the classes, as far as its names tell.
@@ -120,13 +116,13 @@ def open_model(source: str, names: list[str] | None, words: WordsArguments, **op
         OSError: no such checkpoint.
     """
     plain = is_plain(source)
-    if names is None and words.templates is None and not plain:
+    if names is None and templates is None and not plain:
         return *load_trained(source), False
     with named_in_errors(source):
         own = set() if plain else set(AutoConfig.from_pretrained(source).id2label.values())
         read = None if names is None else [name if name in own else name.replace("_", " ") for name in names]
         try:
-            model, processor = load_zero_shot(source, labels=read, templates=words.templates, **options)
+            model, processor = load_zero_shot(source, labels=read, templates=templates)
         except ValueError as error:
             if plain:
                 raise
