@@ -488,9 +488,9 @@ class IlaForVideoClassification(NamedClasses, ClassTextFeatures, IlaModel):
         )
         if zero_shot:
             _refuse_missing_weights(path, info)
-        if model._has_placeholders():  # CLIP's own may name classes, and other templates wait for the names
+        if model._has_placeholders() and "class_input_ids" in info["missing_keys"]:  # CLIP's own may name classes
             names = explicit_class_names(model.config) if model._find_tokenizer() is not None else None
-            if names is not None and (templates is not None or "class_input_ids" in info["missing_keys"]):
+            if names is not None:
                 model.set_labels(names)
         if not (zero_shot and "class_input_ids" in info["missing_keys"]):  # no words were asked for
             model._warn_of_classes(info["missing_keys"])
@@ -513,6 +513,7 @@ class IlaForVideoClassification(NamedClasses, ClassTextFeatures, IlaModel):
             asked = templates or [*(model.config.label_templates or ())] or stored
             if anew or asked != stored:
                 model._forget_classes()
+                info["missing_keys"].add("class_input_ids")  # what the checkpoint holds is of no use
             model.config.label_templates = asked
         return model, info
 
