@@ -24,6 +24,7 @@ from ..backbones.siglip import SiglipVideoConfig
 from ..data.samples import Annotations, LabelledVideos, Sample, listed_samples, path_of, samples_hash
 from ..model.loading_ila import checkpoint_names
 from ..model.modeling_ila import IlaForVideoClassification
+from ..model.pretrained_ila import untrained_weights
 from ..model.validation_ila import MULTI_LABEL
 from ..model.video_processing_ila import IlaVideoProcessor
 from ..version import __version__
@@ -291,7 +292,8 @@ def describe_model(model: IlaForVideoClassification, device: torch.device) -> di
     """Return what a report says of a model.
 
     Returns:
-        name, revision, labels (how many classes), fingerprint, dtype of the weights, device that computed; tower
+        name, revision, labels (how many classes), fingerprint, dtype of the weights, device that computed;
+        untrained_weights: how many of its tensors are random, since nothing has trained them; tower
         (`describe_tower`); templates in which the class names were read, None for bare names or no text head.
     """
     templates = getattr(model.config, "label_templates", None)
@@ -301,6 +303,7 @@ def describe_model(model: IlaForVideoClassification, device: torch.device) -> di
         "labels": model.config.num_labels,
         "fingerprint": fingerprint(model),
         "dtype": str(model.dtype).removeprefix("torch."),
+        "untrained_weights": len(untrained_weights(model)),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
         "tower": describe_tower(model.config),
         "templates": None if templates is None else list(templates),

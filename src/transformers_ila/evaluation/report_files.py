@@ -225,10 +225,11 @@ def words_of(report: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _circumstances(report: Mapping[str, Any]) -> list[tuple[Any, ...]]:
     model, protocol, origin = report["model"], report["protocol"], report["data_set"]
-    listed = origin["list"]
+    listed, untrained = origin["list"], model.get("untrained_weights")  # earlier reports lack it
     rows = [
         ("date", report["date"]),
         ("model", f"{model['dtype']} on {model['device']}, SHA-256 {model['fingerprint']}"),
+        ("random weights", f"{untrained} tensors, which nothing has trained" if untrained else None),
         ("computed in", precision_of(report) if "inference" in report else None),  # earlier reports lack it
         (
             "list",
