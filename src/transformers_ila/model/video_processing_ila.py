@@ -8,6 +8,7 @@ What is unusual here:
 
 import json
 import math
+import os
 from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar
@@ -16,7 +17,8 @@ import numpy as np
 import torch
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as tvF
-from transformers.image_processing_utils import BatchFeature
+from transformers import AutoImageProcessor, CLIPImageProcessor, PreTrainedConfig, SiglipImageProcessor
+from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
 from transformers.image_utils import (
     OPENAI_CLIP_MEAN,
     OPENAI_CLIP_STD,
@@ -25,11 +27,11 @@ from transformers.image_utils import (
     SizeDict,
 )
 from transformers.processing_utils import Unpack, VideosKwargs
-from transformers.utils import logging
+from transformers.utils import IMAGE_PROCESSOR_NAME, PROCESSOR_NAME, cached_file, logging
 from transformers.video_processing_utils import BaseVideoProcessor
 from transformers.video_utils import VideoMetadata, make_batched_metadata
 
-from .loading_ila import save_code
+from .loading_ila import HUB_KWARGS, save_code
 from .video_container_ila import ReadLimits
 from .video_frames_ila import LAYOUTS, frames_first, in_memory, list_videos, over_white
 from .video_reading_ila import read_video
@@ -46,6 +48,9 @@ MAX_SIDE = 2**14  # pixels
 ROUNDING = 1e-3  # by which floats may leave 0 to 255, as those that were normalised and are not any more
 MAX_PIXEL_VALUE = 100.0  # in size, after normalisation; those of CLIP end at 2.2
 RESIZE_RATIO = 256 / 224  # short side before the centre crop : crop, as the release's tests have it
+# What an image processor and this one both do; of an image processor any other `do_*` is refused.
+IMAGE_STEPS = ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb")
+IMAGE_NUMBERS = ("size", "resample", "crop_size", "rescale_factor", "image_mean", "image_std")
 
 
 # -- the processor ---------------------------------------------------------------------------------------------------
@@ -178,6 +183,41 @@ class IlaVideoProcessor(BaseVideoProcessor):
         }
         defaults |= getattr(vision, "image_normalization", None) or {}
         return cls(**{**defaults, **kwargs})
+
+    @classmethod
+    def for_images(cls, source: Any, **kwargs: Any) -> "IlaVideoProcessor":
+        """Make the processor that does to every frame what a checkpoint's own image processor does to a picture.
+
+        Args:
+            source: folder or Hub id of a model for images, such as CLIP's; or an image processor of transformers, or a
+                processor that holds one. A checkpoint without one gets the defaults of its kind (CLIP's: short side
+                and centre crop of the tower's `image_size`, bicubic).
+            kwargs: settings of this processor, such as `num_frames`, which win over all; and those arguments of
+                `from_pretrained` that say where the files are.
+
+        Raises:
+            ValueError: something that is no image processor, or one that does more than resizing, centre crop,
+                rescaling and normalising.
+            OSError: no such checkpoint.
+        """
+        where = {name: kwargs.pop(name) for name in HUB_KWARGS if name in kwargs}
+        images = _image_processor(source, **where) if isinstance(source, (str, os.PathLike)) else source
+        images = getattr(images, "image_processor", images)
+        if not isinstance(images, BaseImageProcessor):
+            raise ValueError(
+                f"Got {type(images).__name__} {images!r:.80}; allowed: a folder, a Hub id or an image processor."
+            )
+        steps = {name: bool(value) for name, value in vars(images).items() if name.startswith("do_")}
+        others = [name for name, is_done in steps.items() if is_done and name not in IMAGE_STEPS]
+        if others:
+            raise ValueError(
+                f"{type(images).__name__} has {', '.join(f'{name}=True' for name in others)}, which "
+                f"{cls.__name__} cannot do to frames; it does {', '.join(IMAGE_STEPS)}."
+            )
+        settings: dict[str, Any] = {name: steps.get(name, False) for name in IMAGE_STEPS} | {"do_convert_rgb": True}
+        numbers = {name: getattr(images, name, None) for name in IMAGE_NUMBERS}
+        settings |= {name: value for name, value in numbers.items() if value is not None}
+        return cls(**{**settings, **kwargs})
 
     def preprocess(self, videos: Any, **kwargs: Unpack[IlaVideoProcessorKwargs]) -> BatchFeature:
         """Turn videos into `pixel_values`, as the class says; `kwargs` other than None override the settings."""
@@ -342,6 +382,21 @@ class IlaVideoProcessor(BaseVideoProcessor):
         along = free == free.max()  # of a square video's two sides either may move: neither has room
         places = [np.where(along, free * i / (num_crops - 1), free / 2).astype(int) for i in range(num_crops)]
         return [tvF.crop(video, int(top), int(left), height, width) for top, left in places]
+
+
+def _image_processor(source: str | os.PathLike, **where: Any) -> BaseImageProcessor:
+    """Load the image processor of a checkpoint, or make the one of its kind where it holds none."""
+    optional: Any = {"_raise_exceptions_for_missing_entries": False, **where}
+    config = PreTrainedConfig.get_config_dict(source, **where)[0]
+    files = [cached_file(source, name, **optional) for name in (IMAGE_PROCESSOR_NAME, PROCESSOR_NAME)]
+    if any(files):
+        return AutoImageProcessor.from_pretrained(source, trust_remote_code=False, **where)
+    if not config:  # a folder without the file gives an empty dictionary
+        raise OSError(f"{str(source)!r} holds neither a config.json nor the settings of an image processor.")
+    side = config.get("vision_config", config).get("image_size", 224)
+    if config.get("model_type") == "siglip":
+        return SiglipImageProcessor(size={"height": side, "width": side})
+    return CLIPImageProcessor(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
 
 
 # -- options ---------------------------------------------------------------------------------------------------------
