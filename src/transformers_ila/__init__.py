@@ -14,6 +14,7 @@ from transformers import (
 )
 
 from .backbones.frozen_clip import FrozenClipConfig, FrozenClipForVideoClassification
+from .backbones.siglip import SiglipForVideoClassification, SiglipVideoConfig
 from .backbones.timesformer import (
     AlignedTimesformerConfig,
     AlignedTimesformerForVideoClassification,
@@ -45,6 +46,8 @@ __all__ = [
     "IlaVisionConfig",
     "IlaVisionModel",
     "ReadLimits",
+    "SiglipForVideoClassification",
+    "SiglipVideoConfig",
     "VideoDecodingError",
     "__version__",
     "check_video",
@@ -70,6 +73,10 @@ AutoVideoProcessor.register(AlignedTimesformerConfig, IlaVideoProcessor, exist_o
 AutoConfig.register("ila_frozen_clip", FrozenClipConfig, exist_ok=True)
 AutoModelForVideoClassification.register(FrozenClipConfig, FrozenClipForVideoClassification, exist_ok=True)
 AutoVideoProcessor.register(FrozenClipConfig, IlaVideoProcessor, exist_ok=True)
+
+AutoConfig.register("ila_siglip", SiglipVideoConfig, exist_ok=True)
+AutoModelForVideoClassification.register(SiglipVideoConfig, SiglipForVideoClassification, exist_ok=True)
+AutoVideoProcessor.register(SiglipVideoConfig, IlaVideoProcessor, exist_ok=True)
 
 if old_modules not in sys.meta_path:
     sys.meta_path.append(old_modules)

@@ -1,6 +1,7 @@
-"""Other networks with parts of ILA in them: TimeSformer with aligned frames, and a decoder on a frozen CLIP."""
+"""Other networks: TimeSformer and a frozen CLIP with parts of ILA in them, and SigLIP for words without training."""
 
 from .frozen_clip import FrozenClipConfig, FrozenClipForVideoClassification
+from .siglip import SiglipForVideoClassification, SiglipVideoConfig
 from .timesformer import AlignedTimesformerConfig, AlignedTimesformerForVideoClassification, AlignedTimesformerModel
 
 
@@ -10,4 +11,6 @@ __all__ = [
     "AlignedTimesformerModel",
     "FrozenClipConfig",
     "FrozenClipForVideoClassification",
+    "SiglipForVideoClassification",
+    "SiglipVideoConfig",
 ]

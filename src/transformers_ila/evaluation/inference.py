@@ -47,6 +47,7 @@ CLASSIFIERS = {
     "ila": "IlaForVideoClassification",
     "aligned_timesformer": "AlignedTimesformerForVideoClassification",
     "ila_frozen_clip": "FrozenClipForVideoClassification",
+    "ila_siglip": "SiglipForVideoClassification",
 }
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 

@@ -26,6 +26,7 @@ from transformers.image_utils import (
     PILImageResampling,
     SizeDict,
 )
+from transformers.models.siglip2.image_processing_siglip2 import get_image_size_for_max_num_patches
 from transformers.processing_utils import Unpack, VideosKwargs
 from transformers.utils import IMAGE_PROCESSOR_NAME, PROCESSOR_NAME, cached_file, logging
 from transformers.video_processing_utils import BaseVideoProcessor
@@ -45,6 +46,7 @@ MAX_FRAMES = 10_000  # of a clip
 MAX_VIEWS = 1000  # clips, and crops
 MAX_STRIDE = 1_000_000
 MAX_SIDE = 2**14  # pixels
+MAX_PATCHES = 2**16  # of a frame
 ROUNDING = 1e-3  # by which floats may leave 0 to 255, as those that were normalised and are not any more
 MAX_PIXEL_VALUE = 100.0  # in size, after normalisation; those of CLIP end at 2.2
 RESIZE_RATIO = 256 / 224  # short side before the centre crop : crop, as the release's tests have it
@@ -65,6 +67,8 @@ class IlaVideoProcessorKwargs(VideosKwargs, total=False):  # type: ignore[call-a
     random_frames: draw the frames at random, as in training; it is not saved.
     scale_in_decoder: let the reader scale frames while it converts them to RGB, which is faster; pixels differ a
         little from those of the release's preprocessing, so it is off unless asked for.
+    max_num_patches, patch_size: resize to at most so many squares of that side and keep the aspect up to a square, as
+        SigLIP 2's NaFlex does; in place of `size` and of a crop. Frames of different videos then differ in size.
     read_limits: what reading one video may cost, as the arguments of `ReadLimits`; None means its defaults.
     """
 
@@ -74,6 +78,8 @@ class IlaVideoProcessorKwargs(VideosKwargs, total=False):  # type: ignore[call-a
     num_crops: int | None
     random_frames: bool | None
     scale_in_decoder: bool | None
+    max_num_patches: int | None
+    patch_size: int | None
     read_limits: dict[str, int | float | str] | None
 
 
@@ -87,6 +93,7 @@ class IlaVideoProcessor(BaseVideoProcessor):
     `num_frames` are taken as they are, unless several clips or random frames are asked for.
 
     One crop: short side to `size`, centre crop. Several: short side to the crop, crops evenly along the long side.
+    Without `do_center_crop`: resized to `size`, with `max_num_patches` to a size of each video's own.
 
     Raises:
         ValueError: a bad option or input; the message names what came and what is allowed.
@@ -113,6 +120,8 @@ class IlaVideoProcessor(BaseVideoProcessor):
     num_crops = 1
     random_frames = False
     scale_in_decoder = False
+    max_num_patches: int | None = None
+    patch_size: int | None = None
     read_limits: ClassVar[dict[str, int | float | str] | None] = None
     valid_kwargs = IlaVideoProcessorKwargs  # type: ignore[assignment]
     model_input_names = ["pixel_values"]  # noqa: RUF012
@@ -173,6 +182,8 @@ class IlaVideoProcessor(BaseVideoProcessor):
         to 224, as in the release. `kwargs` win over all.
         """
         config = getattr(config, "config", config)
+        if hasattr(config, "preprocessing"):  # of another kind of model
+            return cls(**{**config.preprocessing, **kwargs})
         vision = getattr(config, "vision_config", None) or config
         size = vision.image_size
         height, width = (size, size) if isinstance(size, int) else size
@@ -228,6 +239,8 @@ class IlaVideoProcessor(BaseVideoProcessor):
         sizes = self._standardize_kwargs(options["size"], options["crop_size"], default_to_square=square)
         options |= {name: sizes[name] for name in ("size", "crop_size")}
         _check_call(options)
+        if options["max_num_patches"] is not None and "size" in given:
+            raise ValueError(f"max_num_patches={options['max_num_patches']} sets the size, got size={given['size']}.")
         layout = options["input_data_format"]
         reader = _reader(options)
         sources = [
@@ -340,6 +353,8 @@ class IlaVideoProcessor(BaseVideoProcessor):
         image_std: Any,
         num_clips: int,
         num_crops: int,
+        max_num_patches: int | None = None,
+        patch_size: int | None = None,
         return_tensors: Any = None,
         **kwargs: Any,
     ) -> BatchFeature:
@@ -357,6 +372,8 @@ class IlaVideoProcessor(BaseVideoProcessor):
                     "Frames with values up to 1 are rescaled once more: pass do_rescale=False for them."
                 )
             frames, _, height, width = video.shape
+            if do_resize and max_num_patches is not None:
+                size = _size_of_patches(height, width, max_num_patches, patch_size)
             sides = _resized(height, width, size) if do_resize else (height, width)
             shown = f"of {width} x {height} pixels, with sides of {sides[0]} and {sides[1]} after resizing,"
             limits.check_memory(shown, frames, *sides, bytes_each=video.itemsize)
@@ -463,6 +480,8 @@ OPTION_CHECKS: dict[str, Check] = {
     "frame_sampling": (lambda v: isinstance(v, str) and v in INDEX_RULES, f"one of {', '.join(INDEX_RULES)}"),
     "random_frames": SWITCH,
     "scale_in_decoder": SWITCH,
+    "max_num_patches": _count(MAX_PATCHES),
+    "patch_size": _count(MAX_SIDE),
     "do_sample_frames": SWITCH,
     "do_resize": SWITCH,
     "do_center_crop": SWITCH,
@@ -501,6 +520,16 @@ def _check_call(options: Any) -> None:
     if options["num_crops"] > 1 and not options["do_center_crop"]:
         crop = options["do_center_crop"]
         raise ValueError(f"num_crops={options['num_crops']} needs do_center_crop=True, got do_center_crop={crop}.")
+    no_edge = options["size"].shortest_edge is None and options["num_crops"] == 1 and options["do_resize"]
+    if options["scale_in_decoder"] and no_edge:
+        raise ValueError(f"scale_in_decoder=True needs a size of 'shortest_edge', got {dict(options['size'])}.")
+    patches = {name: options[name] for name in ("max_num_patches", "patch_size")}
+    if len({value is None for value in patches.values()}) > 1:
+        raise ValueError(f"max_num_patches and patch_size need each other, got {patches}.")
+    needed = {"do_center_crop": False, "scale_in_decoder": False}
+    wrong = {name: options[name] for name, value in needed.items() if options[name] != value}
+    if wrong and patches["max_num_patches"] is not None:
+        raise ValueError(f"max_num_patches={patches['max_num_patches']} needs {needed}, got {wrong}.")
 
 
 def _check_values(frames: torch.Tensor, options: Any) -> None:
@@ -552,6 +581,12 @@ def _sides(size: SizeDict) -> tuple[int, int]:
     if size.height is None or size.width is None:
         raise ValueError(f"crop_size must have 'height' and 'width', got {dict(size)}.")
     return size.height, size.width
+
+
+def _size_of_patches(height: int, width: int, most: int, side: int | None) -> SizeDict:
+    """Return the size that frames get from `max_num_patches` and `patch_size`, as transformers computes it."""
+    height, width = get_image_size_for_max_num_patches(height, width, side, most)
+    return SizeDict(height=height, width=width)
 
 
 def _resized(height: int, width: int, size: SizeDict) -> tuple[int, int]:
