@@ -23,6 +23,7 @@ from ..evaluation.prediction import count_share
 from ..evaluation.report_files import check_folder_can_be_made
 from ..evaluation.search import VideoIndex
 from ..markup import plain_line
+from ..model.class_features_ila import check_templates
 from .predict import interrupted_by_sigterm, print_summary
 
 
@@ -48,7 +49,11 @@ class IndexArguments(IndexOptions):
     )
     template: list[str] = field(
         default_factory=list,
-        metadata={"help": "what the words of a search are put into, such as 'a video of {}.'; default: the model's"},
+        metadata={
+            "help": "what the words of a search are put into, such as 'a video of {}.'; given several times their "
+            "features are averaged; actions: a set for actions; default: the model's own",
+            "action": "append",
+        },
     )
     videos: list[str] = field(
         default_factory=list, metadata={"help": "video files, folders, patterns, or lists with one video a line"}
@@ -71,8 +76,15 @@ class IndexArguments(IndexOptions):
         if not self.videos:
             raise ValueError("there is nothing to index: name video files, folders, patterns or lists.")
         require_checkpoint(self.source)
+        if self.templates is not None:
+            check_templates(self.templates)
         iter_videos(self.videos, root=self.root)  # which finds what is missing
         check_folder_can_be_made(Path(self.output))
+
+    @property
+    def templates(self) -> str | list[str] | None:
+        """Return the templates as models take them; None where none was given."""
+        return self.template[0] if len(self.template) == 1 else self.template or None
 
     @property
     def source(self) -> str:
@@ -88,7 +100,7 @@ def run(args: IndexArguments) -> int:
     rank = rank_from_environment()
     if args.drop or args.missing:
         return _drop(args) if rank.rank == 0 else 0
-    model, processor = load_for_index(args.source, args.template or None)
+    model, processor = load_for_index(args.source, args.templates)
     args = replace(args, device=args.device or rank.device())
     total = count_share(iter_videos(args.videos, root=args.root), rank)
     videos = iter_videos(args.videos, root=args.root)

@@ -18,6 +18,7 @@ from ..evaluation.inference import require_checkpoint
 from ..evaluation.search import Hit, VideoIndex, search_texts
 from ..files import atomic_write
 from ..markup import plain_line
+from ..model.class_features_ila import check_templates
 
 
 EXAMPLES = (
@@ -45,7 +46,11 @@ class SearchArguments:
     )
     template: list[str] = field(
         default_factory=list,
-        metadata={"help": "what texts are put into, such as 'a video of {}.'; default: those of the index"},
+        metadata={
+            "help": "what texts are put into, such as 'a video of {}.'; given several times their features are "
+            "averaged; actions: a set for actions; default: those of the index",
+            "action": "append",
+        },
     )
     model: str | None = field(
         default=None, metadata={"help": "where the model of the index lies now; default: where it lay"}
@@ -70,6 +75,8 @@ class SearchArguments:
         if self.all_windows and settings.get("window") is None:
             raise ValueError(f"--all_windows needs an index of windows; {self.index!r} has one row for each video.")
         require_checkpoint(self.source)
+        if self.templates is not None:
+            check_templates(self.templates)
 
     @property
     def index(self) -> str:
@@ -80,6 +87,11 @@ class SearchArguments:
     def texts(self) -> list[str]:
         """Return the texts that are looked for."""
         return self.words[1:]
+
+    @property
+    def templates(self) -> str | list[str] | None:
+        """Return the templates as models take them; None where none was given."""
+        return self.template[0] if len(self.template) == 1 else self.template or None
 
     @property
     def source(self) -> str:
@@ -93,12 +105,12 @@ class SearchArguments:
 def run(args: SearchArguments) -> int:
     """Search and print what was found."""
     index = VideoIndex(args.index)
-    model, processor = load_for_index(args.source, args.template or None)
+    model, processor = load_for_index(args.source)
     model = model.to(args.device or Rank().device())
     index.check(model, processor if args.video else None)
     found: list[tuple[str, list[Hit]]] = []
     if args.texts:
-        options: dict[str, Any] = {"templates": args.template or None, "all_windows": args.all_windows}
+        options: dict[str, Any] = {"templates": args.templates, "all_windows": args.all_windows}
         found += zip(args.texts, search_texts(index, model, args.texts, args.top_k, **options))
     for video in args.video:
         feature = feature_of_video(model, processor, video, index.settings)

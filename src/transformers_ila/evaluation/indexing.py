@@ -8,14 +8,17 @@ Eq. 8, in which the class names have no part.
 import hashlib
 import json
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PreTrainedConfig
+from transformers.utils.peft_utils import find_adapter_config_file
 
+from ..backbones.zero_shot import PLAIN, load_zero_shot
 from ..distributed import Rank
 from ..model.loading_ila import checkpoint_names
 from ..model.modeling_ila import IlaForVideoClassification
@@ -23,7 +26,15 @@ from ..model.video_processing_ila import IlaVideoProcessor
 from ..model.video_urls_ila import redact
 from .hashing import hash_tensors
 from .index_files import WHOLE, IndexWriter, open_parts, write_model
-from .inference import Network, evaluating, later_settings, load_trained, unit_features
+from .inference import (
+    Network,
+    evaluating,
+    later_settings,
+    load_trained,
+    named_in_errors,
+    require_checkpoint,
+    unit_features,
+)
 from .options import IndexOptions
 from .prediction import NamedVideo, Summary, own_share
 from .prediction_files import check_settings, video_id
@@ -203,12 +214,16 @@ def index_settings(
 def describe_tower(model: IlaForVideoClassification) -> dict[str, Any]:
     """Return what features of videos and texts depend on: the weights' hash, fields of the configuration, templates.
 
-    The classes of a model, their names, tokens and head, are not among them.
+    The classes of a model, their names, tokens and head, are not among them, and of the fields those that differ from
+    their defaults are named, so that a field that comes new with a later version changes nothing.
     """
     digest = hashlib.sha256()
     names = checkpoint_names(model.state_dict())
     hash_tensors(digest, {name: names[name] for name in names if not name.startswith(CLASSES)})
-    fields = _flat("config", model.config.to_diff_dict())
+    config = model.config
+    parts = {"config": config, "vision_config": config.vision_config, "text_config": config.text_config}
+    diffs = {name: {} if part is None else part.to_diff_dict() for name, part in parts.items()}
+    fields = _flat("", {**diffs, "config": {k: v for k, v in diffs["config"].items() if k not in parts}})
     templates = getattr(model.config, "label_templates", None)
     described = {"dimension": model.config.projection_dim, "tower": digest.hexdigest(), "templates": templates}
     return {**described, **fields}
@@ -216,26 +231,24 @@ def describe_tower(model: IlaForVideoClassification) -> dict[str, Any]:
 
 def describe_frames(processor: IlaVideoProcessor) -> dict[str, Any]:
     """Return the settings of a processor, by which frames are chosen and become pixels."""
-    return _flat("processor", processor.to_dict())
+    return _flat("", {"processor": processor.to_dict()})
 
 
 def _flat(prefix: str, values: dict[str, Any]) -> dict[str, Any]:
-    """Return a dictionary of dictionaries as one of `prefix.field`, without what features do not depend on."""
+    """Return a dictionary of dictionaries as one of `outer.inner`, without what features do not depend on."""
     found: dict[str, Any] = {}
     for name, value in values.items():
-        if name in NOT_OF_FEATURES:
-            continue
         if isinstance(value, dict):
-            found |= _flat(f"{prefix}.{name}", value)
-        else:
-            found[f"{prefix}.{name}"] = value
+            found |= _flat(f"{prefix}{name}.", value)
+        elif value is not None and name not in NOT_OF_FEATURES:
+            found[prefix + name] = value
     return found
 
 
 # -- models ----------------------------------------------------------------------------------------------------------
 
 
-def load_for_index(source: str | Path, templates: list[str] | None = None) -> tuple[Any, IlaVideoProcessor]:
+def load_for_index(source: str | Path, templates: str | Sequence[str] | None = None) -> tuple[Any, IlaVideoProcessor]:
     """Load a model that gives features of videos, and of texts if it has a text tower, with its processor.
 
     Args:
@@ -246,6 +259,15 @@ def load_for_index(source: str | Path, templates: list[str] | None = None) -> tu
         ValueError: another kind of model, or templates for a model without a text tower.
         OSError: no such checkpoint.
     """
+    require_checkpoint(source)
+    if find_adapter_config_file(source) is not None:
+        if templates is not None:
+            raise ValueError(f"{str(source)!r} is an adapter, which takes no templates: {templates!r}.")
+        return load_trained(source)
+    with named_in_errors(source):
+        kind = PreTrainedConfig.get_config_dict(source)[0].get("model_type")
+        if templates is not None or kind in PLAIN:
+            return load_zero_shot(source, templates=templates)
     return load_trained(source)
 
 

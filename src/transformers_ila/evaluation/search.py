@@ -111,7 +111,7 @@ class VideoIndex:
         """
         given = describe_tower(model) | ({} if processor is None else describe_frames(processor))
         given = json.loads(json.dumps(given, default=str))
-        checked = ("config.", "processor.") if processor is not None else ("config.",)
+        checked = ("config.", "vision_config.", "text_config.", *(("processor.",) if processor is not None else ()))
         names = {name for name in self.settings if name.startswith(checked)} | given.keys() - {"templates"}
         differ = [
             f"{name} {self.settings.get(name)!r}, now {given.get(name)!r}"
@@ -376,8 +376,8 @@ def search_texts(
     Raises:
         ValueError: a model without a text tower, or another than that of the index.
     """
-    if not hasattr(model, "encode_texts"):
-        raise ValueError(f"A {type(model).__name__} knows no words; ask by an example video.")
+    if not getattr(model.config, "has_text_tower", False):
+        raise ValueError(f"This {type(model).__name__} has no text tower and reads no words; ask by an example video.")
     index.check(model)
-    templates = index.settings.get("templates") if templates is None else templates
-    return index.search(model.encode_texts(list(texts), templates), top_k, all_windows=all_windows)
+    chosen = templates or index.settings.get("templates") or "{}"  # the model's own may be others by now
+    return index.search(model.encode_texts(list(texts), chosen), top_k, all_windows=all_windows)
