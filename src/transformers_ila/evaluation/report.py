@@ -291,7 +291,6 @@ def fingerprint(model: IlaForVideoClassification) -> str:
 def describe_model(model: IlaForVideoClassification, device: torch.device) -> dict[str, Any]:
     """Return what a report says of a model.
 
-
     Returns:
         name, revision, labels (how many classes), fingerprint, dtype of the weights, device that computed; tower
         (`describe_tower`); templates in which the class names were read, None for bare names or no text head; and
