@@ -26,7 +26,7 @@ try:
     from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model_state_dict
     from peft.utils import load_peft_weights
 except ImportError as error:
-    raise ImportError("Adapters need PEFT: pip install 'transformers-ila[peft]'.") from error
+    raise ImportError("Adapters need PEFT: pip install 'transformers-ila[lora]'.") from error
 
 
 BASE_FILE = "adapter_base.safetensors"
