@@ -91,6 +91,7 @@ WORKS = {
     "mit_num_hidden_layers": (0, {}),
     "mit_num_attention_heads": (2, {}),
     "mit_intermediate_size": (40, {}),
+    "normalize_frames": (True, {"mit_num_hidden_layers": 0}),
     "shift_division": (4, {"temporal_module": "shift"}),
     "ata_dealignment": (False, {"temporal_module": "ata"}),
     "gta_groups": (4, {"temporal_module": "gta"}),
@@ -123,6 +124,7 @@ OF_A_DECODER = {
     "decoder_num_attention_heads": (2, {}),
 }
 SHOWN_ELSEWHERE = {
+    "label_templates": "tests/model/test_zero_shot.py",
     "image_normalization": "test_the_normalisation_reaches_the_processor",
     "weights_origin": "tests/hub/test_cards.py",
     "problem_type": "test_only_classes_are_learned",
@@ -207,6 +209,8 @@ IDLE = [
     *(("ila", LINEAR, name, WORKS[name][0]) for name in ("prompt_hidden_act", "prompt_attention_dropout")),
     ("ila", LINEAR, "prompt_projection_dropout", 0.5),
     ("ila", LINEAR, "class_features", "embeddings"),
+    ("ila", LINEAR, "label_templates", ["a {}"]),
+    ("ila", {}, "normalize_frames", True),
     ("ila", LINEAR, "logit_scale_init_value", 1.0),
     ("ila", LINEAR, "freeze_text_model", False),
     ("ila", {"class_features": "embeddings"}, "freeze_text_model", False),

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from transformers_ila.model.configuration_ila import PLAIN_CLIP
 from transformers_ila.model.temporal_ila import TEMPORAL_MODULES
 
 
@@ -29,6 +30,7 @@ HEADS: dict[str, dict[str, Any]] = {
     "names as they are": {"use_video_prompt": False},
     "trained names": {"freeze_text_model": False},
     "mean of the frames": {"mit_num_hidden_layers": 0},
+    "CLIP alone": PLAIN_CLIP,
     "one frame": {"num_frames": 1},
     "two frames": {"num_frames": 2},
 }

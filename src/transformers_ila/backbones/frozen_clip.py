@@ -376,11 +376,13 @@ class FrozenClipForVideoClassification(IlaForVideoClassification):
         self,
         pixel_values: torch.Tensor,
         interpolate_pos_encoding: bool = False,
+        normalize: bool = False,
         output_hidden_states: bool | int | list[int] | None = None,
         **kwargs: Any,
     ) -> IlaVisionModelOutput:
-        """Compute the query after the decoder: (B, T, C, H, W) -> `pooler_output` (B, D).
+        """Compute the query after the decoder: (B, T, C, H, W) -> `pooler_output` (B, D), no `frame_embeds`.
 
+        normalize: bring it to unit length.
         output_hidden_states: all of the tower's, or those of these indices, with None in the others' places.
         """
         if interpolate_pos_encoding:
@@ -402,7 +404,7 @@ class FrozenClipForVideoClassification(IlaForVideoClassification):
             states = tuple(state if index in kept else None for index, state in enumerate(states))
         return IlaVisionModelOutput(
             last_hidden_state=outputs.last_hidden_state,
-            pooler_output=query,
+            pooler_output=F.normalize(query, dim=-1) if normalize else query,
             alignment_loss=torch.stack(losses).sum() if losses else None,
             hidden_states=states if wanted or indices is not None else None,
             attentions=outputs.attentions,

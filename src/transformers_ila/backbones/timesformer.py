@@ -20,6 +20,7 @@ from typing import Any, Literal
 import torch
 from huggingface_hub.dataclasses import strict
 from torch import nn
+from torch.nn import functional as F
 from transformers import TimesformerConfig, TimesformerForVideoClassification, TimesformerModel
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.timesformer.modeling_timesformer import (
@@ -372,10 +373,17 @@ class AlignedTimesformerForVideoClassification(NamedClasses, _AlignedTimesformer
         self.post_init()
 
     @can_return_tuple
-    def get_video_features(self, pixel_values: torch.Tensor, **kwargs: Any) -> AlignedTimesformerOutput:
-        """Compute the features of the class token, not normalised: (B, T, C, H, W) -> `pooler_output` (B, D)."""
+    def get_video_features(
+        self, pixel_values: torch.Tensor, normalize: bool = False, **kwargs: Any
+    ) -> AlignedTimesformerOutput:
+        """Compute the features of the class token: (B, T, C, H, W) -> `pooler_output` (B, D).
+
+        normalize: bring them to unit length, which `classify` does not take.
+        """
         outputs = self.timesformer(pixel_values, return_dict=True, **kwargs)
         outputs.pooler_output = outputs.last_hidden_state[:, 0]
+        if normalize:
+            outputs.pooler_output = F.normalize(outputs.pooler_output, dim=-1)
         return outputs
 
     def classify(self, video_outputs: AlignedTimesformerOutput) -> torch.Tensor:

@@ -19,10 +19,55 @@ from transformers.utils import logging
 
 from .class_names_ila import check_labels, names_of, numbered_names
 from .configuration_ila import IlaConfig
-from .validation_ila import require_classification
+from .numerics_ila import at_least_float32
+from .validation_ila import require_classification, require_templates
 
 
 logger = logging.get_logger(__name__)
+
+# Sentences for actions in videos, `templates="actions"`: in the words of captions, which CLIP has read, for names that
+# are verbs ("juggling") and names that are things ("a parade").
+ACTION_TEMPLATES = (
+    "{}",
+    "a video of {}.",
+    "a video of a person {}.",
+    "a video of people {}.",
+    "a clip that shows {}.",
+    "a short clip of someone {}.",
+    "footage of {}.",
+    "a frame of a video about {}.",
+    "a photo of {}.",
+    "a photo of a person {}.",
+    "a person is {}.",
+    "this is {}.",
+)
+BARE_NAME = ("{}",)  # the template of no template
+CLASS_BUFFERS = ("class_input_ids", "class_embeds")  # of which a model has one
+TEXTS_AT_ONCE = 256  # what the text tower encodes in one go
+
+
+# -- names to sentences -----------------------------------------------------------------------------------------------
+
+
+def check_templates(templates: str | Sequence[str]) -> list[str]:
+    """Return the sentences in which names are read, as a list.
+
+    Args:
+        templates: one sentence or several, each with one `{}` for the name; or "actions", for `ACTION_TEMPLATES`.
+
+    Raises:
+        ValueError: no sentence, one without exactly one `{}` or with other braces, or one that repeats.
+    """
+    if templates == "actions":
+        return list(ACTION_TEMPLATES)
+    given = [templates] if isinstance(templates, str) else templates
+    require_templates(given, "templates")
+    return [str(template) for template in given]
+
+
+def fill_in(templates: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Return all names in the first template, then all in the second, and so on: M templates, K names -> M * K."""
+    return [template.replace("{}", name) for template in templates for name in names]
 
 
 # -- names to tokens --------------------------------------------------------------------------------------------------
@@ -52,33 +97,61 @@ def _no_tokenizer(path: Any) -> str:
     )
 
 
+def tokenize_texts(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> torch.Tensor:
+    """Tokenise texts as CLIP reads them, padded to the text tower's length: N texts -> (N, length).
+
+    Longer ones are cut, and a warning names them.
+
+    Raises:
+        ValueError: text that UTF-8 cannot hold, or a tokenizer of another text tower.
+    """
+    length = config.max_position_embeddings
+    broken = [text for text in texts if text != text.encode("utf-8", "replace").decode()]
+    if broken:
+        raise ValueError(f"`labels` and texts must be text that UTF-8 can hold, got {broken}.")
+    lengths = [len(ids) for ids in tokenizer(texts)["input_ids"]]
+    _warn_of_cut_texts([(text, count) for text, count in zip(texts, lengths) if count > length], length)
+    encoded = tokenizer(texts, padding="max_length", truncation=True, max_length=length, return_tensors="pt")
+    end = config.eos_token_id  # where CLIPTextModel reads the feature; 2 is CLIP's old sign for "the highest id"
+    if end != 2 and not (encoded["input_ids"] == end).any(-1).all():
+        raise ValueError(f"The tokenizer does not end texts with the text tower's `eos_token_id`, {end}.")
+    return encoded["input_ids"]
+
+
+def _warn_of_cut_texts(cut: list[tuple[str, int]], length: int) -> None:
+    """Warn of texts, each with its number of tokens, that are longer than the text tower reads."""
+    if cut:
+        shown = [(text if len(text) <= 60 else f"{text[:57]}...", count) for text, count in cut[:3]]
+        named = ", ".join(f"{text!r} ({count} tokens)" for text, count in shown)
+        more = f" and {len(cut) - 3} more" if len(cut) > 3 else ""
+        logger.warning(f"Texts are cut to the {length} tokens that the text tower reads: {named}{more}.")
+
+
 def tokenize_labels(
-    labels: Sequence[str], tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig
+    labels: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase,
+    config: PreTrainedConfig,
+    templates: Sequence[str] = BARE_NAME,
 ) -> torch.Tensor:
-    """Tokenise class names as CLIP reads them, the bare name padded to the text tower's length: (K, length).
+    """Tokenise class names as CLIP reads them, in each of M templates: (M * K, length), the first template's first.
 
     Raises:
         ValueError: a tokenizer of another text tower, or names that it reads alike, such as "Walk" and "walk".
     """
     names, length = check_labels(labels), config.max_position_embeddings
-    broken = [name for name in names if name != name.encode("utf-8", "replace").decode()]
-    if broken:
-        raise ValueError(f"`labels` must be text that UTF-8 can hold, got {broken}.")
-    longest = max(len(ids) for ids in tokenizer(names)["input_ids"])
-    if longest > length:
-        logger.warning(f"Class names are cut to {length} tokens; the longest has {longest}.")
-    encoded = tokenizer(names, padding="max_length", truncation=True, max_length=length, return_tensors="pt")
-    end = config.eos_token_id  # where CLIPTextModel reads the feature; 2 is CLIP's old sign for "the highest id"
-    if end != 2 and not (encoded["input_ids"] == end).any(-1).all():
-        raise ValueError(f"The tokenizer does not end texts with the text tower's `eos_token_id`, {end}.")
-    alike = alike_tokens(encoded["input_ids"], config)
-    if alike is not None:
-        cut = f", of which it keeps {length} tokens" if longest > length else ""
-        raise ValueError(
-            f"`labels` must be names that the tokenizer can tell apart, but it reads {names[alike[0]]!r} and "
-            f"{names[alike[1]]!r} alike{cut}: the two classes would always get the same score."
-        )
-    return encoded["input_ids"]
+    input_ids = tokenize_texts(fill_in(templates, names), tokenizer, config)
+    for template, rows in zip(templates, input_ids.split(len(names))):
+        alike = alike_tokens(rows, config)
+        if alike is not None:
+            first, second = (names[index] for index in alike)
+            counts = [len(ids) for ids in tokenizer(fill_in([template], [first, second]))["input_ids"]]
+            where = "" if template == "{}" else f" in {template!r}"
+            cut = f", of which it keeps {length} tokens" if max(counts) > length else ""
+            raise ValueError(
+                f"`labels` must be names that the tokenizer can tell apart, but it reads {first!r} and {second!r} "
+                f"alike{where}{cut}: the two classes would always get the same score."
+            )
+    return input_ids
 
 
 def end_of_text(input_ids: torch.Tensor, config: PreTrainedConfig) -> torch.Tensor:
@@ -147,6 +220,7 @@ class ClassTextFeatures:
     _buffers: Any
     _name_classes: Any
     _require_text_head: Any
+    _required_tokenizer: Any
     _require_text_tower: Any
     _kept_class_features: torch.Tensor | None
     # They are in no checkpoint, and each process computes its own, so DistributedDataParallel need not send them.
@@ -193,6 +267,7 @@ class ClassTextFeatures:
                 "first token of such a row is read."
             )
         self._name_classes(names)
+        self.config.label_templates = None
         self._use_class_features("tokens", "class_input_ids", F.pad(ids, (0, limit - ids.shape[1])))
 
     def set_class_embeddings(self, embeds: torch.Tensor, labels: Iterable[str] | None = None) -> None:
@@ -226,7 +301,47 @@ class ClassTextFeatures:
                 raise ValueError(f"`embeds` must be {allowed}, those of class {names[row]!r} (row {row}) are not.")
         _refuse_alike("embeds", alike_features(embeds), names)
         self._name_classes(names)
+        self.config.label_templates = None
         self._use_ready_features(embeds)
+
+    def encode_texts(self, texts: Sequence[str], templates: str | Sequence[str] | None = None) -> torch.Tensor:
+        """Compute the features of texts, of unit length and without gradients: N texts -> (N, E).
+
+        They are what the classes' features are for the same templates, and are compared with the video features of
+        `get_video_features(..., normalize=True)`. Many texts are encoded in chunks.
+
+        Args:
+            texts: any sentences; longer ones than the text tower reads are cut, and a warning names them.
+            templates: as in `set_labels`, by default those in which the class names are read
+                (`config.label_templates`); "{}" reads the texts as they are.
+
+        Raises:
+            ValueError: no text head, no text tower, no tokenizer, no list of strings, or templates that are none.
+        """
+        self._require_text_head("encode_texts")
+        self._require_text_tower("encode_texts")
+        chosen = self._templates(templates)
+        given = [texts] if isinstance(texts, (str, bytes)) else list(texts)
+        if isinstance(texts, (str, bytes)) or not all(isinstance(text, str) for text in given):
+            raise ValueError(f"`texts` must be a list of strings, got {texts!r}.")
+        if not given:
+            return self.logit_scale.detach().new_empty(0, self.config.projection_dim)
+        ids = tokenize_texts(fill_in(chosen, given), self._required_tokenizer(), self.config.text_config)
+        return self._encode_averaged(ids, len(chosen))
+
+    def _templates(self, templates: str | Sequence[str] | None) -> list[str]:
+        """Return the templates given, else those in which the present names are read."""
+        return check_templates(templates) if templates is not None else [*(self.config.label_templates or BARE_NAME)]
+
+    def _encode_averaged(self, input_ids: torch.Tensor, templates: int) -> torch.Tensor:
+        """Encode tokens and average over the templates as CLIP does: (M * N, length) -> (N, E) of unit length."""
+        ids = input_ids.to(self._class_device())
+        with self._reading_texts():
+            chunks = [self.get_text_features(self._shortest(part)).pooler_output for part in ids.split(TEXTS_AT_ONCE)]
+            features = torch.cat(chunks)
+            unit = F.normalize(at_least_float32(features), dim=-1)
+            mean = unit.unflatten(0, (templates, -1)).mean(0) if templates > 1 else unit
+            return F.normalize(mean, dim=-1).to(features)
 
     def _checked_names(self, count: int, labels: Iterable[str] | None) -> list[str]:
         """Return the names of `count` classes: those given, else the present ones, or numbers for another count."""
@@ -247,13 +362,18 @@ class ClassTextFeatures:
     def _use_class_features(
         self, kind: Literal["tokens", "embeddings", "merged"], name: str, tensor: torch.Tensor
     ) -> None:
-        old = [self._buffers.pop(buffer, None) for buffer in ("class_input_ids", "class_embeds")]
-        device = next(buffer.device for buffer in old if buffer is not None)  # weights may be offloaded, buffers stay
+        device = self._class_device()
+        for buffer in CLASS_BUFFERS:
+            self._buffers.pop(buffer, None)
         self.register_buffer(name, tensor.to(device))
         self.config.class_features = kind
         if kind != "tokens":
             self.config.freeze_text_model = True  # nothing passes through that tower any more
         self.refresh_class_features()
+
+    def _class_device(self) -> torch.device:
+        """Return the device that texts are encoded on: weights may be offloaded, buffers stay."""
+        return next(buffer.device for name in CLASS_BUFFERS if (buffer := self._buffers.get(name)) is not None)
 
     def _has_placeholders(self) -> bool:
         ids = self._buffers.get("class_input_ids")
@@ -349,12 +469,19 @@ class ClassTextFeatures:
 
     def _compute_class_features(self) -> torch.Tensor:
         """Compute the features without gradients, autocast and dropout: (K, E) in the dtype of the weights."""
+        with self._reading_texts():
+            return self._encode_classes()
+
+    @contextmanager
+    def _reading_texts(self) -> Iterator[None]:
+        """Let the text tower compute without gradients, autocast and dropout in this block."""
         modes = [(module, module.training) for module in self.text_model.modules()]
+        device = self._class_device().type
         try:
             self.text_model.eval()
-            device = "cpu" if self.class_input_ids.is_meta else self.class_input_ids.device.type
-            with torch.inference_mode(False), torch.no_grad(), torch.autocast(device, enabled=False):
-                return self._encode_classes()
+            with torch.inference_mode(False), torch.no_grad():
+                with torch.autocast("cpu" if device == "meta" else device, enabled=False):
+                    yield
         finally:
             for module, training in modes:
                 module.training = training

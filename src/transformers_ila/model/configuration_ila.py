@@ -11,6 +11,7 @@ compares all three. A field that has no effect beside the others may only have i
 
 import copy
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, Literal
@@ -19,7 +20,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import CLIPConfig, CLIPTextConfig, CLIPVisionConfig, PreTrainedConfig
 
 from .class_names_ila import names_of, settle_label_fields, with_label_arguments, without_label_fields
-from .loading_ila import config_dict_of_vit
+from .loading_ila import HUB_KWARGS, config_dict_of_vit
 from .validation_ila import (
     ALIGNING,
     ALIGNMENT_USES,
@@ -38,6 +39,7 @@ from .validation_ila import (
     require_classification,
     require_effects,
     require_sizes,
+    require_templates,
     require_tower,
     validate_transformer,
     with_defaults,
@@ -77,6 +79,14 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 
+# What leaves of ILA's network CLIP alone, whose features of the frames are averaged.
+PLAIN_CLIP = {
+    "temporal_module": "none",
+    "mit_num_hidden_layers": 0,
+    "normalize_frames": True,
+    "use_video_prompt": False,
+}
+
 # Fields that decide which network a checkpoint is of; its file says so, whatever a later default becomes.
 ALWAYS_SAVED = ("temporal_module", "alignment_fusion")
 
@@ -113,6 +123,67 @@ def validated(loaded: Any) -> Any:
     """Validate what a `from_dict` returns, a configuration or one with unused arguments, and return it unchanged."""
     (loaded[0] if isinstance(loaded, tuple) else loaded).validate()
     return loaded
+
+
+def zero_shot_arguments(kind: Any, path: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return arguments of `from_pretrained` with which a checkpoint recognises words that it was not trained on.
+
+    A CLIP checkpoint is read as CLIP alone (`PLAIN_CLIP`), an ILA checkpoint keeps its own network.
+
+    Args:
+        kind: the class of the model's configuration.
+        path: folder or Hub id of the checkpoint.
+        given: the caller's arguments.
+
+    Raises:
+        ValueError: a checkpoint or a model without CLIP's text tower, or fields of another network.
+    """
+    source = {name: given[name] for name in HUB_KWARGS if name in given}
+    stored = {} if path is None else PreTrainedConfig.get_config_dict(path, **source)[0]
+    found, is_clip = stored.get("model_type"), stored.get("model_type") == "clip"
+    if found not in ("clip", "ila"):
+        raise ValueError(
+            f"`zero_shot=True` needs CLIP's text tower; {str(path)!r} is of `model_type` {found!r}, allowed: 'clip', "
+            "'ila'."
+        )
+    network: dict[str, Any] = {"classification_head": "text", "class_features": "tokens", **PLAIN_CLIP}
+    if not is_clip:
+        own = _flat(kind.from_dict(without_label_fields(stored)).to_dict())
+        network = {name: own[name] for name in network}
+    if "linear" in (kind.classification_head, network["classification_head"]):
+        raise ValueError(
+            f"`zero_shot=True` needs a text head, {kind.__name__ if is_clip else repr(str(path))} has a linear one, "
+            "which knows the classes that it was trained on."
+        )
+    if network["class_features"] == "merged":
+        raise ValueError(
+            f"`zero_shot=True` needs the text tower, which {str(path)!r} has no more (`merge_text_tower`): load the "
+            "checkpoint from before, or give other classes' text features to `set_class_embeddings`."
+        )
+    config, plain = given.get("config"), PLAIN_CLIP if is_clip else {}
+    if isinstance(config, (str, os.PathLike)):
+        config = kind.from_dict(kind.get_config_dict(config)[0]) if _type_at(config) == "ila" else None
+    elif config is not None and config.model_type == "clip":
+        config = kind.from_dict(config.to_dict(), **plain)
+        given = {**given, "config": config}
+    asked = _flat(given if config is None else config.to_dict())
+    other = {name: asked[name] for name, value in network.items() if asked.get(name, value) != value}
+    if other:
+        raise ValueError(
+            f"`zero_shot=True` takes {str(path)!r} as it is, with { ({name: network[name] for name in other}) }; got "
+            f"{other}. Leave these fields out, or load without `zero_shot` and train."
+        )
+    return {**given, **({} if config is not None else plain)}
+
+
+def _type_at(path: Any) -> Any:
+    return PreTrainedConfig.get_config_dict(path)[0].get("model_type")
+
+
+def _flat(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return fields of a configuration and, beside them, those of its vision tower."""
+    vision = fields.get("vision_config") or {}
+    return {**(vision if isinstance(vision, dict) else vision.to_dict()), **fields}
 
 
 @strict
@@ -156,6 +227,8 @@ class IlaVisionConfig(CLIPVisionConfig):
         alignment_eta, alignment_delta, alignment_beta: Eq. 6: weight at the point, radius of the flat top, slope.
         alignment_jitter: in training, masks are the mean over the points moved by this much in nine directions.
         mit_num_hidden_layers: layers of the frame integration (Eq. 8); 0 averages the frames instead.
+        normalize_frames: without frame integration: bring every frame's feature to unit length before the average, and
+            that too, as plain CLIP is used on videos.
         mit_num_attention_heads, mit_intermediate_size: `None` for E / 64 heads (one head where E is no multiple of 64)
             and 4 E, E being `projection_dim`.
         shift_division: of "shift": one channel in so many comes from the frame before, as many from the one after.
@@ -190,6 +263,7 @@ class IlaVisionConfig(CLIPVisionConfig):
     alignment_beta: float | int = 1.5
     alignment_jitter: float | int = 0.2
     mit_num_hidden_layers: int = 1
+    normalize_frames: bool = False
     mit_num_attention_heads: int | None = None
     mit_intermediate_size: int | None = None
     shift_division: int = 8
@@ -330,6 +404,9 @@ class IlaConfig(CLIPConfig):
         class_features: "tokens": class names go through the text tower. "embeddings": ready text features are stored
             (`IlaForVideoClassification.set_class_embeddings`). "merged": they are, and there is no text tower
             (`IlaForVideoClassification.merge_text_tower`).
+        label_templates: sentences in which the text head reads the class names, each with one `{}` for the name;
+            features of several are averaged and stored. `None` reads the bare names. What `set_labels` is given later
+            is read the same way (`IlaForVideoClassification.set_labels`).
         classifier_dropout: of the linear head.
         alignment_loss_weight: gamma of Section 3.3.
         label_smoothing: of the classification loss, in training mode. Not `TrainingArguments.label_smoothing_factor`,
@@ -380,6 +457,7 @@ class IlaConfig(CLIPConfig):
     freeze_text_model: bool = True
     freeze_vision_model: bool = False
     class_features: Literal["tokens", "embeddings", "merged"] = "tokens"
+    label_templates: list[str] | tuple[str, ...] | None = None
     classifier_dropout: float | int = 0.5
     alignment_loss_weight: float | int = 1.0
     label_smoothing: float | int = 0.0
@@ -520,6 +598,11 @@ class IlaConfig(CLIPConfig):
     def validate_labels(self) -> None:
         """Raise a ValueError unless `id2label` and `label2id` say one list of class names, numbered from 0."""
         names_of(self)
+
+    def validate_templates(self) -> None:
+        """Raise a ValueError unless `label_templates` are sentences with one place for a name."""
+        if self.label_templates is not None:
+            require_templates(self.label_templates, "label_templates")
 
     @classmethod
     def paper(cls, size: str | None = None, **kwargs: Any) -> "IlaConfig":

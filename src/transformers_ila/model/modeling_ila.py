@@ -15,7 +15,7 @@ Shapes: `B` videos, `V` views, `T` frames, `h`, `w` patch rows and columns, `L` 
 
 import copy
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -35,14 +35,17 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import capture_outputs
 
 from .class_features_ila import (
+    BARE_NAME,
+    CLASS_BUFFERS,
     ClassTextFeatures,
+    check_templates,
     load_tokenizer,
     placeholder_class_input_ids,
     random_class_embeds,
     tokenize_labels,
 )
 from .class_names_ila import check_labels, explicit_class_names, names_of, row_order, settle_label_fields
-from .configuration_ila import IlaConfig, IlaVisionConfig
+from .configuration_ila import IlaConfig, IlaVisionConfig, zero_shot_arguments
 from .layers_ila import IlaVisionEncoder
 from .loading_ila import HUB_KWARGS, FramePositions, PatchProjection
 from .named_classes_ila import NamedClasses, refuse_other_classes
@@ -257,15 +260,29 @@ class IlaModel(IlaPreTrainedModel):
         self,
         pixel_values: torch.Tensor,
         interpolate_pos_encoding: bool = False,
+        normalize: bool = False,
         **kwargs: Unpack[TransformersKwargs],
     ) -> IlaVisionModelOutput:
-        """Compute the video features v of Eq. 8, not normalised: (B, T, C, H, W) -> `pooler_output` (B, E)."""
+        """Compute the video features v of Eq. 8: (B, T, C, H, W) -> `pooler_output` (B, E), `frame_embeds` (B, T, E).
+
+        normalize: bring both to unit length, so that their products with text features of unit length are cosines.
+            Without it the video features have unit length only with `config.vision_config.normalize_frames`, and the
+            frames' never.
+        """
         kwargs.pop("return_dict", None)
         outputs = self.vision_model(
             pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, return_dict=True, **kwargs
         )
         frames = self.visual_projection(outputs.pooler_output)  # (B, T, E)
-        outputs.pooler_output = frames.mean(1) if self.mit is None else self.mit(frames).pooler_output
+        outputs.frame_embeds = F.normalize(frames, dim=-1) if normalize else frames
+        if self.mit is not None:
+            outputs.pooler_output = self.mit(frames).pooler_output
+        elif self.config.vision_config.normalize_frames:
+            outputs.pooler_output = F.normalize(F.normalize(frames, dim=-1).mean(1), dim=-1)
+        else:
+            outputs.pooler_output = frames.mean(1)
+        if normalize:
+            outputs.pooler_output = F.normalize(outputs.pooler_output, dim=-1)
         return outputs
 
     @can_return_tuple
@@ -274,9 +291,10 @@ class IlaModel(IlaPreTrainedModel):
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
+        normalize: bool = False,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPooling:
-        """Compute the text features c, not normalised: (K, length) -> `pooler_output` (K, E).
+        """Compute the text features c: (K, length) -> `pooler_output` (K, E), with `normalize` of unit length.
 
         Raises:
             ValueError: where there is no text tower (`classification_head="linear"`, or it was merged).
@@ -290,6 +308,8 @@ class IlaModel(IlaPreTrainedModel):
             input_ids, attention_mask=attention_mask, position_ids=position_ids, return_dict=True, **kwargs
         )
         outputs.pooler_output = self.text_projection(outputs.pooler_output)
+        if normalize:
+            outputs.pooler_output = F.normalize(outputs.pooler_output, dim=-1)
         return outputs
 
     def _require_text_tower(self, caller: str) -> None:
@@ -367,6 +387,16 @@ class IlaModel(IlaPreTrainedModel):
         return loss if alignment_loss is None or not weight else loss + weight * alignment_loss.to(loss)
 
 
+def _refuse_missing_weights(path: Any, info: dict[str, Any]) -> None:
+    """Raise a ValueError where a checkpoint lacks weights of the network that it was loaded into."""
+    drawn = {*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])} - {*CLASS_BUFFERS}
+    if drawn:
+        raise ValueError(
+            f"`zero_shot=True` needs all weights of the network, and {str(path)!r} lacks {len(drawn)}, such as "
+            f"{sorted(drawn)[:3]}: drawn at random they recognise nothing."
+        )
+
+
 class IlaForVideoClassification(NamedClasses, ClassTextFeatures, IlaModel):
     """Classify videos by a text head (classes are names) or a linear head (classes are numbers)."""
 
@@ -409,9 +439,15 @@ class IlaForVideoClassification(NamedClasses, ClassTextFeatures, IlaModel):
         *model_args: Any,
         labels: Iterable[str] | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
+        zero_shot: bool = False,
+        templates: str | Sequence[str] | None = None,
         **kwargs: Any,
     ) -> Any:
         """Load an ILA, CLIP or ViT checkpoint, optionally for other classes.
+
+        ```python
+        model = IlaForVideoClassification.from_pretrained(clip, labels=["juggling", "waving"], zero_shot=True)
+        ```
 
         Args:
             pretrained_model_name_or_path: folder or Hub id of an ILA or CLIP checkpoint, or of an ImageNet ViT
@@ -419,38 +455,74 @@ class IlaForVideoClassification(NamedClasses, ClassTextFeatures, IlaModel):
             labels: class names, in the order of the logits. Sets `id2label` and `label2id`, and the text head's
                 tokens; `id2label`, `label2id` or a `config` with other names than the checkpoint's do the same.
             tokenizer: of the text tower, or where to load it from; by default the checkpoint's own.
+            zero_shot: recognise `labels` without training. A CLIP checkpoint becomes CLIP alone, on every frame, whose
+                features of unit length are averaged (`temporal_module="none"`, `mit_num_hidden_layers=0`,
+                `normalize_frames=True`, `use_video_prompt=False`); an ILA checkpoint with a text head keeps its own
+                network. Without `labels` no class has a meaning until `set_labels`; features need none.
+            templates: the sentences in which class names are read, as in `set_labels`.
             kwargs: of `PreTrainedModel.from_pretrained`, and any configuration field. With
                 `ignore_mismatched_sizes=True` a head that has learned other classes starts anew; a warning says so.
 
         Raises:
             ValueError: names that contradict each other, or are no different, non-empty strings; other names than a
                 linear head or ready text features have; names for a text head without a tokenizer, or names that it
-                reads alike; a text head for a ViT.
+                reads alike; a text head for a ViT; templates without a text tower; with `zero_shot` fields of another
+                network, no text tower, or weights that the checkpoint lacks.
         """
-        wants_info = kwargs.pop("output_loading_info", False)
+        path, wants_info = pretrained_model_name_or_path, kwargs.pop("output_loading_info", False)
+        if templates is None:
+            templates = kwargs.pop("label_templates", None)
+        elif "label_templates" in kwargs:
+            raise ValueError("`templates` and `label_templates` are two names of one thing; give one of them.")
+        if zero_shot:
+            kwargs = zero_shot_arguments(cls.config_class, path, kwargs)
         model, info = super().from_pretrained(
-            pretrained_model_name_or_path,
+            path,
             *model_args,
             labels=labels,
             tokenizer=tokenizer,
+            templates=None if templates is None else check_templates(templates),
+            anew=zero_shot and labels is not None,
             output_loading_info=True,
             **kwargs,
         )
-        if model._has_placeholders() and "class_input_ids" in info["missing_keys"]:  # CLIP's own may name classes
+        if zero_shot:
+            _refuse_missing_weights(path, info)
+        if model._has_placeholders():  # CLIP's own may name classes, and other templates wait for the names
             names = explicit_class_names(model.config) if model._find_tokenizer() is not None else None
-            if names is not None:
+            if names is not None and (templates is not None or "class_input_ids" in info["missing_keys"]):
                 model.set_labels(names)
-        model._warn_of_classes(info["missing_keys"])
+        if not (zero_shot and "class_input_ids" in info["missing_keys"]):  # no words were asked for
+            model._warn_of_classes(info["missing_keys"])
         return (model, info) if wants_info else model
 
     @classmethod
-    def _load_weights(cls, *args: Any, tokenizer: Any = None, **kwargs: Any) -> Any:
+    def _load_weights(
+        cls, path: Any, *args: Any, tokenizer: Any = None, templates: Any = None, anew: bool = False, **kwargs: Any
+    ) -> Any:
+        """Load the weights; classes whose names are to be read in other sentences, or `anew`, become placeholders."""
         source = {name: kwargs[name] for name in HUB_KWARGS if name in kwargs}
-        model, info = super()._load_weights(*args, **kwargs)
+        model, info = super()._load_weights(path, *args, **kwargs)
         model._freeze_as_configured()  # loading made every weight trainable
         model._source = source
         model.tokenizer = load_tokenizer(tokenizer)
+        if templates is not None:
+            model._require_text_head("templates")
+        if model.config.classification_head == "text":
+            stored = cls._stored_templates(path, **source)
+            asked = templates or [*(model.config.label_templates or ())] or stored
+            if anew or asked != stored:
+                model._forget_classes()
+            model.config.label_templates = asked
         return model, info
+
+    @classmethod
+    def _stored_templates(cls, path: Any, **source: Any) -> list[str] | None:
+        """Return the templates of a checkpoint's own configuration."""
+        try:
+            return None if path is None else cls.config_class.get_config_dict(path, **source)[0].get("label_templates")
+        except OSError:  # no configuration beside the weights
+            return None
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
         """Save as `PreTrainedModel.save_pretrained` does, with the tokenizer, so that `set_labels` works once loaded.
@@ -519,11 +591,12 @@ class IlaForVideoClassification(NamedClasses, ClassTextFeatures, IlaModel):
         labels: Iterable[str],
         tokenizer: PreTrainedTokenizerBase | None = None,
         *,
+        templates: str | Sequence[str] | None = None,
         ignore_mismatched_sizes: bool = False,
     ) -> None:
         """Name the classes anew.
 
-        The text head tokenises the names, whatever they are. What a linear head has learned, and ready text features,
+        The text head reads the names, whatever they are. What a linear head has learned, and ready text features,
         belong to their names: the same names in another order bring their rows along. Numbered classes (`LABEL_0`) get
         names, if there are as many; for another number of names the head starts anew, and a warning says so.
 
@@ -531,25 +604,33 @@ class IlaForVideoClassification(NamedClasses, ClassTextFeatures, IlaModel):
             labels: K different names, in the order of the logits.
             tokenizer: of the text tower, or where to load it from; by default the one given before, or that of the
                 checkpoint loaded. Given to a model with ready text features, these make room for the names' tokens.
+            templates: the sentences in which the text head reads the names, one or several, each with one `{}` for the
+                name, such as "a video of {}."; "actions" for `ACTION_TEMPLATES`; "{}" for the bare name; by default
+                those of the present names. Of several, the features are brought to unit length, averaged and stored as
+                ready text features (`config.class_features="embeddings"`), which training does not change. The
+                configuration keeps the templates (`label_templates`), so that later names are read the same way. Ready
+                text features make room, as for `tokenizer`.
             ignore_mismatched_sizes: for other names than those of a linear head or of ready text features: let the
                 head start anew, or tokenise the names instead. A warning says so. An optimizer that was made before
                 still holds the weights from before.
 
         Raises:
             ValueError: no list of different names, names that the tokenizer reads alike, no tokenizer; other names
-                than those of a linear head or ready text features, also where the text tower is gone.
+                than those of a linear head or ready text features, also where the text tower is gone; templates that
+                are none, or several for a text tower that is trained.
         """
         names = check_labels(labels)
-        if tokenizer is None:
+        if tokenizer is None and templates is None:
             self._set_labels(names, ignore_mismatched_sizes)
         else:
-            self._tokenize_labels(names, tokenizer)
+            self._read_labels(names, tokenizer, templates)
 
     def _set_labels(self, names: list[str], renew: bool) -> bool:
         if self.config.classification_head == "linear":
             return super()._set_labels(names, renew)
-        if self.config.class_features == "tokens":
-            self._tokenize_labels(names)
+        averaged = self.config.class_features == "embeddings" and len(self.config.label_templates or ()) > 1
+        if self.config.class_features == "tokens" or averaged:
+            self._read_labels(names)
             return False
         before = names_of(self.config)
         order = row_order(before, names)
@@ -561,22 +642,49 @@ class IlaForVideoClassification(NamedClasses, ClassTextFeatures, IlaModel):
         if not renew:
             refuse_other_classes(before, names)
         logger.warning("Ready text features are dropped: the text tower computes those of the names.")
-        self._tokenize_labels(names)
+        self._read_labels(names)
         return False
 
-    def _tokenize_labels(self, names: list[str], tokenizer: PreTrainedTokenizerBase | None = None) -> None:
+    def _read_labels(
+        self,
+        names: list[str],
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        templates: str | Sequence[str] | None = None,
+    ) -> None:
+        """Take the names' tokens in one template, or their features averaged over several."""
         self._require_text_head("set_labels")
         self._require_text_tower("set_labels")
-        known = self.tokenizer if tokenizer is None else load_tokenizer(tokenizer)
-        used = load_tokenizer(self.name_or_path, **self._source) if known is None else known
-        self.set_class_input_ids(tokenize_labels(names, used, self.config.text_config), names)
+        kept = None if templates is None and self.config.label_templates is None else self._templates(templates)
+        sentences = kept or BARE_NAME
+        used = self._required_tokenizer(tokenizer)
+        ids = tokenize_labels(names, used, self.config.text_config, sentences)
+        if len(sentences) == 1:
+            self.set_class_input_ids(ids, names)
+        elif self.config.freeze_text_model:
+            self.set_class_embeddings(self._encode_averaged(ids, len(sentences)), names)
+        else:
+            raise ValueError(
+                f"Features of {len(sentences)} templates are averaged once, and the text tower is to be trained "
+                "(`freeze_text_model` is False): give one template, or freeze it."
+            )
+        self.config.label_templates = kept
         self.tokenizer = used
+
+    def _required_tokenizer(self, tokenizer: Any = None) -> PreTrainedTokenizerBase:
+        """Return the tokenizer given (or loaded from where that says), else the one in use, else the checkpoint's."""
+        known = self.tokenizer if tokenizer is None else load_tokenizer(tokenizer)
+        return load_tokenizer(self.name_or_path, **self._source) if known is None else known
+
+    def _forget_classes(self) -> None:
+        """Put placeholders in the place of the classes' tokens or features, until their names are read anew."""
+        self._require_text_tower("set_labels")
+        self._use_class_features("tokens", "class_input_ids", placeholder_class_input_ids(self.config))
 
     def _start_classes(self, names: list[str]) -> None:
         if self.config.classification_head == "linear":
             super()._start_classes(names)
         elif self.config.class_features == "tokens":
-            self._tokenize_labels(names)
+            self._read_labels(names)
         else:
             self.set_class_embeddings(random_class_embeds(self.config, len(names)), names)
 

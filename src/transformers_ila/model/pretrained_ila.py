@@ -172,6 +172,8 @@ class IlaVisionModelOutput(ModelOutput):
         before it, as in transformers' own models.
     pooler_output: the class token of every frame after the last layer norm, (B, T, D); `get_video_features` puts the
         video features in its place, (B, E).
+    frame_embeds: of `get_video_features`: every frame's feature in the space of the texts, before the frames are
+        integrated or averaged, (B, T, E); `None` where a model has none.
     alignment_loss: sum over layers of the mean over pairs of 1 - cosine (Eq. 10 up to a constant and gamma), scalar;
         `None` where nothing is aligned.
     hidden_states: embeddings and every layer's output, each (B, T, L, D).
@@ -187,6 +189,7 @@ class IlaVisionModelOutput(ModelOutput):
     attentions: tuple[torch.Tensor, ...] | None = None
     interactive_points: tuple[torch.Tensor, ...] | None = None
     alignment_masks: tuple[torch.Tensor, ...] | None = None
+    frame_embeds: torch.Tensor | None = None
 
 
 @dataclass

@@ -118,6 +118,22 @@ def require_classification(config: Any, num_labels: int | None = None) -> None:
     require(problem != MULTI_LABEL or not smoothing, field="label_smoothing", value=smoothing, allowed=allowed)
 
 
+def require_templates(templates: Any, field: str) -> None:
+    """Raise a ValueError unless these are different sentences with one place, `{}`, for a class name in each."""
+    allowed = 'one or more different sentences, each with one `{}` for the name and no other braces: "a video of {}."'
+    are_texts = isinstance(templates, (list, tuple)) and all(isinstance(text, str) for text in templates)
+    require(are_texts and len(templates) > 0, field=field, value=templates, allowed=allowed)
+    for text in templates:
+        has_one_place = text.count("{}") == 1 and not {"{", "}"} & set(text.replace("{}", ""))
+        require(has_one_place and _is_utf8(text), field=field, value=text, allowed=allowed)
+    repeated = sorted({text for text in templates if templates.count(text) > 1})
+    require(not repeated, field=field, value=repeated, allowed=allowed)
+
+
+def _is_utf8(text: str) -> bool:
+    return text == text.encode("utf-8", "replace").decode()
+
+
 def require_tower(field: str, value: Any) -> None:
     """Raise a ValueError for what is neither a tower's configuration nor its fields."""
     is_one = value is None or isinstance(value, (dict, PreTrainedConfig))
@@ -308,6 +324,11 @@ TOWER_USES: tuple[Use, ...] = (
     Use(("gta_groups",), _has_module("gta"), 'temporal_module="gta"', refused=False),
     Use(("alignment_layers",), lambda vision: vision.temporal_module != "none", 'a temporal_module other than "none"'),
     Use(("mit_intermediate_size",), _integrates, _INTEGRATING),
+    Use(
+        ("normalize_frames",),
+        lambda vision: not _integrates(vision),
+        "mit_num_hidden_layers=0, as the frame integration reads the features as they are",
+    ),
     Use(("mit_num_attention_heads",), _integrates, _INTEGRATING, refused=False),
     Use(("drop_path_rate",), lambda vision: vision.num_hidden_layers > 1, "2 layers or more, as the first has rate 0"),
 )
@@ -324,7 +345,7 @@ def _prompts(config: Any) -> bool:
 _PROMPTING = 'classification_head="text" and use_video_prompt=True'
 
 HEAD_USES: tuple[Use, ...] = (
-    Use(("class_features", "logit_scale_init_value"), _has_text_head, 'classification_head="text"'),
+    Use(("class_features", "logit_scale_init_value", "label_templates"), _has_text_head, 'classification_head="text"'),
     Use(
         (
             *("prompt_layers", "prompt_alpha", "prompt_hidden_act"),
