@@ -131,7 +131,7 @@ def check_model(recipe: RecipeArguments) -> None:
     """
     if recipe.lora_r is not None:
         if recipe.from_scratch:
-            raise ValueError("`lora_r` adapts weights that can be loaded again, and `from_scratch` draws them: --clip.")
+            raise ValueError("`lora_r` adapts weights that can be loaded again, `from_scratch` draws them: --clip.")
         from . import adapters  # noqa: F401  # which needs PEFT
     if recipe.from_scratch and recipe.clip is not None:
         raise ValueError("`from_scratch` draws all weights, and `clip` names some to start from: give one of the two.")
