@@ -329,19 +329,42 @@ class ClassTextFeatures:
         ids = tokenize_texts(fill_in(chosen, given), self._required_tokenizer(), self.config.text_config)
         return self._encode_averaged(ids, len(chosen))
 
+    def label_features(
+        self, labels: Sequence[str], tokenizer: Any = None, *, templates: str | Sequence[str] | None = None
+    ) -> torch.Tensor:
+        """Compute the text features that `set_labels` would give to these names: (K, E). The classes stay as they are.
+
+        Those of one template are not normalised, as the text tower gives them; those of several have unit length.
+
+        Args:
+            labels, tokenizer, templates: as in `set_labels`.
+
+        Raises:
+            ValueError: as `set_labels`.
+        """
+        self._require_text_head("label_features")
+        self._require_text_tower("label_features")
+        chosen = self._templates(templates)
+        ids = tokenize_labels(labels, self._required_tokenizer(tokenizer), self.config.text_config, chosen)
+        return self._encode_tokens(ids) if len(chosen) == 1 else self._encode_averaged(ids, len(chosen))
+
     def _templates(self, templates: str | Sequence[str] | None) -> list[str]:
         """Return the templates given, else those in which the present names are read."""
         return check_templates(templates) if templates is not None else [*(self.config.label_templates or BARE_NAME)]
 
     def _encode_averaged(self, input_ids: torch.Tensor, templates: int) -> torch.Tensor:
         """Encode tokens and average over the templates as CLIP does: (M * N, length) -> (N, E) of unit length."""
+        features = self._encode_tokens(input_ids)
+        unit = F.normalize(at_least_float32(features), dim=-1)
+        mean = unit.unflatten(0, (templates, -1)).mean(0) if templates > 1 else unit
+        return F.normalize(mean, dim=-1).to(features)
+
+    def _encode_tokens(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """Encode tokens in chunks: (N, length) -> (N, E), not normalised."""
         ids = input_ids.to(self._class_device())
         with self._reading_texts():
             chunks = [self.get_text_features(self._shortest(part)).pooler_output for part in ids.split(TEXTS_AT_ONCE)]
-            features = torch.cat(chunks)
-            unit = F.normalize(at_least_float32(features), dim=-1)
-            mean = unit.unflatten(0, (templates, -1)).mean(0) if templates > 1 else unit
-            return F.normalize(mean, dim=-1).to(features)
+            return torch.cat(chunks)
 
     def _checked_names(self, count: int, labels: Iterable[str] | None) -> list[str]:
         """Return the names of `count` classes: those given, else the present ones, or numbers for another count."""

@@ -86,6 +86,7 @@ class IlaVisionModel(IlaPreTrainedModel):
     base_model_prefix = "vision_model"  # so that the tower alone loads from a folder that holds both
     main_input_name = "pixel_values"
     input_modalities = ("video",)
+    new_parameters: ClassVar[tuple[str, ...]] = NEW_IN_TOWER
     _keys_to_ignore_on_load_unexpected = [r"^(text_|visual_projection|logit_scale|mit\.|prompts_|class)"]
     _input_embed_layer = "patch_embedding"
 
@@ -488,9 +489,9 @@ class IlaForVideoClassification(NamedClasses, ClassTextFeatures, IlaModel):
         )
         if zero_shot:
             _refuse_missing_weights(path, info)
-        if model._has_placeholders():  # CLIP's own may name classes, and other templates wait for the names
+        if model._has_placeholders() and "class_input_ids" in info["missing_keys"]:  # CLIP's own may name classes
             names = explicit_class_names(model.config) if model._find_tokenizer() is not None else None
-            if names is not None and (templates is not None or "class_input_ids" in info["missing_keys"]):
+            if names is not None:
                 model.set_labels(names)
         if not (zero_shot and "class_input_ids" in info["missing_keys"]):  # no words were asked for
             model._warn_of_classes(info["missing_keys"])
@@ -513,6 +514,7 @@ class IlaForVideoClassification(NamedClasses, ClassTextFeatures, IlaModel):
             asked = templates or [*(model.config.label_templates or ())] or stored
             if anew or asked != stored:
                 model._forget_classes()
+                info["missing_keys"].add("class_input_ids")  # what the checkpoint holds is of no use
             model.config.label_templates = asked
         return model, info
 
@@ -635,7 +637,9 @@ class IlaForVideoClassification(NamedClasses, ClassTextFeatures, IlaModel):
         before = names_of(self.config)
         order = row_order(before, names)
         if order is not None:
+            untrained = self.untrained()
             self._use_class_features(self.config.class_features, "class_embeds", self.class_embeds[order])
+            self.remember_untrained(untrained)
             self._name_classes(names)
             return False
         self._require_text_tower("set_labels")
@@ -687,6 +691,7 @@ class IlaForVideoClassification(NamedClasses, ClassTextFeatures, IlaModel):
             self._read_labels(names)
         else:
             self.set_class_embeddings(random_class_embeds(self.config, len(names)), names)
+            self.remember_untrained([*self.untrained(), "class_embeds"])
 
     def merge_text_tower(self) -> "IlaForVideoClassification":
         """Store the classes' text features and drop the text tower, in place; what is saved has none either.
