@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..hub.exporting import export
+from ..hub.exporting import export, export_adapter
 from ..training.arguments import IlaTrainingArguments
 from ..training.recipes import RecipeArguments, parse, recipe_file, recipe_names
 from ..training.unreadable import UnreadableVideosError
@@ -87,7 +87,8 @@ def save(trainer: "IlaTrainer", args: IlaTrainingArguments) -> None:
     elif args.process_index == 0:
         with trainer.averaged():
             model = trainer.accelerator.unwrap_model(trainer.model)
-            export(model, trainer.processing_class, str(args.output_dir))
+            write = export_adapter if hasattr(model, "peft_config") else export
+            write(model, trainer.processing_class, str(args.output_dir))
     trainer.accelerator.wait_for_everyone()
 
 

@@ -1,5 +1,6 @@
 """Adapters (LoRA, by PEFT): which layers of a model get one, and which are new and are trained whole."""
 
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -50,11 +51,15 @@ def lora_config(model: Any, r: int = 8, *, mlp: bool = False, **options: Any) ->
         raise ValueError(f"`model` must be one of {allowed}; got {name}.")
     if decided := sorted(set(DECIDED) & options.keys()):
         raise ValueError(f"`lora_config` decides {decided} by the model; write a `peft.LoraConfig` to decide it.")
+    if not getattr(model.config, "freeze_text_model", True):
+        raise ValueError("Adapters leave the text tower as it is, and `freeze_text_model` is off: turn it on before.")
     if options.get("lora_dropout") and hasattr(model, "freeze_tower"):
         raise ValueError(f"`lora_dropout` has no effect in a {name}, whose tower stays in eval mode: leave it out.")
     target = f"{ATTENTION}|{MLP}" if mlp else ATTENTION
     config = AdapterConfig(r=r, target_modules=target, modules_to_save=new_modules(model) or None, **options)
-    config.base_model_name_or_path = str(model.name_or_path) or None
+    source = str(model.name_or_path)
+    folder = Path(source).is_dir() and bool(source)  # which is found from other folders, too
+    config.base_model_name_or_path = str(Path(source).resolve()) if folder else source or None
     return config.of(model)
 
 
