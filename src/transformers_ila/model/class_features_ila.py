@@ -1,7 +1,7 @@
 """Class names to sentences to tokens, and the text features of the classes, of tokens or ready ones.
 
-Names are tokenised as CLIP reads them, bare or in templates, and never silently wrong. Features are kept while the text tower is frozen, and
-computed in every call while it is trained.
+Names are tokenised as CLIP reads them, bare or in templates, and never silently wrong. Features are kept while the
+text tower is frozen, and computed in every call while it is trained.
 
 Shapes: `K` classes, `E` projection.
 """
