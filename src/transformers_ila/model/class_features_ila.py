@@ -340,8 +340,9 @@ class ClassTextFeatures:
             chunks = [self.get_text_features(self._shortest(part)).pooler_output for part in ids.split(TEXTS_AT_ONCE)]
             features = torch.cat(chunks)
             unit = F.normalize(at_least_float32(features), dim=-1)
-            mean = unit.unflatten(0, (templates, -1)).mean(0) if templates > 1 else unit
-            return F.normalize(mean, dim=-1).to(features)
+            if templates > 1:
+                unit = F.normalize(unit.unflatten(0, (templates, -1)).mean(0), dim=-1)
+            return unit.to(features)
 
     def _checked_names(self, count: int, labels: Iterable[str] | None) -> list[str]:
         """Return the names of `count` classes: those given, else the present ones, or numbers for another count."""
