@@ -2,6 +2,7 @@
 
 import io
 import json
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers import CLIPImageProcessor, SiglipImageProcessor
 
-from support.videos import barcode_frame, barcodes, write_video
+from support.videos import SHARED, barcode_frame, barcodes, write_video
 from transformers_ila.model.video_processing_ila import IlaVideoProcessor
-from transformers_ila.model.video_reading_ila import VideoDecodingError
+from transformers_ila.model.video_reading_ila import VideoDecodingError, read_video
 from transformers_ila.model.video_sampling_ila import INDEX_RULES, dense_indices, segment_indices, uniform_indices
 
 
@@ -612,3 +614,56 @@ def test_for_model(image_size, short_side):
         assert dict(processor.crop_size) == {"height": height, "width": width}
         assert processor(barcode_array(20), return_tensors="pt")["pixel_values"].shape == (1, 16, 3, height, width)
     assert IlaVideoProcessor.for_model(vision, num_frames=4, num_crops=3).num_frames == 4
+
+
+# -- as a checkpoint's image processor -------------------------------------------------------------------------------
+
+IMAGE_PROCESSORS = {
+    "clip": CLIPImageProcessor(),
+    "clip_old": CLIPImageProcessor(size=96, crop_size=64),
+    "padded": CLIPImageProcessor(size={"shortest_edge": 50}, crop_size={"height": 70, "width": 60}),
+    "no_crop": CLIPImageProcessor(do_center_crop=False, size={"height": 40, "width": 70}, resample=2),
+    "raw": CLIPImageProcessor(do_resize=False, do_normalize=False, do_rescale=False),
+    "siglip": SiglipImageProcessor(),
+}
+
+
+@pytest.mark.parametrize("kind", IMAGE_PROCESSORS)
+@pytest.mark.parametrize("portrait", [False, True], ids=["landscape", "portrait"])
+def test_frames_are_what_the_image_processor_makes_of_pictures(tmp_path, video, kind, portrait):
+    images = IMAGE_PROCESSORS[kind]
+    real = next((SHARED / "real").glob("kinetics_flipping*"), video)
+    source = read_video(real, partial(segment_indices, num_frames=3))[0]
+    source = source.transpose(0, 2, 1, 3) if portrait else source
+    wanted = images([Image.fromarray(frame) for frame in source], return_tensors="pt")["pixel_values"]
+    images.save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    for origin in (images, tmp_path, str(tmp_path)):
+        processor = IlaVideoProcessor.for_images(origin, num_frames=3)
+        pixels = processor(source, return_tensors="pt")["pixel_values"]
+        assert processor.num_frames == 3 and torch.equal(pixels[0], wanted.to(pixels))
+    if not portrait:
+        assert torch.equal(processor(real, return_tensors="pt")["pixel_values"], pixels)
+
+
+def test_a_checkpoint_without_an_image_processor_has_its_kinds_defaults(tmp_path):
+    for content, wanted in {
+        '{"model_type": "clip"}': {"size": {"shortest_edge": 224}, "crop_size": {"height": 224, "width": 224}},
+        '{"model_type": "clip", "vision_config": {"image_size": 336}}': {"size": {"shortest_edge": 336}},
+        '{"model_type": "siglip"}': {"size": {"height": 224, "width": 224}, "do_center_crop": False},
+    }.items():
+        (tmp_path / "config.json").write_text(content)
+        processor = IlaVideoProcessor.for_images(tmp_path)
+        found = {name: getattr(processor, name) for name in wanted}
+        assert {name: dict(v) if isinstance(wanted[name], dict) else v for name, v in found.items()} == wanted
+        assert processor.image_mean[0] == (0.5 if "siglip" in content else CLIPImageProcessor.image_mean[0])
+
+
+def test_processors_that_frames_cannot_follow(tmp_path):
+    padding = CLIPImageProcessor(do_pad=True)
+    with pytest.raises(ValueError, match="CLIPImageProcessor has do_pad=True, which IlaVideoProcessor cannot do"):
+        IlaVideoProcessor.for_images(padding)
+    with pytest.raises(ValueError, match="Got int 3; allowed: a folder, a Hub id or an image processor"):
+        IlaVideoProcessor.for_images(3)
+    with pytest.raises(OSError, match="holds neither a config.json nor"):
+        IlaVideoProcessor.for_images(tmp_path)

@@ -149,11 +149,15 @@ class TimedIterator(Generic[T]):
 def in_batches(videos: Iterable[Video], *, batch_size: int) -> Iterator[Batch]:
     """Yield every video once, in batches of `batch_size` readable videos or of as many unreadable ones.
 
-    The last batch may be smaller.
+    A batch has frames of one size: it is smaller where the next video has another (a processor without a crop, or with
+    `max_num_patches`), and so is the last.
     """
     read: list[Video] = []
     unreadable: list[Video] = []
     for video in videos:
+        if read and video.views is not None and video.views.shape != read[0].views.shape:  # type: ignore[union-attr]
+            yield Batch(read, unreadable)
+            read, unreadable = [], []
         (unreadable if video.views is None else read).append(video)
         if len(read) == batch_size:
             yield Batch(read, unreadable)

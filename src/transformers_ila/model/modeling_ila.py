@@ -86,6 +86,7 @@ class IlaVisionModel(IlaPreTrainedModel):
     base_model_prefix = "vision_model"  # so that the tower alone loads from a folder that holds both
     main_input_name = "pixel_values"
     input_modalities = ("video",)
+    new_parameters: ClassVar[tuple[str, ...]] = NEW_IN_TOWER
     _keys_to_ignore_on_load_unexpected = [r"^(text_|visual_projection|logit_scale|mit\.|prompts_|class)"]
     _input_embed_layer = "patch_embedding"
 
@@ -148,10 +149,12 @@ def check_pixel_values(
 
     Raises:
         ValueError: unless the shape is (B, T, C, H, W) as configured, or with `views` (B, V, T, C, H, W), and the
-            numbers are normalised ones, which no integers are.
+            numbers are normalised ones, which no integers are. CLIP alone, which knows no time, takes any T.
     """
     frames, channels, size = config.num_frames, config.num_channels, config.image_size
     shape = tuple(pixel_values.shape) if isinstance(pixel_values, torch.Tensor) else None
+    if config.temporal_module == "none" and config.normalize_frames and shape is not None and len(shape) == 5 + views:
+        frames = max(shape[-4], 1)
     if shape is not None and len(shape) == 5 + views and shape[-4:-2] == (frames, channels):
         if shape[-2:] == (size, size) or any_size:
             if pixel_values.is_floating_point():
@@ -636,7 +639,9 @@ class IlaForVideoClassification(NamedClasses, ClassTextFeatures, IlaModel):
         before = names_of(self.config)
         order = row_order(before, names)
         if order is not None:
+            untrained = self.untrained()
             self._use_class_features(self.config.class_features, "class_embeds", self.class_embeds[order])
+            self.remember_untrained(untrained)
             self._name_classes(names)
             return False
         self._require_text_tower("set_labels")
@@ -690,6 +695,7 @@ class IlaForVideoClassification(NamedClasses, ClassTextFeatures, IlaModel):
             self._read_labels(names)
         else:
             self.set_class_embeddings(random_class_embeds(self.config, len(names)), names)
+            self.remember_untrained([*self.untrained(), "class_embeds"])
 
     def merge_text_tower(self) -> "IlaForVideoClassification":
         """Store the classes' text features and drop the text tower, in place; what is saved has none either.

@@ -93,6 +93,13 @@ def require_activation(field: str, value: str) -> None:
 def check_model_type(config_dict: dict[str, Any], path: Any, allowed: Collection[str]) -> None:
     """Raise a ValueError where a `config.json` is of a model whose weights have no place here."""
     found = config_dict.get("model_type")
+    if str(found).startswith("siglip") and found not in allowed:
+        raise ValueError(
+            f"{str(path)!r} holds a SigLIP (`model_type` {found!r}), which cannot be a backbone here: it has no class "
+            "token, which the layers and frames exchange. For any words without training take "
+            "`SiglipForVideoClassification.from_pretrained(..., labels=...)` or "
+            '`pipeline("zero-shot-video-classification", model=...)`; as a backbone a CLIP.'
+        )
     if found is not None and found not in allowed:
         names = (config_dict.get("architectures") or [found])[0]
         raise ValueError(

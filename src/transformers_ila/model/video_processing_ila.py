@@ -8,6 +8,7 @@ What is unusual here:
 
 import json
 import math
+import os
 from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar
@@ -16,7 +17,15 @@ import numpy as np
 import torch
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as tvF
-from transformers.image_processing_utils import BatchFeature
+from transformers import (
+    AutoImageProcessor,
+    CLIPImageProcessor,
+    PreTrainedConfig,
+    Siglip2ImageProcessor,
+    Siglip2VisionConfig,
+    SiglipImageProcessor,
+)
+from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
 from transformers.image_utils import (
     OPENAI_CLIP_MEAN,
     OPENAI_CLIP_STD,
@@ -24,12 +33,13 @@ from transformers.image_utils import (
     PILImageResampling,
     SizeDict,
 )
+from transformers.models.siglip2.image_processing_siglip2 import get_image_size_for_max_num_patches
 from transformers.processing_utils import Unpack, VideosKwargs
-from transformers.utils import logging
+from transformers.utils import IMAGE_PROCESSOR_NAME, PROCESSOR_NAME, cached_file, logging
 from transformers.video_processing_utils import BaseVideoProcessor
 from transformers.video_utils import VideoMetadata, make_batched_metadata
 
-from .loading_ila import save_code
+from .loading_ila import HUB_KWARGS, save_code
 from .video_container_ila import ReadLimits
 from .video_frames_ila import LAYOUTS, frames_first, in_memory, list_videos, over_white
 from .video_reading_ila import read_video
@@ -43,9 +53,14 @@ MAX_FRAMES = 10_000  # of a clip
 MAX_VIEWS = 1000  # clips, and crops
 MAX_STRIDE = 1_000_000
 MAX_SIDE = 2**14  # pixels
+MAX_PATCHES = 2**16  # of a frame
 ROUNDING = 1e-3  # by which floats may leave 0 to 255, as those that were normalised and are not any more
 MAX_PIXEL_VALUE = 100.0  # in size, after normalisation; those of CLIP end at 2.2
 RESIZE_RATIO = 256 / 224  # short side before the centre crop : crop, as the release's tests have it
+# What an image processor and this one both do; of an image processor any other `do_*` is refused.
+IMAGE_STEPS = ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb")
+IMAGE_NUMBERS = ("size", "resample", "crop_size", "rescale_factor", "image_mean", "image_std")
+PATCH_NUMBERS = ("max_num_patches", "patch_size")  # SigLIP 2's
 
 
 # -- the processor ---------------------------------------------------------------------------------------------------
@@ -60,6 +75,8 @@ class IlaVideoProcessorKwargs(VideosKwargs, total=False):  # type: ignore[call-a
     random_frames: draw the frames at random, as in training; it is not saved.
     scale_in_decoder: let the reader scale frames while it converts them to RGB, which is faster; pixels differ a
         little from those of the release's preprocessing, so it is off unless asked for.
+    max_num_patches, patch_size: resize to at most so many squares of that side and keep the aspect up to a square, as
+        SigLIP 2's NaFlex does; in place of `size` and of a crop. Frames of different videos then differ in size.
     read_limits: what reading one video may cost, as the arguments of `ReadLimits`; None means its defaults.
     """
 
@@ -69,6 +86,8 @@ class IlaVideoProcessorKwargs(VideosKwargs, total=False):  # type: ignore[call-a
     num_crops: int | None
     random_frames: bool | None
     scale_in_decoder: bool | None
+    max_num_patches: int | None
+    patch_size: int | None
     read_limits: dict[str, int | float | str] | None
 
 
@@ -82,6 +101,7 @@ class IlaVideoProcessor(BaseVideoProcessor):
     `num_frames` are taken as they are, unless several clips or random frames are asked for.
 
     One crop: short side to `size`, centre crop. Several: short side to the crop, crops evenly along the long side.
+    Without `do_center_crop`: resized to `size`, with `max_num_patches` to a size of each video's own.
 
     Raises:
         ValueError: a bad option or input; the message names what came and what is allowed.
@@ -108,6 +128,8 @@ class IlaVideoProcessor(BaseVideoProcessor):
     num_crops = 1
     random_frames = False
     scale_in_decoder = False
+    max_num_patches: int | None = None
+    patch_size: int | None = None
     read_limits: ClassVar[dict[str, int | float | str] | None] = None
     valid_kwargs = IlaVideoProcessorKwargs  # type: ignore[assignment]
     model_input_names = ["pixel_values"]  # noqa: RUF012
@@ -168,6 +190,8 @@ class IlaVideoProcessor(BaseVideoProcessor):
         to 224, as in the release. `kwargs` win over all.
         """
         config = getattr(config, "config", config)
+        if hasattr(config, "preprocessing"):  # of another kind of model
+            return cls(**{**config.preprocessing, **kwargs})
         vision = getattr(config, "vision_config", None) or config
         size = vision.image_size
         height, width = (size, size) if isinstance(size, int) else size
@@ -179,6 +203,41 @@ class IlaVideoProcessor(BaseVideoProcessor):
         defaults |= getattr(vision, "image_normalization", None) or {}
         return cls(**{**defaults, **kwargs})
 
+    @classmethod
+    def for_images(cls, source: Any, **kwargs: Any) -> "IlaVideoProcessor":
+        """Make the processor that does to every frame what a checkpoint's own image processor does to a picture.
+
+        Args:
+            source: folder or Hub id of a model for images, such as CLIP's; or an image processor of transformers, or a
+                processor that holds one. A checkpoint without one gets the defaults of its kind (CLIP's: short side
+                and centre crop of the tower's `image_size`, bicubic).
+            kwargs: settings of this processor, such as `num_frames`, which win over all; and those arguments of
+                `from_pretrained` that say where the files are.
+
+        Raises:
+            ValueError: something that is no image processor, or one that does more than resizing, centre crop,
+                rescaling and normalising.
+            OSError: no such checkpoint.
+        """
+        where = {name: kwargs.pop(name) for name in HUB_KWARGS if name in kwargs}
+        images = _image_processor(source, **where) if isinstance(source, (str, os.PathLike)) else source
+        images = getattr(images, "image_processor", images)
+        if not isinstance(images, BaseImageProcessor) or isinstance(images, BaseVideoProcessor):
+            raise ValueError(
+                f"Got {type(images).__name__} {images!r:.80}; allowed: a folder, a Hub id or an image processor."
+            )
+        steps = {name: bool(value) for name, value in vars(images).items() if name.startswith("do_")}
+        others = [name for name, is_done in steps.items() if is_done and name not in IMAGE_STEPS]
+        if others:
+            raise ValueError(
+                f"{type(images).__name__} has {', '.join(f'{name}=True' for name in others)}, which "
+                f"{cls.__name__} cannot do to frames; it does {', '.join(IMAGE_STEPS)}."
+            )
+        settings: dict[str, Any] = {name: steps.get(name, False) for name in IMAGE_STEPS} | {"do_convert_rgb": True}
+        numbers = {name: getattr(images, name, None) for name in IMAGE_NUMBERS + PATCH_NUMBERS}
+        settings |= {name: value for name, value in numbers.items() if value is not None}
+        return cls(**{**settings, **kwargs})
+
     def preprocess(self, videos: Any, **kwargs: Unpack[IlaVideoProcessorKwargs]) -> BatchFeature:
         """Turn videos into `pixel_values`, as the class says; `kwargs` other than None override the settings."""
         given: Any = {name: value for name, value in kwargs.items() if value is not None}
@@ -188,6 +247,8 @@ class IlaVideoProcessor(BaseVideoProcessor):
         sizes = self._standardize_kwargs(options["size"], options["crop_size"], default_to_square=square)
         options |= {name: sizes[name] for name in ("size", "crop_size")}
         _check_call(options)
+        if options["max_num_patches"] is not None and "size" in given:
+            raise ValueError(f"max_num_patches={options['max_num_patches']} sets the size, got size={given['size']}.")
         layout = options["input_data_format"]
         reader = _reader(options)
         sources = [
@@ -296,6 +357,8 @@ class IlaVideoProcessor(BaseVideoProcessor):
         image_std: Any,
         num_clips: int,
         num_crops: int,
+        max_num_patches: int | None = None,
+        patch_size: int | None = None,
         return_tensors: Any = None,
         **kwargs: Any,
     ) -> BatchFeature:
@@ -313,6 +376,8 @@ class IlaVideoProcessor(BaseVideoProcessor):
                     "Frames with values up to 1 are rescaled once more: pass do_rescale=False for them."
                 )
             frames, _, height, width = video.shape
+            if do_resize and max_num_patches is not None:
+                size = _size_of_patches(height, width, max_num_patches, patch_size)
             sides = _resized(height, width, size) if do_resize else (height, width)
             shown = f"of {width} x {height} pixels, with sides of {sides[0]} and {sides[1]} after resizing,"
             limits.check_memory(shown, frames, *sides, bytes_each=video.itemsize)
@@ -338,6 +403,24 @@ class IlaVideoProcessor(BaseVideoProcessor):
         along = free == free.max()  # of a square video's two sides either may move: neither has room
         places = [np.where(along, free * i / (num_crops - 1), free / 2).astype(int) for i in range(num_crops)]
         return [tvF.crop(video, int(top), int(left), height, width) for top, left in places]
+
+
+def _image_processor(source: str | os.PathLike, **where: Any) -> BaseImageProcessor:
+    """Load the image processor of a checkpoint, or make the one of its kind where it holds none."""
+    optional: Any = {"_raise_exceptions_for_missing_entries": False, **where}
+    config = PreTrainedConfig.get_config_dict(source, **where)[0]
+    files = [cached_file(source, name, **optional) for name in (IMAGE_PROCESSOR_NAME, PROCESSOR_NAME)]
+    if any(files):
+        return AutoImageProcessor.from_pretrained(source, trust_remote_code=False, **where)
+    if not config:  # a folder without the file gives an empty dictionary
+        raise OSError(f"{str(source)!r} holds neither a config.json nor the settings of an image processor.")
+    side = config.get("vision_config", config).get("image_size", 224)
+    if config.get("model_type") == "siglip":
+        return SiglipImageProcessor(size={"height": side, "width": side})
+    if config.get("model_type") == "siglip2":
+        vision = Siglip2VisionConfig(**config.get("vision_config", {}))
+        return Siglip2ImageProcessor(max_num_patches=vision.num_patches, patch_size=vision.patch_size)
+    return CLIPImageProcessor(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
 
 
 # -- options ---------------------------------------------------------------------------------------------------------
@@ -404,6 +487,8 @@ OPTION_CHECKS: dict[str, Check] = {
     "frame_sampling": (lambda v: isinstance(v, str) and v in INDEX_RULES, f"one of {', '.join(INDEX_RULES)}"),
     "random_frames": SWITCH,
     "scale_in_decoder": SWITCH,
+    "max_num_patches": _count(MAX_PATCHES),
+    "patch_size": _count(MAX_SIDE),
     "do_sample_frames": SWITCH,
     "do_resize": SWITCH,
     "do_center_crop": SWITCH,
@@ -442,6 +527,16 @@ def _check_call(options: Any) -> None:
     if options["num_crops"] > 1 and not options["do_center_crop"]:
         crop = options["do_center_crop"]
         raise ValueError(f"num_crops={options['num_crops']} needs do_center_crop=True, got do_center_crop={crop}.")
+    no_edge = options["size"].shortest_edge is None and options["num_crops"] == 1 and options["do_resize"]
+    if options["scale_in_decoder"] and no_edge:
+        raise ValueError(f"scale_in_decoder=True needs a size of 'shortest_edge', got {dict(options['size'])}.")
+    patches = {name: options[name] for name in ("max_num_patches", "patch_size")}
+    if len({value is None for value in patches.values()}) > 1:
+        raise ValueError(f"max_num_patches and patch_size need each other, got {patches}.")
+    needed = {"do_center_crop": False, "scale_in_decoder": False}
+    wrong = {name: options[name] for name, value in needed.items() if options[name] != value}
+    if wrong and patches["max_num_patches"] is not None:
+        raise ValueError(f"max_num_patches={patches['max_num_patches']} needs {needed}, got {wrong}.")
 
 
 def _check_values(frames: torch.Tensor, options: Any) -> None:
@@ -493,6 +588,12 @@ def _sides(size: SizeDict) -> tuple[int, int]:
     if size.height is None or size.width is None:
         raise ValueError(f"crop_size must have 'height' and 'width', got {dict(size)}.")
     return size.height, size.width
+
+
+def _size_of_patches(height: int, width: int, most: int, side: int | None) -> SizeDict:
+    """Return the size that frames get from `max_num_patches` and `patch_size`, as transformers computes it."""
+    height, width = get_image_size_for_max_num_patches(height, width, side, most)
+    return SizeDict(height=height, width=width)
 
 
 def _resized(height: int, width: int, size: SizeDict) -> tuple[int, int]:
