@@ -532,7 +532,7 @@ def test_texts_are_encoded_in_chunks_and_out_of_the_way(clip, encodings, monkeyp
     assert model.bfloat16().encode_texts(texts).dtype == torch.bfloat16
 
 
-@pytest.mark.parametrize("texts", ["falls", b"falls", [b"falls"], ["falls", 3], [["falls"]]])
+@pytest.mark.parametrize("texts", ["falls", b"falls", [b"falls"], ["falls", 3], [["falls"]], ("falls", None)])
 def test_texts_that_are_none(clip, texts):
     with pytest.raises(ValueError, match="`texts` must be a list of strings, got .*falls"):
         zero_shot(clip).encode_texts(texts)
