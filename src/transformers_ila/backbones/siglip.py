@@ -641,7 +641,7 @@ class SiglipForVideoClassification(NamedClasses, FusableModel, PreTrainedModel):
         return []
 
 
-def patches_of(frames: torch.Tensor, size: int) -> dict[str, torch.Tensor]:
+def patches_of(frames: torch.Tensor, size: int) -> dict[str, torch.Tensor | None]:
     """Cut frames into patches as NaFlex reads them.
 
     Args:
@@ -650,7 +650,7 @@ def patches_of(frames: torch.Tensor, size: int) -> dict[str, torch.Tensor]:
 
     Returns:
         `pixel_values` (N, h w, size * size * C), row after row, each patch's channels last; `spatial_shapes` (N, 2),
-        h and w; `pixel_attention_mask` (N, h w) of ones, as no frame is padded.
+        h and w; `pixel_attention_mask`, None, as no frame is padded.
     """
     rows, columns = frames.shape[-2] // size, frames.shape[-1] // size
     patches = frames.unflatten(-1, (columns, size)).unflatten(-3, (rows, size))  # (N, C, h, size, w, size)
@@ -658,7 +658,7 @@ def patches_of(frames: torch.Tensor, size: int) -> dict[str, torch.Tensor]:
     return {
         "pixel_values": patches,
         "spatial_shapes": torch.tensor([rows, columns], device="cpu").expand(len(frames), 2),  # where they are read
-        "pixel_attention_mask": torch.ones(patches.shape[:2], dtype=torch.int32, device=frames.device),
+        "pixel_attention_mask": None,
     }
 
 
