@@ -48,7 +48,8 @@ CLASSES = ("class_input_ids", "class_embeds", "classifier")  # weights that feat
 NOT_OF_FEATURES = (  # fields of configurations, likewise
     "_name_or_path", "architectures", "auto_map", "dtype", "transformers_version", "id2label", "label2id",
     "class_features", "classifier_dropout", "label_smoothing", "label_templates", "num_labels", "problem_type",
-    "untrained_weights",
+    "freeze_text_model", "freeze_vision_model", "alignment_loss_weight", "drop_path_rate", "untrained_weights",
+    "weights_origin",
 )  # fmt: skip
 Row = dict[str, Any]  # a line of the index, with `features` and `spans` beside it; see `index_files.py`
 
@@ -221,12 +222,17 @@ def describe_tower(model: IlaForVideoClassification) -> dict[str, Any]:
     names = checkpoint_names(model.state_dict())
     hash_tensors(digest, {name: names[name] for name in names if not name.startswith(CLASSES)})
     config = model.config
-    parts = {"config": config, "vision_config": config.vision_config, "text_config": config.text_config}
-    diffs = {name: {} if part is None else part.to_diff_dict() for name, part in parts.items()}
-    fields = _flat("", {**diffs, "config": {k: v for k, v in diffs["config"].items() if k not in parts}})
+    parts = {"config": config, **{name: getattr(config, name, None) for name in ("vision_config", "text_config")}}
+    fields = _flat("", {name: _changed(part) for name, part in parts.items() if part is not None})
     templates = getattr(model.config, "label_templates", None)
     described = {"dimension": model.config.projection_dim, "tower": digest.hexdigest(), "templates": templates}
     return {**described, **fields}
+
+
+def _changed(config: PreTrainedConfig) -> dict[str, Any]:
+    """Return the fields of a configuration that differ from their defaults, without configurations in it."""
+    defaults, fields = type(config)().to_dict(), config.to_dict()
+    return {k: v for k, v in fields.items() if not isinstance(v, dict) and v != defaults.get(k)}
 
 
 def describe_frames(processor: IlaVideoProcessor) -> dict[str, Any]:
