@@ -20,12 +20,14 @@ from .backbones.timesformer import (
     AlignedTimesformerForVideoClassification,
     AlignedTimesformerModel,
 )
+from .backbones.zero_shot import AutoModelForZeroShotVideoClassification, load_zero_shot
 from .model.configuration_ila import IlaConfig, IlaTextConfig, IlaVisionConfig
 from .model.modeling_ila import IlaForVideoClassification, IlaModel, IlaPreTrainedModel, IlaVisionModel
 from .model.processing_ila import IlaProcessor
 from .model.video_processing_ila import IlaVideoProcessor
 from .model.video_reading_ila import IlaVideoMetadata, ReadLimits, VideoDecodingError, check_video, read_video
 from .moved import old_modules
+from .pipelines import ZeroShotVideoClassificationPipeline, register
 from .version import __version__
 
 
@@ -33,6 +35,7 @@ __all__ = [
     "AlignedTimesformerConfig",
     "AlignedTimesformerForVideoClassification",
     "AlignedTimesformerModel",
+    "AutoModelForZeroShotVideoClassification",
     "FrozenClipConfig",
     "FrozenClipForVideoClassification",
     "IlaConfig",
@@ -49,8 +52,10 @@ __all__ = [
     "SiglipForVideoClassification",
     "SiglipVideoConfig",
     "VideoDecodingError",
+    "ZeroShotVideoClassificationPipeline",
     "__version__",
     "check_video",
+    "load_zero_shot",
     "read_video",
 ]
 
@@ -77,6 +82,7 @@ AutoVideoProcessor.register(FrozenClipConfig, IlaVideoProcessor, exist_ok=True)
 AutoConfig.register("ila_siglip", SiglipVideoConfig, exist_ok=True)
 AutoModelForVideoClassification.register(SiglipVideoConfig, SiglipForVideoClassification, exist_ok=True)
 AutoVideoProcessor.register(SiglipVideoConfig, IlaVideoProcessor, exist_ok=True)
+register()
 
 if old_modules not in sys.meta_path:
     sys.meta_path.append(old_modules)

@@ -3,14 +3,18 @@
 from .frozen_clip import FrozenClipConfig, FrozenClipForVideoClassification
 from .siglip import SiglipForVideoClassification, SiglipVideoConfig
 from .timesformer import AlignedTimesformerConfig, AlignedTimesformerForVideoClassification, AlignedTimesformerModel
+from .zero_shot import ZERO_SHOT_TEMPLATE, AutoModelForZeroShotVideoClassification, load_zero_shot
 
 
 __all__ = [
+    "ZERO_SHOT_TEMPLATE",
     "AlignedTimesformerConfig",
     "AlignedTimesformerForVideoClassification",
     "AlignedTimesformerModel",
+    "AutoModelForZeroShotVideoClassification",
     "FrozenClipConfig",
     "FrozenClipForVideoClassification",
     "SiglipForVideoClassification",
     "SiglipVideoConfig",
+    "load_zero_shot",
 ]

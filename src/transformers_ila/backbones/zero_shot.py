@@ -4,21 +4,25 @@ A CLIP or SigLIP has learned pictures, not time: each frame's feature is brought
 An ILA checkpoint keeps its own tower and reads new words by its text tower.
 """
 
+import os
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
-from transformers import CLIPModel, PreTrainedConfig
+import torch
+from transformers import CLIPModel, PreTrainedConfig, Siglip2Model, SiglipModel
 from transformers import initialization as init
 
-from ..model.configuration_ila import IlaConfig
+from ..model.configuration_ila import PLAIN_CLIP, IlaConfig
 from ..model.loading_ila import HUB_KWARGS, refuse_adapter
 from ..model.modeling_ila import IlaForVideoClassification
+from ..model.numerics_ila import at_least_float32
 from ..model.video_processing_ila import IlaVideoProcessor
+from .siglip import SiglipForVideoClassification, SiglipVideoConfig, in_eval_mode
 
 
 # How the names of classes are read by a CLIP or SigLIP that was trained on captions.
 ZERO_SHOT_TEMPLATE = "a video of {}."
+INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes
 PLAIN = ("clip", "siglip", "siglip2")  # by `model_type`, the checkpoints that know pictures only
 ALLOWED = "a CLIP, SigLIP or SigLIP 2 with both towers, or an ILA checkpoint with a text head and its text tower"
 
@@ -59,17 +63,22 @@ class AutoModelForZeroShotVideoClassification:
         if not config:  # a folder without the file gives an empty dictionary
             raise OSError(f"{str(path)!r} holds no model: it has no config.json.")
         kind = config.get("model_type")
-        if kind not in ("clip", "ila"):
-            raise _refused(path, (config.get("architectures") or [None])[0], kind)
         if templates is None and kind in PLAIN:
             templates = ZERO_SHOT_TEMPLATE
-        return IlaForVideoClassification.from_pretrained(
-            path, *model_args, labels=labels, templates=templates, zero_shot=True, **kwargs
-        )
+        if kind in ("clip", "ila"):
+            kwargs["zero_shot"] = True
+            return IlaForVideoClassification.from_pretrained(
+                path, *model_args, labels=labels, templates=templates, **kwargs
+            )
+        if kind in SiglipVideoConfig.loads:
+            return SiglipForVideoClassification.from_pretrained(
+                path, *model_args, labels=labels, templates=templates, **kwargs
+            )
+        raise _refused(path, (config.get("architectures") or [None])[0], kind)
 
 
 def load_zero_shot(
-    source: str | Path,
+    source: str | os.PathLike,
     labels: Iterable[str] | None = None,
     templates: str | Sequence[str] | None = None,
     **kwargs: Any,
@@ -89,7 +98,7 @@ def load_zero_shot(
     return model.eval(), zero_shot_processor(source, model.config, **where)
 
 
-def zero_shot_processor(source: str | Path, config: Any, **where: Any) -> IlaVideoProcessor:
+def zero_shot_processor(source: str | os.PathLike, config: Any, **where: Any) -> IlaVideoProcessor:
     """Make the processor of a checkpoint's videos: its own, or that of its pictures for a CLIP or SigLIP.
 
     Args:
@@ -112,21 +121,28 @@ def zero_shot_processor(source: str | Path, config: Any, **where: Any) -> IlaVid
             ) from error
     processor = IlaVideoProcessor.for_images(source, num_frames=config.num_frames, **where)
     side = getattr(config.vision_config, "image_size", None)
-    return _of_size(processor, side) if isinstance(side, int) else processor
+    before = dict(processor.crop_size if processor.do_center_crop else processor.size).get("height")
+    if not isinstance(side, int) or before in (side, None):
+        return processor
+    square = {"height": side, "width": side}  # of another `image_size` than the checkpoint's
+    size = {name: round(value * side / before) for name, value in dict(processor.size).items() if value}
+    sizes = {"size": size, "crop_size": square} if processor.do_center_crop else {"size": square}
+    return IlaVideoProcessor.for_images(source, num_frames=config.num_frames, **sizes, **where)
 
 
 def zero_shot_model(model: Any) -> Any:
-    """Return a model that scores any words, for a model of this package or transformers' own CLIP.
+    """Return a model that scores any words, for a model of this package or transformers' own CLIP or SigLIP.
 
-    A `CLIPModel` becomes an `IlaForVideoClassification` on the very same weights.
+    A `CLIPModel` becomes an `IlaForVideoClassification` on the very same weights, a `SiglipModel` or `Siglip2Model` a
+    `SiglipForVideoClassification`.
 
     Raises:
         ValueError: another kind of model, or one without a text tower.
     """
-    if isinstance(model, CLIPModel):
+    if isinstance(model, (CLIPModel, SiglipModel, Siglip2Model)):
         return _on_weights_of(model)
-    config = getattr(model, "config", None)
-    if not hasattr(model, "encode_texts"):
+    config: Any = getattr(model, "config", None)
+    if not hasattr(model, "label_features"):
         raise _refused(getattr(config, "name_or_path", ""), type(model).__name__, getattr(config, "model_type", None))
     if not config.has_text_tower:
         head, features = config.classification_head, config.class_features
@@ -138,31 +154,67 @@ def zero_shot_model(model: Any) -> Any:
     return model
 
 
-def _on_weights_of(clip: CLIPModel) -> IlaForVideoClassification:
-    """Make the classifier of a CLIP's two towers, whose parameters are CLIP's own: what changes there changes here."""
-    from ..model.configuration_ila import PLAIN_CLIP
+def text_state(model: Any) -> list[Any] | None:
+    """Return what text features depend on beside the words, by value: each weight of the text side and its bits.
 
-    fields = {**PLAIN_CLIP, "label_templates": [ZERO_SHOT_TEMPLATE]}
-    config = IlaConfig.from_dict({**clip.config.to_dict(), "model_type": "ila"}, **fields)
+    Bits are summed as integers that wrap around, along the rows, and those sums with the rows' numbers: a value that
+    changes shows, and so do rows that change places. (Versions of tensors would not show it: fused optimizers raise
+    none.) None where that cannot be told: with adapters, which are switched unseen, and with weights that are
+    quantised or not in memory.
+    """
+    weights = [
+        (n, w.detach()) for n, w in model.named_parameters() if any(p.startswith("text_") for p in n.split("."))
+    ]
+    adapted = any(hasattr(type(module), "active_adapter") for module in model.modules())
+    if adapted or any(weight.is_meta or type(weight) is not torch.Tensor for _, weight in weights):
+        return None
+    sums = torch.stack([_sums_of_bits(weight) for _, weight in weights]).tolist()
+    return [(name, weight.dtype, weight.device, weight.shape, of) for (name, weight), of in zip(weights, sums)]
+
+
+def _sums_of_bits(weight: torch.Tensor) -> torch.Tensor:
+    bits = weight.view(INTEGERS[weight.itemsize])
+    rows = bits.sum(-1, dtype=bits.dtype).flatten().long()  # not in int64, which takes six times as long
+    return torch.stack([rows.sum(), rows @ torch.arange(1, 1 + len(rows), device=rows.device)])
+
+
+def video_logits(model: Any, views: torch.Tensor, text_embeds: torch.Tensor) -> torch.Tensor:
+    """Compute logits (B, K) of videos and text features.
+
+    Args:
+        model: as `zero_shot_model` returns it.
+        views: (B, T, C, H, W), or (B, V, T, C, H, W) for several views of each video, which are averaged.
+        text_embeds: (K, E), as `label_features` computes them.
+
+    No gradients are taken and nothing is drawn; the modes of the model are afterwards what they were. Cosines are
+    computed in float32 at least, as half precision gives many words one score.
+    """
+    several = views.ndim == 6
+    with in_eval_mode(model):
+        outputs = model.get_video_features(views.flatten(0, 1) if several else views)
+        if not getattr(model.config, "use_video_prompt", False):  # whose layers have the precision of the weights
+            outputs.pooler_output = at_least_float32(outputs.pooler_output)
+        logits = model.match(outputs, text_embeds)[0]
+        return model.average_views(logits.unflatten(0, (-1, views.shape[1]))) if several else logits
+
+
+def _on_weights_of(images: CLIPModel | SiglipModel | Siglip2Model) -> Any:
+    """Make the classifier of a model's two towers on its own parameters, so that what changes there changes here."""
+    fields: dict[str, Any] = {"label_templates": [ZERO_SHOT_TEMPLATE]}
+    stored = images.config.to_dict()
     with init.no_init_weights():
-        model = IlaForVideoClassification(config)
-    for name, parameter in clip.named_parameters():
+        model: Any
+        if isinstance(images, CLIPModel):
+            model = IlaForVideoClassification(
+                IlaConfig.from_dict({**stored, "model_type": "ila"}, **PLAIN_CLIP, **fields)
+            )
+        else:
+            model = SiglipForVideoClassification(SiglipVideoConfig.from_dict(stored, **fields))
+    for name, parameter in images.named_parameters():
         owner, _, leaf = name.rpartition(".")
         setattr(model.get_submodule(owner), leaf, parameter)
-    model.name_or_path = clip.name_or_path
-    return model.train(clip.training)
-
-
-def _of_size(processor: IlaVideoProcessor, side: int) -> IlaVideoProcessor:
-    """Let the processor make squares of `side` pixels, with as much around the crop as before."""
-    cropped = processor.do_center_crop
-    before = processor.crop_size["height"] if cropped else processor.size["height"]
-    if before != side:
-        short = processor.size.get("shortest_edge") if cropped else None
-        square = {"height": side, "width": side}
-        processor.size = square if short is None else {"shortest_edge": round(short * side / before)}
-        processor.crop_size = square
-    return processor
+    model.name_or_path = images.name_or_path
+    return model.train(images.training)
 
 
 def _refused(path: Any, found: Any, kind: Any) -> ValueError:

@@ -28,6 +28,7 @@ from ..data.text import preview
 from ..model.alignment_ila import PointPredictor
 from ..model.loading_ila import checkpoint_names
 from ..model.modeling_ila import IlaForVideoClassification
+from ..model.pretrained_ila import warn_of_untrained
 from ..model.video_processing_ila import IlaVideoProcessor
 from ..model.video_urls_ila import redact
 from .options import EvaluationOptions, InferenceOptions
@@ -198,11 +199,13 @@ def evaluating(model: IlaForVideoClassification, options: InferenceOptions) -> I
     """Yield a network in eval mode on the device, in the precision and fused as `options` say; take no gradients.
 
     Class features are computed once. Weights, statistics, device and modes of the model itself are afterwards, also
-    after an error, what they were: another device or precision takes a copy of the weights.
+    after an error, what they were: another device or precision takes a copy of the weights. A warning says which
+    weights are still random.
 
     Raises:
         ValueError: a device or precision that the model cannot be brought to.
     """
+    warn_of_untrained(model)
     device, dtype = device_of(model, options), dtype_of(model, options)
     module = model if device == model.device else _converted(model, device, model.dtype)
     module, why_not = _fused(module, options)  # before rounding: what is computed from weights is exact

@@ -1,7 +1,7 @@
-"""Class names to tokens, and the text features of the classes, of tokens or ready ones.
+"""Class names to sentences to tokens, and the text features of the classes, of tokens or ready ones.
 
-Names are tokenised as CLIP reads them, and never silently wrong. Features are kept while the text tower is frozen, and
-computed in every call while it is trained.
+Names are tokenised as CLIP reads them, bare or in templates, and never silently wrong. Features are kept while the
+text tower is frozen, and computed in every call while it is trained.
 
 Shapes: `K` classes, `E` projection.
 """
@@ -83,6 +83,11 @@ def load_tokenizer(path: Any, **source: Any) -> PreTrainedTokenizerBase:
     try:
         # the library's own class; unset, it asks whether to run the code that lies beside it
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, **source)
+    except ImportError as error:  # SigLIP's sentencepiece, for one
+        lines = " ".join(str(error).split())
+        raise ValueError(
+            f"The tokenizer of {str(path)!r} needs a package that is not installed: {lines:.200}"
+        ) from error
     except Exception as error:  # the library raises five kinds, depending on what is missing
         raise ValueError(_no_tokenizer(path) + f" ({type(error).__name__} behind this.)") from error
     if len(tokenizer) <= len(tokenizer.all_special_ids):  # built without any file
@@ -110,7 +115,7 @@ def tokenize_texts(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, con
     if broken:
         raise ValueError(f"`labels` and texts must be text that UTF-8 can hold, got {broken}.")
     lengths = [len(ids) for ids in tokenizer(texts)["input_ids"]]
-    _warn_of_cut_texts([(text, count) for text, count in zip(texts, lengths) if count > length], length)
+    warn_of_cut_texts([(text, count) for text, count in zip(texts, lengths) if count > length], length)
     encoded = tokenizer(texts, padding="max_length", truncation=True, max_length=length, return_tensors="pt")
     end = config.eos_token_id  # where CLIPTextModel reads the feature; 2 is CLIP's old sign for "the highest id"
     if end != 2 and not (encoded["input_ids"] == end).any(-1).all():
@@ -118,7 +123,7 @@ def tokenize_texts(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, con
     return encoded["input_ids"]
 
 
-def _warn_of_cut_texts(cut: list[tuple[str, int]], length: int) -> None:
+def warn_of_cut_texts(cut: list[tuple[str, int]], length: int) -> None:
     """Warn of texts, each with its number of tokens, that are longer than the text tower reads."""
     if cut:
         shown = [(text if len(text) <= 60 else f"{text[:57]}...", count) for text, count in cut[:3]]
@@ -329,19 +334,43 @@ class ClassTextFeatures:
         ids = tokenize_texts(fill_in(chosen, given), self._required_tokenizer(), self.config.text_config)
         return self._encode_averaged(ids, len(chosen))
 
+    def label_features(
+        self, labels: Sequence[str], tokenizer: Any = None, *, templates: str | Sequence[str] | None = None
+    ) -> torch.Tensor:
+        """Compute the text features that `set_labels` would give to these names: (K, E). The classes stay as they are.
+
+        Those of one template are not normalised, as the text tower gives them; those of several have unit length.
+
+        Args:
+            labels, tokenizer, templates: as in `set_labels`.
+
+        Raises:
+            ValueError: as `set_labels`.
+        """
+        self._require_text_head("label_features")
+        self._require_text_tower("label_features")
+        chosen = self._templates(templates)
+        ids = tokenize_labels(labels, self._required_tokenizer(tokenizer), self.config.text_config, chosen)
+        return self._encode_tokens(ids) if len(chosen) == 1 else self._encode_averaged(ids, len(chosen))
+
     def _templates(self, templates: str | Sequence[str] | None) -> list[str]:
         """Return the templates given, else those in which the present names are read."""
         return check_templates(templates) if templates is not None else [*(self.config.label_templates or BARE_NAME)]
 
     def _encode_averaged(self, input_ids: torch.Tensor, templates: int) -> torch.Tensor:
         """Encode tokens and average over the templates as CLIP does: (M * N, length) -> (N, E) of unit length."""
+        features = self._encode_tokens(input_ids)
+        unit = F.normalize(at_least_float32(features), dim=-1)
+        if templates > 1:
+            unit = F.normalize(unit.unflatten(0, (templates, -1)).mean(0), dim=-1)
+        return unit.to(features)
+
+    def _encode_tokens(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """Encode tokens in chunks: (N, length) -> (N, E), not normalised."""
         ids = input_ids.to(self._class_device())
         with self._reading_texts():
             chunks = [self.get_text_features(self._shortest(part)).pooler_output for part in ids.split(TEXTS_AT_ONCE)]
-            features = torch.cat(chunks)
-            unit = F.normalize(at_least_float32(features), dim=-1)
-            mean = unit.unflatten(0, (templates, -1)).mean(0) if templates > 1 else unit
-            return F.normalize(mean, dim=-1).to(features)
+            return torch.cat(chunks)
 
     def _checked_names(self, count: int, labels: Iterable[str] | None) -> list[str]:
         """Return the names of `count` classes: those given, else the present ones, or numbers for another count."""

@@ -20,7 +20,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import CLIPConfig, CLIPTextConfig, CLIPVisionConfig, PreTrainedConfig
 
 from .class_names_ila import names_of, settle_label_fields, with_label_arguments, without_label_fields
-from .loading_ila import HUB_KWARGS, config_dict_of_vit
+from .loading_ila import HUB_KWARGS, config_dict_of_vit, refuse_adapter
 from .validation_ila import (
     ALIGNING,
     ALIGNMENT_USES,
@@ -138,13 +138,15 @@ def zero_shot_arguments(kind: Any, path: Any, given: Mapping[str, Any]) -> dict[
     Raises:
         ValueError: a checkpoint or a model without CLIP's text tower, or fields of another network.
     """
+    refuse_adapter(path)
     source = {name: given[name] for name in HUB_KWARGS if name in given}
     stored = {} if path is None else PreTrainedConfig.get_config_dict(path, **source)[0]
+    check_model_type(stored, path, kind.loads)
     found, is_clip = stored.get("model_type"), stored.get("model_type") == "clip"
     if found not in ("clip", "ila"):
+        kind_found = "has no config.json that says what it is" if found is None else f"is of `model_type` {found!r}"
         raise ValueError(
-            f"`zero_shot=True` needs CLIP's text tower; {str(path)!r} is of `model_type` {found!r}, allowed: 'clip', "
-            "'ila'."
+            f"`zero_shot=True` needs CLIP's text tower; {str(path)!r} {kind_found}, allowed: 'clip', 'ila'."
         )
     network: dict[str, Any] = {"classification_head": "text", "class_features": "tokens", **PLAIN_CLIP}
     if not is_clip:
@@ -240,6 +242,7 @@ class IlaVisionConfig(CLIPVisionConfig):
             behind them instead: `last_hidden_state` is that.
         image_normalization: "image_mean" and "image_std" that the weights were made for, `None` for CLIP's;
             `IlaVideoProcessor.for_model` takes them from here.
+        untrained_weights: as in `IlaConfig`, of a tower alone.
     """
 
     model_type = "ila_vision_model"
@@ -274,6 +277,7 @@ class IlaVisionConfig(CLIPVisionConfig):
     patch_bias: bool = False
     pre_layer_norm: bool = True
     image_normalization: dict[str, list[float] | tuple[float, ...]] | None = None
+    untrained_weights: list[str] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         kwargs.pop("model_type", None)
@@ -289,7 +293,9 @@ class IlaVisionConfig(CLIPVisionConfig):
         if config_dict.get("model_type") == "vit":
             config_dict = config_dict_of_vit(config_dict, pretrained_model_name_or_path, **kwargs)
         if "vision_config" in config_dict:  # of both towers, CLIP's or ours
+            untrained = config_dict.get("untrained_weights")
             config_dict = IlaConfig.from_dict(without_label_fields(config_dict)).vision_config.to_dict()
+            config_dict["untrained_weights"] = untrained
         return config_dict, unused
 
     @classmethod
@@ -381,7 +387,7 @@ class IlaVisionConfig(CLIPVisionConfig):
 
 
 # What `IlaConfig(...)` and `from_pretrained(...)` hand down to the vision configuration when given at the top.
-_VISION_FIELDS = frozenset(IlaVisionConfig.__annotations__)
+_VISION_FIELDS = frozenset(IlaVisionConfig.__annotations__) - {"untrained_weights"}
 
 
 @strict
@@ -414,6 +420,8 @@ class IlaConfig(CLIPConfig):
         initializer_range: standard deviation of new weights without a rule of their own.
         weights_origin: "official_release" where the weights are, or began as, a published checkpoint's, for which
             nobody granted a licence; it travels with them, and their cards say so.
+        untrained_weights: names of the weights that were drawn at random and not trained since, `None` for none, when
+            the model was loaded or saved; `model.untrained()` tells how it is now.
 
     `id2label` and `label2id` say one list of class names; either is enough, and the other one is set from it.
 
@@ -463,6 +471,7 @@ class IlaConfig(CLIPConfig):
     label_smoothing: float | int = 0.0
     initializer_range: float = 0.02
     weights_origin: Literal["official_release"] | None = None
+    untrained_weights: list[str] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         kwargs.pop("model_type", None)

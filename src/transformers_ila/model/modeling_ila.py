@@ -44,7 +44,7 @@ from .class_features_ila import (
     random_class_embeds,
     tokenize_labels,
 )
-from .class_names_ila import check_labels, explicit_class_names, names_of, row_order, settle_label_fields
+from .class_names_ila import LABEL_FIELDS, check_labels, explicit_class_names, names_of, row_order, settle_label_fields
 from .configuration_ila import IlaConfig, IlaVisionConfig, zero_shot_arguments
 from .layers_ila import IlaVisionEncoder
 from .loading_ila import HUB_KWARGS, FramePositions, PatchProjection
@@ -86,6 +86,7 @@ class IlaVisionModel(IlaPreTrainedModel):
     base_model_prefix = "vision_model"  # so that the tower alone loads from a folder that holds both
     main_input_name = "pixel_values"
     input_modalities = ("video",)
+    new_parameters: ClassVar[tuple[str, ...]] = NEW_IN_TOWER
     _keys_to_ignore_on_load_unexpected = [r"^(text_|visual_projection|logit_scale|mit\.|prompts_|class)"]
     _input_embed_layer = "patch_embedding"
 
@@ -148,10 +149,12 @@ def check_pixel_values(
 
     Raises:
         ValueError: unless the shape is (B, T, C, H, W) as configured, or with `views` (B, V, T, C, H, W), and the
-            numbers are normalised ones, which no integers are.
+            numbers are normalised ones, which no integers are. CLIP alone, which knows no time, takes any T.
     """
     frames, channels, size = config.num_frames, config.num_channels, config.image_size
     shape = tuple(pixel_values.shape) if isinstance(pixel_values, torch.Tensor) else None
+    if config.temporal_module == "none" and config.normalize_frames and shape is not None and len(shape) == 5 + views:
+        frames = max(shape[-4], 1)
     if shape is not None and len(shape) == 5 + views and shape[-4:-2] == (frames, channels):
         if shape[-2:] == (size, size) or any_size:
             if pixel_values.is_floating_point():
@@ -482,15 +485,15 @@ class IlaForVideoClassification(NamedClasses, ClassTextFeatures, IlaModel):
             labels=labels,
             tokenizer=tokenizer,
             templates=None if templates is None else check_templates(templates),
-            anew=zero_shot and labels is not None,
+            anew=zero_shot and any(given is not None for given in (labels, *map(kwargs.get, LABEL_FIELDS[:2]))),
             output_loading_info=True,
             **kwargs,
         )
         if zero_shot:
             _refuse_missing_weights(path, info)
-        if model._has_placeholders():  # CLIP's own may name classes, and other templates wait for the names
+        if model._has_placeholders() and "class_input_ids" in info["missing_keys"]:  # CLIP's own may name classes
             names = explicit_class_names(model.config) if model._find_tokenizer() is not None else None
-            if names is not None and (templates is not None or "class_input_ids" in info["missing_keys"]):
+            if names is not None:
                 model.set_labels(names)
         if not (zero_shot and "class_input_ids" in info["missing_keys"]):  # no words were asked for
             model._warn_of_classes(info["missing_keys"])
@@ -513,6 +516,7 @@ class IlaForVideoClassification(NamedClasses, ClassTextFeatures, IlaModel):
             asked = templates or [*(model.config.label_templates or ())] or stored
             if anew or asked != stored:
                 model._forget_classes()
+                info["missing_keys"].add("class_input_ids")  # what the checkpoint holds is of no use
             model.config.label_templates = asked
         return model, info
 
@@ -635,7 +639,9 @@ class IlaForVideoClassification(NamedClasses, ClassTextFeatures, IlaModel):
         before = names_of(self.config)
         order = row_order(before, names)
         if order is not None:
+            untrained = self.untrained()
             self._use_class_features(self.config.class_features, "class_embeds", self.class_embeds[order])
+            self.remember_untrained(untrained)
             self._name_classes(names)
             return False
         self._require_text_tower("set_labels")
@@ -660,13 +666,15 @@ class IlaForVideoClassification(NamedClasses, ClassTextFeatures, IlaModel):
         ids = tokenize_labels(names, used, self.config.text_config, sentences)
         if len(sentences) == 1:
             self.set_class_input_ids(ids, names)
-        elif self.config.freeze_text_model:
-            self.set_class_embeddings(self._encode_averaged(ids, len(sentences)), names)
-        else:
+        elif not self.config.freeze_text_model:
             raise ValueError(
                 f"Features of {len(sentences)} templates are averaged once, and the text tower is to be trained "
                 "(`freeze_text_model` is False): give one template, or freeze it."
             )
+        else:
+            features = self._encode_averaged(ids, len(sentences)).to(self.logit_scale.dtype)
+            self._name_classes(self._checked_names(len(names), names))
+            self._use_ready_features(features)
         self.config.label_templates = kept
         self.tokenizer = used
 
@@ -687,6 +695,7 @@ class IlaForVideoClassification(NamedClasses, ClassTextFeatures, IlaModel):
             self._read_labels(names)
         else:
             self.set_class_embeddings(random_class_embeds(self.config, len(names)), names)
+            self.remember_untrained([*self.untrained(), "class_embeds"])
 
     def merge_text_tower(self) -> "IlaForVideoClassification":
         """Store the classes' text features and drop the text tower, in place; what is saved has none either.

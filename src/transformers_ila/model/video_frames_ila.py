@@ -92,9 +92,14 @@ def list_videos(videos: Any) -> list[Any]:
     if not isinstance(videos, (list, tuple)) or not videos:
         shown = redact(repr(videos))
         raise ValueError(f"Got {type(videos).__name__} {shown:.80} as video; allowed: {ALLOWED_INPUTS}.")
-    if all(isinstance(item, FRAME) and getattr(item, "ndim", 3) == 3 for item in videos):
+    if is_frames(videos):
         return [videos]
     return [video for item in videos for video in list_videos(item)]
+
+
+def is_frames(videos: list[Any] | tuple[Any, ...]) -> bool:
+    """Return whether a list is the frames of one video, and no list of videos."""
+    return bool(videos) and all(isinstance(item, FRAME) and getattr(item, "ndim", 3) == 3 for item in videos)
 
 
 def in_memory(video: Any) -> bool:

@@ -17,7 +17,14 @@ import numpy as np
 import torch
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as tvF
-from transformers import AutoImageProcessor, CLIPImageProcessor, PreTrainedConfig, SiglipImageProcessor
+from transformers import (
+    AutoImageProcessor,
+    CLIPImageProcessor,
+    PreTrainedConfig,
+    Siglip2ImageProcessor,
+    Siglip2VisionConfig,
+    SiglipImageProcessor,
+)
 from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
 from transformers.image_utils import (
     OPENAI_CLIP_MEAN,
@@ -53,6 +60,7 @@ RESIZE_RATIO = 256 / 224  # short side before the centre crop : crop, as the rel
 # What an image processor and this one both do; of an image processor any other `do_*` is refused.
 IMAGE_STEPS = ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb")
 IMAGE_NUMBERS = ("size", "resample", "crop_size", "rescale_factor", "image_mean", "image_std")
+PATCH_NUMBERS = ("max_num_patches", "patch_size")  # SigLIP 2's
 
 
 # -- the processor ---------------------------------------------------------------------------------------------------
@@ -214,7 +222,7 @@ class IlaVideoProcessor(BaseVideoProcessor):
         where = {name: kwargs.pop(name) for name in HUB_KWARGS if name in kwargs}
         images = _image_processor(source, **where) if isinstance(source, (str, os.PathLike)) else source
         images = getattr(images, "image_processor", images)
-        if not isinstance(images, BaseImageProcessor):
+        if not isinstance(images, BaseImageProcessor) or isinstance(images, BaseVideoProcessor):
             raise ValueError(
                 f"Got {type(images).__name__} {images!r:.80}; allowed: a folder, a Hub id or an image processor."
             )
@@ -226,7 +234,7 @@ class IlaVideoProcessor(BaseVideoProcessor):
                 f"{cls.__name__} cannot do to frames; it does {', '.join(IMAGE_STEPS)}."
             )
         settings: dict[str, Any] = {name: steps.get(name, False) for name in IMAGE_STEPS} | {"do_convert_rgb": True}
-        numbers = {name: getattr(images, name, None) for name in IMAGE_NUMBERS}
+        numbers = {name: getattr(images, name, None) for name in IMAGE_NUMBERS + PATCH_NUMBERS}
         settings |= {name: value for name, value in numbers.items() if value is not None}
         return cls(**{**settings, **kwargs})
 
@@ -413,6 +421,9 @@ def _image_processor(source: str | os.PathLike, **where: Any) -> BaseImageProces
     side = config.get("vision_config", config).get("image_size", 224)
     if config.get("model_type") == "siglip":
         return SiglipImageProcessor(size={"height": side, "width": side})
+    if config.get("model_type") == "siglip2":
+        vision = Siglip2VisionConfig(**config.get("vision_config", {}))
+        return Siglip2ImageProcessor(max_num_patches=vision.num_patches, patch_size=vision.patch_size)
     return CLIPImageProcessor(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
 
 
