@@ -25,7 +25,7 @@ from ..model.modeling_ila import IlaForVideoClassification
 from ..model.video_processing_ila import IlaVideoProcessor
 from ..model.video_urls_ila import redact
 from .hashing import hash_tensors
-from .index_files import WHOLE, IndexWriter, open_parts, write_model
+from .index_files import WHOLE, IndexWriter, drop_lines, open_parts, write_model
 from .inference import (
     Network,
     evaluating,
@@ -97,7 +97,9 @@ def index_videos(
     with IndexWriter(folder, rank) as writer:
         if rank.rank == 0 and model.name_or_path:
             write_model(folder, model.name_or_path)
-        done = _done(folder, model.config.projection_dim, options, rank)
+        if options.retry:
+            _drop_unreadable(folder, model.config.projection_dim, rank)
+        done = _done(folder, model.config.projection_dim, rank)
         summary.before = len(done)
         waiting = own_share(videos, rank, summary, done, progress)
         with closing(iter_features(model, processor, waiting, options, rank=rank, summary=summary)) as batches:
@@ -193,11 +195,20 @@ def _row(
     return {**line, "rows": len(features), "frames_lost": lost, "features": features.numpy(), "spans": spans}
 
 
-def _done(folder: Path, dimension: int, options: IndexOptions, rank: Rank) -> set[bytes]:
-    """Return the ids of this process's videos that are in the index; with `options.retry` without unreadable ones."""
-    lines = (line for part in open_parts(folder, dimension) for _, line in part.lines())
-    ids = (video_id(line["video"]) for line in lines if not options.retry or line["reason"] is None)
+def _done(folder: Path, dimension: int, rank: Rank) -> set[bytes]:
+    """Return the ids of this process's videos that have a line in the index."""
+    ids = (video_id(line["video"]) for part in open_parts(folder, dimension) for _, line in part.lines())
     return {video for video in ids if rank.takes(video)}
+
+
+def _drop_unreadable(folder: Path, dimension: int, rank: Rank) -> None:
+    """Drop the lines of this process's videos that could not be read, so that they are tried again."""
+    found: dict[str, list[int]] = {}
+    for part in open_parts(folder, dimension):
+        for begin, line in part.lines():
+            if line["reason"] is not None and rank.takes(video_id(line["video"])):
+                found.setdefault(part.file.stem, []).append(begin)
+    drop_lines(folder, found)
 
 
 # -- what the rows depend on -----------------------------------------------------------------------------------------
