@@ -152,6 +152,22 @@ def test_what_was_dropped_can_be_added_again(tmp_path):
     assert reader.search(torch.eye(4)[3], 1)[0][0].video == "a"
 
 
+def test_faiss_finds_the_same(tmp_path):
+    """By `datasets`' own `add_faiss_index`, a flat one."""
+    faiss = pytest.importorskip("faiss", reason="the extra faiss; make test-extra PARTS=faiss")
+    features = np.random.default_rng(0).standard_normal((300, 32)).astype(np.float32)
+    index = VideoIndex.create(tmp_path, 32)
+    index.add([f"{row}.mp4" for row in range(300)], features)
+    index.drop("1?.mp4")
+    data = index.to_dataset()
+    data.add_faiss_index("embedding", metric_type=faiss.METRIC_INNER_PRODUCT)
+    for query in features[:20]:
+        hits = index.search(query, 7)[0]
+        scores, found = data.get_nearest_examples("embedding", query / np.linalg.norm(query), k=7)
+        assert found["video"] == [hit.video for hit in hits]
+        assert scores == pytest.approx([hit.score for hit in hits], abs=1e-5)
+
+
 # -- indexing --------------------------------------------------------------------------------------------------------
 
 

@@ -94,11 +94,11 @@ with_source() {
 }
 
 parts=("${@:-}")
-[[ -n "${parts[0]}" ]] || parts=(wheel exporters proofs torchao mteb oldest)
+[[ -n "${parts[0]}" ]] || parts=(wheel exporters proofs torchao mteb faiss oldest)
 for part in "${parts[@]}"; do
     case $part in
-        wheel | exporters | proofs | torchao | mteb | oldest) ;;
-        *) echo "No part '$part': wheel, exporters, proofs, torchao, mteb, oldest." >&2; exit 2 ;;
+        wheel | exporters | proofs | torchao | mteb | faiss | oldest) ;;
+        *) echo "No part '$part': wheel, exporters, proofs, torchao, mteb, faiss, oldest." >&2; exit 2 ;;
     esac
 done
 for part in "${parts[@]}"; do

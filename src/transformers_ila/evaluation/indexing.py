@@ -75,6 +75,7 @@ def index_videos(
     *,
     rank: Rank | None = None,
     progress: Callable[[int], object] | None = None,
+    source: str | Path | None = None,
 ) -> IndexSummary:
     """Add this process's share of the videos that are not in an index yet.
 
@@ -86,6 +87,7 @@ def index_videos(
         rank: which of how many processes this is, all of which are given the same videos; by default the only one.
         progress: called with the number of this process's videos that are done since its last call, those that were
             done before included.
+        source: where the model lies, which the index notes for searches; by default the model's `name_or_path`.
 
     Raises:
         ValueError: a folder with features of another model or other options, or a part that another process writes.
@@ -95,8 +97,8 @@ def index_videos(
     folder.mkdir(parents=True, exist_ok=True)
     check_settings(folder, index_settings(model, processor, options))
     with IndexWriter(folder, rank) as writer:
-        if rank.rank == 0 and model.name_or_path:
-            write_model(folder, model.name_or_path)
+        if rank.rank == 0 and (place := str(source or model.name_or_path)):
+            write_model(folder, place)
         if options.retry:
             _drop_unreadable(folder, model.config.projection_dim, rank)
         done = _done(folder, model.config.projection_dim, rank)
