@@ -51,9 +51,7 @@ class CostOptions:
     config: str | None = field(default=None, metadata={"help": "more fields of IlaConfig, as a JSON object"})
     model: str | None = field(
         default=None,
-        metadata={
-            "help": "folder or Hub id in place of --size: a saved model, or a CLIP, ViT or DINOv2 with ILA in it"
-        },
+        metadata={"help": "folder or Hub id in place of --size: a saved model, or a CLIP, ViT, DINOv2 with ILA in it"},
     )
     measure: bool = field(default=False, metadata={"help": "also measure the time of a clip and the memory of a step"})
     tables: bool = field(default=False, metadata={"help": "print the paper's Tables 1 to 4 in place of one model"})
