@@ -275,15 +275,16 @@ def fingerprint(model: IlaForVideoClassification) -> str:
 def describe_model(model: IlaForVideoClassification, device: torch.device) -> dict[str, Any]:
     """Return the model's name, revision, number of classes, fingerprint and weights' dtype, and where it computed.
 
-    untrained_weights: how many of its tensors are random, since nothing has trained them.
+    `untrained_weights` is there for a model some of whose tensors nothing has trained: how many.
     """
+    untrained = untrained_weights(model)
     return {
         "name": model.name_or_path or None,
         "revision": getattr(model.config, "_commit_hash", None),  # of a model from the Hub
         "labels": model.config.num_labels,
         "fingerprint": fingerprint(model),
         "dtype": str(model.dtype).removeprefix("torch."),
-        "untrained_weights": len(untrained_weights(model)),
+        **({"untrained_weights": len(untrained)} if untrained else {}),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
     }
 

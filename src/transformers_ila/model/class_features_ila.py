@@ -83,6 +83,11 @@ def load_tokenizer(path: Any, **source: Any) -> PreTrainedTokenizerBase:
     try:
         # the library's own class; unset, it asks whether to run the code that lies beside it
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, **source)
+    except ImportError as error:  # SigLIP's sentencepiece, for one
+        lines = " ".join(str(error).split())
+        raise ValueError(
+            f"The tokenizer of {str(path)!r} needs a package that is not installed: {lines:.200}"
+        ) from error
     except Exception as error:  # the library raises five kinds, depending on what is missing
         raise ValueError(_no_tokenizer(path) + f" ({type(error).__name__} behind this.)") from error
     if len(tokenizer) <= len(tokenizer.all_special_ids):  # built without any file
@@ -110,7 +115,7 @@ def tokenize_texts(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, con
     if broken:
         raise ValueError(f"`labels` and texts must be text that UTF-8 can hold, got {broken}.")
     lengths = [len(ids) for ids in tokenizer(texts)["input_ids"]]
-    _warn_of_cut_texts([(text, count) for text, count in zip(texts, lengths) if count > length], length)
+    warn_of_cut_texts([(text, count) for text, count in zip(texts, lengths) if count > length], length)
     encoded = tokenizer(texts, padding="max_length", truncation=True, max_length=length, return_tensors="pt")
     end = config.eos_token_id  # where CLIPTextModel reads the feature; 2 is CLIP's old sign for "the highest id"
     if end != 2 and not (encoded["input_ids"] == end).any(-1).all():
@@ -118,7 +123,7 @@ def tokenize_texts(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, con
     return encoded["input_ids"]
 
 
-def _warn_of_cut_texts(cut: list[tuple[str, int]], length: int) -> None:
+def warn_of_cut_texts(cut: list[tuple[str, int]], length: int) -> None:
     """Warn of texts, each with its number of tokens, that are longer than the text tower reads."""
     if cut:
         shown = [(text if len(text) <= 60 else f"{text[:57]}...", count) for text, count in cut[:3]]

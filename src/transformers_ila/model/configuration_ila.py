@@ -140,6 +140,7 @@ def zero_shot_arguments(kind: Any, path: Any, given: Mapping[str, Any]) -> dict[
     """
     source = {name: given[name] for name in HUB_KWARGS if name in given}
     stored = {} if path is None else PreTrainedConfig.get_config_dict(path, **source)[0]
+    check_model_type(stored, path, kind.loads)
     found, is_clip = stored.get("model_type"), stored.get("model_type") == "clip"
     if found not in ("clip", "ila"):
         raise ValueError(
