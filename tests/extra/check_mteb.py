@@ -18,7 +18,7 @@ from mteb.abstasks.zeroshot_classification import AbsTaskZeroShotClassification
 from transformers import AutoProcessor, CLIPImageProcessor, CLIPModel
 
 from support.paths import ROOT
-from support.tiny_models import save_clip
+from support.tiny_models import save_clip, save_vit
 from transformers_ila import IlaForVideoClassification, IlaVideoProcessor, read_video
 from transformers_ila.evaluation.mteb import MtebEncoder
 from transformers_ila.model.video_sampling_ila import segment_indices
@@ -200,6 +200,14 @@ def test_the_example_of_the_documentation_runs(tmp_path, clip, rows, monkeypatch
     (code,) = re.findall(r"<!-- test: mteb -->\n```python\n(.*?)```", (ROOT / "docs/search.md").read_text(), re.DOTALL)
     exec(code, {})
     assert re.fullmatch(r"\[\[-?0\.\d+ +-?0\.\d+\]\]\n", capsys.readouterr().out)
+
+
+def test_a_tower_of_pictures_encodes_videos_alone(tmp_path, rows, caplog):
+    save_vit(tmp_path)
+    encoder = MtebEncoder(tmp_path)
+    assert encoder.encode([{"video": rows["video"][:2]}]).shape == (2, 32) and "random" not in caplog.text
+    with pytest.raises(ValueError, match="num_frames have no effect"):
+        MtebEncoder(tmp_path, num_frames=4)
 
 
 def test_a_linear_head_encodes_videos_alone(tmp_path, clip, rows):
