@@ -95,6 +95,23 @@ def save_vit(folder: Path, kind: Any = ViTModel, **fields: Any) -> Any:
     return vit
 
 
+def save_dinov2(folder: Path, *, registers: int = 0, classifier: bool = False, **fields: Any) -> Any:
+    """A DINOv2 with random weights everywhere, LayerScale and registers too, as it is saved; returns it."""
+    fields = {**TINY_VISION, "mlp_ratio": 2, "layerscale_value": 0.5, **fields}
+    fields.pop("intermediate_size")
+    config: Any = Dinov2Config(**fields)
+    kinds: Any = (Dinov2Model, Dinov2ForImageClassification)
+    if registers:
+        config = Dinov2WithRegistersConfig(num_register_tokens=registers, **fields)
+        kinds = (Dinov2WithRegistersModel, Dinov2WithRegistersForImageClassification)
+    dinov2 = kinds[classifier](config).eval()
+    generator = torch.Generator().manual_seed(0)
+    for weight in dinov2.parameters():
+        weight.data += 0.1 * torch.randn(weight.shape, generator=generator)
+    dinov2.save_pretrained(folder)
+    return dinov2
+
+
 def letters_tokenizer() -> Siglip2Tokenizer:
     """A SigLIP 2 tokenizer that knows the printable letters; it reads capitals as small ones."""
     tokens = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "▁", *(chr(code) for code in range(33, 127))]
@@ -125,23 +142,6 @@ def save_siglip(folder: Path, family: str = "siglip", *, tokenizer: bool = True,
     if tokenizer:
         letters_tokenizer().save_pretrained(folder)
     return model
-
-
-def save_dinov2(folder: Path, *, registers: int = 0, classifier: bool = False, **fields: Any) -> Any:
-    """A DINOv2 with random weights everywhere, LayerScale and registers too, as it is saved; returns it."""
-    fields = {**TINY_VISION, "mlp_ratio": 2, "layerscale_value": 0.5, **fields}
-    fields.pop("intermediate_size")
-    config: Any = Dinov2Config(**fields)
-    kinds: Any = (Dinov2Model, Dinov2ForImageClassification)
-    if registers:
-        config = Dinov2WithRegistersConfig(num_register_tokens=registers, **fields)
-        kinds = (Dinov2WithRegistersModel, Dinov2WithRegistersForImageClassification)
-    dinov2 = kinds[classifier](config).eval()
-    generator = torch.Generator().manual_seed(0)
-    for weight in dinov2.parameters():
-        weight.data += 0.1 * torch.randn(weight.shape, generator=generator)
-    dinov2.save_pretrained(folder)
-    return dinov2
 
 
 def save_timesformer(folder: Path, **fields: Any) -> TimesformerForVideoClassification:

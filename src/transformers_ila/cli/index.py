@@ -106,7 +106,9 @@ def run(args: IndexArguments) -> int:
     videos = iter_videos(args.videos, root=args.root)
     with interrupted_by_sigterm(), tqdm(total=total, unit="video", disable=rank.rank > 0) as bar:
         try:
-            summary = index_videos(model, processor, videos, args.output, args, rank=rank, progress=bar.update)
+            summary = index_videos(
+                model, processor, videos, args.output, args, rank=rank, progress=bar.update, source=args.source
+            )
         except KeyboardInterrupt:
             print("Interrupted; the same command goes on from here.", file=sys.stderr)
             return 130

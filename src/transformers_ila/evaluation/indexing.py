@@ -25,7 +25,7 @@ from ..model.modeling_ila import IlaForVideoClassification
 from ..model.video_processing_ila import IlaVideoProcessor
 from ..model.video_urls_ila import redact
 from .hashing import hash_tensors
-from .index_files import WHOLE, IndexWriter, open_parts, write_model
+from .index_files import WHOLE, IndexWriter, drop_lines, open_parts, write_model
 from .inference import (
     Network,
     evaluating,
@@ -48,7 +48,8 @@ CLASSES = ("class_input_ids", "class_embeds", "classifier")  # weights that feat
 NOT_OF_FEATURES = (  # fields of configurations, likewise
     "_name_or_path", "architectures", "auto_map", "dtype", "transformers_version", "id2label", "label2id",
     "class_features", "classifier_dropout", "label_smoothing", "label_templates", "num_labels", "problem_type",
-    "untrained_weights",
+    "freeze_text_model", "freeze_vision_model", "alignment_loss_weight", "drop_path_rate", "untrained_weights",
+    "weights_origin",
 )  # fmt: skip
 Row = dict[str, Any]  # a line of the index, with `features` and `spans` beside it; see `index_files.py`
 
@@ -74,6 +75,7 @@ def index_videos(
     *,
     rank: Rank | None = None,
     progress: Callable[[int], object] | None = None,
+    source: str | Path | None = None,
 ) -> IndexSummary:
     """Add this process's share of the videos that are not in an index yet.
 
@@ -85,6 +87,7 @@ def index_videos(
         rank: which of how many processes this is, all of which are given the same videos; by default the only one.
         progress: called with the number of this process's videos that are done since its last call, those that were
             done before included.
+        source: where the model lies, which the index notes for searches; by default the model's `name_or_path`.
 
     Raises:
         ValueError: a folder with features of another model or other options, or a part that another process writes.
@@ -94,9 +97,11 @@ def index_videos(
     folder.mkdir(parents=True, exist_ok=True)
     check_settings(folder, index_settings(model, processor, options))
     with IndexWriter(folder, rank) as writer:
-        if rank.rank == 0 and model.name_or_path:
-            write_model(folder, model.name_or_path)
-        done = _done(folder, model.config.projection_dim, options, rank)
+        if rank.rank == 0 and (place := str(source or model.name_or_path)):
+            write_model(folder, place)
+        if options.retry:
+            _drop_unreadable(folder, model.config.projection_dim, rank)
+        done = _done(folder, model.config.projection_dim, rank)
         summary.before = len(done)
         waiting = own_share(videos, rank, summary, done, progress)
         with closing(iter_features(model, processor, waiting, options, rank=rank, summary=summary)) as batches:
@@ -192,11 +197,20 @@ def _row(
     return {**line, "rows": len(features), "frames_lost": lost, "features": features.numpy(), "spans": spans}
 
 
-def _done(folder: Path, dimension: int, options: IndexOptions, rank: Rank) -> set[bytes]:
-    """Return the ids of this process's videos that are in the index; with `options.retry` without unreadable ones."""
-    lines = (line for part in open_parts(folder, dimension) for _, line in part.lines())
-    ids = (video_id(line["video"]) for line in lines if not options.retry or line["reason"] is None)
+def _done(folder: Path, dimension: int, rank: Rank) -> set[bytes]:
+    """Return the ids of this process's videos that have a line in the index."""
+    ids = (video_id(line["video"]) for part in open_parts(folder, dimension) for _, line in part.lines())
     return {video for video in ids if rank.takes(video)}
+
+
+def _drop_unreadable(folder: Path, dimension: int, rank: Rank) -> None:
+    """Drop the lines of this process's videos that could not be read, so that they are tried again."""
+    found: dict[str, list[int]] = {}
+    for part in open_parts(folder, dimension):
+        for begin, line in part.lines():
+            if line["reason"] is not None and rank.takes(video_id(line["video"])):
+                found.setdefault(part.file.stem, []).append(begin)
+    drop_lines(folder, found)
 
 
 # -- what the rows depend on -----------------------------------------------------------------------------------------
@@ -221,12 +235,17 @@ def describe_tower(model: IlaForVideoClassification) -> dict[str, Any]:
     names = checkpoint_names(model.state_dict())
     hash_tensors(digest, {name: names[name] for name in names if not name.startswith(CLASSES)})
     config = model.config
-    parts = {"config": config, "vision_config": config.vision_config, "text_config": config.text_config}
-    diffs = {name: {} if part is None else part.to_diff_dict() for name, part in parts.items()}
-    fields = _flat("", {**diffs, "config": {k: v for k, v in diffs["config"].items() if k not in parts}})
+    parts = {"config": config, **{name: getattr(config, name, None) for name in ("vision_config", "text_config")}}
+    fields = _flat("", {name: _changed(part) for name, part in parts.items() if part is not None})
     templates = getattr(model.config, "label_templates", None)
     described = {"dimension": model.config.projection_dim, "tower": digest.hexdigest(), "templates": templates}
     return {**described, **fields}
+
+
+def _changed(config: PreTrainedConfig) -> dict[str, Any]:
+    """Return the fields of a configuration that differ from their defaults, without configurations in it."""
+    defaults, fields = type(config)().to_dict(), config.to_dict()
+    return {k: v for k, v in fields.items() if not isinstance(v, dict) and v != defaults.get(k)}
 
 
 def describe_frames(processor: IlaVideoProcessor) -> dict[str, Any]:

@@ -28,7 +28,9 @@ from .indexing import describe_frames, describe_tower
 from .prediction_files import check_settings
 
 
-ROWS_AT_ONCE = 8192  # of a product, 16 MiB of 512 numbers each
+FEW = 4  # queries: up to here memory sets the pace, and each core reads rows of its own
+ROWS_AT_ONCE = 8192  # that a core reads, 16 MiB of 512 numbers each
+ROWS_OF_PRODUCT = 65536  # that a matrix product of more queries takes, by the cores that NumPy's library has
 SCORES_AT_ONCE = 2**26  # which queries are taken together for
 UNIT_ROUNDOFF = 2.0**-24  # of float32
 
@@ -291,12 +293,19 @@ class _Searchable:
         vectors = self.part.vectors
         scores = np.empty((len(queries), len(vectors)), dtype=np.float32)
 
-        def product(start: int) -> None:
-            scores[:, start : start + ROWS_AT_ONCE] = queries @ vectors[start : start + ROWS_AT_ONCE].T
+        def multiply(
+            start: int,
+        ) -> None:  # in C and without a lock, as threads of the library's own would get in the way
+            rows = slice(start, start + ROWS_AT_ONCE)
+            np.einsum("ne,qe->qn", vectors[rows], queries, out=scores[:, rows])
 
-        with ThreadPoolExecutor(usable_cpus()) as pool:
-            for _ in pool.map(product, range(0, len(vectors), ROWS_AT_ONCE)):
-                pass
+        if len(queries) <= FEW:
+            with ThreadPoolExecutor(usable_cpus()) as pool:
+                list(pool.map(multiply, range(0, len(vectors), ROWS_AT_ONCE)))
+        else:
+            for start in range(0, len(vectors), ROWS_OF_PRODUCT):
+                rows = slice(start, start + ROWS_OF_PRODUCT)
+                scores[:, rows] = (vectors[rows] @ queries.T).T
         scores[:, self.dropped] = -np.inf
         return scores
 

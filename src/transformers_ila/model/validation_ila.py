@@ -117,17 +117,10 @@ REFUSED_TYPES = {  # `model_type` or its beginning -> why its weights have no pl
 def check_model_type(config_dict: dict[str, Any], path: Any, allowed: Collection[str]) -> None:
     """Raise a ValueError where a `config.json` is of a model whose weights have no place here, and say why."""
     found = config_dict.get("model_type")
-    if str(found).startswith("siglip") and found not in allowed:
-        raise ValueError(
-            f"{str(path)!r} holds a SigLIP (`model_type` {found!r}), which cannot be a backbone here: it has no class "
-            "token, which the layers and frames exchange. For any words without training take "
-            "`SiglipForVideoClassification.from_pretrained(..., labels=...)` or "
-            '`pipeline("zero-shot-video-classification", model=...)`; as a backbone a CLIP.'
-        )
     if found is not None and found not in allowed:
         names = (config_dict.get("architectures") or [found])[0]
-        why = REFUSED_TYPES if "vit" in allowed else {}  # elsewhere no image tower has a place, whatever it is
-        reasons = (f": {reason}" for beginning, reason in why.items() if found.startswith(beginning))
+        towers = "clip" in allowed or "vit" in allowed  # elsewhere nothing but one kind of video network has a place
+        reasons = (f": {why}" for kind, why in REFUSED_TYPES.items() if towers and found.startswith(kind))
         raise ValueError(
             f"{str(path)!r} holds a {names} (`model_type` {found!r}), of which nothing can be loaded here"
             f"{next(reasons, '')}; allowed `model_type`: {', '.join(sorted(allowed))}."
