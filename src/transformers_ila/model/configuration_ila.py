@@ -20,7 +20,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import CLIPConfig, CLIPTextConfig, CLIPVisionConfig, PreTrainedConfig
 
 from .class_names_ila import names_of, settle_label_fields, with_label_arguments, without_label_fields
-from .loading_ila import HUB_KWARGS, TOWERS, config_dict_of_tower
+from .loading_ila import HUB_KWARGS, TOWERS, config_dict_of_tower, refuse_adapter
 from .validation_ila import (
     ALIGNING,
     ALIGNMENT_USES,
@@ -138,14 +138,15 @@ def zero_shot_arguments(kind: Any, path: Any, given: Mapping[str, Any]) -> dict[
     Raises:
         ValueError: a checkpoint or a model without CLIP's text tower, or fields of another network.
     """
+    refuse_adapter(path)
     source = {name: given[name] for name in HUB_KWARGS if name in given}
     stored = {} if path is None else PreTrainedConfig.get_config_dict(path, **source)[0]
     check_model_type(stored, path, kind.loads)
     found, is_clip = stored.get("model_type"), stored.get("model_type") == "clip"
     if found not in ("clip", "ila"):
+        kind_found = "has no config.json that says what it is" if found is None else f"is of `model_type` {found!r}"
         raise ValueError(
-            f"`zero_shot=True` needs CLIP's text tower; {str(path)!r} is of `model_type` {found!r}, allowed: 'clip', "
-            "'ila'."
+            f"`zero_shot=True` needs CLIP's text tower; {str(path)!r} {kind_found}, allowed: 'clip', 'ila'."
         )
     network: dict[str, Any] = {"classification_head": "text", "class_features": "tokens", **PLAIN_CLIP}
     if not is_clip:

@@ -144,9 +144,12 @@ def require_classification(config: Any, num_labels: int | None = None) -> None:
     require(problem != MULTI_LABEL or not smoothing, field="label_smoothing", value=smoothing, allowed=allowed)
 
 
-def require_templates(templates: Any, field: str) -> None:
-    """Raise a ValueError unless these are different sentences with one place, `{}`, for a class name in each."""
-    allowed = 'one or more different sentences, each with one `{}` for the name and no other braces: "a video of {}."'
+def require_templates(templates: Any, field: str, also: str = "") -> None:
+    """Raise a ValueError unless these are different sentences with one place, `{}`, for a class name in each.
+
+    also: what else is allowed, in words for the error.
+    """
+    allowed = f'one or more different sentences, each with one `{{}}` for the name: "a video of {{}}."{also}'
     are_texts = isinstance(templates, (list, tuple)) and all(isinstance(text, str) for text in templates)
     require(are_texts and len(templates) > 0, field=field, value=templates, allowed=allowed)
     for text in templates:
