@@ -480,7 +480,7 @@ class IlaForVideoClassification(NamedClasses, ClassTextFeatures, IlaModel):
             names = explicit_class_names(model.config) if model._find_tokenizer() is not None else None
             if names is not None:
                 model.set_labels(names)
-        if not (zero_shot and "class_input_ids" in info["missing_keys"]):  # no words were asked for
+        if not (zero_shot and model._has_placeholders()):  # no words were asked for
             model._warn_of_classes(info["missing_keys"])
         return (model, info) if wants_info else model
 
