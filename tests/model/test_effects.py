@@ -124,7 +124,7 @@ OF_A_DECODER = {
     "decoder_num_attention_heads": (2, {}),
 }
 SHOWN_ELSEWHERE = {
-    "label_templates": "tests/model/test_zero_shot.py",
+    "label_templates": "tests/model/test_class_tokens.py",
     "image_normalization": "test_the_normalisation_reaches_the_processor",
     "weights_origin": "tests/hub/test_cards.py",
     "untrained_weights": "tests/model/test_pretrained.py",

@@ -1,7 +1,7 @@
-"""Class names to tokens, and the text features of the classes, of tokens or ready ones.
+"""Class names to sentences to tokens, and the text features of the classes, of tokens or ready ones.
 
-Names are tokenised as CLIP reads them, and never silently wrong. Features are kept while the text tower is frozen, and
-computed in every call while it is trained.
+Names are tokenised as CLIP reads them, bare or in templates, and never silently wrong. Features are kept while the
+text tower is frozen, and computed in every call while it is trained.
 
 Shapes: `K` classes, `E` projection.
 """
@@ -361,8 +361,9 @@ class ClassTextFeatures:
         """Encode tokens and average over the templates as CLIP does: (M * N, length) -> (N, E) of unit length."""
         features = self._encode_tokens(input_ids)
         unit = F.normalize(at_least_float32(features), dim=-1)
-        mean = unit.unflatten(0, (templates, -1)).mean(0) if templates > 1 else unit
-        return F.normalize(mean, dim=-1).to(features)
+        if templates > 1:
+            unit = F.normalize(unit.unflatten(0, (templates, -1)).mean(0), dim=-1)
+        return unit.to(features)
 
     def _encode_tokens(self, input_ids: torch.Tensor) -> torch.Tensor:
         """Encode tokens in chunks: (N, length) -> (N, E), not normalised."""

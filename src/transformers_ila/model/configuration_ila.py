@@ -20,7 +20,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import CLIPConfig, CLIPTextConfig, CLIPVisionConfig, PreTrainedConfig
 
 from .class_names_ila import names_of, settle_label_fields, with_label_arguments, without_label_fields
-from .loading_ila import HUB_KWARGS, config_dict_of_vit
+from .loading_ila import HUB_KWARGS, config_dict_of_vit, refuse_adapter
 from .validation_ila import (
     ALIGNING,
     ALIGNMENT_USES,
@@ -138,6 +138,7 @@ def zero_shot_arguments(kind: Any, path: Any, given: Mapping[str, Any]) -> dict[
     Raises:
         ValueError: a checkpoint or a model without CLIP's text tower, or fields of another network.
     """
+    refuse_adapter(path)
     source = {name: given[name] for name in HUB_KWARGS if name in given}
     stored = {} if path is None else PreTrainedConfig.get_config_dict(path, **source)[0]
     check_model_type(stored, path, kind.loads)

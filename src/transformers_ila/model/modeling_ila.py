@@ -44,7 +44,7 @@ from .class_features_ila import (
     random_class_embeds,
     tokenize_labels,
 )
-from .class_names_ila import check_labels, explicit_class_names, names_of, row_order, settle_label_fields
+from .class_names_ila import LABEL_FIELDS, check_labels, explicit_class_names, names_of, row_order, settle_label_fields
 from .configuration_ila import IlaConfig, IlaVisionConfig, zero_shot_arguments
 from .layers_ila import IlaVisionEncoder
 from .loading_ila import HUB_KWARGS, FramePositions, PatchProjection
@@ -483,7 +483,7 @@ class IlaForVideoClassification(NamedClasses, ClassTextFeatures, IlaModel):
             labels=labels,
             tokenizer=tokenizer,
             templates=None if templates is None else check_templates(templates),
-            anew=zero_shot and labels is not None,
+            anew=zero_shot and any(given is not None for given in (labels, *map(kwargs.get, LABEL_FIELDS[:2]))),
             output_loading_info=True,
             **kwargs,
         )
@@ -664,13 +664,15 @@ class IlaForVideoClassification(NamedClasses, ClassTextFeatures, IlaModel):
         ids = tokenize_labels(names, used, self.config.text_config, sentences)
         if len(sentences) == 1:
             self.set_class_input_ids(ids, names)
-        elif self.config.freeze_text_model:
-            self.set_class_embeddings(self._encode_averaged(ids, len(sentences)), names)
-        else:
+        elif not self.config.freeze_text_model:
             raise ValueError(
                 f"Features of {len(sentences)} templates are averaged once, and the text tower is to be trained "
                 "(`freeze_text_model` is False): give one template, or freeze it."
             )
+        else:
+            features = self._encode_averaged(ids, len(sentences)).to(self.logit_scale.dtype)
+            self._name_classes(self._checked_names(len(names), names))
+            self._use_ready_features(features)
         self.config.label_templates = kept
         self.tokenizer = used
 
