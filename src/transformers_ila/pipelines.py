@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 from transformers import BaseImageProcessor, PreTrainedTokenizerBase
-from transformers.pipelines import PIPELINE_REGISTRY, Pipeline
+from transformers.pipelines import PIPELINE_REGISTRY, Pipeline, VideoClassificationPipeline
 from transformers.utils import logging
 
 from .backbones.zero_shot import (
@@ -28,6 +28,7 @@ from .backbones.zero_shot import (
 )
 from .model.class_features_ila import check_templates, load_tokenizer
 from .model.class_names_ila import check_labels
+from .model.pretrained_ila import warn_of_untrained
 from .model.validation_ila import MULTI_LABEL
 from .model.video_container_ila import VideoDecodingError
 from .model.video_frames_ila import FRAME, is_frames
@@ -87,6 +88,7 @@ class ZeroShotVideoClassificationPipeline(Pipeline):
         parts = (getattr(processor, name, None) for name in ("video_processor", "image_processor"))
         pixels = next((part for part in (video_processor, image_processor, *parts) if part is not None), None)
         self._kept: tuple[Any, torch.Tensor] | None = None  # what text features were computed for, and they
+        warn_of_untrained(model)
         super().__init__(
             model=model, tokenizer=_tokenizer(tokenizer, model), video_processor=_processor(pixels, model), **kwargs
         )
@@ -345,8 +347,17 @@ def _processor(given: Any, model: Any) -> Any:
     return given
 
 
+class WarningVideoClassificationPipeline(VideoClassificationPipeline):
+    """Classify videos as transformers' own class does, after a warning of a model with weights that are random."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        warn_of_untrained(self.model)
+
+
 def register() -> None:
-    """Make the task known to transformers' `pipeline`."""
+    """Make the task known to transformers' `pipeline`, and let "video-classification" warn of untrained models."""
+    PIPELINE_REGISTRY.supported_tasks["video-classification"]["impl"] = WarningVideoClassificationPipeline
     if TASK not in PIPELINE_REGISTRY.supported_tasks:
         PIPELINE_REGISTRY.register_pipeline(
             TASK,

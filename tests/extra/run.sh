@@ -65,6 +65,13 @@ torchao() {
     with_source "$work/torchao" tests/model/test_weight_only.py
 }
 
+# mteb: installs mteb. Runs tasks of local videos with it.
+mteb() {
+    borrow "$work/mteb"
+    "$work/mteb/bin/python" -m pip install --quiet 'mteb>=2.26'
+    HF_HUB_OFFLINE=1 with_source "$work/mteb" tests/extra/check_mteb.py
+}
+
 # oldest: installs, lending nothing, the oldest versions that pyproject.toml allows (some 2 GB with torch for GPUs; uv's
 # UV_TORCH_BACKEND=cpu makes it 0.3 GB where that index can be reached). Runs the fast tier.
 oldest() {
@@ -80,11 +87,11 @@ with_source() {
 }
 
 parts=("${@:-}")
-[[ -n "${parts[0]}" ]] || parts=(wheel exporters proofs torchao oldest)
+[[ -n "${parts[0]}" ]] || parts=(wheel exporters proofs torchao mteb oldest)
 for part in "${parts[@]}"; do
     case $part in
-        wheel | exporters | proofs | torchao | oldest) ;;
-        *) echo "No part '$part': wheel, exporters, proofs, torchao, oldest." >&2; exit 2 ;;
+        wheel | exporters | proofs | torchao | mteb | oldest) ;;
+        *) echo "No part '$part': wheel, exporters, proofs, torchao, mteb, oldest." >&2; exit 2 ;;
     esac
 done
 for part in "${parts[@]}"; do

@@ -108,7 +108,8 @@ class MtebEncoder(AbsEncoder):
         if not given or not encoders.keys() >= set(given):
             raise ValueError(f"Inputs must have text, video or both; got {', '.join(given or map(str, batch))}.")
         with torch.no_grad():
-            return F.normalize(sum(encoders[name](batch[name]) for name in given), dim=-1)
+            parts = torch.stack([encoders[name](batch[name]) for name in given])
+            return F.normalize(parts.sum(0), dim=-1)
 
     def _encode_texts(self, texts: Sequence[str]) -> torch.Tensor:
         if not self.has_text:
@@ -172,7 +173,7 @@ class MtebEncoder(AbsEncoder):
 
 
 def _load(source: str | Path, **options: Any) -> tuple[Any, Any]:
-    """Load a model and its processor: one with a text tower as for words of one's own, another one as it was trained."""
+    """Load a model and its processor: for words of its own where there is a text tower."""
     require_checkpoint(source)
     where = {name: options[name] for name in HUB_KWARGS if name in options}
     if find_adapter_config_file(source, **where) is not None:

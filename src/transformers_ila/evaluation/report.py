@@ -292,18 +292,18 @@ def describe_model(model: IlaForVideoClassification, device: torch.device) -> di
     """Return what a report says of a model.
 
     Returns:
-        name, revision, labels (how many classes), fingerprint, dtype of the weights, device that computed;
-        untrained_weights: how many of its tensors are random, since nothing has trained them; tower
-        (`describe_tower`); templates in which the class names were read, None for bare names or no text head.
+        name, revision, labels (how many classes), fingerprint, dtype of the weights, device that computed; tower
+        (`describe_tower`); templates in which the class names were read, None for bare names or no text head;
+        untrained_weights: how many of its tensors nothing has trained, where there are any.
     """
-    templates = getattr(model.config, "label_templates", None)
+    templates, untrained = getattr(model.config, "label_templates", None), untrained_weights(model)
     return {
         "name": model.name_or_path or None,
         "revision": getattr(model.config, "_commit_hash", None),  # of a model from the Hub
         "labels": model.config.num_labels,
         "fingerprint": fingerprint(model),
         "dtype": str(model.dtype).removeprefix("torch."),
-        "untrained_weights": len(untrained_weights(model)),
+        **({"untrained_weights": len(untrained)} if untrained else {}),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
         "tower": describe_tower(model.config),
         "templates": None if templates is None else list(templates),

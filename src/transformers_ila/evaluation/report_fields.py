@@ -82,7 +82,7 @@ OTHERWISE: dict[str, Kind] = {  # what some versions, models or options add
     "model.tower": TEXT,
     "model.templates": _or_none(TEXTS),
     "model.zero_shot": YES_OR_NO,
-    "model.untrained_weights": _whole(0),
+    "model.untrained_weights": _whole(1),
     "data_set.list": _or_none(ENTRIES),
     "data_set.samples_sha256": TEXT,
     "data_set.read_beyond_clip": _whole(0),

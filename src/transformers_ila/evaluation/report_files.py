@@ -225,7 +225,7 @@ def words_of(report: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _circumstances(report: Mapping[str, Any]) -> list[tuple[Any, ...]]:
     model, protocol, origin = report["model"], report["protocol"], report["data_set"]
-    listed, untrained = origin["list"], model.get("untrained_weights")  # earlier reports lack it
+    listed, untrained = origin["list"], model.get("untrained_weights")
     rows = [
         ("date", report["date"]),
         ("model", f"{model['dtype']} on {model['device']}, SHA-256 {model['fingerprint']}"),
