@@ -18,7 +18,9 @@ from torch.utils.data import Dataset
 from transformers import BaseImageProcessor, PreTrainedTokenizerBase
 from transformers.pipelines import PIPELINE_REGISTRY, Pipeline, VideoClassificationPipeline
 from transformers.utils import logging
+from transformers.video_processing_utils import BaseVideoProcessor
 
+from .backbones.siglip import none_of_these as score_of_none
 from .backbones.zero_shot import (
     AutoModelForZeroShotVideoClassification,
     text_state,
@@ -111,7 +113,8 @@ class ZeroShotVideoClassificationPipeline(Pipeline):
             none_of_these: True, or a name, adds an answer whose score is the probability that none of the words fits,
                 the product of 1 - p. It takes a model whose words have probabilities of their own (SigLIP).
             num_frames, frame_sampling, frame_stride, num_clips, num_crops: of the processor, for this call. The scores
-                of several views are averaged.
+                of several views are averaged. An ILA tower reads the number of frames that it was loaded with
+                (`model_kwargs={"num_frames": 16}` loads it with another).
             batch_size, num_workers: of transformers' pipelines.
 
         Returns:
@@ -257,7 +260,7 @@ class ZeroShotVideoClassificationPipeline(Pipeline):
         scores = logits.sigmoid() if self._has_sigmoids else logits.softmax(-1)
         names = list(candidate_labels)
         if none_of_these is not None:
-            names, scores = [*names, none_of_these], torch.cat([scores, (1 - scores).prod()[None]])
+            names, scores = [*names, none_of_these], torch.cat([scores, score_of_none(scores)[None]])
         answers = [{"score": score, "label": name} for score, name in zip(scores.tolist(), names)]
         return sorted(answers, key=lambda answer: -answer["score"])[:top_k]
 
@@ -331,7 +334,7 @@ def _tokenizer(given: Any, model: Any) -> PreTrainedTokenizerBase:
 def _processor(given: Any, model: Any) -> Any:
     """Return the processor given, or load it from where that says; without one, the model's own."""
     config = model.config
-    if isinstance(given, BaseImageProcessor):
+    if isinstance(given, BaseImageProcessor) and not isinstance(given, BaseVideoProcessor):
         return IlaVideoProcessor.for_images(given, num_frames=config.num_frames)
     if given is None and not model.name_or_path:
         raise ValueError(

@@ -5,20 +5,19 @@ An ILA checkpoint keeps its own tower and reads new words by its text tower.
 """
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import CLIPModel, PreTrainedConfig, Siglip2Model, SiglipModel
 from transformers import initialization as init
 
 from ..model.configuration_ila import PLAIN_CLIP, IlaConfig
 from ..model.loading_ila import HUB_KWARGS, refuse_adapter
 from ..model.modeling_ila import IlaForVideoClassification
+from ..model.numerics_ila import at_least_float32
 from ..model.video_processing_ila import IlaVideoProcessor
-from .siglip import SiglipForVideoClassification, SiglipVideoConfig
+from .siglip import SiglipForVideoClassification, SiglipVideoConfig, in_eval_mode
 
 
 # How the names of classes are read by a CLIP or SigLIP that was trained on captions.
@@ -187,24 +186,16 @@ def video_logits(model: Any, views: torch.Tensor, text_embeds: torch.Tensor) -> 
         views: (B, T, C, H, W), or (B, V, T, C, H, W) for several views of each video, which are averaged.
         text_embeds: (K, E), as `label_features` computes them.
 
-    No gradients are taken and nothing is drawn; the modes of the model are afterwards what they were.
+    No gradients are taken and nothing is drawn; the modes of the model are afterwards what they were. Cosines are
+    computed in float32 at least, as half precision gives many words one score.
     """
     several = views.ndim == 6
-    with torch.no_grad(), _evaluating(model):
+    with in_eval_mode(model):
         outputs = model.get_video_features(views.flatten(0, 1) if several else views)
+        if not getattr(model.config, "use_video_prompt", False):  # whose layers have the precision of the weights
+            outputs.pooler_output = at_least_float32(outputs.pooler_output)
         logits = model.match(outputs, text_embeds)[0]
         return model.average_views(logits.unflatten(0, (-1, views.shape[1]))) if several else logits
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        model.eval()
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def _on_weights_of(images: CLIPModel | SiglipModel | Siglip2Model) -> Any:

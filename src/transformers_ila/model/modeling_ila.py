@@ -149,10 +149,12 @@ def check_pixel_values(
 
     Raises:
         ValueError: unless the shape is (B, T, C, H, W) as configured, or with `views` (B, V, T, C, H, W), and the
-            numbers are normalised ones, which no integers are.
+            numbers are normalised ones, which no integers are. CLIP alone, which knows no time, takes any T.
     """
     frames, channels, size = config.num_frames, config.num_channels, config.image_size
     shape = tuple(pixel_values.shape) if isinstance(pixel_values, torch.Tensor) else None
+    if config.temporal_module == "none" and config.normalize_frames and shape is not None and len(shape) == 5 + views:
+        frames = max(shape[-4], 1)
     if shape is not None and len(shape) == 5 + views and shape[-4:-2] == (frames, channels):
         if shape[-2:] == (size, size) or any_size:
             if pixel_values.is_floating_point():

@@ -222,7 +222,7 @@ class IlaVideoProcessor(BaseVideoProcessor):
         where = {name: kwargs.pop(name) for name in HUB_KWARGS if name in kwargs}
         images = _image_processor(source, **where) if isinstance(source, (str, os.PathLike)) else source
         images = getattr(images, "image_processor", images)
-        if not isinstance(images, BaseImageProcessor):
+        if not isinstance(images, BaseImageProcessor) or isinstance(images, BaseVideoProcessor):
             raise ValueError(
                 f"Got {type(images).__name__} {images!r:.80}; allowed: a folder, a Hub id or an image processor."
             )
