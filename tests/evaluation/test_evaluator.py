@@ -341,7 +341,7 @@ def test_report_says_what_was_done(residual, samples, tmp_path):
         "device": "cpu",
         "tower": "ila, temporal module ila",
         "templates": None,
-        "zero_shot": False,
+        "zero_shot": None,
     }
     assert report["inference"] == {"dtype": "float32", "fused": False, "why_not_fused": "batch_statistics"}
     sha256 = hashlib.sha256("\n".join(listed).encode()).hexdigest()
