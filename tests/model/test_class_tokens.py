@@ -363,8 +363,13 @@ def test_checkpoints_and_models_without_words_are_refused(clip, trained, tmp_pat
         zero_shot(tmp_path / "linear")
     save_vit(tmp_path / "vit")
     CLIPVisionModel.from_pretrained(clip).save_pretrained(tmp_path / "half")
-    for folder, found in (("vit", "vit"), ("half", "clip_vision_model")):
-        with pytest.raises(ValueError, match=f"needs CLIP's text tower.*`model_type` '{found}', allowed: 'clip'"):
+    (tmp_path / "empty").mkdir()
+    for folder, said in (
+        ("vit", "needs CLIP's text tower.*`model_type` 'vit', allowed: 'clip'"),
+        ("half", "holds a CLIPVisionModel.*nothing can be loaded"),
+        ("empty", "has no config.json"),
+    ):
+        with pytest.raises(ValueError, match=said):
             zero_shot(tmp_path / folder)
     with pytest.raises(ValueError, match="FrozenClipConfig has a linear one"):
         FrozenClipForVideoClassification.from_pretrained(clip, zero_shot=True)

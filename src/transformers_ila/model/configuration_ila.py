@@ -144,9 +144,9 @@ def zero_shot_arguments(kind: Any, path: Any, given: Mapping[str, Any]) -> dict[
     check_model_type(stored, path, kind.loads)
     found, is_clip = stored.get("model_type"), stored.get("model_type") == "clip"
     if found not in ("clip", "ila"):
+        kind_found = "has no config.json that says what it is" if found is None else f"is of `model_type` {found!r}"
         raise ValueError(
-            f"`zero_shot=True` needs CLIP's text tower; {str(path)!r} is of `model_type` {found!r}, allowed: 'clip', "
-            "'ila'."
+            f"`zero_shot=True` needs CLIP's text tower; {str(path)!r} {kind_found}, allowed: 'clip', 'ila'."
         )
     network: dict[str, Any] = {"classification_head": "text", "class_features": "tokens", **PLAIN_CLIP}
     if not is_clip:
