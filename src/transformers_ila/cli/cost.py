@@ -21,7 +21,7 @@ from transformers import (
 from ..backbones.frozen_clip import FrozenClipConfig, FrozenClipForVideoClassification
 from ..backbones.timesformer import AlignedTimesformerConfig, AlignedTimesformerForVideoClassification
 from ..conversion.published import PUBLISHED
-from ..cost import cost, count, count_gmacs, growth, matching_exponents
+from ..cost import cost, count, count_gmacs, growth, image_size_of, matching_exponents
 from ..data.class_names import DATA_SETS
 from ..evaluation.inference import CLASSIFIERS, classifier_config, named_in_errors, require_checkpoint
 from ..model.configuration_ila import CLIP_SIZES, PRESETS, IlaConfig
@@ -97,8 +97,9 @@ def print_cost(options: CostOptions) -> None:
         print_other(config, name, options)
         return
     vision, found = getattr(config, "vision_config", config), count(config)
-    form = vision.alignment_fusion if vision.temporal_module == "ila" else vision.temporal_module
-    print(f"{name}: {form}, {config.num_frames} frames of {vision.image_size} pixels, {config.num_labels} classes")
+    module = getattr(vision, "temporal_module", "frames averaged")  # SigLIP has none
+    form, side = vision.alignment_fusion if module == "ila" else module, image_size_of(config)
+    print(f"{name}: {form}, {config.num_frames} frames of {side} pixels, {config.num_labels} classes")
     print(f"{found.gmacs:.1f} GMACs a clip, {found.parameters:.1f} M parameters", end="")
     print(f" and {found.text_parameters:.1f} M of the text tower" if found.text_parameters else "")
     if options.measure:
