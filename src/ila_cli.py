@@ -11,6 +11,8 @@ VERBS = {
     "demo": "train a small model on generated videos, label one, and draw where it looked",
     "train": "train a classifier by a recipe",
     "evaluate": "measure a model on labelled videos and write a report",
+    "evaluate-retrieval": "measure how well texts find videos, and videos texts",
+    "predict": "label videos, by a model's classes or by words of your own",
     "predict": "label videos",
     "index": "compute features of videos for a search",
     "search": "find videos by words or by an example",
