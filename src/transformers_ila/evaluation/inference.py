@@ -357,11 +357,29 @@ def features_and_logits(model: IlaForVideoClassification, views: torch.Tensor) -
     """
     several = views.ndim == 6
     outputs = model.get_video_features(views.flatten(0, 1) if several else views)
-    logits, features = model.classify(outputs), F.normalize(outputs.pooler_output.float(), dim=-1)
+    logits = model.classify(outputs)
     if several:
         logits = model.average_views(logits.unflatten(0, (-1, views.shape[1])))
-        features = F.normalize(features.unflatten(0, (-1, views.shape[1])).mean(1), dim=-1)
-    return features.cpu(), logits.float().cpu()
+    return mean_direction(outputs.pooler_output, views.shape[1] if several else None), logits.float().cpu()
+
+
+def unit_features(model: IlaForVideoClassification, views: torch.Tensor) -> torch.Tensor:
+    """Return features (B, E) of unit length, float32 on the CPU; of several views the direction of the mean of theirs.
+
+    Args:
+        views: (B, T, C, H, W) or (B, V, T, C, H, W).
+    """
+    several = views.ndim == 6
+    outputs = model.get_video_features(views.flatten(0, 1) if several else views)
+    return mean_direction(outputs.pooler_output, views.shape[1] if several else None)
+
+
+def mean_direction(features: torch.Tensor, views: int | None) -> torch.Tensor:
+    """Return features (B, E) of unit length, float32 on the CPU, of those of `views` views each, (B * views, E)."""
+    features = F.normalize(features.float(), dim=-1)
+    if views is not None:
+        features = F.normalize(features.unflatten(0, (-1, views)).mean(1), dim=-1)
+    return features.cpu()
 
 
 def probabilities(logits: torch.Tensor, *, multi_label: bool) -> torch.Tensor:
