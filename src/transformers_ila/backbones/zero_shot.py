@@ -24,7 +24,10 @@ from .siglip import SiglipForVideoClassification, SiglipVideoConfig, in_eval_mod
 ZERO_SHOT_TEMPLATE = "a video of {}."
 INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes
 PLAIN = ("clip", "siglip", "siglip2")  # by `model_type`, the checkpoints that know pictures only
-ALLOWED = "a CLIP, SigLIP or SigLIP 2 with both towers, or an ILA checkpoint with a text head and its text tower"
+ALLOWED = (
+    "a CLIP, SigLIP or SigLIP 2 with both towers, or an ILA checkpoint with a text head and its text tower "
+    "(IlaForVideoClassification)"
+)
 
 
 class AutoModelForZeroShotVideoClassification:
@@ -210,7 +213,14 @@ def _on_weights_of(images: CLIPModel | SiglipModel | Siglip2Model) -> Any:
             )
         else:
             model = SiglipForVideoClassification(SiglipVideoConfig.from_dict(stored, **fields))
-    for name, parameter in images.named_parameters():
+    given, needed = dict(images.named_parameters()), dict(model.named_parameters())
+    if given.keys() != needed.keys():
+        other = min(given.keys() ^ needed.keys())
+        raise ValueError(
+            f"This {type(images).__name__} has other weights than the published one, such as {other!r}: merge adapters "
+            "first (`merge_and_unload()`)."
+        )
+    for name, parameter in given.items():
         owner, _, leaf = name.rpartition(".")
         setattr(model.get_submodule(owner), leaf, parameter)
     model.name_or_path = images.name_or_path
