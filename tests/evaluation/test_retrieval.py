@@ -239,7 +239,8 @@ def test_several_processes_say_the_same(place, monkeypatch, name):
     """Three threads stand for them."""
     model, processor = load_zero_shot(place / name)
     samples = read_annotations(place / "videos")
-    alone = evaluate_retrieval(model, processor, samples)
+    options = RetrievalOptions(batch_size=1)
+    alone = evaluate_retrieval(model, processor, samples, options)
     barrier, slots = Barrier(3), [None] * 3
 
     def gather(work, rank):
@@ -251,7 +252,7 @@ def test_several_processes_say_the_same(place, monkeypatch, name):
 
     monkeypatch.setattr(retrieval, "all_gather", gather)
     with ThreadPoolExecutor(3) as pool:
-        runs = [pool.submit(evaluate_retrieval, model, processor, samples, rank=Rank(i, 3)) for i in range(3)]
+        runs = [pool.submit(evaluate_retrieval, model, processor, samples, options, rank=Rank(i, 3)) for i in range(3)]
         for found in [run.result(60) for run in runs]:
             assert found.report["text_to_video"] == alone.report["text_to_video"]
             assert torch.equal(found.video_ranks, alone.video_ranks) and found.report["processes"] == 3
