@@ -74,7 +74,7 @@ def run(args: EvaluateArguments, options: EvaluationOptions) -> int:
         names = samples.class_names if has_classes_of_words(args) else None
         model, processor, zero_shot = all_succeed(partial(open_model, args.model, names, args.templates))
         options = replace(options, device=options.device or rank.device(), split=options.split or args.read_split)
-        options = replace(options, zero_shot=options.zero_shot or zero_shot)
+        options = replace(options, zero_shot=zero_shot if options.zero_shot is None else options.zero_shot)
         share = len(range(rank.rank, len(samples.samples), rank.world_size))
         with tqdm(total=share, unit="video", disable=rank.rank > 0) as bar:
             evaluation = evaluate(model, processor, samples, options, progress=bar.update)

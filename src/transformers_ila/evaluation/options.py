@@ -104,11 +104,11 @@ class EvaluationOptions(InferenceOptions):
     )
     data_set: str | None = field(default=None, metadata={"help": "name of the data set for the report"})
     split: str | None = field(default=None, metadata={"help": "name of the split for the report"})
-    zero_shot: bool = field(
-        default=False,
+    zero_shot: bool | None = field(
+        default=None,
         metadata={
-            "help": "say in the report that the model was trained on none of the classes; for CLIP, SigLIP and other "
-            "words than a model's own the command says so by itself"
+            "help": "whether the model was trained on none of the classes, for the report; default: of CLIP, SigLIP "
+            "and --labels the command knows"
         },
     )
 

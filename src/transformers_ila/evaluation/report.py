@@ -296,11 +296,10 @@ def describe_model(model: IlaForVideoClassification, device: torch.device) -> di
 
     Returns:
         name, revision, labels (how many classes), fingerprint, dtype of the weights, device that computed; tower
-        (`describe_tower`); templates in which the class names were read, None for bare names or no text head; and
-        untrained_weights, for a model some of whose tensors nothing has trained: how many.
+        (`describe_tower`); templates in which the class names were read, None for bare names or no text head;
+        untrained_weights: how many of its tensors nothing has trained, where there are any.
     """
-    untrained = untrained_weights(model)
-    templates = getattr(model.config, "label_templates", None)
+    templates, untrained = getattr(model.config, "label_templates", None), untrained_weights(model)
     return {
         "name": model.name_or_path or None,
         "revision": getattr(model.config, "_commit_hash", None),  # of a model from the Hub

@@ -81,7 +81,7 @@ OTHERWISE: dict[str, Kind] = {  # what some versions, models or options add
     "model.device": TEXT,
     "model.tower": TEXT,
     "model.templates": _or_none(TEXTS),
-    "model.zero_shot": YES_OR_NO,
+    "model.zero_shot": _or_none(YES_OR_NO),
     "model.untrained_weights": _whole(1),
     "data_set.list": _or_none(ENTRIES),
     "data_set.samples_sha256": TEXT,

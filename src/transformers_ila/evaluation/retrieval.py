@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from ..backbones.zero_shot import zero_shot_model
 from ..data.captions import CAPTIONS
 from ..data.samples import Annotations, Sample, named_source, path_of
 from ..data.text import preview
@@ -157,38 +158,25 @@ def _cosines(queries: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
 
 
 def text_features(
-    model: IlaForVideoClassification,
-    texts: Sequence[str],
-    options: InferenceOptions = DEFAULTS,
-    *,
-    templates: Any = None,
-    rank: Rank | None = None,
+    model: IlaForVideoClassification, texts: Sequence[str], templates: Sequence[str], rank: Rank
 ) -> torch.Tensor:
     """Return the features of texts (C, E), float32 on the CPU; several processes share them.
 
     They have unit length; before a video-specific prompt those of one template keep their length, as the classes' do.
     """
-    chosen = _templates(model, templates) or [*BARE_NAME]
-    rank = current_rank() if rank is None else rank
-    own = list(range(rank.rank, len(texts), rank.world_size))
-
-    def encode() -> torch.Tensor:
-        with evaluating(model, InferenceOptions(device=options.device, dtype=options.dtype, fuse=False)) as network:
-            return _encode(network.module, [texts[index] for index in own], chosen).float().cpu()
-
-    parts = all_gather(encode, rank)
+    own = list(texts[rank.rank :: rank.world_size])
+    parts = all_gather(lambda: _encode(model, own, templates).float().cpu(), rank)
     features = torch.empty(len(texts), parts[0].shape[1])
     for number, part in enumerate(parts):
         features[number :: rank.world_size] = part
     return features
 
 
-def _encode(model: IlaForVideoClassification, texts: list[str], templates: list[str]) -> torch.Tensor:
-    if len(templates) > 1 or not adapts_texts(model):
+def _encode(model: IlaForVideoClassification, texts: list[str], templates: Sequence[str]) -> torch.Tensor:
+    if not texts or len(templates) > 1 or not adapts_texts(model):
         return model.encode_texts(texts, templates)
     ids = tokenize_texts(fill_in(templates, texts), model._required_tokenizer(), model.config.text_config)
-    parts = ids.to(model.device).split(TEXTS_AT_A_TIME)
-    return torch.cat([model.get_text_features(part).pooler_output for part in parts])
+    return model._encode_tokens(ids)
 
 
 def adapts_texts(model: IlaForVideoClassification) -> bool:
@@ -285,10 +273,13 @@ def evaluate_retrieval(
         ValueError: no video, classes without names, a model without a text tower, features that are not finite.
     """
     rank = current_rank() if rank is None else rank
+    model = zero_shot_model(model)  # which refuses one without a text tower
     texts, labels = _one_of_each_text(samples)
     listed = [sample._replace(labels=own) for sample, own in zip(samples.samples, labels)]
-    features = text_features(model, texts, options, templates=templates, rank=rank)
-    parts = all_gather(partial(_own_part, model, processor, listed, features, options, rank, progress), rank)
+    chosen = _templates(model, templates)
+    with evaluating(model, options) as network:
+        features = text_features(network.module, texts, chosen or [*BARE_NAME], rank)
+        parts = all_gather(partial(_own_part, network, processor, listed, features, options, rank, progress), rank)
     scores = _merged(parts, listed, features, pairs=adapts_texts(model))
     unreadable = {position: why for part in parts for position, why in sorted(part.unreadable.items())}
     readable = [position for position in range(len(listed)) if position not in unreadable]
@@ -312,7 +303,7 @@ def evaluate_retrieval(
         "protocol": describe_protocol(processor, options),
         "inference": parts[0].inference,
         "texts": {
-            "templates": _templates(model, templates),
+            "templates": chosen,
             "scores": BY_PAIRS if adapts_texts(model) else BY_FEATURES,
             "ties": TIES,
         },
@@ -374,7 +365,7 @@ def _one_of_each_text(samples: Annotations) -> tuple[list[str], list[tuple[int, 
 
 
 def _own_part(
-    model: IlaForVideoClassification,
+    network: Network,
     processor: IlaVideoProcessor,
     samples: list[Sample],
     texts: torch.Tensor,
@@ -383,23 +374,22 @@ def _own_part(
     progress: Callable[[int], object] | None,
 ) -> RetrievalPart:
     part, started = RetrievalPart(), time.perf_counter()
-    with evaluating(model, options) as network:
-        part.device, part.inference = str(network.device), network.describe()
-        keys, workers = range(rank.rank, len(samples), rank.world_size), workers_beside(network.device, options, rank)
-        batches = read_views(processor, keys, options, find=partial(named_source, samples), workers=workers)
-        for batch in batches:
-            part.unreadable.update({video.key: video.reason for video in batch.unreadable})
-            if batch.read:
-                values = processor.normalize_on(network.device, batch.views())
-                found = score_batch(network, values, texts if adapts_texts(model) else None)
-                bad = [video.name for video, row in zip(batch.read, found) if not bool(row.isfinite().all())]
-                if bad:
-                    raise ValueError(f"The model's features are not finite (NaN or infinite) for {preview(bad)}.")
-                part.positions += [video.key for video in batch.read]
-                part.frames_lost += sum(video.frames_lost for video in batch.read)
-                part.found.append(found)
-            if progress is not None:
-                progress(len(batch.read) + len(batch.unreadable))
+    part.device, part.inference = str(network.device), network.describe()
+    keys, workers = range(rank.rank, len(samples), rank.world_size), workers_beside(network.device, options, rank)
+    batches = read_views(processor, keys, options, find=partial(named_source, samples), workers=workers)
+    for batch in batches:
+        part.unreadable.update({video.key: video.reason for video in batch.unreadable})
+        if batch.read:
+            values = processor.normalize_on(network.device, batch.views())
+            found = score_batch(network, values, texts if adapts_texts(network.module) else None)
+            bad = [video.name for video, row in zip(batch.read, found) if not bool(row.isfinite().all())]
+            if bad:
+                raise ValueError(f"The model's features are not finite (NaN or infinite) for {preview(bad)}.")
+            part.positions += [video.key for video in batch.read]
+            part.frames_lost += sum(video.frames_lost for video in batch.read)
+            part.found.append(found)
+        if progress is not None:
+            progress(len(batch.read) + len(batch.unreadable))
     part.seconds, part.waited = time.perf_counter() - started, batches.seconds
     return part
 
