@@ -13,7 +13,6 @@ VERBS = {
     "evaluate": "measure a model on labelled videos and write a report",
     "evaluate-retrieval": "measure how well texts find videos, and videos texts",
     "predict": "label videos, by a model's classes or by words of your own",
-    "predict": "label videos",
     "index": "compute features of videos for a search",
     "search": "find videos by words or by an example",
     "check-videos": "find videos that cannot be read, are damaged or too short",
