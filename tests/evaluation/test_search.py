@@ -380,7 +380,7 @@ def test_the_verbs_find_videos_by_words_and_by_example(tmp_path, clip, folder, c
         assert message in capsys.readouterr().err
     for words, message in (
         (["--output", place], "there is nothing to index"),
-        (["--output", place, "--drop", "a", "--model", str(clip)], "go without --model"),
+        (["--output", place, "--drop", "a", "--model", str(clip), "--window", "1"], "go without --window, --model"),
         (["--output", place, "--drop", "nobody.mp4"], "is named so: 'nobody.mp4'"),
     ):
         assert run_verb(index_verb, words) == 2, words
