@@ -66,6 +66,7 @@ class Arguments:
     steps: int = field(default=200, metadata={"help": "of a run"})
     tasks: list[str] = field(default_factory=lambda: ["direction", "rotation", "speed", "over ground"])
     clips: int = field(default=1, metadata={"help": "in the batch whose memory is measured"})
+    checkpointing: bool = field(default=False, metadata={"help": "measure with gradient checkpointing"})
 
 
 # -- memory ----------------------------------------------------------------------------------------------------------
@@ -100,13 +101,13 @@ def step_memory(way: str, clips: int, checkpointing: bool) -> dict[str, Any]:
 
 
 def print_memory(arguments: Arguments) -> None:
-    print("| trained | checkpointing | parameters, M | peak of a step, MiB | saved, MB |\n|---|---|---|---|---|")
+    kind = "recomputed" if arguments.checkpointing else "kept"
+    print(f"Batches of {arguments.clips}, activations {kind}")
+    print("| trained | parameters, M | peak of a step, MiB | saved, MB |\n|---|---|---|---|")
     for way in arguments.ways:
-        for checkpointing in (False, True):
-            command = [sys.executable, __file__, "step", way, str(arguments.clips), str(int(checkpointing))]
-            row = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-            numbers = f"{row['trained']:.2f} | {row['peak']:.0f} | {row['saved']:.1f}"
-            print(f"| {way} | {'yes' if checkpointing else 'no'} | {numbers} |", flush=True)
+        command = [sys.executable, __file__, "step", way, str(arguments.clips), str(int(arguments.checkpointing))]
+        row = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        print(f"| {way} | {row['trained']:.2f} | {row['peak']:.0f} | {row['saved']:.1f} |", flush=True)
 
 
 # -- accuracy --------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from support.inputs import pixels, randomised
-from support.tiny_models import TINY_VISION, save_clip, save_timesformer, tiny_config
+from support.tiny_models import TINY_VISION, save_clip, save_timesformer, save_vit, tiny_config
 from transformers_ila import (
     AlignedTimesformerForVideoClassification,
     FrozenClipForVideoClassification,
@@ -32,9 +32,10 @@ LABELS = ["walk", "run", "swim"]
 
 @pytest.fixture(scope="module")
 def bases(tmp_path_factory):
-    """A CLIP, and a TimeSformer."""
+    """A CLIP, a ViT, and a TimeSformer."""
     root = tmp_path_factory.mktemp("bases")
     save_clip(root / "clip")
+    save_vit(root / "vit")
     save_timesformer(root / "timesformer", **{**TINY_VISION, "num_labels": 3})
     return root
 
@@ -43,8 +44,11 @@ def start(bases, kind=IlaForVideoClassification, **fields):
     torch.manual_seed(fields.pop("seed", 0))
     if kind is AlignedTimesformerForVideoClassification:
         return kind.from_pretrained(bases / "timesformer", alignment_hidden_size=8, **fields)
+    source = bases / fields.pop("source", "clip")
+    if fields.get("zero_shot"):
+        return kind.from_pretrained(source, labels=LABELS, num_frames=4, **fields)
     named = {"labels": LABELS, "num_frames": 4, "alignment_hidden_size": 8, "gta_groups": 4, **fields}
-    return kind.from_pretrained(bases / "clip", **named)
+    return kind.from_pretrained(source, **named)
 
 
 def trained(model):
@@ -69,13 +73,15 @@ FORMS = {
     **{fusion: {"alignment_fusion": fusion} for fusion in ("interaction", "mi_token", "residual", "add", "concat")},
     "no prompts": {"use_video_prompt": False, "mit_num_hidden_layers": 0},
     "a linear head": {"classification_head": "linear"},
+    "plain CLIP": {"zero_shot": True, "templates": ["a {}.", "the {}."]},
+    "ViT": {"source": "vit"},
     "a frozen CLIP": {"kind": FrozenClipForVideoClassification},
     "TimeSformer": {"kind": AlignedTimesformerForVideoClassification},
     "TimeSformer, ata": {"kind": AlignedTimesformerForVideoClassification, "temporal_module": "ata"},
 }
 
 
-FAST = ("interaction", "residual", "divided", "a linear head", "a frozen CLIP", "TimeSformer, ata")
+FAST = ("interaction", "divided", "plain CLIP", "ViT", "a frozen CLIP", "TimeSformer, ata")
 
 
 @pytest.mark.parametrize(

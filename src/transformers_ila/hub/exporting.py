@@ -194,8 +194,8 @@ def _card_stays(folder: Path, draft: Path) -> bool:
         return True
     if not (folder / "config.json").is_file():  # weights are yet to come to it
         return not claims
-    same_classes = _id2label(folder) == _id2label(draft)
-    return same_classes and (not claims or _same_weights(folder, draft))
+    same_kind = (folder / ADAPTER).is_file() is (draft / ADAPTER).is_file()
+    return same_kind and _id2label(folder) == _id2label(draft) and (not claims or _same_weights(folder, draft))
 
 
 def _id2label(folder: Path) -> Any:
