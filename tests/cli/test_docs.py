@@ -28,19 +28,7 @@ from transformers_ila.video_writing import write_mp4
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 TRAINED = ("pipeline", "smaller", "fused", "export", "weights")  # examples that load what the example "trainer" saves
-UNTRAINED = (
-    "session",
-    "vit",
-    "dinov2",
-    "reading",
-    "adapters",
-    "lora",
-    "features",
-    "search",
-    "words",
-    "plain",
-    "faiss",
-)
+UNTRAINED = tuple("session vit dinov2 reading adapters lora features search words plain faiss".split())
 ELSEWHERE = ("mteb",)  # tests/extra/check_mteb.py runs it
 WORDS = "".join(f"{motion}\n" for motion in MOTIONS)
 MODEL_FILES = ("config.json", "model.safetensors", "video_preprocessor_config.json", "README.md")
