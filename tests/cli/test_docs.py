@@ -28,7 +28,7 @@ from transformers_ila.video_writing import write_mp4
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 TRAINED = ("pipeline", "smaller", "fused", "export", "weights")  # examples that load what the example "trainer" saves
-UNTRAINED = tuple("session vit dinov2 reading adapters lora features search words plain faiss".split())
+UNTRAINED = tuple("zeroshot vit dinov2 reading adapters lora features search words plain faiss".split())
 ELSEWHERE = ("mteb",)  # tests/extra/check_mteb.py runs it
 WORDS = "".join(f"{motion}\n" for motion in MOTIONS)
 MODEL_FILES = ("config.json", "model.safetensors", "video_preprocessor_config.json", "README.md")
@@ -112,9 +112,10 @@ def test_every_command_is_one_that_there_is(tmp_path, monkeypatch):
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).write_text("")
     (tmp_path / "words.txt").write_text(WORDS)
-    (tmp_path / "index").mkdir()
-    (tmp_path / "index" / "_settings.json").write_text('{"dimension": 4, "window": 4}')
-    (tmp_path / "index" / "_model.json").write_text('{"model": "openai/clip-vit-base-patch16"}')
+    for folder in (tmp_path / "index", tmp_path / "my-index"):
+        folder.mkdir()
+        (folder / "_settings.json").write_text('{"dimension": 4, "window": 4}')
+        (folder / "_model.json").write_text('{"model": "openai/clip-vit-base-patch16"}')
     monkeypatch.chdir(tmp_path)
     for words in commands():
         if "transformers_ila" in words:
@@ -143,7 +144,7 @@ def test_nothing_is_left_to_fill_in():
 def test_the_readme_is_short():
     text = (ROOT / "README.md").read_text("utf-8")
     assert len(text.splitlines()) <= 170
-    assert len([line for line in examples()["session"].splitlines() if line.strip()]) == 5
+    assert len([line for line in examples()["zeroshot"].splitlines() if line.strip()]) <= 5
 
 
 def test_every_field_of_the_table_exists_with_the_value_it_names():
@@ -184,12 +185,17 @@ def test_the_examples_run_one_after_the_other(place):
 
 @pytest.mark.slow
 def test_the_commands_of_the_readme(place):
-    """They check, train, evaluate and label, one after the other."""
+    """They label by words, index, search, check, train, evaluate and label, one after the other."""
     small = "--max_steps 2 --global_batch_size 8 --per_device_train_batch_size 8 --dataloader_num_workers 0".split()
     small += ["--dataloader_persistent_workers", "false", "--use_cpu", "true"]  # as there are no workers
     check, train = only("README.md", "check-videos"), only("README.md", "train")
-    rest = only("README.md", "evaluate"), only("README.md", "predict")
-    checked, trained, evaluated, labelled = run(place, OFFLINE, check, [*train, *small], *rest)
+    words, trained_on = (command[1:] for command in commands("README.md", "predict"))
+    plain = [words, only("README.md", "index"), only("README.md", "search")]
+    later = [only("README.md", "evaluate"), trained_on]
+    juggling, indexed, found, checked, trained, evaluated, labelled = run(
+        place, OFFLINE, *plain, check, [*train, *small], *later
+    )
+    assert "juggling" in juggling and "48 videos indexed as 48 rows" in indexed and found.count(".mp4") == 5
     assert "48 ok" in checked and len((place / "usable.txt").read_text().splitlines()) == 48
     assert "Trained 2 steps." in trained and (place / "my-run" / "training.yaml").is_file()
     assert "48 of 48, 0 unreadable" in evaluated and "video.mp4" in labelled
@@ -198,10 +204,10 @@ def test_the_commands_of_the_readme(place):
 @pytest.mark.slow
 def test_examples_that_need_nothing_trained(place):
     pieces = [examples()[name] for name in UNTRAINED if name != "faiss" or find_spec("faiss")]
-    session, vit, dinov2, reading, adapters, lora, features, search, words, plain, *faiss = run(
+    zeroshot, vit, dinov2, reading, adapters, lora, features, search, words, plain, *faiss = run(
         place, OFFLINE, *pieces
     )
-    assert session == "torch.Size([1, 8, 3, 28, 28]) torch.Size([1, 2])\n"
+    assert zeroshot.count("'score'") == 2 and "'juggling'" in zeroshot
     assert vit == "torch.Size([1, 2]) linear\n"
     assert dinov2 == "torch.Size([1, 2]) 224\n"
     assert reading.startswith("(3, ")
