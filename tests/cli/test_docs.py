@@ -112,9 +112,9 @@ def test_every_command_is_one_that_there_is(tmp_path, monkeypatch):
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).write_text("")
     (tmp_path / "words.txt").write_text(WORDS)
-    for folder in (tmp_path / "index", tmp_path / "my-index"):
+    for folder, window in ((tmp_path / "index", 4), (tmp_path / "my-index", None)):
         folder.mkdir()
-        (folder / "_settings.json").write_text('{"dimension": 4, "window": 4}')
+        (folder / "_settings.json").write_text(json.dumps({"dimension": 4, "window": window}))
         (folder / "_model.json").write_text('{"model": "openai/clip-vit-base-patch16"}')
     monkeypatch.chdir(tmp_path)
     for words in commands():
