@@ -265,9 +265,12 @@ def _temporal_reliance(evaluation: Evaluation) -> dict[str, Any]:
 def fingerprint(model: IlaForVideoClassification) -> str:
     """Return the SHA-256 of the class names, and of every weight and statistic with its name, in hexadecimal.
 
-    It is the same on every device.
+    It is the same on every device. Of two models of the same weights, the one whose frames are averaged at unit length
+    (`normalize_frames`) has another one.
     """
     digest = hashlib.sha256(json.dumps(model.config.class_names).encode())
+    if getattr(getattr(model.config, "vision_config", None), "normalize_frames", False):
+        digest.update(b"normalize_frames")
     hash_tensors(digest, checkpoint_names(model.state_dict()))
     return digest.hexdigest()
 
