@@ -349,15 +349,30 @@ def test_weights_of_clip_are_shared(clip, video):
         before = after
 
 
-def test_a_saved_pipeline_is_loaded_again(classify, clip, video, tmp_path):
+def test_a_saved_pipeline_is_loaded_again(classify, clip, video, tmp_path, caplog):
     wanted = classify(video, WORDS)
     classify.save_pretrained(tmp_path)
-    assert same(pipeline(TASK, model=str(tmp_path))(video, WORDS), wanted)
+    caplog.clear()
+    assert same(pipeline(TASK, model=str(tmp_path))(video, WORDS), wanted) and "placeholders" not in caplog.text
     model, processor = load_zero_shot(clip, labels=WORDS)
     model.save_pretrained(tmp_path / "named")
     processor.save_pretrained(tmp_path / "named")
     answers = pipeline("video-classification", model=str(tmp_path / "named"))(str(video))
     assert same(answers, wanted)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "frames", "side"), [({}, 4, 28), ({"num_frames": 6}, 6, 28), ({"image_size": 56}, 4, 56)]
+)
+def test_the_processor_follows_the_sizes_that_a_model_is_loaded_with(
+    clip, trained, video, caplog, sizes, frames, side
+):
+    for source, own in ((trained, frames), (clip, sizes.get("num_frames", 8))):
+        model, processor = load_zero_shot(source, **sizes)
+        assert processor.num_frames == own and dict(processor.crop_size)["height"] == side
+        assert dict(processor.size)["shortest_edge"] == (side if source is clip else round(side / 28 * 32))
+        assert len(pipeline(TASK, model=str(source), model_kwargs={**sizes})(video, WORDS)) == len(WORDS)
+    assert "placeholders" not in caplog.text  # no class was asked for
 
 
 # -- models ----------------------------------------------------------------------------------------------------------

@@ -257,6 +257,10 @@ class IlaVideoProcessor(BaseVideoProcessor):
         ]
         return super().preprocess(sources, **{**given, "input_data_format": ChannelDimension.FIRST})
 
+    def reader(self, *, num_crops: int = 1) -> Callable[..., tuple[np.ndarray, VideoMetadata]]:
+        """Return `read_video` with this processor's limits, scaling in the decoder if that is on."""
+        return _reader({**vars(self), "num_crops": num_crops})
+
     def normalize_on(self, device: torch.device | str, views: torch.Tensor) -> torch.Tensor:
         """Send views to a device, then rescale and normalise them there, as a call of the processor does here.
 
