@@ -13,8 +13,8 @@ from transformers_ila.evaluation.options import FRAME_ORDERS, InferenceOptions
 from transformers_ila.evaluation.views import (
     TimedIterator,
     Video,
-    _drawing_from,
     draw_seed,
+    drawing_from,
     in_batches,
     permute_frames,
     read_views,
@@ -52,11 +52,11 @@ def test_draws_depend_on_seed_and_name_and_touch_nothing():
     assert draw_seed(0, "a") == draw_seed(0, "a")
     assert len({draw_seed(seed, name) for seed in range(3) for name in ("a", "b", "ä\n", "\udcff")}) == 12
     state = torch.get_rng_state()
-    with pytest.raises(KeyError), _drawing_from(5):
+    with pytest.raises(KeyError), drawing_from(5):
         first = torch.rand(3)
         raise KeyError
     assert torch.equal(torch.get_rng_state(), state)
-    with _drawing_from(5):
+    with drawing_from(5):
         assert torch.equal(torch.rand(3), first)
 
 

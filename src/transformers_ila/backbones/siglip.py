@@ -472,7 +472,7 @@ class SiglipForVideoClassification(NamedClasses, FusableModel, PreTrainedModel):
     def _encode(self, tokens: dict[str, torch.Tensor], templates: int) -> torch.Tensor:
         """Encode tokens and average over the templates: (M * N, length) -> (N, E) of unit length."""
         count = len(tokens["input_ids"])
-        with _evaluating(self.text_model):
+        with in_eval_mode(self.text_model), torch.autocast(self.device.type, enabled=False):
             chunks = [
                 self.get_text_features(**{name: ids[start : start + TEXTS_AT_ONCE] for name, ids in tokens.items()})
                 for start in range(0, count, TEXTS_AT_ONCE)
@@ -687,12 +687,12 @@ def _sides(size: int | Sequence[int]) -> tuple[int, int]:
 
 
 @contextmanager
-def _evaluating(tower: nn.Module) -> Iterator[None]:
-    """Let a tower compute without gradients, autocast and dropout; its modes are afterwards what they were."""
+def in_eval_mode(tower: nn.Module) -> Iterator[None]:
+    """Let a model or a tower compute without gradients and dropout; its modes are afterwards what they were."""
     modes = [(module, module.training) for module in tower.modules()]
     try:
         tower.eval()
-        with torch.no_grad(), torch.autocast(next(tower.parameters()).device.type, enabled=False):
+        with torch.no_grad():
             yield
     finally:
         for module, training in modes:

@@ -38,7 +38,7 @@ from ..model.loading_ila import refuse_adapter
 from ..model.modeling_ila import IlaForVideoClassification, IlaModel
 from ..model.named_classes_ila import NamedClasses
 from ..model.numerics_ila import realign_tensors
-from ..model.pretrained_ila import IlaPreTrainedModel, IlaVideoClassifierOutput
+from ..model.pretrained_ila import IlaPreTrainedModel, IlaVideoClassifierOutput, UntrainedWeights
 from ..model.temporal_ila import TemporalOutput, aligned_routes, rearranged
 from ..model.validation_ila import (
     ALIGNING,
@@ -70,7 +70,7 @@ class AlignedTimesformerConfig(TimesformerConfig):
             attention over time, as in the ATA paper's Tables 5 and 7.
         alignment_fusion: "mi_token", "add", "concat" or "interaction", as in `IlaVisionConfig`.
         alignment_*: all others as in `IlaVisionConfig`.
-        alignment_loss_weight, label_smoothing: as in `IlaConfig`.
+        alignment_loss_weight, label_smoothing, untrained_weights: as in `IlaConfig`.
 
     Raises:
         StrictDataclassFieldValidationError, StrictDataclassClassValidationError: on a value that is not allowed,
@@ -98,6 +98,7 @@ class AlignedTimesformerConfig(TimesformerConfig):
     alignment_jitter: float | int = 0.2
     alignment_loss_weight: float | int = 1.0
     label_smoothing: float | int = 0.0
+    untrained_weights: list[str] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         refuse_unknown(type(self), kwargs)
@@ -251,7 +252,7 @@ class AlignedTimesformerOutput(BaseModelOutput):
     pooler_output: torch.Tensor | None = None
 
 
-class _AlignedTimesformer(FusableModel):
+class _AlignedTimesformer(UntrainedWeights, FusableModel):
     """Initialise, load and fuse both models below."""
 
     config_class = AlignedTimesformerConfig
@@ -272,10 +273,13 @@ class _AlignedTimesformer(FusableModel):
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
         """Load a TimeSformer, or what this class saved, as `PreTrainedModel.from_pretrained` does."""
-        refuse_adapter(args[0] if args else kwargs.get("pretrained_model_name_or_path"))
-        loaded = super().from_pretrained(*args, **kwargs)  # type: ignore[misc]
-        realign_tensors(loaded[0] if isinstance(loaded, tuple) else loaded)
-        return loaded
+        path = args[0] if args else kwargs.get("pretrained_model_name_or_path")
+        refuse_adapter(path)
+        wants_info = kwargs.pop("output_loading_info", False)
+        model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)  # type: ignore[misc]
+        realign_tensors(model)
+        model._report_untrained(info, path and model.config.untrained_weights)
+        return (model, info) if wants_info else model
 
 
 class AlignedTimesformerModel(_AlignedTimesformer, TimesformerModel):

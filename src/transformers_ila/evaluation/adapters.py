@@ -19,6 +19,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForVideoClassification
 from transformers.utils import cached_file
 
+from ..model.pretrained_ila import warn_of_untrained, weights_to_come
 from .hashing import hash_tensors
 
 
@@ -55,6 +56,7 @@ class AdapterConfig(LoraConfig):
         model: Any = self.model
         config = copy.deepcopy(model.config)
         config.architectures, config.dtype = [type(model).__name__], model.dtype
+        config.untrained_weights = model.untrained() or None
         config.save_pretrained(save_directory)
         save_file(class_tensors(model), Path(save_directory) / BASE_FILE, metadata={HASH: self.base_sha256})
 
@@ -104,9 +106,10 @@ def load_adapter(source: str | Path, base: str | Path | None = None) -> Any:
     config = AutoConfig.from_pretrained(source)
     classifies = config.architectures[0].endswith("ForVideoClassification")
     opener: Any = AutoModelForVideoClassification if classifies else AutoModel
-    model = opener.from_pretrained(
-        base, config=config, dtype=config.dtype or "auto", ignore_mismatched_sizes=True
-    )  # what does not fit is the adapter's own, or shows in the hash
+    with weights_to_come():
+        model = opener.from_pretrained(
+            base, config=config, dtype=config.dtype or "auto", ignore_mismatched_sizes=True
+        )  # what does not fit is the adapter's own, or shows in the hash
     own = AdapterConfig(**{field.name: getattr(settings, field.name) for field in fields(settings) if field.init})
     if own.of(model).base_sha256 != sha256:
         raise ValueError(
@@ -119,6 +122,8 @@ def load_adapter(source: str | Path, base: str | Path | None = None) -> Any:
     model.config.name_or_path = str(base)
     if hasattr(model, "refresh_class_features"):
         model.refresh_class_features()
+    model.remember_untrained(config.untrained_weights or ())  # when the adapter was saved
+    warn_of_untrained(model)
     return adapted.eval()
 
 

@@ -23,6 +23,7 @@ from transformers.image_utils import PILImageResampling
 from ..data.samples import Annotations, LabelledVideos, Sample, listed_samples, path_of, samples_hash
 from ..model.loading_ila import checkpoint_names
 from ..model.modeling_ila import IlaForVideoClassification
+from ..model.pretrained_ila import untrained_weights
 from ..model.validation_ila import MULTI_LABEL
 from ..model.video_processing_ila import IlaVideoProcessor
 from ..version import __version__
@@ -264,21 +265,29 @@ def _temporal_reliance(evaluation: Evaluation) -> dict[str, Any]:
 def fingerprint(model: IlaForVideoClassification) -> str:
     """Return the SHA-256 of the class names, and of every weight and statistic with its name, in hexadecimal.
 
-    It is the same on every device.
+    It is the same on every device. Of two models of the same weights, the one whose frames are averaged at unit length
+    (`normalize_frames`) has another one.
     """
     digest = hashlib.sha256(json.dumps(model.config.class_names).encode())
+    if getattr(getattr(model.config, "vision_config", None), "normalize_frames", False):
+        digest.update(b"normalize_frames")
     hash_tensors(digest, checkpoint_names(model.state_dict()))
     return digest.hexdigest()
 
 
 def describe_model(model: IlaForVideoClassification, device: torch.device) -> dict[str, Any]:
-    """Return the model's name, revision, number of classes, fingerprint and weights' dtype, and where it computed."""
+    """Return the model's name, revision, number of classes, fingerprint and weights' dtype, and where it computed.
+
+    `untrained_weights` is there for a model some of whose tensors nothing has trained: how many.
+    """
+    untrained = untrained_weights(model)
     return {
         "name": model.name_or_path or None,
         "revision": getattr(model.config, "_commit_hash", None),  # of a model from the Hub
         "labels": model.config.num_labels,
         "fingerprint": fingerprint(model),
         "dtype": str(model.dtype).removeprefix("torch."),
+        **({"untrained_weights": len(untrained)} if untrained else {}),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
     }
 

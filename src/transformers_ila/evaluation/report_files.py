@@ -215,10 +215,11 @@ def _summary(report: Mapping[str, Any]) -> list[tuple[Any, ...]]:
 
 def _circumstances(report: Mapping[str, Any]) -> list[tuple[Any, ...]]:
     model, protocol, origin = report["model"], report["protocol"], report["data_set"]
-    listed = origin["list"]
+    listed, untrained = origin["list"], model.get("untrained_weights")
     rows = [
         ("date", report["date"]),
         ("model", f"{model['dtype']} on {model['device']}, SHA-256 {model['fingerprint']}"),
+        ("random weights", f"{untrained} tensors, which nothing has trained" if untrained else None),
         ("computed in", precision_of(report) if "inference" in report else None),  # earlier reports lack it
         (
             "list",

@@ -1,7 +1,7 @@
-"""Class names to tokens, and the text features of the classes, of tokens or ready ones.
+"""Class names to sentences to tokens, and the text features of the classes, of tokens or ready ones.
 
-Names are tokenised as CLIP reads them, and never silently wrong. Features are kept while the text tower is frozen, and
-computed in every call while it is trained.
+Names are tokenised as CLIP reads them, bare or in templates, and never silently wrong. Features are kept while the
+text tower is frozen, and computed in every call while it is trained.
 
 Shapes: `K` classes, `E` projection.
 """
@@ -61,7 +61,7 @@ def check_templates(templates: str | Sequence[str]) -> list[str]:
     if templates == "actions":
         return list(ACTION_TEMPLATES)
     given = [templates] if isinstance(templates, str) else templates
-    require_templates(given, "templates")
+    require_templates(given, "templates", ', or "actions"')
     return [str(template) for template in given]
 
 
@@ -114,7 +114,7 @@ def tokenize_texts(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, con
     length = config.max_position_embeddings
     broken = [text for text in texts if text != text.encode("utf-8", "replace").decode()]
     if broken:
-        raise ValueError(f"`labels` and texts must be text that UTF-8 can hold, got {broken}.")
+        raise ValueError(f"`labels` and texts must be text that UTF-8 can hold, got {broken[:3]}.")
     lengths = [len(ids) for ids in tokenizer(texts)["input_ids"]]
     warn_of_cut_texts([(text, count) for text, count in zip(texts, lengths) if count > length], length)
     encoded = tokenizer(texts, padding="max_length", truncation=True, max_length=length, return_tensors="pt")
@@ -327,8 +327,9 @@ class ClassTextFeatures:
         self._require_text_head("encode_texts")
         self._require_text_tower("encode_texts")
         chosen = self._templates(templates)
-        given = [texts] if isinstance(texts, (str, bytes)) else list(texts)
-        if isinstance(texts, (str, bytes)) or not all(isinstance(text, str) for text in given):
+        is_list = isinstance(texts, Iterable) and not isinstance(texts, (str, bytes))
+        given: list[Any] = list(texts) if is_list else [None]
+        if not all(isinstance(text, str) for text in given):
             raise ValueError(f"`texts` must be a list of strings, got {texts!r}.")
         if not given:
             return self.logit_scale.detach().new_empty(0, self.config.projection_dim)
@@ -362,8 +363,9 @@ class ClassTextFeatures:
         """Encode tokens and average over the templates as CLIP does: (M * N, length) -> (N, E) of unit length."""
         features = self._encode_tokens(input_ids)
         unit = F.normalize(at_least_float32(features), dim=-1)
-        mean = unit.unflatten(0, (templates, -1)).mean(0) if templates > 1 else unit
-        return F.normalize(mean, dim=-1).to(features)
+        if templates > 1:
+            unit = F.normalize(unit.unflatten(0, (templates, -1)).mean(0), dim=-1)
+        return unit.to(features)
 
     def _encode_tokens(self, input_ids: torch.Tensor) -> torch.Tensor:
         """Encode tokens in chunks: (N, length) -> (N, E), not normalised."""

@@ -40,6 +40,8 @@ class NamedClasses:
     classifier: Any
     _init_weights: Any
     _refuse_if_fused: Any
+    untrained: Any
+    remember_untrained: Any
 
     @classmethod
     def from_pretrained(
@@ -169,7 +171,7 @@ class NamedClasses:
     def _set_labels(self, names: list[str], renew: bool) -> bool:
         """Name the classes as `set_labels` does, and return whether the head started anew."""
         require_classification(self.config, len(names))
-        before = names_of(self.config)
+        before, untrained = names_of(self.config), self.untrained()
         order = row_order(before, names)
         if order is None:
             self._refuse_if_fused("set_labels")
@@ -183,6 +185,8 @@ class NamedClasses:
             with torch.no_grad():
                 for weight in self.classifier.parameters():
                     weight.copy_(weight[order])
+        if untrained or order is None:
+            self.remember_untrained([*untrained, *(self.class_keys if order is None else ())])
         self._name_classes(names)
         return order is None
 
@@ -190,7 +194,9 @@ class NamedClasses:
         """Name the classes of a head that has learned nothing yet."""
         require_classification(self.config, len(names))
         if len(names) != len(names_of(self.config)):
+            untrained = self.untrained()
             self._renew_classifier(len(names))
+            self.remember_untrained([*untrained, *self.class_keys])
         self._name_classes(names)
 
     def _name_classes(self, names: list[str]) -> None:

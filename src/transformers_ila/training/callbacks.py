@@ -1,5 +1,5 @@
-"""Callbacks of `IlaTrainer`: they fade the masks' jitter, stop on a signal, set the epoch of the data, and keep a
-moving average of the weights, which is evaluated and saved in place of the last step's weights.
+"""Callbacks of `IlaTrainer`: they mark the model as trained, fade the masks' jitter, stop on a signal, set the epoch
+of the data, and keep a moving average of the weights, which is evaluated and saved in place of the last step's.
 """
 
 import logging
@@ -81,6 +81,15 @@ def _averaged(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     for name, tensor in checkpoint_names(model.state_dict(keep_vars=True)).items():
         if tensor.requires_grad if isinstance(tensor, nn.Parameter) else tensor.is_floating_point():
             yield name, tensor
+
+
+class TrainedMark(TrainerCallback):
+    """Mark a model as trained after a step: the first ones of a warm-up change no weight that would show it."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+        if hasattr(inner, "mark_trained"):
+            inner.mark_trained()
 
 
 class JitterDecay(TrainerCallback, ExportableState):

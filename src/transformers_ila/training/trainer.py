@@ -40,7 +40,7 @@ from ..model.targets_ila import IGNORE_INDEX, ignored_rows, is_integer
 from ..model.validation_ila import MULTI_LABEL
 from ..model.video_processing_ila import IlaVideoProcessor
 from .arguments import SCALARS, IlaTrainingArguments, is_new_parameter, parameter_groups
-from .callbacks import JitterDecay, MovingAverage, SetEpochCallback, StopOnSignal
+from .callbacks import JitterDecay, MovingAverage, SetEpochCallback, StopOnSignal, TrainedMark
 from .checkpoints import (
     FileStates,
     file_states,
@@ -173,6 +173,7 @@ class IlaTrainer(Trainer):
                 )
             self.average = MovingAverage(self.model, self.args.ema_decay)
             self.add_callback(self.average)
+        self.add_callback(TrainedMark())
         self.add_callback(JitterDecay(self.args.jitter_decay_epoch))
         self.stop = StopOnSignal()
         self.add_callback(self.stop)
