@@ -101,11 +101,11 @@ with_source() {
 }
 
 parts=("${@:-}")
-[[ -n "${parts[0]}" ]] || parts=(wheel exporters proofs torchao siglip mteb faiss oldest)
+[[ -n "${parts[0]}" ]] || parts=(wheel exporters proofs torchao mteb faiss siglip oldest)
 for part in "${parts[@]}"; do
     case $part in
-        wheel | exporters | proofs | torchao | siglip | mteb | faiss | oldest) ;;
-        *) echo "No part '$part': wheel, exporters, proofs, torchao, siglip, mteb, faiss, oldest." >&2; exit 2 ;;
+        wheel | exporters | proofs | torchao | mteb | faiss | siglip | oldest) ;;
+        *) echo "No part '$part': wheel, exporters, proofs, torchao, mteb, faiss, siglip, oldest." >&2; exit 2 ;;
     esac
 done
 for part in "${parts[@]}"; do

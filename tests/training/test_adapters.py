@@ -166,6 +166,8 @@ def test_another_base_is_refused(bases, tmp_path):
     save_clip(tmp_path / "clip")  # other random weights
     with pytest.raises(ValueError, match="was trained on other weights than those of '.*clip'"):
         load_adapter(tmp_path / "adapter", base=tmp_path / "clip")
+    with pytest.raises(OSError, match="The weights below the adapter '.*adapter' are not in '.*moved': name their"):
+        load_adapter(tmp_path / "adapter", base=tmp_path / "moved")
 
 
 def test_what_is_no_adapter_of_ours_is_refused(bases, tmp_path):
@@ -206,6 +208,8 @@ def test_what_lora_config_refuses(bases):
         lora_config(start(bases, FrozenClipForVideoClassification), lora_dropout=0.1)
     with pytest.raises(ValueError, match="is fused"):
         lora_config(base.fuse())
+    with pytest.raises(ValueError, match="leave the text tower as it is, and `freeze_text_model` is off"):
+        lora_config(start(bases, freeze_text_model=False))
     with pytest.raises(ValueError, match="has adapters already"):
         peft.get_peft_model(base, lora_config(base))
         lora_config(base)

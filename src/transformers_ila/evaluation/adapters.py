@@ -99,18 +99,28 @@ def load_adapter(source: str | Path, base: str | Path | None = None, *, revision
     """
     settings = PeftConfig.from_pretrained(str(source), revision=revision)
     classes, sha256 = _beside(source, revision)
+    base_revision = None if base else settings.revision
     base = base or settings.base_model_name_or_path
     if not base:
         raise ValueError(
             f"{str(source)!r} does not say which weights it is for: name their folder or Hub id as `base`."
+        )
+    if Path(base).is_absolute() and not Path(base).is_dir():
+        raise OSError(
+            f"The weights below the adapter {str(source)!r} are not in {str(base)!r}: name their folder or Hub id as "
+            "`base`, or as `base_model_name_or_path` in its adapter_config.json."
         )
     config = AutoConfig.from_pretrained(source, revision=revision or "main")
     classifies = config.architectures[0].endswith("ForVideoClassification")
     opener: Any = AutoModelForVideoClassification if classifies else AutoModel
     with weights_to_come():
         model = opener.from_pretrained(
-            base, config=config, dtype=config.dtype or "auto", ignore_mismatched_sizes=True
-        )  # what does not fit is the adapter's own, or shows in the hash
+            base,
+            config=config,
+            dtype=config.dtype or "auto",
+            ignore_mismatched_sizes=True,  # what does not fit is the adapter's own, or shows in the hash
+            revision=base_revision or "main",
+        )
     own = AdapterConfig(**{field.name: getattr(settings, field.name) for field in fields(settings) if field.init})
     if own.of(model).base_sha256 != sha256:
         raise ValueError(

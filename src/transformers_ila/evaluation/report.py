@@ -344,8 +344,11 @@ def describe_preprocessing(processor: IlaVideoProcessor, protocol: str) -> dict[
     """Return how the processor prepared frames; for several crops of a frame it resizes to the size of one crop."""
     crop = dict(processor.crop_size)
     several = PROTOCOLS[protocol][1] > 1
+    size = dict(processor.size)
+    if processor.max_num_patches is not None:
+        size = {name: getattr(processor, name) for name in ("max_num_patches", "patch_size")}
     return {
-        "size": {"shortest_edge": max(crop["height"], crop["width"])} if several else dict(processor.size),
+        "size": {"shortest_edge": max(crop["height"], crop["width"])} if several else size,
         "crop_size": crop,
         "image_mean": list(processor.image_mean),
         "image_std": list(processor.image_std),

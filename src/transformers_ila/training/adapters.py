@@ -62,6 +62,7 @@ def lora_config(model: Any, r: int = 8, *, mlp: bool = False, **options: Any) ->
     if source and Path(source).is_dir():
         source = str(Path(source).resolve())  # to be found from other folders, too
     config.base_model_name_or_path = source or None
+    config.revision = getattr(model, "_source", {}).get("revision")
     return config.of(model)
 
 
