@@ -18,6 +18,7 @@ from transformers import (
     SiglipImageProcessor,
     pipeline,
 )
+from transformers.pipelines import PIPELINE_REGISTRY, SUPPORTED_TASKS
 from transformers.pipelines.pt_utils import KeyDataset
 
 from support.inputs import randomised
@@ -187,6 +188,9 @@ class Stream(IterableDataset):
     def __init__(self, videos):
         self.videos = videos
 
+    def __len__(self):
+        return len(self.videos)
+
     def __iter__(self):
         return iter(self.videos)
 
@@ -314,6 +318,9 @@ def test_the_text_tower_runs_once_for_the_same_words(classify, video, monkeypatc
     with torch.no_grad():
         weight[[0, 1]] = weight[[1, 0]]  # the same numbers in other places, and in no tensor's version
     assert count(video, WORDS)[0] == 1
+    for places in (weight.data.T, model.text_model.final_layer_norm.bias.data):
+        places[[0, 1]] = places[[1, 0]]
+        assert count(video, WORDS)[0] == 1
     weight.data[0, 0] += 1e-4
     assert count(video, WORDS)[0] == 1
     before = copy.deepcopy(model.state_dict())
@@ -395,8 +402,21 @@ def test_parts_are_given_or_found(clip, trained, video, tmp_path):
         pipeline(TASK, model=bare, video_processor=IlaVideoProcessor.for_images(images))
     with pytest.raises(ValueError, match="`video_processor` must be an IlaVideoProcessor, got int"):
         pipeline(TASK, model=bare, tokenizer=tokenizer, video_processor=3)
+    with pytest.raises(ValueError, match="`video_processor` and `image_processor` are two names of one part"):
+        pipeline(TASK, model=bare, tokenizer=tokenizer, image_processor=images, video_processor=str(clip))
     with pytest.raises(ValueError, match="`feature_extractor` has no effect here"):
         pipeline(TASK, model=bare, tokenizer=tokenizer, feature_extractor=IlaVideoProcessor())
+
+
+def test_an_ila_tower_on_the_weights_of_a_clip_has_its_own_processor(clip):
+    model = IlaForVideoClassification.from_pretrained(clip, labels=WORDS, num_frames=4, alignment_hidden_size=8)
+    found = pipeline(TASK, model=model).video_processor
+    assert found.to_dict() == IlaVideoProcessor.for_model(model.config).to_dict()
+
+
+def test_the_task_has_a_default_as_that_of_images_has():
+    _, task, _ = PIPELINE_REGISTRY.check_task(TASK)
+    assert task["default"]["model"] == SUPPORTED_TASKS["zero-shot-image-classification"]["default"]["model"]
 
 
 def test_models_that_score_no_words(tmp_path, trained):

@@ -115,6 +115,8 @@ def zero_shot_processor(source: str | os.PathLike, config: Any, **where: Any) ->
         OSError: no such checkpoint.
     """
     kind = PreTrainedConfig.get_config_dict(source, **where)[0].get("model_type")
+    if kind == "clip" and not config.vision_config.normalize_frames:  # an ILA tower on the weights of a CLIP
+        return IlaVideoProcessor.for_model(config)
     if kind in PLAIN:
         processor = IlaVideoProcessor.for_images(source, num_frames=config.num_frames, **where)
         return _of_size(processor, config)
@@ -171,10 +173,10 @@ def zero_shot_model(model: Any) -> Any:
 def text_state(model: Any) -> list[Any] | None:
     """Return what text features depend on beside the words, by value: each weight of the text side and its bits.
 
-    Bits are summed as integers that wrap around, along the rows, and those sums with the rows' numbers: a value that
-    changes shows, and so do rows that change places. (Versions of tensors would not show it: fused optimizers raise
-    none.) None where that cannot be told: with adapters, which are switched unseen, and with weights that are
-    quantised or not in memory.
+    Bits are summed as integers that wrap around, along rows and along columns, and these sums with their numbers: a
+    value that changes shows, and so do values that change places. (Versions of tensors would not show it: fused
+    optimizers raise none.) None where that cannot be told: with adapters, which are switched unseen, and with weights
+    that are quantised or not in memory.
     """
     weights = [
         (n, w.detach()) for n, w in model.named_parameters() if any(p.startswith("text_") for p in n.split("."))
@@ -187,9 +189,9 @@ def text_state(model: Any) -> list[Any] | None:
 
 
 def _sums_of_bits(weight: torch.Tensor) -> torch.Tensor:
-    bits = weight.view(INTEGERS[weight.itemsize])
-    rows = bits.sum(-1, dtype=bits.dtype).flatten().long()  # not in int64, which takes six times as long
-    return torch.stack([rows.sum(), rows @ torch.arange(1, 1 + len(rows), device=rows.device)])
+    bits = torch.atleast_2d(weight.view(INTEGERS[weight.itemsize])).flatten(1)
+    sums = [bits.sum(axis, dtype=bits.dtype).long() for axis in (0, 1)]  # sums of int64 take six times as long
+    return torch.stack([of @ torch.arange(1, 1 + len(of), device=of.device) for of in sums])
 
 
 def video_logits(model: Any, views: torch.Tensor, text_embeds: torch.Tensor) -> torch.Tensor:
