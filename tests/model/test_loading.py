@@ -2,6 +2,7 @@
 
 import json
 import logging
+from functools import partial
 
 import pytest
 import torch
@@ -237,6 +238,19 @@ def test_other_sizes_interpolate_and_a_saved_model_is_the_same(vit_folder, tmp_p
     assert torch.equal(loaded(pixels(frames, size)).logits, model(pixels(frames, size)).logits)
 
 
+def test_a_saved_model_on_registers_resamples_as_its_tower_did(tmp_path):
+    dinov2 = save_dinov2(tmp_path / "dinov2", registers=3)
+    saved = IlaForVideoClassification.from_pretrained(tmp_path / "dinov2", labels=LABELS, num_frames=2)
+    saved.save_pretrained(tmp_path / "saved")
+    fields = {"image_size": 20, "temporal_module": "none"}
+    tower = IlaVisionModel.from_pretrained(tmp_path / "saved", **fields).eval()
+    with torch.no_grad():
+        expected = dinov2(pixels(2, 20).flatten(0, 1)).pooler_output
+        torch.testing.assert_close(tower(pixels(2, 20)).pooler_output.flatten(0, 1), expected, atol=1e-5, rtol=0)
+        fused = saved.eval().fuse()(pixels(2)).logits
+        torch.testing.assert_close(fused, saved(pixels(2)).logits, **CLOSE)
+
+
 @pytest.mark.parametrize("dtype", [None, "auto", torch.bfloat16])
 def test_the_dtype_is_the_folders_or_what_is_asked_for(tmp_path, dtype):
     vit = save_vit(tmp_path)
@@ -309,8 +323,10 @@ def test_the_card_names_it(vit_folder):
     assert "ILA: ViT's network turned" in card.text and "(ViT's too," in card.text and "vit" in card.data.tags
 
 
-def test_a_recipe_starts_from_a_vit(vit_folder, caplog):
-    recipe = RecipeArguments(clip=str(vit_folder), classification_head="linear", config=json.dumps(TINY_ILA))
+@pytest.mark.parametrize("save", [save_vit, partial(save_dinov2, registers=3)], ids=["vit", "dinov2"])
+def test_a_recipe_starts_from_an_image_tower(save, tmp_path, caplog):
+    save(tmp_path)
+    recipe = RecipeArguments(clip=str(tmp_path), classification_head="linear", config=json.dumps(TINY_ILA))
     with caplog.at_level(logging.WARNING):
         model = model_of(recipe, LABELS)
     assert "is no B/16 tower, which the recipe is meant for" in caplog.text and "'patch_size': 4" in caplog.text
@@ -318,4 +334,4 @@ def test_a_recipe_starts_from_a_vit(vit_folder, caplog):
     frozen = {name.split(".")[0] for name, _ in model.named_parameters() if not is_new_parameter(name, new)}
     assert frozen == {"vision_model", "visual_projection"}  # by `freeze_clip`; the projection is the identity
     with pytest.raises(ValueError, match='must be "linear"'):
-        model_of(RecipeArguments(clip=str(vit_folder)), LABELS)
+        model_of(RecipeArguments(clip=str(tmp_path)), LABELS)
