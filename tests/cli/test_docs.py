@@ -18,7 +18,7 @@ from support.hub_stand_in import HubStandIn
 from support.paths import ROOT
 from support.release_files import save_release
 from support.released_models import WIDE_TEXT, WIDE_VISION
-from support.tiny_models import save_clip, save_timesformer, save_vit, tiny_config
+from support.tiny_models import save_clip, save_dinov2, save_timesformer, save_vit, tiny_config
 from transformers_ila import IlaConfig, IlaForVideoClassification
 from transformers_ila.cli.main import read_verb
 from transformers_ila.conversion.state_dicts import to_released_state_dict
@@ -28,7 +28,8 @@ from transformers_ila.video_writing import write_mp4
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 TRAINED = ("pipeline", "smaller", "fused", "export", "weights")  # examples that load what the example "trainer" saves
-UNTRAINED = ("session", "vit", "reading", "adapters", "lora", "features", "search", "faiss")
+UNTRAINED = ("session", "vit", "dinov2", "reading", "adapters", "lora", "features", "search", "faiss")
+ELSEWHERE = ("mteb",)  # tests/extra/check_mteb.py runs it
 MODEL_FILES = ("config.json", "model.safetensors", "video_preprocessor_config.json", "README.md")
 OFFLINE = {**os.environ, "HF_HUB_OFFLINE": "1"}
 NEXT = "---- next ----\n"
@@ -72,6 +73,7 @@ def place(tmp_path_factory):
     root = tmp_path_factory.mktemp("docs")
     save_clip(root / "openai" / "clip-vit-base-patch16")
     save_vit(root / "google" / "vit-base-patch16-224-in21k")
+    save_dinov2(root / "facebook" / "dinov2-small", image_size=518, patch_size=14)
     save_timesformer(root / "facebook" / "timesformer-base-finetuned-k400", num_frames=8, num_labels=400)
     write_folder(root / "path" / "to" / "videos", 48, seed=0)
     write_folder(root / "path" / "to" / "other_videos", 16, seed=7)
@@ -98,7 +100,7 @@ def only(page: str, verb: str) -> list[str]:
 
 def test_every_example_has_a_test():
     names = [name for _, name, _ in blocks("python")]
-    assert sorted(names) == sorted([*TRAINED, *UNTRAINED, "trainer"])
+    assert sorted(names) == sorted([*TRAINED, *UNTRAINED, *ELSEWHERE, "trainer"])
 
 
 def test_every_command_is_one_that_there_is(tmp_path, monkeypatch):
@@ -194,9 +196,10 @@ def test_the_commands_of_the_readme(place):
 @pytest.mark.slow
 def test_examples_that_need_nothing_trained(place):
     pieces = [examples()[name] for name in UNTRAINED if name != "faiss" or find_spec("faiss")]
-    session, vit, reading, adapters, lora, features, search, *faiss = run(place, OFFLINE, *pieces)
+    session, vit, dinov2, reading, adapters, lora, features, search, *faiss = run(place, OFFLINE, *pieces)
     assert session == "torch.Size([1, 8, 3, 28, 28]) torch.Size([1, 2])\n"
     assert vit == "torch.Size([1, 2]) linear\n"
+    assert dinov2 == "torch.Size([1, 2]) 224\n"
     assert reading.startswith("(3, ")
     assert adapters.split("\n")[:2] == ["torch.Size([1, 400])", "torch.Size([1, 2])"]
     assert lora == "['juggling', 'waving']\n"

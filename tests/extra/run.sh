@@ -62,7 +62,7 @@ proofs() {
 torchao() {
     borrow "$work/torchao"
     "$work/torchao/bin/python" -m pip install --quiet 'torchao>=0.16'
-    with_source "$work/torchao" tests/model/test_weight_only.py
+    with_source "$work/torchao" tests/extra/check_torchao.py
 }
 
 # mteb: installs mteb. Runs tasks of local videos with it.

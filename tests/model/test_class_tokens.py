@@ -363,8 +363,13 @@ def test_checkpoints_and_models_without_words_are_refused(clip, trained, tmp_pat
         zero_shot(tmp_path / "linear")
     save_vit(tmp_path / "vit")
     CLIPVisionModel.from_pretrained(clip).save_pretrained(tmp_path / "half")
-    for folder, found in (("vit", "vit"), ("half", "clip_vision_model")):
-        with pytest.raises(ValueError, match=f"needs CLIP's text tower.*`model_type` '{found}', allowed: 'clip'"):
+    (tmp_path / "empty").mkdir()
+    for folder, said in (
+        ("vit", "needs CLIP's text tower.*`model_type` 'vit', allowed: 'clip'"),
+        ("half", "holds a CLIPVisionModel.*nothing can be loaded"),
+        ("empty", "has no config.json"),
+    ):
+        with pytest.raises(ValueError, match=said):
             zero_shot(tmp_path / folder)
     with pytest.raises(ValueError, match="FrozenClipConfig has a linear one"):
         FrozenClipForVideoClassification.from_pretrained(clip, zero_shot=True)
@@ -527,7 +532,7 @@ def test_texts_are_encoded_in_chunks_and_out_of_the_way(clip, encodings, monkeyp
     assert model.bfloat16().encode_texts(texts).dtype == torch.bfloat16
 
 
-@pytest.mark.parametrize("texts", ["falls", b"falls", [b"falls"], ["falls", 3], [["falls"]]])
+@pytest.mark.parametrize("texts", ["falls", b"falls", [b"falls"], ["falls", 3], [["falls"]], ("falls", None)])
 def test_texts_that_are_none(clip, texts):
     with pytest.raises(ValueError, match="`texts` must be a list of strings, got .*falls"):
         zero_shot(clip).encode_texts(texts)

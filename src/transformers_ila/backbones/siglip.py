@@ -18,6 +18,7 @@ Shapes: `B` videos, `V` views, `T` frames, `L` patches of a frame, `D` width, `E
 `N` texts.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -173,6 +174,14 @@ class SiglipVideoConfig(PreTrainedConfig):
         return self.vision_config.model_type == "siglip2_vision_model"
 
     @property
+    def image_size(self) -> int:
+        """Return the side of a square frame: of any, or with NaFlex of one with all its patches."""
+        vision = self.vision_config
+        if self.is_naflex:
+            return math.isqrt(vision.num_patches) * vision.patch_size
+        return _sides(vision.image_size)[0]
+
+    @property
     def preprocessing(self) -> dict[str, Any]:
         """Return the settings of an `IlaVideoProcessor` that does what SigLIP's image processor does by default."""
         settings: dict[str, Any] = {"num_frames": self.num_frames, "do_center_crop": False}
@@ -282,18 +291,21 @@ class SiglipForVideoClassification(NamedClasses, FusableModel, PreTrainedModel):
         self.logit_scale = nn.Parameter(torch.empty(1))
         self.logit_bias = nn.Parameter(torch.empty(1))
         named = explicit_names(config.class_names) is not None
-        self.register_buffer("class_embeds", torch.empty(config.num_labels, config.projection_dim) if named else None)
+        self.register_buffer("class_embeds", torch.zeros(config.num_labels, config.projection_dim) if named else None)
         self.text_model.requires_grad_(False)
         self.post_init()
 
+    def get_input_embeddings(self) -> nn.Module:
+        return self.vision_model.get_input_embeddings()
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Start scale and bias as SigLIP does (Algorithm 1), and draw features for classes that have none yet."""
+        """Start scale and bias as SigLIP does (Algorithm 1); classes that have no features yet get zeros."""
         if module is self:
             init.constant_(self.logit_scale, torch.tensor(10.0).log().item())
             init.constant_(self.logit_bias, -10.0)
             if self.class_embeds is not None:
-                init.normal_(self.class_embeds)
+                init.zeros_(self.class_embeds)
 
     @classmethod
     def from_pretrained(
@@ -629,7 +641,7 @@ class SiglipForVideoClassification(NamedClasses, FusableModel, PreTrainedModel):
         return []
 
 
-def patches_of(frames: torch.Tensor, size: int) -> dict[str, torch.Tensor]:
+def patches_of(frames: torch.Tensor, size: int) -> dict[str, torch.Tensor | None]:
     """Cut frames into patches as NaFlex reads them.
 
     Args:
@@ -638,15 +650,15 @@ def patches_of(frames: torch.Tensor, size: int) -> dict[str, torch.Tensor]:
 
     Returns:
         `pixel_values` (N, h w, size * size * C), row after row, each patch's channels last; `spatial_shapes` (N, 2),
-        h and w; `pixel_attention_mask` (N, h w) of ones, as no frame is padded.
+        h and w; `pixel_attention_mask`, None, as no frame is padded.
     """
     rows, columns = frames.shape[-2] // size, frames.shape[-1] // size
     patches = frames.unflatten(-1, (columns, size)).unflatten(-3, (rows, size))  # (N, C, h, size, w, size)
     patches = patches.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
     return {
         "pixel_values": patches,
-        "spatial_shapes": torch.tensor([rows, columns], device=frames.device).expand(len(frames), 2),
-        "pixel_attention_mask": torch.ones(patches.shape[:2], dtype=torch.int32, device=frames.device),
+        "spatial_shapes": torch.tensor([rows, columns], device="cpu").expand(len(frames), 2),  # where they are read
+        "pixel_attention_mask": None,
     }
 
 

@@ -45,7 +45,7 @@ def lora_config(model: Any, r: int = 8, *, mlp: bool = False, **options: Any) ->
     name = type(model).__name__
     if hasattr(model, "peft_config") or getattr(model, "is_fused", False):
         raise ValueError(f"The {name} has adapters already, or is fused: `merge_and_unload()`, or load it anew.")
-    if not isinstance(model, nn.Module) or not hasattr(model, "new_parameters"):
+    if not isinstance(model, nn.Module) or not hasattr(model, "get_video_features"):
         allowed = "IlaForVideoClassification, IlaModel, FrozenClipForVideoClassification, AlignedTimesformer..."
         raise ValueError(f"`model` must be one of {allowed}; got {name}.")
     if decided := sorted(set(DECIDED) & options.keys()):
