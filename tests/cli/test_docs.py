@@ -216,6 +216,8 @@ def test_the_commands_of_the_index(place):
     assert "48 videos indexed as 48 rows, 0 unreadable" in added
     assert [len(text.splitlines()) for text in words.split("\n\n")] == [6, 6] and "0:00.0-" in words
     assert example.startswith("video.mp4\n") and len((place / "results.jsonl").read_text().splitlines()) == 10
+    (retrieval,) = run(place, OFFLINE, only("search.md", "evaluate-retrieval"))
+    assert "text to video" in retrieval
     assert template.startswith("someone falls\n") and "6 videos dropped" in dropped and "0 videos dropped" in gone
 
 
