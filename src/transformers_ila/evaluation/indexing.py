@@ -46,7 +46,8 @@ NOT_FINITE = "the model's features are not finite (NaN or infinite)"
 DEFAULTS = IndexOptions()
 CLASSES = ("class_input_ids", "class_embeds", "classifier")  # weights that features do not depend on
 NOT_OF_FEATURES = (  # fields of configurations, likewise
-    "_name_or_path", "architectures", "output_attentions", "output_hidden_states", "return_dict", "auto_map", "dtype", "transformers_version", "id2label", "label2id",
+    "output_attentions", "output_hidden_states", "return_dict",
+    "_name_or_path", "architectures", "auto_map", "dtype", "transformers_version", "id2label", "label2id",
     "class_features", "classifier_dropout", "label_smoothing", "label_templates", "num_labels", "problem_type",
     "freeze_text_model", "freeze_vision_model", "alignment_loss_weight", "drop_path_rate", "untrained_weights",
     "weights_origin",
