@@ -3,14 +3,16 @@
 import json
 import math
 import random
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 import torch
 from torch.nn import functional as F
 from transformers import CLIPTokenizer
 
-from support.evaluation_models import TOLERANCE, torchrun, views_of
+from support.evaluation_models import TOLERANCE, views_of
 from support.tiny_models import byte_tokenizer, save_clip, tiny_config
 from transformers_ila import IlaForVideoClassification, IlaVideoProcessor
 from transformers_ila.backbones.zero_shot import load_zero_shot
@@ -18,6 +20,8 @@ from transformers_ila.cli import evaluate_retrieval as script
 from transformers_ila.cli.main import run_verb
 from transformers_ila.data.annotations import read_annotations
 from transformers_ila.data.captions import read_captions
+from transformers_ila.distributed import Rank
+from transformers_ila.evaluation import retrieval
 from transformers_ila.evaluation.options import RetrievalOptions
 from transformers_ila.evaluation.retrieval import Scores, best_ranks, evaluate_retrieval, ranks_in_chunks, recalls
 from transformers_ila.motionbench.tasks import write_folder
@@ -230,13 +234,25 @@ def test_numbers_are_no_texts(place, tmp_path, capsys):
     assert run_verb(script, [*given, "--labels", "a dot, a line"]) == 0
 
 
-@pytest.mark.slow
-def test_two_processes_say_the_same(place, tmp_path):
-    module = ["-m", "transformers_ila", "evaluate-retrieval"]
-    done = torchrun(*module, *words(place, tmp_path / "two.json", model="ila"))
-    assert (tmp_path / "two.json").is_file(), done.stderr
-    run_verb(script, words(place, tmp_path / "one.json", model="ila"))
-    one, two = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("one", "two"))
-    for key in ("text_to_video", "video_to_text", "counts", "unreadable"):
-        assert one[key] == two[key]
-    assert (one["processes"], two["processes"]) == (1, 2)
+@pytest.mark.parametrize("name", ["clip", "ila"])
+def test_several_processes_say_the_same(place, monkeypatch, name):
+    """Three threads stand for them."""
+    model, processor = load_zero_shot(place / name)
+    samples = read_annotations(place / "videos")
+    options = RetrievalOptions(batch_size=1)
+    alone = evaluate_retrieval(model, processor, samples, options)
+    barrier, slots = Barrier(3), [None] * 3
+
+    def gather(work, rank):
+        slots[rank.rank] = work()
+        barrier.wait(60)
+        found = list(slots)
+        barrier.wait(60)
+        return found
+
+    monkeypatch.setattr(retrieval, "all_gather", gather)
+    with ThreadPoolExecutor(3) as pool:
+        runs = [pool.submit(evaluate_retrieval, model, processor, samples, options, rank=Rank(i, 3)) for i in range(3)]
+        for found in [run.result(60) for run in runs]:
+            assert found.report["text_to_video"] == alone.report["text_to_video"]
+            assert torch.equal(found.video_ranks, alone.video_ranks) and found.report["processes"] == 3
