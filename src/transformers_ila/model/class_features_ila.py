@@ -83,10 +83,11 @@ def load_tokenizer(path: Any, **source: Any) -> PreTrainedTokenizerBase:
     try:
         # the library's own class; unset, it asks whether to run the code that lies beside it
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, **source)
-    except ImportError as error:  # SigLIP's sentencepiece, for one
-        lines = " ".join(str(error).split())
+    except ImportError as error:
+        says = " ".join(str(error).split())
+        hint = " Install `sentencepiece` and `protobuf`." if "SentencePiece" in says else ""  # of SigLIP
         raise ValueError(
-            f"The tokenizer of {str(path)!r} needs a package that is not installed: {lines:.200}"
+            f"The tokenizer of {str(path)!r} needs a package that is not installed.{hint} ({says:.160})"
         ) from error
     except Exception as error:  # the library raises five kinds, depending on what is missing
         raise ValueError(_no_tokenizer(path) + f" ({type(error).__name__} behind this.)") from error
