@@ -338,7 +338,7 @@ class _Searchable:
 
     def hit(self, row: int, score: float) -> Hit:
         line, start, end = self.part.records[row].tolist()
-        found = self.part.line(line)
+        found, score = self.part.line(line), max(-1.0, min(1.0, score))  # of lengths that are 1 but for rounding
         if np.isnan(start):
             return Hit(found["video"], found["path"], None, None, score)
         return Hit(found["video"], found["path"], start, end, score)
