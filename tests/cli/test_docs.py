@@ -178,26 +178,21 @@ def test_the_examples_run_one_after_the_other(place):
 
 
 @pytest.mark.slow
-def test_the_commands_of_the_readme(place):
-    """They check, train, evaluate and label, one after the other."""
+def test_the_commands_of_the_readme_and_of_adapters(place):
+    """They check, train, evaluate and label, one after the other; then an adapter is trained and evaluated."""
     small = "--max_steps 2 --global_batch_size 8 --per_device_train_batch_size 8 --dataloader_num_workers 0".split()
     small += ["--dataloader_persistent_workers", "false", "--use_cpu", "true"]  # as there are no workers
     check, train = only("README.md", "check-videos"), only("README.md", "train")
     rest = only("README.md", "evaluate"), only("README.md", "predict")
-    checked, trained, evaluated, labelled = run(place, OFFLINE, check, [*train, *small], *rest)
+    lora = next(words[1:] for words in commands("training.md", "train") if "lora_b16_8f" in words)
+    later = [*lora, *small], only("training.md", "evaluate")
+    *printed, adapted, evaluated_adapter = run(place, OFFLINE, check, [*train, *small], *rest, *later)
+    checked, trained, evaluated, labelled = printed
     assert "48 ok" in checked and len((place / "usable.txt").read_text().splitlines()) == 48
     assert "Trained 2 steps." in trained and (place / "my-run" / "training.yaml").is_file()
     assert "48 of 48, 0 unreadable" in evaluated and "video.mp4" in labelled
-
-
-@pytest.mark.slow
-def test_the_commands_of_adapters(place):
-    small = "--max_steps 2 --global_batch_size 8 --per_device_train_batch_size 8 --dataloader_num_workers 0".split()
-    small += ["--dataloader_persistent_workers", "false", "--use_cpu", "true"]
-    train = next(words[1:] for words in commands("training.md", "train") if "lora_b16_8f" in words)
-    trained, evaluated = run(place, OFFLINE, [*train, *small], only("training.md", "evaluate"))
-    assert "Trained 2 steps." in trained and "adapter_model.safetensors" in os.listdir(place / "my-adapter")
-    assert "16 of 16, 0 unreadable" in evaluated
+    assert "Trained 2 steps." in adapted and (place / "my-adapter" / "adapter_model.safetensors").is_file()
+    assert "16 of 16, 0 unreadable" in evaluated_adapter
 
 
 @pytest.mark.slow
