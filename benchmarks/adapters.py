@@ -54,6 +54,7 @@ WAYS: dict[str, tuple[dict[str, Any], bool, dict[str, Any] | None]] = {
     "adapter": (ILA, False, {"r": 8}),
     "adapter, MLP too": (ILA, False, {"r": 8, "mlp": True}),
     "new layers alone": (ILA, True, None),
+    "adapter and head": (HEAD, False, {"r": 8}),
     "head alone": (HEAD, True, None),
 }
 

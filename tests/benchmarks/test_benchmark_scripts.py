@@ -3,6 +3,7 @@
 import re
 from functools import partial
 
+import adapters
 import pipeline_speed
 import pytest
 import quantisation
@@ -100,3 +101,11 @@ def test_training_loader(videos, tmp_path, capsys):
     assert all(float(rate) > 0 for _, _, rate, _ in lines)
     with pytest.raises(SystemExit, match="No videos"):
         training_loader.main(training_loader.Arguments(str(tmp_path)))
+
+
+def test_adapters():
+    found = {way: adapters.step_memory(way, 1, False) for way in adapters.WAYS}
+    ways = ("everything", "adapter, MLP too", "adapter", "new layers alone", "adapter and head", "head alone")
+    trained = [found[way]["trained"] for way in ways]
+    assert trained == sorted(trained, reverse=True) and len(set(trained)) == len(ways)
+    assert found["adapter"]["saved"] < found["everything"]["saved"] == found["new layers alone"]["saved"]

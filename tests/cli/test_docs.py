@@ -186,31 +186,24 @@ def test_the_examples_run_one_after_the_other(place):
 
 
 @pytest.mark.slow
-def test_the_commands_of_the_readme(place):
-    """They label by words, index, search, check, train, evaluate and label, one after the other."""
+def test_the_commands_of_the_readme_and_of_adapters(place):
+    """They label by words, index, search, check, train, evaluate and label; then an adapter is trained and evaluated."""
     small = "--max_steps 2 --global_batch_size 8 --per_device_train_batch_size 8 --dataloader_num_workers 0".split()
     small += ["--dataloader_persistent_workers", "false", "--use_cpu", "true"]  # as there are no workers
-    check, train = only("README.md", "check-videos"), only("README.md", "train")
-    words, trained_on = (command[1:] for command in commands("README.md", "predict"))
-    plain = [words, only("README.md", "index"), only("README.md", "search")]
-    later = [only("README.md", "evaluate"), trained_on]
-    juggling, indexed, found, checked, trained, evaluated, labelled = run(
-        place, OFFLINE, *plain, check, [*train, *small], *later
+    words, own_classes = (command[1:] for command in commands("README.md", "predict"))
+    plain = [words, only("README.md", "index"), only("README.md", "search"), only("README.md", "check-videos")]
+    trained_on = [*only("README.md", "train"), *small], only("README.md", "evaluate"), own_classes
+    lora = next(words[1:] for words in commands("training.md", "train") if "lora_b16_8f" in words)
+    *printed, adapted, evaluated_adapter = run(
+        place, OFFLINE, *plain, *trained_on, [*lora, *small], only("training.md", "evaluate")
     )
-    assert "juggling" in juggling and "48 videos indexed as 48 rows" in indexed and found.count(".mp4") == 5
+    by_words, indexed, found, checked, trained, evaluated, labelled = printed
+    assert "juggling" in by_words and "48 videos indexed as 48 rows" in indexed and found.count(".mp4") == 5
     assert "48 ok" in checked and len((place / "usable.txt").read_text().splitlines()) == 48
     assert "Trained 2 steps." in trained and (place / "my-run" / "training.yaml").is_file()
     assert "48 of 48, 0 unreadable" in evaluated and "video.mp4" in labelled
-
-
-@pytest.mark.slow
-def test_the_commands_of_adapters(place):
-    small = "--max_steps 2 --global_batch_size 8 --per_device_train_batch_size 8 --dataloader_num_workers 0".split()
-    small += ["--dataloader_persistent_workers", "false", "--use_cpu", "true"]
-    train = next(words[1:] for words in commands("training.md", "train") if "lora_b16_8f" in words)
-    trained, evaluated = run(place, OFFLINE, [*train, *small], only("training.md", "evaluate"))
-    assert "Trained 2 steps." in trained and "adapter_model.safetensors" in os.listdir(place / "my-adapter")
-    assert "16 of 16, 0 unreadable" in evaluated
+    assert "Trained 2 steps." in adapted and (place / "my-adapter" / "adapter_model.safetensors").is_file()
+    assert "16 of 16, 0 unreadable" in evaluated_adapter
 
 
 @pytest.mark.slow
