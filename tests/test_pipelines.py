@@ -162,6 +162,9 @@ def test_siglip_scores_every_word_by_itself(tmp_path, video, family):
     shared = pipeline(TASK, model=theirs, tokenizer=letters_tokenizer(), image_processor=images, num_frames=1)
     again = shared(wide[None], WORDS, hypothesis_template="a {}", none_of_these=True, top_k=3)
     assert same(again, found[0][:3])
+    classify.save_pretrained(tmp_path / "saved")
+    saved = pipeline(TASK, model=str(tmp_path / "saved"), hypothesis_template="a {}", none_of_these=True)
+    assert same(saved(wide[None], WORDS, num_frames=1), found[0])
     one = by_label(classify(video, ["one"], none_of_these="nothing"))
     assert abs(one["nothing"] - (1 - one["one"])) < 1e-6
     with pytest.raises(ValueError, match="`none_of_these` is 'riding', which is one of the words"):
@@ -323,6 +326,9 @@ def test_the_text_tower_runs_once_for_the_same_words(classify, video, monkeypatc
         assert count(video, WORDS)[0] == 1
     weight.data[0, 0] += 1e-4
     assert count(video, WORDS)[0] == 1
+    model.text_projection.weight.data.neg_()  # an even number of highest bits: their sums wrap around
+    runs_anew, changed = count(video, WORDS)
+    assert runs_anew == 1 and not same(changed, wanted[0])
     before = copy.deepcopy(model.state_dict())
     optimizer = torch.optim.AdamW(model.text_model.requires_grad_().parameters(), fused=True)
     for parameter in model.text_model.parameters():

@@ -130,8 +130,8 @@ def zero_shot_processor(source: str | os.PathLike, config: Any, **where: Any) ->
     stored = type(config).from_pretrained(source, **where) if kind == config.model_type else config
     if stored.num_frames != config.num_frames:
         processor.num_frames = config.num_frames
-    same_size = stored.vision_config.image_size == config.vision_config.image_size
-    return processor if same_size else _of_size(processor, config)
+    before, now = (getattr(of.vision_config, "image_size", None) for of in (stored, config))  # NaFlex has none
+    return processor if before == now else _of_size(processor, config)
 
 
 def _of_size(processor: IlaVideoProcessor, config: Any) -> IlaVideoProcessor:
@@ -174,9 +174,10 @@ def text_state(model: Any) -> list[Any] | None:
     """Return what text features depend on beside the words, by value: each weight of the text side and its bits.
 
     Bits are summed as integers that wrap around, along rows and along columns, and these sums with their numbers: a
-    value that changes shows, and so do values that change places. (Versions of tensors would not show it: fused
-    optimizers raise none.) None where that cannot be told: with adapters, which are switched unseen, and with weights
-    that are quantised or not in memory.
+    value that changes shows, and so do values that change places. Where many change alike, by their sign or a factor
+    of two, the highest bits may sum to nothing, so the values are summed, too. (Versions of tensors would not show
+    it: fused optimizers raise none.) None where that cannot be told: with adapters, which are switched unseen, and
+    with weights that are quantised or not in memory.
     """
     weights = [
         (n, w.detach()) for n, w in model.named_parameters() if any(p.startswith("text_") for p in n.split("."))
@@ -189,9 +190,19 @@ def text_state(model: Any) -> list[Any] | None:
 
 
 def _sums_of_bits(weight: torch.Tensor) -> torch.Tensor:
-    bits = torch.atleast_2d(weight.view(INTEGERS[weight.itemsize])).flatten(1)
+    bits = torch.atleast_2d(_bits(weight)).flatten(1)
+    values = at_least_float32(torch.atleast_2d(weight).flatten(1))
     sums = [bits.sum(axis, dtype=bits.dtype).long() for axis in (0, 1)]  # sums of int64 take six times as long
-    return torch.stack([of @ torch.arange(1, 1 + len(of), device=of.device) for of in sums])
+    sums.append(values @ _numbers(values.shape[1], values))
+    return torch.stack([_bits(of @ _numbers(len(of), of)).long() for of in sums])
+
+
+def _bits(values: torch.Tensor) -> torch.Tensor:
+    return values.view(INTEGERS[values.itemsize])
+
+
+def _numbers(count: int, like: torch.Tensor) -> torch.Tensor:
+    return torch.arange(1, 1 + count, dtype=like.dtype, device=like.device)
 
 
 def video_logits(model: Any, views: torch.Tensor, text_embeds: torch.Tensor) -> torch.Tensor:
