@@ -158,6 +158,16 @@ def test_what_cannot_be_read_is_refused(place, tmp_path, monkeypatch, capsys, na
     assert message in error
 
 
+@pytest.mark.parametrize("kind", ["clip", "siglip"])
+def test_a_clip_that_was_saved_without_words_knows_no_classes(place, tmp_path, capsys, kind):
+    for part in load_zero_shot(place / kind):
+        part.save_pretrained(tmp_path)
+    assert run_verb(predict, ["--model", str(tmp_path), str(paths_of(place)[0])]) == 2
+    assert "say by --labels which words it chooses among" in capsys.readouterr().err
+    assert run_verb(predict, ["--model", str(tmp_path), "--labels", "a, b", str(paths_of(place)[0])]) == 0
+    assert [row["name"] for row in report_of(place, tmp_path / "out", model=tmp_path)["per_class"]] == NAMES
+
+
 def test_other_words_or_templates_are_other_results(place, tmp_path, capsys):
     start = ["--model", str(place / "clip"), str(place / "videos"), "--output", str(tmp_path)]
     assert run_verb(predict, [*start, "--labels", "juggling, waving"]) == 0
@@ -230,6 +240,14 @@ def test_folders_are_their_own_words(place, tmp_path, capsys):
     for text in (printed, (tmp_path / "report.md").read_text().replace("\\", "")):
         assert "trained on none of the classes; clip, frames averaged" in text and "a video of {}." in text
     assert measured_results(report)[0].metric == "top1"
+
+
+def test_folders_that_are_numbers_are_said_to_be_read_as_words(place, tmp_path, caplog):
+    for name, path in enumerate(paths_of(place)[::4]):
+        (tmp_path / str(name)).mkdir()
+        shutil.copy(path, tmp_path / str(name))
+    report_of(place, tmp_path / "out", videos=tmp_path)
+    assert "are called 0, 1, and read as these words" in caplog.text
 
 
 @pytest.mark.parametrize("labels", ["file", "words"])

@@ -412,6 +412,11 @@ def test_sentences_without_one_place_for_a_name_are_refused(templates, said):
         check_templates(templates)
 
 
+def test_the_set_for_actions_stands_alone_or_among_others():
+    assert check_templates(["actions"]) == check_templates("actions") == [*ACTION_TEMPLATES]
+    assert check_templates(["a {} b", "actions"]) == ["a {} b", *ACTION_TEMPLATES]
+
+
 def test_a_configuration_holds_sentences_and_says_nothing_of_none():
     with pytest.raises(StrictDataclassError, match="`label_templates` is 'a video'"):
         tiny_config(label_templates=["a video"])

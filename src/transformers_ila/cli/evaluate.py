@@ -125,6 +125,11 @@ def _read_with_words(args: EvaluateArguments) -> Annotations:
             "called, in their order (a file with one name a line or with `id,name`, kinetics400, ssv2, or words with "
             "commas between them)."
         )
+    if args.labels is None and all(name.isdecimal() for name in samples.class_names):
+        logger.warning(
+            f"The classes of {samples.source!r} are called {', '.join(samples.class_names[:3])}, and read as these "
+            "words: a list `path index` with --labels says what they are."
+        )
     check_listed(samples.samples, several=sigmoids)
     return samples
 

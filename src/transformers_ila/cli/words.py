@@ -6,11 +6,12 @@ from typing import Any
 
 from transformers import AutoConfig
 
+from ..backbones.siglip import SiglipVideoConfig
 from ..backbones.zero_shot import PLAIN, load_zero_shot
 from ..data.class_names import DATA_SETS, class_names
 from ..evaluation.inference import load_trained, named_in_errors
 from ..model.class_features_ila import check_templates
-from ..model.class_names_ila import check_labels, label_fields
+from ..model.class_names_ila import check_labels, explicit_class_names, label_fields
 from ..model.validation_ila import MULTI_LABEL
 
 
@@ -90,15 +91,18 @@ def read_words(text: str) -> list[str]:
     return check_labels(source, "--labels")
 
 
-def model_type(source: str | Path) -> str:
-    """Return the `model_type` of a checkpoint, such as "clip"; an OSError or ValueError says what is wrong."""
-    with named_in_errors(source):
-        return AutoConfig.from_pretrained(source).model_type
-
-
 def is_plain(source: str | Path) -> bool:
-    """Return whether a checkpoint is a CLIP or SigLIP, which knows no classes."""
-    return model_type(source) in PLAIN
+    """Return whether a checkpoint is a CLIP or SigLIP that knows no classes: published, or saved without words.
+
+    An OSError or ValueError says what is wrong with the checkpoint.
+    """
+    with named_in_errors(source):
+        config = AutoConfig.from_pretrained(source)
+    if config.model_type in PLAIN:
+        return True
+    vision = getattr(config, "vision_config", None)
+    averages_frames = isinstance(config, SiglipVideoConfig) or getattr(vision, "normalize_frames", False)
+    return averages_frames and explicit_class_names(config) is None
 
 
 def gives_sigmoids(source: str | Path) -> bool:

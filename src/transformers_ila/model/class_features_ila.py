@@ -53,14 +53,15 @@ def check_templates(templates: str | Sequence[str]) -> list[str]:
     """Return the sentences in which names are read, as a list.
 
     Args:
-        templates: one sentence or several, each with one `{}` for the name; or "actions", for `ACTION_TEMPLATES`.
+        templates: one sentence or several, each with one `{}` for the name; "actions" stands for `ACTION_TEMPLATES`,
+            alone or among others.
 
     Raises:
         ValueError: no sentence, one without exactly one `{}` or with other braces, or one that repeats.
     """
-    if templates == "actions":
-        return list(ACTION_TEMPLATES)
     given = [templates] if isinstance(templates, str) else templates
+    if isinstance(given, (list, tuple)) and "actions" in given:
+        given = [text for one in given for text in (ACTION_TEMPLATES if one == "actions" else [one])]
     require_templates(given, "templates", ', or "actions"')
     return [str(template) for template in given]
 
