@@ -105,7 +105,9 @@ def test_every_example_has_a_test():
 
 def test_every_command_is_one_that_there_is(tmp_path, monkeypatch):
     """Options of `ila` are read as the command reads them; programs and files exist."""
-    models = [f"{model}/{file}" for model in ("my-ila", "my-ila-export", "my-run") for file in MODEL_FILES]
+    models = [
+        f"{model}/{file}" for model in ("my-ila", "my-ila-export", "my-run", "my-adapter") for file in MODEL_FILES
+    ]
     videos = ["video.mp4", "path/to/videos/waving/a.mp4", "path/to/other_videos/waving/a.mp4"]
     for file in (*models, *videos, "k400_b16_8f.pth", "results/report.json", "train.txt", "test.txt"):
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
@@ -191,6 +193,16 @@ def test_the_commands_of_the_readme(place):
     assert "48 ok" in checked and len((place / "usable.txt").read_text().splitlines()) == 48
     assert "Trained 2 steps." in trained and (place / "my-run" / "training.yaml").is_file()
     assert "48 of 48, 0 unreadable" in evaluated and "video.mp4" in labelled
+
+
+@pytest.mark.slow
+def test_the_commands_of_adapters(place):
+    small = "--max_steps 2 --global_batch_size 8 --per_device_train_batch_size 8 --dataloader_num_workers 0".split()
+    small += ["--dataloader_persistent_workers", "false", "--use_cpu", "true"]
+    train = next(words[1:] for words in commands("training.md", "train") if "lora_b16_8f" in words)
+    trained, evaluated = run(place, OFFLINE, [*train, *small], only("training.md", "evaluate"))
+    assert "Trained 2 steps." in trained and "adapter_model.safetensors" in os.listdir(place / "my-adapter")
+    assert "16 of 16, 0 unreadable" in evaluated
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import (
     BitImageProcessor,
+    Dinov2Config,
     ViTForImageClassification,
     ViTForMaskedImageModeling,
     ViTImageProcessor,
@@ -257,6 +258,14 @@ REFUSED = {
     "a DINOv2's text head": (save_dinov2, {}, {"classification_head": "text"}, "DINOv2 without a text tower"),
     "a DINOv2's qkv bias": (save_dinov2, {"qkv_bias": False}, {}, "DINOv2 with qkv_bias=False"),
     "other registers": (save_dinov2, {"registers": 3}, {"num_register_tokens": 4}, "DINOv2 with registers, .*: 4}"),
+    "other patches": (save_dinov2, {}, {"patch_size": 7}, "DINOv2, .*got {'patch_size': 7}"),
+    "a gated MLP": (save_dinov2, {}, {"gated_mlp": True}, "DINOv2, .*'gated_mlp': True}"),
+    "its configuration": (
+        save_dinov2,
+        {},
+        {"config": Dinov2Config()},
+        "`config` is a Dinov2Config; allowed: `IlaConf",
+    ),
     "another MLP": (save_dinov2, {"use_swiglu_ffn": True}, {"gated_mlp": False}, "DINOv2, .*'gated_mlp': False}"),
 }
 

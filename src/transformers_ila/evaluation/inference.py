@@ -107,7 +107,9 @@ def load_classifier(source: str | Path, **options: Any) -> IlaForVideoClassifica
         if find_adapter_config_file(source) is not None:
             from .adapters import load_adapter  # which needs PEFT
 
-            return load_adapter(source).merge_and_unload().eval()
+            model = load_adapter(source).merge_and_unload().eval()
+            dtype = options.get("dtype", "auto")
+            return model if dtype in ("auto", model.dtype) else model.to(dtype)
         options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}  # they are named below
         model, info = AutoModelForVideoClassification.from_pretrained(source, **options)
         left_over = _stored_names(source) - checkpoint_names(model.state_dict()).keys()

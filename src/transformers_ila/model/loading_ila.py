@@ -105,8 +105,8 @@ TOWER_FIELDS = {  # theirs -> IlaVisionConfig's
     **{name: name for name in ("num_channels", "hidden_act", "layer_norm_eps")},
     "attention_probs_dropout_prob": "attention_dropout",
 }
-# Fields of which a tower's weights allow one value, which is other than CLIP's.
-FIXED_FIELDS = ("patch_bias", "pre_layer_norm", "num_register_tokens", "gated_mlp")
+# Fields of IlaVisionConfig of which a tower's weights allow one value.
+FIXED_FIELDS = ("patch_size", "patch_bias", "pre_layer_norm", "num_register_tokens", "gated_mlp")
 _LAYER = r"^(?:encoder\.layer|layers)\.(\d+)\."
 TOWER_WEIGHTS = (  # names in ViTModel, Dinov2Model -> IlaVisionModel's
     (r"^embeddings\.cls_token$", "embeddings.class_embedding"),
@@ -155,16 +155,16 @@ def config_dict_of_tower(config_dict: dict[str, Any], path: Any, **options: Any)
     _check_tower(found, tower, path)
     beside = _image_processor(path, **{name: options[name] for name in HUB_KWARGS if name in options})
     vision = {ours: getattr(found, theirs) for theirs, ours in TOWER_FIELDS.items()}
-    vision |= {"patch_bias": True, "pre_layer_norm": False}
+    vision |= {"patch_bias": True, "pre_layer_norm": False, "gated_mlp": getattr(found, "use_swiglu_ffn", False)}
     vision["num_register_tokens"] = getattr(found, "num_register_tokens", 0)
     defaults = {"image_mean": tower.image_mean, "image_std": tower.image_std}
     vision["image_normalization"] = {name: list(beside.get(name) or value) for name, value in defaults.items()}
     if hasattr(found, "mlp_ratio"):  # DINOv2
         vision["intermediate_size"] = int(found.hidden_size * found.mlp_ratio)
         vision["image_size"] = _cropped_to(beside) or min(found.image_size, DINOV2_IMAGE_SIZE)
-        if found.use_swiglu_ffn:  # as many weights as an MLP has: two thirds of its width, in multiples of 8
+        if vision["gated_mlp"]:  # as many weights as an MLP has: two thirds of its width, in multiples of 8
             width = (int(vision["intermediate_size"] * 2 / 3) + 7) // 8 * 8
-            vision |= {"gated_mlp": True, "hidden_act": "silu", "intermediate_size": width}
+            vision |= {"hidden_act": "silu", "intermediate_size": width}
     else:
         vision["intermediate_size"] = found.intermediate_size
     return {

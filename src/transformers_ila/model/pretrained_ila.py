@@ -26,6 +26,7 @@ from .loading_ila import (
     HELD_WEIGHTS,
     HUB_KWARGS,
     KEY_MAPPING,
+    TOWERS,
     check_config_for_tower,
     checkpoint_names,
     image_tower,
@@ -270,6 +271,9 @@ class IlaPreTrainedModel(UntrainedWeights, FusableModel, CLIPPreTrainedModel):
         refuse_adapter(pretrained_model_name_or_path)
         if isinstance(config, PreTrainedConfig) and config.model_type in ("clip", "clip_vision_model"):
             config = cls.config_class.from_dict(config.to_dict())
+        if isinstance(config, PreTrainedConfig) and config.model_type in TOWERS:
+            kind = cls.config_class.__name__
+            raise ValueError(f"`config` is a {type(config).__name__}; allowed: `{kind}.from_pretrained(...)` of it.")
         kwargs["key_mapping"] = {**KEY_MAPPING, **(kwargs.get("key_mapping") or {})}
         source = {name: kwargs[name] for name in HUB_KWARGS if name in kwargs}
         named = pretrained_model_name_or_path is not None
