@@ -264,6 +264,7 @@ def test_what_is_no_name_or_setting_is_refused(saved, options, message):
 
 def test_without_words_there_are_features_only(source):
     model = load(source, labels=None)
+    model.mark_trained()
     assert model.class_embeds is None and model.untrained() == []
     assert model.get_video_features(clips()).pooler_output.shape == (2, 32)
     with pytest.raises(ValueError, match="The classes have no names: call `set_labels`"):
