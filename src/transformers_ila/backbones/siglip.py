@@ -640,6 +640,9 @@ class SiglipForVideoClassification(NamedClasses, FusableModel, PreTrainedModel):
         """Return the names of weights that were drawn at random: none, as all are SigLIP's."""
         return []
 
+    def mark_trained(self) -> None:
+        """Change nothing: no weight is untrained (see `IlaForVideoClassification`)."""
+
 
 def patches_of(frames: torch.Tensor, size: int) -> dict[str, torch.Tensor | None]:
     """Cut frames into patches as NaFlex reads them.
