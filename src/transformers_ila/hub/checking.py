@@ -1,6 +1,7 @@
 """Checks a folder before it is published: complete, its card true, and of use where this package is missing."""
 
 import json
+import logging
 import os
 import re
 import subprocess
@@ -25,6 +26,9 @@ from ..video_writing import write_mp4
 from .cards import library
 from .exporting import ADAPTER_FILES, CARD_BEFORE, read_adapter
 from .facts import OFFICIAL_RELEASE, ModelFacts, read_facts
+
+
+logger = logging.getLogger(__name__)
 
 
 # What training leaves beside a model, and pickles, which nobody should load.
@@ -123,7 +127,7 @@ def check_folder(folder: str | Path, *, video: str | Path | None = None) -> Chec
                 f"{'export_adapter' if adapted else 'export'}(model, processor, folder)` writes everything."
             )
         card, facts = _read_card(folder)
-        _check_trained(folder)
+        _warn_of_untrained(folder)
         _check_licence(folder, facts)
         _check_results(folder, facts)
     except OSError as error:
@@ -213,12 +217,12 @@ def _read_card(folder: Path) -> tuple[ModelCard, ModelFacts]:
     return card, facts
 
 
-def _check_trained(folder: Path) -> None:
+def _warn_of_untrained(folder: Path) -> None:
     untrained = _read_object(folder / "config.json").get("untrained_weights")
     if untrained:
-        raise PublishError(
+        logger.warning(
             f"Nothing has trained {len(untrained)} of the weights in {str(folder)!r}, such as {untrained[0]!r}: they "
-            "are random. Train the model, or call `model.mark_trained()`, and export it again."
+            "are random."
         )
 
 
