@@ -18,6 +18,7 @@ from transformers import (
     SiglipImageProcessor,
     pipeline,
 )
+from transformers.pipelines import PIPELINE_REGISTRY, SUPPORTED_TASKS
 from transformers.pipelines.pt_utils import KeyDataset
 
 from support.inputs import randomised
@@ -187,6 +188,9 @@ class Stream(IterableDataset):
     def __init__(self, videos):
         self.videos = videos
 
+    def __len__(self):
+        return len(self.videos)
+
     def __iter__(self):
         return iter(self.videos)
 
@@ -314,6 +318,9 @@ def test_the_text_tower_runs_once_for_the_same_words(classify, video, monkeypatc
     with torch.no_grad():
         weight[[0, 1]] = weight[[1, 0]]  # the same numbers in other places, and in no tensor's version
     assert count(video, WORDS)[0] == 1
+    for places in (weight.data.T, model.text_model.final_layer_norm.bias.data):
+        places[[0, 1]] = places[[1, 0]]
+        assert count(video, WORDS)[0] == 1
     weight.data[0, 0] += 1e-4
     assert count(video, WORDS)[0] == 1
     before = copy.deepcopy(model.state_dict())
@@ -349,15 +356,30 @@ def test_weights_of_clip_are_shared(clip, video):
         before = after
 
 
-def test_a_saved_pipeline_is_loaded_again(classify, clip, video, tmp_path):
+def test_a_saved_pipeline_is_loaded_again(classify, clip, video, tmp_path, caplog):
     wanted = classify(video, WORDS)
     classify.save_pretrained(tmp_path)
-    assert same(pipeline(TASK, model=str(tmp_path))(video, WORDS), wanted)
+    caplog.clear()
+    assert same(pipeline(TASK, model=str(tmp_path))(video, WORDS), wanted) and "placeholders" not in caplog.text
     model, processor = load_zero_shot(clip, labels=WORDS)
     model.save_pretrained(tmp_path / "named")
     processor.save_pretrained(tmp_path / "named")
     answers = pipeline("video-classification", model=str(tmp_path / "named"))(str(video))
     assert same(answers, wanted)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "frames", "side"), [({}, 4, 28), ({"num_frames": 6}, 6, 28), ({"image_size": 56}, 4, 56)]
+)
+def test_the_processor_follows_the_sizes_that_a_model_is_loaded_with(
+    clip, trained, video, caplog, sizes, frames, side
+):
+    for source, own in ((trained, frames), (clip, sizes.get("num_frames", 8))):
+        model, processor = load_zero_shot(source, **sizes)
+        assert processor.num_frames == own and dict(processor.crop_size)["height"] == side
+        assert dict(processor.size)["shortest_edge"] == (side if source is clip else round(side / 28 * 32))
+        assert len(pipeline(TASK, model=str(source), model_kwargs={**sizes})(video, WORDS)) == len(WORDS)
+    assert "placeholders" not in caplog.text  # no class was asked for
 
 
 # -- models ----------------------------------------------------------------------------------------------------------
@@ -380,8 +402,21 @@ def test_parts_are_given_or_found(clip, trained, video, tmp_path):
         pipeline(TASK, model=bare, video_processor=IlaVideoProcessor.for_images(images))
     with pytest.raises(ValueError, match="`video_processor` must be an IlaVideoProcessor, got int"):
         pipeline(TASK, model=bare, tokenizer=tokenizer, video_processor=3)
+    with pytest.raises(ValueError, match="`video_processor` and `image_processor` are two names of one part"):
+        pipeline(TASK, model=bare, tokenizer=tokenizer, image_processor=images, video_processor=str(clip))
     with pytest.raises(ValueError, match="`feature_extractor` has no effect here"):
         pipeline(TASK, model=bare, tokenizer=tokenizer, feature_extractor=IlaVideoProcessor())
+
+
+def test_an_ila_tower_on_the_weights_of_a_clip_has_its_own_processor(clip):
+    model = IlaForVideoClassification.from_pretrained(clip, labels=WORDS, num_frames=4, alignment_hidden_size=8)
+    found = pipeline(TASK, model=model).video_processor
+    assert found.to_dict() == IlaVideoProcessor.for_model(model.config).to_dict()
+
+
+def test_the_task_has_a_default_as_that_of_images_has():
+    _, task, _ = PIPELINE_REGISTRY.check_task(TASK)
+    assert task["default"]["model"] == SUPPORTED_TASKS["zero-shot-image-classification"]["default"]["model"]
 
 
 def test_models_that_score_no_words(tmp_path, trained):

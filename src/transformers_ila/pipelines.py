@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, IterableDataset
 from transformers import BaseImageProcessor, PreTrainedTokenizerBase
 from transformers.pipelines import PIPELINE_REGISTRY, Pipeline, VideoClassificationPipeline
 from transformers.utils import logging
@@ -28,7 +28,7 @@ from .backbones.zero_shot import (
     zero_shot_model,
     zero_shot_processor,
 )
-from .model.class_features_ila import check_templates, load_tokenizer
+from .model.class_features_ila import BARE_NAME, check_templates, load_tokenizer
 from .model.class_names_ila import check_labels
 from .model.pretrained_ila import warn_of_untrained
 from .model.validation_ila import MULTI_LABEL
@@ -84,7 +84,9 @@ class ZeroShotVideoClassificationPipeline(Pipeline):
         **kwargs: Any,
     ) -> None:
         if feature_extractor is not None:
-            raise ValueError(f"`feature_extractor` has no effect here, pass it as `video_processor`: {TASK}.")
+            raise ValueError("`feature_extractor` has no effect here: pass what prepares videos as `video_processor`.")
+        if video_processor is not None and image_processor is not None:
+            raise ValueError("`video_processor` and `image_processor` are two names of one part: pass one of them.")
         model = zero_shot_model(model)
         tokenizer = getattr(processor, "tokenizer", None) if tokenizer is None else tokenizer
         parts = (getattr(processor, name, None) for name in ("video_processor", "image_processor"))
@@ -210,7 +212,7 @@ class ZeroShotVideoClassificationPipeline(Pipeline):
         if len(words) == 1 and not self._has_sigmoids:
             logger.warning(f"{words[0]!r} stands alone, and a softmax over one word is always 1: give more words.")
         if templates is None:
-            templates = self.model.config.label_templates or "{}"
+            templates = [*(self.model.config.label_templates or BARE_NAME)]
         state = text_state(self.model)
         key = (words, templates, self.tokenizer, state)
         if state is None or self._kept is None or self._kept[0] != key:
@@ -218,8 +220,9 @@ class ZeroShotVideoClassificationPipeline(Pipeline):
                 self._kept = key, self.model.label_features(words, self.tokenizer, templates=templates)
         return {"text_embeds": self._kept[1]}
 
-    def preprocess(self, video: "_Video", **options: Any) -> dict[str, Any]:  # type: ignore[override]
+    def preprocess(self, video: Any, **options: Any) -> dict[str, Any]:  # type: ignore[override]
         """Read one video: `views`, its pixel values, (1, T, C, H, W) or (1, V, T, C, H, W)."""
+        video = video if isinstance(video, _Video) else _Video(video)
         try:
             pixels = self.video_processor(video.source, return_tensors="pt", **options)["pixel_values"]
             if len(pixels) > 1:
@@ -231,9 +234,8 @@ class ZeroShotVideoClassificationPipeline(Pipeline):
         except (ValueError, OSError) as error:
             if video.place is None:
                 raise
-            raise (ValueError if isinstance(error, ValueError) else OSError)(
-                f"videos[{video.place}]: {error}"
-            ) from error
+            kind = ValueError if isinstance(error, ValueError) else OSError
+            raise kind(f"videos[{video.place}]: {error}") from error
         return {"views": [pixels]}  # in a list, which is not joined: videos may differ in shape
 
     def _forward(self, model_inputs: dict[str, Any], text_embeds: torch.Tensor) -> dict[str, Any]:  # type: ignore[override]
@@ -302,7 +304,7 @@ def _several(videos: Any) -> list[_Video] | _Videos | Iterator[_Video] | None:
         videos = [*videos] if getattr(videos, "ndim", 3) == 5 else None  # type: ignore[misc]
     elif isinstance(videos, (list, tuple)):
         videos = None if is_frames(videos) else videos
-    elif hasattr(videos, "__getitem__") and hasattr(videos, "__len__"):
+    elif hasattr(videos, "__getitem__") and hasattr(videos, "__len__") and not isinstance(videos, IterableDataset):
         return _Videos(videos)
     elif isinstance(videos, Iterable):
         return (_Video(video, place) for place, video in enumerate(videos))

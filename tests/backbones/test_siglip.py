@@ -1,5 +1,6 @@
 """SigLIP and SigLIP 2 for any words: as transformers' own models, on real videos too; saved, evaluated, refused."""
 
+import importlib.util
 import logging
 
 import pytest
@@ -285,6 +286,42 @@ def test_pixels_of_another_shape_are_refused(source):
         model(torch.zeros(1, 2, 3, 28, 28, dtype=torch.uint8))
 
 
+def test_siglips_own_tokenizer(tmp_path):
+    """Capitals and punctuation go, texts end with </s>, which pads them too, and no mask comes back."""
+    sentencepiece = pytest.importorskip("sentencepiece")
+    from transformers import SiglipTokenizer  # which needs it
+
+    theirs = save_siglip(tmp_path, tokenizer=False)
+    (tmp_path / "words.txt").write_text("a video of somebody waving a hand\nthe quick brown fox\n" * 20)
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(tmp_path / "words.txt"), model_prefix=str(tmp_path / "spiece"), vocab_size=60,
+        hard_vocab_limit=False, unk_id=2, bos_id=-1, eos_id=1, pad_id=0, add_dummy_prefix=False, minloglevel=2,
+    )  # fmt: skip
+    own = SiglipTokenizer(str(tmp_path / "spiece.model"), model_input_names=["input_ids"], model_max_length=32)
+    own.save_pretrained(tmp_path)
+    model = load(tmp_path, labels=["Waving!", "the Fox"], templates=TEMPLATE)
+    tokens = own(["a video of Waving!.", "a video of the Fox."], padding="max_length", return_tensors="pt")
+    assert set(tokens) == {"input_ids"} and type(model.tokenizer) is SiglipTokenizer
+    pixels = clips(2, 1)
+    with torch.no_grad():
+        expected = theirs(**tokens, pixel_values=pixels[:, 0]).logits_per_image
+        torch.testing.assert_close(model(pixels).logits, expected, atol=EXACT, rtol=0)
+    model.save_pretrained(tmp_path / "saved")
+    again = SiglipForVideoClassification.from_pretrained(tmp_path / "saved")
+    torch.testing.assert_close(again.encode_texts(["the fox"]), model.encode_texts(["The fox!"]))
+    with pytest.raises(ValueError, match="'waving' and 'Waving!' alike"):
+        again.set_labels(["waving", "Waving!"])
+
+
+@pytest.mark.skipif(importlib.util.find_spec("sentencepiece") is not None, reason="sentencepiece is here")
+def test_a_missing_package_of_the_tokenizer_is_named(tmp_path):
+    save_siglip(tmp_path, tokenizer=False)
+    (tmp_path / "spiece.model").write_bytes(b"any")
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "SiglipTokenizer"}')
+    with pytest.raises(ValueError, match="is not installed. Install `sentencepiece` and `protobuf`"):
+        load(tmp_path)
+
+
 # -- saved, loaded, evaluated -----------------------------------------------------------------------------------------
 
 
@@ -353,7 +390,7 @@ def test_in_transformers_pipeline(source, tmp_path):
     "kind", [IlaForVideoClassification, IlaModel, IlaVisionModel, FrozenClipForVideoClassification, IlaConfig]
 )
 def test_no_backbone(source, kind):
-    with pytest.raises(ValueError, match="holds a SigLIP .* cannot be a backbone .*SiglipForVideoClassification"):
+    with pytest.raises(ValueError, match="holds a Siglip.* nothing can be loaded .*SiglipForVideoClassification"):
         kind.from_pretrained(source)
 
 

@@ -18,7 +18,7 @@ from support.hub_stand_in import HubStandIn
 from support.paths import ROOT
 from support.release_files import save_release
 from support.released_models import WIDE_TEXT, WIDE_VISION
-from support.tiny_models import save_clip, save_siglip, save_timesformer, save_vit, tiny_config
+from support.tiny_models import save_clip, save_dinov2, save_siglip, save_timesformer, save_vit, tiny_config
 from transformers_ila import IlaConfig, IlaForVideoClassification
 from transformers_ila.cli.main import read_verb
 from transformers_ila.conversion.state_dicts import to_released_state_dict
@@ -28,7 +28,20 @@ from transformers_ila.video_writing import write_mp4
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 TRAINED = ("pipeline", "smaller", "fused", "export", "weights")  # examples that load what the example "trainer" saves
-UNTRAINED = ("session", "vit", "reading", "adapters", "lora", "features", "search", "words", "plain", "faiss")
+UNTRAINED = (
+    "session",
+    "vit",
+    "dinov2",
+    "reading",
+    "adapters",
+    "lora",
+    "features",
+    "search",
+    "words",
+    "plain",
+    "faiss",
+)
+ELSEWHERE = ("mteb",)  # tests/extra/check_mteb.py runs it
 WORDS = "".join(f"{motion}\n" for motion in MOTIONS)
 MODEL_FILES = ("config.json", "model.safetensors", "video_preprocessor_config.json", "README.md")
 OFFLINE = {**os.environ, "HF_HUB_OFFLINE": "1"}
@@ -73,6 +86,7 @@ def place(tmp_path_factory):
     root = tmp_path_factory.mktemp("docs")
     save_clip(root / "openai" / "clip-vit-base-patch16")
     save_vit(root / "google" / "vit-base-patch16-224-in21k")
+    save_dinov2(root / "facebook" / "dinov2-small", image_size=518, patch_size=14)
     save_timesformer(root / "facebook" / "timesformer-base-finetuned-k400", num_frames=8, num_labels=400)
     write_folder(root / "path" / "to" / "videos", 48, seed=0)
     write_folder(root / "path" / "to" / "other_videos", 16, seed=7)
@@ -99,12 +113,14 @@ def only(page: str, verb: str) -> list[str]:
 
 def test_every_example_has_a_test():
     names = [name for _, name, _ in blocks("python")]
-    assert sorted(names) == sorted([*TRAINED, *UNTRAINED, "trainer"])
+    assert sorted(names) == sorted([*TRAINED, *UNTRAINED, *ELSEWHERE, "trainer"])
 
 
 def test_every_command_is_one_that_there_is(tmp_path, monkeypatch):
     """Options of `ila` are read as the command reads them; programs and files exist."""
-    models = [f"{model}/{file}" for model in ("my-ila", "my-ila-export", "my-run") for file in MODEL_FILES]
+    models = [
+        f"{model}/{file}" for model in ("my-ila", "my-ila-export", "my-run", "my-adapter") for file in MODEL_FILES
+    ]
     videos = ["video.mp4", "path/to/videos/waving/a.mp4", "path/to/other_videos/waving/a.mp4"]
     for file in (*models, *videos, "k400_b16_8f.pth", "results/report.json", "train.txt", "test.txt"):
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
@@ -194,11 +210,23 @@ def test_the_commands_of_the_readme(place):
 
 
 @pytest.mark.slow
+def test_the_commands_of_adapters(place):
+    small = "--max_steps 2 --global_batch_size 8 --per_device_train_batch_size 8 --dataloader_num_workers 0".split()
+    small += ["--dataloader_persistent_workers", "false", "--use_cpu", "true"]
+    train = next(words[1:] for words in commands("training.md", "train") if "lora_b16_8f" in words)
+    trained, evaluated = run(place, OFFLINE, [*train, *small], only("training.md", "evaluate"))
+    assert "Trained 2 steps." in trained and "adapter_model.safetensors" in os.listdir(place / "my-adapter")
+    assert "16 of 16, 0 unreadable" in evaluated
+
+
+@pytest.mark.slow
 def test_examples_that_need_nothing_trained(place):
     pieces = [examples()[name] for name in UNTRAINED if name != "faiss" or find_spec("faiss")]
-    session, vit, reading, adapters, lora, features, search, words, plain, *faiss = run(place, OFFLINE, *pieces)
+    printed = run(place, OFFLINE, *pieces)
+    session, vit, dinov2, reading, adapters, lora, features, search, words, plain, *faiss = printed
     assert session == "torch.Size([1, 8, 3, 28, 28]) torch.Size([1, 2])\n"
     assert vit == "torch.Size([1, 2]) linear\n"
+    assert dinov2 == "torch.Size([1, 2]) 224\n"
     assert reading.startswith("(3, ")
     assert adapters.split("\n")[:2] == ["torch.Size([1, 400])", "torch.Size([1, 2])"]
     assert lora == "['juggling', 'waving']\n"

@@ -136,6 +136,31 @@ def test_a_part_is_held_out_by_default(material, tmp_path, capsys, caplog):
     assert "`val_fraction` is 0 and there is no `val_list`" in printed and "Nothing was evaluated." in printed
 
 
+def test_an_adapter_goes_on_from_its_checkpoint_and_is_opened(material, tmp_path, capsys):
+    lora = {"lora_r": 2, "lora_mlp": "true", "load_best_model_at_end": "false"}
+    whole, part = tmp_path / "whole", tmp_path / "part"
+    assert run_verb(train, options(material, whole, **lora)) == 0
+    size = sum(file.stat().st_size for file in whole.iterdir() if file.is_file())
+    assert not list(whole.glob("model*")) and size < 2e6
+    assert "library_name: peft" in (whole / "README.md").read_text()
+    shutil.copytree(whole, part)
+    shutil.rmtree(part / "checkpoint-4")
+    (part / "adapter_model.safetensors").unlink()
+    save_clip(tmp_path / "other")  # other random weights
+    assert run_verb(train, [*options(material, part, **{**lora, "clip": tmp_path / "other"}), "--resume"]) == 2
+    assert "was trained on other weights than this model's" in capsys.readouterr().err
+    assert run_verb(train, [*options(material, part, **lora), "--resume"]) == 0
+    same = [(folder / "adapter_model.safetensors").read_bytes() for folder in (whole, part)]
+    assert same[0] == same[1]
+    said = re.search("Accuracy on 8 videos: top-1 (.*)%,", capsys.readouterr().out)[1]
+    command = ["--model", str(part), "--videos", str(material / "val"), "--output", str(tmp_path / "report.json")]
+    assert run_verb(evaluate, command) == 0
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert f"{report['metrics']['top1']:.1%}" == f"{said}%"
+    assert run_verb(train, options(material, tmp_path / "no", **lora, from_scratch="true", clip="null")) == 2
+    assert "`lora_r` adapts weights that can be loaded again" in capsys.readouterr().err
+
+
 def test_what_is_wrong_is_found_before_weights_are_loaded(material, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("transformers_ila.training.run.model_of", None)
     for changes in (

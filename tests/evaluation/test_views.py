@@ -71,6 +71,15 @@ def test_batches_hold_every_video_once(readable, batch_size):
     assert all(size == batch_size for size in with_some[:-1]) and max(with_some, default=0) <= batch_size
 
 
+def test_a_batch_has_frames_of_one_size():
+    sides = [2, 2, 2, None, 4, 4, None, 2, 4]
+    videos = [Video(n, str(n), None if side is None else torch.zeros(1, side)) for n, side in enumerate(sides)]
+    batches = list(in_batches(videos, batch_size=2))
+    assert [[video.key for video in batch.read] for batch in batches] == [[0, 1], [2], [4, 5], [7], [8]]
+    assert [[video.key for video in batch.unreadable] for batch in batches] == [[], [3], [], [6], []]
+    assert [tuple(batch.views().shape) for batch in batches] == [(2, 1, 2), (1, 1, 2), (2, 1, 4), (1, 1, 2), (1, 1, 4)]
+
+
 MEANS = {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.5, 0.6, 0.7]}
 UNSCALED = {"do_rescale": False, "image_mean": [25.0, 51.0, 76.0], "image_std": [128.0, 150.0, 170.0]}
 

@@ -1,5 +1,7 @@
 """Tasks of local videos run by the real `mteb` library; run by `make test-extra PARTS=mteb`."""
 
+import re
+import shutil
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +17,8 @@ from mteb.abstasks.task_metadata import TaskMetadata
 from mteb.abstasks.zeroshot_classification import AbsTaskZeroShotClassification
 from transformers import AutoProcessor, CLIPImageProcessor, CLIPModel
 
-from support.tiny_models import save_clip
+from support.paths import ROOT
+from support.tiny_models import save_clip, save_vit
 from transformers_ila import IlaForVideoClassification, IlaVideoProcessor, read_video
 from transformers_ila.evaluation.mteb import MtebEncoder
 from transformers_ila.model.video_sampling_ila import segment_indices
@@ -188,6 +191,23 @@ def test_results_are_kept_by_the_weights(tmp_path, encoder, clip, rows):
     run(encoder, LocalClassification, rows, cache)
     assert [path.parent.name for path in tmp_path.rglob("LocalClassification.json")] == [meta.revision]
     assert meta.load_model is not None and MtebEncoder(clip, meta.revision).mteb_model_meta.revision == meta.revision
+
+
+def test_the_example_of_the_documentation_runs(tmp_path, clip, rows, monkeypatch, capsys):
+    shutil.copytree(clip, tmp_path / "openai" / "clip-vit-base-patch16")
+    shutil.copyfile(rows["video"][0], tmp_path / "video.mp4")
+    monkeypatch.chdir(tmp_path)
+    (code,) = re.findall(r"<!-- test: mteb -->\n```python\n(.*?)```", (ROOT / "docs/search.md").read_text(), re.DOTALL)
+    exec(code, {})
+    assert re.fullmatch(r"\[\[-?0\.\d+ +-?0\.\d+\]\]\n", capsys.readouterr().out)
+
+
+def test_a_tower_of_pictures_encodes_videos_alone(tmp_path, rows, caplog):
+    save_vit(tmp_path)
+    encoder = MtebEncoder(tmp_path)
+    assert encoder.encode([{"video": rows["video"][:2]}]).shape == (2, 32) and "random" not in caplog.text
+    with pytest.raises(ValueError, match="num_frames have no effect"):
+        MtebEncoder(tmp_path, num_frames=4)
 
 
 def test_a_linear_head_encodes_videos_alone(tmp_path, clip, rows):

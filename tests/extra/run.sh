@@ -79,6 +79,13 @@ faiss() {
     with_source "$work/faiss" tests/evaluation/test_search.py -k faiss
 }
 
+# siglip: installs sentencepiece. Runs the tests of SigLIP with its own tokenizer, on a vocabulary made on the spot.
+siglip() {
+    borrow "$work/siglip"
+    "$work/siglip/bin/python" -m pip install --quiet 'sentencepiece>=0.2' 'protobuf>=5'
+    with_source "$work/siglip" tests/backbones/test_siglip.py
+}
+
 # oldest: installs, lending nothing, the oldest versions that pyproject.toml allows (some 2 GB with torch for GPUs; uv's
 # UV_TORCH_BACKEND=cpu makes it 0.3 GB where that index can be reached). Runs the fast tier.
 oldest() {
@@ -94,11 +101,11 @@ with_source() {
 }
 
 parts=("${@:-}")
-[[ -n "${parts[0]}" ]] || parts=(wheel exporters proofs torchao mteb faiss oldest)
+[[ -n "${parts[0]}" ]] || parts=(wheel exporters proofs torchao mteb faiss siglip oldest)
 for part in "${parts[@]}"; do
     case $part in
-        wheel | exporters | proofs | torchao | mteb | faiss | oldest) ;;
-        *) echo "No part '$part': wheel, exporters, proofs, torchao, mteb, faiss, oldest." >&2; exit 2 ;;
+        wheel | exporters | proofs | torchao | mteb | faiss | siglip | oldest) ;;
+        *) echo "No part '$part': wheel, exporters, proofs, torchao, mteb, faiss, siglip, oldest." >&2; exit 2 ;;
     esac
 done
 for part in "${parts[@]}"; do

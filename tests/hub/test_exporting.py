@@ -28,6 +28,7 @@ from transformers_ila import IlaConfig, IlaForVideoClassification, IlaModel, Ila
 from transformers_ila.conversion.published import PUBLISHED
 from transformers_ila.conversion.released_cards import published_facts
 from transformers_ila.hub import exporting as hub
+from transformers_ila.hub.checking import PublishError, check_folder
 from transformers_ila.hub.exporting import export
 from transformers_ila.hub.facts import ModelFacts, read_facts
 
@@ -150,6 +151,39 @@ def test_adapters_must_be_merged(place, tmp_path):
     loaded = IlaForVideoClassification.from_pretrained(tmp_path / "out")
     with torch.no_grad():
         assert torch.equal(loaded(place.pixels).logits, place.models["linear"](place.pixels).logits)
+
+
+def test_an_adapter_alone(place, tmp_path):
+    """Some files, which replace those of a whole model, with a card of their own; and back."""
+    from peft import LoraConfig, get_peft_model
+
+    from transformers_ila.training.adapters import load_adapter, lora_config
+
+    folder, processor, base = tmp_path / "out", place.processors["linear"], place.root / "linear"
+    export(place.model("linear"), processor, folder)
+    model = place.model("linear")
+    model.name_or_path = str(base)
+    adapted = get_peft_model(model, lora_config(model, r=2, init_lora_weights=False)).eval()
+    hub.export_adapter(adapted, processor, folder)
+    beside = {"config.json", "video_preprocessor_config.json", "README.md", "README.before.md"}
+    assert {path.name for path in folder.iterdir()} == {*hub.ADAPTER_FILES, *beside}
+    with torch.no_grad():
+        assert torch.equal(load_adapter(folder)(place.pixels).logits, adapted(place.pixels).logits)
+    card = ModelCard.load(folder / "README.md")
+    assert (card.data.library_name, card.data.base_model) == ("peft", str(base.resolve())) and "lora" in card.data.tags
+    assert 'load_adapter("out").merge_and_unload()' in card.text and "LoRA of rank 2" in card.text
+    with pytest.raises(PublishError, match="is an adapter on '.*linear', which is no Hub id that others could load"):
+        check_folder(folder)
+    facts = ModelFacts(license="apache-2.0")
+    hub.export_adapter(adapted, processor, folder, facts=facts)
+    hub.export_adapter(adapted, processor, folder)  # the card stays
+    assert read_facts(ModelCard.load(folder / "README.md")).license == "apache-2.0"
+    plain = get_peft_model(place.model("linear"), LoraConfig(target_modules=["q_proj"], r=2))
+    for wrong in (plain, place.model("linear")):
+        with pytest.raises(ValueError, match="a PeftModel with the adapter of `training.lora_config`, got"):
+            hub.export_adapter(wrong, processor, folder)
+    export(adapted.merge_and_unload(), processor, folder)
+    assert not list(folder.glob("adapter_*"))
 
 
 def test_compiled_models_export_as_what_they_wrap(place, tmp_path):

@@ -647,6 +647,43 @@ print("\\n" + json.dumps(out))
 """
 
 
+def test_an_adapter_is_published_and_loaded_over_its_base(hub, root, tmp_path, monkeypatch):
+    from peft import get_peft_model
+
+    from transformers_ila.training.adapters import lora_config
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    place = hub.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", place)
+    HfApi().create_repo("me/clip")
+    HfApi().create_branch("me/clip", branch="v1")
+    HfApi().upload_folder(repo_id="me/clip", folder_path=root / "clip", revision="v1")
+    labels = ["walking", "running"]
+    model = IlaForVideoClassification.from_pretrained("me/clip", revision="v1", labels=labels, **TINY_ILA)
+    adapted = get_peft_model(model, lora_config(model, r=2, init_lora_weights=False)).eval()
+    processor = IlaVideoProcessor.for_model(model.config)
+    folder = exports.export_adapter(adapted, processor, tmp_path / "adapter")
+    for name in ("adapter_base.safetensors", "adapter_model.safetensors", "video_preprocessor_config.json"):
+        (folder / name).rename(tmp_path / name)
+        with pytest.raises(PublishError, match="is not complete: .*export_adapter"):
+            check_folder(folder)
+        (tmp_path / name).rename(folder / name)
+    checked = check_folder(folder, video=root / "clip.mp4")
+    with torch.no_grad():
+        scores = adapted(**processor(str(root / "clip.mp4"), return_tensors="pt")).logits.softmax(-1)
+    assert checked.answer["score"] == pytest.approx(float(scores.max()), abs=SCORE_TOLERANCE)
+    publish(checked, ID)
+    card = hub.repositories[ID].files()["README.md"].decode()
+    assert f'load_adapter("{ID}").merge' in card and "base_model: me/clip" in card
+    assert sum(map(len, hub.repositories[ID].files().values())) < 2e6
+    publish(checked, ID, revision="v2")
+    card = hub.repositories[ID].files("v2")["README.md"].decode()
+    assert f'load_adapter("{ID}", revision="v2").merge' in card
+    code = card.split("```python\n")[1].split("```")[0].replace('"video.mp4"', repr(str(root / "clip.mp4")))
+    printed = hub.run(tmp_path / "home", code, PYTHONPATH=str(ROOT / "src")).splitlines()[-2]
+    assert printed == f"{checked.answer['label']} {round(checked.answer['score'], 3)}"
+
+
 @pytest.mark.slow
 def test_published_and_loaded_by_id(hub, checked, other, root, tmp_path):
     """By the script, for real; then where there is no package and no right to see it, with a token; then offline."""

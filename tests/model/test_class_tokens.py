@@ -21,6 +21,7 @@ from transformers_ila import (
     IlaModel,
     IlaVideoProcessor,
 )
+from transformers_ila.evaluation.report import fingerprint
 from transformers_ila.model import class_features_ila
 from transformers_ila.model.class_features_ila import (
     ACTION_TEMPLATES,
@@ -532,7 +533,7 @@ def test_texts_are_encoded_in_chunks_and_out_of_the_way(clip, encodings, monkeyp
     assert model.bfloat16().encode_texts(texts).dtype == torch.bfloat16
 
 
-@pytest.mark.parametrize("texts", ["falls", b"falls", [b"falls"], ["falls", 3], [["falls"]]])
+@pytest.mark.parametrize("texts", ["falls", b"falls", [b"falls"], ["falls", 3], [["falls"]], ("falls", None)])
 def test_texts_that_are_none(clip, texts):
     with pytest.raises(ValueError, match="`texts` must be a list of strings, got .*falls"):
         zero_shot(clip).encode_texts(texts)
@@ -578,6 +579,7 @@ def test_the_average_is_that_of_unit_features(clip):
     expected = F.normalize(F.normalize(frames, dim=-1).mean(1), dim=-1)
     torch.testing.assert_close(output.pooler_output, expected, **CLOSE)
     torch.testing.assert_close(plain.get_video_features(pixels()).pooler_output, frames.mean(1), **CLOSE)
+    assert fingerprint(unit) != fingerprint(plain)  # though their weights are the same
 
 
 @pytest.mark.parametrize("kind", ["timesformer", "frozen clip"])

@@ -99,6 +99,8 @@ WORKS = {
     "drop_path_rate": (0.9, {}),
     "patch_bias": (True, {}),
     "pre_layer_norm": (False, {}),
+    "num_register_tokens": (2, {}),
+    "gated_mlp": (True, {}),
     "projection_dim": (32, {}),
     "logit_scale_init_value": (1.0, {}),
     "initializer_factor": (2.0, {}),

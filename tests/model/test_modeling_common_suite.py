@@ -159,7 +159,9 @@ class IlaVisionModelCommonTest(SuiteOverrides, unittest.TestCase):
 class VitTowerCommonTest(IlaVisionModelCommonTest):
     def setUp(self) -> None:
         super().setUp()
-        self.model_tester.config = tiny_config(patch_bias=True, pre_layer_norm=False).vision_config
+        self.model_tester.config = tiny_config(
+            patch_bias=True, pre_layer_norm=False, num_register_tokens=2, gated_mlp=True
+        ).vision_config
 
 
 class IlaTextConfigCommonTest(unittest.TestCase):

@@ -16,6 +16,7 @@ FORMS |= {
     "ila middle interaction": {"alignment_pairing": "middle", "alignment_fusion": "interaction"},
     "ila windows": {"alignment_operator": "window_attention"},
     "ila on a ViT": {"patch_bias": True, "pre_layer_norm": False},
+    "joint, registers": {"temporal_module": "joint", "num_register_tokens": 2, "gated_mlp": True},
 }
 
 MATCHING = [name for name, fields in FORMS.items() if fields.get("temporal_module") == "ata"]  # on the CPU, by SciPy

@@ -9,13 +9,18 @@ from transformers import (
     CLIPConfig,
     CLIPModel,
     CLIPTokenizer,
+    Dinov2Config,
+    Dinov2ForImageClassification,
+    Dinov2Model,
+    Dinov2WithRegistersConfig,
+    Dinov2WithRegistersForImageClassification,
+    Dinov2WithRegistersModel,
     Siglip2Config,
     Siglip2Model,
     SiglipConfig,
     SiglipModel,
     TimesformerConfig,
     TimesformerForVideoClassification,
-    ViTConfig,
     ViTModel,
 )
 from transformers.models.siglip2.tokenization_siglip2 import Siglip2Tokenizer
@@ -82,12 +87,29 @@ def save_clip(folder: Path, *, tokenizer: bool = True, **text_fields: Any) -> Pa
 
 def save_vit(folder: Path, kind: Any = ViTModel, **fields: Any) -> Any:
     """A ViT with random weights everywhere, as its `save_pretrained` writes it to `folder`; returns it."""
-    vit = kind(ViTConfig(**{**TINY_VISION, **fields})).eval()
+    vit = kind(kind.config_class(**{**TINY_VISION, **fields})).eval()
     generator = torch.Generator().manual_seed(0)
     for weight in vit.parameters():
         weight.data += 0.1 * torch.randn(weight.shape, generator=generator)
     vit.save_pretrained(folder)
     return vit
+
+
+def save_dinov2(folder: Path, *, registers: int = 0, classifier: bool = False, **fields: Any) -> Any:
+    """A DINOv2 with random weights everywhere, LayerScale and registers too, as it is saved; returns it."""
+    fields = {**TINY_VISION, "mlp_ratio": 2, "layerscale_value": 0.5, **fields}
+    fields.pop("intermediate_size")
+    config: Any = Dinov2Config(**fields)
+    kinds: Any = (Dinov2Model, Dinov2ForImageClassification)
+    if registers:
+        config = Dinov2WithRegistersConfig(num_register_tokens=registers, **fields)
+        kinds = (Dinov2WithRegistersModel, Dinov2WithRegistersForImageClassification)
+    dinov2 = kinds[classifier](config).eval()
+    generator = torch.Generator().manual_seed(0)
+    for weight in dinov2.parameters():
+        weight.data += 0.1 * torch.randn(weight.shape, generator=generator)
+    dinov2.save_pretrained(folder)
+    return dinov2
 
 
 def letters_tokenizer() -> Siglip2Tokenizer:

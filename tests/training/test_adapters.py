@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from support.inputs import pixels, randomised
-from support.tiny_models import TINY_VISION, save_clip, save_timesformer, tiny_config
+from support.tiny_models import TINY_VISION, save_clip, save_timesformer, save_vit, tiny_config
 from transformers_ila import (
     AlignedTimesformerForVideoClassification,
     FrozenClipForVideoClassification,
@@ -32,9 +32,10 @@ LABELS = ["walk", "run", "swim"]
 
 @pytest.fixture(scope="module")
 def bases(tmp_path_factory):
-    """A CLIP, and a TimeSformer."""
+    """A CLIP, a ViT, and a TimeSformer."""
     root = tmp_path_factory.mktemp("bases")
     save_clip(root / "clip")
+    save_vit(root / "vit")
     save_timesformer(root / "timesformer", **{**TINY_VISION, "num_labels": 3})
     return root
 
@@ -43,8 +44,11 @@ def start(bases, kind=IlaForVideoClassification, **fields):
     torch.manual_seed(fields.pop("seed", 0))
     if kind is AlignedTimesformerForVideoClassification:
         return kind.from_pretrained(bases / "timesformer", alignment_hidden_size=8, **fields)
+    source = bases / fields.pop("source", "clip")
+    if fields.get("zero_shot"):
+        return kind.from_pretrained(source, labels=LABELS, num_frames=4, **fields)
     named = {"labels": LABELS, "num_frames": 4, "alignment_hidden_size": 8, "gta_groups": 4, **fields}
-    return kind.from_pretrained(bases / "clip", **named)
+    return kind.from_pretrained(source, **named)
 
 
 def trained(model):
@@ -69,13 +73,15 @@ FORMS = {
     **{fusion: {"alignment_fusion": fusion} for fusion in ("interaction", "mi_token", "residual", "add", "concat")},
     "no prompts": {"use_video_prompt": False, "mit_num_hidden_layers": 0},
     "a linear head": {"classification_head": "linear"},
+    "plain CLIP": {"zero_shot": True, "templates": ["a {}.", "the {}."]},
+    "ViT": {"source": "vit"},
     "a frozen CLIP": {"kind": FrozenClipForVideoClassification},
     "TimeSformer": {"kind": AlignedTimesformerForVideoClassification},
     "TimeSformer, ata": {"kind": AlignedTimesformerForVideoClassification, "temporal_module": "ata"},
 }
 
 
-FAST = ("interaction", "residual", "divided", "a linear head", "a frozen CLIP", "TimeSformer, ata")
+FAST = ("interaction", "divided", "plain CLIP", "ViT", "a frozen CLIP", "TimeSformer, ata")
 
 
 @pytest.mark.parametrize(
@@ -160,6 +166,8 @@ def test_another_base_is_refused(bases, tmp_path):
     save_clip(tmp_path / "clip")  # other random weights
     with pytest.raises(ValueError, match="was trained on other weights than those of '.*clip'"):
         load_adapter(tmp_path / "adapter", base=tmp_path / "clip")
+    with pytest.raises(OSError, match="The weights below the adapter '.*adapter' are not in '.*moved': name their"):
+        load_adapter(tmp_path / "adapter", base=tmp_path / "moved")
 
 
 def test_what_is_no_adapter_of_ours_is_refused(bases, tmp_path):
@@ -200,6 +208,8 @@ def test_what_lora_config_refuses(bases):
         lora_config(start(bases, FrozenClipForVideoClassification), lora_dropout=0.1)
     with pytest.raises(ValueError, match="is fused"):
         lora_config(base.fuse())
+    with pytest.raises(ValueError, match="leave the text tower as it is, and `freeze_text_model` is off"):
+        lora_config(start(bases, freeze_text_model=False))
     with pytest.raises(ValueError, match="has adapters already"):
         peft.get_peft_model(base, lora_config(base))
         lora_config(base)

@@ -205,6 +205,11 @@ def test_values_that_no_model_has(tmp_path, options, message):
         (["--per_device_train_batch_size", "0"], "per_device_train_batch_size.* 1 or more, got 0"),
         (["--num_train_epochs", "0"], "num_train_epochs.* more than 0"),
         (["--label_smoothing_factor", "0.3"], "use `label_smoothing`"),
+        (["--lora_r", "0"], "`lora_r` must be 1 or more, or null, got 0"),
+        (["--lora_r", "8", "--lora_alpha", "0"], "`lora_alpha` must be 1 or more, got 0"),
+        (["--lora_r", "8", "--lora_dropout", "1"], "`lora_dropout` must be 0 <= share < 1, got 1.0"),
+        (["--lora_mlp", "true"], "`lora_mlp` is True and has no effect without an adapter: give `lora_r`"),
+        (["--lora_r", "8", "--freeze_clip", "true"], "`freeze_clip` is True and would have no effect"),
     ],
 )
 def test_numbers_that_training_cannot_use(tmp_path, options, message):

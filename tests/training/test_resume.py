@@ -275,6 +275,32 @@ def test_sharded_weights_follow_the_curve_and_resume(material, tmp_path):
 
 
 @pytest.mark.slow
+def test_killed_adapters_end_with_the_weights_of_an_unbroken_one(material, tmp_path):
+    """And two processes train one."""
+    clip, videos = material
+    small = {"lora_r": 2, "lora_dropout": 0.1, "max_steps": 2 * SAVE, "gradient_checkpointing": "true"}
+    deaths = [{"step": SAVE + 2}, {"write": 6}, {"seal": 2}]
+    names = ["whole", *(f"run{index}" for index in range(len(deaths)))]
+    runs = [
+        {"options": options_of(tmp_path / name, clip, videos, **small), "log": str(tmp_path / f"{name}.log")}
+        for name in names
+    ]
+    jobs = [{**runs[0], "when": {}}]
+    for run, death in zip(runs[1:], deaths):
+        jobs += [{**run, "when": death}, {**run, "when": {}}]
+    two = {**small, "max_steps": 1, "per_device_train_batch_size": 2, "eval_strategy": "no", "bf16": "true"}
+    options = options_of(tmp_path / "two", clip, videos, **two)
+    jobs.append({"options": options, "log": str(tmp_path / "two.log"), "world": 2, "when": {}})
+    codes = drive(tmp_path, jobs)
+    assert codes == [0] + [-9, 0] * len(deaths) + [0], (tmp_path / "two.log").read_text()[-2000:]
+    found = [load_file(tmp_path / name / "adapter_model.safetensors") for name in names]
+    for other in found[1:]:
+        assert other.keys() == found[0].keys()
+        assert all(torch.equal(other[name], value) for name, value in found[0].items())
+    assert load_file(tmp_path / "two" / "adapter_model.safetensors").keys() == found[0].keys()
+
+
+@pytest.mark.slow
 def test_two_processes_resume_and_stop_together(material, tmp_path):
     clip, videos = material
     two = {"per_device_train_batch_size": 2, **damage(videos, tmp_path, 3)}

@@ -106,7 +106,8 @@ def zero_shot_processor(source: str | os.PathLike, config: Any, **where: Any) ->
 
     Args:
         source: folder or Hub id.
-        config: of the model that was loaded from there; frame count and image size follow it.
+        config: of the model that was loaded from there. Where its frame count or image size is another than the
+            checkpoint's, the processor follows.
         where: those arguments of `from_pretrained` that say where the files are.
 
     Raises:
@@ -114,23 +115,35 @@ def zero_shot_processor(source: str | os.PathLike, config: Any, **where: Any) ->
         OSError: no such checkpoint.
     """
     kind = PreTrainedConfig.get_config_dict(source, **where)[0].get("model_type")
-    if kind not in PLAIN:
-        try:
-            return IlaVideoProcessor.from_pretrained(source, **where)
-        except OSError as error:
-            raise ValueError(
-                f"{str(source)!r} holds a model without its video processor: save one beside it, such as that of "
-                "`load_zero_shot` or `IlaVideoProcessor.for_model(config)`, by `save_pretrained`."
-            ) from error
-    processor = IlaVideoProcessor.for_images(source, num_frames=config.num_frames, **where)
+    if kind == "clip" and not config.vision_config.normalize_frames:  # an ILA tower on the weights of a CLIP
+        return IlaVideoProcessor.for_model(config)
+    if kind in PLAIN:
+        processor = IlaVideoProcessor.for_images(source, num_frames=config.num_frames, **where)
+        return _of_size(processor, config)
+    try:
+        processor = IlaVideoProcessor.from_pretrained(source, **where)
+    except OSError as error:
+        raise ValueError(
+            f"{str(source)!r} holds a model without its video processor: save one beside it, such as that of "
+            "`load_zero_shot` or `IlaVideoProcessor.for_model(config)`, by `save_pretrained`."
+        ) from error
+    stored = type(config).from_pretrained(source, **where) if kind == config.model_type else config
+    if stored.num_frames != config.num_frames:
+        processor.num_frames = config.num_frames
+    same_size = stored.vision_config.image_size == config.vision_config.image_size
+    return processor if same_size else _of_size(processor, config)
+
+
+def _of_size(processor: IlaVideoProcessor, config: Any) -> IlaVideoProcessor:
+    """Let frames become squares of the tower's `image_size`, with as much around the crop as before."""
     side = getattr(config.vision_config, "image_size", None)
     before = dict(processor.crop_size if processor.do_center_crop else processor.size).get("height")
     if not isinstance(side, int) or before in (side, None):
         return processor
-    square = {"height": side, "width": side}  # of another `image_size` than the checkpoint's
+    square = {"height": side, "width": side}
     size = {name: round(value * side / before) for name, value in dict(processor.size).items() if value}
     sizes = {"size": size, "crop_size": square} if processor.do_center_crop else {"size": square}
-    return IlaVideoProcessor.for_images(source, num_frames=config.num_frames, **sizes, **where)
+    return IlaVideoProcessor.from_dict({**processor.to_dict(), **sizes})
 
 
 def zero_shot_model(model: Any) -> Any:
@@ -160,10 +173,10 @@ def zero_shot_model(model: Any) -> Any:
 def text_state(model: Any) -> list[Any] | None:
     """Return what text features depend on beside the words, by value: each weight of the text side and its bits.
 
-    Bits are summed as integers that wrap around, along the rows, and those sums with the rows' numbers: a value that
-    changes shows, and so do rows that change places. (Versions of tensors would not show it: fused optimizers raise
-    none.) None where that cannot be told: with adapters, which are switched unseen, and with weights that are
-    quantised or not in memory.
+    Bits are summed as integers that wrap around, along rows and along columns, and these sums with their numbers: a
+    value that changes shows, and so do values that change places. (Versions of tensors would not show it: fused
+    optimizers raise none.) None where that cannot be told: with adapters, which are switched unseen, and with weights
+    that are quantised or not in memory.
     """
     weights = [
         (n, w.detach()) for n, w in model.named_parameters() if any(p.startswith("text_") for p in n.split("."))
@@ -176,9 +189,9 @@ def text_state(model: Any) -> list[Any] | None:
 
 
 def _sums_of_bits(weight: torch.Tensor) -> torch.Tensor:
-    bits = weight.view(INTEGERS[weight.itemsize])
-    rows = bits.sum(-1, dtype=bits.dtype).flatten().long()  # not in int64, which takes six times as long
-    return torch.stack([rows.sum(), rows @ torch.arange(1, 1 + len(rows), device=rows.device)])
+    bits = torch.atleast_2d(weight.view(INTEGERS[weight.itemsize])).flatten(1)
+    sums = [bits.sum(axis, dtype=bits.dtype).long() for axis in (0, 1)]  # sums of int64 take six times as long
+    return torch.stack([of @ torch.arange(1, 1 + len(of), device=of.device) for of in sums])
 
 
 def video_logits(model: Any, views: torch.Tensor, text_embeds: torch.Tensor) -> torch.Tensor:
@@ -217,8 +230,8 @@ def _on_weights_of(images: CLIPModel | SiglipModel | Siglip2Model) -> Any:
     if given.keys() != needed.keys():
         other = min(given.keys() ^ needed.keys())
         raise ValueError(
-            f"This {type(images).__name__} has other weights than the published one, such as {other!r}: merge adapters "
-            "first (`merge_and_unload()`)."
+            f"This {type(images).__name__} has other weights than the published one, such as {other!r}: merge "
+            "adapters first (`merge_and_unload()`)."
         )
     for name, parameter in given.items():
         owner, _, leaf = name.rpartition(".")

@@ -51,8 +51,10 @@ def show(checked: "CheckedFolder") -> None:
     """Print what would be uploaded, and what the card says of the licence."""
     from ..hub.facts import NO_LICENCE, read_facts
     from ..markup import plain_line
+    from ..model.loading_ila import ADAPTER
 
-    print(f"Checked: without the package it gives a clip {checked.answer['label']!r} ({checked.answer['score']:.3f}).")
+    how = "on the weights below" if ADAPTER in checked.files else "without the package"
+    print(f"Checked: {how} it gives a clip {checked.answer['label']!r} ({checked.answer['score']:.3f}).")
     for name, size in checked.files.items():
         print(f"  {size / 1e6:10.3f} MB  {plain_line(name)}")
     print(f"  {sum(checked.files.values()) / 1e6:10.3f} MB  in {len(checked.files)} files")

@@ -2,7 +2,8 @@
 
 Every key of a recipe is an option, too, which wins over the recipe. The output folder holds checkpoints, what was
 decided (`training.yaml`, a recipe again), `unreadable_videos.json`, and at the end the model with its processor, code
-and card. Without `--val_list` a fifth of the training videos is held out to evaluate on (`--val_fraction`).
+and card, or with `lora_r` the adapter (LoRA) with processor and card. Without `--val_list` a fifth of the training
+videos is held out to evaluate on (`--val_fraction`).
 
 `--resume` goes on from the last whole checkpoint of the output folder, or begins where there is none; all machines
 must see the same folder, and one run at a time writes to it. `--print_path NAME` prints where a recipe or a
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..hub.exporting import export
+from ..hub.exporting import export, export_adapter
 from ..training.arguments import IlaTrainingArguments
 from ..training.recipes import RecipeArguments, parse, recipe_file, recipe_names
 from ..training.unreadable import UnreadableVideosError
@@ -87,7 +88,8 @@ def save(trainer: "IlaTrainer", args: IlaTrainingArguments) -> None:
     elif args.process_index == 0:
         with trainer.averaged():
             model = trainer.accelerator.unwrap_model(trainer.model)
-            export(model, trainer.processing_class, str(args.output_dir))
+            write = export_adapter if hasattr(model, "peft_config") else export
+            write(model, trainer.processing_class, str(args.output_dir))
     trainer.accelerator.wait_for_everyone()
 
 

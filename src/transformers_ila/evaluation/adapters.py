@@ -27,7 +27,7 @@ try:
     from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model_state_dict
     from peft.utils import load_peft_weights
 except ImportError as error:
-    raise ImportError("Adapters need PEFT: pip install 'transformers-ila[peft]'.") from error
+    raise ImportError("Adapters need PEFT: pip install 'transformers-ila[lora]'.") from error
 
 
 BASE_FILE = "adapter_base.safetensors"
@@ -80,7 +80,7 @@ def _tensors(module: nn.Module) -> dict[str, torch.Tensor]:
     return module.state_dict(keep_vars=True)
 
 
-def load_adapter(source: str | Path, base: str | Path | None = None) -> Any:
+def load_adapter(source: str | Path, base: str | Path | None = None, *, revision: str | None = None) -> Any:
     """Open an adapter on the model that it was trained on, with its classes.
 
     `load_adapter(folder).merge_and_unload()` is a plain model of this package.
@@ -88,6 +88,7 @@ def load_adapter(source: str | Path, base: str | Path | None = None) -> Any:
     Args:
         source: folder or Hub id that an adapter made with `lora_config` was saved to.
         base: folder or Hub id of the weights below; by default the one that the adapter names.
+        revision: branch, tag or commit of `source` on the Hub.
 
     Returns:
         A `PeftModel` in eval mode, whose adapter can go on learning.
@@ -96,20 +97,30 @@ def load_adapter(source: str | Path, base: str | Path | None = None) -> Any:
         ValueError: no adapter of `lora_config`, no base, or other weights than the adapter was trained on.
         OSError: there is no such adapter or base.
     """
-    settings = PeftConfig.from_pretrained(str(source))
-    classes, sha256 = _beside(source)
+    settings = PeftConfig.from_pretrained(str(source), revision=revision)
+    classes, sha256 = _beside(source, revision)
+    base_revision = None if base else settings.revision
     base = base or settings.base_model_name_or_path
     if not base:
         raise ValueError(
             f"{str(source)!r} does not say which weights it is for: name their folder or Hub id as `base`."
         )
-    config = AutoConfig.from_pretrained(source)
+    if Path(base).is_absolute() and not Path(base).is_dir():
+        raise OSError(
+            f"The weights below the adapter {str(source)!r} are not in {str(base)!r}: name their folder or Hub id as "
+            "`base`, or as `base_model_name_or_path` in its adapter_config.json."
+        )
+    config = AutoConfig.from_pretrained(source, revision=revision or "main")
     classifies = config.architectures[0].endswith("ForVideoClassification")
     opener: Any = AutoModelForVideoClassification if classifies else AutoModel
     with weights_to_come():
         model = opener.from_pretrained(
-            base, config=config, dtype=config.dtype or "auto", ignore_mismatched_sizes=True
-        )  # what does not fit is the adapter's own, or shows in the hash
+            base,
+            config=config,
+            dtype=config.dtype or "auto",
+            ignore_mismatched_sizes=True,  # what does not fit is the adapter's own, or shows in the hash
+            revision=base_revision or "main",
+        )
     own = AdapterConfig(**{field.name: getattr(settings, field.name) for field in fields(settings) if field.init})
     if own.of(model).base_sha256 != sha256:
         raise ValueError(
@@ -117,8 +128,8 @@ def load_adapter(source: str | Path, base: str | Path | None = None) -> Any:
         )
     for name, tensor in class_tensors(model).items():
         tensor.copy_(classes[name])
-    adapted = PeftModel.from_pretrained(model, str(source), config=own, is_trainable=True)
-    _check_complete(adapted, source)
+    adapted = PeftModel.from_pretrained(model, str(source), config=own, is_trainable=True, revision=revision)
+    _check_complete(adapted, source, revision)
     model.config.name_or_path = str(base)
     if hasattr(model, "refresh_class_features"):
         model.refresh_class_features()
@@ -127,10 +138,18 @@ def load_adapter(source: str | Path, base: str | Path | None = None) -> Any:
     return adapted.eval()
 
 
-def _beside(source: str | Path) -> tuple[dict[str, torch.Tensor], str]:
+def require_same_adapter(model: PeftModel, source: str | Path) -> None:
+    """Raise a ValueError unless a folder has an adapter of the same layers as a model's, on the same weights below."""
+    own = model.peft_config[model.active_adapter]
+    if isinstance(own, AdapterConfig) and own.base_sha256 != _beside(source)[1]:
+        raise ValueError(f"The adapter in {str(source)!r} was trained on other weights than this model's.")
+    _check_complete(model, source)
+
+
+def _beside(source: str | Path, revision: str | None = None) -> tuple[dict[str, torch.Tensor], str]:
     """Read the classes' tensors and the hash of the base that stand beside an adapter."""
     try:
-        file = cached_file(source, BASE_FILE)
+        file = cached_file(source, BASE_FILE, revision=revision)
     except OSError as error:
         raise ValueError(
             f"{str(source)!r} holds an adapter without {BASE_FILE}, which says its classes and weights below: make it "
@@ -140,7 +159,8 @@ def _beside(source: str | Path) -> tuple[dict[str, torch.Tensor], str]:
         return {name: tensors.get_tensor(name) for name in tensors.keys()}, tensors.metadata()[HASH]
 
 
-def _check_complete(adapted: PeftModel, source: str | Path) -> None:
-    stored, wanted = load_peft_weights(str(source), device="cpu").keys(), get_peft_model_state_dict(adapted).keys()
+def _check_complete(adapted: PeftModel, source: str | Path, revision: str | None = None) -> None:
+    stored = load_peft_weights(str(source), device="cpu", revision=revision).keys()
+    wanted = get_peft_model_state_dict(adapted).keys()
     if differ := sorted(stored ^ wanted):
         raise ValueError(f"{str(source)!r} does not hold the weights of its adapter_config.json: {differ[:3]}.")

@@ -20,15 +20,15 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import safe_open
 from torch import nn
 from torch.nn import functional as F
-from transformers import AutoConfig, AutoModelForVideoClassification
+from transformers import AutoConfig, AutoModelForVideoClassification, PreTrainedConfig
 from transformers.utils import cached_file
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from ..data.text import preview
 from ..model.alignment_ila import PointPredictor
-from ..model.loading_ila import checkpoint_names
+from ..model.loading_ila import TOWERS, checkpoint_names
 from ..model.modeling_ila import IlaForVideoClassification
-from ..model.pretrained_ila import warn_of_untrained
+from ..model.pretrained_ila import warn_of_untrained, weights_to_come
 from ..model.video_processing_ila import IlaVideoProcessor
 from ..model.video_urls_ila import redact
 from .options import EvaluationOptions, InferenceOptions
@@ -50,6 +50,8 @@ CLASSIFIERS = {
     "ila_frozen_clip": "FrozenClipForVideoClassification",
     "ila_siglip": "SiglipForVideoClassification",
 }
+# Fields of a tower that sees each frame by itself, without any new weights but the head's.
+PLAIN_FRAMES: dict[str, Any] = {"classification_head": "linear", "temporal_module": "none", "mit_num_hidden_layers": 0}
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
@@ -69,6 +71,32 @@ def load_trained(source: str | Path) -> tuple[IlaForVideoClassification, IlaVide
     return load_classifier(source), processor
 
 
+def load_encoder(source: str | Path) -> tuple[IlaForVideoClassification, IlaVideoProcessor]:
+    """Load what turns videos into features, and its processor; the head is not used, and may be untrained.
+
+    That is a trained classifier, or a tower that nobody trained on videos, CLIP's or an image tower's (DINOv2): then a
+    video's feature is the mean of its frames'.
+
+    Raises:
+        ValueError, OSError: as in `load_trained`.
+    """
+    require_checkpoint(source)
+    with named_in_errors(source):
+        if not is_plain_tower(source):
+            return load_trained(source)
+        with weights_to_come():  # the head's
+            model = IlaForVideoClassification.from_pretrained(source, **PLAIN_FRAMES).eval()
+    for weight in model.classifier.parameters():  # so that the fingerprint, by which features are kept, is the tower's
+        nn.init.zeros_(weight)
+    model.mark_trained()
+    return model, IlaVideoProcessor.for_model(model.config)
+
+
+def is_plain_tower(source: str | Path) -> bool:
+    """Return whether a folder or Hub id holds a network of pictures in which ILA can begin, and not one of videos."""
+    return PreTrainedConfig.get_config_dict(source)[0].get("model_type") in ("clip", *TOWERS)
+
+
 def load_classifier(source: str | Path, **options: Any) -> IlaForVideoClassification:
     """Load a trained classifier of this package, as `load_trained` does, without its processor.
 
@@ -79,7 +107,9 @@ def load_classifier(source: str | Path, **options: Any) -> IlaForVideoClassifica
         if find_adapter_config_file(source) is not None:
             from .adapters import load_adapter  # which needs PEFT
 
-            return load_adapter(source).merge_and_unload().eval()
+            model = load_adapter(source).merge_and_unload().eval()
+            dtype = options.get("dtype", "auto")
+            return model if dtype in ("auto", model.dtype) else model.to(dtype)
         options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}  # they are named below
         model, info = AutoModelForVideoClassification.from_pretrained(source, **options)
         left_over = _stored_names(source) - checkpoint_names(model.state_dict()).keys()

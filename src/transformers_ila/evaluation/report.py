@@ -281,9 +281,12 @@ def _temporal_reliance(evaluation: Evaluation) -> dict[str, Any]:
 def fingerprint(model: IlaForVideoClassification) -> str:
     """Return the SHA-256 of the class names, and of every weight and statistic with its name, in hexadecimal.
 
-    It is the same on every device.
+    It is the same on every device. Of two models of the same weights, the one whose frames are averaged at unit length
+    (`normalize_frames`) has another one.
     """
     digest = hashlib.sha256(json.dumps(model.config.class_names).encode())
+    if getattr(getattr(model.config, "vision_config", None), "normalize_frames", False):
+        digest.update(b"normalize_frames")
     hash_tensors(digest, checkpoint_names(model.state_dict()))
     return digest.hexdigest()
 
@@ -341,8 +344,11 @@ def describe_preprocessing(processor: IlaVideoProcessor, protocol: str) -> dict[
     """Return how the processor prepared frames; for several crops of a frame it resizes to the size of one crop."""
     crop = dict(processor.crop_size)
     several = PROTOCOLS[protocol][1] > 1
+    size = dict(processor.size)
+    if processor.max_num_patches is not None:
+        size = {name: getattr(processor, name) for name in ("max_num_patches", "patch_size")}
     return {
-        "size": {"shortest_edge": max(crop["height"], crop["width"])} if several else dict(processor.size),
+        "size": {"shortest_edge": max(crop["height"], crop["width"])} if several else size,
         "crop_size": crop,
         "image_mean": list(processor.image_mean),
         "image_std": list(processor.image_std),

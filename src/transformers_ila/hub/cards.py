@@ -86,6 +86,20 @@ UNUSED_OUTPUTS = (
     "The release's linear heads have 400 outputs whatever the data set has; those that no class was trained for are "
     "kept, as the file's tensor has them, and are called unused."
 )
+USAGE = """from transformers import pipeline
+
+classify = pipeline("video-classification", {example}, trust_remote_code=True)"""
+ADAPTER_USAGE = """from transformers import pipeline
+from transformers_ila import IlaVideoProcessor
+from transformers_ila.training import load_adapter
+
+model = load_adapter({example}).merge_and_unload()
+processor = IlaVideoProcessor.from_pretrained({example})
+classify = pipeline("video-classification", model=model, video_processor=processor)"""
+ADAPTER_USAGE_NOTE = (
+    "This needs the package `transformers-ila` with its extra `lora`. The weights below are loaded from their own "
+    "repository, and others than those that the adapter was trained on are refused."
+)
 USAGE_NOTE = (
     "This needs Transformers, PyTorch, torchvision and PyAV (`pip install transformers torch torchvision av`) and "
     "runs the model's code from this repository. With the package `transformers-ila` imported, its own classes are "
@@ -166,7 +180,12 @@ def _released_weights(config: IlaConfig, facts: ModelFacts, stated: Mapping[str,
 
 
 def model_card(
-    config: IlaConfig, processor: IlaVideoProcessor, facts: ModelFacts, *, in_index: bool = True
+    config: IlaConfig,
+    processor: IlaVideoProcessor,
+    facts: ModelFacts,
+    *,
+    in_index: bool = True,
+    adapter: Mapping[str, Any] | None = None,
 ) -> ModelCard:
     """Make a card with metadata for the Hub.
 
@@ -175,28 +194,34 @@ def model_card(
         facts: everything else that the card states; its metadata keep them under the key `ila`.
         in_index: whether published results are in the Hub's `model-index`, which has no place for a remark. Measured
             results always are.
+        adapter: the content of `adapter_config.json`, for an adapter (LoRA) without the weights below.
     """
     weights = describe_weights(config, facts)
     data_notes = [f"- {markdown_sentences(facts.data_note)}"] if facts.data_note else []
     model_name = plain_line((facts.model_id or NO_NAME).rstrip("/").rpartition("/")[2])
     metadata: dict[str, Any] = {**weights.metadata, FACTS_KEY: facts_to_metadata(facts) or None}
+    kind = "custom_code"
+    if adapter is not None:
+        kind = "lora"
+        metadata |= {"base_model": adapter["base_model_name_or_path"], "base_model_relation": "adapter"}
     data = ModelCardData(
-        library_name="transformers",
+        library_name=library(adapter),
         pipeline_tag="video-classification",
-        tags=["ila", "video-classification", _tower(config).lower(), "custom_code"],
+        tags=["ila", "video-classification", _tower(config).lower(), kind],
         model_name=model_name,
         eval_results=_eval_results(facts.results if in_index else facts.measured) or None,
         **metadata,
     )
+    usage, note = (USAGE, USAGE_NOTE) if adapter is None else (ADAPTER_USAGE, ADAPTER_USAGE_NOTE)
     return ModelCard.from_template(
         data,
         template_path=str(TEMPLATE),
-        example=example(facts),
+        usage=usage.format(example=example(facts, adapter=adapter is not None)),
         title=markdown_text(facts.title or model_name),
         summary=" ".join(part for part in (_summary(config), weights.origin) if part),
-        usage_note=" ".join(part for part in (markdown_sentences(facts.usage_note), USAGE_NOTE) if part),
+        usage_note=" ".join(part for part in (markdown_sentences(facts.usage_note), note) if part),
         results=_results(facts),
-        network=_network(config),
+        network=_network(config, adapter),
         data="\n".join([*data_notes, _data(config, processor)]),
         use=_use(config),
         limits="\n".join(f"- {limit}" for limit in (_answers(config), *LIMITS, _biases(config), *weights.limits)),
@@ -205,10 +230,15 @@ def model_card(
     )
 
 
-def example(facts: ModelFacts) -> str:
+def library(adapter: Any) -> str:
+    """Name the library that a card's model is for, in the Hub's terms."""
+    return "transformers" if adapter is None else "peft"
+
+
+def example(facts: ModelFacts, *, adapter: bool = False) -> str:
     """Write the arguments of the usage example that say what it loads."""
     branch = "" if facts.revision is None else f", revision={python_string(facts.revision)}"
-    return f"model={python_string(facts.model_id or NO_NAME)}{branch}"
+    return f"{'' if adapter else 'model='}{python_string(facts.model_id or NO_NAME)}{branch}"
 
 
 # -- sections --------------------------------------------------------------------------------------------------------
@@ -306,7 +336,7 @@ def _eval_results(results: Sequence[Result]) -> list[EvalResult]:
     ]
 
 
-def _network(config: IlaConfig) -> str:
+def _network(config: IlaConfig, adapter: Mapping[str, Any] | None) -> str:
     vision, cost = config.vision_config, complexity.count(config)
     tower = (
         f"ViT, {vision.num_hidden_layers} layers of width {vision.hidden_size}, patches of {vision.patch_size} pixels"
@@ -322,6 +352,10 @@ def _network(config: IlaConfig) -> str:
         "parameters (counted)": f"{cost.parameters:.1f} M{text}",
         "multiply-accumulates per view (counted)": f"{cost.gmacs:.1f} G{cached}",
     }
+    if adapter is not None:
+        parts = "attention and MLP" if "mlp" in str(adapter["target_modules"]) else "attention"
+        base = markdown_text(adapter["base_model_name_or_path"])
+        rows["adapter"] = f"LoRA of rank {adapter['r']} in the tower's {parts}, on {base}; all that this lacks is here"
     unused = config.num_labels - len(_class_names(config))
     if unused:
         rows["head"] += f"; {unused} further outputs are the release's, and belong to no class"

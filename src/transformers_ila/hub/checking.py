@@ -12,14 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import yaml
 from huggingface_hub import ModelCard
 from huggingface_hub.errors import HfHubHTTPError
 
-from ..evaluation.inference import load_classifier
+from ..evaluation.inference import load_classifier, load_trained, probabilities
 from ..evaluation.report import fingerprint
+from ..model.loading_ila import ADAPTER
+from ..model.validation_ila import MULTI_LABEL
 from ..video_writing import write_mp4
-from .exporting import CARD_BEFORE
+from .cards import library
+from .exporting import ADAPTER_FILES, CARD_BEFORE, read_adapter
 from .facts import OFFICIAL_RELEASE, ModelFacts, read_facts
 
 
@@ -91,10 +95,11 @@ class CheckedFolder:
 def check_folder(folder: str | Path, *, video: str | Path | None = None) -> CheckedFolder:
     """Check that a folder is complete, that its card is true of it, and that it labels a clip without this package.
 
-    The weights are loaded once here, if the card has results, and once by the process that labels the clip.
+    The weights are loaded once here, if the card has results, and once by the process that labels the clip. An adapter
+    (LoRA) labels it here, on the weights that it names.
 
     Args:
-        folder: as `hub.export` writes it.
+        folder: as `hub.export` or `hub.export_adapter` writes it.
         video: the clip; by default one is generated.
 
     Raises:
@@ -110,11 +115,12 @@ def check_folder(folder: str | Path, *, video: str | Path | None = None) -> Chec
         left_out = [path for path in paths if path.is_dir() or any(fnmatch(path.name, p) for p in LEFT_OUT)]
         files = {path.name: path.stat().st_size for path in paths if path not in left_out}
         empty = [f"{name} is empty" for name, size in files.items() if not size]
-        problems = empty or _missing_files(folder, files)
+        adapted = ADAPTER in files
+        problems = empty or (_missing_of_adapter if adapted else _missing_files)(folder, files)
         if problems:
             raise PublishError(
-                f"{str(folder)!r} is not complete: {'; '.join(problems)}. `transformers_ila.hub.export(model, "
-                "processor, folder)` writes everything."
+                f"{str(folder)!r} is not complete: {'; '.join(problems)}. `transformers_ila.hub."
+                f"{'export_adapter' if adapted else 'export'}(model, processor, folder)` writes everything."
             )
         card, facts = _read_card(folder)
         _check_trained(folder)
@@ -122,18 +128,36 @@ def check_folder(folder: str | Path, *, video: str | Path | None = None) -> Chec
         _check_results(folder, facts)
     except OSError as error:
         raise PublishError(f"{str(folder)!r} cannot be read: {error}.") from error
-    return CheckedFolder(folder, files, tuple(path.name for path in left_out), card, _try(folder, video))
+    answer = (_try_adapter if adapted else _try)(folder, video)
+    return CheckedFolder(folder, files, tuple(path.name for path in left_out), card, answer)
 
 
-def _missing_files(folder: Path, files: dict[str, int]) -> list[str]:
+def _missing_of_adapter(folder: Path, files: dict[str, int]) -> list[str]:
+    """Return what an adapter lacks; PublishError where its weights below are in a folder, which nobody else has."""
+    problems = _missing_of_all(folder, files, ("README.md", "config.json", *ADAPTER_FILES))
+    base = _read_object(folder / ADAPTER).get("base_model_name_or_path")
+    if not problems and (Path(str(base)).exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(base))):
+        raise PublishError(
+            f"{str(folder)!r} is an adapter on {base!r}, which is no Hub id that others could load: publish those "
+            f"weights, and write their id (user/name) as `base_model_name_or_path` in {str(folder / ADAPTER)!r} and "
+            f"by `ila card --model {folder}` into the card."
+        )
+    return problems
+
+
+def _missing_of_all(folder: Path, files: dict[str, int], required: tuple[str, ...]) -> list[str]:
     kind = _read_object(folder / "config.json").get("model_type") if "config.json" in files else None
     if kind not in (None, "ila"):
         allowed = "an IlaForVideoClassification or IlaModel, which `hub.export` takes"
         raise PublishError(f"{str(folder)!r} holds a model of type {kind!r}; allowed: {allowed}.")
-    problems = [f"{name} is missing" for name in REQUIRED if name not in files]
+    problems = [f"{name} is missing" for name in required if name not in files]
     if not any(name in files for name in PROCESSORS):
         problems.append(f"there is no processor ({', '.join(PROCESSORS)})")
-    if problems:
+    return problems
+
+
+def _missing_files(folder: Path, files: dict[str, int]) -> list[str]:
+    if problems := _missing_of_all(folder, files, REQUIRED):
         return problems
     if INDEX in files and WEIGHTS in files:
         problems.append(f"{WEIGHTS} and {INDEX} are both there, and only one of them would be loaded")
@@ -172,15 +196,20 @@ def _read_card(folder: Path) -> tuple[ModelCard, ModelFacts]:
         raise
     except Exception as error:  # of the YAML library and of the Hub's
         raise PublishError(f"The card {str(folder / 'README.md')!r} cannot be read: {one_line(error)}") from error
+    adapter = read_adapter(folder)
+    fields = {"library_name": library(adapter), "pipeline_tag": "video-classification"}
+    if adapter is not None:
+        fields["base_model"] = adapter["base_model_name_or_path"]
     wrong = [
         f"{field} is {card.data.get(field)!r} and must be {value!r}"
-        for field, value in {"library_name": "transformers", "pipeline_tag": "video-classification"}.items()
+        for field, value in fields.items()
         if card.data.get(field) != value
     ]
     if found := UNFILLED.search(card.text):
         wrong.append(f"places were not filled in ({card.text[found.start() :][:30]!r})")
     if wrong:
-        raise PublishError(f"The card {str(folder / 'README.md')!r} is not right: {'; '.join(wrong)}.")
+        mended = f"`ila card --model {folder}` writes one that is"
+        raise PublishError(f"The card {str(folder / 'README.md')!r} is not right: {'; '.join(wrong)}; {mended}.")
     return card, facts
 
 
@@ -229,6 +258,24 @@ def _try(folder: Path, video: str | Path | None) -> dict[str, Any]:
         reason = (run.stderr.strip().splitlines() or ["no message"])[-1]
         raise PublishError(f"{str(folder)!r} cannot label a clip without this package: {reason}")
     return json.loads(run.stdout.strip().splitlines()[-1])
+
+
+def _try_adapter(folder: Path, video: str | Path | None) -> dict[str, Any]:
+    """Return the best answer for the clip, by the adapter on its weights below."""
+    try:
+        model, processor = load_trained(folder)
+        with tempfile.TemporaryDirectory() as place, torch.no_grad():
+            if video is None:
+                video = Path(place) / "clip.mp4"
+                _write_clip(video)
+            logits = model(**processor(str(video), return_tensors="pt")).logits[0]
+    except Exception as error:  # of any kind, for a folder that does not load
+        raise PublishError(f"{str(folder)!r} cannot label a clip: {one_line(error)}") from error
+    scores = probabilities(logits, multi_label=model.config.problem_type == MULTI_LABEL)
+    if not scores.isfinite().all():
+        raise PublishError(f"{str(folder)!r} cannot label a clip: scores that are no numbers.")
+    best = int(scores.argmax())
+    return {"label": model.config.id2label[best], "score": float(scores[best])}
 
 
 def _write_clip(path: Path) -> None:

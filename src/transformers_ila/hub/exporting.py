@@ -13,7 +13,7 @@ import torch
 from huggingface_hub import ModelCard
 
 from ..files import atomic_folder
-from ..model.loading_ila import code_files
+from ..model.loading_ila import ADAPTER, code_files
 from ..model.modeling_ila import IlaPreTrainedModel
 from ..model.processing_ila import IlaProcessor
 from .cards import check_license, model_card
@@ -40,14 +40,18 @@ CODE_OF_FILE = {
     "video_preprocessor_config.json": VIDEO_PROCESSOR_CODE,
 }
 CARD_BEFORE = "README.before.md"  # an earlier model's
-MERGE = "Adapters (LoRA) are merged first: `model = peft_model.merge_and_unload()`."
+MERGE = (
+    "Adapters (LoRA) are merged first: `model = peft_model.merge_and_unload()`; `hub.export_adapter` writes one alone."
+)
 MAX_SHARD_SIZE = "2GB"  # a broken upload starts again with the shard it broke in
+ADAPTER_FILES = (ADAPTER, "adapter_model.safetensors", "adapter_base.safetensors")
 # What is an export's; of an earlier one nothing may stay, or its processor would be loaded with the new weights.
 OWN_FILES = (
     "model.safetensors",
     "model-*-of-*.safetensors",
     "model.safetensors.index.json",
     "*_ila.py",
+    *ADAPTER_FILES,
     *CODE_OF_FILE,
     "preprocessor_config.json",
     "tokenizer.json",
@@ -117,15 +121,66 @@ def export(
             if (draft / name).is_file():
                 _set_auto_map(draft / name, code)
         if card is None and (facts is not None or not _card_stays(folder, draft)):
-            given = facts or ModelFacts()
-            named = replace(given, model_id=given.model_id or folder.resolve().name)
-            card = model_card(model.config, video_processor, named, in_index=False)
-            if facts is None and (folder / "README.md").is_file():
-                logger.warning(f"The card in {str(folder)!r} is of another model; it stays as {CARD_BEFORE}.")
-                shutil.copyfile(folder / "README.md", draft / CARD_BEFORE)
+            card = _made_card(model.config, video_processor, facts, folder, draft)
         if card is not None:
             (draft / "README.md").write_text(str(card), encoding="utf-8")
     return folder
+
+
+def export_adapter(model: Any, processor: Any, folder: str | Path, *, facts: ModelFacts | None = None) -> Path:
+    """Write a folder with an adapter (LoRA) without the weights below: some MB, which `load_adapter` opens.
+
+    It holds what the adapter and the layers beside it learned, batch statistics, configuration and class names,
+    processor and card. Who opens it needs this package, as the weights below know nothing of its network. Files are
+    replaced, and a card is kept, as in `export`.
+
+    Args:
+        model: a `PeftModel` of an `IlaForVideoClassification`, with the adapter of `training.lora_config`.
+        processor: an `IlaVideoProcessor` or `IlaProcessor`.
+        folder: where to write.
+        facts: what the card states; by default it states no accuracy and no licence.
+
+    Raises:
+        ValueError: another kind of model or processor, a processor that does not fit the model, weights below that
+            have no name, or a licence for weights that began as the official release's.
+        OSError: the files cannot be written.
+    """
+    folder = Path(folder)
+    adapter: Any = getattr(model, "peft_config", {}).get(getattr(model, "active_adapter", None))
+    if not hasattr(adapter, "base_sha256"):
+        raise ValueError(
+            f"`model` must be a PeftModel with the adapter of `training.lora_config`, got {type(model).__name__}."
+        )
+    if not adapter.base_model_name_or_path:
+        raise ValueError("Nothing says which weights the adapter is for: `base_model_name_or_path` of its config.")
+    video_processor = getattr(processor, "video_processor", processor)
+    _check_pair(model.get_base_model(), video_processor, adapted=True)
+    if facts is not None and isinstance(facts.license, str) and facts.license != "other":
+        check_license(facts.license, model.config, facts)
+    with atomic_folder(folder, stale=OWN_FILES) as draft:
+        model.save_pretrained(draft)
+        video_processor.save_pretrained(draft)
+        (draft / "README.md").unlink(missing_ok=True)  # PEFT's, which says nothing
+        if facts is not None or not _card_stays(folder, draft):
+            card = _made_card(model.config, video_processor, facts, folder, draft)
+            (draft / "README.md").write_text(str(card), encoding="utf-8")
+    return folder
+
+
+def read_adapter(folder: Path) -> dict[str, Any] | None:
+    """Read the configuration of the adapter in a folder; None for a folder without one."""
+    file = folder / ADAPTER
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+
+
+def _made_card(config: Any, video_processor: Any, facts: ModelFacts | None, folder: Path, draft: Path) -> ModelCard:
+    """Make a card of what is in `draft`; one of another model that `folder` has stays beside it."""
+    given = facts or ModelFacts()
+    named = replace(given, model_id=given.model_id or folder.resolve().name)
+    if facts is None and (folder / "README.md").is_file():
+        logger.warning(f"The card in {str(folder)!r} is of another model; it stays as {CARD_BEFORE}.")
+        shutil.copyfile(folder / "README.md", draft / CARD_BEFORE)
+    return model_card(config, video_processor, named, in_index=False, adapter=read_adapter(draft))
 
 
 def _card_stays(folder: Path, draft: Path) -> bool:
@@ -139,8 +194,8 @@ def _card_stays(folder: Path, draft: Path) -> bool:
         return True
     if not (folder / "config.json").is_file():  # weights are yet to come to it
         return not claims
-    same_classes = _id2label(folder) == _id2label(draft)
-    return same_classes and (not claims or _same_weights(folder, draft))
+    same_kind = (folder / ADAPTER).is_file() is (draft / ADAPTER).is_file()
+    return same_kind and _id2label(folder) == _id2label(draft) and (not claims or _same_weights(folder, draft))
 
 
 def _id2label(folder: Path) -> Any:
@@ -151,17 +206,18 @@ def _id2label(folder: Path) -> Any:
 
 
 def _same_weights(folder: Path, draft: Path) -> bool:
-    files = [{path.name for path in place.glob("model*.safetensors")} for place in (folder, draft)]
+    files = [{path.name for path in place.glob("*model*.safetensors")} for place in (folder, draft)]
     return files[0] == files[1] and not any(filecmp.cmpfiles(folder, draft, sorted(files[0]), shallow=False)[1:])
 
 
-def _check_pair(model: Any, video_processor: Any) -> None:
+def _check_pair(model: Any, video_processor: Any, *, adapted: bool = False) -> None:
     kind = type(model).__name__
     of_this_family = isinstance(model, IlaPreTrainedModel) or kind in ("IlaForVideoClassification", "IlaModel")
     if not of_this_family or getattr(model.config, "model_type", None) not in ("ila", "clip"):
         advice = f" {MERGE}" if hasattr(model, "merge_and_unload") else ""
         raise ValueError(f"`model` must be an IlaForVideoClassification or IlaModel, got {kind}.{advice}")
-    _check_tensors(model)
+    if not adapted:
+        _check_tensors(model)
     if type(video_processor).__name__ != "IlaVideoProcessor":
         name = type(video_processor).__name__
         raise ValueError(f"`processor` must be an IlaVideoProcessor or IlaProcessor, got {name}.")

@@ -18,6 +18,7 @@ from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OIDC
 from huggingface_hub.utils import validate_repo_id
 from huggingface_hub.utils.sha import git_hash
 
+from ..model.loading_ila import ADAPTER
 from .cards import example
 from .checking import CheckedFolder, PublishError, one_line
 from .exporting import OWN_FILES
@@ -156,11 +157,13 @@ def published_card_text(checked: CheckedFolder, repo_id: str, branch: str | None
     card = RepoCard(text)
     facts = read_facts(card)
     there = replace(facts, model_id=repo_id, revision=branch)
+    adapter = ADAPTER in checked.files
+    here, changed = example(facts, adapter=adapter), example(there, adapter=adapter)
     if FACTS_KEY not in card.data:
-        return text if facts.model_id is None else _in_code(text, example(facts), example(there))
+        return text if facts.model_id is None else _in_code(text, here, changed)
     stored = {**card.data[FACTS_KEY], "model_id": repo_id, "revision": branch}
     card.data[FACTS_KEY] = {key: value for key, value in stored.items() if value is not None}
-    card.text = _in_code(card.text, example(facts), example(there))
+    card.text = _in_code(card.text, here, changed)
     return str(card)
 
 
@@ -172,7 +175,7 @@ def _in_code(text: str, old: str, new: str) -> str:
 def _deletions(checked: CheckedFolder, existing: Iterable[str]) -> list[CommitOperationDelete]:
     """List the files of an earlier export that the folder has not: they would be loaded with the new ones."""
     existing = list(existing)
-    if "modeling_ila.py" not in existing:  # nothing there is an export's
+    if "modeling_ila.py" not in existing and ADAPTER not in existing:  # nothing there is an export's
         return []
     own = [name for name in existing if "/" not in name and any(fnmatch(name, pattern) for pattern in OWN_FILES)]
     return [CommitOperationDelete(name) for name in own if name not in checked.files]

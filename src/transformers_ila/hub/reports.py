@@ -13,9 +13,9 @@ from ..evaluation.report import describe_preprocessing, fingerprint
 from ..evaluation.report_fields import check_report, no_report
 from ..markup import markdown_text
 from ..model.configuration_ila import IlaConfig
-from ..model.loading_ila import refuse_adapter
 from ..model.video_processing_ila import IlaVideoProcessor
 from .cards import check_license, model_card
+from .exporting import read_adapter
 from .facts import METRICS, ModelFacts, Result, describe_views, read_facts
 
 
@@ -31,7 +31,7 @@ def card_of_folder(
     if no reports are given. Results of other weights than the folder's are left out.
 
     Args:
-        folder: as `hub.export` or `ila convert` writes it.
+        folder: as `hub.export`, `hub.export_adapter` or `ila convert` writes it.
         reports: what `evaluate` returned for this model.
         license: the Hub's identifier of the licence that you give the weights, such as "apache-2.0".
 
@@ -47,7 +47,6 @@ def card_of_folder(
         raise ValueError(
             f"{str(folder)!r} holds a {kind}; cards are of an IlaForVideoClassification, as `export` takes."
         )
-    refuse_adapter(folder)
     with named_in_errors(folder):
         processor = IlaVideoProcessor.from_pretrained(folder)
     results = [result for report in reports for result in measured_results(report)]
@@ -64,7 +63,7 @@ def card_of_folder(
     if results:
         facts = replace(facts, results=[*facts.published, *results])
     facts = replace(facts, fingerprint=ours if facts.claims_results else None)
-    return model_card(config, processor, facts, in_index=False)
+    return model_card(config, processor, facts, in_index=False, adapter=read_adapter(folder))
 
 
 def measured_results(report: Mapping[str, Any]) -> list[Result]:

@@ -61,7 +61,7 @@ def check_templates(templates: str | Sequence[str]) -> list[str]:
     if templates == "actions":
         return list(ACTION_TEMPLATES)
     given = [templates] if isinstance(templates, str) else templates
-    require_templates(given, "templates")
+    require_templates(given, "templates", ', or "actions"')
     return [str(template) for template in given]
 
 
@@ -83,10 +83,11 @@ def load_tokenizer(path: Any, **source: Any) -> PreTrainedTokenizerBase:
     try:
         # the library's own class; unset, it asks whether to run the code that lies beside it
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, **source)
-    except ImportError as error:  # SigLIP's sentencepiece, for one
-        lines = " ".join(str(error).split())
+    except ImportError as error:
+        says = " ".join(str(error).split())
+        hint = " Install `sentencepiece` and `protobuf`." if "SentencePiece" in says else ""  # of SigLIP
         raise ValueError(
-            f"The tokenizer of {str(path)!r} needs a package that is not installed: {lines:.200}"
+            f"The tokenizer of {str(path)!r} needs a package that is not installed.{hint} ({says:.160})"
         ) from error
     except Exception as error:  # the library raises five kinds, depending on what is missing
         raise ValueError(_no_tokenizer(path) + f" ({type(error).__name__} behind this.)") from error
@@ -113,7 +114,7 @@ def tokenize_texts(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, con
     length = config.max_position_embeddings
     broken = [text for text in texts if text != text.encode("utf-8", "replace").decode()]
     if broken:
-        raise ValueError(f"`labels` and texts must be text that UTF-8 can hold, got {broken}.")
+        raise ValueError(f"`labels` and texts must be text that UTF-8 can hold, got {broken[:3]}.")
     lengths = [len(ids) for ids in tokenizer(texts)["input_ids"]]
     warn_of_cut_texts([(text, count) for text, count in zip(texts, lengths) if count > length], length)
     encoded = tokenizer(texts, padding="max_length", truncation=True, max_length=length, return_tensors="pt")
@@ -326,8 +327,9 @@ class ClassTextFeatures:
         self._require_text_head("encode_texts")
         self._require_text_tower("encode_texts")
         chosen = self._templates(templates)
-        given = [texts] if isinstance(texts, (str, bytes)) else list(texts)
-        if isinstance(texts, (str, bytes)) or not all(isinstance(text, str) for text in given):
+        is_list = isinstance(texts, Iterable) and not isinstance(texts, (str, bytes))
+        given: list[Any] = list(texts) if is_list else [None]
+        if not all(isinstance(text, str) for text in given):
             raise ValueError(f"`texts` must be a list of strings, got {texts!r}.")
         if not given:
             return self.logit_scale.detach().new_empty(0, self.config.projection_dim)

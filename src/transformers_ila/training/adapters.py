@@ -1,8 +1,7 @@
 """Adapters (LoRA, by PEFT): which layers of a model get one, and which are new and are trained whole."""
 
+from pathlib import Path
 from typing import Any
-
-from torch import nn
 
 from ..evaluation.adapters import AdapterConfig, load_adapter
 from .arguments import is_new_parameter
@@ -27,9 +26,12 @@ DECIDED += ["layers_pattern", "layer_replication", "trainable_token_indices", "t
 def lora_config(model: Any, r: int = 8, *, mlp: bool = False, **options: Any) -> AdapterConfig:
     """Make the `LoraConfig` of a video model: `peft.get_peft_model(model, lora_config(model))`.
 
-    Adapters go to the attention of the pretrained image tower, and to nothing in the text tower, the frame integration
-    or the prompts. All that pretrained weights lack (temporal modules with their batch statistics, frame integration,
-    prompts, decoder, head) is trained whole and saved. Name the classes before. `load_adapter` opens what is saved.
+    Adapters go to the query, key, value and output projections of the pretrained image tower's attention, which is
+    where LoRA's authors put them (Hu et al. 2021, Sections 4.2 and 7.1). `mlp=True` adds both layers of its MLP, which
+    have 10 / 8 of the attention's numbers. None go to the text tower: the features of class names are then computed
+    once, in training too. All that pretrained weights lack (temporal modules with their batch statistics, frame
+    integration, prompts, decoder, head) has nothing to start from: it is trained whole and saved. Name the classes
+    before. `load_adapter` opens what is saved.
 
     Args:
         model: of this package, without adapters.
@@ -38,23 +40,29 @@ def lora_config(model: Any, r: int = 8, *, mlp: bool = False, **options: Any) ->
         options: of `LoraConfig`, such as `lora_alpha` and `lora_dropout`.
 
     Raises:
-        ValueError: another kind of model, one with adapters, an option that this function decides itself, or a dropout
-            for a tower that always stays in eval mode.
+        ValueError: another kind of model, one with adapters, an option that this function decides itself, a text tower
+            that was to be trained, or a dropout for a tower that always stays in eval mode.
         ImportError: PEFT is not installed.
     """
     name = type(model).__name__
     if hasattr(model, "peft_config") or getattr(model, "is_fused", False):
         raise ValueError(f"The {name} has adapters already, or is fused: `merge_and_unload()`, or load it anew.")
-    if not isinstance(model, nn.Module) or not hasattr(model, "get_video_features"):
+    if not hasattr(model, "get_video_features") or not hasattr(model, "new_parameters"):
         allowed = "IlaForVideoClassification, IlaModel, FrozenClipForVideoClassification, AlignedTimesformer..."
         raise ValueError(f"`model` must be one of {allowed}; got {name}.")
     if decided := sorted(set(DECIDED) & options.keys()):
         raise ValueError(f"`lora_config` decides {decided} by the model; write a `peft.LoraConfig` to decide it.")
+    if not getattr(model.config, "freeze_text_model", True):
+        raise ValueError("Adapters leave the text tower as it is, and `freeze_text_model` is off: turn it on before.")
     if options.get("lora_dropout") and hasattr(model, "freeze_tower"):
         raise ValueError(f"`lora_dropout` has no effect in a {name}, whose tower stays in eval mode: leave it out.")
     target = f"{ATTENTION}|{MLP}" if mlp else ATTENTION
     config = AdapterConfig(r=r, target_modules=target, modules_to_save=new_modules(model) or None, **options)
-    config.base_model_name_or_path = str(model.name_or_path) or None
+    source = str(model.name_or_path)
+    if source and Path(source).is_dir():
+        source = str(Path(source).resolve())  # to be found from other folders, too
+    config.base_model_name_or_path = source or None
+    config.revision = getattr(model, "_source", {}).get("revision")
     return config.of(model)
 
 

@@ -46,6 +46,8 @@ def model_of(
 ) -> IlaForVideoClassification:
     """Return the recipe's model with the weights of `clip`, or with random ones (`from_scratch`).
 
+    With `lora_r` it is a `PeftModel` around that model.
+
     multi_label: the model gives a video several labels, whatever the one in `clip` gives.
 
     Raises:
@@ -63,7 +65,17 @@ def model_of(
     other = {name: value for name, value in found.items() if value != vision[name]}
     if other:
         logger.warning(f"{recipe.clip!r} is no {recipe.tower} tower, which the recipe is meant for: {other}.")
-    return model
+    return model if recipe.lora_r is None else _with_adapter(model, recipe)
+
+
+def _with_adapter(model: IlaForVideoClassification, recipe: RecipeArguments) -> Any:
+    """Return the PEFT model with the recipe's adapter on a model."""
+    from peft import get_peft_model
+
+    from .adapters import lora_config  # which needs PEFT
+
+    options = {"lora_alpha": recipe.lora_alpha, "lora_dropout": recipe.lora_dropout}
+    return get_peft_model(model, lora_config(model, recipe.lora_r or 0, mlp=recipe.lora_mlp, **options))
 
 
 def class_of(recipe: RecipeArguments) -> type[IlaForVideoClassification]:
@@ -115,7 +127,12 @@ def check_model(recipe: RecipeArguments) -> None:
     Raises:
         ValueError: neither or both of `clip` and `from_scratch`, an unknown tower, or fields and values that IlaConfig
             does not have; or `clip` is neither a folder with a configuration nor a Hub id.
+        ImportError: an adapter is wanted, and PEFT is not installed.
     """
+    if recipe.lora_r is not None:
+        if recipe.from_scratch:
+            raise ValueError("`lora_r` adapts weights that can be loaded again, `from_scratch` draws them: --clip.")
+        from . import adapters  # noqa: F401  # which needs PEFT
     if recipe.from_scratch and recipe.clip is not None:
         raise ValueError("`from_scratch` draws all weights, and `clip` names some to start from: give one of the two.")
     if recipe.from_scratch and recipe.classification_head == "text":

@@ -95,6 +95,34 @@ class ModelArguments:
 
 
 @dataclass
+class AdapterArguments:
+    """Choose an adapter (LoRA), which is trained and saved while the pretrained weights stay as they are."""
+
+    _argument_group_name = "adapter"
+
+    lora_r: int | None = field(default=None, metadata={"help": "rank of adapters in the image tower; null: none"})
+    lora_alpha: int = field(default=8, metadata={"help": "what adapters give is multiplied by lora_alpha / lora_r"})
+    lora_dropout: float = field(default=0.0, metadata={"help": "share of an adapter's inputs that is dropped"})
+    lora_mlp: bool = field(default=False, metadata={"help": "adapters in the tower's MLP, too"})
+
+    def check_adapter(self) -> None:
+        """Raise a ValueError for a number out of its range, or one that has no effect without `lora_r`."""
+        if self.lora_r is None:
+            for entry in fields(AdapterArguments):
+                if (given := getattr(self, entry.name)) != entry.default:
+                    raise ValueError(f"`{entry.name}` is {given} and has no effect without an adapter: give `lora_r`.")
+            return
+        allowed = {
+            "lora_r": (self.lora_r > 0, "1 or more, or null"),
+            "lora_alpha": (self.lora_alpha > 0, "1 or more"),
+            "lora_dropout": (0 <= self.lora_dropout < 1, "0 <= share < 1"),
+        }
+        for name, (good, values) in allowed.items():
+            if not good:
+                raise ValueError(f"`{name}` must be {values}, got {getattr(self, name)}.")
+
+
+@dataclass
 class VideoArguments:
     """Choose the videos to train on and to evaluate on."""
 
@@ -164,7 +192,7 @@ class ClipArguments:
 
 
 @dataclass
-class RecipeArguments(ClipArguments, VideoArguments, ModelArguments):
+class RecipeArguments(ClipArguments, VideoArguments, AdapterArguments, ModelArguments):
     """Hold what a training run consists of, beside the optimisation, which `IlaTrainingArguments` holds."""
 
     _argument_group_name = "run"
@@ -458,6 +486,9 @@ def _check_numbers(recipe: RecipeArguments, args: IlaTrainingArguments) -> None:
         args.require_default(name, reason)
     if args.do_eval and args.eval_strategy == IntervalStrategy.NO:
         raise ValueError("`do_eval` is true and `eval_strategy` no: --eval_strategy epoch, or steps, evaluates.")
+    recipe.check_adapter()
+    if recipe.lora_r is not None:
+        args.require_default("freeze_clip", "with `lora_r` the pretrained weights stay as they are anyway")
     if args.per_device_train_batch_size < 1:
         found = args.per_device_train_batch_size
         raise ValueError(f"`per_device_train_batch_size` must be 1 or more, got {found}.")

@@ -43,7 +43,9 @@ class SynchronisedBatchNorm(_BatchNorm):
 
     @torch.no_grad()
     def _update_statistics(self, mean: torch.Tensor, variance: torch.Tensor, total: torch.Tensor) -> None:
-        assert self.num_batches_tracked is not None and self.running_mean is not None and self.running_var is not None
+        if self.num_batches_tracked is None:  # as while activations are recomputed (`frozen_batch_statistics`)
+            return
+        assert self.running_mean is not None and self.running_var is not None
         self.num_batches_tracked += 1
         momentum = 1 / self.num_batches_tracked.item() if self.momentum is None else self.momentum
         unbiased = variance * total / (total - 1).clamp(min=1)

@@ -543,6 +543,10 @@ class IlaTrainer(Trainer):
         if not resume_from_checkpoint:
             return super().train(**kwargs)
         require_same_classes(Path(resume_from_checkpoint), self.model.config)
+        if hasattr(self.model, "peft_config"):
+            from ..evaluation.adapters import require_same_adapter  # which needs PEFT
+
+            require_same_adapter(self.model, resume_from_checkpoint)
         if self.average is not None:
             self.average.load(resume_from_checkpoint)
         state = TrainerState.load_from_json(str(Path(resume_from_checkpoint) / TRAINER_STATE_NAME))
