@@ -18,18 +18,31 @@ from support.hub_stand_in import HubStandIn
 from support.paths import ROOT
 from support.release_files import save_release
 from support.released_models import WIDE_TEXT, WIDE_VISION
-from support.tiny_models import save_clip, save_dinov2, save_timesformer, save_vit, tiny_config
+from support.tiny_models import save_clip, save_dinov2, save_siglip, save_timesformer, save_vit, tiny_config
 from transformers_ila import IlaConfig, IlaForVideoClassification
 from transformers_ila.cli.main import read_verb
 from transformers_ila.conversion.state_dicts import to_released_state_dict
-from transformers_ila.motionbench.tasks import make_videos, write_folder
+from transformers_ila.motionbench.tasks import MOTIONS, make_videos, write_folder
 from transformers_ila.video_writing import write_mp4
 
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 TRAINED = ("pipeline", "smaller", "fused", "export", "weights")  # examples that load what the example "trainer" saves
-UNTRAINED = ("session", "vit", "dinov2", "reading", "adapters", "lora", "features", "search", "faiss")
+UNTRAINED = (
+    "session",
+    "vit",
+    "dinov2",
+    "reading",
+    "adapters",
+    "lora",
+    "features",
+    "search",
+    "words",
+    "plain",
+    "faiss",
+)
 ELSEWHERE = ("mteb",)  # tests/extra/check_mteb.py runs it
+WORDS = "".join(f"{motion}\n" for motion in MOTIONS)
 MODEL_FILES = ("config.json", "model.safetensors", "video_preprocessor_config.json", "README.md")
 OFFLINE = {**os.environ, "HF_HUB_OFFLINE": "1"}
 NEXT = "---- next ----\n"
@@ -112,6 +125,7 @@ def test_every_command_is_one_that_there_is(tmp_path, monkeypatch):
     for file in (*models, *videos, "k400_b16_8f.pth", "results/report.json", "train.txt", "test.txt"):
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).write_text("")
+    (tmp_path / "words.txt").write_text(WORDS)
     (tmp_path / "index").mkdir()
     (tmp_path / "index" / "_settings.json").write_text('{"dimension": 4, "window": 4}')
     (tmp_path / "index" / "_model.json").write_text('{"model": "openai/clip-vit-base-patch16"}')
@@ -208,7 +222,8 @@ def test_the_commands_of_adapters(place):
 @pytest.mark.slow
 def test_examples_that_need_nothing_trained(place):
     pieces = [examples()[name] for name in UNTRAINED if name != "faiss" or find_spec("faiss")]
-    session, vit, dinov2, reading, adapters, lora, features, search, *faiss = run(place, OFFLINE, *pieces)
+    printed = run(place, OFFLINE, *pieces)
+    session, vit, dinov2, reading, adapters, lora, features, search, words, plain, *faiss = printed
     assert session == "torch.Size([1, 8, 3, 28, 28]) torch.Size([1, 2])\n"
     assert vit == "torch.Size([1, 2]) linear\n"
     assert dinov2 == "torch.Size([1, 2]) 224\n"
@@ -216,7 +231,31 @@ def test_examples_that_need_nothing_trained(place):
     assert adapters.split("\n")[:2] == ["torch.Size([1, 400])", "torch.Size([1, 2])"]
     assert lora == "['juggling', 'waving']\n"
     assert features.startswith("(1, 64) (1, 8, 64) (2, 64)\ntensor([[")
+    assert words.count("'score'") == 3 and "'waving'" in words
+    assert plain.endswith("['walking', 'running', 'standing'] ['a video of {}.']\n")
     assert len(search.splitlines()) == 3 and all(".mp4" in text for text in (search, *faiss))
+
+
+@pytest.mark.slow
+def test_the_commands_of_words(place):
+    """They label, evaluate and rank by words, of a CLIP and a SigLIP, one after the other."""
+    save_siglip(place / "google" / "siglip-base-patch16-224")
+    (place / "words.txt").write_text(WORDS)
+    videos = sorted((place / "path").rglob("*.mp4"))
+    numbers = {name: number for number, name in enumerate(MOTIONS)}
+    rows = [(path.relative_to(place), path.parent.name) for path in videos]
+    (place / "val.txt").write_text("".join(f"{path} {numbers[name]}\n" for path, name in rows[::6]))
+    (place / "captions.csv").write_text("path,caption\n" + "".join(f"{path},a dot is {name}\n" for path, name in rows))
+    predicts, evaluates, ranks = (
+        [words[1:] for words in commands("zero_shot.md", verb)]
+        for verb in ("predict", "evaluate", "evaluate-retrieval")
+    )
+    table, folder, templates, actions, none, *rest = run(place, OFFLINE, *predicts, *evaluates, *ranks)
+    assert table.count("riding a bike") == 48 and "48 videos labelled" in folder
+    assert all(text.count("%") == 6 for text in (templates, actions))  # five labels, and the time that was waited
+    assert "none of these" in none
+    assert all("trained on none of the classes" in text for text in rest[:2])
+    assert all("text to video" in text and "by chance" in text for text in rest[2:]) and "read as: {}" in rest[3]
 
 
 @pytest.mark.slow

@@ -333,7 +333,16 @@ def test_report_says_what_was_done(residual, samples, tmp_path):
     ).report()
     assert report["schema"] == 1 and report["date"].endswith("+00:00")
     assert report["model"].pop("fingerprint") == fingerprint(residual)
-    assert report["model"] == {"name": None, "revision": None, "labels": 8, "dtype": "float32", "device": "cpu"}
+    assert report["model"] == {
+        "name": None,
+        "revision": None,
+        "labels": 8,
+        "dtype": "float32",
+        "device": "cpu",
+        "tower": "ila, temporal module ila",
+        "templates": None,
+        "zero_shot": None,
+    }
     assert report["inference"] == {"dtype": "float32", "fused": False, "why_not_fused": "batch_statistics"}
     sha256 = hashlib.sha256("\n".join(listed).encode()).hexdigest()
     assert len(report["data_set"].pop("samples_sha256")) == 64

@@ -537,7 +537,7 @@ def test_what_is_wrong_is_found_before_a_model_is_loaded(saved, folder, capsys, 
     from transformers_ila.cli import predict as script
 
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(script, "load_trained", None)
+    monkeypatch.setattr(script, "open_model", None)
     assert run_verb(script, ["--model", str(saved), *words]) == 2
     (error,) = capsys.readouterr().err.splitlines()
     assert error.startswith("ila predict: error: ") and message in error

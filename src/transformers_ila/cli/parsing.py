@@ -2,7 +2,7 @@
 
 import shutil
 import textwrap
-from argparse import Namespace
+from argparse import Namespace, _AppendAction
 from collections.abc import Iterator, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
 from difflib import get_close_matches
@@ -10,9 +10,11 @@ from types import ModuleType
 from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
 from transformers import HfArgumentParser
+from transformers.hf_argparser import string_to_bool
 
 
 HELP = ("-h", "--help", "--help-all")
+TRUTH = ("yes", "true", "t", "y", "1", "no", "false", "f", "n", "0")  # what HfArgumentParser reads as yes or no
 INDENT = 30  # columns in front of what an option means
 WORDS = {"str": "TEXT", "int": "NUMBER", "float": "NUMBER"}  # for the value of an option of this kind
 
@@ -39,8 +41,12 @@ def read_options(verb: ModuleType, arguments: Sequence[str]) -> list[Any]:
     """
     classes = option_classes(verb)
     parser = _Parser(classes, allow_abbrev=False, add_help=False)
+    for action in parser._actions:
+        if isinstance(action, _AppendAction):  # an option that is given several times takes one value each time
+            action.nargs = None
     _refuse_unknown(arguments, list(parser._option_string_actions))
-    namespace, rest = parser.parse_known_args(list(arguments))
+    words = list(arguments) if getattr(verb, "POSITIONAL", None) is None else _flags_alone(arguments, parser)
+    namespace, rest = parser.parse_known_args(words)
     if rest:
         _set_positional(namespace, rest, classes, getattr(verb, "POSITIONAL", None))
     values = vars(namespace)
@@ -55,6 +61,16 @@ def _refuse_unknown(arguments: Sequence[str], known: Sequence[str]) -> None:
             close = get_close_matches("--" + option[2:].replace("-", "_"), known, n=1)
             hint = f"did you mean {close[0]}?" if close else "--help lists all options"
             raise ValueError(f"there is no option {option}; {hint}")
+
+
+def _flags_alone(arguments: Sequence[str], parser: HfArgumentParser) -> list[str]:
+    """Return the words with `--flag` as `--flag=true` where no truth value follows, so that it takes no other word."""
+    flags = {name for name, action in parser._option_string_actions.items() if action.type is string_to_bool}
+    following = [*arguments[1:], ""]
+    return [
+        f"{word}=true" if word in flags and next_word.lower() not in TRUTH else word
+        for word, next_word in zip(arguments, following)
+    ]
 
 
 def _set_positional(namespace: Namespace, words: list[str], classes: Sequence[type], name: str | None) -> None:
@@ -139,13 +155,13 @@ def _value_form(entry: Field, kind: Any) -> str:
     kinds = [part for part in get_args(kind) if part is not type(None)]
     if type(None) in get_args(kind) and len(kinds) == 1:
         (kind,) = kinds
-    several = " ..." if get_origin(kind) is list else ""
+    several = " ..." if get_origin(kind) is list and entry.metadata.get("action") != "append" else ""
     choices = entry.metadata.get("choices") or (get_args(kind) if get_origin(kind) is Literal else None)
     if choices:
         return f" {{{','.join(map(str, choices))}}}{several}"
     if kind is bool:
         return "" if isinstance(entry.default, bool) else " {true,false}"
-    name = getattr(get_args(kind)[0] if several else kind, "__name__", "str")
+    name = getattr(get_args(kind)[0] if get_origin(kind) is list else kind, "__name__", "str")
     return f" {WORDS.get(name, name.upper())}{several}"
 
 

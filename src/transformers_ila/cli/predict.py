@@ -1,5 +1,8 @@
 """Label videos: files, folders with videos at any depth, patterns such as `clips/*.mp4`, or lists.
 
+With --labels the model's text tower reads words of your own, without training: of a CLIP, SigLIP or SigLIP 2, or of an
+ILA model with a text head, which keeps its own tower. Else the labels are those that the model was trained on.
+
 Without --output the best labels of each video are printed. With it they are written to a folder of results, as JSON
 lines or Parquet, for any number of videos: the same command goes on after a kill, what is done is skipped, and nothing
 is done twice. Several processes or machines share the videos by RANK and WORLD_SIZE
@@ -20,27 +23,34 @@ from tqdm import tqdm
 
 from ..data.lists import iter_videos
 from ..distributed import Rank, rank_from_environment
-from ..evaluation.inference import load_trained, require_checkpoint
+from ..evaluation.inference import require_checkpoint
 from ..evaluation.options import LabelOptions
 from ..evaluation.prediction import Summary, count_share, iter_labels, label_videos, own_share
 from ..evaluation.report_files import check_folder_can_be_made
 from ..markup import plain_line
+from .words import WordsArguments, is_plain, open_model, read_words
 
 
 EXAMPLES = (
     "ila predict --model my-ila video.mp4 clips/*.mp4",
+    'ila predict --model path/to/clip --labels "juggling, waving" video.mp4',
     "ila predict --model my-ila path/to/videos --output labels --format parquet",
 )
 POSITIONAL = "videos"
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictArguments(LabelOptions):
+class PredictArguments(WordsArguments, LabelOptions):
     """Hold what is labelled, and where the results go."""
 
     _argument_group_name = "model, videos and results"
 
-    model: str = field(metadata={"help": "folder or Hub id of a model saved with its processor"})
+    model: str = field(
+        metadata={
+            "help": "folder or Hub id of a model saved with its processor; with --labels also of a CLIP, SigLIP or "
+            "SigLIP 2"
+        }
+    )
     videos: list[str] = field(
         default_factory=list, metadata={"help": "video files, folders, patterns, or lists with one video a line"}
     )
@@ -52,7 +62,8 @@ class PredictArguments(LabelOptions):
     )
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        WordsArguments.__post_init__(self)  # first: of `--labels a, b` without quotes `b` would be taken for a video
+        LabelOptions.__post_init__(self)
         require_checkpoint(self.model)
         if not self.videos:
             raise ValueError("there is nothing to label: name video files, folders, patterns or lists.")
@@ -66,7 +77,13 @@ class PredictArguments(LabelOptions):
 def run(args: PredictArguments) -> int:
     """Label the videos, and print or write the results; return 1 if a video could not be read, 130 after Ctrl-C."""
     rank = rank_from_environment()
-    model, processor = load_trained(args.model)
+    if args.labels is None and is_plain(args.model):
+        raise ValueError(
+            f"{args.model!r} is a CLIP or SigLIP, which was trained on no classes: say by --labels which words it "
+            'chooses among, such as --labels "juggling, waving", or a file with one a line.'
+        )
+    names = None if args.labels is None else read_words(args.labels)
+    model, processor, _ = open_model(args.model, names, args.templates)
     args = replace(args, device=args.device or rank.device())
     total = count_share(iter_videos(args.videos, root=args.root), rank)
     videos = iter_videos(args.videos, root=args.root)

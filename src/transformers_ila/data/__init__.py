@@ -2,6 +2,7 @@
 
 from ..moved import old_names
 from .annotations import read_annotations
+from .captions import read_captions
 from .checking import check_videos
 from .lists import iter_videos
 from .samples import Annotations, Sample
@@ -19,6 +20,7 @@ __all__ = [
     "hold_out",
     "iter_videos",
     "read_annotations",
+    "read_captions",
 ]
 
 __getattr__ = old_names("data")

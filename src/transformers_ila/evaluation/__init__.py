@@ -4,10 +4,11 @@ from ..moved import old_names
 from .evaluator import evaluate
 from .indexing import index_videos
 from .inference import load_trained
-from .options import EvaluationOptions, IndexOptions, InferenceOptions, LabelOptions, ProbeOptions
+from .options import EvaluationOptions, IndexOptions, InferenceOptions, LabelOptions, ProbeOptions, RetrievalOptions
 from .prediction import label_videos
 from .probing import extract_features
 from .report import Evaluation, fingerprint
+from .retrieval import evaluate_retrieval
 from .search import VideoIndex, search_texts
 
 
@@ -18,8 +19,10 @@ __all__ = [
     "InferenceOptions",
     "LabelOptions",
     "ProbeOptions",
+    "RetrievalOptions",
     "VideoIndex",
     "evaluate",
+    "evaluate_retrieval",
     "extract_features",
     "fingerprint",
     "index_videos",

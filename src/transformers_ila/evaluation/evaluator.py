@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from ..backbones.siglip import SiglipVideoConfig
 from ..data.samples import (
     LabelledVideos,
     Sample,
@@ -183,7 +184,9 @@ def merge_results(
     return Predictions(
         positions=positions,
         logits=logits.pop(ORIGINAL),
-        labels=labels_of([samples[position] for position in positions], config),
+        labels=labels_of(
+            [samples[position] for position in positions], config, several=several_labels(samples, config)
+        ),
         unreadable=dict(sorted(unreadable.items())),
         frames_lost=sum(part.frames_lost for part in parts),
         seconds=max(part.seconds for part in parts),
@@ -201,18 +204,23 @@ def joined_with(samples: LabelledVideos, config: IlaConfig) -> LabelledVideos:
 
 
 def check_samples(samples: Sequence[Sample], config: IlaConfig) -> None:
-    """Check what can be known to be wrong before a video is read or a model loaded.
+    """Check what can be known to be wrong before a video is read or a model loaded; errors are `check_listed`'s."""
+    check_listed(samples, several=config.problem_type == MULTI_LABEL)
+
+
+def check_listed(samples: Sequence[Sample], *, several: bool) -> None:
+    """Check labelled videos for a model that gives a video `several` labels, or one.
 
     Raises:
         ValueError: no sample, several labels of a video where the model gives one, or a video listed twice.
     """
     if not samples:
         raise ValueError("There is no video to evaluate: `samples` is empty.")
-    several = [sample for sample in samples if len(sample.labels) != 1]
-    if several and config.problem_type != MULTI_LABEL:
+    wrong = [sample for sample in samples if len(sample.labels) != 1]
+    if wrong and not several:
         raise ValueError(
-            f"The model gives a video one label (problem_type={config.problem_type!r}, not {MULTI_LABEL!r}); "
-            f"{len(several)} videos have none or several: {preview([*map(shown_with_labels, several)])}."
+            f"The model gives a video one label (`problem_type` is not {MULTI_LABEL!r}); "
+            f"{len(wrong)} videos have none or several: {preview([*map(shown_with_labels, wrong)])}."
         )
     times: dict[tuple[Any, ...], int] = {}
     for sample in samples:
@@ -223,9 +231,20 @@ def check_samples(samples: Sequence[Sample], config: IlaConfig) -> None:
         raise ValueError(f"Every video counts once; {len(twice)} are listed more than once: {preview(twice)}.")
 
 
-def labels_of(samples: Sequence[Sample], config: IlaConfig) -> torch.Tensor:
-    """Return (N,) class indices; for a model with several labels a video (N, K), true where a video has the label."""
+def several_labels(samples: Sequence[Sample], config: IlaConfig) -> bool:
+    """Return whether the metrics are those of several labels a video.
+
+    They are where the model gives several (`problem_type`). The words of a SigLIP have sigmoids whatever the videos
+    are labelled with: it is asked for the best one where every video has one label.
+    """
     if config.problem_type != MULTI_LABEL:
+        return False
+    return not isinstance(config, SiglipVideoConfig) or any(len(sample.labels) != 1 for sample in samples)
+
+
+def labels_of(samples: Sequence[Sample], config: IlaConfig, *, several: bool) -> torch.Tensor:
+    """Return (N,) class indices; for several labels a video (N, K), true where a video has the label."""
+    if not several:
         return torch.tensor([sample.labels[0] for sample in samples], dtype=torch.long)
     targets = torch.zeros(len(samples), config.num_labels, dtype=torch.bool)
     for row, sample in enumerate(samples):

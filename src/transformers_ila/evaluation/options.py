@@ -26,6 +26,7 @@ DTYPES = ("float32", "bfloat16", "float16", "auto")
 RESULT_FORMATS = ("jsonl", "parquet")
 FRAME_ORDERS = ("shuffled", "reversed", "single_frame")  # of a clip's frames, beside the original one
 PROBES = ("knn", "linear")
+NONE_OF_THESE = "none of these"  # the label of what no label fits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,11 +104,33 @@ class EvaluationOptions(InferenceOptions):
     )
     data_set: str | None = field(default=None, metadata={"help": "name of the data set for the report"})
     split: str | None = field(default=None, metadata={"help": "name of the split for the report"})
+    zero_shot: bool | None = field(
+        default=None,
+        metadata={
+            "help": "whether the model was trained on none of the classes, for the report; default: of CLIP, SigLIP "
+            "and --labels the command knows"
+        },
+    )
 
     @property
     def orders(self) -> tuple[str, ...]:
         """Return the orders of frames that are evaluated beside the original one."""
         return FRAME_ORDERS if self.temporal_reliance else ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrievalOptions(InferenceOptions):
+    """Hold the options of `evaluate_retrieval`."""
+
+    _argument_group_name = "what the report says"
+
+    data_set: str | None = field(default=None, metadata={"help": "name of the data set for the report"})
+    split: str | None = field(default=None, metadata={"help": "name of the split for the report"})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.seed and not self.random_frames:
+            raise ValueError(f"seed is {self.seed} and would have no effect; allowed: 0, or random_frames beside it.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +143,13 @@ class LabelOptions(InferenceOptions):
     top_k: int = field(default=5, metadata={"help": "labels that a video gets, at most"})
     embeddings: bool = field(default=False, metadata={"help": "also write the video's feature, of unit length"})
     retry: bool = field(default=False, metadata={"help": "try again what could not be read in earlier runs"})
+    none_of_these: bool = field(
+        default=False,
+        metadata={
+            "help": f"give the label {NONE_OF_THESE!r} a score, too, where each label has a probability of its own "
+            "(SigLIP, several labels a video)"
+        },
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

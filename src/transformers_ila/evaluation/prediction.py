@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ..distributed import Rank
 from ..model.modeling_ila import IlaForVideoClassification
 from ..model.validation_ila import MULTI_LABEL
@@ -29,7 +31,7 @@ from .inference import (
     multi_view_logits,
     probabilities,
 )
-from .options import LabelOptions, with_keywords
+from .options import NONE_OF_THESE, LabelOptions, with_keywords
 from .prediction_files import ResultWriter, check_settings, done_videos, video_id
 from .report import fingerprint
 from .views import Batch, Video, read_views, workers_beside
@@ -94,12 +96,14 @@ def label_videos(
         keywords: fields of `LabelOptions` (deprecated).
 
     Raises:
-        ValueError: a folder with results of another model or other options, a part that another process writes at the
+        ValueError: "none of these" of a model that gives it no score; a folder with results of another model, other
+            words or other options, a part that another process writes at the
             same time, or one with a line that is no result before others that are.
         OSError: results cannot be written; what was written before holds.
     """
     options, rank = with_keywords(options, rank, keywords)
     rank, summary, folder = rank or Rank(), Summary(), Path(output)
+    check_none_of_these(model, options)
     folder.mkdir(parents=True, exist_ok=True)
     check_settings(folder, _settings(model, processor, options))
     with ResultWriter(folder, options, rank) as writer:
@@ -131,6 +135,7 @@ def iter_labels(
         Other arguments are those of `label_videos`.
     """
     rank, summary = rank or Rank(), summary or Summary()
+    check_none_of_these(model, options)
     started = time.perf_counter()
     with evaluating(model, options) as network:
         workers = workers_beside(network.device, options, rank)
@@ -143,13 +148,43 @@ def iter_labels(
             yield rows
 
 
+def check_none_of_these(model: IlaForVideoClassification, options: LabelOptions) -> None:
+    """Raise a ValueError where "none of these" is asked for and has no score, or is the name of a class."""
+    if not options.none_of_these:
+        return
+    if model.config.problem_type != MULTI_LABEL:
+        raise ValueError(
+            f"{NONE_OF_THESE!r} has no score here: the model's scores are a softmax, which shares out 1 among the "
+            "labels. Take a model that gives each label a probability of its own, such as a SigLIP, or give it a "
+            "label of your own for what is nothing of the kind."
+        )
+    if NONE_OF_THESE in model.config.class_names:
+        raise ValueError(f"{NONE_OF_THESE!r} is one of the labels, and its score would stand there twice.")
+
+
+def none_of_these(chances: torch.Tensor) -> torch.Tensor:
+    """Return the probability (B, 1) that no label fits, of each one's own (B, K): the product of 1 - p.
+
+    That is what the sigmoids say together: each was trained as a yes or no of its own.
+    """
+    return (1 - chances).prod(dim=-1, keepdim=True)
+
+
 def _find(key: NamedVideo) -> NamedVideo:
     return key
 
 
 def _settings(model: IlaForVideoClassification, processor: IlaVideoProcessor, options: LabelOptions) -> dict[str, Any]:
-    """Return what the results depend on."""
+    """Return what the results depend on.
+
+    What is not said by the defaults is an entry only where it is in use: results of earlier runs do not have it.
+    """
     same = {name: getattr(options, name) for name in ("format", "top_k", "protocol", "embeddings")}
+    same |= {"labels": model.config.class_names}
+    if templates := getattr(model.config, "label_templates", None):
+        same["templates"] = list(templates)
+    if options.none_of_these:
+        same["none_of_these"] = True
     processing = json.dumps(processor.to_dict(), sort_keys=True, default=str)
     hashes = {"model": fingerprint(model), "processor": hashlib.sha256(processing.encode()).hexdigest()}
     return {**same, **hashes, **later_settings(model, options)}
@@ -202,13 +237,16 @@ def _labelled(network: Network, processor: IlaVideoProcessor, batch: Batch, opti
         logits = multi_view_logits(model, pixel_values)
     names = model.config.class_names
     chances = probabilities(logits, multi_label=model.config.problem_type == MULTI_LABEL)
-    order = logits.argsort(dim=-1, descending=True, stable=True)[:, : options.top_k]
+    order = logits.argsort(dim=-1, descending=True, stable=True)
+    if options.none_of_these:
+        names, chances = [*names, NONE_OF_THESE], torch.cat([chances, none_of_these(chances)], dim=1)
+        order = chances.argsort(dim=-1, descending=True, stable=True)
     rows = []
     for index, video in enumerate(batch.read):
         if not bool(logits[index].isfinite().all()):
             rows.append(_row(video, reason=NOT_FINITE))
             continue
-        best = order[index].tolist()
+        best = order[index, : options.top_k].tolist()
         row = _row(video, labels=[names[column] for column in best], scores=chances[index, best].tolist())
         rows.append(row if features is None else {**row, "embedding": features[index].tolist()})
     return rows

@@ -25,6 +25,7 @@ from uuid import uuid4
 
 from transformers.utils import logging
 
+from ..data.text import preview
 from ..distributed import Rank
 from ..files import atomic_write, describe_signature, open_lock, sign_lock, signature_of
 from .options import RESULT_FORMATS, LabelOptions
@@ -67,8 +68,10 @@ def check_settings(folder: Path, settings: dict[str, Any]) -> None:
         new.unlink(missing_ok=True)
     try:
         found = json.loads(file.read_text(encoding="ascii"))
+        if "labels" not in found:  # of earlier versions, in which the model's hash alone says them
+            settings = {name: value for name, value in settings.items() if name != "labels"}
         differ = [
-            f"{name} {found.get(name)!r}, now {settings.get(name)!r}"
+            f"{name} {_differing(found.get(name), settings.get(name))}"
             for name in {**settings, **found}
             if found.get(name) != settings.get(name)
         ]
@@ -82,6 +85,15 @@ def check_settings(folder: Path, settings: dict[str, Any]) -> None:
         )
     with atomic_write(file, encoding="ascii") as opened:  # those found are of a run that ended without any result
         opened.write(json.dumps(settings, indent=2) + "\n")
+
+
+def _differing(found: Any, now: Any) -> str:
+    """Say what is there and what is now; of two lists the entries that differ, a few."""
+    if isinstance(found, list) and isinstance(now, list):
+        alone = [[name for name in one if name not in other] for one, other in ((found, now), (now, found))]
+        found, now = alone if any(alone) else (found, now)
+        return f"{preview(found) or 'the others'}, now {preview(now) or 'without them'}"
+    return f"{found!r}, now {now!r}"
 
 
 # -- writing ---------------------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ import torchvision
 import transformers
 from transformers.image_utils import PILImageResampling
 
+from ..backbones.siglip import SiglipVideoConfig
 from ..data.samples import Annotations, LabelledVideos, Sample, listed_samples, path_of, samples_hash
 from ..model.loading_ila import checkpoint_names
 from ..model.modeling_ila import IlaForVideoClassification
@@ -38,7 +39,7 @@ from .metrics import (
     multi_label_metrics,
     predicted_classes,
 )
-from .options import PROTOCOLS, EvaluationOptions
+from .options import PROTOCOLS, EvaluationOptions, InferenceOptions
 
 
 REPORT_SCHEMA = 1  # raised when a field of the report changes its name or meaning
@@ -55,7 +56,7 @@ class Predictions:
 
     positions: which of the samples these are, N of them.
     logits: (N, K) float32 on the CPU; of several views the log of their mean probabilities.
-    labels: (N,) class indices; of a model for several labels a video (N, K), true where a video has the label.
+    labels: (N,) class indices; for several labels a video (N, K), true where a video has the label.
     unreadable: position -> reason, of the other samples.
     frames_lost: packets that gave no frame, in all videos together, as far as they were decoded.
     seconds: for reading and computing, on the clock; of several processes the slowest's.
@@ -85,7 +86,7 @@ class Evaluation:
     predictions: of the videos that could be read.
     samples: all videos listed, with their labels.
     class_names: the model's K classes.
-    multi_label: whether a video may have several labels.
+    sigmoids: whether each class has a probability of its own; else they are a softmax.
     seed: of the shuffled frames.
     about: entries of the report on model, data set, protocol, preprocessing and software.
     """
@@ -93,9 +94,19 @@ class Evaluation:
     predictions: Predictions
     samples: list[Sample]
     class_names: list[str]
-    multi_label: bool
+    sigmoids: bool
     seed: int
     about: dict[str, Any]
+
+    @property
+    def multi_label(self) -> bool:
+        """Return whether a video may have several labels, which the metrics are for."""
+        return self.predictions.labels.ndim == 2
+
+    @property
+    def chances(self) -> torch.Tensor:
+        """Return the probabilities (N, K) of the classes, float64."""
+        return probabilities(self.predictions.logits, multi_label=self.sigmoids)
 
     @property
     def metrics(self) -> dict[str, Any]:
@@ -132,15 +143,20 @@ def describe_evaluation(
     listed = listed_samples(samples)
     about = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "model": describe_model(model, predictions.device),
+        "model": {**describe_model(model, predictions.device), "zero_shot": options.zero_shot},
         "data_set": {"name": options.data_set, "split": options.split, **describe_samples(samples, listed)},
-        "protocol": _describe_protocol(processor, options),
+        "protocol": {
+            **describe_protocol(processor, options),
+            "seed": options.seed if options.random_frames or options.temporal_reliance else None,
+            "batch_statistics": options.batch_statistics,
+            "note": BATCH_STATISTICS_NOTE if options.batch_statistics else None,
+        },
         "inference": predictions.inference,
         "preprocessing": describe_preprocessing(processor, options.protocol),
         **describe_software(),
     }
-    several = model.config.problem_type == MULTI_LABEL
-    return Evaluation(predictions, listed, model.config.class_names, several, options.seed, about)
+    sigmoids = model.config.problem_type == MULTI_LABEL
+    return Evaluation(predictions, listed, model.config.class_names, sigmoids, options.seed, about)
 
 
 def build_report(evaluation: Evaluation) -> dict[str, Any]:
@@ -197,7 +213,7 @@ def describe_samples(samples: LabelledVideos, listed: list[Sample]) -> dict[str,
 
 def _calibration(evaluation: Evaluation) -> dict[str, Any]:
     logits, labels = evaluation.predictions.logits, evaluation.predictions.labels
-    chances = probabilities(logits, multi_label=evaluation.multi_label)
+    chances = evaluation.chances
     if evaluation.multi_label:
         return calibration(chances.flatten(), labels.flatten())
     predicted = predicted_classes(logits)
@@ -276,11 +292,14 @@ def fingerprint(model: IlaForVideoClassification) -> str:
 
 
 def describe_model(model: IlaForVideoClassification, device: torch.device) -> dict[str, Any]:
-    """Return the model's name, revision, number of classes, fingerprint and weights' dtype, and where it computed.
+    """Return what a report says of a model.
 
-    `untrained_weights` is there for a model some of whose tensors nothing has trained: how many.
+    Returns:
+        name, revision, labels (how many classes), fingerprint, dtype of the weights, device that computed; tower
+        (`describe_tower`); templates in which the class names were read, None for bare names or no text head;
+        untrained_weights: how many of its tensors nothing has trained, where there are any.
     """
-    untrained = untrained_weights(model)
+    templates, untrained = getattr(model.config, "label_templates", None), untrained_weights(model)
     return {
         "name": model.name_or_path or None,
         "revision": getattr(model.config, "_commit_hash", None),  # of a model from the Hub
@@ -289,10 +308,24 @@ def describe_model(model: IlaForVideoClassification, device: torch.device) -> di
         "dtype": str(model.dtype).removeprefix("torch."),
         **({"untrained_weights": len(untrained)} if untrained else {}),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
+        "tower": describe_tower(model.config),
+        "templates": None if templates is None else list(templates),
     }
 
 
-def _describe_protocol(processor: IlaVideoProcessor, options: EvaluationOptions) -> dict[str, Any]:
+def describe_tower(config: Any) -> str:
+    """Return which network sees the video: its kind, and its temporal module or that frames are averaged."""
+    vision = getattr(config, "vision_config", config)
+    kind, module = type(config).model_type, getattr(vision, "temporal_module", None)
+    if isinstance(config, SiglipVideoConfig):
+        return f"{vision.model_type.split('_')[0]}, frames averaged"
+    if getattr(vision, "normalize_frames", False):
+        return "clip, frames averaged"
+    return kind if module is None else f"{kind}, temporal module {module}"
+
+
+def describe_protocol(processor: IlaVideoProcessor, options: InferenceOptions) -> dict[str, Any]:
+    """Return which frames and crops of a video the model was given, and how many videos together."""
     clips, crops = PROTOCOLS[options.protocol]
     return {
         "name": options.protocol,
@@ -302,10 +335,8 @@ def _describe_protocol(processor: IlaVideoProcessor, options: EvaluationOptions)
         "frame_sampling": processor.frame_sampling,
         "frame_stride": processor.frame_stride if processor.frame_sampling == "dense" else None,
         "random_frames": options.random_frames,
-        "seed": options.seed if options.random_frames or options.temporal_reliance else None,
+        "seed": options.seed if options.random_frames else None,
         "batch_size": options.batch_size,
-        "batch_statistics": options.batch_statistics,
-        "note": BATCH_STATISTICS_NOTE if options.batch_statistics else None,
     }
 
 

@@ -37,7 +37,12 @@ def _is_list_of_dicts(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(row, dict) for row in value)
 
 
+def _is_list_of_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)
+
+
 TEXT: Kind = (lambda value: isinstance(value, str)), "text"
+TEXTS: Kind = _is_list_of_texts, "a list of texts"
 YES_OR_NO: Kind = (lambda value: isinstance(value, bool)), "true or false"
 NUMBER: Kind = (lambda value: _is_number(value) and value >= 0), "a number from 0"
 FRACTION: Kind = (lambda value: _is_number(value) and 0 <= value <= 1), "a number from 0 to 1"
@@ -74,6 +79,9 @@ OTHERWISE: dict[str, Kind] = {  # what some versions, models or options add
     "model.name": _or_none(TEXT),
     "model.revision": _or_none(TEXT),
     "model.device": TEXT,
+    "model.tower": TEXT,
+    "model.templates": _or_none(TEXTS),
+    "model.zero_shot": _or_none(YES_OR_NO),
     "model.untrained_weights": _whole(1),
     "data_set.list": _or_none(ENTRIES),
     "data_set.samples_sha256": TEXT,

@@ -15,7 +15,6 @@ from ..data.samples import path_of
 from ..files import atomic_write, only_writer
 from ..markup import csv_text, markdown_table, markdown_text
 from ..visualization.confusion import plot_confusion_matrix
-from .inference import probabilities
 from .metrics import confusion_matrix, label_ranks, predicted_classes
 from .report import Evaluation
 from .report_fields import check_report, no_report
@@ -133,7 +132,7 @@ def _video_rows(evaluation: Evaluation) -> Iterator[list[Any]]:
         *(f"predicted_{order}" for order in predictions.reordered),
         "reason",
     ]
-    chances = probabilities(predictions.logits, multi_label=evaluation.multi_label)
+    chances = evaluation.chances
     found = predicted_classes(predictions.logits).tolist()
     others = [predicted_classes(logits).tolist() for logits in predictions.reordered.values()]
     if evaluation.multi_label:
@@ -206,11 +205,22 @@ def _summary(report: Mapping[str, Any]) -> list[tuple[Any, ...]]:
         ("classes with videos", f"{report['metrics']['classes']} of {report['model']['labels']}"),
         ("videos", f"{counts['evaluated']} of {counts['listed']}, {counts['unreadable']} unreadable"),
         ("frames lost to damage", counts["frames_lost"]),
+        *words_of(report),
         ("calibration error", percent(report["calibration"]["expected_calibration_error"])),
         ("views", f"{protocol['clips']} clips x {protocol['crops']} crops of {protocol['frames_per_clip']} frames"),
         ("seconds per video", seconds_of(report)),
         ("waiting for videos", f"{report['waiting_share']:.0%} of the time"),
     ]
+
+
+def words_of(report: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return what a report says of words: whether it is zero-shot, and how class names were read."""
+    model = report["model"]
+    templates = model.get("templates")  # earlier reports lack it
+    rows = [("zero-shot", f"trained on none of the classes; {model['tower']}")] if model.get("zero_shot") else []
+    if rows or templates:
+        rows.append(("class names read as", "; ".join(templates or ["the bare name"])))
+    return rows
 
 
 def _circumstances(report: Mapping[str, Any]) -> list[tuple[Any, ...]]:

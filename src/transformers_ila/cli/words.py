@@ -1,0 +1,132 @@
+"""Words of your own in place of a model's classes: the options that several verbs share, and the model for them."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig
+
+from ..backbones.zero_shot import PLAIN, load_zero_shot
+from ..data.class_names import DATA_SETS, class_names
+from ..evaluation.inference import load_trained, named_in_errors
+from ..model.class_features_ila import check_templates
+from ..model.class_names_ila import check_labels, label_fields
+from ..model.validation_ila import MULTI_LABEL
+
+
+SIGMOIDS = ("siglip", "siglip2")  # by `model_type`, those of `PLAIN` that give each word a probability of its own
+FILE_SUFFIXES = (".txt", ".csv", ".tsv", ".json", ".names", ".list")  # of what is meant as a file, and no word
+
+
+@dataclass(frozen=True, kw_only=True)
+class WordsArguments:
+    """Hold words that a model's text tower reads in place of its classes."""
+
+    _argument_group_name = "words of your own"
+
+    labels: str | None = field(
+        default=None,
+        metadata={
+            "help": "words with commas between them, a file with one a line or with `id,name`, or "
+            f"{' or '.join(DATA_SETS)}; they take the place of the model's classes"
+        },
+    )
+    template: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": 'sentence around a word, such as "a video of {}."; given several times their features are '
+            "averaged; actions: a set for actions; default: the model's own",
+            "action": "append",
+        },
+    )
+
+    def __post_init__(self) -> None:
+        if self.labels is not None:
+            read_words(self.labels)
+        if self.templates is not None:
+            check_templates(self.templates)
+
+    @property
+    def templates(self) -> str | list[str] | None:
+        """Return the templates as models take them; None where none was given."""
+        return self.template[0] if len(self.template) == 1 else self.template or None
+
+
+def word_source(text: str) -> str | list[str]:
+    """Return what `read_annotations` takes for `labels`: a file or the name of a data set, or the words of a text.
+
+    An existing file is a file, whatever its name.
+    """
+    return text if text in DATA_SETS or Path(text).is_file() else [word.strip() for word in text.split(",")]
+
+
+def read_words(text: str) -> list[str]:
+    """Return the words that `--labels` names.
+
+    Raises:
+        ValueError: no different words, or a file that is missing or has faults.
+    """
+    source = word_source(text)
+    if isinstance(source, str):
+        return class_names(source)
+    if len(source) == 1 and Path(text).suffix.lower() in FILE_SUFFIXES:
+        raise ValueError(f"--labels: there is no file {text!r}.")
+    if "" in source:
+        raise ValueError(
+            f"--labels {text!r} has an empty word. Several words stand in quotes, with commas between them: "
+            '--labels "juggling, waving".'
+        )
+    return check_labels(source, "--labels")
+
+
+def model_type(source: str | Path) -> str:
+    """Return the `model_type` of a checkpoint, such as "clip"; an OSError or ValueError says what is wrong."""
+    with named_in_errors(source):
+        return AutoConfig.from_pretrained(source).model_type
+
+
+def is_plain(source: str | Path) -> bool:
+    """Return whether a checkpoint is a CLIP or SigLIP, which knows no classes."""
+    return model_type(source) in PLAIN
+
+
+def gives_sigmoids(source: str | Path) -> bool:
+    """Return whether each class of a checkpoint has a probability of its own, so that a video may have several."""
+    with named_in_errors(source):
+        config = AutoConfig.from_pretrained(source)
+    return config.model_type in SIGMOIDS or config.problem_type == MULTI_LABEL
+
+
+def open_model(source: str, names: list[str] | None, templates: str | list[str] | None) -> tuple[Any, Any, bool]:
+    """Open a model for words, or a trained one where none are given.
+
+    The names of classes stay what they are. What the text tower reads of a name has blanks for its underscores, with
+    which folders are named; a name that the model was trained on is read as it was then.
+
+    Args:
+        source: folder or Hub id.
+        names: of the classes; None: the model's own.
+        templates: in which names are read; None: the model's own.
+
+    Returns:
+        The model, its processor, and whether the model was trained on none of the classes, as far as its names tell.
+
+    Raises:
+        ValueError: a model that reads no words, or names that it reads alike.
+        OSError: no such checkpoint.
+    """
+    plain = is_plain(source)
+    if names is None and templates is None and not plain:
+        return *load_trained(source), False
+    with named_in_errors(source):
+        own = set() if plain else set(AutoConfig.from_pretrained(source).id2label.values())
+        read = None if names is None else [name if name in own else name.replace("_", " ") for name in names]
+        try:
+            model, processor = load_zero_shot(source, labels=read, templates=templates)
+        except ValueError as error:
+            if plain:
+                raise
+            raise ValueError(f"{error} Without --labels and --template it gives its own classes.") from error
+    if names is not None:
+        model.config.id2label, model.config.label2id = label_fields(names).values()
+    return model, processor, plain or own.isdisjoint(read or own)
