@@ -58,7 +58,8 @@ def measure(folder: Path, args: Arguments, windows: int) -> None:
     opening = seconds_of(lambda: VideoIndex(folder))
     index = VideoIndex(folder)
     vectors = index.parts[0].part.vectors
-    mapped = torch.frombuffer(vectors, dtype=torch.float32).reshape(vectors.shape)
+    mapped = torch.from_file(str(index.parts[0].part.file.with_suffix(".vectors")), size=vectors.size)
+    mapped = mapped.reshape(vectors.shape)
     generator = np.random.default_rng(1)
     first = seconds_of(lambda: index.search(generator.standard_normal(args.dimension), args.top_k))
     print(f"\nrows that a video has: {windows}; opened in {opening:.3f} s, first search {first:.3f} s\n")

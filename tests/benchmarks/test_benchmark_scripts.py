@@ -6,6 +6,7 @@ from functools import partial
 import pipeline_speed
 import pytest
 import quantisation
+import search
 import torch
 import training_loader
 from transformers import TimesformerConfig, VideoMAEConfig
@@ -82,6 +83,13 @@ def test_quantisation(tmp_path, capsys):
     model.save_pretrained(tmp_path / "model")
     with pytest.raises(SystemExit, match="another"):
         quantisation.main(arguments)
+
+
+def test_search(tmp_path, capsys):
+    search.main(search.Arguments(rows=300, dimension=16, windows=[1, 10], rounds=1, folder=str(tmp_path)))
+    printed = capsys.readouterr().out
+    times = re.findall(r"^\| (1|16) \| [\d.]+ s \(least .* \| .* \| .* \|$", printed, re.MULTILINE)
+    assert times == ["1", "16"] * 2 and "300 rows of 16 float32 numbers" in printed
 
 
 def test_training_loader(videos, tmp_path, capsys):

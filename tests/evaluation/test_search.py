@@ -171,8 +171,7 @@ def test_faiss_finds_the_same(tmp_path):
 # -- indexing --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("protocol", ["1x1", "3x1"])
-def test_rows_are_the_features_of_the_model(tmp_path, model, processor, folder, protocol):
+def test_rows_are_the_features_of_the_model(tmp_path, model, processor, folder, protocol="3x1"):
     options = IndexOptions(protocol=protocol, batch_size=4)
     summary = index_videos(model, processor, iter_videos(folder), tmp_path, options)
     assert (summary.seen, summary.labelled, summary.unreadable, summary.rows) == (7, 6, 1, 6)
@@ -195,7 +194,7 @@ def test_rows_are_the_features_of_the_model(tmp_path, model, processor, folder, 
     assert len(list(VideoIndex(tmp_path).videos())) == 7
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_windows_are_seconds_of_the_video(tmp_path, monkeypatch, model, processor, folder, workers):
     """60 frames at 8 a second; windows that are read a few at a time are those of the frames cut out by hand."""
     from transformers_ila.evaluation import windows
@@ -380,7 +379,7 @@ def test_the_verbs_find_videos_by_words_and_by_example(tmp_path, clip, folder, c
         assert message in capsys.readouterr().err
     for words, message in (
         (["--output", place], "there is nothing to index"),
-        (["--output", place, "--drop", "a", "--model", str(clip)], "go without --model"),
+        (["--output", place, "--drop", "a", "--model", str(clip), "--window", "1"], "go without --window, --model"),
         (["--output", place, "--drop", "nobody.mp4"], "is named so: 'nobody.mp4'"),
     ):
         assert run_verb(index_verb, words) == 2, words

@@ -8,7 +8,7 @@ index, 130 interrupted.
 """
 
 import sys
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from tqdm import tqdm
@@ -23,8 +23,8 @@ from ..evaluation.prediction import count_share
 from ..evaluation.report_files import check_folder_can_be_made
 from ..evaluation.search import VideoIndex
 from ..markup import plain_line
-from ..model.class_features_ila import check_templates
 from .predict import interrupted_by_sigterm, print_summary
+from .words import TemplateArguments
 
 
 EXAMPLES = (
@@ -35,7 +35,7 @@ POSITIONAL = "videos"
 
 
 @dataclass(frozen=True, kw_only=True)
-class IndexArguments(IndexOptions):
+class IndexArguments(TemplateArguments, IndexOptions):
     """Hold what is indexed or dropped, and where the index lies."""
 
     _argument_group_name = "model, videos and index"
@@ -45,14 +45,6 @@ class IndexArguments(IndexOptions):
         default=None,
         metadata={
             "help": "folder or Hub id of CLIP, of SigLIP or of a model of this package; default: that of the index"
-        },
-    )
-    template: list[str] = field(
-        default_factory=list,
-        metadata={
-            "help": "what the words of a search are put into, such as 'a video of {}.'; given several times their "
-            "features are averaged; actions: a set for actions; default: the model's own",
-            "action": "append",
         },
     )
     videos: list[str] = field(
@@ -67,24 +59,19 @@ class IndexArguments(IndexOptions):
     missing: bool = field(default=False, metadata={"help": "drop the videos whose files are gone"})
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        TemplateArguments.__post_init__(self)
+        IndexOptions.__post_init__(self)
         if self.drop or self.missing:
-            given = {"videos": self.videos, "--model": self.model, "--template": self.template, "--root": self.root}
-            if wrong := [name for name, value in given.items() if value]:
+            used = ("output", "drop", "missing")
+            given = [entry.name for entry in fields(self) if vars(self)[entry.name] not in ([], entry.default)]
+            if wrong := [f"--{name}" for name in given if name not in used]:
                 raise ValueError(f"--drop and --missing take videos out and go without {', '.join(wrong)}.")
             return
         if not self.videos:
             raise ValueError("there is nothing to index: name video files, folders, patterns or lists.")
         require_checkpoint(self.source)
-        if self.templates is not None:
-            check_templates(self.templates)
         iter_videos(self.videos, root=self.root)  # which finds what is missing
         check_folder_can_be_made(Path(self.output))
-
-    @property
-    def templates(self) -> str | list[str] | None:
-        """Return the templates as models take them; None where none was given."""
-        return self.template[0] if len(self.template) == 1 else self.template or None
 
     @property
     def source(self) -> str:

@@ -1,8 +1,8 @@
 """Search an index of videos by words, or by an example: a video or a picture.
 
 Prints the nearest videos, best first, with the cosine of each; of an index of windows also the seconds that are
-nearest. A model's video-specific prompt is left out: words get no part of a video. Exit code: 0, 2 bad arguments or
-nothing to ask, 130 interrupted.
+nearest. Texts are put into the index's own templates, unless --template names others. A model's video-specific prompt
+is left out: words get no part of a video. Exit code: 0, 2 bad arguments or nothing to ask, 130 interrupted.
 """
 
 import json
@@ -18,7 +18,7 @@ from ..evaluation.inference import require_checkpoint
 from ..evaluation.search import Hit, VideoIndex, search_texts
 from ..files import atomic_write
 from ..markup import plain_line
-from ..model.class_features_ila import check_templates
+from .words import TemplateArguments
 
 
 EXAMPLES = (
@@ -29,7 +29,7 @@ POSITIONAL = "words"
 
 
 @dataclass(frozen=True, kw_only=True)
-class SearchArguments:
+class SearchArguments(TemplateArguments):
     """Hold what is looked for, and in which index."""
 
     _argument_group_name = "index and queries"
@@ -44,14 +44,6 @@ class SearchArguments:
     all_windows: bool = field(
         default=False, metadata={"help": "show every window for itself, not the best one of each video"}
     )
-    template: list[str] = field(
-        default_factory=list,
-        metadata={
-            "help": "what texts are put into, such as 'a video of {}.'; given several times their features are "
-            "averaged; actions: a set for actions; default: those of the index",
-            "action": "append",
-        },
-    )
     model: str | None = field(
         default=None, metadata={"help": "where the model of the index lies now; default: where it lay"}
     )
@@ -61,6 +53,7 @@ class SearchArguments:
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.words:
             raise ValueError("name the folder of an index, then what is looked for.")
         settings = read_settings(self.index)
@@ -75,8 +68,6 @@ class SearchArguments:
         if self.all_windows and settings.get("window") is None:
             raise ValueError(f"--all_windows needs an index of windows; {self.index!r} has one row for each video.")
         require_checkpoint(self.source)
-        if self.templates is not None:
-            check_templates(self.templates)
 
     @property
     def index(self) -> str:
@@ -87,11 +78,6 @@ class SearchArguments:
     def texts(self) -> list[str]:
         """Return the texts that are looked for."""
         return self.words[1:]
-
-    @property
-    def templates(self) -> str | list[str] | None:
-        """Return the templates as models take them; None where none was given."""
-        return self.template[0] if len(self.template) == 1 else self.template or None
 
     @property
     def source(self) -> str:

@@ -19,7 +19,32 @@ FILE_SUFFIXES = (".txt", ".csv", ".tsv", ".json", ".names", ".list")  # of what 
 
 
 @dataclass(frozen=True, kw_only=True)
-class WordsArguments:
+class TemplateArguments:
+    """Hold the sentences that words are put into before a text tower reads them."""
+
+    _argument_group_name = "sentences around words"
+
+    template: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": 'sentence around a word, such as "a video of {}."; given several times their features are '
+            "averaged; actions: a set for actions; default: the model's own",
+            "action": "append",
+        },
+    )
+
+    def __post_init__(self) -> None:
+        if self.templates is not None:
+            check_templates(self.templates)
+
+    @property
+    def templates(self) -> str | list[str] | None:
+        """Return the templates as models take them; None where none was given."""
+        return self.template[0] if len(self.template) == 1 else self.template or None
+
+
+@dataclass(frozen=True, kw_only=True)
+class WordsArguments(TemplateArguments):
     """Hold words that a model's text tower reads in place of its classes."""
 
     _argument_group_name = "words of your own"
@@ -31,25 +56,11 @@ class WordsArguments:
             f"{' or '.join(DATA_SETS)}; they take the place of the model's classes"
         },
     )
-    template: list[str] = field(
-        default_factory=list,
-        metadata={
-            "help": 'sentence around a word, such as "a video of {}."; given several times their features are '
-            "averaged; actions: a set for actions; default: the model's own",
-            "action": "append",
-        },
-    )
 
     def __post_init__(self) -> None:
         if self.labels is not None:
             read_words(self.labels)
-        if self.templates is not None:
-            check_templates(self.templates)
-
-    @property
-    def templates(self) -> str | list[str] | None:
-        """Return the templates as models take them; None where none was given."""
-        return self.template[0] if len(self.template) == 1 else self.template or None
+        super().__post_init__()
 
 
 def word_source(text: str) -> str | list[str]:

@@ -10,7 +10,7 @@ import json
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,7 @@ NOT_FINITE = "the model's features are not finite (NaN or infinite)"
 DEFAULTS = IndexOptions()
 CLASSES = ("class_input_ids", "class_embeds", "classifier")  # weights that features do not depend on
 NOT_OF_FEATURES = (  # fields of configurations, likewise
+    "output_attentions", "output_hidden_states", "return_dict",
     "_name_or_path", "architectures", "auto_map", "dtype", "transformers_version", "id2label", "label2id",
     "class_features", "classifier_dropout", "label_smoothing", "label_templates", "num_labels", "problem_type",
     "freeze_text_model", "freeze_vision_model", "alignment_loss_weight", "drop_path_rate", "untrained_weights",
@@ -236,16 +237,16 @@ def describe_tower(model: IlaForVideoClassification) -> dict[str, Any]:
     hash_tensors(digest, {name: names[name] for name in names if not name.startswith(CLASSES)})
     config = model.config
     parts = {"config": config, **{name: getattr(config, name, None) for name in ("vision_config", "text_config")}}
-    fields = _flat("", {name: _changed(part) for name, part in parts.items() if part is not None})
+    changed = _flat("", {name: _changed(part) for name, part in parts.items() if part is not None})
     templates = getattr(model.config, "label_templates", None)
     described = {"dimension": model.config.projection_dim, "tower": digest.hexdigest(), "templates": templates}
-    return {**described, **fields}
+    return {**described, **changed}
 
 
 def _changed(config: PreTrainedConfig) -> dict[str, Any]:
     """Return the fields of a configuration that differ from their defaults, without configurations in it."""
-    defaults, fields = type(config)().to_dict(), config.to_dict()
-    return {k: v for k, v in fields.items() if not isinstance(v, dict) and v != defaults.get(k)}
+    defaults = {entry.name: entry.default for entry in fields(type(config))}
+    return {k: v for k, v in config.to_dict().items() if not isinstance(v, dict) and v != defaults.get(k)}
 
 
 def describe_frames(processor: IlaVideoProcessor) -> dict[str, Any]:

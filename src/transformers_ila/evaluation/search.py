@@ -121,7 +121,9 @@ class VideoIndex:
             if self.settings.get(name) != given.get(name)
         ]
         if differ:
-            raise ValueError(f"{str(self.folder)!r} is an index of another model. They differ in {'; '.join(differ)}.")
+            more = f"; and {len(differ) - 8} more" if len(differ) > 8 else ""
+            shown = "; ".join(differ[:8]) + more
+            raise ValueError(f"{str(self.folder)!r} is an index of another model. They differ in {shown}.")
 
     # -- asking ------------------------------------------------------------------------------------------------------
 
@@ -338,7 +340,7 @@ class _Searchable:
 
     def hit(self, row: int, score: float) -> Hit:
         line, start, end = self.part.records[row].tolist()
-        found = self.part.line(line)
+        found, score = self.part.line(line), max(-1.0, min(1.0, score))  # of lengths that are 1 but for rounding
         if np.isnan(start):
             return Hit(found["video"], found["path"], None, None, score)
         return Hit(found["video"], found["path"], start, end, score)
