@@ -222,9 +222,8 @@ def test_the_commands_of_adapters(place):
 @pytest.mark.slow
 def test_examples_that_need_nothing_trained(place):
     pieces = [examples()[name] for name in UNTRAINED if name != "faiss" or find_spec("faiss")]
-    session, vit, dinov2, reading, adapters, lora, features, search, words, plain, *faiss = run(
-        place, OFFLINE, *pieces
-    )
+    printed = run(place, OFFLINE, *pieces)
+    session, vit, dinov2, reading, adapters, lora, features, search, words, plain, *faiss = printed
     assert session == "torch.Size([1, 8, 3, 28, 28]) torch.Size([1, 2])\n"
     assert vit == "torch.Size([1, 2]) linear\n"
     assert dinov2 == "torch.Size([1, 2]) 224\n"

@@ -275,7 +275,11 @@ def _image_paths(folder: VideoFile) -> list[str]:
     except OSError as error:
         raise VideoDecodingError(folder.name, error) from error
     if not names:
-        raise VideoDecodingError(folder.name, f"no images in this folder (looked for {', '.join(IMAGE_SUFFIXES)})")
+        looked_for = ", ".join(IMAGE_SUFFIXES)
+        raise VideoDecodingError(
+            folder.name,
+            f"no images in this folder (looked for {looked_for}); of several videos list the paths",
+        )
     folder.check_count(len(names))
     return [os.path.join(folder.file, name) for name in sorted(names, key=_natural_key)]
 
