@@ -12,6 +12,8 @@ VERBS = {
     "train": "train a classifier by a recipe",
     "evaluate": "measure a model on labelled videos and write a report",
     "predict": "label videos",
+    "index": "compute features of videos for a search",
+    "search": "find videos by words or by an example",
     "check-videos": "find videos that cannot be read, are damaged or too short",
     "convert": "turn a checkpoint of the release or of OpenAI's CLIP into a folder that loads anywhere",
     "card": "write the model card of a folder",

@@ -101,9 +101,10 @@ class Cost(NamedTuple):
 
 def cost(config: Any, *, rounds: int = 5, device: str | torch.device = "cpu") -> Cost:
     """Measure a model with random weights on one random clip; the classes' text features are computed before."""
-    complexity, vision = count(config), getattr(config, "vision_config", config)
-    plain = type(config).from_dict({**config.to_dict(), "temporal_module": "none"})
-    clip = torch.randn(1, vision.num_frames, 3, vision.image_size, vision.image_size, device=device)
+    complexity, side = count(config), image_size_of(config)
+    is_plain = not hasattr(getattr(config, "vision_config", config), "temporal_module")  # as SigLIP is
+    plain = config if is_plain else type(config).from_dict({**config.to_dict(), "temporal_module": "none"})
+    clip = torch.randn(1, config.num_frames, 3, side, side, device=device)
     build = AutoModelForVideoClassification.from_config
     model, beside = (build(one).eval().to(device) for one in (config, plain))
     with torch.no_grad():
@@ -183,8 +184,13 @@ def count(config: Any) -> Complexity:
     is_text = ("text_model.", "text_projection.")
     text = sum(weight.numel() for name, weight in model.named_parameters() if name.startswith(is_text))
     total = sum(weight.numel() for weight in model.parameters())
-    gmacs = count_gmacs(model, config.num_frames, getattr(config, "vision_config", config).image_size)
+    gmacs = count_gmacs(model, config.num_frames, image_size_of(config))
     return Complexity(gmacs, (total - text) / 1e6, text / 1e6)
+
+
+def image_size_of(config: Any) -> int:
+    """Return the side, in pixels, of the square frames that a model's cost is counted for."""
+    return getattr(config, "image_size", None) or config.vision_config.image_size
 
 
 def count_gmacs(model: nn.Module, num_frames: int, image_size: int) -> float:

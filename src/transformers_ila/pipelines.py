@@ -14,11 +14,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, IterableDataset
 from transformers import BaseImageProcessor, PreTrainedTokenizerBase
-from transformers.pipelines import PIPELINE_REGISTRY, Pipeline
+from transformers.pipelines import PIPELINE_REGISTRY, Pipeline, VideoClassificationPipeline
 from transformers.utils import logging
+from transformers.video_processing_utils import BaseVideoProcessor
 
+from .backbones.siglip import none_of_these as score_of_none
 from .backbones.zero_shot import (
     AutoModelForZeroShotVideoClassification,
     text_state,
@@ -26,8 +28,9 @@ from .backbones.zero_shot import (
     zero_shot_model,
     zero_shot_processor,
 )
-from .model.class_features_ila import check_templates, load_tokenizer
+from .model.class_features_ila import BARE_NAME, check_templates, load_tokenizer
 from .model.class_names_ila import check_labels
+from .model.pretrained_ila import warn_of_untrained
 from .model.validation_ila import MULTI_LABEL
 from .model.video_container_ila import VideoDecodingError
 from .model.video_frames_ila import FRAME, is_frames
@@ -81,12 +84,15 @@ class ZeroShotVideoClassificationPipeline(Pipeline):
         **kwargs: Any,
     ) -> None:
         if feature_extractor is not None:
-            raise ValueError(f"`feature_extractor` has no effect here, pass it as `video_processor`: {TASK}.")
+            raise ValueError("`feature_extractor` has no effect here: pass what prepares videos as `video_processor`.")
+        if video_processor is not None and image_processor is not None:
+            raise ValueError("`video_processor` and `image_processor` are two names of one part: pass one of them.")
         model = zero_shot_model(model)
         tokenizer = getattr(processor, "tokenizer", None) if tokenizer is None else tokenizer
         parts = (getattr(processor, name, None) for name in ("video_processor", "image_processor"))
         pixels = next((part for part in (video_processor, image_processor, *parts) if part is not None), None)
         self._kept: tuple[Any, torch.Tensor] | None = None  # what text features were computed for, and they
+        warn_of_untrained(model)
         super().__init__(
             model=model, tokenizer=_tokenizer(tokenizer, model), video_processor=_processor(pixels, model), **kwargs
         )
@@ -109,7 +115,8 @@ class ZeroShotVideoClassificationPipeline(Pipeline):
             none_of_these: True, or a name, adds an answer whose score is the probability that none of the words fits,
                 the product of 1 - p. It takes a model whose words have probabilities of their own (SigLIP).
             num_frames, frame_sampling, frame_stride, num_clips, num_crops: of the processor, for this call. The scores
-                of several views are averaged.
+                of several views are averaged. An ILA tower reads the number of frames that it was loaded with
+                (`model_kwargs={"num_frames": 16}` loads it with another).
             batch_size, num_workers: of transformers' pipelines.
 
         Returns:
@@ -205,7 +212,7 @@ class ZeroShotVideoClassificationPipeline(Pipeline):
         if len(words) == 1 and not self._has_sigmoids:
             logger.warning(f"{words[0]!r} stands alone, and a softmax over one word is always 1: give more words.")
         if templates is None:
-            templates = self.model.config.label_templates or "{}"
+            templates = [*(self.model.config.label_templates or BARE_NAME)]
         state = text_state(self.model)
         key = (words, templates, self.tokenizer, state)
         if state is None or self._kept is None or self._kept[0] != key:
@@ -213,8 +220,9 @@ class ZeroShotVideoClassificationPipeline(Pipeline):
                 self._kept = key, self.model.label_features(words, self.tokenizer, templates=templates)
         return {"text_embeds": self._kept[1]}
 
-    def preprocess(self, video: "_Video", **options: Any) -> dict[str, Any]:  # type: ignore[override]
+    def preprocess(self, video: Any, **options: Any) -> dict[str, Any]:  # type: ignore[override]
         """Read one video: `views`, its pixel values, (1, T, C, H, W) or (1, V, T, C, H, W)."""
+        video = video if isinstance(video, _Video) else _Video(video)
         try:
             pixels = self.video_processor(video.source, return_tensors="pt", **options)["pixel_values"]
             if len(pixels) > 1:
@@ -226,9 +234,8 @@ class ZeroShotVideoClassificationPipeline(Pipeline):
         except (ValueError, OSError) as error:
             if video.place is None:
                 raise
-            raise (ValueError if isinstance(error, ValueError) else OSError)(
-                f"videos[{video.place}]: {error}"
-            ) from error
+            kind = ValueError if isinstance(error, ValueError) else OSError
+            raise kind(f"videos[{video.place}]: {error}") from error
         return {"views": [pixels]}  # in a list, which is not joined: videos may differ in shape
 
     def _forward(self, model_inputs: dict[str, Any], text_embeds: torch.Tensor) -> dict[str, Any]:  # type: ignore[override]
@@ -255,7 +262,7 @@ class ZeroShotVideoClassificationPipeline(Pipeline):
         scores = logits.sigmoid() if self._has_sigmoids else logits.softmax(-1)
         names = list(candidate_labels)
         if none_of_these is not None:
-            names, scores = [*names, none_of_these], torch.cat([scores, (1 - scores).prod()[None]])
+            names, scores = [*names, none_of_these], torch.cat([scores, score_of_none(scores)[None]])
         answers = [{"score": score, "label": name} for score, name in zip(scores.tolist(), names)]
         return sorted(answers, key=lambda answer: -answer["score"])[:top_k]
 
@@ -297,7 +304,7 @@ def _several(videos: Any) -> list[_Video] | _Videos | Iterator[_Video] | None:
         videos = [*videos] if getattr(videos, "ndim", 3) == 5 else None  # type: ignore[misc]
     elif isinstance(videos, (list, tuple)):
         videos = None if is_frames(videos) else videos
-    elif hasattr(videos, "__getitem__") and hasattr(videos, "__len__"):
+    elif hasattr(videos, "__getitem__") and hasattr(videos, "__len__") and not isinstance(videos, IterableDataset):
         return _Videos(videos)
     elif isinstance(videos, Iterable):
         return (_Video(video, place) for place, video in enumerate(videos))
@@ -329,7 +336,7 @@ def _tokenizer(given: Any, model: Any) -> PreTrainedTokenizerBase:
 def _processor(given: Any, model: Any) -> Any:
     """Return the processor given, or load it from where that says; without one, the model's own."""
     config = model.config
-    if isinstance(given, BaseImageProcessor):
+    if isinstance(given, BaseImageProcessor) and not isinstance(given, BaseVideoProcessor):
         return IlaVideoProcessor.for_images(given, num_frames=config.num_frames)
     if given is None and not model.name_or_path:
         raise ValueError(
@@ -345,8 +352,17 @@ def _processor(given: Any, model: Any) -> Any:
     return given
 
 
+class WarningVideoClassificationPipeline(VideoClassificationPipeline):
+    """Classify videos as transformers' own class does, after a warning of a model with weights that are random."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        warn_of_untrained(self.model)
+
+
 def register() -> None:
-    """Make the task known to transformers' `pipeline`."""
+    """Make the task known to transformers' `pipeline`, and let "video-classification" warn of untrained models."""
+    PIPELINE_REGISTRY.supported_tasks["video-classification"]["impl"] = WarningVideoClassificationPipeline
     if TASK not in PIPELINE_REGISTRY.supported_tasks:
         PIPELINE_REGISTRY.register_pipeline(
             TASK,

@@ -1,12 +1,13 @@
 """Every verb that takes a model opens all classifiers of this package, or names the class that it does not take."""
 
 import json
+from itertools import product
 
 import pytest
 import torch
 from transformers import VideoMAEConfig, VideoMAEForVideoClassification
 
-from support.tiny_models import TINY_TEXT, TINY_VISION, save_clip, save_timesformer, tiny_config
+from support.tiny_models import TINY_TEXT, TINY_VISION, save_clip, save_dinov2, save_timesformer, tiny_config
 from transformers_ila import (
     AlignedTimesformerConfig,
     AlignedTimesformerForVideoClassification,
@@ -18,7 +19,7 @@ from transformers_ila import (
 )
 from transformers_ila.cli import ablate, analyse, card, cost, demo, evaluate, predict, probe, publish, train
 from transformers_ila.cli.main import run_verb
-from transformers_ila.evaluation.inference import load_trained
+from transformers_ila.evaluation.inference import CLASSIFIERS, load_trained
 from transformers_ila.hub import export
 from transformers_ila.model.class_names_ila import label_fields
 from transformers_ila.motionbench.tasks import MOTIONS, write_folder
@@ -31,7 +32,7 @@ OTHERS = {
     "hf_timesformer": "TimesformerForVideoClassification",
     "videomae": "VideoMAEForVideoClassification",
 }
-ALLOWED = "IlaForVideoClassification, AlignedTimesformerForVideoClassification, FrozenClipForVideoClassification."
+ALLOWED = f"{', '.join(CLASSIFIERS.values())}."
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +57,7 @@ def place(tmp_path_factory):
         IlaVideoProcessor.for_model(model.config, size={"shortest_edge": 28}).save_pretrained(root / name)
     processor = IlaVideoProcessor.for_model(models["ila"].config)
     save_clip(root / "clip")
+    save_dinov2(root / "dinov2")
     save_timesformer(root / "hf_timesformer", num_labels=8)
     masked = VideoMAEConfig(**TINY_VISION, num_frames=4, num_labels=8)
     VideoMAEForVideoClassification(masked).save_pretrained(root / "videomae")
@@ -117,17 +119,32 @@ def test_the_cost_is_that_of_the_class(place, capsys):
     assert run_verb(cost, ["--model", str(place / "videomae"), "--measure"]) == 2
 
 
-@pytest.mark.parametrize("model", OTHERS)
-@pytest.mark.parametrize("verb", [evaluate, predict, probe, analyse, card])
+@pytest.mark.parametrize("model", ["clip", "dinov2"])
+@pytest.mark.parametrize("verb", [probe, cost])
+def test_verbs_that_take_a_tower_that_nobody_trained_on_videos(verb, model, place, tmp_path, capsys, caplog):
+    """A probe does not use the head, and the cost is that of ILA on the tower."""
+    given = [word for word in words(verb, model, place, tmp_path) if word != "--measure"]
+    assert run_verb(verb, given) == 0, capsys.readouterr().err
+    assert "random" not in caplog.text
+    if verb is probe:  # features are found again, as they depend on no random head
+        kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()}
+        assert len(kept) == 2 and run_verb(verb, given) == 0
+        assert kept == {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()}
+
+
+NO_CLASSIFIER = {*product([evaluate, predict, probe, analyse, card], OTHERS)} - {(probe, "clip")}
+
+
+@pytest.mark.parametrize("verb, model", [*sorted(NO_CLASSIFIER, key=str), (evaluate, "dinov2"), (predict, "dinov2")])
 def test_verbs_name_the_class_of_others_and_what_is_allowed(verb, model, place, tmp_path, capsys):
     assert run_verb(verb, words(verb, model, place, tmp_path)) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("ila ")]
-    assert f"is no trained ILA model: it holds a {OTHERS[model]}; allowed: {ALLOWED}" in line
+    found = {**OTHERS, "dinov2": "Dinov2Model"}[model]
+    assert f"is no trained ILA model: it holds a {found}; allowed: {ALLOWED}" in line
 
 
 CARDS = "cards are of an IlaForVideoClassification"
 REFUSED = {
-    (cost, "clip"): "it holds a CLIPModel; allowed",
     (card, "frozen_clip"): f"holds a FrozenClipForVideoClassification; {CARDS}",
     (card, "timesformer"): f"holds a AlignedTimesformerForVideoClassification; {CARDS}",
     (publish, "frozen_clip"): "holds a model of type 'ila_frozen_clip'; allowed",

@@ -18,7 +18,7 @@ from support.hub_stand_in import HubStandIn
 from support.paths import ROOT
 from support.release_files import save_release
 from support.released_models import WIDE_TEXT, WIDE_VISION
-from support.tiny_models import save_clip, save_timesformer, save_vit, tiny_config
+from support.tiny_models import save_clip, save_dinov2, save_timesformer, save_vit, tiny_config
 from transformers_ila import IlaConfig, IlaForVideoClassification
 from transformers_ila.cli.main import read_verb
 from transformers_ila.conversion.state_dicts import to_released_state_dict
@@ -28,7 +28,8 @@ from transformers_ila.video_writing import write_mp4
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 TRAINED = ("pipeline", "smaller", "fused", "export", "weights")  # examples that load what the example "trainer" saves
-UNTRAINED = ("session", "vit", "reading", "adapters", "lora")
+UNTRAINED = ("session", "vit", "dinov2", "reading", "adapters", "lora", "features", "search", "faiss")
+ELSEWHERE = ("mteb",)  # tests/extra/check_mteb.py runs it
 MODEL_FILES = ("config.json", "model.safetensors", "video_preprocessor_config.json", "README.md")
 OFFLINE = {**os.environ, "HF_HUB_OFFLINE": "1"}
 NEXT = "---- next ----\n"
@@ -72,6 +73,7 @@ def place(tmp_path_factory):
     root = tmp_path_factory.mktemp("docs")
     save_clip(root / "openai" / "clip-vit-base-patch16")
     save_vit(root / "google" / "vit-base-patch16-224-in21k")
+    save_dinov2(root / "facebook" / "dinov2-small", image_size=518, patch_size=14)
     save_timesformer(root / "facebook" / "timesformer-base-finetuned-k400", num_frames=8, num_labels=400)
     write_folder(root / "path" / "to" / "videos", 48, seed=0)
     write_folder(root / "path" / "to" / "other_videos", 16, seed=7)
@@ -98,7 +100,7 @@ def only(page: str, verb: str) -> list[str]:
 
 def test_every_example_has_a_test():
     names = [name for _, name, _ in blocks("python")]
-    assert sorted(names) == sorted([*TRAINED, *UNTRAINED, "trainer"])
+    assert sorted(names) == sorted([*TRAINED, *UNTRAINED, *ELSEWHERE, "trainer"])
 
 
 def test_every_command_is_one_that_there_is(tmp_path, monkeypatch):
@@ -110,6 +112,9 @@ def test_every_command_is_one_that_there_is(tmp_path, monkeypatch):
     for file in (*models, *videos, "k400_b16_8f.pth", "results/report.json", "train.txt", "test.txt"):
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).write_text("")
+    (tmp_path / "index").mkdir()
+    (tmp_path / "index" / "_settings.json").write_text('{"dimension": 4, "window": 4}')
+    (tmp_path / "index" / "_model.json").write_text('{"model": "openai/clip-vit-base-patch16"}')
     monkeypatch.chdir(tmp_path)
     for words in commands():
         if "transformers_ila" in words:
@@ -197,12 +202,28 @@ def test_the_commands_of_the_readme_and_of_adapters(place):
 
 @pytest.mark.slow
 def test_examples_that_need_nothing_trained(place):
-    session, vit, reading, adapters, lora = run(place, OFFLINE, *(examples()[name] for name in UNTRAINED))
+    pieces = [examples()[name] for name in UNTRAINED if name != "faiss" or find_spec("faiss")]
+    session, vit, dinov2, reading, adapters, lora, features, search, *faiss = run(place, OFFLINE, *pieces)
     assert session == "torch.Size([1, 8, 3, 28, 28]) torch.Size([1, 2])\n"
     assert vit == "torch.Size([1, 2]) linear\n"
+    assert dinov2 == "torch.Size([1, 2]) 224\n"
     assert reading.startswith("(3, ")
     assert adapters.split("\n")[:2] == ["torch.Size([1, 400])", "torch.Size([1, 2])"]
     assert lora == "['juggling', 'waving']\n"
+    assert features.startswith("(1, 64) (1, 8, 64) (2, 64)\ntensor([[")
+    assert len(search.splitlines()) == 3 and all(".mp4" in text for text in (search, *faiss))
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_index(place):
+    """They index, search by words and by an example, and drop, one after the other."""
+    index, *searches = ([words[1:] for words in commands("search.md", verb)] for verb in ("index", "search"))
+    add, drop, missing = index
+    added, words, example, template, dropped, gone = run(place, OFFLINE, add, *searches[0], drop, missing)
+    assert "48 videos indexed as 48 rows, 0 unreadable" in added
+    assert [len(text.splitlines()) for text in words.split("\n\n")] == [6, 6] and "0:00.0-" in words
+    assert example.startswith("video.mp4\n") and len((place / "results.jsonl").read_text().splitlines()) == 10
+    assert template.startswith("someone falls\n") and "6 videos dropped" in dropped and "0 videos dropped" in gone
 
 
 @pytest.mark.slow

@@ -22,7 +22,7 @@ from transformers_ila.evaluation.evaluator import collect_logits, evaluate
 from transformers_ila.evaluation.metrics import accuracies
 from transformers_ila.evaluation.options import EvaluationOptions
 from transformers_ila.evaluation.report_files import files_of, markdown, write
-from transformers_ila.evaluation.views import FRAME_ORDERS, _drawing_from, draw_seed
+from transformers_ila.evaluation.views import FRAME_ORDERS, draw_seed, drawing_from
 from transformers_ila.motionbench.tasks import write_folder
 
 
@@ -127,7 +127,7 @@ def test_random_frames_depend_on_seed_and_video_alone(model, processor, samples,
     other = collect_logits(model, processor, samples, EvaluationOptions(seed=2, **options)).logits
     fixed = collect_logits(model, processor, samples, EvaluationOptions(seed=1, protocol="3x1")).logits
     assert (whole - other).abs().max() > 1e-2 and (whole - fixed).abs().max() > 1e-2
-    with _drawing_from(draw_seed(1, samples[0].name)), torch.no_grad():
+    with drawing_from(draw_seed(1, samples[0].name)), torch.no_grad():
         views = processor(samples[0].video, num_clips=3, random_frames=True, return_tensors="pt")["pixel_values"]
         torch.testing.assert_close(model(views).logits[0], whole[0], atol=TOLERANCE, rtol=0)
     assert torch.equal(state, torch.get_rng_state())

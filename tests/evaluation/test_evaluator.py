@@ -25,8 +25,10 @@ from transformers_ila.evaluation.evaluator import collect_logits, evaluate
 from transformers_ila.evaluation.inference import batch_statistics_mode
 from transformers_ila.evaluation.metrics import accuracies
 from transformers_ila.evaluation.options import PROTOCOLS, EvaluationOptions
+from transformers_ila.evaluation.prediction import label_videos
 from transformers_ila.evaluation.report import fingerprint
-from transformers_ila.evaluation.report_files import write_report
+from transformers_ila.evaluation.report_fields import check_report
+from transformers_ila.evaluation.report_files import markdown, write_report
 from transformers_ila.model.alignment_ila import PointPredictor
 from transformers_ila.model.class_names_ila import label_fields
 from transformers_ila.motionbench.tasks import make_videos, write_folder
@@ -371,6 +373,18 @@ def test_report_says_what_was_done(residual, samples, tmp_path):
         write_report({"top1": math.nan}, tmp_path / "report.json")
     assert json.loads((tmp_path / "report.json").read_text()) == plain
     assert sorted(path.name for path in tmp_path.iterdir()) == ["list.txt", "report.json"]
+
+
+def test_weights_that_nothing_has_trained_are_told(model, processor, samples, tmp_path, caplog):
+    random = deepcopy(model)
+    random.remember_untrained(["mit.position_embedding", "mit.encoder.layers.0.mlp.fc1.weight"])
+    evaluation = evaluate(random, processor, samples[:1])
+    label_videos(random, processor, [("a", samples[0][0])], tmp_path)
+    told = [record.getMessage() for record in caplog.records if "random until trained" in record.getMessage()]
+    assert len(told) == 2 and told[0] == told[1] and "2 new tensors" in told[0]
+    report = evaluation.report()
+    check_report(report)
+    assert report["model"]["untrained_weights"] == 2 and "2 tensors, which nothing" in markdown(report)
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,8 @@ from transformers_ila.evaluation.options import FRAME_ORDERS, InferenceOptions
 from transformers_ila.evaluation.views import (
     TimedIterator,
     Video,
-    _drawing_from,
     draw_seed,
+    drawing_from,
     in_batches,
     permute_frames,
     read_views,
@@ -52,11 +52,11 @@ def test_draws_depend_on_seed_and_name_and_touch_nothing():
     assert draw_seed(0, "a") == draw_seed(0, "a")
     assert len({draw_seed(seed, name) for seed in range(3) for name in ("a", "b", "ä\n", "\udcff")}) == 12
     state = torch.get_rng_state()
-    with pytest.raises(KeyError), _drawing_from(5):
+    with pytest.raises(KeyError), drawing_from(5):
         first = torch.rand(3)
         raise KeyError
     assert torch.equal(torch.get_rng_state(), state)
-    with _drawing_from(5):
+    with drawing_from(5):
         assert torch.equal(torch.rand(3), first)
 
 
@@ -69,6 +69,15 @@ def test_batches_hold_every_video_once(readable, batch_size):
     assert [v.key for b in batches for v in b.unreadable] == [n for n, c in enumerate(readable) if c == "0"]
     with_some = [len(batch.read) for batch in batches if batch.read]
     assert all(size == batch_size for size in with_some[:-1]) and max(with_some, default=0) <= batch_size
+
+
+def test_a_batch_has_frames_of_one_size():
+    sides = [2, 2, 2, None, 4, 4, None, 2, 4]
+    videos = [Video(n, str(n), None if side is None else torch.zeros(1, side)) for n, side in enumerate(sides)]
+    batches = list(in_batches(videos, batch_size=2))
+    assert [[video.key for video in batch.read] for batch in batches] == [[0, 1], [2], [4, 5], [7], [8]]
+    assert [[video.key for video in batch.unreadable] for batch in batches] == [[], [3], [], [6], []]
+    assert [tuple(batch.views().shape) for batch in batches] == [(2, 1, 2), (1, 1, 2), (2, 1, 4), (1, 1, 2), (1, 1, 4)]
 
 
 MEANS = {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.5, 0.6, 0.7]}

@@ -62,7 +62,28 @@ proofs() {
 torchao() {
     borrow "$work/torchao"
     "$work/torchao/bin/python" -m pip install --quiet 'torchao>=0.16'
-    with_source "$work/torchao" tests/model/test_weight_only.py
+    with_source "$work/torchao" tests/extra/check_torchao.py
+}
+
+# mteb: installs mteb. Runs tasks of local videos with it.
+mteb() {
+    borrow "$work/mteb"
+    "$work/mteb/bin/python" -m pip install --quiet 'mteb>=2.26'
+    HF_HUB_OFFLINE=1 with_source "$work/mteb" tests/extra/check_mteb.py
+}
+
+# faiss: installs faiss-cpu. Compares what FAISS finds in an index with what our own search finds.
+faiss() {
+    borrow "$work/faiss"
+    "$work/faiss/bin/python" -m pip install --quiet 'faiss-cpu>=1.11'
+    with_source "$work/faiss" tests/evaluation/test_search.py -k faiss
+}
+
+# siglip: installs sentencepiece. Runs the tests of SigLIP with its own tokenizer, on a vocabulary made on the spot.
+siglip() {
+    borrow "$work/siglip"
+    "$work/siglip/bin/python" -m pip install --quiet 'sentencepiece>=0.2' 'protobuf>=5'
+    with_source "$work/siglip" tests/backbones/test_siglip.py
 }
 
 # oldest: installs, lending nothing, the oldest versions that pyproject.toml allows (some 2 GB with torch for GPUs; uv's
@@ -80,11 +101,11 @@ with_source() {
 }
 
 parts=("${@:-}")
-[[ -n "${parts[0]}" ]] || parts=(wheel exporters proofs torchao oldest)
+[[ -n "${parts[0]}" ]] || parts=(wheel exporters proofs torchao mteb faiss siglip oldest)
 for part in "${parts[@]}"; do
     case $part in
-        wheel | exporters | proofs | torchao | oldest) ;;
-        *) echo "No part '$part': wheel, exporters, proofs, torchao, oldest." >&2; exit 2 ;;
+        wheel | exporters | proofs | torchao | mteb | faiss | siglip | oldest) ;;
+        *) echo "No part '$part': wheel, exporters, proofs, torchao, mteb, faiss, siglip, oldest." >&2; exit 2 ;;
     esac
 done
 for part in "${parts[@]}"; do

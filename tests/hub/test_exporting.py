@@ -83,7 +83,7 @@ def check_results(place: Exports, name: str, got: dict) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["text", "residual", "linear", "vit"])
+@pytest.mark.parametrize("name", ["text", "residual", "clip alone", "linear", "vit"])
 def test_without_the_package(place, elsewhere, name):
     check_results(place, name, torch.load(elsewhere / f"{name}.pt"))
 

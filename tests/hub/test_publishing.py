@@ -605,9 +605,17 @@ def test_weights_without_a_licence_stay_private(hub, checked, tmp_path):
 
     folder = Path(shutil.copytree(checked.folder, tmp_path / "silent"))
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "weights_origin": "official_release"}))
-    with pytest.raises(PublishError, match="nobody granted a licence; the card does not say so"):
-        check_folder(folder)
+    for field, value, said in (
+        ("weights_origin", "official_release", "nobody granted a licence; the card does not say so"),
+        (
+            "untrained_weights",
+            ["mit.position_embedding"],
+            "Nothing has trained 1 of .*position_embedding.*random",
+        ),
+    ):
+        (folder / "config.json").write_text(json.dumps({**config, field: value}))
+        with pytest.raises(PublishError, match=said):
+            check_folder(folder)
 
 
 ELSEWHERE = """

@@ -198,3 +198,22 @@ def test_other_models_are_named(tmp_path):
     for kind in (IlaConfig, IlaVisionConfig, AlignedTimesformerConfig):
         with pytest.raises(ValueError, match="holds a XCLIPModel .`model_type` 'xclip'.*allowed `model_type`: "):
             kind.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "kind, reason",
+    [
+        ("dinov3_vit", "DINOv3's rotary positions turn queries and keys in every attention"),
+        ("dinov3_convnext", "no class token"),
+        ("siglip", "no class token.*`SiglipForVideoClassification"),
+        ("siglip2", "no class token.*zero-shot-video-classification"),
+        ("beit", "a bias for every distance of two patches"),
+        ("deit", "a second class token, for distillation"),
+        ("videomae", "joins the frames of a video in its own way"),
+        ("timesformer", "`AlignedTimesformerForVideoClassification` puts ILA inside it"),
+    ],
+)
+def test_towers_that_have_no_place_are_refused_with_the_reason(kind, reason, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
+    with pytest.raises(ValueError, match=f"holds a {kind} .*loaded here: .*{reason}.*allowed `model_type`: clip, din"):
+        IlaConfig.from_pretrained(tmp_path)

@@ -99,6 +99,8 @@ WORKS = {
     "drop_path_rate": (0.9, {}),
     "patch_bias": (True, {}),
     "pre_layer_norm": (False, {}),
+    "num_register_tokens": (2, {}),
+    "gated_mlp": (True, {}),
     "projection_dim": (32, {}),
     "logit_scale_init_value": (1.0, {}),
     "initializer_factor": (2.0, {}),
@@ -124,7 +126,7 @@ OF_A_DECODER = {
     "decoder_num_attention_heads": (2, {}),
 }
 SHOWN_ELSEWHERE = {
-    "label_templates": "tests/model/test_zero_shot.py",
+    "label_templates": "tests/model/test_class_tokens.py",
     "image_normalization": "test_the_normalisation_reaches_the_processor",
     "weights_origin": "tests/hub/test_cards.py",
     "untrained_weights": "tests/model/test_pretrained.py",

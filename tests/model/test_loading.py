@@ -1,14 +1,24 @@
-"""ImageNet's ViT in place of CLIP: transformers' own ViT on every frame is what the tower must equal."""
+"""Image towers in place of CLIP: what the tower must equal is transformers' own ViT or DINOv2 on every frame."""
 
 import json
 import logging
+from functools import partial
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import ViTForImageClassification, ViTForMaskedImageModeling, ViTImageProcessor, ViTModel
+from transformers import (
+    BitImageProcessor,
+    Dinov2Config,
+    ViTForImageClassification,
+    ViTForMaskedImageModeling,
+    ViTImageProcessor,
+    ViTMAEForPreTraining,
+    ViTModel,
+    ViTMSNModel,
+)
 
-from support.tiny_models import TINY_ILA, save_clip, save_vit
+from support.tiny_models import TINY_ILA, save_clip, save_dinov2, save_vit
 from transformers_ila import (
     IlaConfig,
     IlaForVideoClassification,
@@ -62,8 +72,14 @@ def renamed(folder, names):
 
 
 def save_form(folder, form):
-    kinds = {"classifier": ViTForImageClassification, "masked": ViTForMaskedImageModeling}
-    vit = save_vit(folder, kinds.get(form, ViTModel), **({"encoder_stride": 4} if form == "masked" else {}))
+    kinds = {
+        "classifier": (ViTForImageClassification, {}),
+        "masked": (ViTForMaskedImageModeling, {"encoder_stride": 4}),
+        "MAE": (ViTMAEForPreTraining, {"decoder_hidden_size": 16, "decoder_num_hidden_layers": 1}),
+        "MSN": (ViTMSNModel, {}),
+    }
+    kind, fields = kinds.get(form, (ViTModel, {}))
+    vit = save_vit(folder, kind, **fields)
     file = folder / "model.safetensors"
     if form == "first names":  # which the library still writes
         assert FIRST_NAMES <= load_file(file).keys()
@@ -72,10 +88,12 @@ def save_form(folder, form):
         file.unlink()
     if form == "module's names":
         save_file({name: weight.clone() for name, weight in vit.state_dict().items()}, file)
+    if form == "MAE":  # which hides patches; its encoder is a ViT
+        return ViTModel.from_pretrained(folder, add_pooling_layer=False).eval()
     return getattr(vit, "vit", vit)
 
 
-FORMS = ("first names", "first names, pickled", "module's names", "classifier", "masked")
+FORMS = ("first names", "first names, pickled", "module's names", "classifier", "masked", "MAE", "MSN")
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -98,6 +116,36 @@ def test_features_of_every_frame_equal_vits(form, tmp_path):
     torch.testing.assert_close(frames, expected[:, 0], **CLOSE)  # it begins as the identity
     used = [weight.numel() for name, weight in vit.named_parameters() if "pooler" not in name and "mask" not in name]
     assert sum(used) == sum(weight.numel() for weight in tower.parameters())
+
+
+DINOV2 = {
+    "plain": {},
+    "classifier": {"classifier": True},
+    "registers": {"registers": 3},
+    "registers, classifier": {"registers": 3, "classifier": True},
+    "gated": {"use_swiglu_ffn": True},  # as DINOv2-giant
+}
+
+
+@pytest.mark.parametrize("size", [28, 20, 36])
+@pytest.mark.parametrize("form", DINOV2)
+def test_features_of_every_frame_equal_dinov2s(form, size, tmp_path):
+    saved = save_dinov2(tmp_path, **DINOV2[form])
+    dinov2 = getattr(saved, saved.base_model_prefix, saved)
+    sizes = {"num_frames": 3, "image_size": size, "temporal_module": "none"}
+    tower = IlaVisionModel.from_pretrained(tmp_path, **sizes).eval()
+    model = IlaForVideoClassification.from_pretrained(tmp_path, labels=LABELS, **sizes).eval()
+    stored = IlaVisionModel.from_pretrained(tmp_path, num_frames=3, temporal_module="none").eval()
+    assert stored.config.image_size == 28  # without an image processor beside it
+    video = pixels(3, size)
+    registers = slice(1, 1 + tower.config.num_register_tokens)
+    with torch.no_grad():
+        expected = dinov2(video.flatten(0, 1)).last_hidden_state
+        expected = torch.cat([expected[:, :1], expected[:, registers.stop :]], dim=1)
+        for network, options in ((tower, {}), (model.vision_model, {}), (stored, {"interpolate_pos_encoding": True})):
+            output = network(video, **options)
+            torch.testing.assert_close(output.last_hidden_state.flatten(0, 1), expected, atol=1e-5, rtol=0)
+            torch.testing.assert_close(output.pooler_output.flatten(0, 1), expected[:, 0], atol=1e-5, rtol=0)
 
 
 def test_one_line_from_a_vit_folder(vit_folder):
@@ -131,6 +179,43 @@ def test_configurations_and_preprocessing_load(vit_folder, tmp_path):
     assert sub.vision_config.image_normalization == {"image_mean": [0.4, 0.5, 0.6], "image_std": [0.1, 0.2, 0.3]}
 
 
+def test_a_dinov2_is_used_at_the_size_of_its_image_processor(tmp_path):
+    save_dinov2(tmp_path, image_size=56, patch_size=14)
+    image_net = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
+    vision = IlaVisionConfig.from_pretrained(tmp_path)
+    assert (vision.image_size, vision.layer_norm_eps, vision.intermediate_size) == (56, 1e-6, 64)
+    assert vision.image_normalization == image_net  # without a file beside it
+    save_dinov2(tmp_path, image_size=518, patch_size=14)
+    assert IlaConfig.from_pretrained(tmp_path).vision_config.image_size == 224
+    BitImageProcessor(size={"shortest_edge": 48}, crop_size=42, image_mean=[0.4, 0.5, 0.6]).save_pretrained(tmp_path)
+    model = IlaForVideoClassification.from_pretrained(tmp_path, labels=LABELS, num_frames=2)
+    assert model.vision_model.embeddings.position_embedding.weight.shape == (1 + 3 * 3, 32)
+    processor = IlaVideoProcessor.for_model(model.config)
+    assert (processor.crop_size["height"], processor.image_mean) == (42, (0.4, 0.5, 0.6))
+    assert model(pixels(2, 42)).logits.shape == (2, 3)
+    assert IlaConfig.from_pretrained(tmp_path, image_size=518).vision_config.image_size == 518
+
+
+@pytest.mark.parametrize("module", ["ila", "message", "joint", "divided", "gta"])
+def test_registers_see_every_frame_and_no_temporal_module_sees_them(module, tmp_path):
+    """A module that starts as plain frames leaves the features as they are, and a frame's registers stay its own."""
+    save_dinov2(tmp_path, registers=3)
+    fields = {"num_frames": 4, "alignment_hidden_size": 8} if module == "ila" else {"num_frames": 4}
+    seen = []
+    tower = IlaVisionModel.from_pretrained(tmp_path, temporal_module=module, **fields).eval()
+    tower.encoder.layers[0].temporal.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape))
+    output = tower(pixels(), output_hidden_states=True)
+    assert output.last_hidden_state.shape == (2, 4, 50, 32) and output.hidden_states[-1].shape == (2, 4, 53, 32)
+    assert seen == [(2, 4, 50, 32)]
+    plain = IlaVisionModel.from_pretrained(tmp_path, temporal_module="none", num_frames=4).eval()(pixels())
+    if module in ("divided", "gta"):
+        torch.testing.assert_close(output.last_hidden_state, plain.last_hidden_state, **CLOSE)
+    else:
+        assert not torch.allclose(output.last_hidden_state, plain.last_hidden_state, atol=1e-3)
+    tower.train()(pixels()).pooler_output.sum().backward()
+    assert tower.embeddings.register_tokens.grad.abs().max() > 0
+
+
 def test_clip_keeps_its_own(tmp_path):
     config = IlaForVideoClassification.from_pretrained(save_clip(tmp_path), labels=LABELS).config
     vision = config.vision_config
@@ -153,6 +238,19 @@ def test_other_sizes_interpolate_and_a_saved_model_is_the_same(vit_folder, tmp_p
     assert torch.equal(loaded(pixels(frames, size)).logits, model(pixels(frames, size)).logits)
 
 
+def test_a_saved_model_on_registers_resamples_as_its_tower_did(tmp_path):
+    dinov2 = save_dinov2(tmp_path / "dinov2", registers=3)
+    saved = IlaForVideoClassification.from_pretrained(tmp_path / "dinov2", labels=LABELS, num_frames=2)
+    saved.save_pretrained(tmp_path / "saved")
+    fields = {"image_size": 20, "temporal_module": "none"}
+    tower = IlaVisionModel.from_pretrained(tmp_path / "saved", **fields).eval()
+    with torch.no_grad():
+        expected = dinov2(pixels(2, 20).flatten(0, 1)).pooler_output
+        torch.testing.assert_close(tower(pixels(2, 20)).pooler_output.flatten(0, 1), expected, atol=1e-5, rtol=0)
+        fused = saved.eval().fuse()(pixels(2)).logits
+        torch.testing.assert_close(fused, saved(pixels(2)).logits, **CLOSE)
+
+
 @pytest.mark.parametrize("dtype", [None, "auto", torch.bfloat16])
 def test_the_dtype_is_the_folders_or_what_is_asked_for(tmp_path, dtype):
     vit = save_vit(tmp_path)
@@ -163,23 +261,33 @@ def test_the_dtype_is_the_folders_or_what_is_asked_for(tmp_path, dtype):
     assert model.dtype == model.visual_projection.weight.dtype == torch.bfloat16
 
 
+# what is saved, its fields, what is asked for, what the error says
 REFUSED = {
-    "a text head": (
+    "a text head": (save_vit, {}, {"classification_head": "text"}, 'ViT without a text tower: .* must be "linear"'),
+    "no qkv bias": (save_vit, {"qkv_bias": False}, {}, "qkv_bias=False"),
+    "a long picture": (save_vit, {"image_size": [28, 56]}, {}, r"`image_size` .*28, 56.*one number"),
+    "a projection": (save_vit, {}, {"projection_dim": 64}, "`projection_dim` is 64; allowed: 32"),
+    "CLIP's norm": (save_vit, {}, {"pre_layer_norm": True}, "pre_layer_norm': True"),
+    "registers of a ViT": (save_vit, {}, {"num_register_tokens": 4}, "is a ViT, .*got {'num_register_tokens': 4}"),
+    "a DINOv2's text head": (save_dinov2, {}, {"classification_head": "text"}, "DINOv2 without a text tower"),
+    "a DINOv2's qkv bias": (save_dinov2, {"qkv_bias": False}, {}, "DINOv2 with qkv_bias=False"),
+    "other registers": (save_dinov2, {"registers": 3}, {"num_register_tokens": 4}, "DINOv2 with registers, .*: 4}"),
+    "other patches": (save_dinov2, {}, {"patch_size": 7}, "DINOv2, .*got {'patch_size': 7}"),
+    "a gated MLP": (save_dinov2, {}, {"gated_mlp": True}, "DINOv2, .*'gated_mlp': True}"),
+    "its configuration": (
+        save_dinov2,
         {},
-        {"classification_head": "text"},
-        'without a text tower: `classification_head` must be "linear"',
+        {"config": Dinov2Config()},
+        "`config` is a Dinov2Config; allowed: `IlaConf",
     ),
-    "no qkv bias": ({"qkv_bias": False}, {}, "qkv_bias=False"),
-    "a long picture": ({"image_size": [28, 56]}, {}, r"`image_size` .*28, 56.*one number"),
-    "a projection": ({}, {"projection_dim": 64}, "`projection_dim` is 64; allowed: 32"),
-    "CLIP's norm": ({}, {"pre_layer_norm": True}, "pre_layer_norm': True"),
+    "another MLP": (save_dinov2, {"use_swiglu_ffn": True}, {"gated_mlp": False}, "DINOv2, .*'gated_mlp': False}"),
 }
 
 
 @pytest.mark.parametrize("what", REFUSED)
-def test_what_a_vit_cannot_be_is_refused(what, tmp_path):
-    fields, asked, message = REFUSED[what]
-    save_vit(tmp_path, **fields)
+def test_what_a_tower_cannot_be_is_refused(what, tmp_path):
+    save, fields, asked, message = REFUSED[what]
+    save(tmp_path, **fields)
     with pytest.raises(ValueError, match=message):
         IlaForVideoClassification.from_pretrained(tmp_path, **asked)
 
@@ -215,8 +323,10 @@ def test_the_card_names_it(vit_folder):
     assert "ILA: ViT's network turned" in card.text and "(ViT's too," in card.text and "vit" in card.data.tags
 
 
-def test_a_recipe_starts_from_a_vit(vit_folder, caplog):
-    recipe = RecipeArguments(clip=str(vit_folder), classification_head="linear", config=json.dumps(TINY_ILA))
+@pytest.mark.parametrize("save", [save_vit, partial(save_dinov2, registers=3)], ids=["vit", "dinov2"])
+def test_a_recipe_starts_from_an_image_tower(save, tmp_path, caplog):
+    save(tmp_path)
+    recipe = RecipeArguments(clip=str(tmp_path), classification_head="linear", config=json.dumps(TINY_ILA))
     with caplog.at_level(logging.WARNING):
         model = model_of(recipe, LABELS)
     assert "is no B/16 tower, which the recipe is meant for" in caplog.text and "'patch_size': 4" in caplog.text
@@ -224,4 +334,4 @@ def test_a_recipe_starts_from_a_vit(vit_folder, caplog):
     frozen = {name.split(".")[0] for name, _ in model.named_parameters() if not is_new_parameter(name, new)}
     assert frozen == {"vision_model", "visual_projection"}  # by `freeze_clip`; the projection is the identity
     with pytest.raises(ValueError, match='must be "linear"'):
-        model_of(RecipeArguments(clip=str(vit_folder)), LABELS)
+        model_of(RecipeArguments(clip=str(tmp_path)), LABELS)

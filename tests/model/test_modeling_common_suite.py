@@ -79,7 +79,7 @@ class IlaTester:
         self.num_hidden_layers = vision.num_hidden_layers
         self.num_attention_heads = vision.num_attention_heads
         self.hidden_size = vision.hidden_size
-        self.seq_length = 1 + (vision.image_size // vision.patch_size) ** 2
+        self.seq_length = 1 + (vision.image_size // vision.patch_size) ** 2 + getattr(vision, "num_register_tokens", 0)
         self.num_frames, self.image_size = vision.num_frames, vision.image_size
 
     def prepare_config_and_inputs_for_common(self) -> tuple[Any, dict[str, torch.Tensor]]:
@@ -159,7 +159,8 @@ class IlaVisionModelCommonTest(SuiteOverrides, unittest.TestCase):
 class VitTowerCommonTest(IlaVisionModelCommonTest):
     def setUp(self) -> None:
         super().setUp()
-        self.model_tester.config = tiny_config(patch_bias=True, pre_layer_norm=False).vision_config
+        fields = {"patch_bias": True, "pre_layer_norm": False, "num_register_tokens": 2, "gated_mlp": True}
+        self.model_tester = IlaTester(tiny_config(**fields).vision_config, is_training=False)
 
 
 class IlaTextConfigCommonTest(unittest.TestCase):

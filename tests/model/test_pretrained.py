@@ -7,11 +7,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch.utils.data import Dataset
-from transformers import AutoModelForVideoClassification, Trainer, TrainingArguments
+from transformers import AutoModelForVideoClassification, Trainer, TrainingArguments, pipeline
 
 from support.inputs import pixels
 from support.tiny_models import save_clip, save_timesformer, save_vit, tiny_config
-from transformers_ila import IlaForVideoClassification, IlaModel, IlaVisionModel
+from transformers_ila import IlaForVideoClassification, IlaModel, IlaVideoProcessor, IlaVisionModel
 from transformers_ila.backbones import (
     AlignedTimesformerForVideoClassification,
     AlignedTimesformerModel,
@@ -247,3 +247,9 @@ def test_who_asks_the_model_is_warned(caplog, transformers_logs, from_clip):
     assert not lines(caplog)
     warn_of_untrained(model)
     assert len(lines(caplog)) == 1 and "random in part" in lines(caplog)[0]
+    processor = IlaVideoProcessor.for_model(model.config)
+    for _ in range(2):
+        caplog.clear()
+        pipeline("video-classification", model=model, video_processor=processor)
+        assert len(lines(caplog)) == len(model.untrained()[:1])
+        model.mark_trained()

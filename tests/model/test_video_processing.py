@@ -505,6 +505,11 @@ def test_sizes_of_a_call_reach_the_decoder(tmp_path):
     [
         {"num_clips": 2, "do_sample_frames": False},
         {"num_crops": 3, "do_center_crop": False},
+        {"max_num_patches": 9, "patch_size": 4},
+        {"max_num_patches": 9, "do_center_crop": False},
+        {"patch_size": 9, "do_center_crop": False},
+        {"max_num_patches": 9, "patch_size": 4, "do_center_crop": False, "scale_in_decoder": True},
+        {"scale_in_decoder": True, "size": {"height": 9, "width": 9}, "do_center_crop": False},
     ],
 )
 def test_options_that_contradict(options):
@@ -512,6 +517,19 @@ def test_options_that_contradict(options):
         IlaVideoProcessor()(barcode_array(8), **options)
     with pytest.raises(ValueError, match=next(iter(options))):
         IlaVideoProcessor(**options)(barcode_array(8))
+
+
+def test_as_many_patches_as_allowed():
+    options = {"max_num_patches": 12, "patch_size": 4, "do_center_crop": False, "num_frames": 2}
+    processor = IlaVideoProcessor(**options)
+    sizes = {(48, 64): (12, 16), (64, 48): (16, 12), (10, 400): (4, 48), (5, 5): (12, 12)}
+    for (height, width), expected in sizes.items():
+        frames = np.zeros((2, height, width, 3), dtype=np.uint8)
+        found = processor(frames, return_tensors="pt").pixel_values.shape[-2:]
+        assert found == expected and found[0] // 4 * (found[1] // 4) <= 12
+    assert processor(barcode_array(2), return_tensors="pt", do_resize=False).pixel_values.shape[-2:] == (48, 64)
+    with pytest.raises(ValueError, match="max_num_patches=12 sets the size, got size=20"):
+        processor(barcode_array(2), size=20)
 
 
 def test_none_means_the_processors_own_setting():

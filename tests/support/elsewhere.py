@@ -105,6 +105,7 @@ class Exports:
         self.models = {
             "text": stirred(load(clip, labels=LABELS, **TINY_ILA)),
             "residual": stirred(load(clip, labels=LABELS, alignment_fusion="residual", **TINY_ILA)),
+            "clip alone": stirred(load(clip, labels=LABELS, zero_shot=True, num_frames=4)),
             "linear": stirred(load(root / "plain")),
             "vit": stirred(load(root / "vit-folder", labels=LABELS, **TINY_ILA)),
         }
@@ -112,9 +113,11 @@ class Exports:
         self.processors = {
             "text": IlaProcessor(IlaVideoProcessor.for_model(configs["text"]), CLIPTokenizer.from_pretrained(clip)),
             "residual": IlaVideoProcessor.for_model(configs["residual"], frame_sampling="uniform"),
+            "clip alone": IlaVideoProcessor.for_model(configs["clip alone"]),
             "linear": IlaVideoProcessor.for_model(configs["linear"], image_mean=[0.1, 0.2, 0.3]),
             "vit": IlaVideoProcessor.for_model(configs["vit"]),
         }
+        self.models["clip alone"].set_labels(LABELS, templates=["a video of {}.", "{}, filmed"])
         for name, model in self.models.items():
             export(model, self.processors[name], root / name)
 

@@ -15,7 +15,7 @@ FORMS |= {
     "ila middle residual": {"alignment_pairing": "middle", "alignment_fusion": "residual"},
     "ila middle interaction": {"alignment_pairing": "middle", "alignment_fusion": "interaction"},
     "ila windows": {"alignment_operator": "window_attention"},
-    "ila on a ViT": {"patch_bias": True, "pre_layer_norm": False},
+    "ila on a DINOv2": {"patch_bias": True, "pre_layer_norm": False, "num_register_tokens": 2, "gated_mlp": True},
 }
 
 MATCHING = [name for name, fields in FORMS.items() if fields.get("temporal_module") == "ata"]  # on the CPU, by SciPy

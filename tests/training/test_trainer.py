@@ -30,6 +30,7 @@ from transformers_ila.model.class_names_ila import label_fields
 from transformers_ila.motionbench.tasks import MOTIONS, write_folder
 from transformers_ila.training.arguments import IlaTrainingArguments
 from transformers_ila.training.augmentation import ClipAugmentation, MixClips, MixingCollator
+from transformers_ila.training.callbacks import TrainedMark
 from transformers_ila.training.checkpoints import last_complete_checkpoint, require_states
 from transformers_ila.training.clips import EvaluationClips, TrainingClips
 from transformers_ila.training.trainer import (
@@ -171,6 +172,15 @@ def test_what_is_saved_are_the_averaged_weights(run, tmp_path):
 def test_jitter_has_faded(run):
     trainer, _ = run
     assert {module.jitter for module in trainer.model.modules() if isinstance(module, PointPredictor)} == {0.1}
+
+
+def test_a_step_marks_the_model_as_trained(run):
+    marks = [callback for callback in run[0].callback_handler.callbacks if isinstance(callback, TrainedMark)]
+    model = IlaForVideoClassification(tiny_config())
+    model.remember_untrained(["mit.position_embedding"])
+    for mark in marks:
+        mark.on_step_end(None, None, None, model=model)
+    assert not model.untrained() and model.config.untrained_weights is None
 
 
 def test_mixing_is_for_training_only(run):

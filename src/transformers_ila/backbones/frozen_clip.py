@@ -131,6 +131,9 @@ class FrozenClipConfig(IlaConfig):
         if "alignment" in chosen and fusion == "residual":
             allowed = '"mi_token", "interaction", "add" or "concat" with "alignment" in decoder_temporal'
             raise ValueError(f"`alignment_fusion` is {fusion!r}; allowed: {allowed}.")
+        registers = self.vision_config.num_register_tokens
+        if registers:
+            raise ValueError(f"`num_register_tokens` is {registers}; allowed: 0, as the decoder reads patches only.")
         heads, width = self.decoder_num_attention_heads, self.vision_config.hidden_size
         if heads is not None and (heads < 1 or width % heads):
             allowed = f"None or a divisor of hidden_size={width}"

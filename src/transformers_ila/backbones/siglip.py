@@ -18,6 +18,7 @@ Shapes: `B` videos, `V` views, `T` frames, `L` patches of a frame, `D` width, `E
 `N` texts.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -34,7 +35,9 @@ from transformers import (
     PreTrainedTokenizerBase,
     Siglip2TextModel,
     Siglip2VisionModel,
+    SiglipTextConfig,
     SiglipTextModel,
+    SiglipVisionConfig,
     SiglipVisionModel,
 )
 from transformers import initialization as init
@@ -44,7 +47,14 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import ModelOutput, logging
 from transformers.utils.generic import can_return_tuple
 
-from ..model.class_features_ila import alike_features, load_tokenizer
+from ..model.class_features_ila import (
+    BARE_NAME,
+    TEXTS_AT_ONCE,
+    check_templates,
+    fill_in,
+    load_tokenizer,
+    warn_of_cut_texts,
+)
 from ..model.class_names_ila import check_labels, explicit_names, settle_label_fields, with_label_arguments
 from ..model.configuration_ila import IlaConfig, take_fields, validated
 from ..model.fusing_ila import FusableModel
@@ -62,6 +72,7 @@ from ..model.validation_ila import (
     require_classification,
     require_effects,
     require_sizes,
+    require_templates,
     validate_transformer,
     without_unknown,
 )
@@ -76,7 +87,8 @@ TOWERS = {  # by the `model_type` of their configurations
     "siglip2_vision_model": Siglip2VisionModel,
     "siglip2_text_model": Siglip2TextModel,
 }
-TEXTS_AT_ONCE = 256  # that go through the text tower together
+# The fields of both kinds' towers are called alike, but for what NaFlex has in place of `image_size`.
+TOWER_KINDS = {"vision_config": SiglipVisionConfig, "text_config": SiglipTextConfig}
 
 
 @strict
@@ -87,7 +99,7 @@ class SiglipVideoConfig(PreTrainedConfig):
         vision_config, text_config: of transformers' towers, of one `model_type`: `SiglipVisionConfig` and
             `SiglipTextConfig`, or `Siglip2VisionConfig` and `Siglip2TextConfig`.
         num_frames: frames of a clip, for the processor; the model takes any number.
-        label_templates: texts with `{}` in which the class names were put, or None for the bare names.
+        label_templates: sentences with `{}` in which the class names are read, or None for the bare names.
         problem_type: "multi_label_classification", whose scores are sigmoids as SigLIP learned them, or
             "single_label_classification" for a softmax over the classes.
         label_smoothing: of the cross-entropy.
@@ -115,7 +127,7 @@ class SiglipVideoConfig(PreTrainedConfig):
     label_smoothing: float | int = 0.0
 
     def __post_init__(self, **kwargs: Any) -> None:
-        refuse_unknown(type(self), kwargs)
+        refuse_unknown(type(self), kwargs, TOWER_KINDS)
         require_sizes({"num_labels": kwargs.get("num_labels")})
         settle_label_fields(self, kwargs.get("num_labels"))
         super().__post_init__(**kwargs)
@@ -143,8 +155,8 @@ class SiglipVideoConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> "SiglipVideoConfig":
-        given = take_fields(cls, kwargs)
-        stored = without_unknown(cls, with_label_arguments(cls._of_siglip(config_dict), kwargs))
+        given = take_fields(cls, kwargs, TOWER_KINDS)
+        stored = without_unknown(cls, with_label_arguments(cls._of_siglip(config_dict), kwargs), TOWER_KINDS)
         stored = fields_in_use(cls, stored, {**kwargs, **given}, warn=True)
         return validated(super().from_dict({**stored, **given}, **kwargs))
 
@@ -160,6 +172,14 @@ class SiglipVideoConfig(PreTrainedConfig):
     def is_naflex(self) -> bool:
         """Return whether frames of any aspect are read."""
         return self.vision_config.model_type == "siglip2_vision_model"
+
+    @property
+    def image_size(self) -> int:
+        """Return the side of a square frame: of any, or with NaFlex of one with all its patches."""
+        vision = self.vision_config
+        if self.is_naflex:
+            return math.isqrt(vision.num_patches) * vision.patch_size
+        return _sides(vision.image_size)[0]
 
     @property
     def preprocessing(self) -> dict[str, Any]:
@@ -191,6 +211,11 @@ class SiglipVideoConfig(PreTrainedConfig):
     def validate_sizes(self) -> None:
         """Raise a ValueError for a number of frames or classes that is not allowed."""
         require_sizes({"num_frames": self.num_frames, "num_labels": self.num_labels})
+
+    def validate_templates(self) -> None:
+        """Raise a ValueError unless `label_templates` are sentences with one place for a name."""
+        if self.label_templates is not None:
+            require_templates(self.label_templates, "label_templates")
 
     def validate_classes(self) -> None:
         """Raise a ValueError for regression, or for one class alone under a softmax."""
@@ -266,18 +291,21 @@ class SiglipForVideoClassification(NamedClasses, FusableModel, PreTrainedModel):
         self.logit_scale = nn.Parameter(torch.empty(1))
         self.logit_bias = nn.Parameter(torch.empty(1))
         named = explicit_names(config.class_names) is not None
-        self.register_buffer("class_embeds", torch.empty(config.num_labels, config.projection_dim) if named else None)
+        self.register_buffer("class_embeds", torch.zeros(config.num_labels, config.projection_dim) if named else None)
         self.text_model.requires_grad_(False)
         self.post_init()
 
+    def get_input_embeddings(self) -> nn.Module:
+        return self.vision_model.get_input_embeddings()
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Start scale and bias as SigLIP does (Algorithm 1), and draw features for classes that have none yet."""
+        """Start scale and bias as SigLIP does (Algorithm 1); classes that have no features yet get zeros."""
         if module is self:
             init.constant_(self.logit_scale, torch.tensor(10.0).log().item())
             init.constant_(self.logit_bias, -10.0)
             if self.class_embeds is not None:
-                init.normal_(self.class_embeds)
+                init.zeros_(self.class_embeds)
 
     @classmethod
     def from_pretrained(
@@ -296,8 +324,8 @@ class SiglipForVideoClassification(NamedClasses, FusableModel, PreTrainedModel):
             labels: class names, in the order of the logits. Without them, and names of the checkpoint's own, the model
                 only computes features until `set_labels`.
             tokenizer: of the text tower, or where to load it from; by default the checkpoint's own.
-            templates: texts with `{}` for the class names; by default those that the checkpoint was saved with, else
-                the bare names.
+            templates: sentences with `{}` in which the class names are read, one or several, or "actions"; by default
+                those that the checkpoint was saved with, else the bare names.
             kwargs: of `PreTrainedModel.from_pretrained`, and any configuration field.
 
         Raises:
@@ -305,7 +333,8 @@ class SiglipForVideoClassification(NamedClasses, FusableModel, PreTrainedModel):
                 reads alike; no tokenizer; a checkpoint without both towers.
         """
         refuse_adapter(pretrained_model_name_or_path)
-        wants_info = kwargs.pop("output_loading_info", False)
+        templates = kwargs.pop("label_templates", None) if templates is None else templates
+        wants_info, count = kwargs.pop("output_loading_info", False), kwargs.get("num_labels")
         model, info = super().from_pretrained(
             pretrained_model_name_or_path,
             *model_args,
@@ -316,6 +345,8 @@ class SiglipForVideoClassification(NamedClasses, FusableModel, PreTrainedModel):
             **kwargs,
         )
         names = explicit_names(model.config.class_names)
+        if names is None and count is not None:
+            raise ValueError(f"`num_labels` is {count!r}, but nothing names the classes: give `labels`.")
         if labels is None and names is not None and (templates is not None or "class_embeds" in info["missing_keys"]):
             model.set_labels(names)
         info["missing_keys"] -= {"class_embeds"}
@@ -365,7 +396,8 @@ class SiglipForVideoClassification(NamedClasses, FusableModel, PreTrainedModel):
             labels: K different names, in the order of the logits.
             tokenizer: of the text tower, or where to load it from; by default the one given before, or that of the
                 checkpoint loaded.
-            templates: texts with `{}` for the names; by default those in use.
+            templates: sentences with `{}` in which the names are read, one or several, or "actions"; by default those
+                in use.
             ignore_mismatched_sizes: of the other classifiers; any names may be set here.
 
         Raises:
@@ -375,17 +407,10 @@ class SiglipForVideoClassification(NamedClasses, FusableModel, PreTrainedModel):
         require_classification(self.config, len(names))
         if explicit_names(names) is None:
             raise ValueError(f"`labels` must be words, got the numbers {names}.")
-        used = self._use_tokenizer(tokenizer)
-        texts = self.config.label_templates if templates is None else check_templates(templates)
-        embeds = self._encode(names, used, texts)
-        alike = alike_features(embeds)
-        if alike is not None:
-            first, second = (names[index] for index in alike)
-            raise ValueError(
-                f"`labels` must be names that the tokenizer can tell apart, but it reads {first!r} and {second!r} "
-                "alike: the two classes would always get the same score."
-            )
-        self.tokenizer, self.config.label_templates = used, texts
+        used, chosen = self._use_tokenizer(tokenizer), self._templates(templates)
+        embeds = self._label_features(names, used, chosen)
+        self.tokenizer = used
+        self.config.label_templates = None if chosen == [*BARE_NAME] else chosen
         self.register_buffer("class_embeds", embeds)
         self._name_classes(names)
 
@@ -396,52 +421,74 @@ class SiglipForVideoClassification(NamedClasses, FusableModel, PreTrainedModel):
     def _start_classes(self, names: list[str]) -> None:
         self.set_labels(names)
 
+    def label_features(
+        self,
+        labels: Iterable[str],
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        *,
+        templates: str | Sequence[str] | None = None,
+    ) -> torch.Tensor:
+        """Compute the text features that the classes would have under these names, (K, E), and leave them as they are.
+
+        Args and errors as for `set_labels`.
+        """
+        return self._label_features(check_labels(labels), self._use_tokenizer(tokenizer), self._templates(templates))
+
+    def _label_features(
+        self, names: list[str], tokenizer: PreTrainedTokenizerBase, templates: list[str]
+    ) -> torch.Tensor:
+        tokens = self._tokenize(fill_in(templates, names), tokenizer)
+        for template, rows in zip(templates, tokens["input_ids"].split(len(names))):
+            _refuse_alike(names, rows, template)
+        return self._encode(tokens, len(templates))
+
     def _use_tokenizer(self, tokenizer: Any) -> PreTrainedTokenizerBase:
         known = self.tokenizer if tokenizer is None else load_tokenizer(tokenizer)
         return load_tokenizer(self.name_or_path, **self._source) if known is None else known
 
     def encode_texts(self, texts: Sequence[str], templates: str | Sequence[str] | None = None) -> torch.Tensor:
-        """Return the features of texts: (N, E) of unit length, without gradients.
+        """Compute the features of texts, of unit length and without gradients: N texts -> (N, E).
 
         Args:
-            texts: N strings; one alone counts as a list of it.
-            templates: texts with `{}` in which each one is put. Several are averaged: each feature is brought to unit
-                length, and so is their mean.
+            texts: any sentences; longer ones than the text tower reads are cut, and a warning names them.
+            templates: as in `set_labels`, by default those in which the class names are read; "{}" reads the texts as
+                they are. Several are averaged: each feature is brought to unit length, and so is their mean.
 
         Raises:
-            ValueError: no strings, no tokenizer, or no templates.
+            ValueError: no tokenizer, no list of strings, or templates that are none.
         """
-        texts = [texts] if isinstance(texts, str) else list(texts)
-        if not texts or not all(isinstance(text, str) for text in texts):
-            raise ValueError(f"`texts` must be strings, one or more, got {texts!r:.200}.")
+        chosen = self._templates(templates)
+        given = [] if isinstance(texts, (str, bytes)) else list(texts)
+        if isinstance(texts, (str, bytes)) or not all(isinstance(text, str) for text in given):
+            raise ValueError(f"`texts` must be a list of strings, got {texts!r:.200}.")
+        if not given:
+            return self.logit_scale.detach().new_empty(0, self.config.projection_dim)
         self.tokenizer = self._use_tokenizer(None)
-        return self._encode(texts, self.tokenizer, None if templates is None else check_templates(templates))
+        return self._encode(self._tokenize(fill_in(chosen, given), self.tokenizer), len(chosen))
 
-    def _encode(
-        self, texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, templates: Sequence[str] | None
-    ) -> torch.Tensor:
-        templates = templates or ["{}"]
-        filled = [template.replace("{}", text) for text in texts for template in templates]
-        tokens = self._tokenize(filled, tokenizer)
-        with _evaluating(self.text_model):
+    def _templates(self, templates: str | Sequence[str] | None) -> list[str]:
+        return check_templates(templates) if templates is not None else [*(self.config.label_templates or BARE_NAME)]
+
+    def _encode(self, tokens: dict[str, torch.Tensor], templates: int) -> torch.Tensor:
+        """Encode tokens and average over the templates: (M * N, length) -> (N, E) of unit length."""
+        count = len(tokens["input_ids"])
+        with in_eval_mode(self.text_model), torch.autocast(self.device.type, enabled=False):
             chunks = [
                 self.get_text_features(**{name: ids[start : start + TEXTS_AT_ONCE] for name, ids in tokens.items()})
-                for start in range(0, len(filled), TEXTS_AT_ONCE)
+                for start in range(0, count, TEXTS_AT_ONCE)
             ]
-        features = F.normalize(at_least_float32(torch.cat([chunk.pooler_output for chunk in chunks])), dim=-1)
-        features = F.normalize(features.unflatten(0, (-1, len(templates))).mean(1), dim=-1)
+        unit = F.normalize(at_least_float32(torch.cat([chunk.pooler_output for chunk in chunks])), dim=-1)
+        features = F.normalize(unit.unflatten(0, (templates, -1)).mean(0), dim=-1)
         return features.to(self.logit_scale.dtype)
 
     def _tokenize(self, texts: list[str], tokenizer: PreTrainedTokenizerBase) -> dict[str, torch.Tensor]:
         """Tokenise texts as SigLIP was trained, padded to one length, for its feature is read at the last place."""
         length = min(self.config.text_config.max_position_embeddings, tokenizer.model_max_length)
+        broken = [text for text in texts if text != text.encode("utf-8", "replace").decode()]
+        if broken:
+            raise ValueError(f"`labels` and texts must be text that UTF-8 can hold, got {broken}.")
         counts = [len(ids) for ids in tokenizer(texts)["input_ids"]]
-        cut = [(count, text) for count, text in zip(counts, texts) if count > length]
-        if cut:
-            count, text = max(cut)
-            logger.warning(
-                f"{len(cut)} of {len(texts)} texts are cut to {length} tokens, such as {text!r:.200}, with {count}."
-            )
+        warn_of_cut_texts([(text, count) for text, count in zip(texts, counts) if count > length], length)
         encoded = tokenizer(texts, padding="max_length", truncation=True, max_length=length, return_tensors="pt")
         return {name: ids.to(self.device) for name, ids in encoded.items() if name in ("input_ids", "attention_mask")}
 
@@ -534,10 +581,24 @@ class SiglipForVideoClassification(NamedClasses, FusableModel, PreTrainedModel):
         if self.class_embeds is None:
             raise ValueError("The classes have no names: call `set_labels`, or load with `labels=`.")
         require_classification(self.config)  # it may have been set since the configuration was made
+        return self.match(video_outputs, self.class_embeds)[0]
+
+    def match(
+        self, video_outputs: SiglipVideoFeatures, text_embeds: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Compute the scaled cosines of videos and texts, plus the bias.
+
+        Args:
+            video_outputs: what `get_video_features` returned.
+            text_embeds: text features, (K, E).
+
+        Returns:
+            Logits (B, K), unit video features (B, E), unit text features (K, E).
+        """
         video_embeds = F.normalize(at_least_float32(video_outputs.pooler_output), dim=-1)
-        class_embeds = F.normalize(self.class_embeds.to(video_embeds), dim=-1)
+        text_embeds = F.normalize(text_embeds.to(video_embeds), dim=-1)
         scale, bias = self.logit_scale.to(video_embeds).exp(), self.logit_bias.to(video_embeds)
-        return scale * (video_embeds @ class_embeds.mT) + bias
+        return scale * (video_embeds @ text_embeds.mT) + bias, video_embeds, text_embeds
 
     @can_return_tuple
     def forward(
@@ -580,7 +641,7 @@ class SiglipForVideoClassification(NamedClasses, FusableModel, PreTrainedModel):
         return []
 
 
-def patches_of(frames: torch.Tensor, size: int) -> dict[str, torch.Tensor]:
+def patches_of(frames: torch.Tensor, size: int) -> dict[str, torch.Tensor | None]:
     """Cut frames into patches as NaFlex reads them.
 
     Args:
@@ -589,15 +650,15 @@ def patches_of(frames: torch.Tensor, size: int) -> dict[str, torch.Tensor]:
 
     Returns:
         `pixel_values` (N, h w, size * size * C), row after row, each patch's channels last; `spatial_shapes` (N, 2),
-        h and w; `pixel_attention_mask` (N, h w) of ones, as no frame is padded.
+        h and w; `pixel_attention_mask`, None, as no frame is padded.
     """
     rows, columns = frames.shape[-2] // size, frames.shape[-1] // size
     patches = frames.unflatten(-1, (columns, size)).unflatten(-3, (rows, size))  # (N, C, h, size, w, size)
     patches = patches.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
     return {
         "pixel_values": patches,
-        "spatial_shapes": torch.tensor([rows, columns], device=frames.device).expand(len(frames), 2),
-        "pixel_attention_mask": torch.ones(patches.shape[:2], dtype=torch.int32, device=frames.device),
+        "spatial_shapes": torch.tensor([rows, columns], device="cpu").expand(len(frames), 2),  # where they are read
+        "pixel_attention_mask": None,
     }
 
 
@@ -609,24 +670,30 @@ def none_of_these(probabilities: torch.Tensor) -> torch.Tensor:
     return (1 - probabilities).prod(-1)
 
 
+def _refuse_alike(names: list[str], input_ids: torch.Tensor, template: str) -> None:
+    """Raise a ValueError for two names whose tokens (K, length) are the same ones."""
+    first: dict[tuple[int, ...], int] = {}
+    for index, row in enumerate(map(tuple, input_ids.tolist())):
+        if (before := first.setdefault(row, index)) != index:
+            raise ValueError(
+                f"`labels` must be names that the tokenizer can tell apart, but it reads {names[before]!r} and "
+                f"{names[index]!r} alike in {template!r}: the two classes would always get the same score."
+            )
+
+
 def _sides(size: int | Sequence[int]) -> tuple[int, int]:
     """Return height and width of a configuration's size."""
     return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
 @contextmanager
-def _evaluating(tower: nn.Module) -> Iterator[None]:
-    """Let a tower compute without gradients, autocast and dropout; its modes are afterwards what they were."""
+def in_eval_mode(tower: nn.Module) -> Iterator[None]:
+    """Let a model or a tower compute without gradients and dropout; its modes are afterwards what they were."""
     modes = [(module, module.training) for module in tower.modules()]
     try:
         tower.eval()
-        with torch.no_grad(), torch.autocast(next(tower.parameters()).device.type, enabled=False):
+        with torch.no_grad():
             yield
     finally:
         for module, training in modes:
             module.training = training
-
-
-def check_templates(templates: str | Sequence[str]) -> list[str]:
-    """Stand-in."""
-    return [templates] if isinstance(templates, str) else list(templates)

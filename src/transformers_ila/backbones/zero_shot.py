@@ -5,27 +5,29 @@ An ILA checkpoint keeps its own tower and reads new words by its text tower.
 """
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import CLIPModel, PreTrainedConfig, Siglip2Model, SiglipModel
 from transformers import initialization as init
 
 from ..model.configuration_ila import PLAIN_CLIP, IlaConfig
 from ..model.loading_ila import HUB_KWARGS, refuse_adapter
 from ..model.modeling_ila import IlaForVideoClassification
+from ..model.numerics_ila import at_least_float32
 from ..model.video_processing_ila import IlaVideoProcessor
-from .siglip import SiglipForVideoClassification, SiglipVideoConfig
+from .siglip import SiglipForVideoClassification, SiglipVideoConfig, in_eval_mode
 
 
 # How the names of classes are read by a CLIP or SigLIP that was trained on captions.
 ZERO_SHOT_TEMPLATE = "a video of {}."
 INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes
 PLAIN = ("clip", "siglip", "siglip2")  # by `model_type`, the checkpoints that know pictures only
-ALLOWED = "a CLIP, SigLIP or SigLIP 2 with both towers, or an ILA checkpoint with a text head and its text tower"
+ALLOWED = (
+    "a CLIP, SigLIP or SigLIP 2 with both towers, or an ILA checkpoint with a text head and its text tower "
+    "(IlaForVideoClassification)"
+)
 
 
 class AutoModelForZeroShotVideoClassification:
@@ -104,7 +106,8 @@ def zero_shot_processor(source: str | os.PathLike, config: Any, **where: Any) ->
 
     Args:
         source: folder or Hub id.
-        config: of the model that was loaded from there; frame count and image size follow it.
+        config: of the model that was loaded from there. Where its frame count or image size is another than the
+            checkpoint's, the processor follows.
         where: those arguments of `from_pretrained` that say where the files are.
 
     Raises:
@@ -112,23 +115,35 @@ def zero_shot_processor(source: str | os.PathLike, config: Any, **where: Any) ->
         OSError: no such checkpoint.
     """
     kind = PreTrainedConfig.get_config_dict(source, **where)[0].get("model_type")
-    if kind not in PLAIN:
-        try:
-            return IlaVideoProcessor.from_pretrained(source, **where)
-        except OSError as error:
-            raise ValueError(
-                f"{str(source)!r} holds a model without its video processor: save one beside it, such as that of "
-                "`load_zero_shot` or `IlaVideoProcessor.for_model(config)`, by `save_pretrained`."
-            ) from error
-    processor = IlaVideoProcessor.for_images(source, num_frames=config.num_frames, **where)
+    if kind == "clip" and not config.vision_config.normalize_frames:  # an ILA tower on the weights of a CLIP
+        return IlaVideoProcessor.for_model(config)
+    if kind in PLAIN:
+        processor = IlaVideoProcessor.for_images(source, num_frames=config.num_frames, **where)
+        return _of_size(processor, config)
+    try:
+        processor = IlaVideoProcessor.from_pretrained(source, **where)
+    except OSError as error:
+        raise ValueError(
+            f"{str(source)!r} holds a model without its video processor: save one beside it, such as that of "
+            "`load_zero_shot` or `IlaVideoProcessor.for_model(config)`, by `save_pretrained`."
+        ) from error
+    stored = type(config).from_pretrained(source, **where) if kind == config.model_type else config
+    if stored.num_frames != config.num_frames:
+        processor.num_frames = config.num_frames
+    same_size = stored.vision_config.image_size == config.vision_config.image_size
+    return processor if same_size else _of_size(processor, config)
+
+
+def _of_size(processor: IlaVideoProcessor, config: Any) -> IlaVideoProcessor:
+    """Let frames become squares of the tower's `image_size`, with as much around the crop as before."""
     side = getattr(config.vision_config, "image_size", None)
     before = dict(processor.crop_size if processor.do_center_crop else processor.size).get("height")
     if not isinstance(side, int) or before in (side, None):
         return processor
-    square = {"height": side, "width": side}  # of another `image_size` than the checkpoint's
+    square = {"height": side, "width": side}
     size = {name: round(value * side / before) for name, value in dict(processor.size).items() if value}
     sizes = {"size": size, "crop_size": square} if processor.do_center_crop else {"size": square}
-    return IlaVideoProcessor.for_images(source, num_frames=config.num_frames, **sizes, **where)
+    return IlaVideoProcessor.from_dict({**processor.to_dict(), **sizes})
 
 
 def zero_shot_model(model: Any) -> Any:
@@ -158,10 +173,10 @@ def zero_shot_model(model: Any) -> Any:
 def text_state(model: Any) -> list[Any] | None:
     """Return what text features depend on beside the words, by value: each weight of the text side and its bits.
 
-    Bits are summed as integers that wrap around, along the rows, and those sums with the rows' numbers: a value that
-    changes shows, and so do rows that change places. (Versions of tensors would not show it: fused optimizers raise
-    none.) None where that cannot be told: with adapters, which are switched unseen, and with weights that are
-    quantised or not in memory.
+    Bits are summed as integers that wrap around, along rows and along columns, and these sums with their numbers: a
+    value that changes shows, and so do values that change places. (Versions of tensors would not show it: fused
+    optimizers raise none.) None where that cannot be told: with adapters, which are switched unseen, and with weights
+    that are quantised or not in memory.
     """
     weights = [
         (n, w.detach()) for n, w in model.named_parameters() if any(p.startswith("text_") for p in n.split("."))
@@ -174,9 +189,9 @@ def text_state(model: Any) -> list[Any] | None:
 
 
 def _sums_of_bits(weight: torch.Tensor) -> torch.Tensor:
-    bits = weight.view(INTEGERS[weight.itemsize])
-    rows = bits.sum(-1, dtype=bits.dtype).flatten().long()  # not in int64, which takes six times as long
-    return torch.stack([rows.sum(), rows @ torch.arange(1, 1 + len(rows), device=rows.device)])
+    bits = torch.atleast_2d(weight.view(INTEGERS[weight.itemsize])).flatten(1)
+    sums = [bits.sum(axis, dtype=bits.dtype).long() for axis in (0, 1)]  # sums of int64 take six times as long
+    return torch.stack([of @ torch.arange(1, 1 + len(of), device=of.device) for of in sums])
 
 
 def video_logits(model: Any, views: torch.Tensor, text_embeds: torch.Tensor) -> torch.Tensor:
@@ -187,24 +202,16 @@ def video_logits(model: Any, views: torch.Tensor, text_embeds: torch.Tensor) -> 
         views: (B, T, C, H, W), or (B, V, T, C, H, W) for several views of each video, which are averaged.
         text_embeds: (K, E), as `label_features` computes them.
 
-    No gradients are taken and nothing is drawn; the modes of the model are afterwards what they were.
+    No gradients are taken and nothing is drawn; the modes of the model are afterwards what they were. Cosines are
+    computed in float32 at least, as half precision gives many words one score.
     """
     several = views.ndim == 6
-    with torch.no_grad(), _evaluating(model):
+    with in_eval_mode(model):
         outputs = model.get_video_features(views.flatten(0, 1) if several else views)
+        if not getattr(model.config, "use_video_prompt", False):  # whose layers have the precision of the weights
+            outputs.pooler_output = at_least_float32(outputs.pooler_output)
         logits = model.match(outputs, text_embeds)[0]
         return model.average_views(logits.unflatten(0, (-1, views.shape[1]))) if several else logits
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        model.eval()
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def _on_weights_of(images: CLIPModel | SiglipModel | Siglip2Model) -> Any:
@@ -219,7 +226,14 @@ def _on_weights_of(images: CLIPModel | SiglipModel | Siglip2Model) -> Any:
             )
         else:
             model = SiglipForVideoClassification(SiglipVideoConfig.from_dict(stored, **fields))
-    for name, parameter in images.named_parameters():
+    given, needed = dict(images.named_parameters()), dict(model.named_parameters())
+    if given.keys() != needed.keys():
+        other = min(given.keys() ^ needed.keys())
+        raise ValueError(
+            f"This {type(images).__name__} has other weights than the published one, such as {other!r}: merge "
+            "adapters first (`merge_and_unload()`)."
+        )
+    for name, parameter in given.items():
         owner, _, leaf = name.rpartition(".")
         setattr(model.get_submodule(owner), leaf, parameter)
     model.name_or_path = images.name_or_path

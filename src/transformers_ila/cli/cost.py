@@ -21,9 +21,15 @@ from transformers import (
 from ..backbones.frozen_clip import FrozenClipConfig, FrozenClipForVideoClassification
 from ..backbones.timesformer import AlignedTimesformerConfig, AlignedTimesformerForVideoClassification
 from ..conversion.published import PUBLISHED
-from ..cost import cost, count, count_gmacs, growth, matching_exponents
+from ..cost import cost, count, count_gmacs, growth, image_size_of, matching_exponents
 from ..data.class_names import DATA_SETS
-from ..evaluation.inference import CLASSIFIERS, classifier_config, named_in_errors, require_checkpoint
+from ..evaluation.inference import (
+    CLASSIFIERS,
+    classifier_config,
+    is_plain_tower,
+    named_in_errors,
+    require_checkpoint,
+)
 from ..model.configuration_ila import CLIP_SIZES, PRESETS, IlaConfig
 from ..model.temporal_ila import TEMPORAL_MODULES
 
@@ -43,7 +49,10 @@ class CostOptions:
     size: str = field(default="B/16", metadata={"help": "CLIP tower of the model", "choices": tuple(CLIP_SIZES)})
     frames: int | None = field(default=None, metadata={"help": "frames of a clip; default 8, with --model its own"})
     config: str | None = field(default=None, metadata={"help": "more fields of IlaConfig, as a JSON object"})
-    model: str | None = field(default=None, metadata={"help": "folder or Hub id of a saved model, in place of --size"})
+    model: str | None = field(
+        default=None,
+        metadata={"help": "folder or Hub id in place of --size: a saved model, or a CLIP, ViT, DINOv2 with ILA in it"},
+    )
     measure: bool = field(default=False, metadata={"help": "also measure the time of a clip and the memory of a step"})
     tables: bool = field(default=False, metadata={"help": "print the paper's Tables 1 to 4 in place of one model"})
     growth: bool = field(default=False, metadata={"help": "print how each module's cost grows, on --size"})
@@ -86,7 +95,8 @@ def print_cost(options: CostOptions) -> None:
     frames = {} if options.frames is None else {"num_frames": options.frames}
     if options.model is not None:
         with named_in_errors(options.model):
-            config = AutoConfig.from_pretrained(options.model, **frames)
+            kind = IlaConfig if is_plain_tower(options.model) else AutoConfig  # of ILA on such a tower
+            config = kind.from_pretrained(options.model, **frames)
     else:
         from ..training.recipes import validate_config_fields  # here, as `--help` needs nothing of training
 
@@ -97,8 +107,9 @@ def print_cost(options: CostOptions) -> None:
         print_other(config, name, options)
         return
     vision, found = getattr(config, "vision_config", config), count(config)
-    form = vision.alignment_fusion if vision.temporal_module == "ila" else vision.temporal_module
-    print(f"{name}: {form}, {config.num_frames} frames of {vision.image_size} pixels, {config.num_labels} classes")
+    module = getattr(vision, "temporal_module", "frames averaged")  # SigLIP has none
+    form, side = vision.alignment_fusion if module == "ila" else module, image_size_of(config)
+    print(f"{name}: {form}, {config.num_frames} frames of {side} pixels, {config.num_labels} classes")
     print(f"{found.gmacs:.1f} GMACs a clip, {found.parameters:.1f} M parameters", end="")
     print(f" and {found.text_parameters:.1f} M of the text tower" if found.text_parameters else "")
     if options.measure:

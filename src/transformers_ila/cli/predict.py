@@ -108,11 +108,11 @@ def table(row: dict[str, Any]) -> str:
     return "\n".join([video, *lines])
 
 
-def print_summary(summary: Summary, output: str | None, rank: Rank) -> None:
+def print_summary(summary: Summary, output: str | None, rank: Rank, *, done: str = "labelled") -> None:
     """Print what was done, how long it took, and why some videos could not be read."""
     who = "" if rank.world_size == 1 else f"Process {rank.rank} of {rank.world_size}: "
-    done = f"{summary.labelled} videos labelled, {summary.unreadable} unreadable"
-    print(who + done + ("." if output is None else f", {summary.before} done before. Results: {output}"))
+    line = f"{summary.labelled} videos {done}, {summary.unreadable} unreadable"
+    print(who + line + ("." if output is None else f", {summary.before} done before. Results: {output}"))
     if summary.seconds:
         waited = summary.waited / summary.seconds
         print(f"{who}{summary.seconds:.1f} s, {waited:.0%} of them waiting for videos to be read.")

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from ..data.annotations import FORMATS, Annotations, read_annotations
 from ..data.samples import refuse_common_videos
 from ..distributed import rank_from_environment
-from ..evaluation.inference import load_trained, require_checkpoint
+from ..evaluation.inference import load_encoder, require_checkpoint
 from ..evaluation.options import ProbeOptions
 from ..evaluation.probing import Features, extract_features, probe, probe_report
 from ..evaluation.report_files import check_folder_can_be_made, scores_of, write_report
@@ -23,6 +23,7 @@ from ..evaluation.report_files import check_folder_can_be_made, scores_of, write
 EXAMPLES = (
     "ila probe --model my-ila --train train.csv --test test.csv --videos path/to/videos",
     "ila probe --model my-ila --train videos/train --test videos/test --probes knn",
+    "ila probe --model facebook/dinov2-small --train train.csv --test test.csv --videos path/to/videos",
 )
 
 
@@ -32,7 +33,9 @@ class ProbeArguments(ProbeOptions):
 
     _argument_group_name = "model, videos and report"
 
-    model: str = field(metadata={"help": "folder or Hub id of a model saved with its processor; its head is not used"})
+    model: str = field(
+        metadata={"help": "folder or Hub id of a trained model, or of a CLIP, ViT or DINOv2; the head is not used"}
+    )
     train: str = field(metadata={"help": "list, or folder with one sub-folder per class, that the probes learn from"})
     test: str = field(metadata={"help": "list or folder that is held out"})
     videos: str | None = field(
@@ -101,7 +104,7 @@ def table(report: dict[str, Any]) -> str:
 def run(args: ProbeArguments) -> int:
     """Fit probes on one list, test them on the other, and write the report; return 1 if a video could not be read."""
     train, test = read_both(args)
-    model, processor = load_trained(args.model)
+    model, processor = load_encoder(args.model)
     args = replace(args, device=args.device or rank_from_environment().device())
     found: list[Features] = []
     for annotations in (train, test):

@@ -313,7 +313,7 @@ def to_released_state_dict(model: IlaForVideoClassification) -> StateDict:
     config = model.config
     vision = config.vision_config
     form = (vision.temporal_module, vision.alignment_fusion, vision.alignment_pairing, len(vision.temporal_layers))
-    if not vision.pre_layer_norm or vision.patch_bias:
+    if not vision.pre_layer_norm or vision.patch_bias or vision.num_register_tokens or vision.gated_mlp:
         raise ValueError("The original code knows only CLIP's tower, and this is a ViT's.")
     if form != ("ila", "residual", "adjacent", vision.num_hidden_layers):
         fields = ("temporal_module", "alignment_fusion", "alignment_pairing", "alignment_layers")

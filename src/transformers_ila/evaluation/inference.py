@@ -20,15 +20,15 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import safe_open
 from torch import nn
 from torch.nn import functional as F
-from transformers import AutoConfig, AutoModelForVideoClassification
+from transformers import AutoConfig, AutoModelForVideoClassification, PreTrainedConfig
 from transformers.utils import cached_file
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from ..data.text import preview
 from ..model.alignment_ila import PointPredictor
-from ..model.loading_ila import checkpoint_names
+from ..model.loading_ila import TOWERS, checkpoint_names
 from ..model.modeling_ila import IlaForVideoClassification
-from ..model.pretrained_ila import warn_of_untrained
+from ..model.pretrained_ila import warn_of_untrained, weights_to_come
 from ..model.video_processing_ila import IlaVideoProcessor
 from ..model.video_urls_ila import redact
 from .options import EvaluationOptions, InferenceOptions
@@ -50,6 +50,8 @@ CLASSIFIERS = {
     "ila_frozen_clip": "FrozenClipForVideoClassification",
     "ila_siglip": "SiglipForVideoClassification",
 }
+# Fields of a tower that sees each frame by itself, without any new weights but the head's.
+PLAIN_FRAMES: dict[str, Any] = {"classification_head": "linear", "temporal_module": "none", "mit_num_hidden_layers": 0}
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
@@ -67,6 +69,32 @@ def load_trained(source: str | Path) -> tuple[IlaForVideoClassification, IlaVide
     classifier_config(source)
     processor = load_processor(source)
     return load_classifier(source), processor
+
+
+def load_encoder(source: str | Path) -> tuple[IlaForVideoClassification, IlaVideoProcessor]:
+    """Load what turns videos into features, and its processor; the head is not used, and may be untrained.
+
+    That is a trained classifier, or a tower that nobody trained on videos, CLIP's or an image tower's (DINOv2): then a
+    video's feature is the mean of its frames'.
+
+    Raises:
+        ValueError, OSError: as in `load_trained`.
+    """
+    require_checkpoint(source)
+    with named_in_errors(source):
+        if not is_plain_tower(source):
+            return load_trained(source)
+        with weights_to_come():  # the head's
+            model = IlaForVideoClassification.from_pretrained(source, **PLAIN_FRAMES).eval()
+    for weight in model.classifier.parameters():  # so that the fingerprint, by which features are kept, is the tower's
+        nn.init.zeros_(weight)
+    model.mark_trained()
+    return model, IlaVideoProcessor.for_model(model.config)
+
+
+def is_plain_tower(source: str | Path) -> bool:
+    """Return whether a folder or Hub id holds a network of pictures in which ILA can begin, and not one of videos."""
+    return PreTrainedConfig.get_config_dict(source)[0].get("model_type") in ("clip", *TOWERS)
 
 
 def load_classifier(source: str | Path, **options: Any) -> IlaForVideoClassification:
@@ -359,11 +387,29 @@ def features_and_logits(model: IlaForVideoClassification, views: torch.Tensor) -
     """
     several = views.ndim == 6
     outputs = model.get_video_features(views.flatten(0, 1) if several else views)
-    logits, features = model.classify(outputs), F.normalize(outputs.pooler_output.float(), dim=-1)
+    logits = model.classify(outputs)
     if several:
         logits = model.average_views(logits.unflatten(0, (-1, views.shape[1])))
-        features = F.normalize(features.unflatten(0, (-1, views.shape[1])).mean(1), dim=-1)
-    return features.cpu(), logits.float().cpu()
+    return mean_direction(outputs.pooler_output, views.shape[1] if several else None), logits.float().cpu()
+
+
+def unit_features(model: IlaForVideoClassification, views: torch.Tensor) -> torch.Tensor:
+    """Return features (B, E) of unit length, float32 on the CPU; of several views the direction of the mean of theirs.
+
+    Args:
+        views: (B, T, C, H, W) or (B, V, T, C, H, W).
+    """
+    several = views.ndim == 6
+    outputs = model.get_video_features(views.flatten(0, 1) if several else views)
+    return mean_direction(outputs.pooler_output, views.shape[1] if several else None)
+
+
+def mean_direction(features: torch.Tensor, views: int | None) -> torch.Tensor:
+    """Return features (B, E) of unit length, float32 on the CPU, of those of `views` views each, (B * views, E)."""
+    features = F.normalize(features.float(), dim=-1)
+    if views is not None:
+        features = F.normalize(features.unflatten(0, (-1, views)).mean(1), dim=-1)
+    return features.cpu()
 
 
 def probabilities(logits: torch.Tensor, *, multi_label: bool) -> torch.Tensor:

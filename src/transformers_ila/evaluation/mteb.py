@@ -26,9 +26,9 @@ from transformers.utils.peft_utils import find_adapter_config_file
 from transformers.video_utils import VideoMetadata
 
 from ..backbones.zero_shot import load_zero_shot
-from ..model.loading_ila import HUB_KWARGS
+from ..model.loading_ila import HUB_KWARGS, TOWERS
 from ..model.pretrained_ila import warn_of_untrained
-from .inference import CLASSIFIERS, load_classifier, load_processor, load_trained, require_checkpoint
+from .inference import CLASSIFIERS, load_classifier, load_encoder, load_processor, require_checkpoint
 from .report import fingerprint
 
 
@@ -51,7 +51,8 @@ class MtebEncoder(AbsEncoder):
     has it. A model with a linear head encodes videos only.
 
     Args:
-        model_name: folder or Hub id, of a model or of an adapter.
+        model_name: folder or Hub id of a model, of an adapter, or of an image tower (ViT, DINOv2), which encodes
+            videos alone, by the mean of their frames.
         revision: of a Hub id; of a folder the fingerprint of its weights, which mteb keeps results by.
         device: by default a GPU if there is one.
         kwargs: of `from_pretrained`, such as `dtype` and `num_frames`, where the model has a text tower.
@@ -108,7 +109,8 @@ class MtebEncoder(AbsEncoder):
         if not given or not encoders.keys() >= set(given):
             raise ValueError(f"Inputs must have text, video or both; got {', '.join(given or map(str, batch))}.")
         with torch.no_grad():
-            return F.normalize(sum(encoders[name](batch[name]) for name in given), dim=-1)
+            parts = torch.stack([encoders[name](batch[name]) for name in given])
+            return F.normalize(parts.sum(0), dim=-1)
 
     def _encode_texts(self, texts: Sequence[str]) -> torch.Tensor:
         if not self.has_text:
@@ -172,14 +174,15 @@ class MtebEncoder(AbsEncoder):
 
 
 def _load(source: str | Path, **options: Any) -> tuple[Any, Any]:
-    """Load a model and its processor: one with a text tower as for words of one's own, another one as it was trained."""
+    """Load a model and its processor: for any words where there is a text tower, else as it was trained."""
     require_checkpoint(source)
     where = {name: options[name] for name in HUB_KWARGS if name in options}
-    if find_adapter_config_file(source, **where) is not None:
-        if options:
-            raise ValueError(f"{', '.join(sorted(options))} have no effect on an adapter: leave them out.")
-        return load_trained(source)
+    is_adapter = find_adapter_config_file(source, **where) is not None
     config = AutoConfig.from_pretrained(source, **where)
+    if is_adapter or config.model_type in TOWERS:
+        if options:
+            raise ValueError(f"{', '.join(sorted(options))} have no effect on {str(source)!r}: leave them out.")
+        return load_encoder(source)
     if type(config).model_type in CLASSIFIERS and not getattr(config, "has_text_tower", False):
         return load_classifier(source, **options), load_processor(source)
     return load_zero_shot(source, **options)

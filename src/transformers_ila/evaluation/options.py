@@ -1,8 +1,10 @@
-"""What a trained model is asked with: the options of evaluation, labelling and probing.
+"""What a trained model is asked with: the options of evaluation, labelling, probing and indexing.
 
-Every field is an option of `ila evaluate`, `ila predict` and `ila probe` too: `HfArgumentParser` reads these classes.
+Every field is an option of `ila evaluate`, `ila predict`, `ila probe` and `ila index` too: `HfArgumentParser` reads
+these classes.
 """
 
+import math
 import warnings
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -128,6 +130,35 @@ class LabelOptions(InferenceOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class IndexOptions(InferenceOptions):
+    """Hold the options of `index_videos`."""
+
+    _argument_group_name = "rows of the index"
+
+    window: float | None = field(
+        default=None, metadata={"help": "seconds of a video that a row stands for; default: all of it is one row"}
+    )
+    stride: float | None = field(
+        default=None, metadata={"help": "seconds from the start of a window to that of the next; default: --window"}
+    )
+    retry: bool = field(default=False, metadata={"help": "try again what could not be read in earlier runs"})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.seed and not self.random_frames:
+            raise ValueError(f"seed is {self.seed} and would have no effect; allowed: 0, or random_frames beside it.")
+        for name in ("window", "stride"):
+            _require_seconds(name, getattr(self, name))
+        if self.window is None and self.stride is not None:
+            raise ValueError(
+                f"stride is {self.stride} and would have no effect; allowed: None, or a window beside it."
+            )
+        if self.window is not None and PROTOCOLS[self.protocol][0] > 1:
+            one = ", ".join(name for name, (clips, _) in PROTOCOLS.items() if clips == 1)
+            raise ValueError(f"A window is one clip, got the protocol {self.protocol!r}; allowed beside it: {one}.")
+
+
+@dataclass(frozen=True, kw_only=True)
 class ProbeOptions(InferenceOptions):
     """Hold the options of `extract_features` and `probe`."""
 
@@ -166,6 +197,13 @@ def _require_whole_number(name: str, value: Any, *, least: int, most: int = MOST
         raise ValueError(f"{name} must be a whole number of {least} or more, got {value!r}.")
     if value > most:
         raise ValueError(f"{name} must be at most {most}, got {value}.")
+
+
+def _require_seconds(name: str, value: Any) -> None:
+    if value is None:
+        return
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < math.inf:
+        raise ValueError(f"{name} must be a number of seconds above 0, got {value!r}.")
 
 
 def _require_device(device: str) -> None:

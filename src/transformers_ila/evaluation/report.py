@@ -265,9 +265,12 @@ def _temporal_reliance(evaluation: Evaluation) -> dict[str, Any]:
 def fingerprint(model: IlaForVideoClassification) -> str:
     """Return the SHA-256 of the class names, and of every weight and statistic with its name, in hexadecimal.
 
-    It is the same on every device.
+    It is the same on every device. Of two models of the same weights, the one whose frames are averaged at unit length
+    (`normalize_frames`) has another one.
     """
     digest = hashlib.sha256(json.dumps(model.config.class_names).encode())
+    if getattr(getattr(model.config, "vision_config", None), "normalize_frames", False):
+        digest.update(b"normalize_frames")
     hash_tensors(digest, checkpoint_names(model.state_dict()))
     return digest.hexdigest()
 
@@ -275,15 +278,16 @@ def fingerprint(model: IlaForVideoClassification) -> str:
 def describe_model(model: IlaForVideoClassification, device: torch.device) -> dict[str, Any]:
     """Return the model's name, revision, number of classes, fingerprint and weights' dtype, and where it computed.
 
-    untrained_weights: how many of its tensors are random, since nothing has trained them.
+    `untrained_weights` is there for a model some of whose tensors nothing has trained: how many.
     """
+    untrained = untrained_weights(model)
     return {
         "name": model.name_or_path or None,
         "revision": getattr(model.config, "_commit_hash", None),  # of a model from the Hub
         "labels": model.config.num_labels,
         "fingerprint": fingerprint(model),
         "dtype": str(model.dtype).removeprefix("torch."),
-        "untrained_weights": len(untrained_weights(model)),
+        **({"untrained_weights": len(untrained)} if untrained else {}),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
     }
 
@@ -309,8 +313,11 @@ def describe_preprocessing(processor: IlaVideoProcessor, protocol: str) -> dict[
     """Return how the processor prepared frames; for several crops of a frame it resizes to the size of one crop."""
     crop = dict(processor.crop_size)
     several = PROTOCOLS[protocol][1] > 1
+    size = dict(processor.size)
+    if processor.max_num_patches is not None:
+        size = {name: getattr(processor, name) for name in ("max_num_patches", "patch_size")}
     return {
-        "size": {"shortest_edge": max(crop["height"], crop["width"])} if several else dict(processor.size),
+        "size": {"shortest_edge": max(crop["height"], crop["width"])} if several else size,
         "crop_size": crop,
         "image_mean": list(processor.image_mean),
         "image_std": list(processor.image_std),

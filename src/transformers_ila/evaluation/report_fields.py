@@ -74,7 +74,7 @@ OTHERWISE: dict[str, Kind] = {  # what some versions, models or options add
     "model.name": _or_none(TEXT),
     "model.revision": _or_none(TEXT),
     "model.device": TEXT,
-    "model.untrained_weights": _whole(0),
+    "model.untrained_weights": _whole(1),
     "data_set.list": _or_none(ENTRIES),
     "data_set.samples_sha256": TEXT,
     "data_set.read_beyond_clip": _whole(0),

@@ -215,7 +215,7 @@ def _summary(report: Mapping[str, Any]) -> list[tuple[Any, ...]]:
 
 def _circumstances(report: Mapping[str, Any]) -> list[tuple[Any, ...]]:
     model, protocol, origin = report["model"], report["protocol"], report["data_set"]
-    listed, untrained = origin["list"], model.get("untrained_weights")  # earlier reports lack it
+    listed, untrained = origin["list"], model.get("untrained_weights")
     rows = [
         ("date", report["date"]),
         ("model", f"{model['dtype']} on {model['device']}, SHA-256 {model['fingerprint']}"),

@@ -57,7 +57,7 @@ class _Videos(Dataset):
         try:
             if hasattr(source, "load"):
                 source = _loaded(source)
-            with _drawing_from(draw_seed(self.seed, name)):
+            with drawing_from(draw_seed(self.seed, name)):
                 inputs = self.read(source)
         except (VideoDecodingError, OSError) as error:
             return Video(key, name, None, reason=redact(str(error)) or type(error).__name__)
@@ -179,7 +179,7 @@ def draw_seed(seed: int, name: str) -> int:
 
 
 @contextmanager
-def _drawing_from(seed: int) -> Iterator[None]:
+def drawing_from(seed: int) -> Iterator[None]:
     """Start torch's generator, from which the processor draws on the CPU, at `seed`; restore its state afterwards."""
     generator = torch.default_generator
     state = generator.get_state()

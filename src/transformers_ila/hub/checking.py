@@ -123,6 +123,7 @@ def check_folder(folder: str | Path, *, video: str | Path | None = None) -> Chec
                 f"{'export_adapter' if adapted else 'export'}(model, processor, folder)` writes everything."
             )
         card, facts = _read_card(folder)
+        _check_trained(folder)
         _check_licence(folder, facts)
         _check_results(folder, facts)
     except OSError as error:
@@ -210,6 +211,15 @@ def _read_card(folder: Path) -> tuple[ModelCard, ModelFacts]:
         mended = f"`ila card --model {folder}` writes one that is"
         raise PublishError(f"The card {str(folder / 'README.md')!r} is not right: {'; '.join(wrong)}; {mended}.")
     return card, facts
+
+
+def _check_trained(folder: Path) -> None:
+    untrained = _read_object(folder / "config.json").get("untrained_weights")
+    if untrained:
+        raise PublishError(
+            f"Nothing has trained {len(untrained)} of the weights in {str(folder)!r}, such as {untrained[0]!r}: they "
+            "are random. Train the model, or call `model.mark_trained()`, and export it again."
+        )
 
 
 def _check_licence(folder: Path, facts: ModelFacts) -> None:

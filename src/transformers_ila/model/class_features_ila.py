@@ -1,7 +1,7 @@
-"""Class names to tokens, and the text features of the classes, of tokens or ready ones.
+"""Class names to sentences to tokens, and the text features of the classes, of tokens or ready ones.
 
-Names are tokenised as CLIP reads them, and never silently wrong. Features are kept while the text tower is frozen, and
-computed in every call while it is trained.
+Names are tokenised as CLIP reads them, bare or in templates, and never silently wrong. Features are kept while the
+text tower is frozen, and computed in every call while it is trained.
 
 Shapes: `K` classes, `E` projection.
 """
@@ -61,7 +61,7 @@ def check_templates(templates: str | Sequence[str]) -> list[str]:
     if templates == "actions":
         return list(ACTION_TEMPLATES)
     given = [templates] if isinstance(templates, str) else templates
-    require_templates(given, "templates")
+    require_templates(given, "templates", ', or "actions"')
     return [str(template) for template in given]
 
 
@@ -83,6 +83,12 @@ def load_tokenizer(path: Any, **source: Any) -> PreTrainedTokenizerBase:
     try:
         # the library's own class; unset, it asks whether to run the code that lies beside it
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, **source)
+    except ImportError as error:
+        says = " ".join(str(error).split())
+        hint = " Install `sentencepiece` and `protobuf`." if "SentencePiece" in says else ""  # of SigLIP
+        raise ValueError(
+            f"The tokenizer of {str(path)!r} needs a package that is not installed.{hint} ({says:.160})"
+        ) from error
     except Exception as error:  # the library raises five kinds, depending on what is missing
         raise ValueError(_no_tokenizer(path) + f" ({type(error).__name__} behind this.)") from error
     if len(tokenizer) <= len(tokenizer.all_special_ids):  # built without any file
@@ -108,9 +114,9 @@ def tokenize_texts(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, con
     length = config.max_position_embeddings
     broken = [text for text in texts if text != text.encode("utf-8", "replace").decode()]
     if broken:
-        raise ValueError(f"`labels` and texts must be text that UTF-8 can hold, got {broken}.")
+        raise ValueError(f"`labels` and texts must be text that UTF-8 can hold, got {broken[:3]}.")
     lengths = [len(ids) for ids in tokenizer(texts)["input_ids"]]
-    _warn_of_cut_texts([(text, count) for text, count in zip(texts, lengths) if count > length], length)
+    warn_of_cut_texts([(text, count) for text, count in zip(texts, lengths) if count > length], length)
     encoded = tokenizer(texts, padding="max_length", truncation=True, max_length=length, return_tensors="pt")
     end = config.eos_token_id  # where CLIPTextModel reads the feature; 2 is CLIP's old sign for "the highest id"
     if end != 2 and not (encoded["input_ids"] == end).any(-1).all():
@@ -118,7 +124,7 @@ def tokenize_texts(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, con
     return encoded["input_ids"]
 
 
-def _warn_of_cut_texts(cut: list[tuple[str, int]], length: int) -> None:
+def warn_of_cut_texts(cut: list[tuple[str, int]], length: int) -> None:
     """Warn of texts, each with its number of tokens, that are longer than the text tower reads."""
     if cut:
         shown = [(text if len(text) <= 60 else f"{text[:57]}...", count) for text, count in cut[:3]]
@@ -321,8 +327,9 @@ class ClassTextFeatures:
         self._require_text_head("encode_texts")
         self._require_text_tower("encode_texts")
         chosen = self._templates(templates)
-        given = [texts] if isinstance(texts, (str, bytes)) else list(texts)
-        if isinstance(texts, (str, bytes)) or not all(isinstance(text, str) for text in given):
+        is_list = isinstance(texts, Iterable) and not isinstance(texts, (str, bytes))
+        given: list[Any] = list(texts) if is_list else [None]
+        if not all(isinstance(text, str) for text in given):
             raise ValueError(f"`texts` must be a list of strings, got {texts!r}.")
         if not given:
             return self.logit_scale.detach().new_empty(0, self.config.projection_dim)
@@ -356,8 +363,9 @@ class ClassTextFeatures:
         """Encode tokens and average over the templates as CLIP does: (M * N, length) -> (N, E) of unit length."""
         features = self._encode_tokens(input_ids)
         unit = F.normalize(at_least_float32(features), dim=-1)
-        mean = unit.unflatten(0, (templates, -1)).mean(0) if templates > 1 else unit
-        return F.normalize(mean, dim=-1).to(features)
+        if templates > 1:
+            unit = F.normalize(unit.unflatten(0, (templates, -1)).mean(0), dim=-1)
+        return unit.to(features)
 
     def _encode_tokens(self, input_ids: torch.Tensor) -> torch.Tensor:
         """Encode tokens in chunks: (N, length) -> (N, E), not normalised."""

@@ -1,7 +1,7 @@
 """Configuration of ILA: every architecture number lives here.
 
 `IlaConfig` is `CLIPConfig` with two sub-configurations of our own. A CLIP checkpoint's `config.json` loads as it is:
-what CLIP does not know takes the defaults below. That of an ImageNet ViT loads too (`loading_ila.py`).
+what CLIP does not know takes the defaults below. Those of image towers load too (`TOWERS` of `loading_ila.py`).
 
 The defaults are no published network: the fusion "interaction" is ours, and the masks are those of the published
 checkpoints. `IlaConfig.paper(...)` is the network of the equations (Implicit Temporal Modeling with Learnable
@@ -20,7 +20,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import CLIPConfig, CLIPTextConfig, CLIPVisionConfig, PreTrainedConfig
 
 from .class_names_ila import names_of, settle_label_fields, with_label_arguments, without_label_fields
-from .loading_ila import HUB_KWARGS, config_dict_of_vit
+from .loading_ila import HUB_KWARGS, TOWERS, config_dict_of_tower, refuse_adapter
 from .validation_ila import (
     ALIGNING,
     ALIGNMENT_USES,
@@ -138,13 +138,15 @@ def zero_shot_arguments(kind: Any, path: Any, given: Mapping[str, Any]) -> dict[
     Raises:
         ValueError: a checkpoint or a model without CLIP's text tower, or fields of another network.
     """
+    refuse_adapter(path)
     source = {name: given[name] for name in HUB_KWARGS if name in given}
     stored = {} if path is None else PreTrainedConfig.get_config_dict(path, **source)[0]
+    check_model_type(stored, path, kind.loads)
     found, is_clip = stored.get("model_type"), stored.get("model_type") == "clip"
     if found not in ("clip", "ila"):
+        kind_found = "has no config.json that says what it is" if found is None else f"is of `model_type` {found!r}"
         raise ValueError(
-            f"`zero_shot=True` needs CLIP's text tower; {str(path)!r} is of `model_type` {found!r}, allowed: 'clip', "
-            "'ila'."
+            f"`zero_shot=True` needs CLIP's text tower; {str(path)!r} {kind_found}, allowed: 'clip', 'ila'."
         )
     network: dict[str, Any] = {"classification_head": "text", "class_features": "tokens", **PLAIN_CLIP}
     if not is_clip:
@@ -238,6 +240,9 @@ class IlaVisionConfig(CLIPVisionConfig):
         patch_bias: the patch embedding has a bias: `False` in CLIP, `True` in a ViT (Table 10).
         pre_layer_norm: what enters the layers is normalised, as in CLIP. `False` in a ViT, which normalises all tokens
             behind them instead: `last_hidden_state` is that.
+        num_register_tokens: learned tokens beside each frame's own in the spatial attention, which DINOv2 may have;
+            temporal modules do not see them.
+        gated_mlp: the layers' MLP is gated (SwiGLU, as of DINOv2-giant) in place of CLIP's two linear layers.
         image_normalization: "image_mean" and "image_std" that the weights were made for, `None` for CLIP's;
             `IlaVideoProcessor.for_model` takes them from here.
         untrained_weights: as in `IlaConfig`, of a tower alone.
@@ -245,7 +250,7 @@ class IlaVisionConfig(CLIPVisionConfig):
 
     model_type = "ila_vision_model"
     # types of models whose weights have a place
-    loads = frozenset({"ila_vision_model", "ila", "ila_frozen_clip", "clip", "clip_vision_model", "vit"})
+    loads = frozenset({"ila_vision_model", "ila", "ila_frozen_clip", "clip", "clip_vision_model", *TOWERS})
     uses = (*ALIGNMENT_USES, *MASK_USES, *TOWER_USES)
 
     image_size: int = 224
@@ -274,6 +279,8 @@ class IlaVisionConfig(CLIPVisionConfig):
     drop_path_rate: float | int = 0.0
     patch_bias: bool = False
     pre_layer_norm: bool = True
+    num_register_tokens: int = 0
+    gated_mlp: bool = False
     image_normalization: dict[str, list[float] | tuple[float, ...]] | None = None
     untrained_weights: list[str] | None = None
 
@@ -288,8 +295,8 @@ class IlaVisionConfig(CLIPVisionConfig):
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         config_dict, unused = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
         check_model_type(config_dict, pretrained_model_name_or_path, cls.loads)
-        if config_dict.get("model_type") == "vit":
-            config_dict = config_dict_of_vit(config_dict, pretrained_model_name_or_path, **kwargs)
+        if config_dict.get("model_type") in TOWERS:
+            config_dict = config_dict_of_tower(config_dict, pretrained_model_name_or_path, **kwargs)
         if "vision_config" in config_dict:  # of both towers, CLIP's or ours
             untrained = config_dict.get("untrained_weights")
             config_dict = IlaConfig.from_dict(without_label_fields(config_dict)).vision_config.to_dict()
@@ -333,6 +340,8 @@ class IlaVisionConfig(CLIPVisionConfig):
     def validate_image(self) -> None:
         """Raise a ValueError for an image size, a patch size or a normalisation that is not allowed."""
         require(self.patch_size >= 1, field="patch_size", value=self.patch_size, allowed="1 or more")
+        registers = self.num_register_tokens
+        require(registers >= 0, field="num_register_tokens", value=registers, allowed="0 or more")
         allowed = f"at least patch_size={self.patch_size}"
         require(self.image_size >= self.patch_size, field="image_size", value=self.image_size, allowed=allowed)
         found, names = self.image_normalization, {"image_mean", "image_std"}
@@ -430,7 +439,7 @@ class IlaConfig(CLIPConfig):
     """
 
     model_type = "ila"
-    loads = frozenset({"ila", "clip", "vit"})  # types of models whose weights have a place
+    loads = frozenset({"ila", "clip", *TOWERS})  # types of models whose weights have a place
     uses = (
         *HEAD_USES,
         *LOSS_USES,
@@ -529,8 +538,8 @@ class IlaConfig(CLIPConfig):
             count = len(config_dict.get("id2label") or range(2))
             if config_dict.get("problem_type") not in PROBLEM_TYPES or count < 2:  # of a head that is not loaded here
                 config_dict = {**without_label_fields(config_dict), "problem_type": None}
-        if config_dict.get("model_type") == "vit":
-            config_dict = config_dict_of_vit(config_dict, pretrained_model_name_or_path, **kwargs)
+        if config_dict.get("model_type") in TOWERS:
+            config_dict = config_dict_of_tower(config_dict, pretrained_model_name_or_path, **kwargs)
         return config_dict, unused
 
     @classmethod

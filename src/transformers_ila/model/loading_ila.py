@@ -1,36 +1,38 @@
 """What lies in checkpoints' folders: other kinds and sizes of weights, names of weights, and code beside them.
 
-The keys of an ImageNet ViT are read, and position tables are resampled to a new size. Single weights are layers in
-models, so that adapters train and save them (PEFT does so with modules, not with bare parameters), and stand in
-checkpoints under their layer's own name, as bare parameters did.
+Image towers (ImageNet's ViT, DINOv2) become CLIP's. Single weights, which are layers in models (`HeldWeight`), stand
+in checkpoints under their layer's own name, as bare parameters did.
 """
 
 import json
-import math
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import nn
-from torch.nn import functional as F
-from transformers import PreTrainedConfig, ViTConfig, ViTModel
-from transformers import initialization as init
-from transformers.models.clip.modeling_clip import CLIPVisionEmbeddings
-from transformers.models.x_clip.modeling_x_clip import XCLIPMultiframeIntegrationTransformer
+from transformers import (
+    Dinov2Model,
+    Dinov2WithRegistersModel,
+    PreTrainedConfig,
+    ViTMAEModel,
+    ViTModel,
+    ViTMSNModel,
+)
 from transformers.utils import IMAGE_PROCESSOR_NAME, cached_file, logging
-from transformers.utils.constants import IMAGENET_STANDARD_MEAN, IMAGENET_STANDARD_STD
+from transformers.utils.constants import (
+    IMAGENET_DEFAULT_MEAN,
+    IMAGENET_DEFAULT_STD,
+    IMAGENET_STANDARD_MEAN,
+    IMAGENET_STANDARD_STD,
+)
 
 from .class_names_ila import without_label_fields
 
 
 logger = logging.get_logger(__name__)
-
-
-TIME_PARAMETERS = ("time_embedding", "pixel_weights", "region_weights")
 
 
 def vision_sizes(config: PreTrainedConfig) -> dict[str, int]:
@@ -47,49 +49,14 @@ def set_vision_sizes(config: PreTrainedConfig, sizes: dict[str, int]) -> None:
 
 def stored_sizes(config_class: Any, path: Any, wanted: dict[str, int], **source: Any) -> dict[str, int]:
     """Return a checkpoint's number of frames and image size; CLIP's knows no frames and takes the `wanted` ones."""
+    tower = image_tower(path, **source)
+    if tower is not None:  # its own size, which is not always the one that it is used at
+        own, _ = tower.model.config_class.get_config_dict(path, **source)
+        return {**wanted, "image_size": tower.model.config_class.from_dict(own).image_size}
     config_dict, _ = config_class.get_config_dict(path, **source)
     sizes = vision_sizes(config_class.from_dict(without_label_fields(config_dict)))
     knows_frames = "num_frames" in config_dict.get("vision_config", config_dict)
     return sizes if knows_frames else {**sizes, "num_frames": wanted["num_frames"]}
-
-
-def resize_frame_positions(mit: XCLIPMultiframeIntegrationTransformer, num_frames: int) -> None:
-    """Interpolate the positions (1, T, E) linearly over the frames, in place."""
-    weight = mit.position_embedding.detach()  # (1, T, E)
-    resized = F.interpolate(weight.float().mT, size=num_frames, mode="linear").mT
-    mit.position_embedding = nn.Parameter(resized.to(weight.dtype).contiguous())
-
-
-def resize_time_parameters(model: nn.Module, num_frames: int) -> bool:
-    """Interpolate, in place, what the tower learned for each frame or pair of frames; return whether it had any.
-
-    Time embeddings (T, D) are interpolated linearly, GTA's matrices (heads, groups, T, T) bilinearly and such that
-    what they sum up over the frames stays as large.
-    """
-    owners = [(module, name) for module in model.modules() for name in TIME_PARAMETERS if name in module._parameters]
-    owners += [(module, "weight") for module in model.modules() if isinstance(module, FramePositions)]
-    for module, name in owners:
-        weight = getattr(module, name).detach()
-        if weight.ndim == 2:
-            resized = F.interpolate(weight.float().mT[None], size=num_frames, mode="linear")[0].mT
-        else:
-            resized = F.interpolate(weight.float(), size=(num_frames, num_frames), mode="bilinear")
-            resized = resized * (weight.shape[-1] / num_frames)
-        setattr(module, name, nn.Parameter(resized.to(weight.dtype).contiguous()))
-    return bool(owners)
-
-
-def resize_patch_positions(embeddings: CLIPVisionEmbeddings, image_size: int) -> None:
-    """Interpolate the positions (L, D) bicubically over the patch grid, in place; the class token's stays."""
-    weight = embeddings.position_embedding.weight.detach()  # (1 + grid * grid, D)
-    before, after = math.isqrt(weight.shape[0] - 1), image_size // embeddings.patch_size
-    patches = weight[1:].float().mT.unflatten(1, (before, before))[None]  # (1, D, grid, grid)
-    patches = F.interpolate(patches, size=(after, after), mode="bicubic", align_corners=False)
-    resized = torch.cat([weight[:1], patches[0].flatten(1).mT.to(weight.dtype)])
-    embeddings.position_embedding = nn.Embedding.from_pretrained(resized, freeze=False)
-    embeddings.image_size = image_size
-    embeddings.num_patches, embeddings.num_positions = after * after, len(resized)
-    embeddings.position_ids = torch.arange(len(resized), device=weight.device)[None]
 
 
 ADAPTER, WEIGHTS = "adapter_config.json", ("model", "pytorch_model")
@@ -108,172 +75,221 @@ def refuse_adapter(path: Any) -> None:
 # Arguments of `from_pretrained` that say where the files are.
 HUB_KWARGS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 
-VIT_FIELDS = {  # ViTConfig's -> IlaVisionConfig's
-    **{name: name for name in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")},
-    **{name: name for name in ("image_size", "patch_size", "num_channels", "hidden_act", "layer_norm_eps")},
+# -- image towers -----------------------------------------------------------------------------------------------------
+
+
+class ImageTower(NamedTuple):
+    """Describe a kind of image model whose weights fill the tower.
+
+    name: as users know it.
+    model: transformers' class, without a head.
+    image_mean, image_std: what its pixels were normalised with, where no file beside the weights says so.
+    """
+
+    name: str
+    model: Any
+    image_mean: Sequence[float]
+    image_std: Sequence[float]
+
+
+_IMAGENET = (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
+TOWERS = {  # by `model_type`
+    "vit": ImageTower("ViT", ViTModel, IMAGENET_STANDARD_MEAN, IMAGENET_STANDARD_STD),
+    "vit_mae": ImageTower("ViT (MAE)", ViTMAEModel, *_IMAGENET),
+    "vit_msn": ImageTower("ViT (MSN)", ViTMSNModel, *_IMAGENET),
+    "dinov2": ImageTower("DINOv2", Dinov2Model, *_IMAGENET),
+    "dinov2_with_registers": ImageTower("DINOv2 with registers", Dinov2WithRegistersModel, *_IMAGENET),
+}
+TOWER_FIELDS = {  # theirs -> IlaVisionConfig's
+    **{name: name for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "image_size", "patch_size")},
+    **{name: name for name in ("num_channels", "hidden_act", "layer_norm_eps")},
     "attention_probs_dropout_prob": "attention_dropout",
 }
-VIT_TOWER = {"patch_bias": True, "pre_layer_norm": False}  # fields that make CLIP's tower a ViT
-VIT_WEIGHTS = (  # ViTModel's names -> IlaVisionModel's
+# Fields of IlaVisionConfig of which a tower's weights allow one value.
+FIXED_FIELDS = ("patch_size", "patch_bias", "pre_layer_norm", "num_register_tokens", "gated_mlp")
+_LAYER = r"^(?:encoder\.layer|layers)\.(\d+)\."
+TOWER_WEIGHTS = (  # names in ViTModel, Dinov2Model -> IlaVisionModel's
     (r"^embeddings\.cls_token$", "embeddings.class_embedding"),
+    (r"^embeddings\.register_tokens$", "embeddings.register_tokens"),
     (r"^embeddings\.position_embeddings$", "embeddings.position_embedding.weight"),
     (r"^embeddings\.patch_embeddings\.projection\.", "embeddings.patch_embedding."),
     (r"^layernorm\.", "post_layernorm."),
-    (r"^layers\.(\d+)\.attention\.o_proj\.", r"encoder.layers.\1.self_attn.out_proj."),
-    (r"^layers\.(\d+)\.attention\.", r"encoder.layers.\1.self_attn."),
-    (r"^layers\.(\d+)\.layernorm_before\.", r"encoder.layers.\1.layer_norm1."),
-    (r"^layers\.(\d+)\.layernorm_after\.", r"encoder.layers.\1.layer_norm2."),
-    (r"^layers\.(\d+)\.mlp\.", r"encoder.layers.\1.mlp."),
+    (_LAYER + r"attention\.o_proj\.", r"encoder.layers.\1.self_attn.out_proj."),
+    (_LAYER + r"attention\.", r"encoder.layers.\1.self_attn."),
+    (_LAYER + r"(?:layernorm_before|norm1)\.", r"encoder.layers.\1.layer_norm1."),
+    (_LAYER + r"(?:layernorm_after|norm2)\.", r"encoder.layers.\1.layer_norm2."),
+    (_LAYER + r"mlp\.", r"encoder.layers.\1.mlp."),
 )
-ABOVE_VIT = re.compile(r"^(vit\.)?(pooler\.|classifier\.|decoder\.|embeddings\.mask_token$)")  # not needed here
+# What stands around a tower and is not needed here.
+ABOVE_TOWER = re.compile(r"^(vit\.|dinov2\w*\.)?(pooler\.|classifier\.|decoder\.|embeddings\.mask_token$)")
+LAYER_SCALE = re.compile(r"^(.*)\.layer_scale([12])\.lambda1$")
+DINOV2_IMAGE_SIZE = 224  # pixels that DINOv2 is used at; its positions are stored for 518
 
 
-def is_vit(path: Any, **source: Any) -> bool:
-    """Return whether a folder or Hub id holds an image classification ViT."""
+def image_tower(path: Any, **source: Any) -> ImageTower | None:
+    """Return which image tower a folder or Hub id holds; None for other models, as CLIP and ILA are."""
     try:
-        return PreTrainedConfig.get_config_dict(path, **source)[0].get("model_type") == "vit"
+        return TOWERS.get(PreTrainedConfig.get_config_dict(path, **source)[0].get("model_type"))
     except OSError:  # no configuration beside the weights: whoever needs one says so
-        return False
+        return None
 
 
-def config_dict_of_vit(config_dict: dict[str, Any], path: Any, **options: Any) -> dict[str, Any]:
-    """Make the dictionary of an IlaConfig: a linear head on the ViT, without the ViT's own classes.
+def config_dict_of_tower(config_dict: dict[str, Any], path: Any, **options: Any) -> dict[str, Any]:
+    """Make the dictionary of an IlaConfig: a linear head on an image tower, without the tower's own classes.
+
+    The image size of a DINOv2 is the one that its image processor crops to, and without a processor 224 pixels or the
+    checkpoint's, whichever is less: positions for 518 pixels would make 1369 patches of every frame.
 
     Args:
-        config_dict: of a ViTConfig.
+        config_dict: of a configuration of one of `TOWERS`.
         path: folder or Hub id; it also knows how the pixels were normalised.
         options: of `from_pretrained`.
 
     Raises:
         ValueError: a text head, `qkv_bias=False`, or pictures or patches that are no squares.
     """
+    tower = TOWERS[config_dict["model_type"]]
     if options.get("classification_head") == "text":
-        raise ValueError(_no_text(path))
-    vit = ViTConfig.from_dict(config_dict)
-    if not vit.qkv_bias or getattr(vit, "head_dim", None) not in (None, vit.hidden_size // vit.num_attention_heads):
-        raise ValueError(
-            f"{str(path)!r} is a ViT with qkv_bias={vit.qkv_bias}, head_dim={getattr(vit, 'head_dim', None)}; "
-            "allowed: qkv_bias=True and heads that divide hidden_size, as CLIP's layers have."
-        )
-    for field in ("image_size", "patch_size"):
-        if not isinstance(getattr(vit, field), int):
-            raise ValueError(f"{str(path)!r} has `{field}` {getattr(vit, field)!r}; allowed: one number, for squares.")
-    if vit.hidden_dropout_prob:
-        logger.warning(
-            f"hidden_dropout_prob={vit.hidden_dropout_prob} is not used: the tower here has no such dropout."
-        )
-    vision = {ours: getattr(vit, theirs) for theirs, ours in VIT_FIELDS.items()}
-    vision["image_normalization"] = _normalisation(
-        path, **{name: options[name] for name in HUB_KWARGS if name in options}
-    )
+        raise ValueError(_no_text(tower, path))
+    found = tower.model.config_class.from_dict(config_dict)
+    _check_tower(found, tower, path)
+    beside = _image_processor(path, **{name: options[name] for name in HUB_KWARGS if name in options})
+    vision = {ours: getattr(found, theirs) for theirs, ours in TOWER_FIELDS.items()}
+    vision |= {"patch_bias": True, "pre_layer_norm": False, "gated_mlp": getattr(found, "use_swiglu_ffn", False)}
+    vision["num_register_tokens"] = getattr(found, "num_register_tokens", 0)
+    defaults = {"image_mean": tower.image_mean, "image_std": tower.image_std}
+    vision["image_normalization"] = {name: list(beside.get(name) or value) for name, value in defaults.items()}
+    if hasattr(found, "mlp_ratio"):  # DINOv2
+        vision["intermediate_size"] = int(found.hidden_size * found.mlp_ratio)
+        vision["image_size"] = _cropped_to(beside) or min(found.image_size, DINOV2_IMAGE_SIZE)
+        if vision["gated_mlp"]:  # as many weights as an MLP has: two thirds of its width, in multiples of 8
+            width = (int(vision["intermediate_size"] * 2 / 3) + 7) // 8 * 8
+            vision |= {"hidden_act": "silu", "intermediate_size": width}
+    else:
+        vision["intermediate_size"] = found.intermediate_size
     return {
         "model_type": "ila",
-        "vision_config": {**vision, **VIT_TOWER, "projection_dim": vit.hidden_size},
-        "projection_dim": vit.hidden_size,
+        "vision_config": {**vision, "projection_dim": found.hidden_size},
+        "projection_dim": found.hidden_size,
         "classification_head": "linear",
-        "initializer_range": vit.initializer_range,
+        "initializer_range": found.initializer_range,
         **{name: config_dict[name] for name in ("dtype", "torch_dtype") if config_dict.get(name) is not None},
     }
 
 
-def _normalisation(path: Any, **source: Any) -> dict[str, list[float]]:
-    """Return the mean and deviation that pixels were normalised with, by default 0.5, as Google's ViTs have it."""
+def _check_tower(found: Any, tower: ImageTower, path: Any) -> None:
+    """Raise a ValueError for a tower's configuration that no IlaVisionConfig equals; warn of what is not used."""
+    head_dim = getattr(found, "head_dim", None)
+    if not found.qkv_bias or head_dim not in (None, found.hidden_size // found.num_attention_heads):
+        raise ValueError(
+            f"{str(path)!r} is a {tower.name} with qkv_bias={found.qkv_bias}, head_dim={head_dim}; "
+            "allowed: qkv_bias=True and heads that divide hidden_size, as CLIP's layers have."
+        )
+    for field in ("image_size", "patch_size"):
+        value = getattr(found, field)
+        if not isinstance(value, int):
+            raise ValueError(f"{str(path)!r} has `{field}` {value!r}; allowed: one number, for squares.")
+    for field in ("hidden_dropout_prob", "drop_path_rate"):
+        if getattr(found, field, 0):
+            logger.warning(f"{field}={getattr(found, field)} is not used: the tower here has no such dropout.")
+
+
+def _image_processor(path: Any, **source: Any) -> dict[str, Any]:
+    """Return what stands in the file of the image processor beside a checkpoint; nothing without one."""
     folder = os.path.dirname(path) if os.path.isfile(path) else path
     optional = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_gated_repo": False}
     file = cached_file(folder, IMAGE_PROCESSOR_NAME, **optional, **source)
-    found = {} if file is None else json.loads(Path(file).read_text(encoding="utf-8"))
-    defaults = {"image_mean": IMAGENET_STANDARD_MEAN, "image_std": IMAGENET_STANDARD_STD}
-    return {name: list(found.get(name) or default) for name, default in defaults.items()}
+    return {} if file is None else json.loads(Path(file).read_text(encoding="utf-8"))
 
 
-def check_config_for_vit(config: Any, path: Any) -> None:
-    """Raise a ValueError unless a configuration (of the tower, or of all) is one that ViT's weights fill."""
-    vision = getattr(config, "vision_config", config)
+def _cropped_to(processor: dict[str, Any]) -> int | None:
+    """Return the side of the squares that an image processor makes, in pixels; None where it makes none."""
+    size = processor.get("crop_size" if processor.get("do_center_crop") else "size")
+    if isinstance(size, dict):
+        size = size.get("height") if size.get("height") == size.get("width") else None
+    return size if isinstance(size, int) else None
+
+
+def check_config_for_tower(config: Any, stored: dict[str, Any], tower: ImageTower, path: Any) -> None:
+    """Raise a ValueError unless a configuration (of the tower, or of all) is one that a tower's weights fill.
+
+    stored: what `get_config_dict` of the configuration's class makes of the folder.
+    """
+    vision, stored = getattr(config, "vision_config", config), stored.get("vision_config", stored)
     if getattr(config, "classification_head", "linear") != "linear":
-        raise ValueError(_no_text(path))
-    other = {name: getattr(vision, name) for name, value in VIT_TOWER.items() if getattr(vision, name) != value}
+        raise ValueError(_no_text(tower, path))
+    needed = {name: stored[name] for name in FIXED_FIELDS if name in stored}
+    other = {name: getattr(vision, name) for name, value in needed.items() if getattr(vision, name) != value}
     if other:
-        raise ValueError(f"{str(path)!r} is a ViT, which needs {VIT_TOWER}, got {other}: `IlaConfig.from_pretrained`.")
+        raise ValueError(
+            f"{str(path)!r} is a {tower.name}, which needs {needed}, got {other}: `IlaConfig.from_pretrained`."
+        )
     if config is not vision and config.projection_dim != vision.hidden_size:
         raise ValueError(
-            f"`projection_dim` is {config.projection_dim}; allowed: {vision.hidden_size}, the width of the ViT in "
-            f"{str(path)!r}, which has no projection."
+            f"`projection_dim` is {config.projection_dim}; allowed: {vision.hidden_size}, the width of the "
+            f"{tower.name} in {str(path)!r}, which has no projection."
         )
 
 
-def state_dict_of_vit(path: Any, **options: Any) -> dict[str, torch.Tensor]:
-    """Load a ViT's weights under the names that they have in an IlaModel.
+def state_dict_of_tower(tower: ImageTower, path: Any, **options: Any) -> dict[str, torch.Tensor]:
+    """Load an image tower's weights under the names that they have in an IlaModel.
 
     Args:
-        path: folder or Hub id, as saved by any of transformers' ViT models, now or in the format's first version.
+        tower: what `image_tower` says of the path.
+        path: folder or Hub id, as saved by any of transformers' models of that kind, now or in its first version.
         options: of `from_pretrained`; those that say where the files are.
 
     Raises:
         ValueError: weights that are missing, of another shape, or not known.
         OSError: no such weights.
     """
-    loading: Any = ViTModel.from_pretrained
-    vit, info = loading(path, add_pooling_layer=False, dtype="auto", output_loading_info=True, **options)
+    model, info = tower.model.from_pretrained(path, dtype="auto", output_loading_info=True, **options)
     wrong = {kind: sorted(map(str, info[kind])) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")}
-    wrong["unexpected_keys"] = [name for name in wrong["unexpected_keys"] if not ABOVE_VIT.match(name)]
+    for kind in ("missing_keys", "unexpected_keys"):
+        wrong[kind] = [name for name in wrong[kind] if not ABOVE_TOWER.match(name)]
     if any(wrong.values()):
-        raise ValueError(f"{str(path)!r} does not hold the weights of the ViT in its config.json: {wrong}.")
-    state = {f"vision_model.{_renamed(name)}": weight for name, weight in vit.state_dict().items()}
-    for name, axes in (("class_embedding", (0, 1)), ("position_embedding.weight", (0,))):  # (1, 1, D), (1, L, D)
-        key = f"vision_model.embeddings.{name}"
-        state[key] = state[key].squeeze(axes)
-    width = vit.config.hidden_size
+        raise ValueError(f"{str(path)!r} does not hold the weights of the {tower.name} in its config.json: {wrong}.")
+    state = {name: weight for name, weight in model.state_dict().items() if not ABOVE_TOWER.match(name)}
+    fold_layer_scale(state)
+    state = {f"vision_model.{_renamed(name)}": weight for name, weight in state.items()}
+    for name, weight in state.items():
+        if name.startswith("vision_model.embeddings.") and "patch" not in name:
+            state[name] = weight[0]  # (1, L, D), (1, R, D)
+    state["vision_model.embeddings.class_embedding"] = state["vision_model.embeddings.class_embedding"][0]  # (1, D)
+    width = model.config.hidden_size
     state["visual_projection.weight"] = torch.eye(width, dtype=next(iter(state.values())).dtype)
     return state
 
 
+def fold_layer_scale(state: dict[str, torch.Tensor]) -> None:
+    """Multiply the linear layers that end attention and MLP by DINOv2's LayerScale behind them, in place.
+
+    s * (W x + b) = (s W) x + s b: LayerScale is gone, and the network computes the same.
+    """
+    for name in [name for name in state if LAYER_SCALE.match(name)]:
+        layer, place = LAYER_SCALE.match(name).groups()  # type: ignore[union-attr]
+        scale = state.pop(name)  # (D,)
+        ends = ("attention.o_proj",) if place == "1" else ("mlp.fc2", "mlp.down_proj")
+        (end,) = (f"{layer}.{end}" for end in ends if f"{layer}.{end}.weight" in state)
+        state[f"{end}.weight"] = scale[:, None] * state[f"{end}.weight"]
+        state[f"{end}.bias"] = scale * state[f"{end}.bias"]
+
+
 def _renamed(name: str) -> str:
-    return next(re.sub(theirs, ours, name) for theirs, ours in VIT_WEIGHTS if re.match(theirs, name))
+    return next(re.sub(theirs, ours, name) for theirs, ours in TOWER_WEIGHTS if re.match(theirs, name))
 
 
-def _no_text(path: Any) -> str:
-    return f'{str(path)!r} is a ViT without a text tower: `classification_head` must be "linear", got "text".'
+def _no_text(tower: ImageTower, path: Any) -> str:
+    return f'{str(path)!r} is a {tower.name} without a text tower: `classification_head` must be "linear", got "text".'
 
 
-# -- single weights as layers -----------------------------------------------------------------------------------------
+# -- names of single weights ------------------------------------------------------------------------------------------
 
 
 # Full names of these layers in a model, or in a tower alone.
 HELD_WEIGHTS = ("prompts_visual_projection", "vision_model.time_embedding", "time_embedding")
 # From the names in checkpoints to those in models, for `from_pretrained`.
 KEY_MAPPING = {rf"^{re.escape(name)}$": f"{name}.weight" for name in HELD_WEIGHTS}
-
-
-class HeldWeight(nn.Module):
-    """Hold one weight, of any shape; a subclass says in `forward` what is done with it."""
-
-    def __init__(self, *shape: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(*shape))
-
-
-class FramePositions(HeldWeight):
-    """Add what was learned for each frame, (T, D), to its tokens."""
-
-    def init_own_weights(self, factor: float) -> None:
-        """Set the weight to 0, so that a tower starts as plain CLIP; `factor` has no effect on that."""
-        init.zeros_(self.weight)
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """Add the positions to hidden states: (B, T, L, D) -> (B, T, L, D)."""
-        return hidden_states + self.weight[:, None]
-
-
-class PatchProjection(HeldWeight):
-    """Project patches for the prompt with a matrix, (D, E)."""
-
-    def init_own_weights(self, factor: float) -> None:
-        """Draw the weight with a deviation of `factor` / sqrt(D), as X-CLIP does."""
-        init.normal_(self.weight, std=self.weight.shape[0] ** -0.5 * factor)
-
-    def forward(self, patches: torch.Tensor) -> torch.Tensor:
-        """Project patches: (..., D) -> (..., E)."""
-        return patches @ self.weight
 
 
 def checkpoint_names(state_dict: Mapping[str, Any]) -> dict[str, Any]:

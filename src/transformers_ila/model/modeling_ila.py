@@ -24,10 +24,7 @@ from torch.nn import functional as F
 from transformers import CLIPTextModel, PreTrainedTokenizerBase
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
-from transformers.models.clip.modeling_clip import (
-    CLIPVisionEmbeddings,
-    image_text_contrastive_loss,
-)
+from transformers.models.clip.modeling_clip import image_text_contrastive_loss
 from transformers.models.x_clip.modeling_x_clip import XCLIPMultiframeIntegrationTransformer, XCLIPPromptGenerator
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, logging
@@ -44,10 +41,10 @@ from .class_features_ila import (
     random_class_embeds,
     tokenize_labels,
 )
-from .class_names_ila import check_labels, explicit_class_names, names_of, row_order, settle_label_fields
+from .class_names_ila import LABEL_FIELDS, check_labels, explicit_class_names, names_of, row_order, settle_label_fields
 from .configuration_ila import IlaConfig, IlaVisionConfig, zero_shot_arguments
-from .layers_ila import IlaVisionEncoder
-from .loading_ila import HUB_KWARGS, FramePositions, PatchProjection
+from .layers_ila import FramePositions, IlaVisionEmbeddings, IlaVisionEncoder, PatchProjection
+from .loading_ila import HUB_KWARGS
 from .named_classes_ila import NamedClasses, refuse_other_classes
 from .numerics_ila import at_least_float32
 from .pretrained_ila import IlaOutput, IlaPreTrainedModel, IlaVideoClassifierOutput, IlaVisionModelOutput, Projection
@@ -61,21 +58,6 @@ logger = logging.get_logger(__name__)
 
 # Arguments of `save_pretrained` that say where on the Hub the files go.
 UPLOAD_ARGUMENTS = ("push_to_hub", "repo_id", "commit_message", "token", "private", "create_pr", "revision")
-
-
-class IlaVisionEmbeddings(CLIPVisionEmbeddings):
-    """Embed patches as CLIP does, or with `patch_bias` as a ViT does: (N, C, H, W) -> (N, L, D)."""
-
-    def __init__(self, config: IlaVisionConfig) -> None:
-        super().__init__(config)
-        if config.patch_bias:
-            size = config.patch_size
-            self.patch_embedding = nn.Conv2d(config.num_channels, config.hidden_size, kernel_size=size, stride=size)
-
-    def init_own_weights(self, factor: float) -> None:
-        """Set the bias of the patch embedding to 0, if there is one."""
-        if self.patch_embedding.bias is not None:
-            init.zeros_(self.patch_embedding.bias)
 
 
 class IlaVisionModel(IlaPreTrainedModel):
@@ -130,6 +112,8 @@ class IlaVisionModel(IlaPreTrainedModel):
             hidden_states = self.time_embedding(hidden_states)
         hidden_states = self.pre_layrnorm(hidden_states)
         hidden_states, losses, alignments = self.encoder(hidden_states, grid, **kwargs)
+        if self.config.num_register_tokens:
+            hidden_states = hidden_states[:, :, : -self.config.num_register_tokens]
         normed = self.post_layernorm(hidden_states[:, :, :1] if self.config.pre_layer_norm else hidden_states)
         output = IlaVisionModelOutput(
             last_hidden_state=hidden_states if self.config.pre_layer_norm else normed,
@@ -149,10 +133,12 @@ def check_pixel_values(
 
     Raises:
         ValueError: unless the shape is (B, T, C, H, W) as configured, or with `views` (B, V, T, C, H, W), and the
-            numbers are normalised ones, which no integers are.
+            numbers are normalised ones, which no integers are. CLIP alone, which knows no time, takes any T.
     """
     frames, channels, size = config.num_frames, config.num_channels, config.image_size
     shape = tuple(pixel_values.shape) if isinstance(pixel_values, torch.Tensor) else None
+    if config.temporal_module == "none" and config.normalize_frames and shape is not None and len(shape) == 5 + views:
+        frames = max(shape[-4], 1)
     if shape is not None and len(shape) == 5 + views and shape[-4:-2] == (frames, channels):
         if shape[-2:] == (size, size) or any_size:
             if pixel_values.is_floating_point():
@@ -218,7 +204,7 @@ class IlaModel(IlaPreTrainedModel):
     There is no text tower with `classification_head="linear"`, and none where it was merged into its class features.
     """
 
-    # Parts of the names of parameters that no CLIP or ViT checkpoint has, so that they start anew.
+    # Parts of the names of parameters that no CLIP and no image tower has, so that they start anew.
     new_parameters: ClassVar[tuple[str, ...]] = (*NEW_IN_TOWER, "mit.", "prompts_", "classifier")
     # CLIP's text tower where the head is linear; the classifier's own where there is none.
     _keys_to_ignore_on_load_unexpected = [r"^(text_model|text_projection|logit_scale|class)"]
@@ -444,15 +430,16 @@ class IlaForVideoClassification(NamedClasses, ClassTextFeatures, IlaModel):
         templates: str | Sequence[str] | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Load an ILA, CLIP or ViT checkpoint, optionally for other classes.
+        """Load an ILA or CLIP checkpoint or an image tower, optionally for other classes.
 
         ```python
         model = IlaForVideoClassification.from_pretrained(clip, labels=["juggling", "waving"], zero_shot=True)
         ```
 
         Args:
-            pretrained_model_name_or_path: folder or Hub id of an ILA or CLIP checkpoint, or of an ImageNet ViT
-                (`google/vit-base-patch16-224-in21k`; Table 10), which gets a linear head.
+            pretrained_model_name_or_path: folder or Hub id of an ILA or CLIP checkpoint, or of an image tower,
+                which gets a linear head: an ImageNet ViT (`google/vit-base-patch16-224-in21k`; Table 10), DINOv2
+                (`facebook/dinov2-small`), or DINOv2 with registers.
             labels: class names, in the order of the logits. Sets `id2label` and `label2id`, and the text head's
                 tokens; `id2label`, `label2id` or a `config` with other names than the checkpoint's do the same.
             tokenizer: of the text tower, or where to load it from; by default the checkpoint's own.
@@ -467,8 +454,8 @@ class IlaForVideoClassification(NamedClasses, ClassTextFeatures, IlaModel):
         Raises:
             ValueError: names that contradict each other, or are no different, non-empty strings; other names than a
                 linear head or ready text features have; names for a text head without a tokenizer, or names that it
-                reads alike; a text head for a ViT; templates without a text tower; with `zero_shot` fields of another
-                network, no text tower, or weights that the checkpoint lacks.
+                reads alike; a text head for an image tower; templates without a text tower; with `zero_shot` fields of
+                another network, no text tower, or weights that the checkpoint lacks.
         """
         path, wants_info = pretrained_model_name_or_path, kwargs.pop("output_loading_info", False)
         if templates is None:
@@ -483,7 +470,7 @@ class IlaForVideoClassification(NamedClasses, ClassTextFeatures, IlaModel):
             labels=labels,
             tokenizer=tokenizer,
             templates=None if templates is None else check_templates(templates),
-            anew=zero_shot and labels is not None,
+            anew=zero_shot and any(given is not None for given in (labels, *map(kwargs.get, LABEL_FIELDS[:2]))),
             output_loading_info=True,
             **kwargs,
         )
@@ -493,7 +480,7 @@ class IlaForVideoClassification(NamedClasses, ClassTextFeatures, IlaModel):
             names = explicit_class_names(model.config) if model._find_tokenizer() is not None else None
             if names is not None:
                 model.set_labels(names)
-        if not (zero_shot and "class_input_ids" in info["missing_keys"]):  # no words were asked for
+        if not (zero_shot and model._has_placeholders()):  # no words were asked for
             model._warn_of_classes(info["missing_keys"])
         return (model, info) if wants_info else model
 
@@ -664,13 +651,15 @@ class IlaForVideoClassification(NamedClasses, ClassTextFeatures, IlaModel):
         ids = tokenize_labels(names, used, self.config.text_config, sentences)
         if len(sentences) == 1:
             self.set_class_input_ids(ids, names)
-        elif self.config.freeze_text_model:
-            self.set_class_embeddings(self._encode_averaged(ids, len(sentences)), names)
-        else:
+        elif not self.config.freeze_text_model:
             raise ValueError(
                 f"Features of {len(sentences)} templates are averaged once, and the text tower is to be trained "
                 "(`freeze_text_model` is False): give one template, or freeze it."
             )
+        else:
+            features = self._encode_averaged(ids, len(sentences)).to(self.logit_scale.dtype)
+            self._name_classes(self._checked_names(len(names), names))
+            self._use_ready_features(features)
         self.config.label_templates = kept
         self.tokenizer = used
 

@@ -21,21 +21,19 @@ from transformers.utils.output_capturing import OutputRecorder
 
 from .configuration_ila import IlaConfig
 from .fusing_ila import FusableModel
-from .layers_ila import IlaEncoderLayer
+from .layers_ila import IlaEncoderLayer, resize_frame_positions, resize_patch_positions, resize_time_parameters
 from .loading_ila import (
     HELD_WEIGHTS,
     HUB_KWARGS,
     KEY_MAPPING,
-    check_config_for_vit,
+    TOWERS,
+    check_config_for_tower,
     checkpoint_names,
-    is_vit,
+    image_tower,
     refuse_adapter,
-    resize_frame_positions,
-    resize_patch_positions,
-    resize_time_parameters,
     save_code,
     set_vision_sizes,
-    state_dict_of_vit,
+    state_dict_of_tower,
     stored_sizes,
     take_checkpoint_names,
     vision_sizes,
@@ -264,7 +262,7 @@ class IlaPreTrainedModel(UntrainedWeights, FusableModel, CLIPPreTrainedModel):
     def from_pretrained(
         cls, pretrained_model_name_or_path: Any, *model_args: Any, config: Any = None, **kwargs: Any
     ) -> Any:
-        """Load an ILA, CLIP or ViT checkpoint, as `PreTrainedModel.from_pretrained` does.
+        """Load an ILA or CLIP checkpoint, or an image tower's (`TOWERS`), as `PreTrainedModel.from_pretrained` does.
 
         Another `num_frames` or `image_size` than the checkpoint's interpolates the positions; a warning says so. So
         does one of what the checkpoint lacks and is random until trained (`UntrainedWeights`).
@@ -273,15 +271,19 @@ class IlaPreTrainedModel(UntrainedWeights, FusableModel, CLIPPreTrainedModel):
         refuse_adapter(pretrained_model_name_or_path)
         if isinstance(config, PreTrainedConfig) and config.model_type in ("clip", "clip_vision_model"):
             config = cls.config_class.from_dict(config.to_dict())
+        if isinstance(config, PreTrainedConfig) and config.model_type in TOWERS:
+            kind = cls.config_class.__name__
+            raise ValueError(f"`config` is a {type(config).__name__}; allowed: `{kind}.from_pretrained(...)` of it.")
         kwargs["key_mapping"] = {**KEY_MAPPING, **(kwargs.get("key_mapping") or {})}
         source = {name: kwargs[name] for name in HUB_KWARGS if name in kwargs}
-        vit = pretrained_model_name_or_path is not None and is_vit(pretrained_model_name_or_path, **source)
+        named = pretrained_model_name_or_path is not None
+        tower = image_tower(pretrained_model_name_or_path, **source) if named else None
         asks_for_size = isinstance(config, PreTrainedConfig) or not {"num_frames", "image_size"}.isdisjoint(kwargs)
-        if pretrained_model_name_or_path is None or not (asks_for_size or vit):
+        if not named or not (asks_for_size or tower):
             model, info = super().from_pretrained(
                 pretrained_model_name_or_path, *model_args, config=config, output_loading_info=True, **kwargs
             )
-            if pretrained_model_name_or_path is None:
+            if not named:
                 model.name_or_path = ""  # and not "None", where its tokenizer would be looked for
             realign_tensors(model)
             # without a checkpoint, the state dict given is of nobody knows which weights
@@ -300,10 +302,10 @@ class IlaPreTrainedModel(UntrainedWeights, FusableModel, CLIPPreTrainedModel):
             config.weights_origin = stored["weights_origin"]
         set_vision_sizes(config, stored_sizes(cls.config_class, pretrained_model_name_or_path, wanted, **source))
         path = pretrained_model_name_or_path
-        if vit:
-            check_config_for_vit(config, path)
+        if tower:
+            check_config_for_tower(config, stored, tower, path)
             options = {name: kwargs.pop(name) for name in FILE_ARGUMENTS if name in kwargs}
-            path, kwargs["state_dict"] = None, state_dict_of_vit(path, **source, **options)
+            path, kwargs["state_dict"] = None, state_dict_of_tower(tower, path, **source, **options)
         model, info = super().from_pretrained(path, *model_args, config=config, output_loading_info=True, **kwargs)
         model.name_or_path = model.config.name_or_path = str(pretrained_model_name_or_path)
         model.resize_positions(**wanted)
@@ -350,16 +352,17 @@ class IlaPreTrainedModel(UntrainedWeights, FusableModel, CLIPPreTrainedModel):
 class IlaVisionModelOutput(ModelOutput):
     """Hold the output of the vision tower and of `get_video_features`.
 
-    last_hidden_state: the last layer's output, (B, T, L, D); a ViT's is taken after the last layer norm, a CLIP's
-        before it, as in transformers' own models.
+    last_hidden_state: the last layer's output, (B, T, L, D), without registers; a ViT's is taken after the last layer
+        norm, a CLIP's before it, as in transformers' own models.
     pooler_output: the class token of every frame after the last layer norm, (B, T, D); `get_video_features` puts the
         video features in its place, (B, E).
     frame_embeds: of `get_video_features`: every frame's feature in the space of the texts, before the frames are
         integrated or averaged, (B, T, E); `None` where a model has none.
     alignment_loss: sum over layers of the mean over pairs of 1 - cosine (Eq. 10 up to a constant and gamma), scalar;
         `None` where nothing is aligned.
-    hidden_states: embeddings and every layer's output, each (B, T, L, D).
-    attentions: under "eager", each (B*T, heads, L or L+1, L or L+1); the last token is the mutual-information token.
+    hidden_states: embeddings and every layer's output, each (B, T, L + R, D), the R registers last.
+    attentions: under "eager", each (B*T, heads, n, n) of the n tokens that the temporal module hands on:
+        class token, patches, registers, and last the mutual-information token if there is one.
     interactive_points: per aligning layer (B, T-1, 2, 2): previous/current frame, x/y in [-1, 1].
     alignment_masks: per aligning layer (B, T-1, 2, h, w).
     """

@@ -47,13 +47,14 @@ LARGEST = {
     "num_hidden_layers": 1000,
     "mit_num_hidden_layers": 1000,
     "prompt_layers": 1000,
+    "num_register_tokens": 2**10,
     "alignment_hidden_size": 2**16,
     "mit_intermediate_size": 2**18,
     "gta_regions": 2**16,
     "num_labels": 2**20,
 }
 LARGEST_NUMBER = 2**100
-MAY_BE_ZERO = ("mit_num_hidden_layers",)
+MAY_BE_ZERO = ("mit_num_hidden_layers", "num_register_tokens")
 
 
 def require_sizes(fields: Mapping[str, Any]) -> None:
@@ -90,21 +91,39 @@ def require_activation(field: str, value: str) -> None:
     require(value in ACT2FN, field=field, value=value, allowed=f"one of {', '.join(sorted(ACT2FN))}")
 
 
+_NO_CLASS_TOKEN = "it has no class token, in which the tower gathers what is in a frame"
+_BIASES = "its attention adds a bias for every distance of two patches, which the tower's has not"
+_OF_VIDEOS = "it joins the frames of a video in its own way, and the tower begins as a network of single frames"
+_SIGLIP = (
+    f"{_NO_CLASS_TOKEN}. For any words without training take `SiglipForVideoClassification.from_pretrained(..., "
+    'labels=...)` or `pipeline("zero-shot-video-classification", model=...)`, and a CLIP to train'
+)
+REFUSED_TYPES = {  # `model_type` or its beginning -> why its weights have no place in the tower; the first that fits
+    "dinov3_convnext": f"{_NO_CLASS_TOKEN}, and no patches of one size",
+    "dinov3": (
+        "DINOv3's rotary positions turn queries and keys in every attention, and the tokens that temporal modules add "
+        "there have no position; DINOv2 loads"
+    ),
+    "siglip": _SIGLIP,
+    "beit": _BIASES,
+    "data2vec-vision": _BIASES,
+    "deit": "it has a second class token, for distillation; a DeiT without it is saved as a ViT, which loads",
+    **dict.fromkeys(("ijepa", "swin", "convnext", "resnet"), _NO_CLASS_TOKEN),
+    "timesformer": f"{_OF_VIDEOS}; `AlignedTimesformerForVideoClassification` puts ILA inside it",
+    **dict.fromkeys(("videomae", "vivit", "vjepa", "xclip"), _OF_VIDEOS),
+}
+
+
 def check_model_type(config_dict: dict[str, Any], path: Any, allowed: Collection[str]) -> None:
-    """Raise a ValueError where a `config.json` is of a model whose weights have no place here."""
+    """Raise a ValueError where a `config.json` is of a model whose weights have no place here, and say why."""
     found = config_dict.get("model_type")
-    if str(found).startswith("siglip") and found not in allowed:
-        raise ValueError(
-            f"{str(path)!r} holds a SigLIP (`model_type` {found!r}), which cannot be a backbone here: it has no class "
-            "token, which the layers and frames exchange. For any words without training take "
-            "`SiglipForVideoClassification.from_pretrained(..., labels=...)` or "
-            '`pipeline("zero-shot-video-classification", model=...)`; as a backbone a CLIP.'
-        )
     if found is not None and found not in allowed:
         names = (config_dict.get("architectures") or [found])[0]
+        towers = "clip" in allowed or "vit" in allowed  # elsewhere nothing but one kind of video network has a place
+        reasons = (f": {why}" for kind, why in REFUSED_TYPES.items() if towers and found.startswith(kind))
         raise ValueError(
-            f"{str(path)!r} holds a {names} (`model_type` {found!r}), of which nothing can be loaded here; allowed "
-            f"`model_type`: {', '.join(sorted(allowed))}."
+            f"{str(path)!r} holds a {names} (`model_type` {found!r}), of which nothing can be loaded here"
+            f"{next(reasons, '')}; allowed `model_type`: {', '.join(sorted(allowed))}."
         )
 
 
@@ -125,9 +144,12 @@ def require_classification(config: Any, num_labels: int | None = None) -> None:
     require(problem != MULTI_LABEL or not smoothing, field="label_smoothing", value=smoothing, allowed=allowed)
 
 
-def require_templates(templates: Any, field: str) -> None:
-    """Raise a ValueError unless these are different sentences with one place, `{}`, for a class name in each."""
-    allowed = 'one or more different sentences, each with one `{}` for the name and no other braces: "a video of {}."'
+def require_templates(templates: Any, field: str, also: str = "") -> None:
+    """Raise a ValueError unless these are different sentences with one place, `{}`, for a class name in each.
+
+    also: what else is allowed, in words for the error.
+    """
+    allowed = f'one or more different sentences, each with one `{{}}` for the name: "a video of {{}}."{also}'
     are_texts = isinstance(templates, (list, tuple)) and all(isinstance(text, str) for text in templates)
     require(are_texts and len(templates) > 0, field=field, value=templates, allowed=allowed)
     for text in templates:

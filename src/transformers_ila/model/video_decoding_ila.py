@@ -122,6 +122,40 @@ def count_frames(file: VideoFile) -> IlaVideoMetadata:
         return metadata
 
 
+def frame_times(file: VideoFile) -> IlaVideoMetadata:
+    """Return when each frame is shown, as the packets say; nothing is decoded, and damage is not noticed.
+
+    `timestamps` are seconds after the first frame, ascending, and `duration` is when the last one ends. Where packets
+    have no time, frames follow each other at the stream's rate.
+
+    Raises:
+        VideoDecodingError: no frame, or neither times nor a rate.
+    """
+    with opened(file) as video:
+        stream, rate = video.stream, video.stream.average_rate or video.stream.guessed_rate
+        ticks: Any = [p.pts for p in video.packets() if p is not None and p.size > 0 and not p.is_discard]
+        if not ticks:
+            raise VideoDecodingError(file.name, "its video stream is empty")
+        if None in ticks or len(set(ticks)) < len(ticks):
+            if not rate:
+                raise VideoDecodingError(file.name, "its frames have no times, and it has no frame rate")
+            times: Any = np.arange(len(ticks)) / float(rate)
+        else:
+            times = np.sort(np.array(ticks, dtype=np.int64)) * float(stream.time_base)
+            times -= times[0]
+        last = 1 / float(rate) if rate else float(np.median(np.diff(times))) if len(times) > 1 else 0.0
+        return IlaVideoMetadata(
+            total_num_frames=len(times),
+            fps=float(rate) if rate else None,
+            width=video.decoder.width,
+            height=video.decoder.height,
+            duration=float(times[-1]) + last,
+            video_backend="pyav",
+            frames_indices=[],
+            timestamps=times.tolist(),
+        )
+
+
 # -- decoding ---------------------------------------------------------------------------------------------------------
 
 

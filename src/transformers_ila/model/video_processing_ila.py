@@ -222,7 +222,7 @@ class IlaVideoProcessor(BaseVideoProcessor):
         where = {name: kwargs.pop(name) for name in HUB_KWARGS if name in kwargs}
         images = _image_processor(source, **where) if isinstance(source, (str, os.PathLike)) else source
         images = getattr(images, "image_processor", images)
-        if not isinstance(images, BaseImageProcessor):
+        if not isinstance(images, BaseImageProcessor) or isinstance(images, BaseVideoProcessor):
             raise ValueError(
                 f"Got {type(images).__name__} {images!r:.80}; allowed: a folder, a Hub id or an image processor."
             )
@@ -256,6 +256,10 @@ class IlaVideoProcessor(BaseVideoProcessor):
             for video in list_videos(videos)
         ]
         return super().preprocess(sources, **{**given, "input_data_format": ChannelDimension.FIRST})
+
+    def reader(self, *, num_crops: int = 1) -> Callable[..., tuple[np.ndarray, VideoMetadata]]:
+        """Return `read_video` with this processor's limits, scaling in the decoder if that is on."""
+        return _reader({**vars(self), "num_crops": num_crops})
 
     def normalize_on(self, device: torch.device | str, views: torch.Tensor) -> torch.Tensor:
         """Send views to a device, then rescale and normalise them there, as a call of the processor does here.

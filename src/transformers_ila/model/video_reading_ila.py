@@ -24,7 +24,15 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from .video_container_ila import ReadLimits, VideoDecodingError, VideoFile
-from .video_decoding_ila import IlaVideoMetadata, IndexRule, checked_indices, count_frames, decode_video, scaled_size
+from .video_decoding_ila import (
+    IlaVideoMetadata,
+    IndexRule,
+    checked_indices,
+    count_frames,
+    decode_video,
+    frame_times,
+    scaled_size,
+)
 from .video_frames_ila import upright_rgb
 from .video_urls_ila import copy_bytes, download, is_url, redact
 
@@ -81,6 +89,18 @@ def check_video(source: VideoSource, *, limits: ReadLimits = DEFAULT_LIMITS) -> 
     with _as_file(source, limits) as video:
         pictures = _pictures(video)
         return count_frames(video) if pictures is None else _check_pictures(pictures, video)
+
+
+def list_frames(source: VideoSource, *, limits: ReadLimits = DEFAULT_LIMITS) -> IlaVideoMetadata:
+    """Return when each frame of a video is shown, without decoding any.
+
+    `timestamps` are seconds after the first frame, ascending; `duration` is when the last one ends. Arguments and
+    errors as in `read_video`; pictures have no times, which is a VideoDecodingError.
+    """
+    with _as_file(source, limits) as video:
+        if _pictures(video) is not None:
+            raise VideoDecodingError(video.name, "pictures have no times")
+        return frame_times(video)
 
 
 # -- sources ---------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ ATTENTION = (
     r"|(timesformer\.)?encoder\.layer\.\d+\.(temporal_)?attention\.(attention\.qkv|output\.dense)"
 )
 MLP = (
-    r"vision_model\.encoder\.layers\.\d+\.mlp\.fc[12]"
+    r"vision_model\.encoder\.layers\.\d+\.mlp\.(fc[12]|(gate|up|down)_proj)"
     r"|(timesformer\.)?encoder\.layer\.\d+\.(intermediate|output)\.dense"
 )
 # What would adapt or train other parts than those, or give a model that takes no videos.

@@ -1,0 +1,126 @@
+"""Make videos searchable: features of files, folders, patterns such as `clips/*.mp4`, or lists, in an index.
+
+The same command goes on after a kill, and adds what is new in a folder. With --window each row stands for some seconds
+of a video, so that a search says where in it. Several processes or machines share the videos by RANK and WORLD_SIZE
+(`torchrun --nproc_per_node 2 -m transformers_ila index ...`). --drop and --missing take videos out again. Exit code: 0
+all videos of the run were read, 1 some could not be (of several processes none says so), 2 bad arguments or nothing to
+index, 130 interrupted.
+"""
+
+import sys
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from tqdm import tqdm
+
+from ..data.lists import iter_videos
+from ..distributed import rank_from_environment
+from ..evaluation.index_files import read_model
+from ..evaluation.indexing import index_videos, load_for_index
+from ..evaluation.inference import require_checkpoint
+from ..evaluation.options import IndexOptions
+from ..evaluation.prediction import count_share
+from ..evaluation.report_files import check_folder_can_be_made
+from ..evaluation.search import VideoIndex
+from ..markup import plain_line
+from ..model.class_features_ila import check_templates
+from .predict import interrupted_by_sigterm, print_summary
+
+
+EXAMPLES = (
+    "ila index path/to/videos --model openai/clip-vit-base-patch16 --output index --window 4",
+    "ila index --output index --drop 'holidays/*'",
+)
+POSITIONAL = "videos"
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexArguments(IndexOptions):
+    """Hold what is indexed or dropped, and where the index lies."""
+
+    _argument_group_name = "model, videos and index"
+
+    output: str = field(metadata={"help": "folder of the index, made if it is missing"})
+    model: str | None = field(
+        default=None,
+        metadata={
+            "help": "folder or Hub id of CLIP, of SigLIP or of a model of this package; default: that of the index"
+        },
+    )
+    template: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "what the words of a search are put into, such as 'a video of {}.'; given several times their "
+            "features are averaged; actions: a set for actions; default: the model's own",
+            "action": "append",
+        },
+    )
+    videos: list[str] = field(
+        default_factory=list, metadata={"help": "video files, folders, patterns, or lists with one video a line"}
+    )
+    root: str | None = field(
+        default=None, metadata={"help": "folder that relative paths in a list start from; default: the list's folder"}
+    )
+    drop: list[str] = field(
+        default_factory=list, metadata={"help": "drop the videos with these names or patterns of names"}
+    )
+    missing: bool = field(default=False, metadata={"help": "drop the videos whose files are gone"})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.drop or self.missing:
+            given = {"videos": self.videos, "--model": self.model, "--template": self.template, "--root": self.root}
+            if wrong := [name for name, value in given.items() if value]:
+                raise ValueError(f"--drop and --missing take videos out and go without {', '.join(wrong)}.")
+            return
+        if not self.videos:
+            raise ValueError("there is nothing to index: name video files, folders, patterns or lists.")
+        require_checkpoint(self.source)
+        if self.templates is not None:
+            check_templates(self.templates)
+        iter_videos(self.videos, root=self.root)  # which finds what is missing
+        check_folder_can_be_made(Path(self.output))
+
+    @property
+    def templates(self) -> str | list[str] | None:
+        """Return the templates as models take them; None where none was given."""
+        return self.template[0] if len(self.template) == 1 else self.template or None
+
+    @property
+    def source(self) -> str:
+        """Return the model that is named, or that of the index; a ValueError where there is neither."""
+        found = self.model or read_model(Path(self.output))
+        if found is None:
+            raise ValueError("a new index needs a model: name its folder or Hub id by --model.")
+        return found
+
+
+def run(args: IndexArguments) -> int:
+    """Index or drop videos; return 1 if a video could not be read, 130 after Ctrl-C."""
+    rank = rank_from_environment()
+    if args.drop or args.missing:
+        return _drop(args) if rank.rank == 0 else 0
+    model, processor = load_for_index(args.source, args.templates)
+    args = replace(args, device=args.device or rank.device())
+    total = count_share(iter_videos(args.videos, root=args.root), rank)
+    videos = iter_videos(args.videos, root=args.root)
+    with interrupted_by_sigterm(), tqdm(total=total, unit="video", disable=rank.rank > 0) as bar:
+        try:
+            summary = index_videos(
+                model, processor, videos, args.output, args, rank=rank, progress=bar.update, source=args.source
+            )
+        except KeyboardInterrupt:
+            print("Interrupted; the same command goes on from here.", file=sys.stderr)
+            return 130
+    print_summary(summary, args.output, rank, done=f"indexed as {summary.rows} rows")
+    return 1 if summary.unreadable and rank.world_size == 1 else 0
+
+
+def _drop(args: IndexArguments) -> int:
+    index = VideoIndex(args.output)
+    names = index.drop(*args.drop, missing=args.missing)
+    for name in names[:10]:
+        print(f"dropped: {plain_line(name, None)}")
+    more = f" ({len(names) - 10} more than are named here)" if len(names) > 10 else ""
+    print(f"{len(names)} videos dropped{more}; {len(index)} rows are left in {args.output}.")
+    return 0

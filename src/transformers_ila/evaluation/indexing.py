@@ -1,0 +1,307 @@
+"""Features of any number of videos, or of windows of them, as rows of an index that can be searched.
+
+Which process takes a video, how a run goes on after a kill, and what is refused is as in `prediction.py`; the files
+are those of `index_files.py`. A row is the video's feature of unit length: what `get_video_features` returns, the v of
+Eq. 8, in which the class names have no part.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedConfig
+from transformers.utils.peft_utils import find_adapter_config_file
+
+from ..backbones.zero_shot import PLAIN, load_zero_shot
+from ..distributed import Rank
+from ..model.loading_ila import checkpoint_names
+from ..model.modeling_ila import IlaForVideoClassification
+from ..model.video_processing_ila import IlaVideoProcessor
+from ..model.video_urls_ila import redact
+from .hashing import hash_tensors
+from .index_files import WHOLE, IndexWriter, drop_lines, open_parts, write_model
+from .inference import (
+    Network,
+    evaluating,
+    later_settings,
+    load_trained,
+    named_in_errors,
+    require_checkpoint,
+    unit_features,
+)
+from .options import IndexOptions
+from .prediction import NamedVideo, Summary, own_share
+from .prediction_files import check_settings, video_id
+from .views import Video, read_views, workers_beside
+from .windows import SomeWindows, read_windows
+
+
+NOT_FINITE = "the model's features are not finite (NaN or infinite)"
+DEFAULTS = IndexOptions()
+CLASSES = ("class_input_ids", "class_embeds", "classifier")  # weights that features do not depend on
+NOT_OF_FEATURES = (  # fields of configurations, likewise
+    "_name_or_path", "architectures", "auto_map", "dtype", "transformers_version", "id2label", "label2id",
+    "class_features", "classifier_dropout", "label_smoothing", "label_templates", "num_labels", "problem_type",
+    "freeze_text_model", "freeze_vision_model", "alignment_loss_weight", "drop_path_rate", "untrained_weights",
+    "weights_origin",
+)  # fmt: skip
+Row = dict[str, Any]  # a line of the index, with `features` and `spans` beside it; see `index_files.py`
+
+
+@dataclass
+class IndexSummary(Summary):
+    """Count what one process did; `labelled` videos have `rows` in the index."""
+
+    rows: int = 0
+
+    def count(self, rows: list[Row]) -> None:
+        """Count the videos of a batch."""
+        super().count(rows)
+        self.rows += sum(row["rows"] for row in rows)
+
+
+def index_videos(
+    model: IlaForVideoClassification,
+    processor: IlaVideoProcessor,
+    videos: Iterable[NamedVideo],
+    output: str | Path,
+    options: IndexOptions = DEFAULTS,
+    *,
+    rank: Rank | None = None,
+    progress: Callable[[int], object] | None = None,
+    source: str | Path | None = None,
+) -> IndexSummary:
+    """Add this process's share of the videos that are not in an index yet.
+
+    Args:
+        model, processor: of one checkpoint.
+        videos: names and paths, as `iter_videos` yields them; asked for as they are needed.
+        output: folder of the index, made if it is missing; see `index_files.py`.
+        options: see `IndexOptions`. All processes must have the same.
+        rank: which of how many processes this is, all of which are given the same videos; by default the only one.
+        progress: called with the number of this process's videos that are done since its last call, those that were
+            done before included.
+        source: where the model lies, which the index notes for searches; by default the model's `name_or_path`.
+
+    Raises:
+        ValueError: a folder with features of another model or other options, or a part that another process writes.
+        OSError: the index cannot be written; what was written before holds.
+    """
+    rank, summary, folder = rank or Rank(), IndexSummary(), Path(output)
+    folder.mkdir(parents=True, exist_ok=True)
+    check_settings(folder, index_settings(model, processor, options))
+    with IndexWriter(folder, rank) as writer:
+        if rank.rank == 0 and (place := str(source or model.name_or_path)):
+            write_model(folder, place)
+        if options.retry:
+            _drop_unreadable(folder, model.config.projection_dim, rank)
+        done = _done(folder, model.config.projection_dim, rank)
+        summary.before = len(done)
+        waiting = own_share(videos, rank, summary, done, progress)
+        with closing(iter_features(model, processor, waiting, options, rank=rank, summary=summary)) as batches:
+            for rows in batches:
+                writer.append(rows)
+                if progress is not None:
+                    progress(len(rows))
+    return summary
+
+
+def iter_features(
+    model: IlaForVideoClassification,
+    processor: IlaVideoProcessor,
+    videos: Iterable[NamedVideo],
+    options: IndexOptions = DEFAULTS,
+    *,
+    rank: Rank | None = None,
+    summary: IndexSummary | None = None,
+) -> Generator[list[Row], None, None]:
+    """Compute the features of all videos given and yield their rows, some videos at a time; nothing is written.
+
+    A row has `features` (rows, E) of unit length, and `spans`, the seconds of each; NaN is all of the video.
+    """
+    rank, summary = rank or Rank(), summary or IndexSummary()
+    started = time.perf_counter()
+    with evaluating(model, options) as network:
+        workers = workers_beside(network.device, options, rank)
+        compute = _of_videos if options.window is None else _of_windows
+        for rows, waited in compute(network, processor, videos, options, workers):
+            summary.count(rows)
+            summary.seconds, summary.waited = time.perf_counter() - started, waited
+            yield rows
+
+
+Rows = Iterator[tuple[list[Row], float]]  # and the seconds that were waited for videos so far
+
+
+def _of_videos(
+    network: Network, processor: IlaVideoProcessor, videos: Iterable[NamedVideo], options: IndexOptions, workers: int
+) -> Rows:
+    batches = read_views(processor, videos, options, find=_find, workers=workers)
+    for batch in batches:
+        rows = [_row(video, video.key[1], reason=video.reason) for video in batch.unreadable]
+        if batch.read:
+            features = unit_features(network.module, processor.normalize_on(network.device, batch.views()))
+            for video, feature in zip(batch.read, features):
+                rows.append(_row(video, video.key[1], features=feature[None], spans=[WHOLE]))
+        yield rows, batches.seconds
+
+
+def _find(key: NamedVideo) -> NamedVideo:
+    return key
+
+
+def _of_windows(
+    network: Network, processor: IlaVideoProcessor, videos: Iterable[NamedVideo], options: IndexOptions, workers: int
+) -> Rows:
+    """Yield the row of a video when its last window is there."""
+    items = read_windows(processor, videos, options, workers=workers)
+    features, spans, lost, reason = list[torch.Tensor](), list[Any](), 0, ""
+    for video in items:
+        some: SomeWindows = video.key
+        reason = reason or video.reason
+        if video.views is not None and not reason:
+            for views in video.views.split(options.batch_size):
+                features.append(unit_features(network.module, processor.normalize_on(network.device, views)))
+            spans += some.spans
+            lost = max(lost, video.frames_lost)
+        if some.is_last:
+            if reason:
+                row = _row(video, some.path, reason=reason)
+            else:
+                row = _row(video, some.path, features=torch.cat(features), spans=spans, lost=lost)
+            yield [row], items.seconds
+            features, spans, lost, reason = [], [], 0, ""
+
+
+def _row(
+    video: Video,
+    path: str,
+    *,
+    features: torch.Tensor | None = None,
+    spans: list[Any] | None = None,
+    lost: int | None = None,
+    reason: str | None = None,
+) -> Row:
+    if features is not None and not bool(features.isfinite().all()):
+        features, reason = None, NOT_FINITE
+    line = {"video": redact(video.name), "path": redact(path), "rows": 0, "frames_lost": None, "reason": reason}
+    if features is None:
+        return line
+    lost = video.frames_lost if lost is None else lost
+    return {**line, "rows": len(features), "frames_lost": lost, "features": features.numpy(), "spans": spans}
+
+
+def _done(folder: Path, dimension: int, rank: Rank) -> set[bytes]:
+    """Return the ids of this process's videos that have a line in the index."""
+    ids = (video_id(line["video"]) for part in open_parts(folder, dimension) for _, line in part.lines())
+    return {video for video in ids if rank.takes(video)}
+
+
+def _drop_unreadable(folder: Path, dimension: int, rank: Rank) -> None:
+    """Drop the lines of this process's videos that could not be read, so that they are tried again."""
+    found: dict[str, list[int]] = {}
+    for part in open_parts(folder, dimension):
+        for begin, line in part.lines():
+            if line["reason"] is not None and rank.takes(video_id(line["video"])):
+                found.setdefault(part.file.stem, []).append(begin)
+    drop_lines(folder, found)
+
+
+# -- what the rows depend on -----------------------------------------------------------------------------------------
+
+
+def index_settings(
+    model: IlaForVideoClassification, processor: IlaVideoProcessor, options: IndexOptions
+) -> dict[str, Any]:
+    """Return what the rows of an index depend on, and the templates that its queries are put into."""
+    same = {name: getattr(options, name) for name in ("protocol", "window", "stride")}
+    settings = {**describe_tower(model), **describe_frames(processor), **same, **later_settings(model, options)}
+    return json.loads(json.dumps(settings, default=str))  # as they are read again
+
+
+def describe_tower(model: IlaForVideoClassification) -> dict[str, Any]:
+    """Return what features of videos and texts depend on: the weights' hash, fields of the configuration, templates.
+
+    The classes of a model, their names, tokens and head, are not among them, and of the fields those that differ from
+    their defaults are named, so that a field that comes new with a later version changes nothing.
+    """
+    digest = hashlib.sha256()
+    names = checkpoint_names(model.state_dict())
+    hash_tensors(digest, {name: names[name] for name in names if not name.startswith(CLASSES)})
+    config = model.config
+    parts = {"config": config, **{name: getattr(config, name, None) for name in ("vision_config", "text_config")}}
+    fields = _flat("", {name: _changed(part) for name, part in parts.items() if part is not None})
+    templates = getattr(model.config, "label_templates", None)
+    described = {"dimension": model.config.projection_dim, "tower": digest.hexdigest(), "templates": templates}
+    return {**described, **fields}
+
+
+def _changed(config: PreTrainedConfig) -> dict[str, Any]:
+    """Return the fields of a configuration that differ from their defaults, without configurations in it."""
+    defaults, fields = type(config)().to_dict(), config.to_dict()
+    return {k: v for k, v in fields.items() if not isinstance(v, dict) and v != defaults.get(k)}
+
+
+def describe_frames(processor: IlaVideoProcessor) -> dict[str, Any]:
+    """Return the settings of a processor, by which frames are chosen and become pixels."""
+    return _flat("", {"processor": processor.to_dict()})
+
+
+def _flat(prefix: str, values: dict[str, Any]) -> dict[str, Any]:
+    """Return a dictionary of dictionaries as one of `outer.inner`, without what features do not depend on."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            found |= _flat(f"{prefix}{name}.", value)
+        elif value is not None and name not in NOT_OF_FEATURES:
+            found[prefix + name] = value
+    return found
+
+
+# -- models ----------------------------------------------------------------------------------------------------------
+
+
+def load_for_index(source: str | Path, templates: str | Sequence[str] | None = None) -> tuple[Any, IlaVideoProcessor]:
+    """Load a model that gives features of videos, and of texts if it has a text tower, with its processor.
+
+    Args:
+        source: folder or Hub id of a model of this package, or of CLIP or SigLIP.
+        templates: what texts are put into; those of the model by default.
+
+    Raises:
+        ValueError: another kind of model, or templates for a model without a text tower.
+        OSError: no such checkpoint.
+    """
+    require_checkpoint(source)
+    if find_adapter_config_file(source) is not None:
+        if templates is not None:
+            raise ValueError(f"{str(source)!r} is an adapter, which takes no templates: {templates!r}.")
+        return load_trained(source)
+    with named_in_errors(source):
+        kind = PreTrainedConfig.get_config_dict(source)[0].get("model_type")
+        if templates is not None or kind in PLAIN:
+            return load_zero_shot(source, templates=templates)
+    return load_trained(source)
+
+
+def feature_of_video(
+    model: IlaForVideoClassification, processor: IlaVideoProcessor, video: str | Path, settings: dict[str, Any]
+) -> torch.Tensor:
+    """Return the feature (E,) of one video or picture, read as the whole videos of an index with these settings.
+
+    Raises:
+        VideoDecodingError: (a ValueError) it cannot be read.
+        ValueError: a feature that is not finite.
+    """
+    names = ("protocol", "random_frames", "seed", "dtype")
+    options = IndexOptions(**{name: settings[name] for name in names if settings.get(name) is not None})
+    (rows,) = iter_features(model, processor, [(str(video), str(video))], options)
+    if rows[0]["reason"] is not None:
+        raise ValueError(rows[0]["reason"])
+    return torch.from_numpy(rows[0]["features"][0])
