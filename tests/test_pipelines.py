@@ -342,6 +342,13 @@ def test_the_text_tower_runs_once_for_the_same_words(classify, video, monkeypatc
     assert count(video, WORDS)[0] == 1
 
 
+def test_frames_between_0_and_1(classify):
+    frames = np.random.default_rng(0).integers(0, 256, (4, 30, 40, 3), np.uint8)
+    wanted = by_label(classify(frames, WORDS))
+    found = by_label(classify(frames.astype(np.float32) / 255, WORDS, do_rescale=False))
+    assert all(abs(found[word] - wanted[word]) < 1e-3 for word in WORDS)
+
+
 def test_a_model_keeps_its_own_labels(clip, video):
     model = IlaForVideoClassification.from_pretrained(clip, labels=["one", "two"], zero_shot=True).eval()
     config, tokens = model.config.to_dict(), model.class_input_ids.clone()

@@ -42,7 +42,8 @@ logger = logging.get_logger(__name__)
 
 TASK = "zero-shot-video-classification"
 DEFAULT_MODEL = ("openai/clip-vit-base-patch32", "3d74acf")  # that of transformers' task for images
-VIEWS = ("num_frames", "frame_sampling", "frame_stride", "num_clips", "num_crops")  # the processor's, of a call
+# The processor's, of a call.
+VIEWS = ("num_frames", "frame_sampling", "frame_stride", "num_clips", "num_crops", "do_rescale")
 
 
 class ZeroShotVideoClassificationPipeline(Pipeline):
@@ -117,6 +118,7 @@ class ZeroShotVideoClassificationPipeline(Pipeline):
             num_frames, frame_sampling, frame_stride, num_clips, num_crops: of the processor, for this call. The scores
                 of several views are averaged. An ILA tower reads the number of frames that it was loaded with
                 (`model_kwargs={"num_frames": 16}` loads it with another).
+            do_rescale: False for frames whose values lie between 0 and 1.
             batch_size, num_workers: of transformers' pipelines.
 
         Returns:
