@@ -243,10 +243,9 @@ def state_dict_of_tower(tower: ImageTower, path: Any, **options: Any) -> dict[st
         ValueError: weights that are missing, of another shape, or not known.
         OSError: no such weights.
     """
-    model, info = tower.model.from_pretrained(path, dtype="auto", output_loading_info=True, **options)
+    wanted = _without_surroundings(tower.model)
+    model, info = wanted.from_pretrained(path, dtype="auto", output_loading_info=True, **options)
     wrong = {kind: sorted(map(str, info[kind])) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")}
-    for kind in ("missing_keys", "unexpected_keys"):
-        wrong[kind] = [name for name in wrong[kind] if not ABOVE_TOWER.match(name)]
     if any(wrong.values()):
         raise ValueError(f"{str(path)!r} does not hold the weights of the {tower.name} in its config.json: {wrong}.")
     state = {name: weight for name, weight in model.state_dict().items() if not ABOVE_TOWER.match(name)}
@@ -259,6 +258,15 @@ def state_dict_of_tower(tower: ImageTower, path: Any, **options: Any) -> dict[st
     width = model.config.hidden_size
     state["visual_projection.weight"] = torch.eye(width, dtype=next(iter(state.values())).dtype)
     return state
+
+
+def _without_surroundings(kind: Any) -> Any:
+    """Return the class of a tower whose load report passes over what stands around a tower, and is not needed.
+
+    It keeps name and module, by which transformers finds the old names of weights.
+    """
+    ignored = {f"_keys_to_ignore_on_load_{keys}": {ABOVE_TOWER.pattern} for keys in ("missing", "unexpected")}
+    return type(kind.__name__, (kind,), {"__module__": kind.__module__, **ignored})
 
 
 def fold_layer_scale(state: dict[str, torch.Tensor]) -> None:
