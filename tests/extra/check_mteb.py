@@ -180,7 +180,15 @@ def test_what_cannot_be_encoded_is_refused(encoder, clip):
             encoder.encode([batch])
     with pytest.raises(ValueError, match="`precision` is 'int8'"):
         encoder.encode([], precision="int8")
-    assert encoder.encode([]).shape == (0, 64)
+    assert encoder.encode([]).shape == encoder.encode([{"video": []}]).shape == (0, 64)
+    for batch, got in (
+        ({"text": "waving"}, "text: 'waving'"),
+        ({"text": WORDS, "video": ["a.mp4"]}, "text: 3, video: 1"),
+    ):
+        with pytest.raises(ValueError, match=f"as many texts as videos; got {got}"):
+            encoder.encode([batch])
+    with pytest.raises(ValueError, match="labels, templates have no effect"):
+        MtebEncoder(clip, labels=list(COLOURS), templates="a video of {}.")
     with pytest.raises(ValueError, match="`revision` is 'other'"):
         MtebEncoder(clip, "other")
 
@@ -220,3 +228,14 @@ def test_a_linear_head_encodes_videos_alone(tmp_path, clip, rows):
     assert run(encoder, LocalClassification, rows)["accuracy"] == 1
     with pytest.raises(ValueError, match="no text tower"):
         encoder.encode([{"text": WORDS}])
+
+
+def test_a_subfolder_holds_model_and_processor(tmp_path, clip, rows):
+    options = {"classification_head": "linear", "labels": list(COLOURS), "num_frames": 4}
+    model = IlaForVideoClassification.from_pretrained(clip, **options)
+    model.save_pretrained(tmp_path / "inner")
+    (tmp_path / "config.json").write_text("{}")  # of another model, as another revision's
+    processor = IlaVideoProcessor.for_model(model.config, image_mean=[0.1] * 3)
+    processor.save_pretrained(tmp_path / "inner")
+    encoder = MtebEncoder(tmp_path, subfolder="inner")
+    assert encoder.processor.image_mean == processor.image_mean

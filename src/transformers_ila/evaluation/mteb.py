@@ -40,6 +40,8 @@ except ImportError as error:
 
 
 AS_IT_IS = "{}"  # texts of tasks are sentences, captions or prompts already: no template is put around them
+# Arguments of `from_pretrained` about classes, which no feature depends on.
+OF_CLASSES = {"labels", "templates", "label_templates", "id2label", "label2id", "num_labels"}
 INPUTS = ("text", "image", "video", "audio")  # columns that mteb gives an encoder to encode
 
 
@@ -58,7 +60,8 @@ class MtebEncoder(AbsEncoder):
         kwargs: of `from_pretrained`, such as `dtype` and `num_frames`, where the model has a text tower.
 
     Raises:
-        ValueError: another kind of model, or a folder with other weights than `revision` says.
+        ValueError: another kind of model, a folder with other weights than `revision` says, or arguments that have no
+            effect on features, such as `labels`.
         OSError: no such checkpoint.
     """
 
@@ -90,8 +93,8 @@ class MtebEncoder(AbsEncoder):
             (N, E) float32, each row of unit length.
 
         Raises:
-            ValueError: batches with images or sound, texts for a model without a text tower, another precision, or a
-                video that cannot be read.
+            ValueError: batches with images or sound, or with other numbers of texts than of videos, texts for a model
+                without a text tower, another precision, or a video that cannot be read.
         """
         precision = kwargs.get("precision", "float32")
         if precision != "float32":
@@ -108,6 +111,12 @@ class MtebEncoder(AbsEncoder):
         given = [name for name in INPUTS if name in batch]
         if not given or not encoders.keys() >= set(given):
             raise ValueError(f"Inputs must have text, video or both; got {', '.join(given or map(str, batch))}.")
+        if (
+            any(isinstance(batch[name], (str, bytes)) for name in given)
+            or len({len(batch[name]) for name in given}) > 1
+        ):
+            got = ", ".join(f"{name}: {_count(batch[name])}" for name in given)
+            raise ValueError(f"A batch must have lists of as many texts as videos; got {got}.")
         with torch.no_grad():
             parts = torch.stack([encoders[name](batch[name]) for name in given])
             return F.normalize(parts.sum(0), dim=-1)
@@ -118,6 +127,8 @@ class MtebEncoder(AbsEncoder):
         return self.model.encode_texts(list(texts), templates=AS_IT_IS).float().cpu()
 
     def _encode_videos(self, videos: Sequence[Any]) -> torch.Tensor:
+        if len(videos) == 0:
+            return torch.zeros(0, self.model.config.projection_dim)
         pixels = [self._pixels(video) for video in videos]
         features: list[torch.Tensor] = []
         while len(features) < len(pixels):  # videos of one shape that follow each other go together
@@ -177,12 +188,24 @@ def _load(source: str | Path, **options: Any) -> tuple[Any, Any]:
     """Load a model and its processor: for any words where there is a text tower, else as it was trained."""
     require_checkpoint(source)
     where = {name: options[name] for name in HUB_KWARGS if name in options}
-    is_adapter = find_adapter_config_file(source, **where) is not None
-    config = AutoConfig.from_pretrained(source, **where)
-    if is_adapter or config.model_type in TOWERS:
-        if options:
-            raise ValueError(f"{', '.join(sorted(options))} have no effect on {str(source)!r}: leave them out.")
+    if find_adapter_config_file(source, **where) is not None:
+        _refuse(options, source)
         return load_encoder(source)
+    config = AutoConfig.from_pretrained(source, **where)
+    if config.model_type in TOWERS:
+        _refuse(options.keys() - where.keys(), source)
+        return load_encoder(source, **where)
+    _refuse(options.keys() & OF_CLASSES, source)
     if type(config).model_type in CLASSIFIERS and not getattr(config, "has_text_tower", False):
-        return load_classifier(source, **options), load_processor(source)
+        return load_classifier(source, **options), load_processor(source, **where)
     return load_zero_shot(source, **options)
+
+
+def _refuse(options: Iterable[str], source: str | Path) -> None:
+    """Raise a ValueError for arguments that would change no feature of this checkpoint."""
+    if names := sorted(options):
+        raise ValueError(f"{', '.join(names)} have no effect on {str(source)!r}: leave them out.")
+
+
+def _count(values: Any) -> str:
+    return repr(values) if isinstance(values, (str, bytes)) else str(len(values))
