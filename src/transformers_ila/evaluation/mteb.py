@@ -111,10 +111,8 @@ class MtebEncoder(AbsEncoder):
         given = [name for name in INPUTS if name in batch]
         if not given or not encoders.keys() >= set(given):
             raise ValueError(f"Inputs must have text, video or both; got {', '.join(given or map(str, batch))}.")
-        if (
-            any(isinstance(batch[name], (str, bytes)) for name in given)
-            or len({len(batch[name]) for name in given}) > 1
-        ):
+        is_single = any(isinstance(batch[name], (str, bytes)) for name in given)
+        if is_single or len({len(batch[name]) for name in given}) > 1:
             got = ", ".join(f"{name}: {_count(batch[name])}" for name in given)
             raise ValueError(f"A batch must have lists of as many texts as videos; got {got}.")
         with torch.no_grad():
