@@ -28,6 +28,7 @@ from transformers_ila.video_writing import write_mp4
 COLOURS = {"red": (200, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 200)}
 WORDS = [f"a video of {name}" for name in COLOURS]
 EACH = 6
+COMMIT = 40 * "1"
 
 
 def about(name, kind, modalities, category, score):
@@ -199,6 +200,17 @@ def test_results_are_kept_by_the_weights(tmp_path, encoder, clip, rows):
     run(encoder, LocalClassification, rows, cache)
     assert [path.parent.name for path in tmp_path.rglob("LocalClassification.json")] == [meta.revision]
     assert meta.load_model is not None and MtebEncoder(clip, meta.revision).mteb_model_meta.revision == meta.revision
+
+
+@pytest.mark.parametrize("revision", [None, "main"])
+def test_results_of_a_hub_id_are_kept_by_the_commit(tmp_path, clip, revision):
+    folder = tmp_path / "models--user--clip"
+    shutil.copytree(clip, folder / "snapshots" / COMMIT)
+    (folder / "refs").mkdir()
+    (folder / "refs/main").write_text(COMMIT)
+    meta = MtebEncoder("user/clip", revision, cache_dir=tmp_path, token="secret", dtype=torch.bfloat16).mteb_model_meta
+    assert (meta.name, meta.revision) == ("user/clip", COMMIT)
+    assert meta.experiment_kwargs == {"dtype": "torch.bfloat16"} and "secret" not in str(meta)
 
 
 def test_the_example_of_the_documentation_runs(tmp_path, clip, rows, monkeypatch, capsys):

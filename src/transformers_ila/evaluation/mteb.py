@@ -22,6 +22,8 @@ import torch
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 from transformers import AutoConfig
+from transformers.utils import CONFIG_NAME, cached_file
+from transformers.utils.hub import extract_commit_hash
 from transformers.utils.peft_utils import find_adapter_config_file
 from transformers.video_utils import VideoMetadata
 
@@ -55,7 +57,8 @@ class MtebEncoder(AbsEncoder):
     Args:
         model_name: folder or Hub id of a model, of an adapter, or of an image tower (ViT, DINOv2), which encodes
             videos alone, by the mean of their frames.
-        revision: of a Hub id; of a folder the fingerprint of its weights, which mteb keeps results by.
+        revision: of a Hub id; of a folder the fingerprint of its weights. mteb keeps results by the commit that it
+            stands for, or by this fingerprint.
         device: by default a GPU if there is one.
         kwargs: of `from_pretrained`, such as `dtype` and `num_frames`, where the model has a text tower.
 
@@ -78,8 +81,8 @@ class MtebEncoder(AbsEncoder):
             raise ValueError(f"`revision` is {revision!r}, and the fingerprint of {str(model_name)!r} is {weights!r}.")
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.model = model.eval().to(self.device)
-        commit = getattr(model.config, "_commit_hash", None)
-        self.mteb_model_meta = self._describe(str(model_name), weights if is_folder else revision or commit, kwargs)
+        version = weights if is_folder else _commit(model_name, **source, **kwargs)
+        self.mteb_model_meta = self._describe(str(model_name), version, kwargs)
 
     def encode(self, inputs: Iterable[dict[str, Any]], **kwargs: Any) -> np.ndarray:
         """Encode batches of inputs, as mteb's loaders give them.
@@ -163,9 +166,12 @@ class MtebEncoder(AbsEncoder):
         config, weights = self.model.config, [*self.model.parameters()]
         text = getattr(config, "text_config", None) if self.has_text else None
         folder = Path(name).resolve()
+        # mteb writes both beside the results, and names folders by those that tell experiments apart
+        written = {key: value for key, value in options.items() if key != "token"}
+        experiment = {key: str(value) for key, value in options.items() if key not in {*HUB_KWARGS} - {"subfolder"}}
         about = {
             "loader": type(self),
-            "loader_kwargs": options,
+            "loader_kwargs": written,
             "name": f"{folder.parent.name}/{folder.name}" if Path(name).is_dir() else name,
             "revision": revision,
             "n_parameters": sum(weight.numel() for weight in weights),
@@ -176,7 +182,7 @@ class MtebEncoder(AbsEncoder):
             "similarity_fn_name": ScoringFunction.COSINE,
             "use_instructions": False,
             "modalities": ["video", "text"] if self.has_text else ["video"],
-            "experiment_kwargs": {key: str(value) for key, value in options.items()} or None,
+            "experiment_kwargs": experiment or None,
         }
         unknown = ("release_date", "languages", "license", "open_weights", "public_training_code")
         return ModelMeta(**dict.fromkeys((*unknown, "public_training_data", "training_datasets")), **about)
@@ -197,6 +203,12 @@ def _load(source: str | Path, **options: Any) -> tuple[Any, Any]:
     if type(config).model_type in CLASSIFIERS and not getattr(config, "has_text_tower", False):
         return load_classifier(source, **options), load_processor(source, **where)
     return load_zero_shot(source, **options)
+
+
+def _commit(source: str | Path, **options: Any) -> str | None:
+    """Return the commit of the files that a Hub id and its revision stand for now: a branch may move."""
+    where = {name: options[name] for name in HUB_KWARGS if name in options}
+    return extract_commit_hash(cached_file(source, CONFIG_NAME, **where), None)
 
 
 def _refuse(options: Iterable[str], source: str | Path) -> None:
