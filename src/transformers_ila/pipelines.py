@@ -20,6 +20,7 @@ from transformers.pipelines import PIPELINE_REGISTRY, Pipeline, VideoClassificat
 from transformers.utils import logging
 from transformers.video_processing_utils import BaseVideoProcessor
 
+from .backbones.siglip import NONE_OF_THESE
 from .backbones.siglip import none_of_these as score_of_none
 from .backbones.zero_shot import (
     AutoModelForZeroShotVideoClassification,
@@ -41,7 +42,6 @@ logger = logging.get_logger(__name__)
 
 TASK = "zero-shot-video-classification"
 DEFAULT_MODEL = ("openai/clip-vit-base-patch32", "3d74acf")  # that of transformers' task for images
-NONE_OF_THESE = "none of these"
 VIEWS = ("num_frames", "frame_sampling", "frame_stride", "num_clips", "num_crops")  # the processor's, of a call
 
 

@@ -31,6 +31,7 @@ from transformers_ila import (
 )
 from transformers_ila.backbones.siglip import none_of_these, patches_of
 from transformers_ila.evaluation.evaluator import evaluate
+from transformers_ila.evaluation.frame_information import last_patches
 from transformers_ila.evaluation.inference import (
     evaluating,
     features_and_logits,
@@ -146,6 +147,7 @@ def test_features_of_videos_and_texts(source, theirs):
     torch.testing.assert_close(raw.pooler_output, F.normalize(F.normalize(own, dim=-1).mean(1), dim=-1))
     torch.testing.assert_close(found, F.normalize(texts, dim=-1))
     torch.testing.assert_close(model.encode_texts(["a", "the b"]), found)
+    assert torch.equal(last_patches(model, pixels), raw.last_hidden_state)
     assert raw.last_hidden_state.shape == (2, 3, 49, 32) and model.encode_texts([]).shape == (0, 32)
 
 
@@ -166,7 +168,9 @@ def test_templates_are_averaged_and_kept(source, tmp_path):
 
 
 def test_gradients_reach_the_vision_tower_only(source):
-    model = load(source).train()
+    model = load(source, labels=["other"]).train()
+    with torch.inference_mode():
+        model.set_labels(WORDS)
     loss = model(clips(), labels=torch.tensor([[1, 0, 1], [0, 0, 0]])).loss
     scores = model(clips()).logits
     target = torch.tensor([[1.0, 0, 1], [0, 0, 0]])
@@ -260,6 +264,7 @@ def test_what_is_no_name_or_setting_is_refused(saved, options, message):
 
 def test_without_words_there_are_features_only(source):
     model = load(source, labels=None)
+    model.mark_trained()
     assert model.class_embeds is None and model.untrained() == []
     assert model.get_video_features(clips()).pooler_output.shape == (2, 32)
     with pytest.raises(ValueError, match="The classes have no names: call `set_labels`"):

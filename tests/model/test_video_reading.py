@@ -42,7 +42,13 @@ from support.videos import (
 )
 from transformers_ila.model import video_container_ila, video_urls_ila
 from transformers_ila.model.video_processing_ila import IlaVideoProcessor
-from transformers_ila.model.video_reading_ila import ReadLimits, VideoDecodingError, check_video, read_video
+from transformers_ila.model.video_reading_ila import (
+    ReadLimits,
+    VideoDecodingError,
+    check_video,
+    list_frames,
+    read_video,
+)
 from transformers_ila.model.video_sampling_ila import segment_indices
 from transformers_ila.model.video_urls_ila import is_public, redact
 
@@ -92,6 +98,20 @@ def test_equal_to_plain_sequential_decoding(video):
         expected = np.stack([f.to_ndarray(format="rgb24", threads=1) for f in container.decode(video=0)])
     frames, _ = read_video(video, range)
     assert np.array_equal(frames, expected)
+
+
+@pytest.mark.parametrize(("name", "codec", "options"), CONTAINERS, ids=[c[0] for c in CONTAINERS])
+def test_times_are_listed_without_decoding(tmp_path, name, codec, options):
+    path = write_video(tmp_path / name, 50, codec=codec, **options)
+    listed, times = list_frames(path), read_video(path, range)[1].timestamps
+    if None in times:  # a bare stream has a rate only
+        times = np.arange(50) / listed.fps
+    assert listed.total_num_frames == len(listed.timestamps) == 50
+    assert listed.timestamps == pytest.approx(np.subtract(times, times[0]), abs=2e-3)
+    assert listed.duration == pytest.approx(listed.timestamps[-1] + 1 / listed.fps)
+    Image.new("RGB", (8, 8)).save(tmp_path / "picture.tiff")
+    with pytest.raises(VideoDecodingError, match="pictures have no times"):
+        list_frames(tmp_path / "picture.tiff")
 
 
 def test_metadata(video):

@@ -81,6 +81,7 @@ from ..model.validation_ila import (
 logger = logging.get_logger(__name__)
 
 SIGLIP, NAFLEX = "siglip", "siglip2"  # transformers' `model_type` of the two
+NONE_OF_THESE = "none of these"  # the label of what no label fits
 TOWERS = {  # by the `model_type` of their configurations
     "siglip_vision_model": SiglipVisionModel,
     "siglip_text_model": SiglipTextModel,
@@ -640,6 +641,9 @@ class SiglipForVideoClassification(NamedClasses, FusableModel, PreTrainedModel):
         """Return the names of weights that were drawn at random: none, as all are SigLIP's."""
         return []
 
+    def mark_trained(self) -> None:
+        """Change nothing: no weight is untrained (see `IlaForVideoClassification`)."""
+
 
 def patches_of(frames: torch.Tensor, size: int) -> dict[str, torch.Tensor | None]:
     """Cut frames into patches as NaFlex reads them.
@@ -665,7 +669,7 @@ def patches_of(frames: torch.Tensor, size: int) -> dict[str, torch.Tensor | None
 def none_of_these(probabilities: torch.Tensor) -> torch.Tensor:
     """Return the probability that none of the classes is there, (..., K) -> (...): the product of 1 - p.
 
-    probabilities: one of its own for every class, such as SigLIP's sigmoids; a softmax has none left.
+    That is what sigmoids say together: each was trained as a yes or no of its own. A softmax has nothing left.
     """
     return (1 - probabilities).prod(-1)
 

@@ -54,9 +54,11 @@ def run(options: AnalyseOptions) -> int:
         for first in range(0, len(samples), options.batch_size):
             batch = samples[first : first + options.batch_size]
             clips = [processor(path, return_tensors="pt")["pixel_values"] for path, _ in batch]
-            patches = last_patches(model, torch.cat(clips))
-            distances += earth_movers_distance(patches).mean(1).tolist()
-            nats += mutual_information(patches).mean(1).tolist()
+            one_size = len({clip.shape for clip in clips}) == 1  # of NaFlex each video has its own
+            for pixels in [torch.cat(clips)] if one_size else clips:
+                patches = last_patches(model, pixels)
+                distances += earth_movers_distance(patches).mean(1).tolist()
+                nats += mutual_information(patches).mean(1).tolist()
             bar.update(len(batch))
     print(f"{len(samples)} videos, neighbouring frames of the last layer, mean over pairs and videos:")
     for name, values in (

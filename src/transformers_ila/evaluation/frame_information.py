@@ -16,6 +16,8 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch.nn import functional as F
 
+from ..backbones.siglip import SiglipForVideoClassification
+
 
 TEMPERATURE = 0.1  # of `mutual_information`
 
@@ -53,6 +55,8 @@ def mutual_information(patches: torch.Tensor, *, temperature: float = TEMPERATUR
 @torch.no_grad()
 def last_patches(model: Any, pixel_values: torch.Tensor) -> torch.Tensor:
     """Compute the patch features of the tower's last layer: (B, T, C, H, W) -> (B, T, N, D)."""
+    if isinstance(model, SiglipForVideoClassification):  # which has no class token
+        return model.get_video_features(pixel_values).last_hidden_state
     if hasattr(model, "vision_model"):
         return model.vision_model(pixel_values).last_hidden_state[:, :, 1:]
     patches = model.timesformer(pixel_values).last_hidden_state[:, 1:]  # (B, N * T, D), patch by patch

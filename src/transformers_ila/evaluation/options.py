@@ -26,7 +26,6 @@ DTYPES = ("float32", "bfloat16", "float16", "auto")
 RESULT_FORMATS = ("jsonl", "parquet")
 FRAME_ORDERS = ("shuffled", "reversed", "single_frame")  # of a clip's frames, beside the original one
 PROBES = ("knn", "linear")
-NONE_OF_THESE = "none of these"  # the label of what no label fits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +145,7 @@ class LabelOptions(InferenceOptions):
     none_of_these: bool = field(
         default=False,
         metadata={
-            "help": f"give the label {NONE_OF_THESE!r} a score, too, where each label has a probability of its own "
+            "help": "give the label 'none of these' a score, too, where each label has a probability of its own "
             "(SigLIP, several labels a video)"
         },
     )

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from ..backbones.siglip import NONE_OF_THESE, none_of_these
 from ..distributed import Rank
 from ..model.modeling_ila import IlaForVideoClassification
 from ..model.validation_ila import MULTI_LABEL
@@ -31,7 +32,7 @@ from .inference import (
     multi_view_logits,
     probabilities,
 )
-from .options import NONE_OF_THESE, LabelOptions, with_keywords
+from .options import LabelOptions, with_keywords
 from .prediction_files import ResultWriter, check_settings, done_videos, video_id
 from .report import fingerprint
 from .views import Batch, Video, read_views, workers_beside
@@ -162,14 +163,6 @@ def check_none_of_these(model: IlaForVideoClassification, options: LabelOptions)
         raise ValueError(f"{NONE_OF_THESE!r} is one of the labels, and its score would stand there twice.")
 
 
-def none_of_these(chances: torch.Tensor) -> torch.Tensor:
-    """Return the probability (B, 1) that no label fits, of each one's own (B, K): the product of 1 - p.
-
-    That is what the sigmoids say together: each was trained as a yes or no of its own.
-    """
-    return (1 - chances).prod(dim=-1, keepdim=True)
-
-
 def _find(key: NamedVideo) -> NamedVideo:
     return key
 
@@ -239,7 +232,7 @@ def _labelled(network: Network, processor: IlaVideoProcessor, batch: Batch, opti
     chances = probabilities(logits, multi_label=model.config.problem_type == MULTI_LABEL)
     order = logits.argsort(dim=-1, descending=True, stable=True)
     if options.none_of_these:
-        names, chances = [*names, NONE_OF_THESE], torch.cat([chances, none_of_these(chances)], dim=1)
+        names, chances = [*names, NONE_OF_THESE], torch.cat([chances, none_of_these(chances)[:, None]], dim=1)
         order = chances.argsort(dim=-1, descending=True, stable=True)
     rows = []
     for index, video in enumerate(batch.read):

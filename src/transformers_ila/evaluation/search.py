@@ -121,7 +121,9 @@ class VideoIndex:
             if self.settings.get(name) != given.get(name)
         ]
         if differ:
-            raise ValueError(f"{str(self.folder)!r} is an index of another model. They differ in {'; '.join(differ)}.")
+            more = f"; and {len(differ) - 8} more" if len(differ) > 8 else ""
+            shown = "; ".join(differ[:8]) + more
+            raise ValueError(f"{str(self.folder)!r} is an index of another model. They differ in {shown}.")
 
     # -- asking ------------------------------------------------------------------------------------------------------
 

@@ -177,8 +177,8 @@ def describe_untrained(names: Iterable[str], new_parameters: Iterable[str]) -> s
     """Say in a line how many weights are random, and where: "24 new tensors, random until trained: mit (8), ..."."""
     groups = Counter(_group(name, new_parameters) for name in names)
     where = ", ".join(f"{group} ({count})" if count > 1 else group for group, count in groups.items())
-    total = groups.total()
-    return f"{total} new tensor{'s' * (total != 1)}, {RANDOM}: {where}"
+    count = groups.total()
+    return f"{count} new tensor{'s' * (count > 1)}, {RANDOM}: {where}"
 
 
 def _group(name: str, new_parameters: Iterable[str]) -> str:
