@@ -157,8 +157,10 @@ def config_dict_of_tower(config_dict: dict[str, Any], path: Any, **options: Any)
     vision = {ours: getattr(found, theirs) for theirs, ours in TOWER_FIELDS.items()}
     vision |= {"patch_bias": True, "pre_layer_norm": False, "gated_mlp": getattr(found, "use_swiglu_ffn", False)}
     vision["num_register_tokens"] = getattr(found, "num_register_tokens", 0)
-    defaults = {"image_mean": tower.image_mean, "image_std": tower.image_std}
-    vision["image_normalization"] = {name: list(beside.get(name) or value) for name, value in defaults.items()}
+    normalization = {name: list(beside.get(name) or getattr(tower, name)) for name in ("image_mean", "image_std")}
+    if beside.get("do_normalize") is False:  # it has seen pixels between 0 and 1
+        normalization = {"image_mean": [0.0] * found.num_channels, "image_std": [1.0] * found.num_channels}
+    vision["image_normalization"] = normalization
     if hasattr(found, "mlp_ratio"):  # DINOv2
         vision["intermediate_size"] = int(found.hidden_size * found.mlp_ratio)
         vision["image_size"] = _cropped_to(beside) or min(found.image_size, DINOV2_IMAGE_SIZE)
@@ -199,7 +201,10 @@ def _image_processor(path: Any, **source: Any) -> dict[str, Any]:
     folder = os.path.dirname(path) if os.path.isfile(path) else path
     optional = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_gated_repo": False}
     file = cached_file(folder, IMAGE_PROCESSOR_NAME, **optional, **source)
-    return {} if file is None else json.loads(Path(file).read_text(encoding="utf-8"))
+    try:
+        return {} if file is None else json.loads(Path(file).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file!r}, of the image processor, cannot be read: {error}.") from error
 
 
 def _cropped_to(processor: dict[str, Any]) -> int | None:
