@@ -28,6 +28,7 @@ from transformers_ila.video_writing import write_mp4
 COLOURS = {"red": (200, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 200)}
 WORDS = [f"a video of {name}" for name in COLOURS]
 EACH = 6
+COMMIT = 40 * "1"
 
 
 def about(name, kind, modalities, category, score):
@@ -180,7 +181,15 @@ def test_what_cannot_be_encoded_is_refused(encoder, clip):
             encoder.encode([batch])
     with pytest.raises(ValueError, match="`precision` is 'int8'"):
         encoder.encode([], precision="int8")
-    assert encoder.encode([]).shape == (0, 64)
+    assert encoder.encode([]).shape == encoder.encode([{"video": []}]).shape == (0, 64)
+    for batch, got in (
+        ({"text": "waving"}, "text: 'waving'"),
+        ({"text": WORDS, "video": ["a.mp4"]}, "text: 3, video: 1"),
+    ):
+        with pytest.raises(ValueError, match=f"as many texts as videos; got {got}"):
+            encoder.encode([batch])
+    with pytest.raises(ValueError, match="labels, templates have no effect"):
+        MtebEncoder(clip, labels=list(COLOURS), templates="a video of {}.")
     with pytest.raises(ValueError, match="`revision` is 'other'"):
         MtebEncoder(clip, "other")
 
@@ -191,6 +200,17 @@ def test_results_are_kept_by_the_weights(tmp_path, encoder, clip, rows):
     run(encoder, LocalClassification, rows, cache)
     assert [path.parent.name for path in tmp_path.rglob("LocalClassification.json")] == [meta.revision]
     assert meta.load_model is not None and MtebEncoder(clip, meta.revision).mteb_model_meta.revision == meta.revision
+
+
+@pytest.mark.parametrize("revision", [None, "main"])
+def test_results_of_a_hub_id_are_kept_by_the_commit(tmp_path, clip, revision):
+    folder = tmp_path / "models--user--clip"
+    shutil.copytree(clip, folder / "snapshots" / COMMIT)
+    (folder / "refs").mkdir()
+    (folder / "refs/main").write_text(COMMIT)
+    meta = MtebEncoder("user/clip", revision, cache_dir=tmp_path, token="secret", dtype=torch.bfloat16).mteb_model_meta
+    assert (meta.name, meta.revision) == ("user/clip", COMMIT)
+    assert meta.experiment_kwargs == {"dtype": "torch.bfloat16"} and "secret" not in str(meta)
 
 
 def test_the_example_of_the_documentation_runs(tmp_path, clip, rows, monkeypatch, capsys):
@@ -220,3 +240,14 @@ def test_a_linear_head_encodes_videos_alone(tmp_path, clip, rows):
     assert run(encoder, LocalClassification, rows)["accuracy"] == 1
     with pytest.raises(ValueError, match="no text tower"):
         encoder.encode([{"text": WORDS}])
+
+
+def test_a_subfolder_holds_model_and_processor(tmp_path, clip, rows):
+    options = {"classification_head": "linear", "labels": list(COLOURS), "num_frames": 4}
+    model = IlaForVideoClassification.from_pretrained(clip, **options)
+    model.save_pretrained(tmp_path / "inner")
+    (tmp_path / "config.json").write_text("{}")  # of another model, as another revision's
+    processor = IlaVideoProcessor.for_model(model.config, image_mean=[0.1] * 3)
+    processor.save_pretrained(tmp_path / "inner")
+    encoder = MtebEncoder(tmp_path, subfolder="inner")
+    assert encoder.processor.image_mean == processor.image_mean

@@ -205,6 +205,7 @@ def test_other_models_are_named(tmp_path):
     [
         ("dinov3_vit", "DINOv3's rotary positions turn queries and keys in every attention"),
         ("dinov3_convnext", "no class token"),
+        ("clip_vision_model", "the whole CLIP loads"),
         ("siglip", "no class token.*`SiglipForVideoClassification"),
         ("siglip2", "no class token.*zero-shot-video-classification"),
         ("beit", "a bias for every distance of two patches"),

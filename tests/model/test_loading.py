@@ -216,6 +216,17 @@ def test_registers_see_every_frame_and_no_temporal_module_sees_them(module, tmp_
     assert tower.embeddings.register_tokens.grad.abs().max() > 0
 
 
+def test_pixels_that_a_tower_saw_without_normalisation_have_none(tmp_path):
+    save_dinov2(tmp_path)
+    file = tmp_path / "preprocessor_config.json"
+    file.write_text('{"do_normalize": false, "image_mean": [0.5, 0.5, 0.5], "do_center_crop": true, "crop_size": 20}')
+    vision = IlaConfig.from_pretrained(tmp_path).vision_config
+    assert vision.image_normalization == {"image_mean": [0, 0, 0], "image_std": [1, 1, 1]} and vision.image_size == 20
+    file.write_text("{")
+    with pytest.raises(ValueError, match=r"preprocessor_config.json', of the image processor, cannot be read"):
+        IlaConfig.from_pretrained(tmp_path)
+
+
 def test_clip_keeps_its_own(tmp_path):
     config = IlaForVideoClassification.from_pretrained(save_clip(tmp_path), labels=LABELS).config
     vision = config.vision_config

@@ -7,7 +7,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch.utils.data import Dataset
-from transformers import AutoModelForVideoClassification, Trainer, TrainingArguments, pipeline
+from transformers import (
+    AutoModelForVideoClassification,
+    Trainer,
+    TrainingArguments,
+    ViTForImageClassification,
+    ViTMAEForPreTraining,
+    pipeline,
+)
 
 from support.inputs import pixels
 from support.tiny_models import save_clip, save_timesformer, save_vit, tiny_config
@@ -109,6 +116,14 @@ def test_a_plain_tower_has_nothing_new(from_clip, caplog, transformers_logs):
     assert not model.untrained() and model.config.untrained_weights is None and not caplog.records
 
 
+@pytest.mark.parametrize("kind", [ViTForImageClassification, ViTMAEForPreTraining])
+def test_what_stands_around_a_tower_is_not_reported(tmp_path, caplog, transformers_logs, kind):
+    save_vit(tmp_path, kind)  # with a head, a pooler or a decoder more or less than the tower
+    caplog.clear()
+    IlaForVideoClassification.from_pretrained(tmp_path, labels=LABELS, num_frames=4)
+    assert len(lines(caplog)) == 1 and "LOAD REPORT" not in caplog.text
+
+
 def test_weights_that_every_checkpoint_has_are_reported_by_transformers(
     tmp_path, from_clip, caplog, transformers_logs
 ):
@@ -139,6 +154,7 @@ def test_names_are_grouped_by_what_is_new():
     names = ["a.layers.0.temporal.x.weight", "a.layers.11.temporal.y", "mit.z.weight", "classifier.weight", "a.scale"]
     line = describe_untrained(names, IlaModel.new_parameters)
     assert line == f"5 new tensors, {LINE}: a.layers.*.temporal (2), mit, classifier, a.scale"
+    assert describe_untrained(["classifier.weight"], IlaModel.new_parameters) == f"1 new tensor, {LINE}: classifier"
 
 
 # --- until trained ---------------------------------------------------------------------------------------------------

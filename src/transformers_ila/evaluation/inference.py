@@ -26,7 +26,7 @@ from transformers.utils.peft_utils import find_adapter_config_file
 
 from ..data.text import preview
 from ..model.alignment_ila import PointPredictor
-from ..model.loading_ila import TOWERS, checkpoint_names
+from ..model.loading_ila import HUB_KWARGS, TOWERS, checkpoint_names
 from ..model.modeling_ila import IlaForVideoClassification
 from ..model.pretrained_ila import warn_of_untrained, weights_to_come
 from ..model.video_processing_ila import IlaVideoProcessor
@@ -71,38 +71,41 @@ def load_trained(source: str | Path) -> tuple[IlaForVideoClassification, IlaVide
     return load_classifier(source), processor
 
 
-def load_encoder(source: str | Path) -> tuple[IlaForVideoClassification, IlaVideoProcessor]:
+def load_encoder(source: str | Path, **where: Any) -> tuple[IlaForVideoClassification, IlaVideoProcessor]:
     """Load what turns videos into features, and its processor; the head is not used, and may be untrained.
 
     That is a trained classifier, or a tower that nobody trained on videos, CLIP's or an image tower's (DINOv2): then a
     video's feature is the mean of its frames'.
+
+    where: arguments of `from_pretrained` that say where the files of a tower are, such as `revision`.
 
     Raises:
         ValueError, OSError: as in `load_trained`.
     """
     require_checkpoint(source)
     with named_in_errors(source):
-        if not is_plain_tower(source):
+        if not is_plain_tower(source, **where):
             return load_trained(source)
         with weights_to_come():  # the head's
-            model = IlaForVideoClassification.from_pretrained(source, **PLAIN_FRAMES).eval()
+            model = IlaForVideoClassification.from_pretrained(source, **PLAIN_FRAMES, **where).eval()
     for weight in model.classifier.parameters():  # so that the fingerprint, by which features are kept, is the tower's
         nn.init.zeros_(weight)
     model.mark_trained()
     return model, IlaVideoProcessor.for_model(model.config)
 
 
-def is_plain_tower(source: str | Path) -> bool:
+def is_plain_tower(source: str | Path, **where: Any) -> bool:
     """Return whether a folder or Hub id holds a network of pictures in which ILA can begin, and not one of videos."""
-    return PreTrainedConfig.get_config_dict(source)[0].get("model_type") in ("clip", *TOWERS)
+    return PreTrainedConfig.get_config_dict(source, **where)[0].get("model_type") in ("clip", *TOWERS)
 
 
 def load_classifier(source: str | Path, **options: Any) -> IlaForVideoClassification:
     """Load a trained classifier of this package, as `load_trained` does, without its processor.
 
-    options: of `from_pretrained`, such as `dtype`.
+    options: of `from_pretrained`, such as `dtype` and `revision`.
     """
-    classifier_config(source)
+    where = {name: options[name] for name in HUB_KWARGS if name in options}
+    classifier_config(source, **where)
     with named_in_errors(source):
         if find_adapter_config_file(source) is not None:
             from .adapters import load_adapter  # which needs PEFT
@@ -112,7 +115,7 @@ def load_classifier(source: str | Path, **options: Any) -> IlaForVideoClassifica
             return model if dtype in ("auto", model.dtype) else model.to(dtype)
         options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}  # they are named below
         model, info = AutoModelForVideoClassification.from_pretrained(source, **options)
-        left_over = _stored_names(source) - checkpoint_names(model.state_dict()).keys()
+        left_over = _stored_names(source, **where) - checkpoint_names(model.state_dict()).keys()
     mismatched = {name for name, *_ in info["mismatched_keys"]}
     left_over = left_over or info["unexpected_keys"]
     wrong = {"missing": info["missing_keys"], "left over": left_over, "of another shape": mismatched}
@@ -125,15 +128,17 @@ def load_classifier(source: str | Path, **options: Any) -> IlaForVideoClassifica
     return model
 
 
-def classifier_config(source: str | Path) -> Any:
+def classifier_config(source: str | Path, **where: Any) -> Any:
     """Read the configuration of a classifier of this package.
+
+    where: arguments of `from_pretrained` that say where the files are, such as `revision`.
 
     Raises:
         ValueError: another kind of model, which is named, or none that Transformers knows.
         OSError: no such checkpoint.
     """
     with named_in_errors(source):
-        config = AutoConfig.from_pretrained(source)
+        config = AutoConfig.from_pretrained(source, **where)
     if type(config).model_type not in CLASSIFIERS:
         found = (config.architectures or [type(config).__name__])[0]
         raise ValueError(
@@ -142,9 +147,9 @@ def classifier_config(source: str | Path) -> Any:
     return config
 
 
-def _stored_names(source: str | Path) -> set[str]:
+def _stored_names(source: str | Path, **where: Any) -> set[str]:
     """Return the names of all weights in the files of a checkpoint; none where they are no safetensors."""
-    optional = {"_raise_exceptions_for_missing_entries": False}
+    optional = {"_raise_exceptions_for_missing_entries": False, **where}
     if (index := cached_file(source, INDEX, **optional)) is not None:
         return set(json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"])
     if (file := cached_file(source, WEIGHTS, **optional)) is None:
@@ -153,21 +158,24 @@ def _stored_names(source: str | Path) -> set[str]:
         return set(tensors.keys())
 
 
-def load_processor(source: str | Path) -> IlaVideoProcessor:
+def load_processor(source: str | Path, **where: Any) -> IlaVideoProcessor:
     """Load the processor of a model from its folder or Hub id.
+
+    where: arguments of `from_pretrained` that say where the files are, such as `revision`.
 
     Raises:
         ValueError: the folder holds a model and no processor.
         OSError: no such checkpoint.
     """
-    if Path(source).is_dir() and not any(Path(source).glob("*processor_config.json")):
+    folder = Path(source, where.get("subfolder") or "")
+    if Path(source).is_dir() and not any(folder.glob("*processor_config.json")):
         raise ValueError(
             f"{str(source)!r} holds a model without its video processor. Write one: "
             f"`IlaVideoProcessor.for_model(AutoConfig.from_pretrained({str(source)!r}))"
             f".save_pretrained({str(source)!r})`."
         )
     with named_in_errors(source):
-        return IlaVideoProcessor.from_pretrained(source)
+        return IlaVideoProcessor.from_pretrained(source, **where)
 
 
 def require_checkpoint(source: str | Path) -> None:

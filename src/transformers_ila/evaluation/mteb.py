@@ -22,6 +22,8 @@ import torch
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 from transformers import AutoConfig
+from transformers.utils import CONFIG_NAME, cached_file
+from transformers.utils.hub import extract_commit_hash
 from transformers.utils.peft_utils import find_adapter_config_file
 from transformers.video_utils import VideoMetadata
 
@@ -40,6 +42,8 @@ except ImportError as error:
 
 
 AS_IT_IS = "{}"  # texts of tasks are sentences, captions or prompts already: no template is put around them
+# Arguments of `from_pretrained` about classes, which no feature depends on.
+OF_CLASSES = {"labels", "templates", "label_templates", "id2label", "label2id", "num_labels"}
 INPUTS = ("text", "image", "video", "audio")  # columns that mteb gives an encoder to encode
 
 
@@ -53,12 +57,14 @@ class MtebEncoder(AbsEncoder):
     Args:
         model_name: folder or Hub id of a model, of an adapter, or of an image tower (ViT, DINOv2), which encodes
             videos alone, by the mean of their frames.
-        revision: of a Hub id; of a folder the fingerprint of its weights, which mteb keeps results by.
+        revision: of a Hub id; of a folder the fingerprint of its weights. mteb keeps results by the commit that it
+            stands for, or by this fingerprint.
         device: by default a GPU if there is one.
         kwargs: of `from_pretrained`, such as `dtype` and `num_frames`, where the model has a text tower.
 
     Raises:
-        ValueError: another kind of model, or a folder with other weights than `revision` says.
+        ValueError: another kind of model, a folder with other weights than `revision` says, or arguments that have no
+            effect on features, such as `labels`.
         OSError: no such checkpoint.
     """
 
@@ -75,8 +81,8 @@ class MtebEncoder(AbsEncoder):
             raise ValueError(f"`revision` is {revision!r}, and the fingerprint of {str(model_name)!r} is {weights!r}.")
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.model = model.eval().to(self.device)
-        commit = getattr(model.config, "_commit_hash", None)
-        self.mteb_model_meta = self._describe(str(model_name), weights if is_folder else revision or commit, kwargs)
+        version = weights if is_folder else _commit(model_name, **source, **kwargs)
+        self.mteb_model_meta = self._describe(str(model_name), version, kwargs)
 
     def encode(self, inputs: Iterable[dict[str, Any]], **kwargs: Any) -> np.ndarray:
         """Encode batches of inputs, as mteb's loaders give them.
@@ -90,8 +96,8 @@ class MtebEncoder(AbsEncoder):
             (N, E) float32, each row of unit length.
 
         Raises:
-            ValueError: batches with images or sound, texts for a model without a text tower, another precision, or a
-                video that cannot be read.
+            ValueError: batches with images or sound, or with other numbers of texts than of videos, texts for a model
+                without a text tower, another precision, or a video that cannot be read.
         """
         precision = kwargs.get("precision", "float32")
         if precision != "float32":
@@ -108,6 +114,10 @@ class MtebEncoder(AbsEncoder):
         given = [name for name in INPUTS if name in batch]
         if not given or not encoders.keys() >= set(given):
             raise ValueError(f"Inputs must have text, video or both; got {', '.join(given or map(str, batch))}.")
+        is_single = any(isinstance(batch[name], (str, bytes)) for name in given)
+        if is_single or len({len(batch[name]) for name in given}) > 1:
+            got = ", ".join(f"{name}: {_count(batch[name])}" for name in given)
+            raise ValueError(f"A batch must have lists of as many texts as videos; got {got}.")
         with torch.no_grad():
             parts = torch.stack([encoders[name](batch[name]) for name in given])
             return F.normalize(parts.sum(0), dim=-1)
@@ -118,6 +128,8 @@ class MtebEncoder(AbsEncoder):
         return self.model.encode_texts(list(texts), templates=AS_IT_IS).float().cpu()
 
     def _encode_videos(self, videos: Sequence[Any]) -> torch.Tensor:
+        if len(videos) == 0:
+            return torch.zeros(0, self.model.config.projection_dim)
         pixels = [self._pixels(video) for video in videos]
         features: list[torch.Tensor] = []
         while len(features) < len(pixels):  # videos of one shape that follow each other go together
@@ -154,9 +166,12 @@ class MtebEncoder(AbsEncoder):
         config, weights = self.model.config, [*self.model.parameters()]
         text = getattr(config, "text_config", None) if self.has_text else None
         folder = Path(name).resolve()
+        # mteb writes both beside the results, and names folders by those that tell experiments apart
+        written = {key: value for key, value in options.items() if key != "token"}
+        experiment = {key: str(value) for key, value in options.items() if key not in {*HUB_KWARGS} - {"subfolder"}}
         about = {
             "loader": type(self),
-            "loader_kwargs": options,
+            "loader_kwargs": written,
             "name": f"{folder.parent.name}/{folder.name}" if Path(name).is_dir() else name,
             "revision": revision,
             "n_parameters": sum(weight.numel() for weight in weights),
@@ -167,7 +182,7 @@ class MtebEncoder(AbsEncoder):
             "similarity_fn_name": ScoringFunction.COSINE,
             "use_instructions": False,
             "modalities": ["video", "text"] if self.has_text else ["video"],
-            "experiment_kwargs": {key: str(value) for key, value in options.items()} or None,
+            "experiment_kwargs": experiment or None,
         }
         unknown = ("release_date", "languages", "license", "open_weights", "public_training_code")
         return ModelMeta(**dict.fromkeys((*unknown, "public_training_data", "training_datasets")), **about)
@@ -177,12 +192,30 @@ def _load(source: str | Path, **options: Any) -> tuple[Any, Any]:
     """Load a model and its processor: for any words where there is a text tower, else as it was trained."""
     require_checkpoint(source)
     where = {name: options[name] for name in HUB_KWARGS if name in options}
-    is_adapter = find_adapter_config_file(source, **where) is not None
-    config = AutoConfig.from_pretrained(source, **where)
-    if is_adapter or config.model_type in TOWERS:
-        if options:
-            raise ValueError(f"{', '.join(sorted(options))} have no effect on {str(source)!r}: leave them out.")
+    if find_adapter_config_file(source, **where) is not None:
+        _refuse(options, source)
         return load_encoder(source)
+    config = AutoConfig.from_pretrained(source, **where)
+    if config.model_type in TOWERS:
+        _refuse(options.keys() - where.keys(), source)
+        return load_encoder(source, **where)
+    _refuse(options.keys() & OF_CLASSES, source)
     if type(config).model_type in CLASSIFIERS and not getattr(config, "has_text_tower", False):
-        return load_classifier(source, **options), load_processor(source)
+        return load_classifier(source, **options), load_processor(source, **where)
     return load_zero_shot(source, **options)
+
+
+def _commit(source: str | Path, **options: Any) -> str | None:
+    """Return the commit of the files that a Hub id and its revision stand for now: a branch may move."""
+    where = {name: options[name] for name in HUB_KWARGS if name in options}
+    return extract_commit_hash(cached_file(source, CONFIG_NAME, **where), None)
+
+
+def _refuse(options: Iterable[str], source: str | Path) -> None:
+    """Raise a ValueError for arguments that would change no feature of this checkpoint."""
+    if names := sorted(options):
+        raise ValueError(f"{', '.join(names)} have no effect on {str(source)!r}: leave them out.")
+
+
+def _count(values: Any) -> str:
+    return repr(values) if isinstance(values, (str, bytes)) else str(len(values))

@@ -157,8 +157,10 @@ def config_dict_of_tower(config_dict: dict[str, Any], path: Any, **options: Any)
     vision = {ours: getattr(found, theirs) for theirs, ours in TOWER_FIELDS.items()}
     vision |= {"patch_bias": True, "pre_layer_norm": False, "gated_mlp": getattr(found, "use_swiglu_ffn", False)}
     vision["num_register_tokens"] = getattr(found, "num_register_tokens", 0)
-    defaults = {"image_mean": tower.image_mean, "image_std": tower.image_std}
-    vision["image_normalization"] = {name: list(beside.get(name) or value) for name, value in defaults.items()}
+    normalization = {name: list(beside.get(name) or getattr(tower, name)) for name in ("image_mean", "image_std")}
+    if beside.get("do_normalize") is False:  # it has seen pixels between 0 and 1
+        normalization = {"image_mean": [0.0] * found.num_channels, "image_std": [1.0] * found.num_channels}
+    vision["image_normalization"] = normalization
     if hasattr(found, "mlp_ratio"):  # DINOv2
         vision["intermediate_size"] = int(found.hidden_size * found.mlp_ratio)
         vision["image_size"] = _cropped_to(beside) or min(found.image_size, DINOV2_IMAGE_SIZE)
@@ -199,7 +201,10 @@ def _image_processor(path: Any, **source: Any) -> dict[str, Any]:
     folder = os.path.dirname(path) if os.path.isfile(path) else path
     optional = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_gated_repo": False}
     file = cached_file(folder, IMAGE_PROCESSOR_NAME, **optional, **source)
-    return {} if file is None else json.loads(Path(file).read_text(encoding="utf-8"))
+    try:
+        return {} if file is None else json.loads(Path(file).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file!r}, of the image processor, cannot be read: {error}.") from error
 
 
 def _cropped_to(processor: dict[str, Any]) -> int | None:
@@ -243,10 +248,9 @@ def state_dict_of_tower(tower: ImageTower, path: Any, **options: Any) -> dict[st
         ValueError: weights that are missing, of another shape, or not known.
         OSError: no such weights.
     """
-    model, info = tower.model.from_pretrained(path, dtype="auto", output_loading_info=True, **options)
+    wanted = _without_surroundings(tower.model)
+    model, info = wanted.from_pretrained(path, dtype="auto", output_loading_info=True, **options)
     wrong = {kind: sorted(map(str, info[kind])) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")}
-    for kind in ("missing_keys", "unexpected_keys"):
-        wrong[kind] = [name for name in wrong[kind] if not ABOVE_TOWER.match(name)]
     if any(wrong.values()):
         raise ValueError(f"{str(path)!r} does not hold the weights of the {tower.name} in its config.json: {wrong}.")
     state = {name: weight for name, weight in model.state_dict().items() if not ABOVE_TOWER.match(name)}
@@ -259,6 +263,15 @@ def state_dict_of_tower(tower: ImageTower, path: Any, **options: Any) -> dict[st
     width = model.config.hidden_size
     state["visual_projection.weight"] = torch.eye(width, dtype=next(iter(state.values())).dtype)
     return state
+
+
+def _without_surroundings(kind: Any) -> Any:
+    """Return the class of a tower whose load report passes over what stands around a tower, and is not needed.
+
+    It keeps name and module, by which transformers finds the old names of weights.
+    """
+    ignored = {f"_keys_to_ignore_on_load_{keys}": {ABOVE_TOWER.pattern} for keys in ("missing", "unexpected")}
+    return type(kind.__name__, (kind,), {"__module__": kind.__module__, **ignored})
 
 
 def fold_layer_scale(state: dict[str, torch.Tensor]) -> None:

@@ -104,6 +104,7 @@ REFUSED_TYPES = {  # `model_type` or its beginning -> why its weights have no pl
         "DINOv3's rotary positions turn queries and keys in every attention, and the tokens that temporal modules add "
         "there have no position; DINOv2 loads"
     ),
+    "clip_vision_model": "it is a CLIP's image tower without the projection to the texts' space; the whole CLIP loads",
     "siglip": _SIGLIP,
     "beit": _BIASES,
     "data2vec-vision": _BIASES,
