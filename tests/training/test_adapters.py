@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -168,6 +169,15 @@ def test_another_base_is_refused(bases, tmp_path):
         load_adapter(tmp_path / "adapter", base=tmp_path / "clip")
     with pytest.raises(OSError, match="The weights below the adapter '.*adapter' are not in '.*moved': name their"):
         load_adapter(tmp_path / "adapter", base=tmp_path / "moved")
+
+
+def test_a_base_in_a_folder_is_found_from_every_folder(bases, tmp_path, monkeypatch):
+    monkeypatch.chdir(bases)
+    base = start(Path())
+    assert base.name_or_path == "clip"
+    peft.get_peft_model(base, lora_config(base)).save_pretrained(tmp_path / "adapter")
+    monkeypatch.chdir(tmp_path)
+    assert load_adapter("adapter").config.class_names == LABELS
 
 
 def test_what_is_no_adapter_of_ours_is_refused(bases, tmp_path):
