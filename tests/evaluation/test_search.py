@@ -416,6 +416,20 @@ def test_files_that_are_gone_are_dropped(tmp_path, model, processor):
     assert len(index) == 2
 
 
+def test_another_video_of_a_name_is_refused(tmp_path, model, processor):
+    paths = write_folder(tmp_path / "one", 2, seed=0, num_frames=9)
+    name, index = str(paths[0].relative_to(tmp_path / "one")), tmp_path / "index"
+    index_videos(model, processor, iter_videos(tmp_path / "one"), index)
+    (tmp_path / "linked").symlink_to(tmp_path / "one")
+    assert index_videos(model, processor, iter_videos(tmp_path / "linked"), index).labelled == 0
+    (tmp_path / "two" / name).parent.mkdir(parents=True)
+    (tmp_path / "two" / name).write_bytes(paths[1].read_bytes())
+    with pytest.raises(ValueError, match="has a video named .* already, '.*one.*', and '.*two.*' is another one"):
+        index_videos(model, processor, iter_videos(tmp_path / "two"), index)
+    paths[0].unlink()  # as if it had moved
+    assert index_videos(model, processor, iter_videos(tmp_path / "two"), index).labelled == 0
+
+
 GATED = """
 import sys
 from transformers_ila.cli.main import main
