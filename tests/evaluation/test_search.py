@@ -139,6 +139,10 @@ def test_what_an_index_refuses(tmp_path):
     with pytest.raises(ValueError, match="No video .* is named so: 'x'"):
         index.drop("a", "x")
     assert len(index) == 4
+    lines = tmp_path / "part-00000-of-00001.jsonl"
+    lines.write_bytes(lines.read_bytes().replace(b'"video"', b'"query"', 1))
+    with pytest.raises(ValueError, match="line at byte 0 of .*part-00000-of-00001.jsonl' stands for no video"):
+        list(index.videos())
 
 
 def test_what_was_dropped_can_be_added_again(tmp_path):
@@ -374,6 +378,7 @@ def test_the_verbs_find_videos_by_words_and_by_example(tmp_path, clip, folder, c
         ([place, "--video", example, "--template", "{}"], "--template is for texts"),
         ([place, "--video", str(folder / "text.mp4")], "Cannot read the video"),
         ([place, "a dog", "--model", str(folder)], "holds no model"),
+        ([place, "a dog", "--output", f"{place}/part-00000-of-00001.jsonl"], "lies in the index"),
     ):
         assert run_verb(search_verb, words) == 2, words
         assert message in capsys.readouterr().err

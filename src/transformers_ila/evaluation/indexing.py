@@ -17,9 +17,8 @@ from typing import Any
 
 import torch
 from transformers import PreTrainedConfig
-from transformers.utils.peft_utils import find_adapter_config_file
 
-from ..backbones.zero_shot import PLAIN, load_zero_shot
+from ..backbones.zero_shot import PLAIN
 from ..distributed import Rank
 from ..model.loading_ila import checkpoint_names
 from ..model.modeling_ila import IlaForVideoClassification
@@ -31,6 +30,7 @@ from .inference import (
     Network,
     evaluating,
     later_settings,
+    load_for_words,
     load_trained,
     named_in_errors,
     require_checkpoint,
@@ -298,7 +298,7 @@ def load_for_index(source: str | Path, templates: str | Sequence[str] | None = N
     """Load a model that gives features of videos, and of texts if it has a text tower, with its processor.
 
     Args:
-        source: folder or Hub id of a model of this package, or of CLIP or SigLIP.
+        source: folder or Hub id of a model of this package, of an adapter, or of CLIP or SigLIP.
         templates: what texts are put into; those of the model by default.
 
     Raises:
@@ -306,14 +306,10 @@ def load_for_index(source: str | Path, templates: str | Sequence[str] | None = N
         OSError: no such checkpoint.
     """
     require_checkpoint(source)
-    if find_adapter_config_file(source) is not None:
-        if templates is not None:
-            raise ValueError(f"{str(source)!r} is an adapter, which takes no templates: {templates!r}.")
-        return load_trained(source)
     with named_in_errors(source):
         kind = PreTrainedConfig.get_config_dict(source)[0].get("model_type")
         if templates is not None or kind in PLAIN:
-            return load_zero_shot(source, templates=templates)
+            return load_for_words(source, templates=templates)
     return load_trained(source)
 
 
