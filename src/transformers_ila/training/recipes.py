@@ -336,7 +336,10 @@ def _todays_name(key: Any, where: str) -> Any:
 def _closest(key: str, known: Sequence[str]) -> str | None:
     """Return the known key that has `key` for its initials, else the one that is most like it; None: there is none."""
     close = difflib.get_close_matches(key, known, n=1)
-    initials = [name for name in known if len(key) > 1 and "".join(word[:1] for word in name.split("_")) == key]
+    words = {name: name.split("_") for name in known if len(key) > 1}
+    initials = [  # of words, which one letter, as in `lora_r`, is not
+        name for name, parts in words.items() if key == "".join(part[0] for part in parts if len(part) > 1)
+    ]
     return next(iter(initials + close), None)
 
 
