@@ -156,6 +156,13 @@ def test_what_was_dropped_can_be_added_again(tmp_path):
     assert reader.search(torch.eye(4)[3], 1)[0][0].video == "a"
 
 
+def test_a_path_that_is_no_text_goes_into_a_data_set(tmp_path):
+    pytest.importorskip("datasets")
+    index = VideoIndex.create(tmp_path, 4)
+    index.add(["a"], torch.eye(4)[:1], paths=["/videos/\udcff.mp4"])  # as Python reads bytes that are no UTF-8
+    assert index.to_dataset()["path"][0] == "/videos/\\udcff.mp4"
+
+
 def test_faiss_finds_the_same(tmp_path):
     """By `datasets`' own `add_faiss_index`, a flat one."""
     faiss = pytest.importorskip("faiss", reason="the extra faiss; make test-extra PARTS=faiss")
@@ -309,7 +316,8 @@ def test_another_model_frame_rule_or_window_is_refused(tmp_path, model, processo
 
 def test_bad_options():
     for fields, message in (
-        ({"window": 0}, "window must be a number of seconds above 0, got 0"),
+        ({"window": 0}, "window must be a number of seconds, 0.01 or more, got 0"),
+        ({"window": 1e-7}, "window must be a number of seconds, 0.01 or more, got 1e-07"),
         ({"window": float("inf")}, "window must be"),
         ({"stride": 1}, "stride is 1 and would have no effect"),
         ({"window": 1, "stride": -1}, "stride must be"),
