@@ -139,6 +139,10 @@ def test_what_an_index_refuses(tmp_path):
     with pytest.raises(ValueError, match="No video .* is named so: 'x'"):
         index.drop("a", "x")
     assert len(index) == 4
+    lines = tmp_path / "part-00000-of-00001.jsonl"
+    lines.write_bytes(lines.read_bytes().replace(b'"video"', b'"query"', 1))
+    with pytest.raises(ValueError, match="line at byte 0 of .*part-00000-of-00001.jsonl' stands for no video"):
+        list(index.videos())
 
 
 def test_what_was_dropped_can_be_added_again(tmp_path):
@@ -150,6 +154,13 @@ def test_what_was_dropped_can_be_added_again(tmp_path):
     reader.refresh()
     assert [hit.video for hit in reader.search(torch.eye(4)[0], 5)[0]] == ["b", "a"]
     assert reader.search(torch.eye(4)[3], 1)[0][0].video == "a"
+
+
+def test_a_path_that_is_no_text_goes_into_a_data_set(tmp_path):
+    pytest.importorskip("datasets")
+    index = VideoIndex.create(tmp_path, 4)
+    index.add(["a"], torch.eye(4)[:1], paths=["/videos/\udcff.mp4"])  # as Python reads bytes that are no UTF-8
+    assert index.to_dataset()["path"][0] == "/videos/\\udcff.mp4"
 
 
 def test_faiss_finds_the_same(tmp_path):
@@ -305,7 +316,8 @@ def test_another_model_frame_rule_or_window_is_refused(tmp_path, model, processo
 
 def test_bad_options():
     for fields, message in (
-        ({"window": 0}, "window must be a number of seconds above 0, got 0"),
+        ({"window": 0}, "window must be a number of seconds, 0.01 or more, got 0"),
+        ({"window": 1e-7}, "window must be a number of seconds, 0.01 or more, got 1e-07"),
         ({"window": float("inf")}, "window must be"),
         ({"stride": 1}, "stride is 1 and would have no effect"),
         ({"window": 1, "stride": -1}, "stride must be"),
@@ -374,6 +386,7 @@ def test_the_verbs_find_videos_by_words_and_by_example(tmp_path, clip, folder, c
         ([place, "--video", example, "--template", "{}"], "--template is for texts"),
         ([place, "--video", str(folder / "text.mp4")], "Cannot read the video"),
         ([place, "a dog", "--model", str(folder)], "holds no model"),
+        ([place, "a dog", "--output", f"{place}/part-00000-of-00001.jsonl"], "lies in the index"),
     ):
         assert run_verb(search_verb, words) == 2, words
         assert message in capsys.readouterr().err
@@ -414,6 +427,20 @@ def test_files_that_are_gone_are_dropped(tmp_path, model, processor):
     with pytest.raises(ValueError, match="The files of all 2 videos are gone"):
         index.drop(missing=True)
     assert len(index) == 2
+
+
+def test_another_video_of_a_name_is_refused(tmp_path, model, processor):
+    paths = write_folder(tmp_path / "one", 2, seed=0, num_frames=9)
+    name, index = str(paths[0].relative_to(tmp_path / "one")), tmp_path / "index"
+    index_videos(model, processor, iter_videos(tmp_path / "one"), index)
+    (tmp_path / "linked").symlink_to(tmp_path / "one")
+    assert index_videos(model, processor, iter_videos(tmp_path / "linked"), index).labelled == 0
+    (tmp_path / "two" / name).parent.mkdir(parents=True)
+    (tmp_path / "two" / name).write_bytes(paths[1].read_bytes())
+    with pytest.raises(ValueError, match="has a video named .* already, '.*one.*', and '.*two.*' is another one"):
+        index_videos(model, processor, iter_videos(tmp_path / "two"), index)
+    paths[0].unlink()  # as if it had moved
+    assert index_videos(model, processor, iter_videos(tmp_path / "two"), index).labelled == 0
 
 
 GATED = """

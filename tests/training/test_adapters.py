@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from transformers_ila import (
     IlaVideoProcessor,
     IlaVisionModel,
 )
-from transformers_ila.evaluation.inference import load_classifier, load_trained
+from transformers_ila.evaluation.inference import load_classifier, load_for_words, load_trained
 from transformers_ila.model.temporal_ila import TEMPORAL_MODULES
 from transformers_ila.training.arguments import IlaTrainingArguments
 from transformers_ila.training.trainer import IlaTrainer
@@ -168,6 +169,31 @@ def test_another_base_is_refused(bases, tmp_path):
         load_adapter(tmp_path / "adapter", base=tmp_path / "clip")
     with pytest.raises(OSError, match="The weights below the adapter '.*adapter' are not in '.*moved': name their"):
         load_adapter(tmp_path / "adapter", base=tmp_path / "moved")
+
+
+def test_words_of_ones_own_on_an_adapter(bases, tmp_path):
+    base = start(bases)
+    model = trained(peft.get_peft_model(base, lora_config(base)))
+    model.save_pretrained(tmp_path)
+    IlaVideoProcessor.for_model(base.config).save_pretrained(tmp_path)
+    base.set_labels(["a cat", "a dog"], templates="a {}.")
+    loaded, _ = load_for_words(tmp_path, ["a cat", "a dog"], "a {}.")
+    torch.testing.assert_close(logits_of(loaded), logits_of(model))  # one is merged
+    assert load_for_words(tmp_path)[0].config.class_names == LABELS
+    linear = start(bases, classification_head="linear")
+    peft.get_peft_model(linear, lora_config(linear)).save_pretrained(tmp_path / "linear")
+    IlaVideoProcessor.for_model(linear.config).save_pretrained(tmp_path / "linear")
+    with pytest.raises(ValueError, match="need a text head and its text tower"):
+        load_for_words(tmp_path / "linear", ["a cat"])
+
+
+def test_a_base_in_a_folder_is_found_from_every_folder(bases, tmp_path, monkeypatch):
+    monkeypatch.chdir(bases)
+    base = start(Path())
+    assert base.name_or_path == "clip"
+    peft.get_peft_model(base, lora_config(base)).save_pretrained(tmp_path / "adapter")
+    monkeypatch.chdir(tmp_path)
+    assert load_adapter("adapter").config.class_names == LABELS
 
 
 def test_what_is_no_adapter_of_ours_is_refused(bases, tmp_path):

@@ -15,11 +15,10 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ..backbones.zero_shot import load_zero_shot
 from ..data.annotations import FORMATS, Annotations, detect_format, read_annotations, takes_several_labels
 from ..data.captions import CAPTIONS, is_caption_list, read_captions
 from ..distributed import Rank, all_gather, all_succeed, process_group
-from ..evaluation.inference import require_checkpoint
+from ..evaluation.inference import load_for_words, require_checkpoint
 from ..evaluation.options import RetrievalOptions
 from ..evaluation.report_files import check_folder_can_be_made, precision_of, write_report
 from ..evaluation.retrieval import RECALLS, evaluate_retrieval
@@ -73,7 +72,7 @@ def run(args: RetrievalArguments, options: RetrievalOptions) -> int:
     """Evaluate the model, write the report and print its table; return 1 if a video could not be read, else 0."""
     with process_group() as rank:
         samples = all_succeed(partial(read_samples, args))  # which needs no weights
-        model, processor = all_succeed(partial(load_zero_shot, args.model))
+        model, processor = all_succeed(partial(load_for_words, args.model))
         options = replace(options, device=options.device or rank.device(), split=options.split or args.read_split)
         share = len(range(rank.rank, len(samples.samples), rank.world_size))
         templates = args.templates

@@ -67,6 +67,8 @@ class SearchArguments(TemplateArguments):
             raise ValueError("--template is for texts, and there is none.")
         if self.all_windows and settings.get("window") is None:
             raise ValueError(f"--all_windows needs an index of windows; {self.index!r} has one row for each video.")
+        if self.output is not None and Path(self.output).resolve().is_relative_to(Path(self.index).resolve()):
+            raise ValueError(f"--output {self.output!r} lies in the index {self.index!r}; name a file elsewhere.")
         require_checkpoint(self.source)
 
     @property

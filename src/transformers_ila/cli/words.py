@@ -7,9 +7,9 @@ from typing import Any
 from transformers import AutoConfig
 
 from ..backbones.siglip import SiglipVideoConfig
-from ..backbones.zero_shot import PLAIN, load_zero_shot
+from ..backbones.zero_shot import PLAIN
 from ..data.class_names import DATA_SETS, class_names
-from ..evaluation.inference import load_trained, named_in_errors
+from ..evaluation.inference import load_for_words, load_trained, named_in_errors
 from ..model.class_features_ila import check_templates
 from ..model.class_names_ila import check_labels, explicit_class_names, label_fields
 from ..model.validation_ila import MULTI_LABEL
@@ -137,7 +137,7 @@ def open_model(source: str, names: list[str] | None, templates: str | list[str] 
         own = set() if plain else set(AutoConfig.from_pretrained(source).id2label.values())
         read = None if names is None else [name if name in own else name.replace("_", " ") for name in names]
         try:
-            model, processor = load_zero_shot(source, labels=read, templates=templates)
+            model, processor = load_for_words(source, read, templates)
         except ValueError as error:
             if plain:
                 raise

@@ -151,7 +151,7 @@ class Part(NamedTuple):
         """Read the line that begins at a byte."""
         with self.file.open("rb") as lines:
             lines.seek(begin)
-            return json.loads(lines.readline())
+            return self._read(begin, lines.readline())
 
     def lines(self) -> Iterator[tuple[int, Line]]:
         """Yield where each line begins, and the line; those of dropped videos are left out."""
@@ -159,8 +159,16 @@ class Part(NamedTuple):
         with self.file.open("rb") as lines:
             for line in lines:
                 if line.endswith(b"\n") and begin not in dropped:
-                    yield begin, json.loads(line)
+                    yield begin, self._read(begin, line)
                 begin += len(line)
+
+    def _read(self, begin: int, line: bytes) -> Line:
+        try:
+            found = json.loads(line)
+            assert {"video", "path", "rows", "reason"} <= found.keys()
+            return found
+        except (ValueError, AttributeError, AssertionError) as error:
+            raise ValueError(f"The line at byte {begin} of {str(self.file)!r} stands for no video.") from error
 
 
 def open_parts(folder: Path, dimension: int) -> list[Part]:

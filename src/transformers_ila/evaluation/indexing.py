@@ -7,6 +7,7 @@ Eq. 8, in which the class names have no part.
 
 import hashlib
 import json
+import os
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
@@ -16,9 +17,8 @@ from typing import Any
 
 import torch
 from transformers import PreTrainedConfig
-from transformers.utils.peft_utils import find_adapter_config_file
 
-from ..backbones.zero_shot import PLAIN, load_zero_shot
+from ..backbones.zero_shot import PLAIN
 from ..distributed import Rank
 from ..model.loading_ila import checkpoint_names
 from ..model.modeling_ila import IlaForVideoClassification
@@ -30,13 +30,14 @@ from .inference import (
     Network,
     evaluating,
     later_settings,
+    load_for_words,
     load_trained,
     named_in_errors,
     require_checkpoint,
     unit_features,
 )
 from .options import IndexOptions
-from .prediction import NamedVideo, Summary, own_share
+from .prediction import NamedVideo, Summary, own_share, shown
 from .prediction_files import check_settings, video_id
 from .views import Video, read_views, workers_beside
 from .windows import SomeWindows, read_windows
@@ -91,7 +92,8 @@ def index_videos(
         source: where the model lies, which the index notes for searches; by default the model's `name_or_path`.
 
     Raises:
-        ValueError: a folder with features of another model or other options, or a part that another process writes.
+        ValueError: a folder with features of another model or other options, a part that another process writes, or a
+            name that stands for another video in the index.
         OSError: the index cannot be written; what was written before holds.
     """
     rank, summary, folder = rank or Rank(), IndexSummary(), Path(output)
@@ -102,9 +104,9 @@ def index_videos(
             write_model(folder, place)
         if options.retry:
             _drop_unreadable(folder, model.config.projection_dim, rank)
-        done = _done(folder, model.config.projection_dim, rank)
-        summary.before = len(done)
-        waiting = own_share(videos, rank, summary, done, progress)
+        paths = _done(folder, model.config.projection_dim, rank)
+        summary.before = len(paths)
+        waiting = own_share(_under_own_names(videos, paths, rank, folder), rank, summary, set(paths), progress)
         with closing(iter_features(model, processor, waiting, options, rank=rank, summary=summary)) as batches:
             for rows in batches:
                 writer.append(rows)
@@ -198,10 +200,34 @@ def _row(
     return {**line, "rows": len(features), "frames_lost": lost, "features": features.numpy(), "spans": spans}
 
 
-def _done(folder: Path, dimension: int, rank: Rank) -> set[bytes]:
-    """Return the ids of this process's videos that have a line in the index."""
-    ids = (video_id(line["video"]) for part in open_parts(folder, dimension) for _, line in part.lines())
-    return {video for video in ids if rank.takes(video)}
+def _done(folder: Path, dimension: int, rank: Rank) -> dict[bytes, str]:
+    """Return the ids of this process's videos that have a line in the index, and where each lay."""
+    lines = (line for part in open_parts(folder, dimension) for _, line in part.lines())
+    paths = {video_id(line["video"]): line["path"] for line in lines}
+    return {video: path for video, path in paths.items() if rank.takes(video)}
+
+
+def _under_own_names(
+    videos: Iterable[NamedVideo], paths: dict[bytes, str], rank: Rank, folder: Path
+) -> Iterator[NamedVideo]:
+    """Yield videos, and refuse one of a name that stands for another file, which would be left out.
+
+    A file that has moved, so that nothing lies where it lay, or that is the same by another path, is no other.
+
+    Args:
+        paths: by the id of its name where each video of this process lay; those of new ones are added.
+    """
+    for name, path in videos:
+        video = video_id(shown(name))
+        if rank.takes(video):
+            before = paths.setdefault(video, redact(path))
+            if before != redact(path) and os.path.exists(before) and os.path.exists(path):
+                if not os.path.samefile(before, path):
+                    raise ValueError(
+                        f"{str(folder)!r} has a video named {shown(name)!r} already, {before!r}, and {redact(path)!r} "
+                        "is another one: index the folder above both in a new index, or drop that name first."
+                    )
+        yield name, path
 
 
 def _drop_unreadable(folder: Path, dimension: int, rank: Rank) -> None:
@@ -272,7 +298,7 @@ def load_for_index(source: str | Path, templates: str | Sequence[str] | None = N
     """Load a model that gives features of videos, and of texts if it has a text tower, with its processor.
 
     Args:
-        source: folder or Hub id of a model of this package, or of CLIP or SigLIP.
+        source: folder or Hub id of a model of this package, of an adapter, or of CLIP or SigLIP.
         templates: what texts are put into; those of the model by default.
 
     Raises:
@@ -280,14 +306,10 @@ def load_for_index(source: str | Path, templates: str | Sequence[str] | None = N
         OSError: no such checkpoint.
     """
     require_checkpoint(source)
-    if find_adapter_config_file(source) is not None:
-        if templates is not None:
-            raise ValueError(f"{str(source)!r} is an adapter, which takes no templates: {templates!r}.")
-        return load_trained(source)
     with named_in_errors(source):
         kind = PreTrainedConfig.get_config_dict(source)[0].get("model_type")
         if templates is not None or kind in PLAIN:
-            return load_zero_shot(source, templates=templates)
+            return load_for_words(source, templates=templates)
     return load_trained(source)
 
 

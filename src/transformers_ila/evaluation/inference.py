@@ -24,6 +24,7 @@ from transformers import AutoConfig, AutoModelForVideoClassification, PreTrained
 from transformers.utils import cached_file
 from transformers.utils.peft_utils import find_adapter_config_file
 
+from ..backbones.zero_shot import load_zero_shot, zero_shot_model
 from ..data.text import preview
 from ..model.alignment_ila import PointPredictor
 from ..model.loading_ila import HUB_KWARGS, TOWERS, checkpoint_names
@@ -69,6 +70,29 @@ def load_trained(source: str | Path) -> tuple[IlaForVideoClassification, IlaVide
     classifier_config(source)
     processor = load_processor(source)
     return load_classifier(source), processor
+
+
+def load_for_words(
+    source: str | Path, labels: Sequence[str] | None = None, templates: str | Sequence[str] | None = None
+) -> tuple[Any, IlaVideoProcessor]:
+    """Load a model that scores any words, as `load_zero_shot` does, or an adapter merged into such a model.
+
+    Args:
+        source: folder or Hub id.
+        labels: class names, in the order of the logits; None: the model's own.
+        templates: in which names are read; None: the model's own.
+
+    Raises:
+        ValueError: a model that reads no words, or an adapter on one.
+        OSError: no such checkpoint.
+    """
+    if find_adapter_config_file(source) is None:
+        return load_zero_shot(source, labels=labels, templates=templates)
+    model, processor = load_trained(source)
+    model = zero_shot_model(model)  # which refuses one without a text tower
+    if labels is not None or templates is not None:
+        model.set_labels(labels or model.config.class_names, templates=templates)
+    return model, processor
 
 
 def load_encoder(source: str | Path, **where: Any) -> tuple[IlaForVideoClassification, IlaVideoProcessor]:

@@ -231,8 +231,8 @@ def _require_whole_number(name: str, value: Any, *, least: int, most: int = MOST
 def _require_seconds(name: str, value: Any) -> None:
     if value is None:
         return
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < math.inf:
-        raise ValueError(f"{name} must be a number of seconds above 0, got {value!r}.")
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0.01 <= value < math.inf:
+        raise ValueError(f"{name} must be a number of seconds, 0.01 or more, got {value!r}.")
 
 
 def _require_device(device: str) -> None:

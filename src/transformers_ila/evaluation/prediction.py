@@ -201,23 +201,23 @@ def own_share(
     done = set() if done is None else done
     for name, path in videos:
         summary.seen += 1
-        shown = _shown(name)
-        digest = video_id(shown)
+        digest = video_id(shown(name))
         if not rank.takes(digest):
             continue
         if digest not in done:
             done.add(digest)
-            yield shown, path
+            yield shown(name), path
         elif progress is not None:
             progress(1)
 
 
 def count_share(videos: Iterable[NamedVideo], rank: Rank) -> int:
     """Return how many of the videos are this process's, for a progress bar."""
-    return sum(rank.takes(video_id(_shown(name))) for name, _ in videos)
+    return sum(rank.takes(video_id(shown(name))) for name, _ in videos)
 
 
-def _shown(name: str) -> str:
+def shown(name: str) -> str:
+    """Return a video's name as results have it: without what is secret in a URL, and in UTF-8."""
     return redact(name).encode("utf-8", "backslashreplace").decode()  # Parquet holds nothing but UTF-8
 
 

@@ -350,7 +350,8 @@ class _Searchable:
         names, paths = list[str](), list[str]()
         for _, line in self.part.lines():
             names += [line["video"]] * line["rows"]
-            paths += [line["path"]] * line["rows"]
+            path = line["path"].encode("utf-8", "backslashreplace").decode()  # Arrow holds nothing but UTF-8
+            paths += [path] * line["rows"]
         kept = np.ones(len(self.part.records), dtype=bool)
         kept[self.dropped] = False
         numbers = pyarrow.array(np.asarray(self.part.vectors[kept], dtype=np.float32).ravel())

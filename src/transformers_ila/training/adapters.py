@@ -61,6 +61,7 @@ def lora_config(model: Any, r: int = 8, *, mlp: bool = False, **options: Any) ->
     source = str(model.name_or_path)
     if source and Path(source).is_dir():
         source = str(Path(source).resolve())  # to be found from other folders, too
+        model.name_or_path = source  # from which `get_peft_model` takes it again
     config.base_model_name_or_path = source or None
     config.revision = getattr(model, "_source", {}).get("revision")
     return config.of(model)
