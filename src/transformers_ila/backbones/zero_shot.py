@@ -60,6 +60,8 @@ class AutoModelForZeroShotVideoClassification:
             OSError: no such checkpoint.
         """
         path = pretrained_model_name_or_path
+        if not kwargs.pop("zero_shot", True):
+            raise ValueError(f"zero_shot=False: {cls.__name__} opens what needs no training; allowed: True.")
         refuse_adapter(path)
         where = {name: kwargs[name] for name in HUB_KWARGS if name in kwargs}
         config = PreTrainedConfig.get_config_dict(path, **where)[0]

@@ -12,7 +12,7 @@ Shapes: `N` videos, `C` texts, `Q` queries, `G` items that are searched (the gal
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from math import comb
@@ -282,6 +282,41 @@ def evaluate_retrieval(
         parts = all_gather(partial(_own_part, network, processor, listed, features, options, rank, progress), rank)
     scores = _merged(parts, listed, features, pairs=adapts_texts(model))
     unreadable = {position: why for part in parts for position, why in sorted(part.unreadable.items())}
+    result = _ranked(listed, texts, scores, unreadable, frames_lost=sum(part.frames_lost for part in parts))
+    about = describe_model(model, torch.device(parts[0].device))
+    del about["labels"], about["templates"]  # of its classes, which have no part here
+    return replace(
+        result,
+        report={
+            "schema": REPORT_SCHEMA,
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "model": about,
+            "data_set": {
+                "name": options.data_set,
+                "split": options.split,
+                **describe_samples(samples, samples.samples),
+            },
+            "protocol": describe_protocol(processor, options),
+            "inference": parts[0].inference,
+            "texts": {
+                "templates": chosen,
+                "scores": BY_PAIRS if adapts_texts(model) else BY_FEATURES,
+                "ties": TIES,
+            },
+            "seconds": max(part.seconds for part in parts),
+            "waiting_share": sum(part.waited for part in parts) / max(sum(part.seconds for part in parts), 1e-9),
+            "processes": len(parts),
+            "preprocessing": describe_preprocessing(processor, options.protocol),
+            **describe_software(),
+            **result.report,
+        },
+    )
+
+
+def _ranked(
+    listed: list[Sample], texts: list[str], scores: Any, unreadable: dict[int, str], *, frames_lost: int
+) -> Retrieval:
+    """Rank what could be read; the report has what the ranks say: counts, unreadable, and the recalls both ways."""
     readable = [position for position in range(len(listed)) if position not in unreadable]
     used = sorted({label for position in readable for label in listed[position].labels})
     number = {label: index for index, label in enumerate(used)}
@@ -294,35 +329,18 @@ def evaluate_retrieval(
             of_text[label].append(position)
     text_ranks = ranks_in_chunks(scores.of_texts, of_text, len(kept))
     video_ranks = ranks_in_chunks(scores.of_videos, of_video, len(used))
-    seconds = max(part.seconds for part in parts)
     report = {
-        "schema": REPORT_SCHEMA,
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "model": describe_model(model, torch.device(parts[0].device)),
-        "data_set": {"name": options.data_set, "split": options.split, **describe_samples(samples, samples.samples)},
-        "protocol": describe_protocol(processor, options),
-        "inference": parts[0].inference,
-        "texts": {
-            "templates": chosen,
-            "scores": BY_PAIRS if adapts_texts(model) else BY_FEATURES,
-            "ties": TIES,
-        },
         "counts": {
             "listed": len(listed),
             "evaluated": len(kept),
             "unreadable": len(unreadable),
-            "frames_lost": sum(part.frames_lost for part in parts),
+            "frames_lost": frames_lost,
             "texts": len(texts),
             "texts_evaluated": len(used),
         },
         "unreadable": [{"path": path_of(listed[i]), "reason": why} for i, why in sorted(unreadable.items())],
         "text_to_video": recalls(text_ranks, of_text, len(kept)),
         "video_to_text": recalls(video_ranks, of_video, len(used)),
-        "seconds": seconds,
-        "waiting_share": sum(part.waited for part in parts) / max(sum(part.seconds for part in parts), 1e-9),
-        "processes": len(parts),
-        "preprocessing": describe_preprocessing(processor, options.protocol),
-        **describe_software(),
     }
     return Retrieval(kept, [texts[label] for label in used], text_ranks, video_ranks, scores, report)
 
