@@ -26,7 +26,7 @@ test: setup
 	$(TESTS) -m "not slow"
 
 test-slow: setup
-	$(TESTS) -m "slow and not proof"
+	$(TESTS) -m "slow and not proof and not exporter"
 
 test-extra: setup
 	tests/extra/run.sh $(BIN)/python $(PARTS)

@@ -317,6 +317,7 @@ def test_trains_with_the_trainer(clip, clips, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.proof
 def test_evls_decoder_learns_which_way_a_picture_fades(clip):
     """Every frame may be of either class: without its temporal modules the decoder can only guess."""
     torch.manual_seed(0)

@@ -50,6 +50,8 @@ END
 # exporters: installs nothing. Writes every form of the network to an ONNX file and compares what it gives, in minutes.
 exporters() {
     with_source "$(dirname "$(dirname "$python")")" tests/extra/check_onnx.py
+    cd "$root"
+    "$python" -m pytest -q -m exporter
 }
 
 # proofs: installs nothing. Trains until it is shown what generated videos and networks can tell, and what not.

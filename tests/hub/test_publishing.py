@@ -197,15 +197,16 @@ def test_pull_request(hub, checked, other, monkeypatch):
 def test_update_leaves_nothing_of_the_old_model(hub, checked, other):
     publish(checked, ID)
     api, repository = HfApi(), hub.repositories[ID]
-    names = ("notes.txt", "adapter_model.safetensors", "onnx/model.safetensors", "examples/train_ila.py")
-    mine = dict.fromkeys(names, b"mine")
-    for name, content in mine.items():
+    names = ("notes.txt", "onnx/model.safetensors", "examples/train_ila.py")
+    mine, adapter = dict.fromkeys(names, b"mine"), {"adapter_model.safetensors": b"an adapter's"}
+    for name, content in (mine | adapter).items():
         api.upload_file(path_or_fileobj=content, path_in_repo=name, repo_id=ID)
     refused(r"'me/tiny' is taken: .* --update .* --pr .* --revision", other, ID)
-    assert repository.files() == expected(checked) | mine
+    assert repository.files() == expected(checked) | mine | adapter
     assert publish(other, ID, update=True) == f"{hub.endpoint}/{ID}"
     assert repository.files() == expected(other) | mine
-    assert "processor_config.json" not in repository.files()  # it would win over the new model's
+    # neither a processor nor an adapter of before, which would win over the new model's, is there any more
+    assert not {"processor_config.json", *adapter} & repository.files().keys()
     assert publish(other, ID, update=True) and publish(other, ID) and len(repository.history()) == 7
     assert publish(checked, ID, update=True) and repository.files() == expected(checked) | mine
 

@@ -39,6 +39,7 @@ def test_every_class_moves_the_way_it_is_called():
 
 
 @pytest.mark.slow
+@pytest.mark.proof
 def test_single_frames_are_distributed_alike_in_every_class():
     """Mean, spread and place of brightness of frame t, compared between classes: no statistic tells them apart."""
     frames = {label: [] for label in MOTIONS}

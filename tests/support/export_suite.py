@@ -27,6 +27,7 @@ class ExportTesterMixin:
         self._check_programs(DynamoExporter())
 
     @pytest.mark.slow
+    @pytest.mark.exporter
     def test_onnx_export(self) -> None:
         pytest.importorskip("onnxruntime", reason="ONNX files are run by onnxruntime, of the extra `dev`")
         from transformers.exporters.exporter_onnx import OnnxExporter
