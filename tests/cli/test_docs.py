@@ -189,7 +189,7 @@ def test_the_examples_run_one_after_the_other(place):
 def test_the_commands_of_the_readme_and_of_adapters(place):
     """They label by words, index, search, train, evaluate and label; then an adapter is trained and evaluated."""
     small = "--max_steps 2 --global_batch_size 8 --per_device_train_batch_size 8 --dataloader_num_workers 0".split()
-    small += ["--dataloader_persistent_workers", "false", "--use_cpu", "true"]  # as there are no workers
+    small += ["--use_cpu", "true"]
     words, own_classes = (command[1:] for command in commands("README.md", "predict"))
     plain = [words, only("README.md", "index"), only("README.md", "search"), only("README.md", "check-videos")]
     trained_on = [*only("README.md", "train"), *small], only("README.md", "evaluate"), own_classes

@@ -156,6 +156,12 @@ def test_what_is_wrong_in_a_recipe_is_said(tmp_path, text, message):
         parsed(written(tmp_path, text), tmp_path)
 
 
+def test_a_recipe_whose_workers_are_taken_away_keeps_none(tmp_path):
+    recipe = RECIPES / "small_b16_8f.yaml"
+    assert parsed(recipe, tmp_path)[1].dataloader_persistent_workers
+    assert not parsed(recipe, tmp_path, "--dataloader_num_workers", "0")[1].dataloader_persistent_workers
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

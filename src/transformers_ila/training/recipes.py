@@ -428,6 +428,9 @@ def _resolved(
         optimisation["load_best_model_at_end"] = False  # nobody asked for an evaluation: the last weights will do
     if not torch.accelerator.is_available():
         optimisation["use_cpu"] = True  # there is nothing else; without it a recipe's bf16 would be refused
+    workers, persistent = "dataloader_num_workers", "dataloader_persistent_workers"
+    if workers in asked and persistent not in asked and not optimisation[workers]:
+        optimisation[persistent] = False  # the recipe's, for its own number of workers
     if isinstance(optimisation.get("report_to"), str):
         optimisation["report_to"] = optimisation["report_to"].split(",")
     args = IlaTrainingArguments(**optimisation)
