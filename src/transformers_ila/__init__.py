@@ -14,7 +14,8 @@ from transformers import (
 )
 
 from .backbones.frozen_clip import FrozenClipConfig, FrozenClipForVideoClassification
-from .backbones.siglip import SiglipForVideoClassification, SiglipVideoConfig
+from .backbones.siglip import SiglipForVideoClassification
+from .backbones.siglip_configuration import SiglipVideoConfig
 from .backbones.timesformer import (
     AlignedTimesformerConfig,
     AlignedTimesformerForVideoClassification,

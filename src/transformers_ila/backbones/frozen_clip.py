@@ -383,7 +383,9 @@ class FrozenClipForVideoClassification(IlaForVideoClassification):
         output_hidden_states: bool | int | list[int] | None = None,
         **kwargs: Any,
     ) -> IlaVisionModelOutput:
-        """Compute the query after the decoder: (B, T, C, H, W) -> `pooler_output` (B, D), no `frame_embeds`.
+        """Return one feature of each video, gathered by the decoder: (B, T, C, H, W) -> `pooler_output` (B, D).
+
+        There are no `frame_embeds`.
 
         normalize: bring it to unit length.
         output_hidden_states: all of the tower's, or those of these indices, with None in the others' places.

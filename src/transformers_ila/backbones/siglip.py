@@ -18,31 +18,24 @@ Shapes: `B` videos, `V` views, `T` frames, `L` patches of a frame, `D` width, `E
 `N` texts.
 """
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
-from huggingface_hub.dataclasses import strict
 from torch import nn
 from torch.nn import functional as F
 from transformers import (
-    AutoConfig,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     Siglip2TextModel,
     Siglip2VisionModel,
-    SiglipTextConfig,
     SiglipTextModel,
-    SiglipVisionConfig,
     SiglipVisionModel,
 )
 from transformers import initialization as init
-from transformers.configuration_utils import SubConfigSpec
-from transformers.image_utils import PILImageResampling
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import ModelOutput, logging
 from transformers.utils.generic import can_return_tuple
@@ -50,13 +43,14 @@ from transformers.utils.generic import can_return_tuple
 from ..model.class_features_ila import (
     BARE_NAME,
     TEXTS_AT_ONCE,
+    average_templates,
     check_templates,
     fill_in,
     load_tokenizer,
-    warn_of_cut_texts,
+    padded_tokens,
+    require_texts,
 )
-from ..model.class_names_ila import check_labels, explicit_names, settle_label_fields, with_label_arguments
-from ..model.configuration_ila import IlaConfig, take_fields, validated
+from ..model.class_names_ila import check_labels, explicit_names, settle_label_fields
 from ..model.fusing_ila import FusableModel
 from ..model.loading_ila import HUB_KWARGS, refuse_adapter
 from ..model.modeling_ila import UPLOAD_ARGUMENTS, IlaForVideoClassification, build_tower
@@ -64,23 +58,13 @@ from ..model.named_classes_ila import NamedClasses
 from ..model.numerics_ila import at_least_float32
 from ..model.pretrained_ila import IlaVideoClassifierOutput
 from ..model.validation_ila import (
-    LOSS_USES,
-    check_model_type,
-    fields_in_use,
-    refuse_unknown,
-    require,
     require_classification,
-    require_effects,
-    require_sizes,
-    require_templates,
-    validate_transformer,
-    without_unknown,
 )
+from .siglip_configuration import SiglipVideoConfig, sides
 
 
 logger = logging.get_logger(__name__)
 
-SIGLIP, NAFLEX = "siglip", "siglip2"  # transformers' `model_type` of the two
 NONE_OF_THESE = "none of these"  # the label of what no label fits
 TOWERS = {  # by the `model_type` of their configurations
     "siglip_vision_model": SiglipVisionModel,
@@ -88,143 +72,6 @@ TOWERS = {  # by the `model_type` of their configurations
     "siglip2_vision_model": Siglip2VisionModel,
     "siglip2_text_model": Siglip2TextModel,
 }
-# The fields of both kinds' towers are called alike, but for what NaFlex has in place of `image_size`.
-TOWER_KINDS = {"vision_config": SiglipVisionConfig, "text_config": SiglipTextConfig}
-
-
-@strict
-class SiglipVideoConfig(PreTrainedConfig):
-    """Configure a SigLIP as a classifier of videos. The `config.json` of a SigLIP or SigLIP 2 folder loads unchanged.
-
-    Fields:
-        vision_config, text_config: of transformers' towers, of one `model_type`: `SiglipVisionConfig` and
-            `SiglipTextConfig`, or `Siglip2VisionConfig` and `Siglip2TextConfig`.
-        num_frames: frames of a clip, for the processor; the model takes any number.
-        label_templates: sentences with `{}` in which the class names are read, or None for the bare names.
-        problem_type: "multi_label_classification", whose scores are sigmoids as SigLIP learned them, or
-            "single_label_classification" for a softmax over the classes.
-        label_smoothing: of the cross-entropy.
-
-    Raises:
-        StrictDataclassFieldValidationError, StrictDataclassClassValidationError: on a value that is not allowed,
-            naming the field, the value and what is allowed.
-    """
-
-    model_type = "ila_siglip"
-    loads = frozenset({"ila_siglip", SIGLIP, NAFLEX})
-    uses = LOSS_USES
-    sub_configs_defaults = {  # noqa: RUF012
-        "vision_config": SubConfigSpec(AutoConfig, model_type="siglip_vision_model"),
-        "text_config": SubConfigSpec(AutoConfig, model_type="siglip_text_model"),
-    }
-    keys_to_ignore_at_inference: ClassVar[list[str]] = ["hidden_states", "attentions"]
-    has_text_tower = True
-
-    vision_config: Any = None
-    text_config: Any = None
-    problem_type: Literal["multi_label_classification", "single_label_classification"] = "multi_label_classification"
-    num_frames: int = 8
-    label_templates: list[str] | tuple[str, ...] | None = None
-    label_smoothing: float | int = 0.0
-
-    def __post_init__(self, **kwargs: Any) -> None:
-        refuse_unknown(type(self), kwargs, TOWER_KINDS)
-        require_sizes({"num_labels": kwargs.get("num_labels")})
-        settle_label_fields(self, kwargs.get("num_labels"))
-        super().__post_init__(**kwargs)
-
-    @classmethod
-    def get_config_dict(
-        cls, pretrained_model_name_or_path: Any, **kwargs: Any
-    ) -> tuple[dict[str, Any], dict[str, Any]]:
-        config_dict, unused = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
-        check_model_type(config_dict, pretrained_model_name_or_path, cls.loads)
-        return cls._of_siglip(config_dict), unused
-
-    @classmethod
-    def _of_siglip(cls, fields: dict[str, Any]) -> dict[str, Any]:
-        """Return the fields for a file of transformers' own, in which the towers need not say what they are."""
-        family = fields.get("model_type")
-        if family not in (SIGLIP, NAFLEX):
-            return fields
-        towers = {
-            f"{part}_config": {**(fields.get(f"{part}_config") or {}), "model_type": f"{family}_{part}_model"}
-            for part in ("vision", "text")
-        }
-        fields = {name: value for name, value in fields.items() if name != "problem_type"}  # of a head that goes
-        return {**fields, **towers, "model_type": cls.model_type}
-
-    @classmethod
-    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> "SiglipVideoConfig":
-        given = take_fields(cls, kwargs, TOWER_KINDS)
-        stored = without_unknown(cls, with_label_arguments(cls._of_siglip(config_dict), kwargs), TOWER_KINDS)
-        stored = fields_in_use(cls, stored, {**kwargs, **given}, warn=True)
-        return validated(super().from_dict({**stored, **given}, **kwargs))
-
-    class_names = IlaConfig.class_names
-    validate_labels = IlaConfig.validate_labels
-
-    @property
-    def projection_dim(self) -> int:
-        """Return E, the width of the features of videos and texts."""
-        return self.vision_config.hidden_size
-
-    @property
-    def is_naflex(self) -> bool:
-        """Return whether frames of any aspect are read."""
-        return self.vision_config.model_type == "siglip2_vision_model"
-
-    @property
-    def image_size(self) -> int:
-        """Return the side of a square frame: of any, or with NaFlex of one with all its patches."""
-        vision = self.vision_config
-        if self.is_naflex:
-            return math.isqrt(vision.num_patches) * vision.patch_size
-        return _sides(vision.image_size)[0]
-
-    @property
-    def preprocessing(self) -> dict[str, Any]:
-        """Return the settings of an `IlaVideoProcessor` that does what SigLIP's image processor does by default."""
-        settings: dict[str, Any] = {"num_frames": self.num_frames, "do_center_crop": False}
-        settings |= {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
-        vision = self.vision_config
-        if self.is_naflex:
-            patches = {"max_num_patches": vision.num_patches, "patch_size": vision.patch_size}
-            return {**settings, **patches, "resample": PILImageResampling.BILINEAR}
-        height, width = _sides(vision.image_size)
-        return {**settings, "size": {"height": height, "width": width}, "resample": PILImageResampling.BICUBIC}
-
-    def validate_towers(self) -> None:
-        """Raise a ValueError for towers that are no SigLIP's, do not fit together, or have impossible sizes."""
-        vision, text = self.vision_config, self.text_config
-        kinds = {"vision_config": "vision", "text_config": "text"}
-        for field, part in kinds.items():
-            found, allowed = getattr(self, field).model_type, [name for name in TOWERS if f"_{part}_" in name]
-            require(found in allowed, field=f"{field}.model_type", value=found, allowed=" or ".join(allowed))
-            validate_transformer(getattr(self, field))
-        of_text, of_vision = (found.model_type.split("_")[0] for found in (text, vision))
-        require(of_text == of_vision, field="text_config.model_type", value=text.model_type, allowed=of_vision)
-        head, size = vision.vision_use_head, text.projection_size
-        require(head, field="vision_config.vision_use_head", value=head, allowed="True: features are the head's")
-        fits = size == self.projection_dim
-        require(fits, field="text_config.projection_size", value=size, allowed=f"hidden_size={self.projection_dim}")
-
-    def validate_sizes(self) -> None:
-        """Raise a ValueError for a number of frames or classes that is not allowed."""
-        require_sizes({"num_frames": self.num_frames, "num_labels": self.num_labels})
-
-    def validate_templates(self) -> None:
-        """Raise a ValueError unless `label_templates` are sentences with one place for a name."""
-        if self.label_templates is not None:
-            require_templates(self.label_templates, "label_templates")
-
-    def validate_classes(self) -> None:
-        """Raise a ValueError for regression, or for one class alone under a softmax."""
-        require_classification(self)
-
-    def validate_effects(self) -> None:
-        """Raise a ValueError for a field that others make ineffective, unless it has its default."""
-        require_effects(self)
 
 
 @dataclass
@@ -458,10 +305,7 @@ class SiglipForVideoClassification(NamedClasses, FusableModel, PreTrainedModel):
         Raises:
             ValueError: no tokenizer, no list of strings, or templates that are none.
         """
-        chosen = self._templates(templates)
-        given = [] if isinstance(texts, (str, bytes)) else list(texts)
-        if isinstance(texts, (str, bytes)) or not all(isinstance(text, str) for text in given):
-            raise ValueError(f"`texts` must be a list of strings, got {texts!r:.200}.")
+        chosen, given = self._templates(templates), require_texts(texts)
         if not given:
             return self.logit_scale.detach().new_empty(0, self.config.projection_dim)
         self.tokenizer = self._use_tokenizer(None)
@@ -478,19 +322,12 @@ class SiglipForVideoClassification(NamedClasses, FusableModel, PreTrainedModel):
                 self.get_text_features(**{name: ids[start : start + TEXTS_AT_ONCE] for name, ids in tokens.items()})
                 for start in range(0, count, TEXTS_AT_ONCE)
             ]
-        unit = F.normalize(at_least_float32(torch.cat([chunk.pooler_output for chunk in chunks])), dim=-1)
-        features = F.normalize(unit.unflatten(0, (templates, -1)).mean(0), dim=-1)
-        return features.to(self.logit_scale.dtype)
+        return average_templates(torch.cat([chunk.pooler_output for chunk in chunks]), templates)
 
     def _tokenize(self, texts: list[str], tokenizer: PreTrainedTokenizerBase) -> dict[str, torch.Tensor]:
         """Tokenise texts as SigLIP was trained, padded to one length, for its feature is read at the last place."""
         length = min(self.config.text_config.max_position_embeddings, tokenizer.model_max_length)
-        broken = [text for text in texts if text != text.encode("utf-8", "replace").decode()]
-        if broken:
-            raise ValueError(f"`labels` and texts must be text that UTF-8 can hold, got {broken}.")
-        counts = [len(ids) for ids in tokenizer(texts)["input_ids"]]
-        warn_of_cut_texts([(text, count) for text, count in zip(texts, counts) if count > length], length)
-        encoded = tokenizer(texts, padding="max_length", truncation=True, max_length=length, return_tensors="pt")
+        encoded = padded_tokens(texts, tokenizer, length)
         return {name: ids.to(self.device) for name, ids in encoded.items() if name in ("input_ids", "attention_mask")}
 
     @can_return_tuple
@@ -557,12 +394,12 @@ class SiglipForVideoClassification(NamedClasses, FusableModel, PreTrainedModel):
     def _check_pixel_values(self, pixel_values: torch.Tensor, *, any_size: bool, views: bool = False) -> None:
         vision = self.config.vision_config
         shape = tuple(pixel_values.shape) if isinstance(pixel_values, torch.Tensor) else None
-        patch = _sides(vision.patch_size)
+        patch = sides(vision.patch_size)
         if self.config.is_naflex or any_size:
             side = f"multiples of {patch[0]}, multiples of {patch[1]}"
             fits = shape is not None and all(size and size % one == 0 for size, one in zip(shape[-2:], patch))
         else:
-            size = _sides(vision.image_size)
+            size = sides(vision.image_size)
             side, fits = f"{size[0]}, {size[1]}", shape is not None and shape[-2:] == size
         if shape is None or len(shape) != 5 + views or not shape[-4] or shape[-3] != vision.num_channels or not fits:
             several = "views, " if views else ""
@@ -646,7 +483,7 @@ class SiglipForVideoClassification(NamedClasses, FusableModel, PreTrainedModel):
 
 
 def patches_of(frames: torch.Tensor, size: int) -> dict[str, torch.Tensor | None]:
-    """Cut frames into patches as NaFlex reads them.
+    """Return frames cut into patches, as the inputs of SigLIP 2's NaFlex tower.
 
     Args:
         frames: (N, C, H, W) with H and W multiples of `size`.
@@ -683,11 +520,6 @@ def _refuse_alike(names: list[str], input_ids: torch.Tensor, template: str) -> N
                 f"`labels` must be names that the tokenizer can tell apart, but it reads {names[before]!r} and "
                 f"{names[index]!r} alike in {template!r}: the two classes would always get the same score."
             )
-
-
-def _sides(size: int | Sequence[int]) -> tuple[int, int]:
-    """Return height and width of a configuration's size."""
-    return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
 @contextmanager

@@ -17,7 +17,8 @@ from ..model.loading_ila import HUB_KWARGS, refuse_adapter
 from ..model.modeling_ila import IlaForVideoClassification
 from ..model.numerics_ila import at_least_float32
 from ..model.video_processing_ila import IlaVideoProcessor
-from .siglip import SiglipForVideoClassification, SiglipVideoConfig, in_eval_mode
+from .siglip import SiglipForVideoClassification, in_eval_mode
+from .siglip_configuration import SiglipVideoConfig
 
 
 # How the names of classes are read by a CLIP or SigLIP that was trained on captions.

@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import AutoConfig
 
-from ..backbones.siglip import SiglipVideoConfig
+from ..backbones.siglip_configuration import SiglipVideoConfig
 from ..backbones.zero_shot import PLAIN
 from ..data.class_names import DATA_SETS, class_names
 from ..evaluation.inference import load_for_words, load_trained, named_in_errors

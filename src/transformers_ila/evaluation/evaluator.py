@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from ..backbones.siglip import SiglipVideoConfig
+from ..backbones.siglip_configuration import SiglipVideoConfig
 from ..data.samples import (
     LabelledVideos,
     Sample,

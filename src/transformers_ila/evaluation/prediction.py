@@ -98,8 +98,8 @@ def label_videos(
 
     Raises:
         ValueError: "none of these" of a model that gives it no score; a folder with results of another model, other
-            words or other options, a part that another process writes at the
-            same time, or one with a line that is no result before others that are.
+            words or other options, a part that another process writes at the same time, or one with a line that is no
+            result before others that are.
         OSError: results cannot be written; what was written before holds.
     """
     options, rank = with_keywords(options, rank, keywords)

@@ -20,7 +20,7 @@ import torchvision
 import transformers
 from transformers.image_utils import PILImageResampling
 
-from ..backbones.siglip import SiglipVideoConfig
+from ..backbones.siglip_configuration import SiglipVideoConfig
 from ..data.samples import Annotations, LabelledVideos, Sample, listed_samples, path_of, samples_hash
 from ..model.loading_ila import checkpoint_names
 from ..model.modeling_ila import IlaForVideoClassification

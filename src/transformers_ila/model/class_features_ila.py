@@ -112,20 +112,45 @@ def tokenize_texts(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, con
     Raises:
         ValueError: text that UTF-8 cannot hold, or a tokenizer of another text tower.
     """
-    length = config.max_position_embeddings
-    broken = [text for text in texts if text != text.encode("utf-8", "replace").decode()]
-    if broken:
-        raise ValueError(f"`labels` and texts must be text that UTF-8 can hold, got {broken[:3]}.")
-    lengths = [len(ids) for ids in tokenizer(texts)["input_ids"]]
-    warn_of_cut_texts([(text, count) for text, count in zip(texts, lengths) if count > length], length)
-    encoded = tokenizer(texts, padding="max_length", truncation=True, max_length=length, return_tensors="pt")
+    encoded = padded_tokens(texts, tokenizer, config.max_position_embeddings)
     end = config.eos_token_id  # where CLIPTextModel reads the feature; 2 is CLIP's old sign for "the highest id"
     if end != 2 and not (encoded["input_ids"] == end).any(-1).all():
         raise ValueError(f"The tokenizer does not end texts with the text tower's `eos_token_id`, {end}.")
     return encoded["input_ids"]
 
 
-def warn_of_cut_texts(cut: list[tuple[str, int]], length: int) -> None:
+def padded_tokens(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, length: int) -> Any:
+    """Return what a tokenizer makes of N texts, each padded or cut to `length` tokens; a warning names those cut.
+
+    Raises:
+        ValueError: text that UTF-8 cannot hold.
+    """
+    broken = [text for text in texts if text != text.encode("utf-8", "replace").decode()]
+    if broken:
+        raise ValueError(f"`labels` and texts must be text that UTF-8 can hold, got {broken[:3]}.")
+    counts = [len(ids) for ids in tokenizer(texts)["input_ids"]]
+    _warn_of_cut_texts([(text, count) for text, count in zip(texts, counts) if count > length], length)
+    return tokenizer(texts, padding="max_length", truncation=True, max_length=length, return_tensors="pt")
+
+
+def require_texts(texts: Any) -> list[str]:
+    """Return texts as a list; raise a ValueError unless they are strings, several or none, and no single one."""
+    is_list = isinstance(texts, Iterable) and not isinstance(texts, (str, bytes))
+    given: list[Any] = list(texts) if is_list else [None]
+    if not all(isinstance(text, str) for text in given):
+        raise ValueError(f"`texts` must be a list of strings, got {texts!r:.200}.")
+    return given
+
+
+def average_templates(features: torch.Tensor, templates: int) -> torch.Tensor:
+    """Return text features of unit length, averaged over M templates as CLIP does: (M * N, E) -> (N, E)."""
+    unit = F.normalize(at_least_float32(features), dim=-1)
+    if templates > 1:
+        unit = F.normalize(unit.unflatten(0, (templates, -1)).mean(0), dim=-1)
+    return unit.to(features)
+
+
+def _warn_of_cut_texts(cut: list[tuple[str, int]], length: int) -> None:
     """Warn of texts, each with its number of tokens, that are longer than the text tower reads."""
     if cut:
         shown = [(text if len(text) <= 60 else f"{text[:57]}...", count) for text, count in cut[:3]]
@@ -328,10 +353,7 @@ class ClassTextFeatures:
         self._require_text_head("encode_texts")
         self._require_text_tower("encode_texts")
         chosen = self._templates(templates)
-        is_list = isinstance(texts, Iterable) and not isinstance(texts, (str, bytes))
-        given: list[Any] = list(texts) if is_list else [None]
-        if not all(isinstance(text, str) for text in given):
-            raise ValueError(f"`texts` must be a list of strings, got {texts!r}.")
+        given = require_texts(texts)
         if not given:
             return self.logit_scale.detach().new_empty(0, self.config.projection_dim)
         ids = tokenize_texts(fill_in(chosen, given), self._required_tokenizer(), self.config.text_config)
@@ -362,11 +384,7 @@ class ClassTextFeatures:
 
     def _encode_averaged(self, input_ids: torch.Tensor, templates: int) -> torch.Tensor:
         """Encode tokens and average over the templates as CLIP does: (M * N, length) -> (N, E) of unit length."""
-        features = self._encode_tokens(input_ids)
-        unit = F.normalize(at_least_float32(features), dim=-1)
-        if templates > 1:
-            unit = F.normalize(unit.unflatten(0, (templates, -1)).mean(0), dim=-1)
-        return unit.to(features)
+        return average_templates(self._encode_tokens(input_ids), templates)
 
     def _encode_tokens(self, input_ids: torch.Tensor) -> torch.Tensor:
         """Encode tokens in chunks: (N, length) -> (N, E), not normalised."""
