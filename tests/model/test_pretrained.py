@@ -51,12 +51,9 @@ def from_clip(folders):
 
 
 @pytest.fixture
-def transformers_logs(caplog):
-    """Let caplog see what transformers logs, too, which goes up to no root."""
-    logger = logging.getLogger("transformers")
-    logger.addHandler(caplog.handler)
-    yield
-    logger.removeHandler(caplog.handler)
+def transformers_logs(monkeypatch):
+    """Let caplog see what transformers logs, too, once: it goes up to the root only where the variable CI is set."""
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
 
 
 def lines(caplog):
