@@ -169,6 +169,7 @@ def print_summary(summary: Summary, output: str | None, rank: Rank, *, done: str
     print(who + line + ("." if output is None else f", {summary.before} done before. Results: {output}"))
     if summary.seconds:
         waited = summary.waited / summary.seconds
-        print(f"{who}{summary.seconds:.1f} s, {waited:.0%} of them waiting for videos to be read.")
+        actors = f" ({summary.actors})" if summary.actors else ""
+        print(f"{who}{summary.seconds:.1f} s, {waited:.0%} of them waiting for videos to be read{actors}.")
     for name, reason in summary.reasons.items() if output is not None else ():
         print(f"unreadable: {name!r}: {' '.join(reason.split())}")

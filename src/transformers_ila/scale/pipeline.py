@@ -75,6 +75,7 @@ def label_on_ray(
     summary = Summary()
     with ExitStack() as stack:
         cluster = stack.enter_context(join_cluster(engine, options.device))
+        summary.actors = str(cluster)
         options = cluster.resolve(_only(options))
         settings = label_settings(model, processor, options)
         del model
