@@ -25,7 +25,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -127,43 +127,29 @@ def write_plan(
         ValueError: from `videos`, or the store of the folder cannot be written to.
         OSError: the folder cannot be written to.
     """
-    before, known = IdSet(), IdSet()
+    before, known, counts = IdSet(), IdSet(), Counter[str]()
     ids = done if isinstance(done, np.ndarray) else np.fromiter(done, "S16")
     before.add(ids, np.zeros(len(ids), np.uint64))
-    counts, files, waiting = Counter[str](), list[str](), list[PlannedVideo]()
-    fs, place = open_filesystem(str(folder))
-    fs.makedirs(place, exist_ok=True)
-
-    def write(rows: list[PlannedVideo]) -> None:
-        from pyarrow import parquet
-
-        files.append(os.path.join(str(folder), f"plan-{len(files):06}.parquet"))
-        with fs.open(os.path.join(place, os.path.basename(files[-1])), "wb") as file:
-            parquet.write_table(_table(rows), file)
-
-    for some in _batches(videos, ROWS_AT_ONCE):
-        ids = np.array([video_id(video.video) for video in some], "S16")
-        new, same = known.add(ids, np.array([_mark(video) for video in some], np.uint64))
-        missing = new & ~before.holds(ids)
-        waiting += itertools.compress(some, missing)
-        counts.update(
-            seen=len(some),
-            planned=int(missing.sum()),
-            before=int((new & ~missing).sum()),
-            repeated=int((~new).sum()),
-            conflicting=int((~new & ~same).sum()),
-        )
-        while len(waiting) >= rows_per_file:
-            write(waiting[:rows_per_file])
-            del waiting[:rows_per_file]
-    if waiting:
-        write(waiting)
+    files = _PlanFiles(str(folder), rows_per_file)
+    with closing(files):
+        for some in _batches(videos, min(ROWS_AT_ONCE, rows_per_file)):
+            ids = np.array([video_id(video.video) for video in some], "S16")
+            new, same = known.add(ids, np.array([_mark(video) for video in some], np.uint64))
+            missing = new & ~before.holds(ids)
+            files.write(list(itertools.compress(some, missing)))
+            counts.update(
+                seen=len(some),
+                planned=int(missing.sum()),
+                before=int((new & ~missing).sum()),
+                repeated=int((~new).sum()),
+                conflicting=int((~new & ~same).sum()),
+            )
     if counts["conflicting"]:
         logger.warning(
             f"{counts['conflicting']} of {counts['seen']} rows have the name of an earlier row and mean another file: "
             "they are left out. Give each video a name of its own (--id_column)."
         )
-    return Plan(files, *(counts[name] for name in Plan._fields[1:]))
+    return Plan(files.names, *(counts[name] for name in Plan._fields[1:]))
 
 
 def read_planned(table: Any) -> list[PlannedVideo]:
@@ -172,11 +158,40 @@ def read_planned(table: Any) -> list[PlannedVideo]:
     return [video._replace(path=os.fsdecode(video.path)) for video in videos]
 
 
-def _table(videos: list[PlannedVideo]) -> Any:
-    import pyarrow
+class _PlanFiles:
+    """Write rows to Parquet files, each of at most so many rows."""
 
-    rows = (video._replace(path=os.fsencode(video.path)) for video in videos)  # type: ignore[arg-type]
-    return pyarrow.table(list(map(list, zip(*rows))), schema=pyarrow.schema(TYPES))
+    def __init__(self, folder: str, rows_per_file: int) -> None:
+        self.folder, self.most, self.rows = folder, rows_per_file, 0
+        self.names: list[str] = []
+        self.writer: Any = None
+        self.fs, self.place = open_filesystem(folder)
+        self.fs.makedirs(self.place, exist_ok=True)
+
+    def write(self, videos: list[PlannedVideo]) -> None:
+        """Write rows, of which there are no more than a file may have, as one row group."""
+        import pyarrow
+        from pyarrow import parquet
+
+        if not videos:
+            return
+        schema = pyarrow.schema(TYPES)
+        if self.writer is None or self.rows + len(videos) > self.most:
+            self.close()
+            name = f"plan-{len(self.names):06}.parquet"
+            self.names.append(os.path.join(self.folder, name))
+            self.file = self.fs.open(os.path.join(self.place, name), "wb")
+            self.writer, self.rows = parquet.ParquetWriter(self.file, schema), 0
+        rows = (video._replace(path=os.fsencode(video.path)) for video in videos)  # type: ignore[arg-type]
+        self.writer.write_table(pyarrow.table(list(map(list, zip(*rows))), schema=schema))
+        self.rows += len(videos)
+
+    def close(self) -> None:
+        """End the file that is open."""
+        if self.writer is not None:
+            self.writer.close()
+            self.file.close()
+            self.writer = None
 
 
 def _mark(video: PlannedVideo) -> int:
