@@ -76,7 +76,8 @@ class Columns(NamedTuple):
             field.name: field.type.value_type if _is(field.type, "dictionary") else field.type for field in schema
         }
         known = ", ".join(f"{name} ({type})" for name, type in types.items())
-        videos = [name for name, type in types.items() if _parts(name, type)]
+        parts = {name: found for name, type in types.items() if (found := _parts(name, type)) is not None}
+        videos = list(parts)
         ids = [name for name, type in types.items() if _is_text(type) or _is(type, "integer")]
         if options.video_column is None:
             named = [name for name in videos if name.lower() in VIDEO_COLUMNS]
@@ -97,20 +98,18 @@ class Columns(NamedTuple):
             if not found and (asked is not None or name == "video_column"):
                 which = f"no column {asked!r}" if asked is not None else "no column of videos"
                 raise SourceError(f"{manifest!r} has {which} with {wanted}; it has {known}. Name one by {name}.")
-        path, content = _parts(videos[0], types[videos[0]])
-        return cls(videos[0], path, content, ids[0] if ids else None)
+        return cls(videos[0], *parts[videos[0]], ids[0] if ids else None)
 
 
-def _parts(name: str, type: Any) -> tuple[str | None, str | None]:
-    """Return the names of the parts of a column with paths and with bytes; empty where it cannot hold videos."""
+def _parts(name: str, type: Any) -> tuple[str | None, str | None] | None:
+    """Return the parts of a column that have paths and bytes; None where it cannot hold videos."""
     if _is_text(type):
         return name, None
     if _is(type, "binary", "large_binary", "binary_view"):
         return None, name
     parts = {field.name for field in type} if _is(type, "struct") else set()
-    if not parts & {"path", "bytes"}:
-        return ()  # type: ignore[return-value]
-    return tuple(f"{name}.{part}" if part in parts else None for part in ("path", "bytes"))  # type: ignore[return-value]
+    path, content = (f"{name}.{part}" if part in parts else None for part in ("path", "bytes"))
+    return (path, content) if path or content else None
 
 
 def _is_text(type: Any) -> bool:

@@ -452,6 +452,8 @@ def _source_at_address(text: str) -> Source:
             if not matches:
                 raise SourceError(f"nothing matches {redact(text)!r}.") from None
             base = _fixed_part(text)
+            if not base.partition("://")[2]:
+                raise SourceError(f"{redact(text)!r} names no bucket: a pattern stands behind that.") from None
             prefix = open_filesystem(base)[1]
             kind, found = _sorted_out((_address(match, prefix, base) for match in matches), base)
             return Source(text, kind, "" if kind == "videos" else base, found)
