@@ -43,6 +43,7 @@ def place(tmp_path, monkeypatch):
     for video in ("path/to/videos/waving/a.mp4", "shards/train-000000.tar"):
         (tmp_path / video).parent.mkdir(parents=True)
         (tmp_path / video).write_text("")
+    (tmp_path / "classes.txt").write_text("waving\nwalking\n")
     monkeypatch.chdir(tmp_path)
 
 

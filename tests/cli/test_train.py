@@ -365,6 +365,7 @@ def test_machines_that_do_not_share_the_output_folder_do_not_go_on(material, tra
 def test_two_machines(material, tmp_path):
     """The example: two network namespaces, one process in each, each with shards of its own."""
     (tmp_path / "shards").mkdir()
+    (tmp_path / "classes.txt").write_text("\n".join(sorted(path.name for path in (material / "train").iterdir())))
     for number in range(4):
         with tarfile.open(tmp_path / "shards" / f"train-{number:06}.tar", "w") as tar:
             for video in sorted((material / "train").rglob("*.mp4"))[number::4]:
