@@ -10,6 +10,8 @@
 #SBATCH --time=24:00:00
 set -euo pipefail
 export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK
+RAY_AUTH_TOKEN=$(head -c 32 /dev/urandom | od -An -v -tx1 | tr -d ' \n') # nobody else may join
+export RAY_AUTH_TOKEN RAY_AUTH_MODE=token
 address=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1):6379
 
 srun ray symmetric-run --address "$address" --min-nodes "$SLURM_JOB_NUM_NODES" --num-cpus "$SLURM_CPUS_PER_TASK" -- \
