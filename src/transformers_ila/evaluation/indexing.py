@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from transformers import PreTrainedConfig
@@ -25,7 +25,7 @@ from ..model.modeling_ila import IlaForVideoClassification
 from ..model.video_processing_ila import IlaVideoProcessor
 from ..model.video_urls_ila import redact
 from .hashing import hash_tensors
-from .index_files import WHOLE, IndexWriter, drop_lines, open_parts, write_model
+from .index_files import WHOLE, IndexWriter, Span, drop_lines, open_parts, write_model
 from .inference import (
     Network,
     evaluating,
@@ -39,7 +39,7 @@ from .inference import (
 from .options import IndexOptions
 from .prediction import NamedVideo, Summary, own_share, shown
 from .prediction_files import check_settings, video_id
-from .views import Video, read_views, workers_beside
+from .views import Batch, Video, read_views, workers_beside
 from .windows import SomeWindows, read_windows
 
 
@@ -147,12 +147,7 @@ def _of_videos(
 ) -> Rows:
     batches = read_views(processor, videos, options, find=_find, workers=workers)
     for batch in batches:
-        rows = [_row(video, video.key[1], reason=video.reason) for video in batch.unreadable]
-        if batch.read:
-            features = unit_features(network.module, processor.normalize_on(network.device, batch.views()))
-            for video, feature in zip(batch.read, features):
-                rows.append(_row(video, video.key[1], features=feature[None], spans=[WHOLE]))
-        yield rows, batches.seconds
+        yield index_batch(network, processor, batch), batches.seconds
 
 
 def _find(key: NamedVideo) -> NamedVideo:
@@ -163,23 +158,83 @@ def _of_windows(
     network: Network, processor: IlaVideoProcessor, videos: Iterable[NamedVideo], options: IndexOptions, workers: int
 ) -> Rows:
     """Yield the row of a video when its last window is there."""
-    items = read_windows(processor, videos, options, workers=workers)
-    features, spans, lost, reason = list[torch.Tensor](), list[Any](), 0, ""
+    items, put_together = read_windows(processor, videos, options, workers=workers), WindowRows()
     for video in items:
-        some: SomeWindows = video.key
-        reason = reason or video.reason
-        if video.views is not None and not reason:
-            for views in video.views.split(options.batch_size):
-                features.append(unit_features(network.module, processor.normalize_on(network.device, views)))
-            spans += some.spans
-            lost = max(lost, video.frames_lost)
-        if some.is_last:
-            if reason:
-                row = _row(video, some.path, reason=reason)
-            else:
-                row = _row(video, some.path, features=torch.cat(features), spans=spans, lost=lost)
+        features = None
+        if video.views is not None:
+            some = video.views.split(options.batch_size)
+            features = torch.cat([window_features(network, processor, views) for views in some])
+        row = put_together.add(video, features)
+        if row is not None:
             yield [row], items.seconds
-            features, spans, lost, reason = [], [], 0, ""
+
+
+def index_batch(network: Network, processor: IlaVideoProcessor, batch: Batch) -> list[Row]:
+    """Return the rows of a batch of whole videos: those that could not be read first, then those with features.
+
+    Args:
+        network: as `evaluating` yields it.
+        processor: of the model.
+        batch: videos as a `VideoReader` with the index's options reads them, whose keys are their names and paths.
+    """
+    rows = [_row(video, video.key[1], reason=video.reason) for video in batch.unreadable]
+    if batch.read:
+        for video, feature in zip(batch.read, window_features(network, processor, batch.views())):
+            rows.append(_row(video, video.key[1], features=feature[None], spans=[WHOLE]))
+    return rows
+
+
+def window_features(network: Network, processor: IlaVideoProcessor, views: torch.Tensor) -> torch.Tensor:
+    """Return the features (W, E) of unit length of windows or whole videos, float32 on the CPU.
+
+    Args:
+        network: as `evaluating` yields it.
+        processor: of the model.
+        views: (W, T, C, H, W) or (W, N, T, C, H, W) uint8 pixels.
+    """
+    return unit_features(network.module, processor.normalize_on(network.device, views))
+
+
+class WindowRows:
+    """Put the features of windows together, and make the row of a video when it has all of its windows.
+
+    The windows of a video may come in any order, beside those of others, and more than once.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: dict[str, dict[int, _Windows]] = {}  # by video, then by their first window
+        self._missing: dict[str, int] = {}  # how many windows of each video
+
+    def add(self, video: Video, features: torch.Tensor | None) -> Row | None:
+        """Take windows that a `WindowReader` has read; return the row of their video if none is missing any more.
+
+        Args:
+            video: whose key is the `SomeWindows`.
+            features: (W, E); None where they could not be read.
+        """
+        some: SomeWindows = video.key
+        parts = self._waiting.setdefault(some.name, {})
+        if some.first not in parts:
+            self._missing[some.name] = self._missing.get(some.name, some.total) - len(some.spans)
+        parts[some.first] = _Windows(some.spans, features, video.frames_lost, video.reason)
+        if self._missing[some.name] > 0:
+            return None
+        del self._waiting[some.name], self._missing[some.name]
+        ordered = [parts[first] for first in sorted(parts)]
+        if reason := next((part.reason for part in ordered if part.reason), ""):
+            return _row(video, some.path, reason=reason)
+        together = torch.cat([part.features for part in ordered if part.features is not None])
+        spans = [span for part in ordered for span in part.spans]
+        return _row(video, some.path, features=together, spans=spans, lost=max(part.frames_lost for part in ordered))
+
+
+class _Windows(NamedTuple):
+    """Hold what is kept of windows until the others of their video are there."""
+
+    spans: Sequence[Span]
+    features: torch.Tensor | None
+    frames_lost: int
+    reason: str
 
 
 def _row(
