@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from ..data.lists import iter_videos
 from ..distributed import rank_from_environment
-from ..evaluation.index_files import read_model
+from ..evaluation.index_files import local_folder, read_model
 from ..evaluation.indexing import index_videos, load_for_index
 from ..evaluation.inference import require_checkpoint
 from ..evaluation.options import IndexOptions
@@ -61,6 +61,7 @@ class IndexArguments(TemplateArguments, IndexOptions):
     def __post_init__(self) -> None:
         TemplateArguments.__post_init__(self)
         IndexOptions.__post_init__(self)
+        local_folder(self.output)  # which refuses an address
         if self.drop or self.missing:
             used = ("output", "drop", "missing")
             given = [entry.name for entry in fields(self) if vars(self)[entry.name] not in ([], entry.default)]

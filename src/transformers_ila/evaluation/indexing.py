@@ -7,7 +7,6 @@ Eq. 8, in which the class names have no part.
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
@@ -25,7 +24,7 @@ from ..model.modeling_ila import IlaForVideoClassification
 from ..model.video_processing_ila import IlaVideoProcessor
 from ..model.video_urls_ila import redact
 from .hashing import hash_tensors
-from .index_files import WHOLE, IndexWriter, Span, drop_lines, open_parts, write_model
+from .index_files import WHOLE, IndexWriter, Span, drop_lines, local_folder, open_parts, write_model
 from .inference import (
     Network,
     evaluating,
@@ -39,6 +38,7 @@ from .inference import (
 from .options import IndexOptions
 from .prediction import NamedVideo, Summary, own_share, shown
 from .prediction_files import check_settings, video_id
+from .video_places import Moves
 from .views import Batch, Video, read_views, workers_beside
 from .windows import SomeWindows, read_windows
 
@@ -96,7 +96,7 @@ def index_videos(
             name that stands for another video in the index.
         OSError: the index cannot be written; what was written before holds.
     """
-    rank, summary, folder = rank or Rank(), IndexSummary(), Path(output)
+    rank, summary, folder = rank or Rank(), IndexSummary(), local_folder(output)
     folder.mkdir(parents=True, exist_ok=True)
     check_settings(folder, index_settings(model, processor, options))
     with IndexWriter(folder, rank) as writer:
@@ -267,21 +267,22 @@ def _under_own_names(
 ) -> Iterator[NamedVideo]:
     """Yield videos, and refuse one of a name that stands for another file, which would be left out.
 
-    A file that has moved, so that nothing lies where it lay, or that is the same by another path, is no other.
+    A file that has moved, so that nothing lies where it lay, or that is the same by another path, is no other; nor is
+    one at an http(s) address, where nobody can tell.
 
     Args:
         paths: by the id of its name where each video of this process lay; those of new ones are added.
     """
+    moves = Moves()
     for name, path in videos:
         video = video_id(shown(name))
         if rank.takes(video):
             before = paths.setdefault(video, redact(path))
-            if before != redact(path) and os.path.exists(before) and os.path.exists(path):
-                if not os.path.samefile(before, path):
-                    raise ValueError(
-                        f"{str(folder)!r} has a video named {shown(name)!r} already, {before!r}, and {redact(path)!r} "
-                        "is another one: index the folder above both in a new index, or drop that name first."
-                    )
+            if before != redact(path) and moves.are_two(before, path):
+                raise ValueError(
+                    f"{str(folder)!r} has a video named {shown(name)!r} already, {before!r}, and {redact(path)!r} "
+                    "is another one: index the folder above both in a new index, or drop that name first."
+                )
         yield name, path
 
 
