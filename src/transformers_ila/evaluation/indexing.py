@@ -9,11 +9,12 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from transformers import PreTrainedConfig
 
@@ -96,23 +97,43 @@ def index_videos(
             name that stands for another video in the index.
         OSError: the index cannot be written; what was written before holds.
     """
-    rank, summary, folder = rank or Rank(), IndexSummary(), local_folder(output)
-    folder.mkdir(parents=True, exist_ok=True)
-    check_settings(folder, index_settings(model, processor, options))
-    with IndexWriter(folder, rank) as writer:
-        if rank.rank == 0 and (place := str(source or model.name_or_path)):
-            write_model(folder, place)
-        if options.retry:
-            _drop_unreadable(folder, model.config.projection_dim, rank)
-        paths = _done(folder, model.config.projection_dim, rank)
-        summary.before = len(paths)
-        waiting = own_share(_under_own_names(videos, paths, rank, folder), rank, summary, set(paths), progress)
+    rank, summary = rank or Rank(), IndexSummary()
+    with open_index(model, processor, output, options, rank=rank, source=source) as (writer, known):
+        summary.before = len(known.ids)
+        done = {video.tobytes() for video in known.ids.view("V16")}
+        waiting = own_share(_under_own_names(videos, known, rank), rank, summary, done, progress)
         with closing(iter_features(model, processor, waiting, options, rank=rank, summary=summary)) as batches:
             for rows in batches:
                 writer.append(rows)
                 if progress is not None:
                     progress(len(rows))
     return summary
+
+
+@contextmanager
+def open_index(
+    model: IlaForVideoClassification,
+    processor: IlaVideoProcessor,
+    output: str | Path,
+    options: IndexOptions,
+    *,
+    rank: Rank,
+    source: str | Path | None,
+) -> Iterator[tuple[IndexWriter, "IndexedVideos"]]:
+    """Open an index to add to it, and yield what writes this process's part, and which of its videos are there.
+
+    Arguments and errors are those of `index_videos`.
+    """
+    folder = local_folder(output)
+    folder.mkdir(parents=True, exist_ok=True)
+    check_settings(folder, index_settings(model, processor, options))
+    writer = IndexWriter(folder, rank)
+    with writer:
+        if rank.rank == 0 and (place := str(source or model.name_or_path)):
+            write_model(folder, place)
+        if options.retry:
+            _drop_unreadable(folder, model.config.projection_dim, rank)
+        yield writer, IndexedVideos(folder, model.config.projection_dim, rank)
 
 
 def iter_features(
@@ -255,34 +276,60 @@ def _row(
     return {**line, "rows": len(features), "frames_lost": lost, "features": features.numpy(), "spans": spans}
 
 
-def _done(folder: Path, dimension: int, rank: Rank) -> dict[bytes, str]:
-    """Return the ids of this process's videos that have a line in the index, and where each lay."""
-    lines = (line for part in open_parts(folder, dimension) for _, line in part.lines())
-    paths = {video_id(line["video"]): line["path"] for line in lines}
-    return {video: path for video, path in paths.items() if rank.takes(video)}
+class IndexedVideos:
+    """Know which of a process's videos had a line in an index when this was made, in 36 bytes each.
 
-
-def _under_own_names(
-    videos: Iterable[NamedVideo], paths: dict[bytes, str], rank: Rank, folder: Path
-) -> Iterator[NamedVideo]:
-    """Yield videos, and refuse one of a name that stands for another file, which would be left out.
-
-    A file that has moved, so that nothing lies where it lay, or that is the same by another path, is no other; nor is
-    one at an http(s) address, where nobody can tell.
-
-    Args:
-        paths: by the id of its name where each video of this process lay; those of new ones are added.
+    ids: (N,) of dtype `S16`, ascending; see `video_id`.
     """
-    moves = Moves()
+
+    def __init__(self, folder: Path, dimension: int, rank: Rank) -> None:
+        self.folder, self.parts, self.moves = folder, open_parts(folder, dimension), Moves()
+        lines = ((number, *line) for number, part in enumerate(self.parts) for line in part.lines())
+        rows = ((video_id(line["video"]), number, begin, _mark(line["path"])) for number, begin, line in lines)
+        kind = np.dtype([("id", "S16"), ("part", "<u4"), ("line", "<u8"), ("mark", "<u8")])
+        found = np.fromiter((row for row in rows if rank.takes(row[0])), kind)
+        found.sort(order="id")
+        self.ids, self._lines = np.ascontiguousarray(found["id"]), found
+
+    def check(self, name: str, path: str) -> bool:
+        """Return whether a video of this name is in the index.
+
+        Raises:
+            ValueError: it is another file. One that has moved, so that nothing lies where it lay, or that is the same
+                by another path, is no other; nor is one at an http(s) address, where nobody can tell.
+        """
+        video = np.array(video_id(shown(name)), "S16")
+        row = int(np.searchsorted(self.ids, video))
+        if row == len(self.ids) or self.ids[row] != video:
+            return False
+        _, part, begin, mark = self._lines[row].tolist()
+        if mark != _mark(redact(path)):
+            self.check_same(name, path, self.parts[part].line(begin)["path"])
+        return True
+
+    def check_same(self, name: str, path: str, before: str) -> None:
+        """Raise a ValueError where a video's path and the path `before` that its name stood for are of two files."""
+        if self.moves.are_two(before, path):
+            raise ValueError(
+                f"{str(self.folder)!r} has a video named {shown(name)!r} already, {redact(before)!r}, and "
+                f"{redact(path)!r} is another one: index the folder above both in a new index, or drop that name first."
+            )
+
+
+def _mark(path: str) -> int:
+    """Return 8 bytes that stand for a path."""
+    return int.from_bytes(hashlib.blake2b(path.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
+
+
+def _under_own_names(videos: Iterable[NamedVideo], known: IndexedVideos, rank: Rank) -> Iterator[NamedVideo]:
+    """Yield videos, and refuse one of a name that stands for another file, which would be left out."""
+    new: dict[bytes, str] = {}  # where those lie that are not in the index
     for name, path in videos:
         video = video_id(shown(name))
-        if rank.takes(video):
-            before = paths.setdefault(video, redact(path))
-            if before != redact(path) and moves.are_two(before, path):
-                raise ValueError(
-                    f"{str(folder)!r} has a video named {shown(name)!r} already, {before!r}, and {redact(path)!r} "
-                    "is another one: index the folder above both in a new index, or drop that name first."
-                )
+        if rank.takes(video) and not known.check(name, path):
+            before = new.setdefault(video, path)
+            if before != path:
+                known.check_same(name, path, before)
         yield name, path
 
 
