@@ -312,7 +312,8 @@ class IndexedVideos:
         if self.moves.are_two(before, path):
             raise ValueError(
                 f"{str(self.folder)!r} has a video named {shown(name)!r} already, {redact(before)!r}, and "
-                f"{redact(path)!r} is another one: index the folder above both in a new index, or drop that name first."
+                f"{redact(path)!r} is another one: index the folder above both in a new index, or drop that name "
+                "first."
             )
 
 
