@@ -26,9 +26,10 @@ import numpy as np
 from ..distributed import Rank
 from ..files import atomic_write, only_writer
 from ..model.video_urls_ila import redact
+from ..stores import is_address
 from .options import LabelOptions
 from .prediction_files import SETTINGS, ResultWriter, part_files
-from .video_places import is_address
+from .video_places import local_path
 
 
 MODEL = "_model.json"
@@ -45,9 +46,10 @@ def local_folder(folder: str | Path) -> Path:
     Raises:
         ValueError: an address, which no file can be mapped from.
     """
-    if is_address(str(folder)):
+    folder = local_path(str(folder))
+    if is_address(folder):
         raise ValueError(
-            f"{redact(str(folder))!r} is an address, and an index lies in a folder of this machine, as searches map "
+            f"{redact(folder)!r} is an address, and an index lies in a folder of this machine, as searches map "
             "its files into memory. Copy it to or from a store as a whole while no run writes to it (docs/search.md)."
         )
     return Path(folder)

@@ -6,14 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
 from ..model.video_urls_ila import HIDDEN, is_url, redact
+from ..stores import LOCAL, is_address
 
 
 ASKED_AT_ONCE = 32  # places; a store takes some hundredths of a second to answer
-
-
-def is_address(place: str) -> bool:
-    """Return whether a place is an address, such as s3://bucket/video.mp4, and no path."""
-    return "://" in place
 
 
 def is_there(place: str) -> bool | None:
@@ -25,12 +21,12 @@ def is_there(place: str) -> bool | None:
         OSError: a store that refuses or does not answer.
         ValueError: an address that no installed package opens.
     """
-    place = _local(place)
+    place = local_path(place)
     if not is_address(place):
         return os.path.lexists(place)
     if HIDDEN in place or is_url(place):
         return None
-    import fsspec  # which huggingface_hub needs; imported here, as most paths are no addresses
+    import fsspec  # here, as most videos lie at paths
 
     try:
         system, path = fsspec.core.url_to_fs(place)
@@ -68,7 +64,7 @@ class Moves:
         Raises:
             OSError, ValueError: as in `is_there`.
         """
-        before, now = _local(before), _local(now)
+        before, now = local_path(before), local_path(now)
         if before == now:
             return False
         if not (is_address(before) or is_address(now)):
@@ -79,8 +75,10 @@ class Moves:
         return not self._gone[folder] and bool(is_there(before)) and bool(is_there(now))
 
 
-def _local(place: str) -> str:
-    return place.removeprefix("file://") if place.startswith("file:///") else place
+def local_path(place: str) -> str:
+    """Return the path that `file://` stands before; what is no such address as it is."""
+    scheme, mark, path = place.partition("://")
+    return path if mark and scheme.lower() in LOCAL else place
 
 
 def _where_they_part(before: str, now: str) -> str:
