@@ -235,10 +235,10 @@ class WindowRows:
         """
         some: SomeWindows = video.key
         parts = self._waiting.setdefault(some.name, {})
-        if some.first not in parts:
-            self._missing[some.name] = self._missing.get(some.name, some.total) - len(some.spans)
+        known = len(parts[some.first].spans) if some.first in parts else 0
+        self._missing[some.name] = self._missing.get(some.name, some.total) - len(some.spans) + known
         parts[some.first] = _Windows(some.spans, features, video.frames_lost, video.reason)
-        if self._missing[some.name] > 0:
+        if self._missing[some.name] > 0 and some.total > 0:
             return None
         del self._waiting[some.name], self._missing[some.name]
         ordered = [parts[first] for first in sorted(parts)]
