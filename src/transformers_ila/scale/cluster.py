@@ -16,7 +16,7 @@ import torch
 
 from ..distributed import usable_cpus
 from ..evaluation.inference import has_bfloat16_instructions
-from ..evaluation.options import LabelOptions
+from ..evaluation.options import Options
 from ..model.video_urls_ila import redact
 from .options import EngineOptions
 
@@ -74,7 +74,7 @@ class Cluster:
 
         return {"num_cpus": 0, "label_selector": {"ray.io/node-id": ray.get_runtime_context().get_node_id()}}
 
-    def resolve(self, options: LabelOptions) -> LabelOptions:
+    def resolve(self, options: Options) -> Options:
         """Return the options with the precision that "auto" stands for on a replica's device."""
         if options.dtype != "auto":
             return options
