@@ -180,7 +180,10 @@ def plan_actors(ray: ModuleType, engine: EngineOptions, device: str | None, *, i
     has = f"the cluster has {_count(cpus, 'CPU')} and {_count(gpus, 'GPU')}"
     on_gpus = gpus > 0 if device is None else device.startswith("cuda")
     if on_gpus and gpus < (engine.replicas or 1):
-        raise ValueError(f"{_count(engine.replicas or 1, 'replica')} need a GPU each, and {has}.")
+        asked = (
+            f"{engine.replicas} replicas on a GPU each are" if (engine.replicas or 1) > 1 else "1 replica on a GPU is"
+        )
+        raise ValueError(f"{asked} asked for, and {has}.")
     replicas = engine.replicas or (gpus if on_gpus else 1)
     beside = SPARE + replicas  # a replica with a GPU leaves a CPU, too
     readers = engine.readers or max(1, cpus - beside)
