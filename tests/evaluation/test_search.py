@@ -213,7 +213,7 @@ def test_windows_are_seconds_of_the_video(tmp_path, monkeypatch, model, processo
 
     frames = read_video(folder / "long.mp4", range)[0]
     rate = list_frames(folder / "long.mp4").fps
-    monkeypatch.setattr(windows, "BYTES_AT_ONCE", 2 * 4 * frames[0].size)  # two windows together
+    monkeypatch.setattr(windows, "BYTES_AT_ONCE", 2 * 4 * 3 * 3 * 28**2)  # three crops of two windows together
     options = IndexOptions(window=20 / rate, stride=15 / rate, batch_size=3, workers=workers, protocol="1x3")
     summary = index_videos(model, processor, iter_videos(folder), tmp_path, options)
     rows = {(name, start): vector for name, start, vector in rows_of(VideoIndex(tmp_path)) if name == "long.mp4"}

@@ -2,20 +2,21 @@
 
 The same command goes on after a kill, and adds what is new in a folder. With --window each row stands for some seconds
 of a video, so that a search says where in it. Several processes or machines share the videos by RANK and WORLD_SIZE
-(`torchrun --nproc_per_node 2 -m transformers_ila index ...`). --drop and --missing take videos out again. Exit code: 0
-all videos of the run were read, 1 some could not be (of several processes none says so), 2 bad arguments or nothing to
-index, 130 interrupted.
+(`torchrun --nproc_per_node 2 -m transformers_ila index ...`), or as Slurm's `srun` numbers them. --drop and --missing
+take videos out again. Exit code: 0 all videos of the run were read, 1 some could not be (of several processes none
+says so), 2 bad arguments or nothing to index, 130 interrupted.
 """
 
 import sys
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 
 from tqdm import tqdm
 
 from ..data.lists import iter_videos
-from ..distributed import rank_from_environment
-from ..evaluation.index_files import read_model
+from ..distributed import Rank, rank_from_environment
+from ..evaluation.index_files import local_folder, read_model
 from ..evaluation.indexing import index_videos, load_for_index
 from ..evaluation.inference import require_checkpoint
 from ..evaluation.options import IndexOptions
@@ -23,6 +24,7 @@ from ..evaluation.prediction import count_share
 from ..evaluation.report_files import check_folder_can_be_made
 from ..evaluation.search import VideoIndex
 from ..markup import plain_line
+from ..scale.options import EngineOptions
 from .predict import interrupted_by_sigterm, print_summary
 from .words import TemplateArguments
 
@@ -35,7 +37,7 @@ POSITIONAL = "videos"
 
 
 @dataclass(frozen=True, kw_only=True)
-class IndexArguments(TemplateArguments, IndexOptions):
+class IndexArguments(TemplateArguments, EngineOptions, IndexOptions):
     """Hold what is indexed or dropped, and where the index lies."""
 
     _argument_group_name = "model, videos and index"
@@ -60,7 +62,9 @@ class IndexArguments(TemplateArguments, IndexOptions):
 
     def __post_init__(self) -> None:
         TemplateArguments.__post_init__(self)
+        EngineOptions.__post_init__(self)
         IndexOptions.__post_init__(self)
+        local_folder(self.output)  # which refuses an address
         if self.drop or self.missing:
             used = ("output", "drop", "missing")
             given = [entry.name for entry in fields(self) if vars(self)[entry.name] not in ([], entry.default)]
@@ -70,7 +74,10 @@ class IndexArguments(TemplateArguments, IndexOptions):
         if not self.videos:
             raise ValueError("there is nothing to index: name video files, folders, patterns or lists.")
         require_checkpoint(self.source)
-        iter_videos(self.videos, root=self.root)  # which finds what is missing
+        if self.engine == "ray":
+            self.check(self)
+        else:
+            iter_videos(self.videos, root=self.root)  # which finds what is missing
         check_folder_can_be_made(Path(self.output))
 
     @property
@@ -87,6 +94,8 @@ def run(args: IndexArguments) -> int:
     rank = rank_from_environment()
     if args.drop or args.missing:
         return _drop(args) if rank.rank == 0 else 0
+    if args.engine == "ray":
+        return _on_ray(args, rank)
     model, processor = load_for_index(args.source, args.templates)
     args = replace(args, device=args.device or rank.device())
     total = count_share(iter_videos(args.videos, root=args.root), rank)
@@ -101,6 +110,22 @@ def run(args: IndexArguments) -> int:
             return 130
     print_summary(summary, args.output, rank, done=f"indexed as {summary.rows} rows")
     return 1 if summary.unreadable and rank.world_size == 1 else 0
+
+
+def _on_ray(args: IndexArguments, rank: Rank) -> int:
+    from ..scale.indexing import index_on_ray  # which needs pyarrow
+
+    if rank.world_size > 1:
+        raise ValueError(f"--engine ray shares the videos itself: start it once, not as {rank.world_size} processes.")
+    opened = partial(load_for_index, args.source, args.templates)
+    with interrupted_by_sigterm():
+        try:
+            summary = index_on_ray(opened, args.videos, args.output, args, args, root=args.root, source=args.source)
+        except KeyboardInterrupt:
+            print("Interrupted; the same command goes on from here.", file=sys.stderr)
+            return 130
+    print_summary(summary, args.output, rank, done=f"indexed as {summary.rows} rows")
+    return 1 if summary.unreadable else 0
 
 
 def _drop(args: IndexArguments) -> int:

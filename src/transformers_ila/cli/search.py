@@ -18,6 +18,7 @@ from ..evaluation.inference import require_checkpoint
 from ..evaluation.search import Hit, VideoIndex, search_texts
 from ..files import atomic_write
 from ..markup import plain_line
+from ..model.video_urls_ila import redact
 from .words import TemplateArguments
 
 
@@ -102,13 +103,14 @@ def run(args: SearchArguments) -> int:
         found += zip(args.texts, search_texts(index, model, args.texts, args.top_k, **options))
     for video in args.video:
         feature = feature_of_video(model, processor, video, index.settings)
-        found.append((video, index.search(feature, args.top_k, all_windows=args.all_windows)[0]))
+        found.append((redact(video), index.search(feature, args.top_k, all_windows=args.all_windows)[0]))
     print("\n\n".join("\n".join(_table(query, hits)) for query, hits in found))
     if args.output is not None:
         with atomic_write(args.output) as file:
             for query, hits in found:
                 for rank, hit in enumerate(hits, 1):
-                    file.write(json.dumps({"query": query, "rank": rank, **hit._asdict()}) + "\n")
+                    places = {"video": redact(hit.video), "path": redact(hit.path)}
+                    file.write(json.dumps({"query": query, "rank": rank, **hit._asdict(), **places}) + "\n")
     return 0
 
 
@@ -116,7 +118,7 @@ def _table(query: str, hits: list[Hit]) -> Iterator[str]:
     yield plain_line(query)
     for hit in hits:
         where = "" if hit.start is None or hit.end is None else f"{clock(hit.start)}-{clock(hit.end)}  "
-        yield f"{hit.score:9.4f}  {where}{plain_line(hit.video, None)}"
+        yield f"{hit.score:9.4f}  {where}{plain_line(redact(hit.video), None)}"
     if not hits:
         yield "   the index has no rows"
 

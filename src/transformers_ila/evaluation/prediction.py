@@ -24,6 +24,7 @@ from ..model.modeling_ila import IlaForVideoClassification
 from ..model.validation_ila import MULTI_LABEL
 from ..model.video_processing_ila import IlaVideoProcessor
 from ..model.video_urls_ila import redact
+from ..stores import open_folder
 from .inference import (
     Network,
     evaluating,
@@ -52,6 +53,7 @@ class Summary:
     labelled, unreadable: videos now.
     seconds, waited: for reading and computing, on the clock, and how many of them it waited for videos.
     reasons: of the first few unreadable videos, by name.
+    actors: who read and computed, where it was not this process.
     """
 
     seen: int = 0
@@ -61,6 +63,7 @@ class Summary:
     seconds: float = 0.0
     waited: float = 0.0
     reasons: dict[str, str] = field(default_factory=dict)
+    actors: str = ""
 
     def count(self, rows: list[Row]) -> None:
         """Count the rows of a batch."""
@@ -89,7 +92,8 @@ def label_videos(
     Args:
         model, processor: of one checkpoint.
         videos: names and paths, as `iter_videos` yields them; asked for as they are needed.
-        output: folder for the results: one `part-...` file or more of each process, see `prediction_files.py`.
+        output: folder for the results, or an address such as `s3://bucket/labels` (Parquet only): one `part-...` file
+            or more of each process, see `prediction_files.py`.
         options: see `LabelOptions`. All processes must have the same. `batch_size` videos are also written together.
         rank: which of how many processes this is, all of which are given the same videos; by default the only one.
         progress: called with the number of this process's videos that are done since its last call, those that were
@@ -103,9 +107,8 @@ def label_videos(
         OSError: results cannot be written; what was written before holds.
     """
     options, rank = with_keywords(options, rank, keywords)
-    rank, summary, folder = rank or Rank(), Summary(), Path(output)
+    rank, summary, folder = rank or Rank(), Summary(), open_folder(output)
     check_none_of_these(model, options)
-    folder.mkdir(parents=True, exist_ok=True)
     check_settings(folder, label_settings(model, processor, options))
     with ResultWriter(folder, options, rank) as writer:
         done = done_videos(folder, options, rank)
