@@ -564,7 +564,9 @@ def warn_of_left_out(source: str, left_out: Counter[str]) -> None:
     if left_out:
         kinds = ", ".join(f"{count} {kind}" for kind, count in left_out.most_common(10))
         more = f" and {len(left_out) - 10} more kinds" if len(left_out) > 10 else ""
-        where = os.path.abspath(source)  # or another folder of this name would count as said
+        where = (
+            source if "://" in source else os.path.abspath(source)
+        )  # or another folder of this name would count as said
         logger.warning_once(f"{where!r}: {left_out.total()} files are left out: {kinds}{more}.")
 
 
