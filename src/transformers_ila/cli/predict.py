@@ -28,10 +28,13 @@ from ..distributed import Rank, rank_from_environment
 from ..evaluation.inference import require_checkpoint
 from ..evaluation.options import LabelOptions
 from ..evaluation.prediction import Summary, count_share, iter_labels, label_videos, own_share
+from ..evaluation.prediction_files import check_place
 from ..evaluation.report_files import check_folder_can_be_made
 from ..markup import plain_line
 from ..model.video_processing_ila import IlaVideoProcessor
+from ..model.video_urls_ila import redact
 from ..scale.options import EngineOptions
+from ..stores import is_address
 from .words import WordsArguments, is_plain, open_model, read_words
 
 
@@ -62,7 +65,11 @@ class PredictArguments(WordsArguments, EngineOptions, LabelOptions):
         default=None, metadata={"help": "folder that relative paths in a list start from; default: the list's folder"}
     )
     output: str | None = field(
-        default=None, metadata={"help": "folder for the results, made if it is missing; default: they are printed"}
+        default=None,
+        metadata={
+            "help": "folder for the results, made if it is missing, or with --format parquet an address such "
+            "as s3://bucket/labels; default: they are printed"
+        },
     )
 
     def __post_init__(self) -> None:
@@ -77,7 +84,10 @@ class PredictArguments(WordsArguments, EngineOptions, LabelOptions):
         else:
             iter_videos(self.videos, root=self.root)  # which finds what is missing
         if self.output is not None:
-            check_folder_can_be_made(Path(self.output))
+            if is_address(self.output):
+                check_place(self.output, self.format)
+            else:
+                check_folder_can_be_made(Path(self.output))
         elif self.retry or self.embeddings or self.format != LabelOptions.format:
             raise ValueError("--retry, --embeddings and --format are for results in a folder: name one by --output.")
 
@@ -166,7 +176,7 @@ def print_summary(summary: Summary, output: str | None, rank: Rank, *, done: str
     """Print what was done, how long it took, and why some videos could not be read."""
     who = "" if rank.world_size == 1 else f"Process {rank.rank} of {rank.world_size}: "
     line = f"{summary.labelled} videos {done}, {summary.unreadable} unreadable"
-    print(who + line + ("." if output is None else f", {summary.before} done before. Results: {output}"))
+    print(who + line + ("." if output is None else f", {summary.before} done before. Results: {redact(output)}"))
     if summary.seconds:
         waited = summary.waited / summary.seconds
         print(f"{who}{summary.seconds:.1f} s, {waited:.0%} of them waiting for videos to be read.")
