@@ -71,6 +71,7 @@ def index_on_ray(
     engine = engine or EngineOptions(engine="ray")
     engine.check(options)
     folder = local_folder(output)
+    planned = iter_planned(sources, root, engine)  # now, as it finds at once what is missing
     model, processor = open_model()
     summary = IndexSummary()
     with ExitStack() as stack:
@@ -81,7 +82,7 @@ def index_on_ray(
         writer, known = stack.enter_context(opened)
         del model
         place = stack.enter_context(plan_folder(folder))
-        plan = write_plan(_under_own_names(iter_planned(sources, root, engine), known), place, known.ids)
+        plan = write_plan(_under_own_names(planned, known), place, known.ids)
         summary.seen, summary.before = plan.seen, len(known.ids)
         replica_of = {"open_model": open_model, "options": options, "settings": settings, "cluster": cluster}
         reader: tuple[type, dict[str, Any]]
