@@ -5,10 +5,11 @@ ILA model with a text head, which keeps its own tower. Else the labels are those
 
 Without --output the best labels of each video are printed. With it they are written to a folder of results, as JSON
 lines or Parquet, for any number of videos: the same command goes on after a kill, what is done is skipped, and nothing
-is done twice. Several processes or machines share the videos by RANK and WORLD_SIZE
-(`torchrun --nproc_per_node 2 -m transformers_ila predict ...`); each writes a part of its own. Exit code: 0 all videos
-of the run were read, 1 some could not be (their rows say why; of several processes none says so, as a launcher would
-end the others), 2 bad arguments or nothing to label, 130 interrupted.
+is done twice. With --engine ray actors of a Ray cluster share the work, and videos may lie at addresses (`s3://...`),
+in Parquet manifests and in WebDataset shards, too: see docs/scale.md. Else processes or machines share the videos by
+RANK and WORLD_SIZE (`torchrun --nproc_per_node 2 -m transformers_ila predict ...`), and each writes a part of its own.
+Exit code: 0 all videos of the run were read, 1 some could not be (their rows say why; of several processes none says
+so, as a launcher would end the others), 2 bad arguments or nothing to label, 130 interrupted.
 """
 
 import signal
@@ -16,6 +17,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,8 @@ from ..evaluation.options import LabelOptions
 from ..evaluation.prediction import Summary, count_share, iter_labels, label_videos, own_share
 from ..evaluation.report_files import check_folder_can_be_made
 from ..markup import plain_line
+from ..model.video_processing_ila import IlaVideoProcessor
+from ..scale.options import EngineOptions
 from .words import WordsArguments, is_plain, open_model, read_words
 
 
@@ -40,7 +44,7 @@ POSITIONAL = "videos"
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictArguments(WordsArguments, LabelOptions):
+class PredictArguments(WordsArguments, EngineOptions, LabelOptions):
     """Hold what is labelled, and where the results go."""
 
     _argument_group_name = "model, videos and results"
@@ -63,11 +67,15 @@ class PredictArguments(WordsArguments, LabelOptions):
 
     def __post_init__(self) -> None:
         WordsArguments.__post_init__(self)  # first: of `--labels a, b` without quotes `b` would be taken for a video
+        EngineOptions.__post_init__(self)
         LabelOptions.__post_init__(self)
         require_checkpoint(self.model)
         if not self.videos:
             raise ValueError("there is nothing to label: name video files, folders, patterns or lists.")
-        iter_videos(self.videos, root=self.root)  # which finds what is missing
+        if self.engine == "ray":
+            self.check(self)
+        else:
+            iter_videos(self.videos, root=self.root)  # which finds what is missing
         if self.output is not None:
             check_folder_can_be_made(Path(self.output))
         elif self.retry or self.embeddings or self.format != LabelOptions.format:
@@ -83,6 +91,8 @@ def run(args: PredictArguments) -> int:
             'chooses among, such as --labels "juggling, waving", or a file with one a line.'
         )
     names = None if args.labels is None else read_words(args.labels)
+    if args.engine == "ray":
+        return _on_ray(args, names, rank)
     model, processor, _ = open_model(args.model, names, args.templates)
     args = replace(args, device=args.device or rank.device())
     total = count_share(iter_videos(args.videos, root=args.root), rank)
@@ -99,11 +109,38 @@ def run(args: PredictArguments) -> int:
             else:
                 summary = label_videos(model, processor, videos, args.output, args, rank=rank, progress=bar.update)
         except KeyboardInterrupt:
-            goes_on = "" if args.output is None else "; the same command goes on from here"
-            print(f"Interrupted{goes_on}.", file=sys.stderr)
-            return 130
+            return _interrupted(args.output)
     print_summary(summary, args.output, rank)
     return 1 if summary.unreadable and rank.world_size == 1 else 0
+
+
+def _on_ray(args: PredictArguments, names: list[str] | None, rank: Rank) -> int:
+    from ..scale.pipeline import label_on_ray  # which needs pyarrow
+
+    if rank.world_size > 1:
+        raise ValueError(f"--engine ray shares the videos itself: start it once, not as {rank.world_size} processes.")
+    opened = partial(open_for_labels, args.model, names, args.templates)
+    show = None if args.output is not None else lambda rows: tqdm.write("\n".join(map(table, rows)), file=sys.stdout)
+    with interrupted_by_sigterm():
+        try:
+            summary = label_on_ray(opened, args.videos, args.output, args, args, root=args.root, show=show)
+        except KeyboardInterrupt:
+            return _interrupted(args.output)
+    print_summary(summary, args.output, rank)
+    return 1 if summary.unreadable else 0
+
+
+def open_for_labels(
+    source: str, names: list[str] | None, templates: str | list[str] | None
+) -> tuple[Any, IlaVideoProcessor]:
+    """Open a model and its processor as `open_model` does."""
+    return open_model(source, names, templates)[:2]
+
+
+def _interrupted(output: str | None) -> int:
+    goes_on = "" if output is None else "; the same command goes on from here"
+    print(f"Interrupted{goes_on}.", file=sys.stderr)
+    return 130
 
 
 @contextmanager

@@ -79,7 +79,11 @@ class InferenceOptions:
         if self.workers is not None:
             require_whole_number("workers", self.workers, least=0, most=MOST_WORKERS)
         if self.device is not None:
-            _require_device(self.device)
+            self.check_device(self.device)
+
+    def check_device(self, device: str) -> None:
+        """Raise a ValueError where there is no such device."""
+        _require_device(device)
 
     def processor_options(self) -> dict[str, Any]:
         """Return what `IlaVideoProcessor` is called with: clips, crops, and whether frames are drawn."""

@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field, fields
 
 from ..distributed import MOST_WORKERS
-from ..evaluation.options import require_one_of, require_seconds, require_whole_number
+from ..evaluation.options import InferenceOptions, require_one_of, require_seconds, require_whole_number
+from ..model.video_urls_ila import redact
 
 
 ENGINES = ("plain", "ray")
@@ -71,3 +72,26 @@ class EngineOptions:
         for name in ("address", "id_column", "video_column"):
             if getattr(self, name) == "":
                 raise ValueError(f"{name} must not be empty.")
+        if (self.address or "").startswith("ray://"):
+            raise ValueError(
+                f"address {redact(str(self.address))!r} is a Ray client's, whose files are not the cluster's; "
+                "allowed: auto or host:port, on a machine of the cluster (`ray job submit` starts a command there)."
+            )
+
+    def check_device(self, device: str) -> None:
+        """Raise a ValueError where there is no such device; on Ray the replicas' machines have them, not this one."""
+        if self.engine == "plain":
+            super().check_device(device)  # type: ignore[misc]
+
+    def check(self, options: InferenceOptions) -> None:
+        """Raise a ValueError where options of reading and computing would have no effect on Ray."""
+        if self.engine != "ray":
+            raise ValueError(f"engine must be ray here, got {self.engine!r}.")
+        if options.workers is not None:
+            raise ValueError(
+                f"workers is {options.workers} and would have no effect on Ray; readers say how many read."
+            )
+        if options.device not in (None, "cpu", "cuda"):
+            raise ValueError(
+                f"device must be cpu or cuda on Ray, where each replica has a GPU of its own; got {options.device!r}."
+            )
