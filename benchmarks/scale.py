@@ -10,7 +10,8 @@ command and `--engine ray` with each number of readers take their turn, each in 
 first rows are on disk, "work" from then until the last, "end" until the command is over. Both must give the same
 labels. B/32 and the like have random weights and 400 classes.
 
-rates: what one core reads and what one process writes, in the units of `estimate`.
+rates: what one core reads, what one process writes, how many names are planned, and how many blocks pass through
+actors that do nothing (which needs Ray), in the units of `estimate`.
 
 estimate: how long, how much, and which resource gives out first, by rates that were measured or assumed: give yours.
 """
@@ -22,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from statistics import median
@@ -40,6 +42,11 @@ from transformers_ila.evaluation.prediction_files import ResultWriter, read_resu
 from transformers_ila.evaluation.views import read_views
 from transformers_ila.model.configuration_ila import CLIP_SIZES
 from transformers_ila.motionbench.tasks import write_folder
+from transformers_ila.scale.cluster import join_cluster
+from transformers_ila.scale.options import EngineOptions
+from transformers_ila.scale.pipeline import stream
+from transformers_ila.scale.plan import write_plan
+from transformers_ila.scale.sources import PlannedVideo
 
 
 ALLOWED = 1e-5  # by which probabilities may differ: a video's batch is another one
@@ -177,6 +184,8 @@ class RatesArguments:
     count: int = field(default=100, metadata={"help": "clips that are read"})
     rows: int = field(default=50_000, metadata={"help": "rows that are written"})
     frames: int = field(default=8, metadata={"help": "of a clip of 224 pixels"})
+    batches: list[int] = field(default_factory=lambda: [8, 64], metadata={"help": "sizes of blocks"})
+    blocks: int = field(default=2000, metadata={"help": "that pass through the actors; 0: none, without Ray"})
 
 
 def rates(args: RatesArguments) -> None:
@@ -195,7 +204,34 @@ def rates(args: RatesArguments) -> None:
     for embeddings in (False, True):
         rate, bytes_of_row = writing(args.rows, embeddings)
         kind = "with embeddings of 512" if embeddings else "five labels"
-        print(f"| rows/s written, {kind} | {rate:,.0f} |\n| row_bytes, {kind} | {bytes_of_row:,.0f} |")
+        print(f"| write_rate, {kind} | {rate:,.0f} |\n| row_bytes, {kind} | {bytes_of_row:,.0f} |")
+    with tempfile.TemporaryDirectory() as place:
+        started = time.perf_counter()
+        write_plan(planned(args.rows), place)
+        seconds = time.perf_counter() - started
+        print(f"| plan_rate, names/s, without finding the videos | {args.rows / seconds:,.0f} |")
+    for size in args.batches if args.blocks else ():
+        print(f"| block_rate, blocks of {size} names | {block_rate(args.blocks * size, size):,.0f} |")
+
+
+def planned(count: int) -> Iterator[PlannedVideo]:
+    return (PlannedVideo(f"videos/{number:09}.mp4", f"/videos/{number:09}.mp4") for number in range(count))
+
+
+class Pass:
+    """An actor that returns what it is given."""
+
+    def __call__(self, table: Any) -> Any:
+        return table
+
+
+def block_rate(count: int, size: int) -> float:
+    """Blocks a second that pass through a reader and a replica that do nothing, after the first."""
+    engine = EngineOptions(engine="ray", readers=1, replicas=1)
+    with tempfile.TemporaryDirectory() as place, join_cluster(engine, "cpu") as cluster:
+        plan = write_plan(planned(count), place)
+        arrivals = [time.perf_counter() for _ in stream(cluster, plan, (Pass, {}), (Pass, {}), size)]
+    return (len(arrivals) - 1) / (arrivals[-1] - arrivals[0])
 
 
 def writing(count: int, embeddings: bool) -> tuple[float, float]:
@@ -239,9 +275,11 @@ class Rates:
     video_bytes: float = field(default=284e3, metadata={"help": "of a file in the store: measured"})
     clip_bytes: float = field(default=1.2e6, metadata={"help": "from a reader to a replica: measured"})
     row_bytes: float = field(default=70.0, metadata={"help": "of a row of the results: measured"})
-    driver_rate: float = field(default=2000.0, metadata={"help": "rows/s through the driver: measured"})
+    batch_size: float = field(default=8.0, metadata={"help": "videos of a block, `--batch_size`"})
+    block_rate: float = field(default=150.0, metadata={"help": "blocks/s that one driver hands on: measured"})
+    write_rate: float = field(default=25e3, metadata={"help": "rows/s that the driver writes: measured"})
     plan_rate: float = field(default=50e3, metadata={"help": "names/s that are planned: measured"})
-    name_bytes: float = field(default=100.0, metadata={"help": "of the driver's memory for each name: measured"})
+    name_bytes: float = field(default=150.0, metadata={"help": "of the driver's memory for each name: measured"})
     driver_memory: float = field(default=64e9, metadata={"help": "bytes: assumed"})
     replica_cores: float = field(default=24.0, metadata={"help": "cores for readers beside each replica: assumed"})
     machine_replicas: float = field(default=8.0, metadata={"help": "replicas on one machine: assumed"})
@@ -292,7 +330,8 @@ def estimate(videos: int, replicas: int, rates: Rates = Rates()) -> Estimate:
         "cores that read": replicas * rates.replica_cores * rates.read_rate,
         "network into the machines": replicas / rates.machine_replicas * rates.machine_link / into_machine,
         "store": rates.store_rate / rates.video_bytes,
-        "driver": rates.driver_rate,
+        "blocks that the driver hands on": rates.block_rate * rates.batch_size,
+        "rows that the driver writes": rates.write_rate,
     }
     first = min(limits, key=limits.__getitem__)
     planning = videos / rates.plan_rate

@@ -119,7 +119,9 @@ ROUND = scale.Rates(
     video_bytes=1e6,
     clip_bytes=4e6,
     row_bytes=100.0,
-    driver_rate=1e4,
+    batch_size=10.0,
+    block_rate=1e3,
+    write_rate=2e4,
     plan_rate=1e5,
     name_bytes=100.0,
     driver_memory=1e9,
@@ -144,7 +146,8 @@ def test_estimate_adds_up():
         ({"replica_cores": 5.0}, "cores that read", 400.0),
         ({"machine_link": 1e9}, "network into the machines", 400.0),
         ({"store_rate": 1e8}, "store", 100.0),
-        ({"driver_rate": 50.0}, "driver", 50.0),
+        ({"block_rate": 20.0}, "blocks that the driver hands on", 200.0),
+        ({"write_rate": 50.0}, "rows that the driver writes", 50.0),
     ],
 )
 def test_estimate_names_what_gives_out_first(changed, first, rate):
@@ -162,10 +165,10 @@ def test_estimate_refuses():
 
 
 def test_scale_prints_rates_and_estimates(videos, capsys):
-    scale.main(["rates", "--videos", str(videos), "--count", "2", "--rows", "16"])
+    scale.main(["rates", "--videos", str(videos), "--count", "2", "--rows", "16", "--blocks", "0"])
     found = rows(capsys.readouterr().out)
     assert found["clip_bytes"] == [f"{8 * 3 * 224 * 224:,}"]
-    scale.main(["estimate", "--count", "1000", "--replicas", "2", "--driver_rate", "1"])
-    assert rows(capsys.readouterr().out)["gives out first"] == ["driver"]
+    scale.main(["estimate", "--count", "1000", "--replicas", "2", "--write_rate", "1"])
+    assert rows(capsys.readouterr().out)["gives out first"] == ["rows that the driver writes"]
     with pytest.raises(SystemExit, match="throughput, rates, estimate"):
         scale.main(["else"])
