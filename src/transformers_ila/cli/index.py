@@ -2,7 +2,7 @@
 
 The same command goes on after a kill, and adds what is new in a folder. With --window each row stands for some seconds
 of a video, so that a search says where in it. Several processes or machines share the videos by RANK and WORLD_SIZE
-(`torchrun --nproc_per_node 2 -m transformers_ila index ...`). --drop and --missing take videos out again. Exit code: 0
+(`torchrun --nproc_per_node 2 -m transformers_ila index ...`), or by `srun`. --drop and --missing take videos out again. Exit code: 0
 all videos of the run were read, 1 some could not be (of several processes none says so), 2 bad arguments or nothing to
 index, 130 interrupted.
 """
