@@ -146,8 +146,8 @@ def test_estimate_adds_up():
         ({"replica_cores": 5.0}, "cores that read", 400.0),
         ({"machine_link": 1e9}, "network into the machines", 400.0),
         ({"store_rate": 1e8}, "store", 100.0),
-        ({"block_rate": 20.0}, "blocks that the driver hands on", 200.0),
-        ({"write_rate": 50.0}, "rows that the driver writes", 50.0),
+        ({"block_rate": 20.0}, "blocks through the driver", 200.0),
+        ({"write_rate": 50.0}, "rows that are written", 50.0),
     ],
 )
 def test_estimate_names_what_gives_out_first(changed, first, rate):
@@ -169,6 +169,6 @@ def test_scale_prints_rates_and_estimates(videos, capsys):
     found = rows(capsys.readouterr().out)
     assert found["clip_bytes"] == [f"{8 * 3 * 224 * 224:,}"]
     scale.main(["estimate", "--count", "1000", "--replicas", "2", "--write_rate", "1"])
-    assert rows(capsys.readouterr().out)["gives out first"] == ["rows that the driver writes"]
+    assert rows(capsys.readouterr().out)["gives out first"] == ["rows that are written"]
     with pytest.raises(SystemExit, match="throughput, rates, estimate"):
         scale.main(["else"])
