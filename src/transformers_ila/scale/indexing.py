@@ -6,7 +6,7 @@ and this process puts them together again, in whatever order they come. A line i
 
 import pickle
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from .sources import PlannedVideo, open_source
 
 
 DEFAULTS = IndexOptions()
+BYTES_OF_A_BLOCK = 2**20  # after which no more windows join it
 NO_EDGES = SomeWindows("", "").edges
 
 
@@ -71,6 +72,7 @@ def index_on_ray(
     engine.check(options)
     import_ray()
     folder = local_folder(output)
+    planned = iter_planned(sources, root, engine)  # now, as it finds at once what is missing
     model, processor = open_model()
     summary = IndexSummary()
     with ExitStack() as stack:
@@ -82,7 +84,7 @@ def index_on_ray(
         writer, known = stack.enter_context(opened)
         del model
         place = stack.enter_context(plan_folder(folder))
-        plan = write_plan(_under_own_names(iter_planned(sources, root, engine), known), place, known.ids)
+        plan = write_plan(_under_own_names(planned, known), place, known.ids)
         summary.seen, summary.before = plan.seen, len(known.ids)
         replica_of = {"open_model": open_model, "options": options, "settings": settings, "cluster": cluster}
         reader: tuple[type, dict[str, Any]]
@@ -93,6 +95,7 @@ def index_on_ray(
             read = PlannedWindows(processor, options)
             reader = WindowsReader, {"read": read, "engine": engine, "batch_size": options.batch_size}
             join = WindowRows().add
+            stack.enter_context(_small_blocks())
             rows_of = rows_once(cluster, plan, reader, (WindowIndexer, replica_of), 1, summary, join=join)
         for rows in rows_of:
             summary.count(rows)
@@ -100,6 +103,20 @@ def index_on_ray(
             if show is not None:
                 show(rows)
     return summary
+
+
+@contextmanager
+def _small_blocks() -> Iterator[None]:
+    """Let Ray Data hand on each table of windows by itself, where it would wait for more of them."""
+    from ray.data import DataContext
+
+    context = DataContext.get_current()
+    before = context.target_max_block_size
+    context.target_max_block_size = BYTES_OF_A_BLOCK
+    try:
+        yield
+    finally:
+        context.target_max_block_size = before
 
 
 def _under_own_names(videos: Iterable[PlannedVideo], known: IndexedVideos) -> Iterator[PlannedVideo]:
