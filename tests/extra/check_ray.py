@@ -310,7 +310,7 @@ def test_a_cluster_that_is_too_small(tmp_path, videos):
     with pytest.raises(ValueError, match=r"100 readers and 1 replica take 102 CPUs .* has 6 CPUs and 0 GPUs"):
         label_on_ray(open_model, videos, tmp_path, options(), engine(readers=100))
     with pytest.raises(
-        ValueError, match=r"A GPU for each of 1 replica is asked for, and the cluster has 6 CPUs and 0 GPUs"
+        ValueError, match="A GPU for each of 1 replica is asked for, and the cluster has 6"
     ):
         label_on_ray(open_model, videos, tmp_path, options(device="cuda"), engine())
     with pytest.raises(ValueError, match="workers is 2 and would have no effect on Ray"):
