@@ -6,6 +6,8 @@ What is killed, and what the results then hold, is in `check_ray_kills.py`. Here
 import json
 import os
 import re
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -235,6 +237,25 @@ def test_a_cluster_that_is_too_small(tmp_path, videos):
         label_on_ray(open_model, videos, tmp_path, options(workers=2), engine())
 
 
+ONE_CPU = """
+import sys
+import ray
+from support.ray_models import open_model
+from transformers_ila.scale import label_on_ray
+
+ray.init("local", num_cpus=int(sys.argv[1]), object_store_memory=200_000_000, include_dashboard=False)
+print(label_on_ray(open_model, sys.argv[2], sys.argv[3]))
+"""
+
+
+@pytest.mark.parametrize("cpus", [1, 2])
+def test_a_cluster_of_one_or_two_cpus_does_not_hang(tmp_path, videos, cpus):
+    command = [sys.executable, "-c", ONE_CPU, str(cpus), videos, tmp_path / "rows"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
+    assert f"labelled={COUNT - 1}, unreadable=1" in done.stdout, done.stderr
+    assert "Ray: 1 reader, 1 replica on the CPU" in done.stdout
+
+
 # -- memory ----------------------------------------------------------------------------------------------------------
 
 
@@ -251,15 +272,10 @@ def test_memory_stays_flat_while_the_model_is_slower(tmp_path, videos):
     rows = 1600  # of 30 views of 4 frames
     manifest = pyarrow.table({"id": [str(row) for row in range(rows)], "path": rows * [path]})
     parquet.write_table(manifest, tmp_path / "m.parquet")
-    source, used = str(tmp_path / "m.parquet"), []
+    source, used = tmp_path / "m.parquet", list[float]()
     asked = options(batch_size=20, protocol="10x3", fuse=False)
     summary = label_on_ray(
-        open_slow_model,
-        str(tmp_path / "m.parquet"),
-        None,
-        asked,
-        engine(),
-        show=lambda _: used.append(megabytes_in_store()),
+        open_slow_model, source, None, asked, engine(), show=lambda _: used.append(megabytes_in_store())
     )
     print(f"{summary.labelled} videos, in the object store {max(used):.0f} MB at most")
     assert summary.labelled == rows and max(used) < 200
