@@ -33,6 +33,7 @@ from urllib.parse import urlsplit
 import numpy as np
 from transformers.utils import logging
 
+from ..data.addresses import HEADER_BLOCK, is_address, size_at
 from ..data.lists import (
     check_first_video,
     is_video_name,
@@ -40,8 +41,8 @@ from ..data.lists import (
     iter_videos,
     join_address,
     kind_of_file,
+    plain_place,
     warn_of_left_out,
-    without_file_scheme,
 )
 from ..data.samples import ShardMember
 from ..data.shards import expand_range, names_shards, video_members
@@ -56,11 +57,9 @@ from .sources import (
     PlannedVideo,
     SourceError,
     errors_of_store,
-    is_address,
-    open_address,
     open_filesystem,
+    open_here_and_there,
     read_pieces,
-    size_of,
 )
 
 
@@ -70,7 +69,6 @@ logger = logging.get_logger(__name__)
 MANIFEST_SUFFIXES = (".parquet", ".pq")
 ROWS_OF_A_FILE = 100_000  # of a plan
 ROWS_AT_ONCE = 2**13
-READ_AHEAD_OF_HEADERS = 2**16  # bytes
 SHARDS_AT_ONCE = 16  # whose headers are read side by side: of a store each takes some milliseconds to come
 LONGEST_RUN = 2**24  # ids of an `IdSet` that are sorted together
 PLANS = "_plan"  # readers of Parquet folders pass over names with an underscore
@@ -303,8 +301,8 @@ def iter_planned(
         AnnotationError: a line of a list has a fault, or a shard is damaged or compressed.
     """
     given = [sources] if isinstance(sources, (str, os.PathLike)) else list(sources)
-    texts = [without_file_scheme(os.fspath(source)) for source in given]
-    folder = None if root is None else without_file_scheme(os.fspath(root)).rstrip("/")
+    texts = [plain_place(os.fspath(source)) for source in given]
+    folder = None if root is None else plain_place(os.fspath(root)).rstrip("/")
     options = options or EngineOptions(engine="ray")
     found = [_source_of(text) for text in texts]
     for name in ("id_column", "video_column"):
@@ -506,7 +504,7 @@ def _paths_of_list(address: str, root: str) -> Iterator[str]:
     """Yield the paths of a list at an address; it is copied first, as a store may end it early."""
     with tempfile.NamedTemporaryFile(prefix="ila_list_") as copy:
         with errors_of_store(address):
-            for piece in read_pieces(address, 0, size_of(address)):
+            for piece in read_pieces(address, 0, size_at(address)):
                 copy.write(piece)
         copy.flush()
         entries = iter_list(copy.name, root=root, addresses=True, called=redact(address))
@@ -522,5 +520,5 @@ def _members(shards: Iterable[str]) -> Iterator[ShardMember]:
 
 
 def _members_of(shard: str) -> list[ShardMember]:
-    with open_address(shard, read_ahead=READ_AHEAD_OF_HEADERS) as file:
+    with open_here_and_there(shard, block=HEADER_BLOCK) as file:
         return list(video_members(file, shard))

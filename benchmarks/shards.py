@@ -1,0 +1,165 @@
+"""How fast are videos read from tar shards, beside `webdataset` and `datasets`, and which of them resumes exactly?
+
+    python benchmarks/shards.py --shards FOLDER       (shards with `.mp4` and `.cls`, as `ila shard` writes them)
+
+Each side reads all shards from beginning to end, draws from a buffer of 64 and gives a video's bytes and its class; no
+frame is decoded. All sides read the same files, whose pages are in memory, and take turns; medians of the rounds.
+Needs `webdataset` and `datasets`; with `torchdata` the loader that saves its state is tried, too.
+"""
+
+import glob
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from statistics import median
+from typing import Any
+
+import datasets
+import torch
+import webdataset
+from torch.utils.data import DataLoader
+from transformers import HfArgumentParser
+
+from transformers_ila.data.shards import list_shards, read_index
+
+
+BUFFER = 64
+
+
+@dataclass
+class Arguments:
+    shards: str = field(metadata={"help": "folder of shards, by `ila shard`"})
+    rounds: int = 3
+    workers: list[int] = field(default_factory=lambda: [0, 2])
+
+
+class Own(torch.utils.data.IterableDataset):
+    """What `ShardClips` reads, before anything is decoded."""
+
+    def __init__(self, shards: list[str], names: list[str]) -> None:
+        from transformers_ila import IlaConfig, IlaVideoProcessor
+        from transformers_ila.training.augmentation import ClipAugmentation
+        from transformers_ila.training.shard_clips import ShardClips
+
+        processor = IlaVideoProcessor.for_model(IlaConfig.from_clip_size("B/32"))
+        augment = ClipAugmentation(size=224)
+        self.clips = ShardClips(shards, processor, augment=augment, videos=1, batch=1, labels=names, buffer=BUFFER)
+
+    def __iter__(self) -> Iterator[tuple[str, bytes, int]]:
+        worker = torch.utils.data.get_worker_info()
+        place, places = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        generator = torch.Generator().manual_seed(place)
+        for sample in self.clips._drawn(self.clips.stream(0, place, places), generator):
+            yield sample.name, sample.video, int(sample.labels[0])
+
+
+def by_webdataset(shards: list[str], names: list[str]) -> Iterable[Any]:
+    found = webdataset.WebDataset(shards, shardshuffle=len(shards), seed=0, workersplitter=webdataset.split_by_worker)
+    return found.shuffle(BUFFER, initial=BUFFER, seed=0).map(_of_webdataset)
+
+
+def _of_webdataset(row: dict[str, Any]) -> tuple[str, bytes, int]:
+    return row["__key__"], row["mp4"], int(row["cls"])
+
+
+def by_datasets(shards: list[str], names: list[str]) -> Any:
+    rows = datasets.load_dataset("webdataset", data_files=shards, split="train", streaming=True)
+    rows = rows.cast_column("mp4", datasets.Video(decode=False))
+    return rows.shuffle(seed=0, buffer_size=BUFFER).map(_of_datasets, remove_columns=["json", "__url__"])
+
+
+def _of_datasets(row: dict[str, Any]) -> dict[str, Any]:
+    return {"__key__": row["__key__"], "mp4": row["mp4"], "cls": row["cls"]}
+
+
+SIDES: dict[str, Callable[[list[str], list[str]], Any]] = {
+    "own": Own, "webdataset": by_webdataset, "datasets": by_datasets
+}  # fmt: skip
+
+
+def name_of(row: Any) -> str:
+    return row["__key__"] if isinstance(row, dict) else row[0]
+
+
+def bytes_of(row: Any) -> bytes:
+    return row["mp4"]["bytes"] if isinstance(row, dict) else row[1]
+
+
+def first_of(rows: list[Any]) -> Any:
+    return rows[0]
+
+
+def read(side: str, shards: list[str], names: list[str], workers: int) -> tuple[float, int, int]:
+    """Return seconds, videos and bytes."""
+    loader = DataLoader(SIDES[side](shards, names), batch_size=1, num_workers=workers, collate_fn=first_of)
+    started, keys, size = time.perf_counter(), set(), 0
+    for row in loader:
+        keys.add(name_of(row))
+        size += len(bytes_of(row))
+    return time.perf_counter() - started, len(keys), size
+
+
+def rest_after_state(rows: Any, workers: int, stop: int) -> tuple[list[str], list[str]] | None:
+    """Return the names after `stop` rows of a run that goes on, and of one that resumed; None without torchdata."""
+    try:
+        from torchdata.stateful_dataloader import StatefulDataLoader
+    except ImportError:
+        return None
+
+    def loader() -> Any:
+        return StatefulDataLoader(rows(), batch_size=1, num_workers=workers, collate_fn=first_of)
+
+    first = loader()
+    running = iter(first)
+    list(islice(running, stop))
+    state = first.state_dict()
+    whole = [name_of(row) for row in running]
+    again = loader()
+    again.load_state_dict(state)
+    return whole, [name_of(row) for row in again]
+
+
+def main(args: Arguments) -> None:
+    shards = list_shards(args.shards)
+    index = read_index(args.shards)
+    if index is None:
+        raise SystemExit(f"{args.shards!r} holds no shards of `ila shard`.")
+    names, total = index["class_names"], sum(map(os.path.getsize, glob.glob(os.path.join(args.shards, "*.tar"))))
+    print(f"webdataset {webdataset.__version__}, datasets {datasets.__version__}, torch {torch.__version__}, ", end="")
+    print(f"{os.cpu_count()} cores; {len(shards)} shards, {total / 1e6:.0f} MB.\n")
+    torch.set_num_threads(1)
+    print("| workers | reader | seconds | MB/s | over webdataset | over datasets | videos |\n" + "|---" * 7 + "|")
+    for workers in args.workers:
+        found: dict[str, list[tuple[float, int, int]]] = {side: [] for side in SIDES}
+        for number in range(args.rounds + 1):
+            for side, results in found.items():
+                result = read(side, shards, names, workers)
+                results += [result] if number else []  # the first one brings the pages into memory
+        seconds = {side: median(result[0] for result in results) for side, results in found.items()}
+        for side, results in found.items():
+            ratios = " | ".join(f"{seconds[side] / seconds[other]:.2f}" for other in ("webdataset", "datasets"))
+            rate, videos = results[0][2] / 1e6 / seconds[side], results[0][1]
+            print(f"| {workers} | {side} | {seconds[side]:.2f} | {rate:.0f} | {ratios} | {videos} |")
+    print("\nresumed by a saved state, in the middle of an epoch:")
+    for side in ("webdataset", "datasets"):
+        for workers in args.workers:
+            try:
+                rest = rest_after_state(lambda side=side: SIDES[side](shards, names), workers, stop=50)
+            except Exception as error:  # what a library says that cannot
+                print(f"{side}, {workers} workers: {type(error).__name__}: {str(error).strip().splitlines()[-1]}")
+                continue
+            if rest is None:
+                print(f"{side}, {workers} workers: torchdata is not installed")
+                continue
+            whole, again = rest
+            lost, more = len(set(whole) - set(again)), len(set(again) - set(whole))
+            print(
+                f"{side}, {workers} workers: {len(whole)} were left, {len(again)} came; {lost} never, {more} a second "
+                f"time; the same order: {whole == again}"
+            )
+
+
+if __name__ == "__main__":
+    main(*HfArgumentParser(Arguments).parse_args_into_dataclasses())
