@@ -237,6 +237,15 @@ def test_compressed_shards_are_refused(here):
         names("s")
 
 
+def test_shards_of_ila_shard(here, caplog):
+    write_shard(here / "s" / "a.tar", {"x.mp4": "first"})
+    touch(here, "s/_settings.json", "s/samples.jsonl")
+    with pytest.raises(ValueError, match="/s' holds a part of the shards that `ila shard` writes there"):
+        names("s")
+    touch(here, "s/shards.json")
+    assert names("s") == ["a.tar/x.mp4"] and not caplog.text
+
+
 # -- plans -----------------------------------------------------------------------------------------------------------
 
 

@@ -70,6 +70,7 @@ def index_on_ray(
     engine = engine or EngineOptions(engine="ray")
     engine.check(options)
     folder = local_folder(output)
+    planned = iter_planned(sources, root, engine)  # first: it finds what is missing, and all else takes its time
     model, processor = open_model()
     summary = IndexSummary()
     with ExitStack() as stack:
@@ -81,7 +82,7 @@ def index_on_ray(
         writer, known = stack.enter_context(opened)
         del model
         place = stack.enter_context(plan_folder(folder))
-        plan = write_plan(_under_own_names(iter_planned(sources, root, engine), known), place, known.ids)
+        plan = write_plan(_under_own_names(planned, known), place, known.ids)
         summary.seen, summary.before = plan.seen, len(known.ids)
         replica_of = {"open_model": open_model, "options": options, "settings": settings, "cluster": cluster}
         reader: tuple[type, dict[str, Any]]

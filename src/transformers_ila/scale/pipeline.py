@@ -70,6 +70,7 @@ def label_on_ray(
     """
     engine = engine or EngineOptions(engine="ray")
     engine.check(options)
+    planned = iter_planned(sources, root, engine)  # first: it finds what is missing, and all else takes its time
     model, processor = open_model()
     check_none_of_these(model, options)
     summary = Summary()
@@ -86,7 +87,7 @@ def label_on_ray(
             writer = stack.enter_context(ResultWriter(place, options, Rank()))
             done = done_videos(place, options, Rank())
         folder = stack.enter_context(_plan_folder(output))
-        plan = write_plan(iter_planned(sources, root, engine), folder, done)
+        plan = write_plan(planned, folder, done)
         summary.seen, summary.before = plan.seen, len(done)
         reader = (Reader, {"read": PlannedReader(processor, options), "engine": engine})
         replica = (Labeller, {"open_model": open_model, "options": options, "settings": settings, "cluster": cluster})

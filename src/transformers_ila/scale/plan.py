@@ -45,7 +45,7 @@ from ..data.lists import (
     warn_of_left_out,
 )
 from ..data.samples import ShardMember
-from ..data.shards import expand_range, names_shards, video_members
+from ..data.shards import INDEX, SETTINGS, TABLE, expand_range, names_shards, refuse_unfinished, video_members
 from ..data.text import preview
 from ..evaluation.prediction import shown
 from ..evaluation.prediction_files import video_id
@@ -469,9 +469,12 @@ def _address(path: str, place: str, address: str) -> str:
 def _sorted_out(paths: Iterator[str], folder: str) -> tuple[str, Iterable[str]]:
     """Return what a folder is of, and its files of this kind: videos if it has any, else manifests, else shards."""
     found: dict[str, list[str]] = {"manifest": [], "shards": []}
-    left_out = Counter[str]()
+    left_out, told = Counter[str](), set[str]()
     for path in paths:
-        kind = _kind(path)
+        kind, name = _kind(path), os.path.basename(path)
+        if name in (INDEX, TABLE, SETTINGS):  # of `ila shard`
+            told.add(name)
+            continue
         if kind == "videos":
             left_out.update(map(kind_of_file, itertools.chain(*found.values())))
             return kind, itertools.chain([path], _videos_among(paths, left_out, folder))
@@ -483,6 +486,8 @@ def _sorted_out(paths: Iterator[str], folder: str) -> tuple[str, Iterable[str]]:
         counts = " and ".join(f"{len(files)} {kind}" for kind, files in found.items())
         raise SourceError(f"{redact(folder)!r} holds {counts}: name one kind by a pattern such as `*.parquet`.")
     kind = next((kind for kind, files in found.items() if files), "videos")
+    if kind == "shards":
+        refuse_unfinished(folder, told)
     if kind in found:
         warn_of_left_out(folder, left_out)
     return kind, found.get(kind, [])
