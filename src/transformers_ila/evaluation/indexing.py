@@ -40,7 +40,7 @@ from .options import IndexOptions
 from .prediction import NamedVideo, Summary, own_share, shown
 from .prediction_files import check_settings, video_id
 from .video_places import Moves
-from .views import Batch, Video, read_views, workers_beside
+from .views import Batch, Video, VideoReader, read_views, workers_beside
 from .windows import SomeWindows, read_windows
 
 
@@ -418,9 +418,16 @@ def load_for_index(source: str | Path, templates: str | Sequence[str] | None = N
 
 
 def feature_of_video(
-    model: IlaForVideoClassification, processor: IlaVideoProcessor, video: str | Path, settings: dict[str, Any]
+    model: IlaForVideoClassification,
+    processor: IlaVideoProcessor,
+    video: str | Path,
+    settings: dict[str, Any],
+    source: Any = None,
 ) -> torch.Tensor:
     """Return the feature (E,) of one video or picture, read as the whole videos of an index with these settings.
+
+    Args:
+        source: what the processor reads in place of the path.
 
     Raises:
         VideoDecodingError: (a ValueError) it cannot be read.
@@ -428,7 +435,11 @@ def feature_of_video(
     """
     names = ("protocol", "random_frames", "seed", "dtype")
     options = IndexOptions(**{name: settings[name] for name in names if settings.get(name) is not None})
-    (rows,) = iter_features(model, processor, [(str(video), str(video))], options)
-    if rows[0]["reason"] is not None:
-        raise ValueError(rows[0]["reason"])
-    return torch.from_numpy(rows[0]["features"][0])
+    name = str(video)
+    found = VideoReader(processor, options)(name, name if source is None else source, (name, name))
+    batch = Batch([], [found]) if found.views is None else Batch([found], [])
+    with evaluating(model, options) as network:
+        (row,) = index_batch(network, processor, batch)
+    if row["reason"] is not None:
+        raise ValueError(row["reason"])
+    return torch.from_numpy(row["features"][0])

@@ -6,7 +6,7 @@ and this process puts them together again, in whatever order they come. A line i
 
 import pickle
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from ..evaluation.views import Video, in_batches
 from ..evaluation.windows import SomeWindows, WindowReader
 from ..model.video_container_ila import ReadLimits
 from ..model.video_processing_ila import IlaVideoProcessor
-from .cluster import join_cluster
+from .cluster import import_ray, join_cluster
 from .options import EngineOptions
 from .pipeline import OpenModel, PlannedReader, Reader, Replica, only, rows_once, videos_of_table, videos_to_table
 from .plan import iter_planned, plan_folder, read_planned, write_plan
@@ -36,6 +36,7 @@ from .sources import PlannedVideo, open_source
 
 
 DEFAULTS = IndexOptions()
+BYTES_OF_A_BLOCK = 2**20  # after which no more windows join it
 NO_EDGES = SomeWindows("", "").edges
 
 
@@ -69,8 +70,9 @@ def index_on_ray(
     """
     engine = engine or EngineOptions(engine="ray")
     engine.check(options)
+    import_ray()
     folder = local_folder(output)
-    planned = iter_planned(sources, root, engine)  # first: it finds what is missing, and all else takes its time
+    planned = iter_planned(sources, root, engine)  # now, as it finds at once what is missing
     model, processor = open_model()
     summary = IndexSummary()
     with ExitStack() as stack:
@@ -93,6 +95,7 @@ def index_on_ray(
             read = PlannedWindows(processor, options)
             reader = WindowsReader, {"read": read, "engine": engine, "batch_size": options.batch_size}
             join = WindowRows().add
+            stack.enter_context(_small_blocks())
             rows_of = rows_once(cluster, plan, reader, (WindowIndexer, replica_of), 1, summary, join=join)
         for rows in rows_of:
             summary.count(rows)
@@ -100,6 +103,20 @@ def index_on_ray(
             if show is not None:
                 show(rows)
     return summary
+
+
+@contextmanager
+def _small_blocks() -> Iterator[None]:
+    """Let Ray Data hand on each table of windows by itself, where it would wait for more of them."""
+    from ray.data import DataContext
+
+    context = DataContext.get_current()
+    before = context.target_max_block_size
+    context.target_max_block_size = BYTES_OF_A_BLOCK
+    try:
+        yield
+    finally:
+        context.target_max_block_size = before
 
 
 def _under_own_names(videos: Iterable[PlannedVideo], known: IndexedVideos) -> Iterator[PlannedVideo]:
