@@ -3,8 +3,9 @@
     python benchmarks/shards.py --shards FOLDER       (shards with `.mp4` and `.cls`, as `ila shard` writes them)
 
 Each side reads all shards from beginning to end, draws from a buffer of 64 and gives a video's bytes and its class; no
-frame is decoded. All sides read the same files, whose pages are in memory, and take turns; medians of the rounds.
-Needs `webdataset` and `datasets`; with `torchdata` the loader that saves its state is tried, too.
+frame is decoded. All sides read the same files, whose pages are in memory, and take turns; medians of the rounds. The
+ratio is of processor time, which others hardly change. Needs `webdataset` and `datasets`; with `torchdata` the loader
+that saves its state is tried, too.
 """
 
 import glob
@@ -95,14 +96,13 @@ def first_of(rows: list[Any]) -> Any:
     return rows[0]
 
 
-def read(side: str, shards: list[str], names: list[str], workers: int) -> tuple[float, int, int]:
-    """Return seconds, videos and bytes."""
+def read(side: str, shards: list[str], names: list[str], workers: int) -> tuple[float, float, int]:
+    """Return seconds, seconds of a processor (of workers, too), and videos."""
     loader = DataLoader(SIDES[side](shards, names), batch_size=1, num_workers=workers, collate_fn=first_of)
-    started, keys, size = time.perf_counter(), set(), 0
+    started, used, keys = time.perf_counter(), sum(os.times()[:4]), set()
     for row in loader:
-        keys.add(name_of(row))
-        size += len(bytes_of(row))
-    return time.perf_counter() - started, len(keys), size
+        keys.add((name_of(row), len(bytes_of(row))))
+    return time.perf_counter() - started, sum(os.times()[:4]) - used, len(keys)
 
 
 def rest_after_state(rows: Any, workers: int, stop: int) -> tuple[list[str], list[str]] | None:
@@ -183,18 +183,17 @@ def main(args: Arguments) -> None:
     print(f"webdataset {webdataset.__version__}, datasets {datasets.__version__}, torch {torch.__version__}, ", end="")
     print(f"{os.cpu_count()} cores; {len(shards)} shards, {total / 1e6:.0f} MB.\n")
     torch.set_num_threads(1)
-    print("| workers | reader | seconds | MB/s | over webdataset | over datasets | videos |\n" + "|---" * 7 + "|")
+    print("| workers | reader | seconds | of a processor | own over it | videos |\n" + "|---" * 6 + "|")
     for workers in args.workers:
-        found: dict[str, list[tuple[float, int, int]]] = {side: [] for side in SIDES}
+        found: dict[str, list[tuple[float, float, int]]] = {side: [] for side in SIDES}
         for number in range(args.rounds + 1):
             for side, results in found.items():
                 result = read(side, shards, names, workers)
                 results += [result] if number else []  # the first one brings the pages into memory
-        seconds = {side: median(result[0] for result in results) for side, results in found.items()}
-        for side, results in found.items():
-            ratios = " | ".join(f"{seconds[side] / seconds[other]:.2f}" for other in ("webdataset", "datasets"))
-            rate, videos = results[0][2] / 1e6 / seconds[side], results[0][1]
-            print(f"| {workers} | {side} | {seconds[side]:.2f} | {rate:.0f} | {ratios} | {videos} |")
+        medians = {side: [median(column) for column in zip(*results)] for side, results in found.items()}
+        for side, (seconds, used, videos) in medians.items():
+            ratio = medians["own"][1] / used
+            print(f"| {workers} | {side} | {seconds:.2f} | {used:.2f} | {ratio:.2f} | {videos:.0f} |")
     print("\nresumed by a saved state, in the middle of an epoch:")
     for side in ("webdataset", "datasets"):
         for workers in args.workers:

@@ -14,9 +14,9 @@ PACKAGE = Path(transformers_ila.__file__).parent
 NAME = PACKAGE.name
 FLOORS = {  # room -> floor; a room imports only rooms of lower floors
     **dict.fromkeys(("version", "files", "distributed", "markup", "video_writing", "model"), 0),
-    **dict.fromkeys(("backbones", "data", "cost", "visualization"), 1),
+    **dict.fromkeys(("backbones", "data", "cost", "stores", "visualization"), 1),
     **dict.fromkeys(("evaluation", "motionbench", "pipelines"), 2),
-    **dict.fromkeys(("training", "hub"), 3),
+    **dict.fromkeys(("training", "hub", "scale"), 3),
     **dict.fromkeys(("conversion", "ablation"), 4),
     "cli": 6,
 }

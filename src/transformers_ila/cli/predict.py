@@ -5,10 +5,12 @@ ILA model with a text head, which keeps its own tower. Else the labels are those
 
 Without --output the best labels of each video are printed. With it they are written to a folder of results, as JSON
 lines or Parquet, for any number of videos: the same command goes on after a kill, what is done is skipped, and nothing
-is done twice. Several processes or machines share the videos by RANK and WORLD_SIZE
-(`torchrun --nproc_per_node 2 -m transformers_ila predict ...`); each writes a part of its own. Exit code: 0 all videos
-of the run were read, 1 some could not be (their rows say why; of several processes none says so, as a launcher would
-end the others), 2 bad arguments or nothing to label, 130 interrupted.
+is done twice. With --engine ray actors of a Ray cluster share the work, and videos may lie at addresses (`s3://...`),
+in Parquet manifests and in WebDataset shards, too: see docs/scale.md. Else processes or machines share the videos by
+RANK and WORLD_SIZE (`torchrun --nproc_per_node 2 -m transformers_ila predict ...`), or as Slurm's `srun` numbers them,
+and each writes a part of its own. Exit code: 0 all videos of the run were read, 1 some could not be (their rows say
+why; of several processes none says so, as a launcher would end the others), 2 bad arguments or nothing to label, 130
+interrupted.
 """
 
 import signal
@@ -16,6 +18,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +29,13 @@ from ..distributed import Rank, rank_from_environment
 from ..evaluation.inference import require_checkpoint
 from ..evaluation.options import LabelOptions
 from ..evaluation.prediction import Summary, count_share, iter_labels, label_videos, own_share
+from ..evaluation.prediction_files import check_output
 from ..evaluation.report_files import check_folder_can_be_made
 from ..markup import plain_line
+from ..model.video_processing_ila import IlaVideoProcessor
+from ..model.video_urls_ila import redact
+from ..stores import is_address
+from .videos import VideoArguments
 from .words import WordsArguments, is_plain, open_model, read_words
 
 
@@ -40,10 +48,10 @@ POSITIONAL = "videos"
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictArguments(WordsArguments, LabelOptions):
+class PredictArguments(WordsArguments, VideoArguments, LabelOptions):
     """Hold what is labelled, and where the results go."""
 
-    _argument_group_name = "model, videos and results"
+    _argument_group_name = "model and results"
 
     model: str = field(
         metadata={
@@ -51,25 +59,25 @@ class PredictArguments(WordsArguments, LabelOptions):
             "SigLIP 2"
         }
     )
-    videos: list[str] = field(
-        default_factory=list, metadata={"help": "video files, folders, patterns, or lists with one video a line"}
-    )
-    root: str | None = field(
-        default=None, metadata={"help": "folder that relative paths in a list start from; default: the list's folder"}
-    )
     output: str | None = field(
-        default=None, metadata={"help": "folder for the results, made if it is missing; default: they are printed"}
+        default=None,
+        metadata={
+            "help": "folder for the results, made if it is missing, or for Parquet an address (s3://bucket/labels); "
+            "default: they are printed"
+        },
     )
 
     def __post_init__(self) -> None:
         WordsArguments.__post_init__(self)  # first: of `--labels a, b` without quotes `b` would be taken for a video
+        VideoArguments.__post_init__(self)
         LabelOptions.__post_init__(self)
         require_checkpoint(self.model)
-        if not self.videos:
-            raise ValueError("there is nothing to label: name video files, folders, patterns or lists.")
-        iter_videos(self.videos, root=self.root)  # which finds what is missing
+        self.check_videos(self, "label")
         if self.output is not None:
-            check_folder_can_be_made(Path(self.output))
+            if is_address(self.output):
+                check_output(self.output, self.format)
+            else:
+                check_folder_can_be_made(Path(self.output))
         elif self.retry or self.embeddings or self.format != LabelOptions.format:
             raise ValueError("--retry, --embeddings and --format are for results in a folder: name one by --output.")
 
@@ -83,6 +91,8 @@ def run(args: PredictArguments) -> int:
             'chooses among, such as --labels "juggling, waving", or a file with one a line.'
         )
     names = None if args.labels is None else read_words(args.labels)
+    if args.engine == "ray":
+        return _on_ray(args, names, rank)
     model, processor, _ = open_model(args.model, names, args.templates)
     args = replace(args, device=args.device or rank.device())
     total = count_share(iter_videos(args.videos, root=args.root), rank)
@@ -99,11 +109,38 @@ def run(args: PredictArguments) -> int:
             else:
                 summary = label_videos(model, processor, videos, args.output, args, rank=rank, progress=bar.update)
         except KeyboardInterrupt:
-            goes_on = "" if args.output is None else "; the same command goes on from here"
-            print(f"Interrupted{goes_on}.", file=sys.stderr)
-            return 130
+            return interrupted(args.output)
     print_summary(summary, args.output, rank)
     return 1 if summary.unreadable and rank.world_size == 1 else 0
+
+
+def _on_ray(args: PredictArguments, names: list[str] | None, rank: Rank) -> int:
+    from ..scale.pipeline import label_on_ray  # which needs pyarrow
+
+    args.check_alone(rank)
+    opened = partial(open_for_labels, args.model, names, args.templates)
+    show = None if args.output is not None else lambda rows: tqdm.write("\n".join(map(table, rows)), file=sys.stdout)
+    with interrupted_by_sigterm():
+        try:
+            summary = label_on_ray(opened, args.videos, args.output, args, args, root=args.root, show=show)
+        except KeyboardInterrupt:
+            return interrupted(args.output)
+    print_summary(summary, args.output, rank)
+    return 1 if summary.unreadable else 0
+
+
+def open_for_labels(
+    source: str, names: list[str] | None, templates: str | list[str] | None
+) -> tuple[Any, IlaVideoProcessor]:
+    """Open a model and its processor as `open_model` does."""
+    return open_model(source, names, templates)[:2]
+
+
+def interrupted(output: str | None) -> int:
+    """Say that a run was interrupted, and return the exit code."""
+    goes_on = "" if output is None else "; the same command goes on from here"
+    print(f"Interrupted{goes_on}.", file=sys.stderr)
+    return 130
 
 
 @contextmanager
@@ -129,9 +166,10 @@ def print_summary(summary: Summary, output: str | None, rank: Rank, *, done: str
     """Print what was done, how long it took, and why some videos could not be read."""
     who = "" if rank.world_size == 1 else f"Process {rank.rank} of {rank.world_size}: "
     line = f"{summary.labelled} videos {done}, {summary.unreadable} unreadable"
-    print(who + line + ("." if output is None else f", {summary.before} done before. Results: {output}"))
+    print(who + line + ("." if output is None else f", {summary.before} done before. Results: {redact(output)}"))
     if summary.seconds:
         waited = summary.waited / summary.seconds
-        print(f"{who}{summary.seconds:.1f} s, {waited:.0%} of them waiting for videos to be read.")
+        actors = f" ({summary.actors})" if summary.actors else ""
+        print(f"{who}{summary.seconds:.1f} s, {waited:.0%} of them waiting for videos to be read{actors}.")
     for name, reason in summary.reasons.items() if output is not None else ():
         print(f"unreadable: {name!r}: {' '.join(reason.split())}")

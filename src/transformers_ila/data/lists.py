@@ -61,6 +61,7 @@ PATH_WORDS = frozenset(
     "clip clips file files filename filenames filepath filepaths folder folders path paths video videos videoname "
     "videopath".split()
 )
+ADDRESS_WORDS = frozenset(["url"])
 NAME_WORDS = frozenset("id ids key name names".split())  # of the path or of a label
 LABEL_WORDS = frozenset(
     "action actions activity annotation annotations categories category class classes classid classname cls emotion "
@@ -74,6 +75,7 @@ COLUMN_WORDS = frozenset(
     "stop subset tag tags target targets time to total truth uid url verb width y youtube".split()
 ).union(PATH_WORDS, NAME_WORDS)
 SEPARATOR = re.compile(rf"{BETWEEN}+")
+ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 NUMBER = re.compile(r"[+-]?[0-9]+")
 QUOTED = re.compile(rf"(\"(?:[^\"]|\"\")+\"|'(?:[^']|'')+')(?={BETWEEN}|$)")
 TO_SUFFIX = re.compile(
@@ -113,7 +115,12 @@ class ListEntry(NamedTuple):
 
 
 def iter_list(
-    file: str | Path, *, root: str | Path | None = None, class_names: Collection[str] = ()
+    file: str | Path,
+    *,
+    root: str | Path | None = None,
+    class_names: Collection[str] = (),
+    addresses: bool = False,
+    called: str | None = None,
 ) -> Iterator[ListEntry]:
     """Yield every line of a list when it is asked for; only that line is held in memory.
 
@@ -123,15 +130,20 @@ def iter_list(
         file: the list.
         root: the folder that relative paths start from; default: the list's folder.
         class_names: what may stand behind a path that has no video suffix and does not exist.
+        addresses: whether videos and the root may have addresses such as `s3://bucket/a.mp4`. An address that does
+            not end as a video does ends at the first separator, unless it stands in quotes. What lies at the root's
+            address is not looked up: a path below it ends by the rules 1, 2 and 4.
+        called: what faults call the list; default: `file`.
 
     Raises:
-        AnnotationError: the file is no text, a line is too long, has no path, or its path is a URL.
+        AnnotationError: the file is no text, a line is too long, has no path, its path leads out of the root's store,
+            or is a URL where those are not allowed.
         ValueError: there is no such root.
         OSError: the list cannot be read.
     """
-    folder = VideoRoot(Path(file).parent if root is None else root).folder
+    folder = _folder_of_paths(Path(file).parent if root is None else root, addresses=addresses)
     before_videos = True
-    for raw, line in _lines(file):
+    for raw, line in _lines(file, called or str(file)):
         if not line.text:
             yield ListEntry(raw, line, None, 0)
             continue
@@ -146,12 +158,47 @@ def iter_list(
             raise line.fault(0, f"a path must stand before {line.text!r}")
         if written.startswith("#") and not is_video_name(written) and not _exists(folder, written):
             raise line.fault(0, f"{written!r} is no video; a comment begins with `#` and a blank")
-        if "://" in written:
+        if "://" in written and not addresses:
             raise line.fault(0, f"{redact(written)!r} is a URL; videos are files: download it and list its path")
-        yield ListEntry(raw, line, os.path.normpath(os.path.join(folder, written)), end)
+        try:
+            path = join_address(folder, written)
+        except ValueError as error:
+            raise line.fault(0, str(error)) from error
+        yield ListEntry(raw, line, path, end)
 
 
-def _lines(file: str | Path) -> Iterator[tuple[bytes, Line]]:
+def _folder_of_paths(root: str | Path, *, addresses: bool) -> str:
+    """Return the folder or, where those are allowed, the address that relative paths start from."""
+    if addresses and "://" in str(root):
+        return str(root).rstrip("/")
+    return VideoRoot(root).folder
+
+
+def join_address(folder: str, path: str) -> str:
+    """Return the place of a path below a folder, without `..`; either may be an address, and a path may be absolute.
+
+    Raises:
+        ValueError: the path leads out of the store that the folder's address names.
+    """
+    path = without_file_scheme(path)
+    if "://" in path:
+        return path
+    if "://" not in folder or os.path.isabs(path):
+        return os.path.normpath(os.path.join(folder, path))
+    scheme, _, place = folder.partition("://")
+    joined = os.path.normpath(os.path.join(place, path))
+    if joined.split("/")[0] != place.split("/")[0]:
+        raise ValueError(f"{path!r} leads out of {redact(folder)!r}")
+    return f"{scheme}://{joined}"
+
+
+def without_file_scheme(text: str) -> str:
+    """Return the path that `file://` or `local://` stands before; any other text is returned unchanged."""
+    scheme, mark, path = text.partition("://")
+    return path if mark and scheme.lower() in ("file", "local") else text
+
+
+def _lines(file: str | Path, called: str) -> Iterator[tuple[bytes, Line]]:
     """Yield the bytes and the text of each line. Lines end at LF, CRLF and CR, not at what else Unicode has."""
     with open(file, encoding="utf-8", errors="surrogateescape", newline="") as lines:
         for number in itertools.count(1):
@@ -160,7 +207,7 @@ def _lines(file: str | Path) -> Iterator[tuple[bytes, Line]]:
                 return
             raw = whole.encode("utf-8", "surrogateescape")
             text = (whole.removeprefix("\ufeff") if number == 1 else whole).rstrip("\r\n")
-            line = Line(str(file), number, text.strip(" \t"), len(text) - len(text.lstrip(" \t")))
+            line = Line(called, number, text.strip(" \t"), len(text) - len(text.lstrip(" \t")))
             if number == 1 and raw[:2] in UTF16:
                 raise line.fault(0, f"{NOT_UTF8}, but in UTF-16: save the file as UTF-8")
             if "\0" in text:
@@ -178,6 +225,9 @@ def _split_path(text: str, folder: str, class_names: Collection[str]) -> tuple[s
         return unquoted(quoted[0]), quoted.end()
     if found:
         return found[0], found.end()
+    if ADDRESS.match(text):
+        end = found.start() if (found := SEPARATOR.search(text)) else len(text)
+        return text[:end], end
     separators = list(SEPARATOR.finditer(text))
     for end in (len(text), *(blank.start() for blank in reversed(separators))):
         for path in (text[:end], unquoted(text[:end])) if end <= LONGEST_PATH else ():
@@ -244,7 +294,7 @@ def header_columns(text: str, class_names: Collection[str] = ()) -> list[tuple[s
     if not all(_has_words(name, COLUMN_WORDS) for name in names if NO_NAME.match(name) is None):
         return []
     elsewhere = is_table and any(_has_words(name, PATH_WORDS) for name in names)
-    return columns if elsewhere or _has_words(names[0], PATH_WORDS | NAME_WORDS) else []
+    return columns if elsewhere or _has_words(names[0], PATH_WORDS | NAME_WORDS | ADDRESS_WORDS) else []
 
 
 def is_class_table(columns: Sequence[str], class_names: Collection[str] = ()) -> bool:
@@ -442,7 +492,7 @@ def _num_frames(line: Line, start: int) -> tuple[int, int]:
 
 
 def iter_videos(
-    source: str | Path | Sequence[str | Path], *, root: str | Path | None = None
+    source: str | Path | Sequence[str | Path], *, root: str | Path | None = None, addresses: bool = False
 ) -> Iterator[tuple[str, str]]:
     """Yield name and absolute path of each video of files, folders, patterns and lists, when it is asked for.
 
@@ -458,6 +508,7 @@ def iter_videos(
             Without `root`, the first video of a list among several sources must
             exist, as a text that a shell's pattern matches is no list.
         root: the folder that relative paths in lists start from; default: the folder of each list.
+        addresses: as in `iter_list`; a video at an address outside of the root has all of the address for a name.
 
     Raises:
         ValueError: one of the sources is missing or a URL, there is no such root or no list for it, they hold no
@@ -472,8 +523,9 @@ def iter_videos(
         raise ValueError(f"A root such as {str(root)!r} goes only with a list; there is none in {preview(named)}.")
     if root is None and len(sources) > 1:
         for path in filter(_is_list, sources):
-            _check_first_video(path)
-    paths = (entry.path for path in sources for entry in iter_entries(path, root=root) if entry.path is not None)
+            check_first_video(path, addresses=addresses)
+    entries = (entry for path in sources for entry in iter_entries(path, root=root, addresses=addresses))
+    paths = (entry.path for entry in entries if entry.path is not None)
     prefix = os.path.join(_folder_of_names(sources, root), "")
     videos = ((path.removeprefix(prefix), path) for path in paths)
     first = next(videos, None)
@@ -483,14 +535,16 @@ def iter_videos(
     return itertools.chain([first], videos)
 
 
-def iter_entries(source: str | Path, *, root: str | Path | None = None) -> Iterator[ListEntry]:
+def iter_entries(
+    source: str | Path, *, root: str | Path | None = None, addresses: bool = False
+) -> Iterator[ListEntry]:
     """Yield an entry for each line of a list, for each video in a folder, or for the one video that is given.
 
     A video that no list names has its name as `raw`, as a list in its folder would have it.
     """
     folder, name = os.path.split(os.path.abspath(source))
     if _is_list(source):
-        yield from iter_list(source, root=root)
+        yield from iter_list(source, root=root, addresses=addresses)
     elif os.path.isdir(source):
         folder = os.path.join(folder, name)
         left_out = Counter[str]()
@@ -529,10 +583,10 @@ def _is_list(source: str | Path) -> bool:
     return not (is_video_name(str(source)) or os.path.isdir(source))
 
 
-def _check_first_video(file: str) -> None:
+def check_first_video(file: str, *, addresses: bool = False) -> None:
     """Raise a ValueError where the first video that a file lists does not exist: it may be a text of another kind."""
-    first = next((entry.path for entry in iter_list(file) if entry.path is not None), None)
-    if first is not None and not os.path.exists(first):
+    first = next((entry.path for entry in iter_list(file, addresses=addresses) if entry.path is not None), None)
+    if first is not None and "://" not in first and not os.path.exists(first):
         raise ValueError(
             f"{file!r} has no suffix of a video, and there is no {first!r}, which it would list first. Leave it out, "
             "or give a list alone or with its root."
@@ -544,7 +598,7 @@ def _folder_of_names(sources: Sequence[str], root: str | Path | None) -> str:
     if len(sources) == 1 and os.path.isdir(sources[0]):
         return os.path.abspath(sources[0])
     if len(sources) == 1 and _is_list(sources[0]):
-        return os.path.abspath(Path(sources[0]).parent if root is None else root)
+        return _folder_of_paths(Path(sources[0]).parent if root is None else root, addresses="://" in str(root))
     return os.getcwd()
 
 
@@ -564,9 +618,8 @@ def warn_of_left_out(source: str, left_out: Counter[str]) -> None:
     if left_out:
         kinds = ", ".join(f"{count} {kind}" for kind, count in left_out.most_common(10))
         more = f" and {len(left_out) - 10} more kinds" if len(left_out) > 10 else ""
-        where = (
-            source if "://" in source else os.path.abspath(source)
-        )  # or another folder of this name would count as said
+        # all of the path, or another folder of this name would count as said
+        where = redact(source) if "://" in source else os.path.abspath(source)
         logger.warning_once(f"{where!r}: {left_out.total()} files are left out: {kinds}{more}.")
 
 

@@ -81,13 +81,13 @@ def _sizes_of_files(text: str) -> dict[str, int | None]:
     elif os.path.exists(text):
         shards = [text]
     else:
-        shards = [shard for path in _expand(text) for shard in (sorted(glob.glob(path)) or [path])]
+        shards = [shard for path in expand_range(text) for shard in (sorted(glob.glob(path)) or [path])]
     return {shard: os.path.getsize(shard) if os.path.isfile(shard) else None for shard in shards}
 
 
 def _sizes_at_address(text: str) -> dict[str, int | None]:
     """Return what `_sizes_of_files` does of an address; a range is looked up in one listing of its folder."""
-    paths = _expand(text)
+    paths = expand_range(text)
     if paths != [text]:
         folder, _, _ = paths[0].rpartition("/")
         listed = {} if is_url(text) or "{" in folder else _by_name(sizes_at(folder))
@@ -274,6 +274,33 @@ def _open_stream(file: BinaryIO, shard: str) -> tarfile.TarFile:
         raise annotation_error(shard, f"no tar file ({error})") from error
 
 
+def video_members(file: BinaryIO, shard: str) -> Iterator[ShardMember]:
+    """Yield where each video of an uncompressed shard lies; only the headers of its members are read.
+
+    Args:
+        file: the shard as a binary file object that can seek.
+        shard: its path or address.
+
+    Raises:
+        AnnotationError: it is no uncompressed tar file, is damaged, or ends before its end.
+    """
+    try:
+        tar = tarfile.open(None, "r:", fileobj=file, tarinfo=_StrictHeader)
+    except tarfile.ReadError as error:
+        raise annotation_error(
+            shard, f"no uncompressed tar file ({error}), and of a compressed one no video can be read alone"
+        ) from error
+    with tar:
+        for member in _members(tar, shard):
+            name = os.path.normpath(member.name)
+            if os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES and not os.path.basename(name).startswith("."):
+                yield ShardMember(shard, name, member.offset_data, member.size)
+        end, size = tar.offset, file.seek(0, os.SEEK_END)
+        file.seek(end)
+        if end < size and file.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
+            raise annotation_error(shard, f"the shard has {size} bytes and cannot be read behind the first {end}")
+
+
 class _StrictHeader(tarfile.TarInfo):
     """Make a damaged or a missing header an error; `tarfile` by itself takes either for the end of the file."""
 
@@ -409,14 +436,15 @@ def names_shards(path: str) -> bool:
     return (path.partition("?")[0] if is_url(path) else path).lower().endswith(SHARD_SUFFIXES)
 
 
-def _expand(path: str) -> list[str]:
+def expand_range(path: str) -> list[str]:
     """Return the paths that `{000..099}` in a path stands for."""
     found = RANGE.search(path)
     if found is None:
         return [path]
     numbers = range(int(found[1]), int(found[2]) + 1)
     width = len(found[1])
-    return [more for n in numbers for more in _expand(f"{path[: found.start()]}{n:0{width}}{path[found.end() :]}")]
+    before, after = path[: found.start()], path[found.end() :]
+    return [more for number in numbers for more in expand_range(f"{before}{number:0{width}}{after}")]
 
 
 # -- `datasets` ------------------------------------------------------------------------------------------------------

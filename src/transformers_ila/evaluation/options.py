@@ -72,14 +72,18 @@ class InferenceOptions:
     fuse: bool = field(default=True, metadata={"help": "compute with `model.fuse()` where that is possible"})
 
     def __post_init__(self) -> None:
-        _require_one_of("protocol", self.protocol, PROTOCOLS)
-        _require_one_of("dtype", self.dtype, (None, *DTYPES))
-        _require_whole_number("batch_size", self.batch_size, least=1)
-        _require_whole_number("seed", self.seed, least=0)
+        require_one_of("protocol", self.protocol, PROTOCOLS)
+        require_one_of("dtype", self.dtype, (None, *DTYPES))
+        require_whole_number("batch_size", self.batch_size, least=1)
+        require_whole_number("seed", self.seed, least=0)
         if self.workers is not None:
-            _require_whole_number("workers", self.workers, least=0, most=MOST_WORKERS)
+            require_whole_number("workers", self.workers, least=0, most=MOST_WORKERS)
         if self.device is not None:
-            _require_device(self.device)
+            self.check_device(self.device)
+
+    def check_device(self, device: str) -> None:
+        """Raise a ValueError where there is no such device."""
+        _require_device(device)
 
     def processor_options(self) -> dict[str, Any]:
         """Return what `IlaVideoProcessor` is called with: clips, crops, and whether frames are drawn."""
@@ -152,8 +156,8 @@ class LabelOptions(InferenceOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require_one_of("format", self.format, RESULT_FORMATS)
-        _require_whole_number("top_k", self.top_k, least=1)
+        require_one_of("format", self.format, RESULT_FORMATS)
+        require_whole_number("top_k", self.top_k, least=1)
         if self.seed and not self.random_frames:
             raise ValueError(f"seed is {self.seed} and would have no effect; allowed: 0, or random_frames beside it.")
 
@@ -177,7 +181,7 @@ class IndexOptions(InferenceOptions):
         if self.seed and not self.random_frames:
             raise ValueError(f"seed is {self.seed} and would have no effect; allowed: 0, or random_frames beside it.")
         for name in ("window", "stride"):
-            _require_seconds(name, getattr(self, name))
+            require_seconds(name, getattr(self, name))
         if self.window is None and self.stride is not None:
             raise ValueError(
                 f"stride is {self.stride} and would have no effect; allowed: None, or a window beside it."
@@ -210,25 +214,28 @@ class ProbeOptions(InferenceOptions):
         if unknown or not self.probes:
             raise ValueError(f"probes must be some of {', '.join(PROBES)}, got {list(self.probes)}.")
         if self.weight_decay_seed is not None:
-            _require_whole_number("weight_decay_seed", self.weight_decay_seed, least=0)
+            require_whole_number("weight_decay_seed", self.weight_decay_seed, least=0)
             if "linear" not in self.probes:
                 found = f"weight_decay_seed is {self.weight_decay_seed} and would have no effect"
                 raise ValueError(f"{found}; allowed: None, or the linear probe among probes {list(self.probes)}.")
 
 
-def _require_one_of(name: str, value: Any, allowed: Any) -> None:
+def require_one_of(name: str, value: Any, allowed: Any) -> None:
+    """Raise a ValueError that names the option, its value and those allowed, unless it is one of them."""
     if value not in allowed:
         raise ValueError(f"{name} must be one of {', '.join(map(str, allowed))}, got {value!r}.")
 
 
-def _require_whole_number(name: str, value: Any, *, least: int, most: int = MOST) -> None:
+def require_whole_number(name: str, value: Any, *, least: int, most: int = MOST) -> None:
+    """Raise a ValueError that names the option and its value, unless it is a whole number in this range."""
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise ValueError(f"{name} must be a whole number of {least} or more, got {value!r}.")
     if value > most:
         raise ValueError(f"{name} must be at most {most}, got {value}.")
 
 
-def _require_seconds(name: str, value: Any) -> None:
+def require_seconds(name: str, value: Any) -> None:
+    """Raise a ValueError that names the option and its value, unless it is None or a number of seconds."""
     if value is None:
         return
     if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0.01 <= value < math.inf:

@@ -24,6 +24,7 @@ from ..model.modeling_ila import IlaForVideoClassification
 from ..model.validation_ila import MULTI_LABEL
 from ..model.video_processing_ila import IlaVideoProcessor
 from ..model.video_urls_ila import redact
+from ..stores import open_folder
 from .inference import (
     Network,
     evaluating,
@@ -52,6 +53,7 @@ class Summary:
     labelled, unreadable: videos now.
     seconds, waited: for reading and computing, on the clock, and how many of them it waited for videos.
     reasons: of the first few unreadable videos, by name.
+    actors: who read and computed, where it was not this process.
     """
 
     seen: int = 0
@@ -61,6 +63,7 @@ class Summary:
     seconds: float = 0.0
     waited: float = 0.0
     reasons: dict[str, str] = field(default_factory=dict)
+    actors: str = ""
 
     def count(self, rows: list[Row]) -> None:
         """Count the rows of a batch."""
@@ -89,7 +92,8 @@ def label_videos(
     Args:
         model, processor: of one checkpoint.
         videos: names and paths, as `iter_videos` yields them; asked for as they are needed.
-        output: folder for the results: one `part-...` file or more of each process, see `prediction_files.py`.
+        output: folder for the results, or an address such as `s3://bucket/labels` (Parquet only): one `part-...` file
+            or more of each process, see `prediction_files.py`.
         options: see `LabelOptions`. All processes must have the same. `batch_size` videos are also written together.
         rank: which of how many processes this is, all of which are given the same videos; by default the only one.
         progress: called with the number of this process's videos that are done since its last call, those that were
@@ -103,10 +107,9 @@ def label_videos(
         OSError: results cannot be written; what was written before holds.
     """
     options, rank = with_keywords(options, rank, keywords)
-    rank, summary, folder = rank or Rank(), Summary(), Path(output)
+    rank, summary, folder = rank or Rank(), Summary(), open_folder(output)
     check_none_of_these(model, options)
-    folder.mkdir(parents=True, exist_ok=True)
-    check_settings(folder, _settings(model, processor, options))
+    check_settings(folder, label_settings(model, processor, options))
     with ResultWriter(folder, options, rank) as writer:
         done = done_videos(folder, options, rank)
         summary.before = len(done)
@@ -142,8 +145,7 @@ def iter_labels(
         workers = workers_beside(network.device, options, rank)
         batches = read_views(processor, videos, options, find=_find, workers=workers)
         for batch in batches:
-            rows = [_row(video, reason=video.reason) for video in batch.unreadable]
-            rows += _labelled(network, processor, batch, options) if batch.read else []
+            rows = label_batch(network, processor, batch, options)
             summary.count(rows)
             summary.seconds, summary.waited = time.perf_counter() - started, batches.seconds
             yield rows
@@ -167,7 +169,9 @@ def _find(key: NamedVideo) -> NamedVideo:
     return key
 
 
-def _settings(model: IlaForVideoClassification, processor: IlaVideoProcessor, options: LabelOptions) -> dict[str, Any]:
+def label_settings(
+    model: IlaForVideoClassification, processor: IlaVideoProcessor, options: LabelOptions
+) -> dict[str, Any]:
     """Return what the results depend on.
 
     What is not said by the defaults is an entry only where it is in use: results of earlier runs do not have it.
@@ -219,6 +223,18 @@ def count_share(videos: Iterable[NamedVideo], rank: Rank) -> int:
 def shown(name: str) -> str:
     """Return a video's name as results have it: without what is secret in a URL, and in UTF-8."""
     return redact(name).encode("utf-8", "backslashreplace").decode()  # Parquet holds nothing but UTF-8
+
+
+def label_batch(network: Network, processor: IlaVideoProcessor, batch: Batch, options: LabelOptions) -> list[Row]:
+    """Return the rows of a batch: those of videos that could not be read first, then those that have labels.
+
+    Args:
+        network: as `evaluating` yields it.
+        processor: of the model.
+        batch: videos as a `VideoReader` with the same options reads them.
+    """
+    rows = [_row(video, reason=video.reason) for video in batch.unreadable]
+    return [*rows, *_labelled(network, processor, batch, options)] if batch.read else rows
 
 
 def _labelled(network: Network, processor: IlaVideoProcessor, batch: Batch, options: LabelOptions) -> list[Row]:

@@ -8,9 +8,21 @@ output/part-00000-of-00002-000000.parquet   or its first, second ... piece, whol
 
 A row has `video` (name), `labels` and `scores` (best first), `frames_lost`, `reason` (why there are no labels) and,
 on request, `embedding`. Lines are on disk when `append` returns; a line that a killed run left half written is cut off
-when the next one starts. Rows for Parquet wait for their piece, a minute at most, and are computed again after a kill.
+when the next one starts. Rows for Parquet wait for their piece, and are computed again after a kill: for a minute at
+first, and for three seconds more with each piece, up to half an hour. So a run of ten hours leaves 136 pieces in place
+of 600, and a kill costs it eight minutes at most. Merging small pieces would leave fewer, but until the last of them
+is removed every other reader would find videos twice.
 
-The locks are flock's own: the processes of a run share one, which keeps runs with another number of processes out.
+Locally locks of the operating system keep other runs out. They are flock's own: the processes of a run share one,
+which keeps runs with another number of processes out.
+
+At an address (`stores.py`; Parquet only) there are no locks, and no lock outlives the process that was killed with it.
+There a process creates its next piece, by number, only if nobody has created one since it read what is done: of two
+runs the slower one fails with its next piece, and no video is there twice. Two rules make that hold for all pieces:
+
+- All runs have the same number of processes (`_processes.json`), so that two of them meet in each one's pieces.
+- Pieces are never removed. With `retry` a run first creates an empty piece, behind which no older run can write, and
+  then puts each piece back without the rows that could not be read: any run would put back the same.
 """
 
 import hashlib
@@ -18,7 +30,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 from uuid import uuid4
@@ -28,7 +40,9 @@ from transformers.utils import logging
 from ..data.text import preview
 from ..distributed import Rank
 from ..files import atomic_write, describe_signature, open_lock, sign_lock, signature_of
+from ..stores import StoreFile, StoreFolder, is_address, open_folder
 from .options import RESULT_FORMATS, LabelOptions
+from .result_pieces import encode, read_piece, readable, to_table
 
 
 try:
@@ -39,8 +53,16 @@ except ImportError:  # no such locks on this system
 logger = logging.get_logger(__name__)
 
 
-ROWS_OF_A_PIECE, SECONDS_OF_A_PIECE = 10_000, 60.0  # after which a piece is written, whichever comes first
+# A piece is written when it has so many rows or bytes (in memory; a store takes them in one request), or is so old:
+ROWS_OF_A_PIECE, BYTES_OF_A_PIECE = 100_000, 48 * 2**20
+SECONDS_OF_A_PIECE, LATER, LATEST = (
+    60.0,
+    1 / 20,
+    30,
+)  # at first; how much of it more with each piece; how many times it
 SETTINGS = "_settings.json"  # readers of Parquet folders pass over names with an underscore
+PROCESSES = "_processes.json"  # at an address: how many share the videos
+Folder = str | Path | StoreFolder
 
 
 def video_id(name: str) -> bytes:
@@ -48,15 +70,74 @@ def video_id(name: str) -> bytes:
     return hashlib.blake2b(name.encode(), digest_size=16).digest()
 
 
-def check_settings(folder: Path, settings: dict[str, Any]) -> None:
+def check_output(output: Folder, format: str) -> None:
+    """Raise a ValueError where results of a format cannot be at a place."""
+    folder = open_folder(output) if is_address(output) else output
+    if isinstance(folder, StoreFolder) and format != "parquet":
+        raise ValueError(
+            f"Results at an address ({str(folder)!r}) are in the format 'parquet', got {format!r}: nothing can be "
+            "appended to an object. Take --format parquet, or a local folder."
+        )
+
+
+def check_settings(folder: Folder, settings: dict[str, Any]) -> None:
     """Write what the results depend on, or check that it is the same as that of the first process and of earlier runs.
+
+    Args:
+        folder: a local folder, or an address of fsspec.
+        settings: with `format` among them.
 
     Raises:
         ValueError: the folder has results that depend on something else.
+        OSError: a store does not answer, or refuses.
     """
+    folder = open_folder(folder)
+    check_output(folder, settings.get("format", "jsonl"))
+    content = json.dumps(settings, indent=2) + "\n"
+    if isinstance(folder, StoreFolder):
+        found = _agree(folder, SETTINGS, content)
+    else:
+        found = _agree_locally(folder, content)
+    file = f"{folder}/{SETTINGS}"
+    try:
+        there = json.loads(found)
+        if "labels" not in there:  # of earlier versions, in which the model's hash alone says them
+            settings = {name: value for name, value in settings.items() if name != "labels"}
+        differ = [
+            f"{name} {_differing(there.get(name), settings.get(name))}"
+            for name in {**settings, **there}
+            if there.get(name) != settings.get(name)
+        ]
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{file!r} does not say what the results are of: {error}.") from error
+    if not differ:
+        return
+    if isinstance(folder, StoreFolder):  # which cannot see that no other run is about to write
+        raise ValueError(
+            f"{str(folder)!r} holds other results; take a new folder, or, if nothing is to be kept, remove this one. "
+            f"They differ in {'; '.join(differ)}."
+        )
+    if any(part.stat().st_size for format in RESULT_FORMATS for part in part_files(folder, format)):
+        raise ValueError(
+            f"{str(folder)!r} holds other results; take a new folder. They differ in {'; '.join(differ)}."
+        )
+    with atomic_write(folder / SETTINGS, encoding="ascii") as opened:  # of a run that ended without any result
+        opened.write(content)
+
+
+def _agree(folder: StoreFolder, name: str, content: str) -> str:
+    """Create an object, or return what another process or run has created there."""
+    try:
+        folder.create(name, content.encode("ascii"))
+        return content
+    except FileExistsError:
+        return folder.read(name).decode("ascii", "replace")
+
+
+def _agree_locally(folder: Path, content: str) -> str:
     file = folder / SETTINGS
     new = folder / f".{SETTINGS}-{uuid4().hex}.new"  # processes of several machines may have the same number
-    new.write_text(json.dumps(settings, indent=2) + "\n", encoding="ascii")
+    new.write_text(content, encoding="ascii")
     try:
         os.link(new, file)  # fails where it exists, and is whole where it does not
     except FileExistsError:
@@ -66,25 +147,7 @@ def check_settings(folder: Path, settings: dict[str, Any]) -> None:
             os.replace(new, file)
     finally:
         new.unlink(missing_ok=True)
-    try:
-        found = json.loads(file.read_text(encoding="ascii"))
-        if "labels" not in found:  # of earlier versions, in which the model's hash alone says them
-            settings = {name: value for name, value in settings.items() if name != "labels"}
-        differ = [
-            f"{name} {_differing(found.get(name), settings.get(name))}"
-            for name in {**settings, **found}
-            if found.get(name) != settings.get(name)
-        ]
-    except (ValueError, AttributeError) as error:
-        raise ValueError(f"{str(file)!r} does not say what the results are of: {error}.") from error
-    if not differ:
-        return
-    if any(part.stat().st_size for format in RESULT_FORMATS for part in part_files(folder, format)):
-        raise ValueError(
-            f"{str(folder)!r} holds other results; take a new folder. They differ in {'; '.join(differ)}."
-        )
-    with atomic_write(file, encoding="ascii") as opened:  # those found are of a run that ended without any result
-        opened.write(json.dumps(settings, indent=2) + "\n")
+    return file.read_text(encoding="ascii", errors="replace")
 
 
 def _differing(found: Any, now: Any) -> str:
@@ -103,66 +166,105 @@ class ResultWriter:
     """Write the part of one process.
 
     No other process may write this part at the same time, and no run with more or fewer processes any part. With
-    `options.retry` the rows of videos that could not be read are taken out, so that they can be tried again.
+    `options.retry` the rows of videos that could not be read are taken out, so that they can be tried again. What is
+    done (`done_videos`) is to be read behind the opening, or another run may write between the two.
+
+    Args:
+        folder: a local folder, or an address of fsspec.
 
     Raises:
+        FolderInUseError: another run writes there; at an address this may be found out by `append` only.
         ValueError: another process writes this part, or a run with another number of processes is going on.
+        OSError: results cannot be written; those that were written hold.
     """
 
-    def __init__(self, folder: Path, options: LabelOptions, rank: Rank) -> None:
-        self.folder, self.options = folder, options
+    def __init__(self, folder: Folder, options: LabelOptions, rank: Rank) -> None:
+        self.folder, self.options, self.rank = open_folder(folder), options, rank
         self.stem = f"part-{rank.rank:05}-of-{rank.world_size:05}"
         self.lines: IO[bytes] | None = None
-        self.rows: list[dict[str, Any]] = []
-        self.since = time.monotonic()
-        self.lock = open_lock(folder / f".{self.stem}.lock")
-        self.run = open_lock(folder / f".run-of-{rank.world_size:05}.lock")
-        self._take_locks()
+        self.tables: list[Any] = []  # rows that wait for their piece
+        self.held_rows = self.held_bytes = 0
+        self.since, self.written = time.monotonic(), 0  # when the last piece was written, and how many
+        self.lock: IO[bytes] | None = None
+        self.run: IO[bytes] | None = None
+        check_output(self.folder, options.format)
+        if isinstance(self.folder, StoreFolder):
+            self._open_at_store(self.folder)
+        else:
+            self._open_locally(self.folder)
+
+    def _open_locally(self, folder: Path) -> None:
+        self.lock = lock = open_lock(folder / f".{self.stem}.lock")
+        self.run = run = open_lock(folder / f".run-of-{self.rank.world_size:05}.lock")
+        self._take_locks(folder, lock, run)
         for left in (*folder.glob(f".{self.stem}*.tmp"), *folder.glob(f".{self.stem}*.new")):  # new: of earlier runs
             left.unlink()
-        for file in part_files(folder, options.format):
-            abandoned = f"-of-{rank.world_size:05}" not in file.stem  # by runs with more or fewer processes
-            if file.name.startswith(self.stem) or (abandoned and rank.rank == 0):
-                if options.format == "jsonl":
+        for file in part_files(folder, self.options.format):
+            if self._is_own(file.stem):
+                if self.options.format == "jsonl":
                     _repair(file)
-                if options.retry:
+                if self.options.retry:
                     _drop_unreadable(file)
-        if options.format == "jsonl":
+        if self.options.format == "jsonl":
             self.lines = (folder / f"{self.stem}.jsonl").open("ab")
 
-    def _take_locks(self) -> None:
-        if fcntl is None:
-            logger.warning(
-                f"Nothing keeps another run from writing to {str(self.folder)!r}: this system has no locks."
+    def _open_at_store(self, folder: StoreFolder) -> None:
+        processes = json.dumps({"processes": self.rank.world_size}) + "\n"
+        found = _agree(folder, PROCESSES, processes)
+        if found != processes:
+            raise ValueError(
+                f"Runs with another number of processes write to {str(folder)!r}: {found.strip()}, this one has "
+                f"{self.rank.world_size}. Start as many; or, if no such run is going on, remove {PROCESSES!r} there."
             )
+        folder.warn_if_shared(PROCESSES, processes.encode("ascii"))
+        self.writer, self.unsent = uuid4().hex, b""
+        pieces = part_files(folder, "parquet")
+        self.number = _next_number(pieces, self.stem)
+        if self.options.retry:
+            own = [file for file in pieces if self._is_own(file.stem)]
+            unreadable = [file for file in own if readable(read_piece(file, ["reason"])) is not None]
+            if unreadable:
+                self._create_piece(folder, [to_table([], embeddings=self.options.embeddings)])
+            for file in unreadable:
+                folder.replace(file.name, encode([readable(read_piece(file))]))
+
+    def _is_own(self, stem: str) -> bool:
+        """Return whether a part is this process's: its own, and of process 0 those that no process has any more."""
+        abandoned = f"-of-{self.rank.world_size:05}" not in stem  # by runs with more or fewer processes
+        return stem.startswith(self.stem) or (abandoned and self.rank.rank == 0)
+
+    def _take_locks(self, folder: Path, lock: IO[bytes], run: IO[bytes]) -> None:
+        if fcntl is None:
+            logger.warning(f"Nothing keeps another run from writing to {str(folder)!r}: this system has no locks.")
             return
         try:
-            with (self.folder / ".looking.lock").open("ab") as looking:
+            with (folder / ".looking.lock").open("ab") as looking:
                 fcntl.flock(looking, fcntl.LOCK_EX)  # two processes that look for other runs would find each other
-                fcntl.flock(self.run, fcntl.LOCK_SH | fcntl.LOCK_NB)  # first, so that two runs see each other
-                for other in self.folder.glob(".run-of-*.lock"):
-                    if other.name != Path(self.run.name).name:
+                fcntl.flock(run, fcntl.LOCK_SH | fcntl.LOCK_NB)  # first, so that two runs see each other
+                for other in folder.glob(".run-of-*.lock"):
+                    if other.name != Path(run.name).name:
                         with other.open("ab") as opened:
                             fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             self._release_locks()
             raise ValueError(
-                f"A run with another number of processes is writing to {str(self.folder)!r}; wait for it, or end it."
+                f"A run with another number of processes is writing to {str(folder)!r}; wait for it, or end it."
             ) from error
         except OSError as error:
-            logger.warning(f"Nothing keeps another run from writing to {str(self.folder)!r}: no file locks ({error}).")
+            logger.warning(f"Nothing keeps another run from writing to {str(folder)!r}: no file locks ({error}).")
             return
         try:
-            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            writer = describe_signature(signature_of(self.lock))
+            writer = describe_signature(signature_of(lock))
             self._release_locks()
-            raise ValueError(f"Another process writes {self.stem!r} in {str(self.folder)!r}: {writer}.") from error
-        sign_lock(self.lock)
+            raise ValueError(f"Another process writes {self.stem!r} in {str(folder)!r}: {writer}.") from error
+        sign_lock(lock)
 
     def _release_locks(self) -> None:
-        self.lock.close()
-        self.run.close()
+        for lock in (self.lock, self.run):
+            if lock is not None:
+                lock.close()
 
     def __enter__(self) -> "ResultWriter":
         return self
@@ -179,44 +281,53 @@ class ResultWriter:
             self._release_locks()
 
     def append(self, rows: list[dict[str, Any]]) -> None:
-        """Write rows: lines at once, rows of Parquet when their piece is full or a minute old."""
+        """Write rows: lines at once, rows of Parquet when their piece is full or old enough."""
         if self.lines is None:
-            self.rows += rows
-            if len(self.rows) >= ROWS_OF_A_PIECE or time.monotonic() - self.since >= SECONDS_OF_A_PIECE:
+            if rows:
+                table = to_table(rows, embeddings=self.options.embeddings)
+                self.tables.append(table)
+                self.held_rows, self.held_bytes = self.held_rows + table.num_rows, self.held_bytes + table.nbytes
+            if self._is_due():
                 self._write_piece()
             return
         self.lines.write(b"".join(json.dumps(row).encode("ascii") + b"\n" for row in rows))
         self.lines.flush()
         os.fsync(self.lines.fileno())
 
+    def _is_due(self) -> bool:
+        if self.held_rows >= ROWS_OF_A_PIECE or self.held_bytes >= BYTES_OF_A_PIECE:
+            return True
+        return time.monotonic() - self.since >= SECONDS_OF_A_PIECE * min(LATEST, 1 + LATER * self.written)
+
     def _write_piece(self) -> None:
-        if not self.rows:
-            return
-        pyarrow, parquet = _pyarrow()
-        fields = [
-            ("video", pyarrow.string()),
-            ("labels", pyarrow.list_(pyarrow.string())),
-            ("scores", pyarrow.list_(pyarrow.float64())),
-            ("frames_lost", pyarrow.int64()),
-            ("reason", pyarrow.string()),
-        ]
-        if self.options.embeddings:
-            fields.append(("embedding", pyarrow.list_(pyarrow.float32())))
-        taken = [int(file.stem[-6:]) for file in part_files(self.folder, "parquet") if self.stem in file.name]
-        number = max(taken, default=-1) + 1
-        file = self.folder / f"{self.stem}-{number:06}.parquet"
-        with atomic_write(file, "wb") as opened:
-            parquet.write_table(pyarrow.Table.from_pylist(self.rows, schema=pyarrow.schema(fields)), opened)
-        self.rows, self.since = [], time.monotonic()
+        if isinstance(self.folder, StoreFolder):
+            self._create_piece(self.folder, self.tables)
+        elif self.tables:
+            number = _next_number(part_files(self.folder, "parquet"), self.stem)
+            with atomic_write(self.folder / f"{self.stem}-{number:06}.parquet", "wb") as opened:
+                opened.write(encode(self.tables))
+            self.written += 1
+        self.tables, self.held_rows, self.held_bytes, self.since = [], 0, 0, time.monotonic()
+
+    def _create_piece(self, folder: StoreFolder, tables: list[Any]) -> None:
+        """Create the next piece; one whose storing failed is stored first, the same as it was."""
+        while self.unsent or tables:
+            if not self.unsent:
+                self.unsent = encode(tables, self.writer)
+                tables.clear()
+            name = f"{self.stem}-{self.number:06}.parquet"
+            try:
+                folder.create(name, self.unsent)
+            except FileExistsError:
+                self.unsent = b""
+                self.tables.clear()  # another run has done them, or does
+                raise folder.in_use(name) from None
+            self.unsent = b""
+            self.number, self.written = self.number + 1, self.written + 1
 
 
-def _pyarrow() -> tuple[Any, Any]:
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError as error:
-        raise ValueError("The format 'parquet' needs pyarrow: pip install pyarrow.") from error
-    return pyarrow, parquet
+def _next_number(pieces: Sequence[Path | StoreFile], stem: str) -> int:
+    return max((int(file.stem[-6:]) for file in pieces if file.stem.startswith(stem)), default=-1) + 1
 
 
 def _repair(file: Path) -> None:
@@ -246,10 +357,10 @@ def _drop_unreadable(file: Path) -> None:
         if file.suffix == ".jsonl":
             with file.open("rb") as lines:
                 kept.writelines(line for line in lines if (_result_in(line) or {}).get("reason") is None)
+        elif (table := readable(read_piece(file))) is not None:
+            kept.write(encode([table]))
         else:
-            _, parquet = _pyarrow()
-            table = parquet.read_table(file)
-            parquet.write_table(table.filter(table["reason"].is_null()), kept)
+            kept.write(file.read_bytes())
 
 
 def _result_in(line: bytes) -> dict[str, Any] | None:
@@ -265,23 +376,37 @@ def _result_in(line: bytes) -> dict[str, Any] | None:
 # -- reading ---------------------------------------------------------------------------------------------------------
 
 
-def part_files(folder: str | Path, format: str) -> list[Path]:
-    """Return the parts of all processes, of this run and of earlier ones, in the order of their names."""
+def part_files(folder: Folder, format: str) -> Sequence[Any]:
+    """Return the parts of all processes, of this run and of earlier ones, in the order of their names.
+
+    They are paths, or at an address each a `StoreFile`.
+    """
     name = re.compile(rf"part-\d{{5}}-of-\d{{5}}(-\d{{6}})?\.{format}")
-    return sorted(file for file in Path(folder).iterdir() if name.fullmatch(file.name))
+    if is_address(folder):
+        folder = open_folder(folder)
+    found = folder.files() if isinstance(folder, StoreFolder) else Path(folder).iterdir()
+    return sorted((file for file in found if name.fullmatch(file.name)), key=lambda file: file.name)
 
 
-def read_results(folder: str | Path) -> Iterator[dict[str, Any]]:
-    """Yield the rows of all parts, one at a time; a line that is being written is left out.
+def read_results(folder: Folder) -> Iterator[dict[str, Any]]:
+    """Yield the rows of all parts, a piece at a time; a line that is being written is left out.
+
+    Args:
+        folder: a local folder, or an address of fsspec.
 
     Raises:
         OSError: no such folder, or none with results.
     """
-    format = json.loads((Path(folder) / SETTINGS).read_text(encoding="ascii"))["format"]
-    return _rows(Path(folder), format, None)
+    if is_address(folder):
+        folder = open_folder(folder)
+    if isinstance(folder, StoreFolder):
+        yield from _rows(folder, json.loads(folder.read(SETTINGS))["format"], None)
+    else:
+        format = json.loads((Path(folder) / SETTINGS).read_text(encoding="ascii"))["format"]
+        yield from _rows(Path(folder), format, None)
 
 
-def done_videos(folder: Path, options: LabelOptions, rank: Rank) -> set[bytes]:
+def done_videos(folder: Folder, options: LabelOptions, rank: Rank) -> set[bytes]:
     """Return the ids of this process's videos that any process has done in any run.
 
     With `options.retry` those that could not be read are not among them.
@@ -291,7 +416,7 @@ def done_videos(folder: Path, options: LabelOptions, rank: Rank) -> set[bytes]:
     return {video for video in ids if rank.takes(video)}
 
 
-def _rows(folder: Path, format: str, columns: list[str] | None) -> Iterator[dict[str, Any]]:
+def _rows(folder: Folder, format: str, columns: list[str] | None) -> Iterator[dict[str, Any]]:
     for file in part_files(folder, format):
         yield from _rows_of_lines(file) if format == "jsonl" else _rows_of_piece(file, columns)
 
@@ -303,7 +428,6 @@ def _rows_of_lines(file: Path) -> Iterator[dict[str, Any]]:
                 yield row
 
 
-def _rows_of_piece(file: Path, columns: list[str] | None) -> Iterator[dict[str, Any]]:
-    _, parquet = _pyarrow()
-    for batch in parquet.ParquetFile(file).iter_batches(columns=columns):
+def _rows_of_piece(file: Path | StoreFile, columns: list[str] | None) -> Iterator[dict[str, Any]]:
+    for batch in read_piece(file, columns).to_batches(max_chunksize=1000):
         yield from batch.to_pylist()

@@ -46,14 +46,27 @@ class Video(NamedTuple):
     reason: str = ""
 
 
-class _Videos(Dataset):
-    """Read the video of any key; the keys come from the loader's sampler, so they need not all be in memory."""
+class VideoReader:
+    """Read one video at a time, in any process.
 
-    def __init__(self, find: Callable[[Any], tuple[str, Any]], read: Callable[..., Any], seed: int) -> None:
-        self.find, self.read, self.seed = find, read, seed
+    processor: of the model.
+    options: which clips and crops are read, and what is drawn for a video of its seed and the video's name.
+    """
 
-    def __getitem__(self, key: Any) -> Video:
-        name, source = self.find(key)
+    def __init__(self, processor: IlaVideoProcessor, options: InferenceOptions) -> None:
+        unscaled = {"do_rescale": False, "do_normalize": False}
+        fixed = {**options.processor_options(), **unscaled, "return_metadata": True, "return_tensors": "pt"}
+        self.read: Callable[..., Any] = partial(processor.preprocess, **fixed)
+        self.seed = options.seed
+
+    def __call__(self, name: str, source: Any, key: Any = None) -> Video:
+        """Return the video, or the reason why it cannot be read.
+
+        Args:
+            name: on which the draws depend.
+            source: what the processor reads, or what has a `load()` that returns it.
+            key: what stands for the video, handed on.
+        """
         try:
             if hasattr(source, "load"):
                 source = _loaded(source)
@@ -62,6 +75,16 @@ class _Videos(Dataset):
         except (VideoDecodingError, OSError) as error:
             return Video(key, name, None, reason=redact(str(error)) or type(error).__name__)
         return Video(key, name, inputs["pixel_values"][0], inputs["video_metadata"][0].frames_lost)
+
+
+class _Videos(Dataset):
+    """Read the video of any key; the keys come from the loader's sampler, so they need not all be in memory."""
+
+    def __init__(self, find: Callable[[Any], tuple[str, Any]], read: VideoReader) -> None:
+        self.find, self.read = find, read
+
+    def __getitem__(self, key: Any) -> Video:
+        return self.read(*self.find(key), key)
 
 
 def _loaded(source: Any) -> Any:
@@ -98,10 +121,8 @@ def read_views(
     Returns:
         Batches as `in_batches` makes them, and the seconds that they took to come.
     """
-    unscaled = {"do_rescale": False, "do_normalize": False}
-    fixed = {**options.processor_options(), **unscaled, "return_metadata": True, "return_tensors": "pt"}
     loader = DataLoader(
-        _Videos(find, partial(processor.preprocess, **fixed), options.seed),
+        _Videos(find, VideoReader(processor, options)),
         batch_size=None,
         sampler=keys,
         num_workers=workers,

@@ -1,0 +1,85 @@
+"""Pieces of results in Parquet: how rows become one, and how one is read, in a local folder or at an address."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+from ..stores import StoreFile, write_bytes
+
+
+ROWS_OF_A_GROUP = 10_000  # readers take one group of rows at a time
+READ_WHOLE = 2**22  # bytes: a smaller piece at an address is one request, of a larger one the columns are read
+Row = dict[str, Any]
+
+
+def pyarrow_modules() -> tuple[Any, Any]:
+    """Return `pyarrow` and `pyarrow.parquet`.
+
+    Raises:
+        ValueError: pyarrow is not installed.
+    """
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise ValueError("The format 'parquet' needs pyarrow: pip install pyarrow.") from error
+    return pyarrow, parquet
+
+
+def to_table(rows: list[Row], *, embeddings: bool) -> Any:
+    """Return rows as a table of Arrow, which takes a tenth of their memory."""
+    pyarrow, _ = pyarrow_modules()
+    fields = [
+        ("video", pyarrow.string()),
+        ("labels", pyarrow.list_(pyarrow.string())),
+        ("scores", pyarrow.list_(pyarrow.float64())),
+        ("frames_lost", pyarrow.int64()),
+        ("reason", pyarrow.string()),
+    ]
+    if embeddings:
+        fields.append(("embedding", pyarrow.list_(pyarrow.float32())))
+    return pyarrow.Table.from_pylist(rows, schema=pyarrow.schema(fields))
+
+
+def encode(tables: list[Any], writer: str | None = None) -> bytes:
+    """Return tables as one file of Parquet, whose pages have checksums.
+
+    Args:
+        writer: who writes it; no other's piece has the same content then.
+    """
+    pyarrow, parquet = pyarrow_modules()
+    table = pyarrow.concat_tables(tables)
+    if writer is not None:
+        table = table.replace_schema_metadata({"writer": writer})
+    return write_bytes(
+        lambda file: parquet.write_table(table, file, row_group_size=ROWS_OF_A_GROUP, write_page_checksum=True)
+    )
+
+
+def read_piece(file: Path | StoreFile, columns: list[str] | None = None) -> Any:
+    """Read a piece, or some columns of it, as a table.
+
+    Raises:
+        OSError: it cannot be read, or what comes from its store is not what was written, also when asked again.
+        pyarrow.ArrowInvalid: a local file is damaged.
+    """
+    _, parquet = pyarrow_modules()
+
+    def read(opened: Any) -> Any:
+        return parquet.ParquetFile(opened, page_checksum_verification=True).read(columns)
+
+    if isinstance(file, Path):
+        return read(file)
+
+    def ask() -> Any:
+        if file.size <= READ_WHOLE:
+            return read(io.BytesIO(file.read_bytes()))
+        with file.open() as opened:
+            return read(opened)
+
+    return file.folder.asked(f"read {file.name!r} in", ask)
+
+
+def readable(table: Any) -> Any | None:
+    """Return a table without the rows of videos that could not be read; None if it has none of them."""
+    return table.filter(table["reason"].is_null()) if table["reason"].null_count < len(table) else None

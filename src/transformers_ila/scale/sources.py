@@ -1,0 +1,273 @@
+"""What lies at an address: the file system that knows it, and a video's bytes, whole or not at all.
+
+An address is what `fsspec` opens (`s3://`, `gs://`, `az://`, `hf://`, ...). A store may answer with fewer bytes than
+it promised, which a reader of videos would take for a damaged video: here the bytes are counted.
+"""
+
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, BinaryIO, NamedTuple
+
+import fsspec
+from fsspec.registry import known_implementations
+
+from ..data.lists import without_file_scheme
+from ..data.text import AnnotationError
+from ..model.video_container_ila import ReadLimits, VideoDecodingError, VideoFile
+from ..model.video_reading_ila import DEFAULT_LIMITS
+from ..model.video_urls_ila import download, is_url, redact
+
+
+PIECE = 2**25  # bytes that a store is asked for at once
+IN_MEMORY = 2**26  # bytes of a video; what is longer goes to a temporary file
+READ_AHEAD = 2**20  # bytes, of manifests
+LONGEST_REASON = 400  # characters; some clients repeat a page of the server
+NOT_SHARED = ("memory", "data", "reference", "generic", "dir")  # what another process cannot open, or is no place
+
+
+class SourceError(ValueError):
+    """Report a source that there is none of, or that cannot be read, in one line without secrets."""
+
+
+class PlannedVideo(NamedTuple):
+    """Say where one video lies, so that any process can read it.
+
+    video: its name, which is also its id.
+    path: path or address of the file; empty where a manifest has none.
+    offset, size: the bytes of the file that are the video, of a tar shard.
+    row_group, row, column: the cell of a Parquet file that is the video; `row` counts within the group, from 0.
+    """
+
+    video: str
+    path: str
+    offset: int | None = None
+    size: int | None = None
+    row_group: int | None = None
+    row: int | None = None
+    column: str | None = None
+
+
+# -- addresses -------------------------------------------------------------------------------------------------------
+
+
+def is_address(text: str) -> bool:
+    """Return whether a text is an address, not a path of this machine."""
+    return "://" in text
+
+
+def open_filesystem(address: str) -> tuple[Any, str]:
+    """Return the file system of an address or path, and the place there.
+
+    Raises:
+        SourceError: a scheme that `fsspec` does not know, whose package is missing, or that no other process can open.
+    """
+    if not is_address(address):
+        return fsspec.filesystem("file"), os.path.abspath(address)
+    scheme, _, place = address.partition("://")
+    scheme = scheme.lower()
+    address = f"{scheme}://{place}"
+    if not place.strip("/"):
+        raise SourceError(f"{address!r} names no bucket; allowed are addresses such as s3://bucket/clips.")
+    if "::" in address or scheme in NOT_SHARED:
+        reason = "a chain of several" if "::" in address else "no place that another process can open"
+        raise SourceError(f"{redact(address)!r} is {reason}; allowed are addresses such as s3://bucket/clips.")
+    try:
+        return fsspec.core.url_to_fs(address)
+    except ImportError as error:
+        hint = known_implementations.get(scheme, {}).get("err", str(error))
+        raise SourceError(f"{scheme}:// needs a package that is not installed: {hint}.") from None
+    except ValueError as error:
+        if scheme in known_implementations:
+            raise SourceError(f"{redact(address)!r} cannot be opened: {redact(str(error))}.") from None
+        raise SourceError(
+            f"{redact(address)!r}: no file system is known for {scheme}://; allowed are those of fsspec, such as s3, "
+            "gs, az, hf and file."
+        ) from None
+
+
+@contextmanager
+def errors_of_store(address: str) -> Iterator[None]:
+    """Turn whatever the client of a store raises into a SourceError that names the address."""
+    try:
+        yield
+    except (SourceError, AnnotationError):
+        raise
+    except Exception as error:  # botocore's, aiohttp's, Arrow's and others have no common base
+        raise SourceError(f"{redact(address)!r} cannot be read: {one_line(error)}.") from None
+
+
+def one_line(error: BaseException) -> str:
+    """Return what an error says, in one line of a few hundred characters without secrets."""
+    if isinstance(error, FileNotFoundError):
+        return "there is no such file, folder or bucket"
+    text = redact(" ".join(str(error).split())).rstrip(".")[:LONGEST_REASON]
+    plain = isinstance(error, (OSError, SourceError)) and text
+    return text if plain else f"{type(error).__name__}: {text}".rstrip(": ")
+
+
+@contextmanager
+def open_address(address: str, *, read_ahead: int = READ_AHEAD) -> Iterator[BinaryIO]:
+    """Open the file at an address or path for reading here and there; see `errors_of_store`."""
+    with errors_of_store(address):
+        fs, place = open_filesystem(address)
+        options = {"block_size": read_ahead, "cache_type": "readahead"} if is_address(address) else {}
+        with fs.open(place, "rb", **options) as file:
+            yield file
+
+
+def size_of(address: str) -> int:
+    """Return how many bytes the file at an address has, by its store's word; an OSError where that says nothing."""
+    fs, place = open_filesystem(address)
+    size = fs.size(place)
+    if size is None:
+        raise OSError("the store does not say how many bytes it has")
+    return size
+
+
+def read_pieces(address: str, start: int, size: int) -> Iterator[bytes]:
+    """Yield `size` bytes of a file from `start` on, piece by piece; an OSError where fewer or more come."""
+    fs, place = open_filesystem(address)
+    for begin in range(start, start + size, PIECE):
+        end = min(begin + PIECE, start + size)
+        piece = fs.cat_file(place, start=begin, end=end)
+        if len(piece) != end - begin:
+            raise OSError(f"of the bytes {begin} to {end} came {len(piece)}, not {end - begin}")
+        yield piece
+
+
+# -- videos ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class PlannedSource:
+    """Hold a planned video that is loaded when it is read (`VideoReader`)."""
+
+    planned: PlannedVideo
+    limits: ReadLimits = DEFAULT_LIMITS
+
+    def load(self) -> Any:
+        """Return what `open_source` returns."""
+        return open_source(self.planned, self.limits)
+
+
+class _Content(tempfile.SpooledTemporaryFile):
+    """Hold a video's bytes, in memory or, if they are many, in a file without a name; `name` is for messages."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(max_size=IN_MEMORY, prefix="ila_video_")
+        self.called = name
+
+    @property
+    def name(self) -> str:
+        return self.called
+
+
+def open_source(
+    planned: PlannedVideo, limits: ReadLimits = DEFAULT_LIMITS, *, copy_urls: bool = False
+) -> str | BinaryIO:
+    """Return what the processor reads a planned video from: a path, an http(s) URL, or a binary file with its bytes.
+
+    Paths and URLs are returned as they are, as the processor reads those itself. Anything else is read now, whole.
+
+    Args:
+        copy_urls: read what lies at URLs now, too, for a video that the processor reads several times.
+
+    Raises:
+        VideoDecodingError: there is no such video, a limit is met, or fewer bytes came than were promised.
+    """
+    name = repr(redact(planned.path)) if planned.column is None and planned.offset is None else repr(planned.video)
+    if not planned.path:
+        raise VideoDecodingError(repr(planned.video), "the manifest has neither a path nor bytes for it")
+    if planned.column is None and planned.offset is None:
+        path = without_file_scheme(planned.path)
+        if not is_address(path) or (is_url(path) and not copy_urls):
+            return path  # the processor reads these itself
+    is_part = planned.column is not None or planned.offset is not None
+    if is_part and is_url(planned.path) and not limits.allow_private_addresses:
+        raise VideoDecodingError(name, "with allow_private_addresses=False no shards or manifests are read at URLs")
+    copy = VideoFile(
+        file=_Content(name.strip("'\"")), name=name, limits=limits, deadline=time.monotonic() + limits.max_seconds
+    )
+    try:
+        if planned.column is not None:
+            return _open_cell(planned, copy, copy_urls=copy_urls)
+        if planned.offset is None and is_url(planned.path):
+            download(planned.path, copy)
+            copy.file.seek(0)
+            return copy.file
+        size = size_of(planned.path) if planned.size is None else planned.size
+        copy.check_bytes(size)
+        for piece in read_pieces(planned.path, planned.offset or 0, size):
+            copy.check_time()
+            copy.file.write(piece)
+    except VideoDecodingError:
+        raise
+    except Exception as error:  # as in `errors_of_store`
+        secret = isinstance(error, ValueError) and redact(planned.path) != planned.path  # it may repeat the password
+        raise VideoDecodingError(name, "it is no valid URL" if secret else one_line(error)) from None
+    copy.file.seek(0)
+    return copy.file
+
+
+def _open_cell(planned: PlannedVideo, copy: VideoFile, *, copy_urls: bool) -> Any:
+    """Return the path or the bytes in a cell of a Parquet file."""
+    key = (planned.path, planned.row_group, planned.column)
+    column, row = _Column.last(*key), planned.row or 0
+    if column.next > row:
+        _Column.last.cache_clear()
+        column = _Column.last(*key)
+    try:
+        cell = column.cell(row, copy)
+    except BaseException:
+        _Column.last.cache_clear()  # it may have stopped anywhere
+        raise
+    path = cell.get("path") if isinstance(cell, dict) else None
+    content = cell.get("bytes") if isinstance(cell, dict) else cell
+    if content is not None:
+        copy.check_bytes(len(content))
+        copy.file.write(content)
+        copy.file.seek(0)
+        return copy.file
+    if not path:
+        raise VideoDecodingError(copy.name, "the manifest has neither a path nor bytes for it")
+    if not (is_address(path) or os.path.isabs(path)):
+        raise VideoDecodingError(copy.name, f"its row has no bytes, and its path {path!r} says no folder")
+    return open_source(PlannedVideo(planned.video, path), copy.limits, copy_urls=copy_urls)
+
+
+class _Column:
+    """Read the cells of a column in one row group, in ascending order; only one of them is in memory."""
+
+    def __init__(self, address: str, row_group: int, column: str) -> None:
+        from pyarrow import parquet
+
+        fs, place = open_filesystem(address)
+        options = {"block_size": READ_AHEAD, "cache_type": "readahead"} if is_address(address) else {}
+        self.file = fs.open(place, "rb", **options)
+        opened = parquet.ParquetFile(
+            self.file, buffer_size=READ_AHEAD, pre_buffer=False, page_checksum_verification=True
+        )
+        self.batches = opened.iter_batches(batch_size=1, row_groups=[row_group], columns=[column], use_threads=False)
+        self.next = 0
+
+    @staticmethod
+    @lru_cache(maxsize=1)  # rows of a group are neighbours in the plan
+    def last(address: str, row_group: int, column: str) -> "_Column":
+        """Return the column that was read last, or a new one."""
+        return _Column(address, row_group, column)
+
+    def cell(self, row: int, copy: VideoFile) -> Any:
+        """Return a cell that no call has gone past."""
+        while True:
+            copy.check_time()
+            batch = next(self.batches, None)
+            if batch is None:
+                raise OSError(f"the row group has {self.next} rows, and row {row} was planned")
+            self.next += 1
+            if self.next > row:
+                return batch.column(0)[0].as_py()
