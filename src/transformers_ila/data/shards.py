@@ -255,14 +255,24 @@ def stream_shard(
     """
     classes = classes_of(labels, multi_label=multi_label)
     with ExitStack() as stack:
-        if file is None and is_address(shard):
-            file = stack.enter_context(open_file(str(shard)))
-        try:
-            tar = tarfile.open(None if file else shard, "r|*", fileobj=file, tarinfo=_StrictHeader)
-        except (tarfile.TarError, EOFError, zlib.error) as error:
-            raise annotation_error(str(shard), f"no tar file ({error})") from error
+        if file is None:
+            file = stack.enter_context(open_file(str(shard)) if is_address(shard) else open(shard, "rb"))
+            try:
+                tar = tarfile.open(fileobj=file, mode="r:", tarinfo=_StrictHeader)  # twice as fast as a stream
+            except tarfile.ReadError:
+                file.seek(0)
+                tar = _open_stream(file, str(shard))  # compressed, say
+        else:
+            tar = _open_stream(file, str(shard))
         stack.enter_context(tar)
         yield from _samples_of_shard(tar, str(shard), classes, keep_bytes=True)
+
+
+def _open_stream(file: BinaryIO, shard: str) -> tarfile.TarFile:
+    try:
+        return tarfile.open(fileobj=file, mode="r|*", bufsize=2**16, tarinfo=_StrictHeader)
+    except (tarfile.TarError, EOFError, zlib.error) as error:
+        raise annotation_error(shard, f"no tar file ({error})") from error
 
 
 def video_members(file: BinaryIO, shard: str) -> Iterator[ShardMember]:
@@ -342,6 +352,8 @@ def _members_by_key(tar: tarfile.TarFile, shard: str, *, keep_bytes: bool) -> It
         if key != last:
             yield last, members
             last, members = key, {}
+        if suffix in members:
+            raise annotation_error(shard, f"the member {member.name!r} stands there twice")
         if is_video and not keep_bytes:
             place = shard if is_address(shard) else os.path.abspath(shard)
             members[suffix] = ShardMember(place, member.name, member.offset_data, member.size)
