@@ -111,8 +111,8 @@ def bucket(proxy, tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def _short_waits(monkeypatch):
-    monkeypatch.setattr(stores, "READ_WAITS", (0.1, 0.2))
-    monkeypatch.setattr(stores, "WRITE_WAITS", (0.1, 0.2, 0.4))
+    monkeypatch.setattr(stores, "READ_WAITS", (0.1,))
+    monkeypatch.setattr(stores, "WRITE_WAITS", (0.1, 0.2))
 
 
 def noted(proxy, fault: str, where: str, came: str, wanted, found, *, may_lose: bool = False) -> None:
