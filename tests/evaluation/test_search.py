@@ -5,7 +5,9 @@ import os
 import signal
 import subprocess
 import sys
+from importlib.util import find_spec
 
+import fsspec
 import numpy as np
 import pytest
 import torch
@@ -213,7 +215,7 @@ def test_windows_are_seconds_of_the_video(tmp_path, monkeypatch, model, processo
 
     frames = read_video(folder / "long.mp4", range)[0]
     rate = list_frames(folder / "long.mp4").fps
-    monkeypatch.setattr(windows, "BYTES_AT_ONCE", 2 * 4 * frames[0].size)  # two windows together
+    monkeypatch.setattr(windows, "BYTES_AT_ONCE", 2 * 4 * 3 * 3 * 28**2)  # three crops of two windows together
     options = IndexOptions(window=20 / rate, stride=15 / rate, batch_size=3, workers=workers, protocol="1x3")
     summary = index_videos(model, processor, iter_videos(folder), tmp_path, options)
     rows = {(name, start): vector for name, start, vector in rows_of(VideoIndex(tmp_path)) if name == "long.mp4"}
@@ -415,6 +417,18 @@ def test_a_model_without_words_is_asked_by_example(tmp_path, folder, capsys):
     assert run_verb(search_verb, [place, *example]) == 2 and "There is no folder" in capsys.readouterr().err
     assert run_verb(search_verb, [place, *example, "--model", str(moved)]) == 0
     assert "1.0000  long.mp4" in capsys.readouterr().out
+    if find_spec("pyarrow") is not None:  # which what reads stores is of
+        import support.shelf  # noqa: F401
+
+        store = fsspec.filesystem("shelf")
+        store.pipe("/bucket/long.mp4", (folder / "long.mp4").read_bytes())
+        for address, code in (("shelf://bucket/long.mp4", 0), ("shelf://bucket/gone.mp4?key=secret", 2)):
+            words = [place, "--model", str(moved), "--video", address, "--top_k", "1"]
+            assert run_verb(search_verb, words) == code
+        printed = capsys.readouterr()
+        assert printed.out.startswith("shelf://bucket/long.mp4\n") and "1.0000  long.mp4" in printed.out
+        assert "gone.mp4" in printed.err and "secret" not in printed.err
+        store.store.clear()
 
 
 def test_files_that_are_gone_are_dropped(tmp_path, model, processor):

@@ -29,13 +29,13 @@ from ..distributed import Rank, rank_from_environment
 from ..evaluation.inference import require_checkpoint
 from ..evaluation.options import LabelOptions
 from ..evaluation.prediction import Summary, count_share, iter_labels, label_videos, own_share
-from ..evaluation.prediction_files import check_place
+from ..evaluation.prediction_files import check_output
 from ..evaluation.report_files import check_folder_can_be_made
 from ..markup import plain_line
 from ..model.video_processing_ila import IlaVideoProcessor
 from ..model.video_urls_ila import redact
-from ..scale.options import EngineOptions
 from ..stores import is_address
+from .videos import VideoArguments
 from .words import WordsArguments, is_plain, open_model, read_words
 
 
@@ -48,10 +48,10 @@ POSITIONAL = "videos"
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictArguments(WordsArguments, EngineOptions, LabelOptions):
+class PredictArguments(WordsArguments, VideoArguments, LabelOptions):
     """Hold what is labelled, and where the results go."""
 
-    _argument_group_name = "model, videos and results"
+    _argument_group_name = "model and results"
 
     model: str = field(
         metadata={
@@ -59,34 +59,23 @@ class PredictArguments(WordsArguments, EngineOptions, LabelOptions):
             "SigLIP 2"
         }
     )
-    videos: list[str] = field(
-        default_factory=list, metadata={"help": "video files, folders, patterns, or lists with one video a line"}
-    )
-    root: str | None = field(
-        default=None, metadata={"help": "folder that relative paths in a list start from; default: the list's folder"}
-    )
     output: str | None = field(
         default=None,
         metadata={
-            "help": "folder for the results, made if it is missing, or with --format parquet an address such "
-            "as s3://bucket/labels; default: they are printed"
+            "help": "folder for the results, made if it is missing, or for Parquet an address (s3://bucket/labels); "
+            "default: they are printed"
         },
     )
 
     def __post_init__(self) -> None:
         WordsArguments.__post_init__(self)  # first: of `--labels a, b` without quotes `b` would be taken for a video
-        EngineOptions.__post_init__(self)
+        VideoArguments.__post_init__(self)
         LabelOptions.__post_init__(self)
         require_checkpoint(self.model)
-        if not self.videos:
-            raise ValueError("there is nothing to label: name video files, folders, patterns or lists.")
-        if self.engine == "ray":
-            self.check(self)
-        else:
-            iter_videos(self.videos, root=self.root)  # which finds what is missing
+        self.check_videos(self, "label")
         if self.output is not None:
             if is_address(self.output):
-                check_place(self.output, self.format)
+                check_output(self.output, self.format)
             else:
                 check_folder_can_be_made(Path(self.output))
         elif self.retry or self.embeddings or self.format != LabelOptions.format:
@@ -120,7 +109,7 @@ def run(args: PredictArguments) -> int:
             else:
                 summary = label_videos(model, processor, videos, args.output, args, rank=rank, progress=bar.update)
         except KeyboardInterrupt:
-            return _interrupted(args.output)
+            return interrupted(args.output)
     print_summary(summary, args.output, rank)
     return 1 if summary.unreadable and rank.world_size == 1 else 0
 
@@ -128,15 +117,14 @@ def run(args: PredictArguments) -> int:
 def _on_ray(args: PredictArguments, names: list[str] | None, rank: Rank) -> int:
     from ..scale.pipeline import label_on_ray  # which needs pyarrow
 
-    if rank.world_size > 1:
-        raise ValueError(f"--engine ray shares the videos itself: start it once, not as {rank.world_size} processes.")
+    args.check_alone(rank)
     opened = partial(open_for_labels, args.model, names, args.templates)
     show = None if args.output is not None else lambda rows: tqdm.write("\n".join(map(table, rows)), file=sys.stdout)
     with interrupted_by_sigterm():
         try:
             summary = label_on_ray(opened, args.videos, args.output, args, args, root=args.root, show=show)
         except KeyboardInterrupt:
-            return _interrupted(args.output)
+            return interrupted(args.output)
     print_summary(summary, args.output, rank)
     return 1 if summary.unreadable else 0
 
@@ -148,7 +136,8 @@ def open_for_labels(
     return open_model(source, names, templates)[:2]
 
 
-def _interrupted(output: str | None) -> int:
+def interrupted(output: str | None) -> int:
+    """Say that a run was interrupted, and return the exit code."""
     goes_on = "" if output is None else "; the same command goes on from here"
     print(f"Interrupted{goes_on}.", file=sys.stderr)
     return 130
@@ -180,6 +169,7 @@ def print_summary(summary: Summary, output: str | None, rank: Rank, *, done: str
     print(who + line + ("." if output is None else f", {summary.before} done before. Results: {redact(output)}"))
     if summary.seconds:
         waited = summary.waited / summary.seconds
-        print(f"{who}{summary.seconds:.1f} s, {waited:.0%} of them waiting for videos to be read.")
+        actors = f" ({summary.actors})" if summary.actors else ""
+        print(f"{who}{summary.seconds:.1f} s, {waited:.0%} of them waiting for videos to be read{actors}.")
     for name, reason in summary.reasons.items() if output is not None else ():
         print(f"unreadable: {name!r}: {' '.join(reason.split())}")

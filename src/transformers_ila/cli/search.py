@@ -18,6 +18,10 @@ from ..evaluation.inference import require_checkpoint
 from ..evaluation.search import Hit, VideoIndex, search_texts
 from ..files import atomic_write
 from ..markup import plain_line
+from ..model.video_container_ila import ReadLimits
+from ..model.video_processing_ila import IlaVideoProcessor
+from ..model.video_urls_ila import is_url, redact
+from ..stores import is_address
 from .words import TemplateArguments
 
 
@@ -38,7 +42,8 @@ class SearchArguments(TemplateArguments):
         default_factory=list, metadata={"help": "folder of the index, then what is looked for, a text or several"}
     )
     video: list[str] = field(
-        default_factory=list, metadata={"help": "videos or pictures whose like is looked for, beside texts or alone"}
+        default_factory=list,
+        metadata={"help": "videos or pictures, or their addresses, whose like is looked for, beside texts or alone"},
     )
     top_k: int = field(default=5, metadata={"help": "videos that are found for each query, at most"})
     all_windows: bool = field(
@@ -101,22 +106,32 @@ def run(args: SearchArguments) -> int:
         options: dict[str, Any] = {"templates": args.templates, "all_windows": args.all_windows}
         found += zip(args.texts, search_texts(index, model, args.texts, args.top_k, **options))
     for video in args.video:
-        feature = feature_of_video(model, processor, video, index.settings)
-        found.append((video, index.search(feature, args.top_k, all_windows=args.all_windows)[0]))
+        feature = feature_of_video(model, processor, video, index.settings, _source_of(video, processor))
+        found.append((redact(video), index.search(feature, args.top_k, all_windows=args.all_windows)[0]))
     print("\n\n".join("\n".join(_table(query, hits)) for query, hits in found))
     if args.output is not None:
         with atomic_write(args.output) as file:
             for query, hits in found:
                 for rank, hit in enumerate(hits, 1):
-                    file.write(json.dumps({"query": query, "rank": rank, **hit._asdict()}) + "\n")
+                    places = {"video": redact(hit.video), "path": redact(hit.path)}
+                    file.write(json.dumps({"query": query, "rank": rank, **hit._asdict(), **places}) + "\n")
     return 0
+
+
+def _source_of(video: str, processor: IlaVideoProcessor) -> Any:
+    """Return what an example is read from, if it lies at an address that the processor does not read itself."""
+    if not is_address(video) or is_url(video):
+        return None
+    from ..scale.sources import PlannedVideo, open_source  # which needs pyarrow
+
+    return open_source(PlannedVideo(video, video), ReadLimits.from_options(processor.read_limits))
 
 
 def _table(query: str, hits: list[Hit]) -> Iterator[str]:
     yield plain_line(query)
     for hit in hits:
         where = "" if hit.start is None or hit.end is None else f"{clock(hit.start)}-{clock(hit.end)}  "
-        yield f"{hit.score:9.4f}  {where}{plain_line(hit.video, None)}"
+        yield f"{hit.score:9.4f}  {where}{plain_line(redact(hit.video), None)}"
     if not hits:
         yield "   the index has no rows"
 

@@ -25,8 +25,11 @@ import numpy as np
 
 from ..distributed import Rank
 from ..files import atomic_write, only_writer
+from ..model.video_urls_ila import redact
+from ..stores import is_address
 from .options import LabelOptions
 from .prediction_files import SETTINGS, ResultWriter, part_files
+from .video_places import local_path
 
 
 MODEL = "_model.json"
@@ -37,13 +40,28 @@ WHOLE: Span = (float("nan"), float("nan"))
 Line = dict[str, Any]  # video, path, rows, frames_lost, reason
 
 
+def local_folder(folder: str | Path) -> Path:
+    """Return the path of an index's folder.
+
+    Raises:
+        ValueError: an address, which no file can be mapped from.
+    """
+    folder = local_path(str(folder))
+    if is_address(folder):
+        raise ValueError(
+            f"{redact(folder)!r} is an address, and an index lies in a folder of this machine, as searches map "
+            "its files into memory. Copy it to or from a store as a whole while no run writes to it (docs/search.md)."
+        )
+    return Path(folder)
+
+
 def read_settings(folder: str | Path) -> dict[str, Any]:
     """Return what the rows of an index depend on.
 
     Raises:
         ValueError: the folder holds no index.
     """
-    file = Path(folder) / SETTINGS
+    file = local_folder(folder) / SETTINGS
     try:
         found = json.loads(file.read_text(encoding="ascii"))
         size = found["dimension"]

@@ -7,14 +7,14 @@ Eq. 8, in which the class names have no part.
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from transformers import PreTrainedConfig
 
@@ -25,7 +25,7 @@ from ..model.modeling_ila import IlaForVideoClassification
 from ..model.video_processing_ila import IlaVideoProcessor
 from ..model.video_urls_ila import redact
 from .hashing import hash_tensors
-from .index_files import WHOLE, IndexWriter, drop_lines, open_parts, write_model
+from .index_files import WHOLE, IndexWriter, Span, drop_lines, local_folder, open_parts, write_model
 from .inference import (
     Network,
     evaluating,
@@ -39,7 +39,8 @@ from .inference import (
 from .options import IndexOptions
 from .prediction import NamedVideo, Summary, own_share, shown
 from .prediction_files import check_settings, video_id
-from .views import Video, read_views, workers_beside
+from .video_places import Moves
+from .views import Batch, Video, VideoReader, read_views, workers_beside
 from .windows import SomeWindows, read_windows
 
 
@@ -96,23 +97,43 @@ def index_videos(
             name that stands for another video in the index.
         OSError: the index cannot be written; what was written before holds.
     """
-    rank, summary, folder = rank or Rank(), IndexSummary(), Path(output)
-    folder.mkdir(parents=True, exist_ok=True)
-    check_settings(folder, index_settings(model, processor, options))
-    with IndexWriter(folder, rank) as writer:
-        if rank.rank == 0 and (place := str(source or model.name_or_path)):
-            write_model(folder, place)
-        if options.retry:
-            _drop_unreadable(folder, model.config.projection_dim, rank)
-        paths = _done(folder, model.config.projection_dim, rank)
-        summary.before = len(paths)
-        waiting = own_share(_under_own_names(videos, paths, rank, folder), rank, summary, set(paths), progress)
+    rank, summary = rank or Rank(), IndexSummary()
+    with open_index(model, processor, output, options, rank=rank, source=source) as (writer, known):
+        summary.before = len(known.ids)
+        done = {video.tobytes() for video in known.ids.view("V16")}
+        waiting = own_share(_under_own_names(videos, known, rank), rank, summary, done, progress)
         with closing(iter_features(model, processor, waiting, options, rank=rank, summary=summary)) as batches:
             for rows in batches:
                 writer.append(rows)
                 if progress is not None:
                     progress(len(rows))
     return summary
+
+
+@contextmanager
+def open_index(
+    model: IlaForVideoClassification,
+    processor: IlaVideoProcessor,
+    output: str | Path,
+    options: IndexOptions,
+    *,
+    rank: Rank,
+    source: str | Path | None,
+) -> Iterator[tuple[IndexWriter, "IndexedVideos"]]:
+    """Open an index to add to it, and yield what writes this process's part, and which of its videos are there.
+
+    Arguments and errors are those of `index_videos`.
+    """
+    folder = local_folder(output)
+    folder.mkdir(parents=True, exist_ok=True)
+    check_settings(folder, index_settings(model, processor, options))
+    writer = IndexWriter(folder, rank)
+    with writer:
+        if rank.rank == 0 and (place := str(source or model.name_or_path)):
+            write_model(folder, place)
+        if options.retry:
+            _drop_unreadable(folder, model.config.projection_dim, rank)
+        yield writer, IndexedVideos(folder, model.config.projection_dim, rank)
 
 
 def iter_features(
@@ -147,12 +168,7 @@ def _of_videos(
 ) -> Rows:
     batches = read_views(processor, videos, options, find=_find, workers=workers)
     for batch in batches:
-        rows = [_row(video, video.key[1], reason=video.reason) for video in batch.unreadable]
-        if batch.read:
-            features = unit_features(network.module, processor.normalize_on(network.device, batch.views()))
-            for video, feature in zip(batch.read, features):
-                rows.append(_row(video, video.key[1], features=feature[None], spans=[WHOLE]))
-        yield rows, batches.seconds
+        yield index_batch(network, processor, batch), batches.seconds
 
 
 def _find(key: NamedVideo) -> NamedVideo:
@@ -163,23 +179,83 @@ def _of_windows(
     network: Network, processor: IlaVideoProcessor, videos: Iterable[NamedVideo], options: IndexOptions, workers: int
 ) -> Rows:
     """Yield the row of a video when its last window is there."""
-    items = read_windows(processor, videos, options, workers=workers)
-    features, spans, lost, reason = list[torch.Tensor](), list[Any](), 0, ""
+    items, put_together = read_windows(processor, videos, options, workers=workers), WindowRows()
     for video in items:
-        some: SomeWindows = video.key
-        reason = reason or video.reason
-        if video.views is not None and not reason:
-            for views in video.views.split(options.batch_size):
-                features.append(unit_features(network.module, processor.normalize_on(network.device, views)))
-            spans += some.spans
-            lost = max(lost, video.frames_lost)
-        if some.is_last:
-            if reason:
-                row = _row(video, some.path, reason=reason)
-            else:
-                row = _row(video, some.path, features=torch.cat(features), spans=spans, lost=lost)
+        features = None
+        if video.views is not None:
+            some = video.views.split(options.batch_size)
+            features = torch.cat([window_features(network, processor, views) for views in some])
+        row = put_together.add(video, features)
+        if row is not None:
             yield [row], items.seconds
-            features, spans, lost, reason = [], [], 0, ""
+
+
+def index_batch(network: Network, processor: IlaVideoProcessor, batch: Batch) -> list[Row]:
+    """Return the rows of a batch of whole videos: those that could not be read first, then those with features.
+
+    Args:
+        network: as `evaluating` yields it.
+        processor: of the model.
+        batch: videos as a `VideoReader` with the index's options reads them, whose keys are their names and paths.
+    """
+    rows = [_row(video, video.key[1], reason=video.reason) for video in batch.unreadable]
+    if batch.read:
+        for video, feature in zip(batch.read, window_features(network, processor, batch.views())):
+            rows.append(_row(video, video.key[1], features=feature[None], spans=[WHOLE]))
+    return rows
+
+
+def window_features(network: Network, processor: IlaVideoProcessor, views: torch.Tensor) -> torch.Tensor:
+    """Return the features (W, E) of unit length of windows or whole videos, float32 on the CPU.
+
+    Args:
+        network: as `evaluating` yields it.
+        processor: of the model.
+        views: (W, T, C, H, W) or (W, N, T, C, H, W) uint8 pixels.
+    """
+    return unit_features(network.module, processor.normalize_on(network.device, views))
+
+
+class WindowRows:
+    """Put the features of windows together, and make the row of a video when it has all of its windows.
+
+    The windows of a video may come in any order, beside those of others, and more than once.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: dict[str, dict[int, _Windows]] = {}  # by video, then by their first window
+        self._missing: dict[str, int] = {}  # how many windows of each video
+
+    def add(self, video: Video, features: torch.Tensor | None) -> Row | None:
+        """Take windows that a `WindowReader` has read; return the row of their video if none is missing any more.
+
+        Args:
+            video: whose key is the `SomeWindows`.
+            features: (W, E); None where they could not be read.
+        """
+        some: SomeWindows = video.key
+        parts = self._waiting.setdefault(some.name, {})
+        known = len(parts[some.first].spans) if some.first in parts else 0
+        self._missing[some.name] = self._missing.get(some.name, some.total) - len(some.spans) + known
+        parts[some.first] = _Windows(some.spans, features, video.frames_lost, video.reason)
+        if self._missing[some.name] > 0 and some.total > 0:
+            return None
+        del self._waiting[some.name], self._missing[some.name]
+        ordered = [parts[first] for first in sorted(parts)]
+        if reason := next((part.reason for part in ordered if part.reason), ""):
+            return _row(video, some.path, reason=reason)
+        together = torch.cat([part.features for part in ordered if part.features is not None])
+        spans = [span for part in ordered for span in part.spans]
+        return _row(video, some.path, features=together, spans=spans, lost=max(part.frames_lost for part in ordered))
+
+
+class _Windows(NamedTuple):
+    """Hold what is kept of windows until the others of their video are there."""
+
+    spans: Sequence[Span]
+    features: torch.Tensor | None
+    frames_lost: int
+    reason: str
 
 
 def _row(
@@ -200,33 +276,61 @@ def _row(
     return {**line, "rows": len(features), "frames_lost": lost, "features": features.numpy(), "spans": spans}
 
 
-def _done(folder: Path, dimension: int, rank: Rank) -> dict[bytes, str]:
-    """Return the ids of this process's videos that have a line in the index, and where each lay."""
-    lines = (line for part in open_parts(folder, dimension) for _, line in part.lines())
-    paths = {video_id(line["video"]): line["path"] for line in lines}
-    return {video: path for video, path in paths.items() if rank.takes(video)}
+class IndexedVideos:
+    """Know which of a process's videos had a line in an index when this was made, in 36 bytes each.
 
-
-def _under_own_names(
-    videos: Iterable[NamedVideo], paths: dict[bytes, str], rank: Rank, folder: Path
-) -> Iterator[NamedVideo]:
-    """Yield videos, and refuse one of a name that stands for another file, which would be left out.
-
-    A file that has moved, so that nothing lies where it lay, or that is the same by another path, is no other.
-
-    Args:
-        paths: by the id of its name where each video of this process lay; those of new ones are added.
+    ids: (N,) of dtype `S16`, ascending; see `video_id`.
     """
+
+    def __init__(self, folder: Path, dimension: int, rank: Rank) -> None:
+        self.folder, self.parts, self.moves = folder, open_parts(folder, dimension), Moves()
+        lines = ((number, *line) for number, part in enumerate(self.parts) for line in part.lines())
+        rows = ((video_id(line["video"]), number, begin, _mark(line["path"])) for number, begin, line in lines)
+        kind = np.dtype([("id", "S16"), ("part", "<u4"), ("line", "<u8"), ("mark", "<u8")])
+        found = np.fromiter((row for row in rows if rank.takes(row[0])), kind)
+        found.sort(order="id")
+        self.ids, self._lines = np.ascontiguousarray(found["id"]), found
+
+    def check(self, name: str, path: str) -> bool:
+        """Return whether a video of this name is in the index.
+
+        Raises:
+            ValueError: it is another file. One that has moved, so that nothing lies where it lay, or that is the same
+                by another path, is no other; nor is one at an http(s) address, where nobody can tell.
+        """
+        video = np.array(video_id(shown(name)), "S16")
+        row = int(np.searchsorted(self.ids, video))
+        if row == len(self.ids) or self.ids[row] != video:
+            return False
+        _, part, begin, mark = self._lines[row].tolist()
+        if mark != _mark(redact(path)):
+            self.check_same(name, path, self.parts[part].line(begin)["path"])
+        return True
+
+    def check_same(self, name: str, path: str, before: str) -> None:
+        """Raise a ValueError where a video's path and the path `before` that its name stood for are of two files."""
+        if self.moves.are_two(before, path):
+            raise ValueError(
+                f"{str(self.folder)!r} has a video named {shown(name)!r} already, {redact(before)!r}, and "
+                f"{redact(path)!r} is another one: index the folder above both in a new index, or drop that name "
+                "first."
+            )
+
+
+def _mark(path: str) -> int:
+    """Return 8 bytes that stand for a path."""
+    return int.from_bytes(hashlib.blake2b(path.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
+
+
+def _under_own_names(videos: Iterable[NamedVideo], known: IndexedVideos, rank: Rank) -> Iterator[NamedVideo]:
+    """Yield videos, and refuse one of a name that stands for another file, which would be left out."""
+    new: dict[bytes, str] = {}  # where those lie that are not in the index
     for name, path in videos:
         video = video_id(shown(name))
-        if rank.takes(video):
-            before = paths.setdefault(video, redact(path))
-            if before != redact(path) and os.path.exists(before) and os.path.exists(path):
-                if not os.path.samefile(before, path):
-                    raise ValueError(
-                        f"{str(folder)!r} has a video named {shown(name)!r} already, {before!r}, and {redact(path)!r} "
-                        "is another one: index the folder above both in a new index, or drop that name first."
-                    )
+        if rank.takes(video) and not known.check(name, path):
+            before = new.setdefault(video, path)
+            if before != path:
+                known.check_same(name, path, before)
         yield name, path
 
 
@@ -314,9 +418,16 @@ def load_for_index(source: str | Path, templates: str | Sequence[str] | None = N
 
 
 def feature_of_video(
-    model: IlaForVideoClassification, processor: IlaVideoProcessor, video: str | Path, settings: dict[str, Any]
+    model: IlaForVideoClassification,
+    processor: IlaVideoProcessor,
+    video: str | Path,
+    settings: dict[str, Any],
+    source: Any = None,
 ) -> torch.Tensor:
     """Return the feature (E,) of one video or picture, read as the whole videos of an index with these settings.
+
+    Args:
+        source: what the processor reads in place of the path.
 
     Raises:
         VideoDecodingError: (a ValueError) it cannot be read.
@@ -324,7 +435,11 @@ def feature_of_video(
     """
     names = ("protocol", "random_frames", "seed", "dtype")
     options = IndexOptions(**{name: settings[name] for name in names if settings.get(name) is not None})
-    (rows,) = iter_features(model, processor, [(str(video), str(video))], options)
-    if rows[0]["reason"] is not None:
-        raise ValueError(rows[0]["reason"])
-    return torch.from_numpy(rows[0]["features"][0])
+    name = str(video)
+    found = VideoReader(processor, options)(name, name if source is None else source, (name, name))
+    batch = Batch([], [found]) if found.views is None else Batch([found], [])
+    with evaluating(model, options) as network:
+        (row,) = index_batch(network, processor, batch)
+    if row["reason"] is not None:
+        raise ValueError(row["reason"])
+    return torch.from_numpy(row["features"][0])

@@ -9,8 +9,9 @@ Shapes: `N` rows, `E` numbers each, `Q` queries.
 """
 
 import fnmatch
+import itertools
 import json
-import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,15 +19,30 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from transformers.utils import logging
 
 from ..data.text import preview
 from ..distributed import Rank, usable_cpus
 from ..model.modeling_ila import IlaForVideoClassification
 from ..model.video_processing_ila import IlaVideoProcessor
-from .index_files import WHOLE, IndexWriter, Line, Part, Span, drop_lines, open_parts, read_model, read_settings
+from .index_files import (
+    WHOLE,
+    IndexWriter,
+    Line,
+    Part,
+    Span,
+    drop_lines,
+    local_folder,
+    open_parts,
+    read_model,
+    read_settings,
+)
 from .indexing import describe_frames, describe_tower
 from .prediction_files import check_settings
+from .video_places import are_there
 
+
+logger = logging.get_logger(__name__)
 
 FEW = 4  # queries: up to here memory sets the pace, and each core reads rows of its own
 ROWS_AT_ONCE = 8192  # that a core reads, 16 MiB of 512 numbers each
@@ -61,7 +77,7 @@ class VideoIndex:
     """
 
     def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
+        self.folder = local_folder(folder)
         self.settings = read_settings(folder)
         self.refresh()
 
@@ -77,7 +93,7 @@ class VideoIndex:
         Raises:
             ValueError: the folder has rows that depend on something else.
         """
-        folder = Path(folder)
+        folder = local_folder(folder)
         folder.mkdir(parents=True, exist_ok=True)
         check_settings(folder, {"dimension": dimension, **described})
         return cls(folder)
@@ -225,34 +241,43 @@ class VideoIndex:
 
         Args:
             patterns: names, or patterns of names such as `holidays/*` (`*` also stands for `/`).
-            missing: drop the videos whose files are gone.
+            missing: drop the videos whose files are gone. Of some nobody can tell (`is_there`): they stay, and a
+                warning counts them.
 
         Returns:
             The names of those dropped.
 
         Raises:
             ValueError: nothing to drop by, a pattern that no video has, or files that are all gone, as after a move.
+            OSError: a store that refuses to say what is there; nothing was dropped.
         """
         if not patterns and not missing:
             raise ValueError("There is nothing to drop by: give patterns of names, or missing=True.")
         self.refresh()
         matched, begins, names = set[str](), dict[str, list[int]](), list[str]()
-        gone = seen = 0
+        there, gone = Counter[bool | None](), ""
         for part in self.parts:
-            for begin, line in part.part.lines():
+            lines, places = part.part.lines(), (line["path"] for _, line in part.part.lines())
+            for (begin, line), is_there in zip(lines, are_there(places) if missing else itertools.repeat(True)):
                 own = {text for text in patterns if line["video"] == text or fnmatch.fnmatchcase(line["video"], text)}
                 matched |= own
-                is_gone = missing and not os.path.lexists(line["path"])
-                seen, gone = seen + 1, gone + is_gone
-                if own or is_gone:
+                there[is_there] += 1
+                gone = line["path"] if is_there is False else gone
+                if own or is_there is False:
                     begins.setdefault(part.part.file.stem, []).append(begin)
                     names.append(line["video"])
         if unknown := [text for text in patterns if text not in matched]:
             raise ValueError(f"No video of {str(self.folder)!r} is named so: {preview(unknown)}.")
-        if missing and seen and gone == seen:
+        if there[False] and not there[True]:
+            which = f"all {there[False]} videos{' that can be looked for' if there[None] else ''}"
             raise ValueError(
-                f"The files of all {seen} videos are gone, the first from {next(self.videos())['path']!r}. If they "
-                "were moved, nothing is missing; to drop them all, drop '*'."
+                f"The files of {which} are gone, such as {gone!r}. If they were moved, nothing is missing; to drop "
+                "them all, drop '*' or their names."
+            )
+        if there[None]:
+            logger.warning(
+                f"Whether the files of {there[None]} videos are there cannot be told, as they lie at http(s) or at an "
+                "address that is shown without its secrets: these stay."
             )
         drop_lines(self.folder, begins)
         self.refresh()

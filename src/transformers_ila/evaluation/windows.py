@@ -3,9 +3,8 @@
 Shapes: `W` windows, `N` crops, `T` frames of `C` x `H` x `W` pixels.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,7 +20,7 @@ from .options import PROTOCOLS, IndexOptions
 from .views import TimedIterator, Video, draw_seed, drawing_from
 
 
-BYTES_AT_ONCE = 2**28  # of decoded frames that are in memory together
+BYTES_AT_ONCE = 2**28  # of decoded frames, and of views, that are in memory together
 
 
 class SomeWindows(NamedTuple):
@@ -29,16 +28,17 @@ class SomeWindows(NamedTuple):
 
     name, path: of the video.
     spans: the seconds of each window.
+    first, total: which window of the video is the first of these, from 0 on, and how many the video has.
     edges: (F + 1,), when each frame of the video begins, and when the last one ends.
-    is_last: whether these are the last windows of the video.
     reason: why the video cannot be read, empty otherwise.
     """
 
     name: str
     path: str
     spans: Sequence[Span] = ()
+    first: int = 0
+    total: int = 0
     edges: np.ndarray = np.empty(0)
-    is_last: bool = True
     reason: str = ""
 
 
@@ -68,39 +68,99 @@ def windows_of(duration: float, *, window: float, stride: float, slack: float = 
     return spans
 
 
-def iter_windows(
-    videos: Iterable[tuple[str, str]], processor: IlaVideoProcessor, options: IndexOptions
-) -> Iterator[SomeWindows]:
-    """Yield the windows of videos, given by name and path, as many at a time as are read together."""
-    limits, window = ReadLimits.from_options(processor.read_limits), options.window
-    assert window is not None
-    for name, path in videos:
+class WindowReader:
+    """Read windows of one video at a time, in any process.
+
+    processor: of the model.
+    options: length and stride of windows, and how their frames are chosen.
+    """
+
+    def __init__(self, processor: IlaVideoProcessor, options: IndexOptions) -> None:
+        self.processor, self.options = processor, options
+        self.crops = PROTOCOLS[options.protocol][1]
+
+    def windows(self, name: str, path: str, source: Any = None) -> list[SomeWindows]:
+        """Return the windows of a video, as many at a time as are read together; one without any says why.
+
+        Args:
+            name: of the video, on which the draws depend.
+            path: where it lies.
+            source: what the processor reads in place of the path.
+        """
+        window, limits = self.options.window, ReadLimits.from_options(self.processor.read_limits)
+        assert window is not None
         try:
-            frames = list_frames(path, limits=limits)
+            frames = list_frames(path if source is None else source, limits=limits)
         except (VideoDecodingError, OSError) as error:
-            yield SomeWindows(name, path, reason=redact(str(error)) or type(error).__name__)
-            continue
+            return [SomeWindows(name, path, reason=redact(str(error)) or type(error).__name__)]
         assert frames.timestamps is not None and frames.duration is not None
         edges = np.array([*frames.timestamps, frames.duration])
         slack = frames.duration / len(frames.timestamps) / 2
-        spans = windows_of(frames.duration, window=window, stride=options.stride or window, slack=slack)
-        size = max(1, 3 * int(frames.width or 1) * int(frames.height or 1) * processor.num_frames)
-        step = max(1, BYTES_AT_ONCE // size)
-        for first in range(0, len(spans), step):
-            yield SomeWindows(name, path, spans[first : first + step], edges, first + step >= len(spans))
+        spans = windows_of(frames.duration, window=window, stride=self.options.stride or window, slack=slack)
+        step = max(1, BYTES_AT_ONCE // self._bytes_of_window(int(frames.height or 1), int(frames.width or 1)))
+        return [
+            SomeWindows(name, path, spans[first : first + step], first, len(spans), edges)
+            for first in range(0, len(spans), step)
+        ]
+
+    def _bytes_of_window(self, height: int, width: int) -> int:
+        """Return the bytes of a window's frames, as they are decoded or as views: whichever are more."""
+        sides = self.processor.view_sides(height, width)
+        return 3 * self.processor.num_frames * max(height * width, self.crops * sides[0] * sides[1])
+
+    def __call__(self, some: SomeWindows, source: Any = None) -> Video:
+        """Read windows that `windows` returned, or return the reason why they cannot be read.
+
+        Returns:
+            A video with `some` as its key, and as views (W, T, C, H, W) or (W, N, T, C, H, W) uint8 pixels.
+        """
+        if some.reason:
+            return Video(some, some.name, None, reason=some.reason)
+        try:
+            return self._read(some, some.path if source is None else source)
+        except (VideoDecodingError, OSError) as error:
+            return Video(some, some.name, None, reason=redact(str(error)) or type(error).__name__)
+
+    def _read(self, some: SomeWindows, source: Any) -> Video:
+        def rule(total: int) -> list[int]:
+            edges = some.edges
+            if len(edges) != total + 1:  # there are more or fewer frames than packets
+                edges = np.linspace(0, edges[-1], total + 1)
+            return np.concatenate([self._frames(some.name, span, edges) for span in some.spans]).tolist()
+
+        frames, metadata = self.processor.reader(num_crops=self.crops)(source, rule)
+        clips = list(frames.reshape(len(some.spans), -1, *frames.shape[1:]))
+        views = self.processor.preprocess(
+            clips,
+            num_clips=1,
+            num_crops=self.crops,
+            random_frames=False,
+            do_rescale=False,
+            do_normalize=False,
+            input_data_format="channels_last",
+            return_tensors="pt",
+        )["pixel_values"]
+        return Video(some, some.name, views, metadata.frames_lost)
+
+    def _frames(self, name: str, span: Span, edges: np.ndarray) -> np.ndarray:
+        """Return the indices (T,) of a window's frames, whose draws depend on no other window."""
+        first, last = frames_between(edges, *span)
+        with drawing_from(draw_seed(self.options.seed, f"{name} {span[0]}")):
+            metadata = VideoMetadata(total_num_frames=last - first)
+            return first + self.processor.sample_frames(
+                metadata, num_clips=1, random_frames=self.options.random_frames
+            )
 
 
 def read_windows(
     processor: IlaVideoProcessor, videos: Iterable[tuple[str, str]], options: IndexOptions, *, workers: int = 0
 ) -> "TimedIterator[Video]":
-    """Read the windows of videos, in their order.
-
-    Each item has its `SomeWindows` as key, and as views (W, T, C, H, W) or (W, N, T, C, H, W) uint8 pixels.
-    """
+    """Read the windows of videos, given by name and path, in their order; items are those of `WindowReader`."""
+    read = WindowReader(processor, options)
     loader = DataLoader(
-        _Windows(processor, options),
+        _Windows(read),
         batch_size=None,
-        sampler=iter_windows(videos, processor, options),
+        sampler=(some for name, path in videos for some in read.windows(name, path)),
         num_workers=workers,
         generator=torch.Generator(),  # or one number would be drawn from the caller's
     )
@@ -108,45 +168,11 @@ def read_windows(
 
 
 class _Windows(Dataset):
-    def __init__(self, processor: IlaVideoProcessor, options: IndexOptions) -> None:
-        self.processor, self.options = processor, options
+    def __init__(self, read: WindowReader) -> None:
+        self.read = read
 
     def __getitem__(self, key: SomeWindows) -> Video:
-        if key.reason:
-            return Video(key, key.name, None, reason=key.reason)
-        seed = draw_seed(self.options.seed, f"{key.name} {key.spans[0][0]}")
-        try:
-            with drawing_from(seed):
-                return self._read(key)
-        except (VideoDecodingError, OSError) as error:
-            return Video(key, key.name, None, reason=redact(str(error)) or type(error).__name__)
-
-    def _read(self, key: SomeWindows) -> Video:
-        _, crops = PROTOCOLS[self.options.protocol]
-        pick = partial(self.processor.sample_frames, num_clips=1, random_frames=self.options.random_frames)
-
-        def rule(total: int) -> list[int]:
-            edges = key.edges
-            if len(edges) != total + 1:  # there are more or fewer frames than packets
-                edges = np.linspace(0, edges[-1], total + 1)
-            ranges = (frames_between(edges, *span) for span in key.spans)
-            return np.concatenate(
-                [first + pick(VideoMetadata(total_num_frames=last - first)) for first, last in ranges]
-            ).tolist()
-
-        frames, metadata = self.processor.reader(num_crops=crops)(key.path, rule)
-        clips = list(frames.reshape(len(key.spans), -1, *frames.shape[1:]))
-        views = self.processor.preprocess(
-            clips,
-            num_clips=1,
-            num_crops=crops,
-            random_frames=False,
-            do_rescale=False,
-            do_normalize=False,
-            input_data_format="channels_last",
-            return_tensors="pt",
-        )["pixel_values"]
-        return Video(key, key.name, views, metadata.frames_lost)
+        return self.read(key)
 
 
 def frames_between(edges: np.ndarray, start: float, end: float) -> tuple[int, int]:

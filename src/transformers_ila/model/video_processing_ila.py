@@ -261,6 +261,16 @@ class IlaVideoProcessor(BaseVideoProcessor):
         """Return `read_video` with this processor's limits, scaling in the decoder if that is on."""
         return _reader({**vars(self), "num_crops": num_crops})
 
+    def view_sides(self, height: int, width: int) -> tuple[int, int]:
+        """Return the sides, in pixels, that the views of frames of this size have."""
+        square = self.default_to_square
+        sizes = self._standardize_kwargs(self.size, self.crop_size, default_to_square=square)
+        if self.do_center_crop:
+            return _sides(sizes["crop_size"])
+        if self.do_resize and self.max_num_patches is not None:
+            return _sides(_size_of_patches(height, width, self.max_num_patches, self.patch_size))
+        return _resized(height, width, sizes["size"]) if self.do_resize else (height, width)
+
     def normalize_on(self, device: torch.device | str, views: torch.Tensor) -> torch.Tensor:
         """Send views to a device, then rescale and normalise them there, as a call of the processor does here.
 

@@ -16,7 +16,7 @@ import torch
 
 from ..distributed import usable_cpus
 from ..evaluation.inference import has_bfloat16_instructions
-from ..evaluation.options import LabelOptions
+from ..evaluation.options import Options
 from ..model.video_urls_ila import redact
 from .options import EngineOptions
 
@@ -74,7 +74,7 @@ class Cluster:
 
         return {"num_cpus": 0, "label_selector": {"ray.io/node-id": ray.get_runtime_context().get_node_id()}}
 
-    def resolve(self, options: LabelOptions) -> LabelOptions:
+    def resolve(self, options: Options) -> Options:
         """Return the options with the precision that "auto" stands for on a replica's device."""
         if options.dtype != "auto":
             return options
@@ -180,7 +180,8 @@ def plan_actors(ray: ModuleType, engine: EngineOptions, device: str | None, *, i
     has = f"the cluster has {_count(cpus, 'CPU')} and {_count(gpus, 'GPU')}"
     on_gpus = gpus > 0 if device is None else device.startswith("cuda")
     if on_gpus and gpus < (engine.replicas or 1):
-        raise ValueError(f"{_count(engine.replicas or 1, 'replica')} need a GPU each, and {has}.")
+        asked = _count(engine.replicas or 1, "replica")
+        raise ValueError(f"A GPU for each of {asked} is asked for, and {has}.")
     replicas = engine.replicas or (gpus if on_gpus else 1)
     beside = SPARE + replicas  # a replica with a GPU leaves a CPU, too
     readers = engine.readers or max(1, cpus - beside)

@@ -24,14 +24,14 @@ import torch
 
 from ..distributed import Rank
 from ..evaluation.inference import evaluating
-from ..evaluation.options import InferenceOptions, LabelOptions
+from ..evaluation.options import InferenceOptions, LabelOptions, Options
 from ..evaluation.prediction import Row, Summary, check_none_of_these, label_batch, label_settings
 from ..evaluation.prediction_files import ResultWriter, check_settings, done_videos
 from ..evaluation.views import Video, VideoReader, in_batches
 from ..model.video_container_ila import ReadLimits
 from ..model.video_processing_ila import IlaVideoProcessor
 from ..stores import is_address, open_folder
-from .cluster import Cluster, join_cluster
+from .cluster import Cluster, import_ray, join_cluster
 from .options import EngineOptions
 from .plan import ROWS_OF_A_FILE, Plan, iter_planned, plan_folder, read_planned, write_plan
 from .reading import ChildReader
@@ -70,12 +70,14 @@ def label_on_ray(
     """
     engine = engine or EngineOptions(engine="ray")
     engine.check(options)
+    import_ray()
     model, processor = open_model()
     check_none_of_these(model, options)
     summary = Summary()
     with ExitStack() as stack:
         cluster = stack.enter_context(join_cluster(engine, options.device))
-        options = cluster.resolve(_only(options))
+        summary.actors = str(cluster)
+        options = cluster.resolve(only(options, LabelOptions))
         settings = label_settings(model, processor, options)
         del model
         writer, done = None, set[bytes]()
@@ -105,10 +107,10 @@ def _plan_folder(output: str | Path | None) -> AbstractContextManager[str]:
     return plan_folder(output)
 
 
-def _only(options: LabelOptions) -> LabelOptions:
-    """Return the options without what else a command's are, as they are sent to the replicas."""
-    values = {entry.name: getattr(options, entry.name) for entry in fields(LabelOptions)}
-    return LabelOptions(**{**values, "device": None})
+def only(options: Options, kind: type[Options]) -> Options:
+    """Return the options of a kind without what else a command's are, as they are sent to the replicas."""
+    values = {entry.name: getattr(options, entry.name) for entry in fields(kind)}
+    return kind(**{**values, "device": None})
 
 
 # -- in this process -------------------------------------------------------------------------------------------------
@@ -151,12 +153,23 @@ def stream(cluster: Cluster, plan: Plan, reader: Actors, replica: Actors, batch_
 
 
 def rows_once(
-    cluster: Cluster, plan: Plan, reader: Actors, replica: Actors, batch_size: int, summary: Summary
+    cluster: Cluster,
+    plan: Plan,
+    reader: Actors,
+    replica: Actors,
+    batch_size: int,
+    summary: Summary,
+    *,
+    join: Callable[..., Row | None] | None = None,
 ) -> Iterator[list[Row]]:
     """Yield the rows of all planned videos, each once, as they come.
 
-    The tables of the replicas have for each video its `number` in the plan and its pickled `row`, and in their
-    metadata how long the replica waited and worked, in seconds.
+    The tables of the replicas have for each video its `number` in the plan and its pickled `row`, and how long the
+    replica `waited` and `worked` for it, in seconds.
+
+    Args:
+        join: where a video comes in pieces, called with what stands for a piece in place of the row; returns the row
+            once it has the last piece. A piece may come twice.
 
     Raises:
         RuntimeError: videos of which no row came.
@@ -165,9 +178,12 @@ def rows_once(
     for table in stream(cluster, plan, reader, replica, batch_size):
         rows = []
         for number, row in zip(table["number"].to_pylist(), table["row"].to_pylist()):
-            if not arrived[number]:  # else a batch that was done again
+            if arrived[number]:  # by a batch that was done again
+                continue
+            found = pickle.loads(row) if join is None else join(*pickle.loads(row))
+            if found is not None:
                 arrived[number] = 1
-                rows.append(pickle.loads(row))
+                rows.append(found)
         clock.add(table)
         started = started or time.perf_counter() - clock.waited - clock.worked  # when the first replica was ready
         summary.seconds = time.perf_counter() - started
@@ -223,7 +239,7 @@ class PlannedReader:
 class Reader:
     """An actor that reads the videos of a plan, one at a time, in a child process."""
 
-    def __init__(self, read: Callable[[PlannedVideo], Video], engine: EngineOptions) -> None:
+    def __init__(self, read: Callable[[Any], Video], engine: EngineOptions) -> None:
         torch.set_num_threads(1)
         self.child = ChildReader(read, timeout=engine.video_timeout, retries=engine.retries, preload=("ray",))
 
@@ -300,8 +316,8 @@ class Replica:
         """Return what the rows depend on."""
         raise NotImplementedError
 
-    def compute(self, videos: list[Video]) -> list[tuple[int, Row]]:
-        """Return number and row of each video."""
+    def compute(self, table: Any) -> list[tuple[int, Any]]:
+        """Return number and row of each video of a reader's table."""
         raise NotImplementedError
 
     def __call__(self, table: Any) -> Any:
@@ -310,7 +326,7 @@ class Replica:
 
         started = time.perf_counter()
         with torch.no_grad():  # which is of a thread, and actors may have several
-            numbered = self.compute(videos_of_table(table))
+            numbered = self.compute(table)
         waited, ended = started - self.ended, time.perf_counter()
         self.ended = ended
         return pyarrow.table(
@@ -330,10 +346,10 @@ class Labeller(Replica):
         """Return the settings of the results."""
         return label_settings(model, self.processor, options)
 
-    def compute(self, videos: list[Video]) -> list[tuple[int, Row]]:
+    def compute(self, table: Any) -> list[tuple[int, Any]]:
         """Return number and row of each video."""
-        found = list[tuple[int, Row]]()
-        for batch in in_batches(videos, batch_size=self.options.batch_size):
+        found = list[tuple[int, Any]]()
+        for batch in in_batches(videos_of_table(table), batch_size=self.options.batch_size):
             rows = label_batch(self.network, self.processor, batch, self.options)
             found += zip([video.key for video in (*batch.unreadable, *batch.read)], rows)
         return found

@@ -43,7 +43,7 @@ class ChildReader:
         self.ended = "no answer"  # how the last child did that died
 
     def read(self, item: Any) -> Video:
-        """Return the video, with `item` as its key, or the reason why the last try did not read it.
+        """Return the video, with `item` as its key if it has none, or the reason why the last try did not read it.
 
         Raises:
             RuntimeError: the child cannot start, or `read` lacks a module.
@@ -104,7 +104,7 @@ class ChildReader:
             if shape is not None:
                 pixels = torch.frombuffer(bytearray(self.connection.recv_bytes()), dtype=torch.uint8)
                 video = video._replace(views=pixels.reshape(shape))
-            return video._replace(key=item)
+            return video._replace(key=item) if video.key is None else video
         except (EOFError, BrokenPipeError, ConnectionResetError):
             self._note_end()
             return None
@@ -132,7 +132,7 @@ def _serve(connection: Connection, read: Callable[[Any], Video], deadline: float
                 connection.send(answer)
                 continue
             views = answer.views
-            connection.send((answer._replace(key=None, views=None), None if views is None else tuple(views.shape)))
+            connection.send((answer._replace(views=None), None if views is None else tuple(views.shape)))
             if views is not None:
                 connection.send_bytes(views.contiguous().view(-1).numpy().data)
     except (EOFError, BrokenPipeError, ConnectionResetError):  # the parent is gone

@@ -20,7 +20,7 @@ from ..data.lists import without_file_scheme
 from ..data.text import AnnotationError
 from ..model.video_container_ila import ReadLimits, VideoDecodingError, VideoFile
 from ..model.video_reading_ila import DEFAULT_LIMITS
-from ..model.video_urls_ila import is_url, redact
+from ..model.video_urls_ila import download, is_url, redact
 
 
 PIECE = 2**25  # bytes that a store is asked for at once
@@ -167,10 +167,15 @@ class _Content(tempfile.SpooledTemporaryFile):
         return self.called
 
 
-def open_source(planned: PlannedVideo, limits: ReadLimits = DEFAULT_LIMITS) -> str | BinaryIO:
+def open_source(
+    planned: PlannedVideo, limits: ReadLimits = DEFAULT_LIMITS, *, copy_urls: bool = False
+) -> str | BinaryIO:
     """Return what the processor reads a planned video from: a path, an http(s) URL, or a binary file with its bytes.
 
     Paths and URLs are returned as they are, as the processor reads those itself. Anything else is read now, whole.
+
+    Args:
+        copy_urls: read what lies at URLs now, too, for a video that the processor reads several times.
 
     Raises:
         VideoDecodingError: there is no such video, a limit is met, or fewer bytes came than were promised.
@@ -180,16 +185,21 @@ def open_source(planned: PlannedVideo, limits: ReadLimits = DEFAULT_LIMITS) -> s
         raise VideoDecodingError(repr(planned.video), "the manifest has neither a path nor bytes for it")
     if planned.column is None and planned.offset is None:
         path = without_file_scheme(planned.path)
-        if is_url(path) or not is_address(path):
+        if not is_address(path) or (is_url(path) and not copy_urls):
             return path  # the processor reads these itself
-    if is_url(planned.path) and not limits.allow_private_addresses:
+    is_part = planned.column is not None or planned.offset is not None
+    if is_part and is_url(planned.path) and not limits.allow_private_addresses:
         raise VideoDecodingError(name, "with allow_private_addresses=False no shards or manifests are read at URLs")
     copy = VideoFile(
         file=_Content(name.strip("'\"")), name=name, limits=limits, deadline=time.monotonic() + limits.max_seconds
     )
     try:
         if planned.column is not None:
-            return _open_cell(planned, copy)
+            return _open_cell(planned, copy, copy_urls=copy_urls)
+        if planned.offset is None and is_url(planned.path):
+            download(planned.path, copy)
+            copy.file.seek(0)
+            return copy.file
         size = size_of(planned.path) if planned.size is None else planned.size
         copy.check_bytes(size)
         for piece in read_pieces(planned.path, planned.offset or 0, size):
@@ -198,12 +208,13 @@ def open_source(planned: PlannedVideo, limits: ReadLimits = DEFAULT_LIMITS) -> s
     except VideoDecodingError:
         raise
     except Exception as error:  # as in `errors_of_store`
-        raise VideoDecodingError(name, one_line(error)) from None
+        secret = isinstance(error, ValueError) and redact(planned.path) != planned.path  # it may repeat the password
+        raise VideoDecodingError(name, "it is no valid URL" if secret else one_line(error)) from None
     copy.file.seek(0)
     return copy.file
 
 
-def _open_cell(planned: PlannedVideo, copy: VideoFile) -> Any:
+def _open_cell(planned: PlannedVideo, copy: VideoFile, *, copy_urls: bool) -> Any:
     """Return the path or the bytes in a cell of a Parquet file."""
     key = (planned.path, planned.row_group, planned.column)
     column, row = _Column.last(*key), planned.row or 0
@@ -226,7 +237,7 @@ def _open_cell(planned: PlannedVideo, copy: VideoFile) -> Any:
         raise VideoDecodingError(copy.name, "the manifest has neither a path nor bytes for it")
     if not (is_address(path) or os.path.isabs(path)):
         raise VideoDecodingError(copy.name, f"its row has no bytes, and its path {path!r} says no folder")
-    return open_source(PlannedVideo(planned.video, path), copy.limits)
+    return open_source(PlannedVideo(planned.video, path), copy.limits, copy_urls=copy_urls)
 
 
 class _Column:

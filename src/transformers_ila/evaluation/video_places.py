@@ -1,0 +1,90 @@
+"""Where the videos of an index lie, on a disk or at an address, and whether they still do."""
+
+import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+
+from ..model.video_urls_ila import HIDDEN, is_url, redact
+from ..stores import LOCAL, is_address
+
+
+ASKED_AT_ONCE = 32  # places; a store takes some hundredths of a second to answer
+
+
+def is_there(place: str) -> bool | None:
+    """Return whether something lies at a path or an address; None where nobody can tell.
+
+    That is at http(s), where a refusal may mean anything, and where an address is shown without its secrets.
+
+    Raises:
+        OSError: a store that refuses or does not answer.
+        ValueError: an address that no installed package opens.
+    """
+    place = local_path(place)
+    if not is_address(place):
+        return os.path.lexists(place)
+    if HIDDEN in place or is_url(place):
+        return None
+    import fsspec  # here, as most videos lie at paths
+
+    try:
+        system, path = fsspec.core.url_to_fs(place)
+        system.info(path)  # not `exists`, which some file systems deny also where they cannot ask
+        return True
+    except FileNotFoundError:
+        return False
+    except (ImportError, ValueError) as error:
+        reason = redact(str(error))
+        raise ValueError(f"Whether {redact(place)!r} is there cannot be told: {reason}") from None
+    except Exception as error:  # whatever the client of a store raises, which may repeat the request
+        reason = redact(str(error)) or type(error).__name__
+        raise OSError(f"Whether {redact(place)!r} is there cannot be told: {reason}") from None
+
+
+def are_there(places: Iterable[str]) -> Iterator[bool | None]:
+    """Return what `is_there` says of each place, asking for several at once."""
+    places = iter(places)
+    with ThreadPoolExecutor(ASKED_AT_ONCE) as pool:
+        while some := list(islice(places, 32 * ASKED_AT_ONCE)):  # the pool itself would take all of them at once
+            yield from pool.map(is_there, some)
+
+
+class Moves:
+    """Tell files that have moved from others of the same name."""
+
+    def __init__(self) -> None:
+        self._gone: dict[str, bool] = {}  # by folder, as a store is asked about it once
+
+    def are_two(self, before: str, now: str) -> bool:
+        """Return whether two places hold two different files; where nothing lies at one of them they do not.
+
+        Places of which nobody can tell (`is_there`) are held for one.
+
+        Raises:
+            OSError, ValueError: as in `is_there`.
+        """
+        before, now = local_path(before), local_path(now)
+        if before == now:
+            return False
+        if not (is_address(before) or is_address(now)):
+            return os.path.exists(before) and os.path.exists(now) and not os.path.samefile(before, now)
+        folder = _where_they_part(before, now)
+        if folder not in self._gone:
+            self._gone[folder] = is_there(folder) is False
+        return not self._gone[folder] and bool(is_there(before)) and bool(is_there(now))
+
+
+def local_path(place: str) -> str:
+    """Return the path that `file://` stands before; what is no such address as it is."""
+    scheme, mark, path = place.partition("://")
+    return path if mark and scheme.lower() in LOCAL else place
+
+
+def _where_they_part(before: str, now: str) -> str:
+    """Return the folder of `before` below which the rest of both places is the same; a bucket is no such folder."""
+    parts, others = before.split("/"), now.split("/")
+    least = 4 if is_address(before) else 2  # s3: "" bucket folder
+    while len(parts) > least and len(others) > 1 and parts[-1] == others[-1]:
+        parts, others = parts[:-1], others[:-1]
+    return "/".join(parts)
