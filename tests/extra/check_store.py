@@ -6,7 +6,6 @@ Prints the table of faults: what was spoilt, where, what came of it, rows or vid
 import json
 import os
 import subprocess
-import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -16,6 +15,7 @@ import pytest
 from support.evaluation_models import make_model
 from support.faulty_proxy import FaultyProxy
 from transformers_ila import IlaVideoProcessor, stores
+from transformers_ila.cli.main import main
 from transformers_ila.data.shards import read_shards
 from transformers_ila.distributed import Rank
 from transformers_ila.evaluation import prediction_files
@@ -279,17 +279,22 @@ def saved(tmp_path_factory):
     return place
 
 
-def verb(*words, code=0):
-    """Run a verb in a process of its own; nothing that it prints has the key."""
-    command = [sys.executable, "-W", "ignore", "-m", "transformers_ila", *map(str, words)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=500)
-    assert SECRET not in done.stdout + done.stderr and "AKIA" not in done.stdout + done.stderr
-    assert done.returncode == code, done.stdout[-3000:] + done.stderr[-3000:]
-    return done.stdout + done.stderr
+@pytest.fixture
+def verb(capfd):
+    """Run a verb, and return what it prints; nothing of that has the key."""
+
+    def run_it(*words, code=0):
+        returned = main(list(map(str, words)))
+        printed = "".join(capfd.readouterr())
+        assert SECRET not in printed and "AKIA" not in printed
+        assert returned == code, printed[-3000:]
+        return printed
+
+    return run_it
 
 
 @pytest.mark.parametrize("fault", ["503", "lost", "cut"])
-def test_shards_are_written_and_read_whole(proxy, bucket, fault, tmp_path):
+def test_shards_are_written_and_read_whole(proxy, bucket, verb, fault):
     address, names = f"s3://bucket/shards-{fault}", sorted(path.stem for path in bucket.rglob("*.mp4"))
     with proxy.spoil(fault, "PUT", "videos-000000.tar"):
         verb("shard", bucket, "--output", address)
@@ -300,7 +305,7 @@ def test_shards_are_written_and_read_whole(proxy, bucket, fault, tmp_path):
     noted(proxy, f"{fault} once, PUT", "ila shard", "written; --check finds nothing", [], found)
 
 
-def test_ila_predict_writes_to_the_store(proxy, bucket, saved, tmp_path):
+def test_ila_predict_writes_to_the_store(proxy, bucket, saved, verb, tmp_path):
     """The plain command: killed answers, then it goes on; the same rows as in a folder here."""
     words = ("predict", "--model", saved, bucket, "--format", "parquet")
     verb(*words, "--output", tmp_path / "here")
@@ -313,7 +318,7 @@ def test_ila_predict_writes_to_the_store(proxy, bucket, saved, tmp_path):
     assert "format 'parquet', got 'jsonl'" in verb(*words[:-2], "--output", "s3://bucket/lines", code=2)
 
 
-def test_ila_predict_on_ray_from_the_store_to_the_store(proxy, bucket, saved, tmp_path):
+def test_ila_predict_on_ray_from_the_store_to_the_store(proxy, bucket, saved, verb):
     pytest.importorskip("ray")
     words = (
         "predict",
