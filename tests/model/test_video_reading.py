@@ -406,6 +406,61 @@ def test_secrets_of_urls_are_not_shown(text, monkeypatch):
     assert SECRET not in told
 
 
+KEY = f"{SECRET}ab/cd+ef=="  # as S3's and Azure's are
+REPEATED = {  # what a client of a store may say -> what may be shown; DIGEST is that of a hash
+    f"abfs://clips@account.dfs.core.windows.net/a.mp4?sv=1&sig={SECRET}": (
+        "abfs://clips@account.dfs.core.windows.net/a.mp4?DIGEST"
+    ),
+    f"abfs://clips:{KEY}@account/a.mp4": "abfs://***@account/a.mp4",
+    f"hf://user:hf_{SECRET}@datasets/me/clips@main/a.mp4": "hf://***@datasets/me/clips@main/a.mp4",
+    f"403: https://b.s3.amazonaws.com/a.mp4?AWSAccessKeyId={SECRET}&Signature={SECRET}": (
+        "403: https://b.s3.amazonaws.com/a.mp4?DIGEST"
+    ),
+    f"Max retries exceeded with url: /b/a.mp4?X-Amz-Credential={SECRET}%2F2026&X-Amz-Signature={SECRET} (timeout)": (
+        "Max retries exceeded with url: /b/a.mp4?X-Amz-Credential=DIGEST&X-Amz-Signature=DIGEST (timeout)"
+    ),
+    f"GET /c/a.mp4?sv=2026&sig={SECRET}": "GET /c/a.mp4?sv=2026&sig=DIGEST",
+    f"403, url=URL('https://host/a.mp4?X-Goog-Signature={SECRET}')": "403, url=URL('https://host/a.mp4?DIGEST')",
+    f'Invalid bucket name "KEY:{KEY}@bucket": it must match': 'Invalid bucket name "***@bucket": it must match',
+    f"AccountName=x;AccountKey={KEY};EndpointSuffix=y": "AccountName=x;AccountKey=DIGEST;EndpointSuffix=y",
+    f"{{'secret': '{KEY}', \"token\": \"{SECRET}\", 'anon': False}}": (
+        "{'secret': '***', \"token\": \"***\", 'anon': False}"
+    ),
+    f"S3FileSystem(secret='{KEY}', token=\"{SECRET}\")": "S3FileSystem(secret='***', token=\"***\")",
+    f"{{'Authorization': 'AWS4-HMAC-SHA256 Credential={SECRET}/x, Signature={SECRET}', 'Host': 'x'}}": (
+        "{'Authorization': 'AWS4-HMAC-SHA256 ***', 'Host': 'x'}"
+    ),
+    f"<CIMultiDict('x-amz-security-token': '{SECRET}')>": "<CIMultiDict('x-amz-security-token': '***')>",
+    f"Authorization: Bearer {SECRET}": "Authorization: Bearer ***",
+    f"Authorization=SharedKey account:{KEY}": "Authorization=SharedKey ***",
+    f"no access with hf_{SECRET * 4}": "no access with ***",
+    f"the key AKIA{SECRET}ABCDEFGHIJ": "the key ***",
+    f"-----BEGIN PRIVATE KEY-----\n{KEY}\n-----END PRIVATE KEY-----": "***",
+}
+
+
+@pytest.mark.parametrize("text", REPEATED)
+def test_secrets_that_clients_repeat_are_not_shown(text):
+    shown = redact(text)
+    assert SECRET not in shown
+    assert re.sub(r"\*\*\*[0-9a-f]{8}", "DIGEST", shown) == REPEATED[text]
+    assert redact(shown) == shown
+
+
+def test_what_is_no_secret_is_shown():
+    for text in (
+        "abfs://clips@account.dfs.core.windows.net/a.mp4",  # the container: two of an account are two places
+        "hf://datasets/me/clips@main/a.mp4",
+        "clip_token=5.mp4",
+        "sig=1.mp4",
+        "folder/me:you@home.mp4",
+        "'C:/videos/me@home.mp4'",
+        "no key: 'video' in row",
+        "token=None",
+    ):
+        assert redact(text) == text
+
+
 def test_urls_that_differ_in_their_query_stay_apart():
     first, second = (redact(f"https://host/a.mp4?id={number}") for number in (1, 2))
     assert first != second

@@ -7,9 +7,9 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 
 class Shelf(MemoryFileSystem):
-    """Hold files in memory, apart from `memory://`, and answer with fewer bytes than there are if it is told to.
+    """Hold files in memory, apart from `memory://`.
 
-    missing_bytes: how many bytes each answer lacks. error: what each answer is instead.
+    missing_bytes: how many bytes each answer lacks. error: what is raised in place of an answer.
     """
 
     protocol = "shelf"
@@ -23,7 +23,7 @@ class Shelf(MemoryFileSystem):
         return super()._strip_protocol(path.removeprefix("shelf://"))
 
     def cat_file(self, path: str, start: int | None = None, end: int | None = None, **options: Any) -> bytes:
-        """Return bytes of a file, or what this store was told."""
+        """Return bytes of a file, fewer than there are, or an error."""
         if Shelf.error is not None:
             raise Shelf.error
         content = super().cat_file(path, start, end, **options)
@@ -31,3 +31,12 @@ class Shelf(MemoryFileSystem):
 
 
 fsspec.register_implementation("shelf", Shelf, clobber=True)
+
+
+def fill(files: dict[str, bytes]) -> None:
+    """Put these files, by bucket and key, into an empty store."""
+    Shelf.store.clear()
+    Shelf.pseudo_dirs[:] = [""]
+    Shelf.missing_bytes, Shelf.error = 0, None
+    for name, content in files.items():
+        fsspec.filesystem("shelf").pipe(name, content)

@@ -10,7 +10,6 @@ A verb is a module with
 - optionally `parse_arguments(arguments)`: reads the options in another way than `read_options`.
 """
 
-import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -21,7 +20,7 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers.utils import logging
 
-from ..distributed import RemoteRankError
+from ..distributed import RemoteRankError, is_first_of_machine
 from ..markup import plain_line
 from ..model.video_urls_ila import redact
 from .parsing import HELP, help_text, read_options
@@ -50,7 +49,7 @@ def run_verb(verb: ModuleType, arguments: Sequence[str]) -> int:
     name = verb.__name__.rpartition(".")[2].replace("_", "-")
     if hasattr(sys.stdout, "reconfigure"):  # a name with bytes that are no text is printed with escapes, as on stderr
         sys.stdout.reconfigure(errors="backslashreplace")
-    first = os.environ.get("LOCAL_RANK", "0") == "0"
+    first = is_first_of_machine()
     if wanted := [word for word in arguments if word in HELP]:
         if first:
             print(help_text(verb, name, all_options="--help-all" in wanted))

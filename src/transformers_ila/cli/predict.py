@@ -7,9 +7,10 @@ Without --output the best labels of each video are printed. With it they are wri
 lines or Parquet, for any number of videos: the same command goes on after a kill, what is done is skipped, and nothing
 is done twice. With --engine ray actors of a Ray cluster share the work, and videos may lie at addresses (`s3://...`),
 in Parquet manifests and in WebDataset shards, too: see docs/scale.md. Else processes or machines share the videos by
-RANK and WORLD_SIZE (`torchrun --nproc_per_node 2 -m transformers_ila predict ...`), and each writes a part of its own.
-Exit code: 0 all videos of the run were read, 1 some could not be (their rows say why; of several processes none says
-so, as a launcher would end the others), 2 bad arguments or nothing to label, 130 interrupted.
+RANK and WORLD_SIZE (`torchrun --nproc_per_node 2 -m transformers_ila predict ...`), or as Slurm's `srun` numbers them,
+and each writes a part of its own. Exit code: 0 all videos of the run were read, 1 some could not be (their rows say
+why; of several processes none says so, as a launcher would end the others), 2 bad arguments or nothing to label, 130
+interrupted.
 """
 
 import signal
@@ -158,6 +159,7 @@ def print_summary(summary: Summary, output: str | None, rank: Rank, *, done: str
     print(who + line + ("." if output is None else f", {summary.before} done before. Results: {output}"))
     if summary.seconds:
         waited = summary.waited / summary.seconds
-        print(f"{who}{summary.seconds:.1f} s, {waited:.0%} of them waiting for videos to be read.")
+        actors = f" ({summary.actors})" if summary.actors else ""
+        print(f"{who}{summary.seconds:.1f} s, {waited:.0%} of them waiting for videos to be read{actors}.")
     for name, reason in summary.reasons.items() if output is not None else ():
         print(f"unreadable: {name!r}: {' '.join(reason.split())}")

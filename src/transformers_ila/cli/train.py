@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ..distributed import export_srun_rank
 from ..hub.exporting import export, export_adapter
 from ..training.arguments import IlaTrainingArguments
 from ..training.recipes import RecipeArguments, parse, recipe_file, recipe_names
@@ -48,6 +49,7 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[RecipeArguments, IlaTrain
         print(recipe_file(" ".join(arguments[1:])))
         sys.exit(0)
     recipe = arguments[0] if arguments and not arguments[0].startswith("--") else None
+    export_srun_rank()  # before IlaTrainingArguments, which ask Accelerate for the processes
     return parse(recipe, arguments if recipe is None else arguments[1:])
 
 

@@ -180,6 +180,7 @@ def join_address(folder: str, path: str) -> str:
     Raises:
         ValueError: the path leads out of the store that the folder's address names.
     """
+    path = without_file_scheme(path)
     if "://" in path:
         return path
     if "://" not in folder or os.path.isabs(path):
@@ -189,6 +190,12 @@ def join_address(folder: str, path: str) -> str:
     if joined.split("/")[0] != place.split("/")[0]:
         raise ValueError(f"{path!r} leads out of {redact(folder)!r}")
     return f"{scheme}://{joined}"
+
+
+def without_file_scheme(text: str) -> str:
+    """Return the path that `file://` or `local://` stands before; any other text is returned unchanged."""
+    scheme, mark, path = text.partition("://")
+    return path if mark and scheme.lower() in ("file", "local") else text
 
 
 def _lines(file: str | Path, called: str) -> Iterator[tuple[bytes, Line]]:

@@ -53,6 +53,7 @@ class Summary:
     labelled, unreadable: videos now.
     seconds, waited: for reading and computing, on the clock, and how many of them it waited for videos.
     reasons: of the first few unreadable videos, by name.
+    actors: who read and computed, where it was not this process.
     """
 
     seen: int = 0
@@ -62,6 +63,7 @@ class Summary:
     seconds: float = 0.0
     waited: float = 0.0
     reasons: dict[str, str] = field(default_factory=dict)
+    actors: str = ""
 
     def count(self, rows: list[Row]) -> None:
         """Count the rows of a batch."""

@@ -7,6 +7,7 @@ Each file is whole or not there. `evaluation.json` stands beside
 
 import io
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 from ..data.samples import path_of
 from ..files import atomic_write, only_writer
 from ..markup import csv_text, markdown_table, markdown_text
+from ..model.video_urls_ila import redact
 from ..visualization.confusion import plot_confusion_matrix
 from .metrics import confusion_matrix, label_ranks, predicted_classes
 from .report import Evaluation
@@ -102,7 +104,9 @@ def check_output(output: str | Path, *, list_file: str | None = None) -> None:
 
 
 def check_folder_can_be_made(folder: Path) -> None:
-    """Raise a ValueError where a file stands in the place of a folder or of one above it."""
+    """Raise a ValueError where a file stands in the place of a folder or of one above it, or where it is an address."""
+    if re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]+:", folder.parts[0] if folder.parts else ""):
+        raise ValueError(f"{redact(str(folder))!r} is an address; allowed here is a local folder.")
     first = next(path for path in (folder, *folder.parents) if path.exists())
     if not first.is_dir():
         raise ValueError(f"The folder {str(folder)!r} cannot be made: {str(first)!r} is a file.")

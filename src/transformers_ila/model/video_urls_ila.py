@@ -31,27 +31,69 @@ NOT_PUBLIC = tuple(  # beside what `is_global` knows, which differs with the ver
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
 HIDDEN = "***"
 # `Path` makes one slash of two; somebody may forget both, or the scheme
-SCHEME = r"(?:[A-Za-z][A-Za-z0-9+.-]+:/+|(?:https?|ftps?|rtsp|s3|gs):(?=[^\s/]+[@.])|(?<![\w./:*-])//(?=[^\s/]+@))"
+SCHEME = (
+    r"(?:[A-Za-z][A-Za-z0-9+.-]{1,30}:/+"  # bounded: else a long word takes quadratic time
+    r"|(?:https?|ftps?|rtsp|s3|gs):(?=[^\s/]+[@.])|(?<![\w./:*-])//(?=[^\s/]+@))"
+)
 QUERY = re.compile(r"\?|;(?=[^/?;=]+=)")  # also parameters of the path, such as `;jsessionid=`
 URL = re.compile(rf"{SCHEME}[^\s'\"<>`]+")
 OPENING = re.compile(rf"\s*{SCHEME}")
 PASSWORD = re.compile(r"[^\[\]]*:(?!\d*$)[^\[\]]*")  # where a port would stand: it has a / ? or # in it
 HIDDEN_QUERY = re.compile(rf"{re.escape(HIDDEN)}[0-9a-f]{{8}}")
+CONTAINER = re.compile(r"(?i)\s*(?:abfss?|wasbs?)://[^\s/:@]+@")  # of Azure: a place in the account, not its user
+_NAMED = (  # what holds a secret of S3, Google Cloud Storage, Azure or the Hub
+    r"X-(?:Amz|Goog)-(?:Signature|Credential|Security-Token)|AWSAccessKeyId|GoogleAccessId|Signature|Credential"
+    r"|AccountKey|SharedAccess(?:Key|Signature)|(?:aws_)?(?:secret_access_key|session_token|access_key_id)"
+    r"|(?:account|access|api)_key|(?:sas|access|refresh|id|security)_token|client_secret|connection_string"
+)
+_SCHEMES = r"Basic|Bearer|AWS4?(?:-[A-Z0-9-]+)?|GOOG[A-Z0-9-]*|SharedKey(?:Lite)?"  # of the header `Authorization`
+SUSPECT = re.compile(r"[='\"]|Bearer|Authorization|hf_|A[KS]IA|ya29|eyJ|-----BEGIN", re.IGNORECASE)  # seen quickly
+SECRETS = tuple(  # where a client's error or options repeat one: what stays, what is hidden
+    re.compile(pattern, re.IGNORECASE)
+    for pattern in (
+        rf"((?:Authorization['\"]?\s*[:=]\s*b?['\"]?(?:{_SCHEMES})|\bBearer)\s+)([^'\"\s][^'\"\n]*)",
+        rf"((?<![\w-])(?:{_NAMED})=|[?&](?:sig|token|secret|password|key)=)([^\s&;,'\"<>]+)",
+        rf"((['\"])(?:{_NAMED}|secret|token|password|passwd)\2\s*:\s*b?)('[^']+'|\"[^\"]+\")",
+        rf"((?<![\w-])(?:{_NAMED}|secret|token|password|passwd)=b?)('[^']+'|\"[^\"]+\")",
+        r"((?<=['\"]))([^\s'\"/:@]{2,}:(?!//)[^\s'\"@]+)(?=@[^\s'\"]+['\"])",  # user and password without a scheme
+        r"(\b)(hf_[A-Za-z0-9]{20,}|A[KS]IA[A-Z0-9]{16}|ya29\.[\w.-]+|eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]+)",
+        r"()(-----BEGIN [A-Z ]*PRIVATE KEY-----(?s:.*?)(?:-----END [A-Z ]*PRIVATE KEY-----|\Z))",
+    )
+)
 
 
 # -- how a URL is shown ----------------------------------------------------------------------------------------------
 
 
 def redact(text: str) -> str:
-    """Hide what may be secret in every URL of a text: user and password, the query, and the fragment.
+    """Hide what may be secret in a text: user, password, query and fragment of a URL; keys, tokens and signatures.
 
     `https://me:secret@host/clip.mp4?token=abc#t` becomes `https://***@host/clip.mp4?***` and eight digits, a hash of
     the query: URLs that differ in it alone can still be told apart. A text that begins as a URL is one as a whole,
-    with its blanks and quotes. What was redacted before stays as it is.
+    with its blanks and quotes. Beside URLs, what stores' clients may repeat in an error is hidden by its name or its
+    form (`SECRETS`): parameters of a signature, the header `Authorization`, options such as `secret='...'`. What was
+    redacted before stays as it is.
     """
     if OPENING.match(text):
         return _redacted(text)
-    return URL.sub(lambda found: _redacted(found[0]), text)
+    text = URL.sub(lambda found: _redacted(found[0]), text)
+    for pattern in SECRETS if SUSPECT.search(text) else ():
+        text = pattern.sub(_without_secret, text)
+    return text
+
+
+def _without_secret(found: re.Match[str]) -> str:
+    kept, secret = found[1], found[found.re.groups]
+    if kept.endswith("=") and secret[:1] not in "'\"":  # of a name: two that differ in it alone stay two
+        return kept + _digest(secret)
+    return f"{kept}{secret[0]}{HIDDEN}{secret[-1]}" if secret[:1] in "'\"" else kept + HIDDEN
+
+
+def _digest(query: str) -> str:
+    """Return what stands for a query: three stars and eight digits of its hash."""
+    if HIDDEN_QUERY.fullmatch(query):
+        return query
+    return HIDDEN + hashlib.sha256(query.encode("utf-8", "surrogatepass")).hexdigest()[:8]
 
 
 def _redacted(url: str) -> str:
@@ -66,10 +108,10 @@ def _redacted(url: str) -> str:
     found = QUERY.search(rest)
     start, end = found.span() if found else (len(rest), len(rest))
     shown, mark, query = rest[:start], rest[start:end], rest[end:]
-    if query and not HIDDEN_QUERY.fullmatch(query):
-        query = HIDDEN + hashlib.sha256(query.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    query = _digest(query) if query else query
+    shown_user = user if CONTAINER.match(url) else HIDDEN if user or at else ""
     nested = redact(shown) if OPENING.search(shown) else shown  # such as zip://a.mp4::https://me:secret@host/a.zip
-    return f"{scheme}{HIDDEN + at if user or at else ''}{nested}{mark}{query}"
+    return f"{scheme}{shown_user}{at}{nested}{mark}{query}"
 
 
 # -- what lies behind it ---------------------------------------------------------------------------------------------

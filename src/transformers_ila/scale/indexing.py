@@ -76,6 +76,7 @@ def index_on_ray(
     summary = IndexSummary()
     with ExitStack() as stack:
         cluster = stack.enter_context(join_cluster(engine, options.device))
+        summary.actors = str(cluster)
         options = cluster.resolve(only(options, IndexOptions))
         settings = index_settings(model, processor, options)
         opened = open_index(model, processor, folder, options, rank=Rank(), source=source)

@@ -75,6 +75,7 @@ def label_on_ray(
     summary = Summary()
     with ExitStack() as stack:
         cluster = stack.enter_context(join_cluster(engine, options.device))
+        summary.actors = str(cluster)
         options = cluster.resolve(only(options, LabelOptions))
         settings = label_settings(model, processor, options)
         del model
@@ -162,8 +163,8 @@ def rows_once(
 ) -> Iterator[list[Row]]:
     """Yield the rows of all planned videos, each once, as they come.
 
-    The tables of the replicas have for each video its `number` in the plan and its pickled `row`, and in their
-    metadata how long the replica waited and worked, in seconds.
+    The tables of the replicas have for each video its `number` in the plan and its pickled `row`, and how long the
+    replica `waited` and `worked` for it, in seconds.
 
     Args:
         join: where a video comes in pieces, called with what stands for a piece in place of the row; returns the row

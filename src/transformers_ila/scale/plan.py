@@ -25,7 +25,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -42,6 +42,7 @@ from ..data.lists import (
     join_address,
     kind_of_file,
     warn_of_left_out,
+    without_file_scheme,
 )
 from ..data.samples import ShardMember
 from ..data.shards import expand_range, names_shards, video_members
@@ -50,17 +51,18 @@ from ..evaluation.prediction import shown
 from ..evaluation.prediction_files import video_id
 from ..model.video_reading_ila import VIDEO_SUFFIXES
 from ..model.video_urls_ila import is_url, redact
+from .manifests import read_manifest
 from .options import EngineOptions
 from .sources import (
-    READ_AHEAD,
     PlannedVideo,
+    SourceError,
     errors_of_store,
     is_address,
+    one_line,
     open_address,
     open_filesystem,
     read_pieces,
     size_of,
-    without_file_scheme,
 )
 
 
@@ -68,8 +70,6 @@ logger = logging.get_logger(__name__)
 
 
 MANIFEST_SUFFIXES = (".parquet", ".pq")
-VIDEO_COLUMNS = frozenset("video video_path videopath path file file_path filepath file_name filename url uri".split())
-ID_COLUMNS = frozenset("id video_id videoid uid uuid key __key__".split())
 ROWS_OF_A_FILE = 100_000  # of a plan
 ROWS_AT_ONCE = 2**13
 READ_AHEAD_OF_HEADERS = 2**16  # bytes
@@ -127,43 +127,29 @@ def write_plan(
         ValueError: from `videos`, or the store of the folder cannot be written to.
         OSError: the folder cannot be written to.
     """
-    before, known = IdSet(), IdSet()
+    before, known, counts = IdSet(), IdSet(), Counter[str]()
     ids = done if isinstance(done, np.ndarray) else np.fromiter(done, "S16")
     before.add(ids, np.zeros(len(ids), np.uint64))
-    counts, files, waiting = Counter[str](), list[str](), list[PlannedVideo]()
-    fs, place = open_filesystem(str(folder))
-    fs.makedirs(place, exist_ok=True)
-
-    def write(rows: list[PlannedVideo]) -> None:
-        from pyarrow import parquet
-
-        files.append(os.path.join(str(folder), f"plan-{len(files):06}.parquet"))
-        with fs.open(os.path.join(place, os.path.basename(files[-1])), "wb") as file:
-            parquet.write_table(_table(rows), file)
-
-    for some in _batches(videos, ROWS_AT_ONCE):
-        ids = np.array([video_id(video.video) for video in some], "S16")
-        new, same = known.add(ids, np.array([_mark(video) for video in some], np.uint64))
-        missing = new & ~before.holds(ids)
-        waiting += itertools.compress(some, missing)
-        counts.update(
-            seen=len(some),
-            planned=int(missing.sum()),
-            before=int((new & ~missing).sum()),
-            repeated=int((~new).sum()),
-            conflicting=int((~new & ~same).sum()),
-        )
-        while len(waiting) >= rows_per_file:
-            write(waiting[:rows_per_file])
-            del waiting[:rows_per_file]
-    if waiting:
-        write(waiting)
+    files = _PlanFiles(str(folder), rows_per_file)
+    with closing(files):
+        for some in _batches(videos, min(ROWS_AT_ONCE, rows_per_file)):
+            ids = np.array([video_id(video.video) for video in some], "S16")
+            new, same = known.add(ids, np.array([_mark(video) for video in some], np.uint64))
+            missing = new & ~before.holds(ids)
+            files.write(list(itertools.compress(some, missing)))
+            counts.update(
+                seen=len(some),
+                planned=int(missing.sum()),
+                before=int((new & ~missing).sum()),
+                repeated=int((~new).sum()),
+                conflicting=int((~new & ~same).sum()),
+            )
     if counts["conflicting"]:
         logger.warning(
             f"{counts['conflicting']} of {counts['seen']} rows have the name of an earlier row and mean another file: "
             "they are left out. Give each video a name of its own (--id_column)."
         )
-    return Plan(files, *(counts[name] for name in Plan._fields[1:]))
+    return Plan(files.names, *(counts[name] for name in Plan._fields[1:]))
 
 
 def read_planned(table: Any) -> list[PlannedVideo]:
@@ -172,11 +158,40 @@ def read_planned(table: Any) -> list[PlannedVideo]:
     return [video._replace(path=os.fsdecode(video.path)) for video in videos]
 
 
-def _table(videos: list[PlannedVideo]) -> Any:
-    import pyarrow
+class _PlanFiles:
+    """Write rows to Parquet files, each of at most so many rows."""
 
-    rows = (video._replace(path=os.fsencode(video.path)) for video in videos)  # type: ignore[arg-type]
-    return pyarrow.table(list(map(list, zip(*rows))), schema=pyarrow.schema(TYPES))
+    def __init__(self, folder: str, rows_per_file: int) -> None:
+        self.folder, self.most, self.rows = folder, rows_per_file, 0
+        self.names: list[str] = []
+        self.writer: Any = None
+        self.fs, self.place = open_filesystem(folder)
+        self.fs.makedirs(self.place, exist_ok=True)
+
+    def write(self, videos: list[PlannedVideo]) -> None:
+        """Write rows, of which there are no more than a file may have, as one row group."""
+        import pyarrow
+        from pyarrow import parquet
+
+        if not videos:
+            return
+        schema = pyarrow.schema(TYPES)
+        if self.writer is None or self.rows + len(videos) > self.most:
+            self.close()
+            name = f"plan-{len(self.names):06}.parquet"
+            self.names.append(os.path.join(self.folder, name))
+            self.file = self.fs.open(os.path.join(self.place, name), "wb")
+            self.writer, self.rows = parquet.ParquetWriter(self.file, schema), 0
+        rows = (video._replace(path=os.fsencode(video.path)) for video in videos)  # type: ignore[arg-type]
+        self.writer.write_table(pyarrow.table(list(map(list, zip(*rows))), schema=schema))
+        self.rows += len(videos)
+
+    def close(self) -> None:
+        """End the file that is open."""
+        if self.writer is not None:
+            self.writer.close()
+            self.file.close()
+            self.writer = None
 
 
 def _mark(video: PlannedVideo) -> int:
@@ -256,8 +271,12 @@ def plan_folder(output: str | Path) -> Iterator[str]:
     try:
         yield os.path.join(plans, folder)
     finally:
-        with suppress(FileNotFoundError):
+        try:
             fs.rm(os.path.join(place, folder), recursive=True)
+        except FileNotFoundError:  # nothing was planned
+            pass
+        except Exception as error:  # a store's; it must not hide what ended the block
+            logger.warning(f"{redact(os.path.join(plans, folder))!r} could not be removed: {one_line(error)}.")
         with suppress(OSError):  # it holds the plan of another run, or the store has no empty folders
             fs.rmdir(place)
 
@@ -310,13 +329,13 @@ def iter_planned(
     found = [_source_of(text) for text in texts]
     for name in ("id_column", "video_column"):
         if getattr(options, name) is not None and all(source.kind != "manifest" for source in found):
-            raise ValueError(f"{name} goes with a Parquet manifest; there is none in {preview(given)}.")
+            raise SourceError(f"{name} goes with a Parquet manifest; there is none in {preview(given)}.")
     if all(source.kind == "plain" for source in found):
         named = iter_videos(texts, root=folder, addresses=True)
         return (PlannedVideo(shown(name), path) for name, path in named)
     if folder is not None:
         if not any(source.kind == "manifest" or _is_list(source) for source in found):
-            raise ValueError(f"A root such as {redact(folder)!r} goes only with a list or manifest; there is none.")
+            raise SourceError(f"A root such as {redact(folder)!r} goes only with a list or manifest; there is none.")
         if not is_address(folder):
             folder = os.path.abspath(folder)
     bases = [folder, found[0].base] if len(found) == 1 else [os.getcwd()]
@@ -328,7 +347,7 @@ def iter_planned(
     videos = (video for source in found for video in _videos_of(source, folder, name_of, options, len(found) == 1))
     first = next(videos, None)
     if first is None:
-        raise ValueError(f"{preview(given)} holds no video; known suffixes: {', '.join(VIDEO_SUFFIXES)}.")
+        raise SourceError(f"{preview(given)} holds no video; known suffixes: {', '.join(VIDEO_SUFFIXES)}.")
     return itertools.chain([first], videos)
 
 
@@ -351,8 +370,12 @@ def _videos_of(
         for member in _members(source.files):
             yield PlannedVideo(name_of(f"{member.shard}/{member.name}"), member.shard, member.offset, member.size)
     elif source.kind == "manifest":
-        for file in source.files:
-            yield from _rows_of_manifest(file, root or source.base, name_of, options)
+        for manifest in source.files:
+            for row in read_manifest(manifest, options):
+                place = join_address(root or source.base, row.path) if row.path else ""
+                name = name_of(place or f"{manifest}/{row.number}") if row.id is None else shown(row.id)
+                cell = (None, None, None) if row.cell is None else row.cell
+                yield PlannedVideo(name, place if row.cell is None else manifest, None, None, *cell)
     elif source.kind == "list":
         for path in _paths_of_list(source.text, root or source.base):
             yield PlannedVideo(name_of(path), path)
@@ -399,7 +422,7 @@ def _source_here(text: str) -> Source:
         return Source(text, "plain", "", [])
     files = [path] if os.path.exists(path) else [file for some in expand_range(path) for file in _matches(some)]
     if missing := [file for file in files if not os.path.isfile(file)]:
-        raise ValueError(f"{text!r} is no file, and no pattern or range of those; missing: {preview(missing)}.")
+        raise SourceError(f"{text!r} is no file, and no pattern or range of those; missing: {preview(missing)}.")
     return Source(text, kind, os.path.dirname(path) if len(files) == 1 else _fixed_part(path), files)
 
 
@@ -415,7 +438,7 @@ def _walk(folder: str) -> Iterator[str]:
 
 def _source_at_address(text: str) -> Source:
     files = expand_range(text)
-    if len(files) > 1:
+    if files != [text]:
         kind = _kind(text)
         return Source(text, kind, "" if kind == "videos" else _fixed_part(text), files)
     with errors_of_store(text):
@@ -427,8 +450,10 @@ def _source_at_address(text: str) -> Source:
                 raise
             matches = sorted(fs.glob(place))
             if not matches:
-                raise ValueError(f"nothing matches {redact(text)!r}.") from None
+                raise SourceError(f"nothing matches {redact(text)!r}.") from None
             base = _fixed_part(text)
+            if not base.partition("://")[2]:
+                raise SourceError(f"{redact(text)!r} names no bucket: a pattern stands behind that.") from None
             prefix = open_filesystem(base)[1]
             kind, found = _sorted_out((_address(match, prefix, base) for match in matches), base)
             return Source(text, kind, "" if kind == "videos" else base, found)
@@ -478,7 +503,7 @@ def _sorted_out(paths: Iterator[str], folder: str) -> tuple[str, Iterable[str]]:
             left_out[kind_of_file(path)] += 1
     if all(found.values()):
         counts = " and ".join(f"{len(files)} {kind}" for kind, files in found.items())
-        raise ValueError(f"{redact(folder)!r} holds {counts}: name one kind by a pattern such as `*.parquet`.")
+        raise SourceError(f"{redact(folder)!r} holds {counts}: name one kind by a pattern such as `*.parquet`.")
     kind = next((kind for kind, files in found.items() if files), "videos")
     if kind in found:
         warn_of_left_out(folder, left_out)
@@ -519,121 +544,3 @@ def _members(shards: Iterable[str]) -> Iterator[ShardMember]:
 def _members_of(shard: str) -> list[ShardMember]:
     with open_address(shard, read_ahead=READ_AHEAD_OF_HEADERS) as file:
         return list(video_members(file, shard))
-
-
-def _rows_of_manifest(
-    manifest: str, root: str, name_of: Callable[[str], str], options: EngineOptions
-) -> Iterator[PlannedVideo]:
-    """Yield the videos of a Parquet file, a few thousand rows at a time."""
-    from pyarrow import parquet
-
-    with open_address(manifest) as opened:
-        file = parquet.ParquetFile(opened, buffer_size=READ_AHEAD, pre_buffer=False)
-        columns = Columns.find(file.schema_arrow, options, redact(manifest))
-        first = 0  # row of the group
-        for group in range(file.num_row_groups):
-            about = file.metadata.row_group(group)
-            cells = columns.bytes is not None and not _is_null(about, columns.bytes)
-            wanted = [columns.id, None if cells else columns.path]
-            for row, (id, path) in enumerate(_values(file, group, wanted)):
-                if columns.id is not None and id is None:
-                    where = f"{redact(manifest)!r}, row {first + row}"
-                    raise ValueError(f"{where}: {columns.id!r} is null, where the video's name must stand.")
-                key = f"{manifest}/{first + row}"
-                if cells:
-                    name = name_of(key) if id is None else shown(str(id))
-                    yield PlannedVideo(name, manifest, row_group=group, row=row, column=columns.video)
-                    continue
-                place = join_address(root, path) if path else ""
-                yield PlannedVideo(name_of(place or key) if id is None else shown(str(id)), place)
-            first += about.num_rows
-
-
-class Columns(NamedTuple):
-    """Hold the columns of a manifest: that of the video, its parts, and that of names; None where there is none."""
-
-    video: str
-    path: str | None
-    bytes: str | None
-    id: str | None
-
-    @classmethod
-    def find(cls, schema: Any, options: EngineOptions, manifest: str) -> "Columns":
-        """Find the columns by their names and types.
-
-        Raises:
-            ValueError: one is missing, several may be meant, or one has another type.
-        """
-        types = {field.name: getattr(field.type, "value_type", field.type) for field in schema}
-        known = ", ".join(f"{name} ({type})" for name, type in types.items())
-        videos = [name for name, type in types.items() if _parts(name, type)]
-        if options.video_column is None:
-            videos = [name for name in videos if name.lower() in VIDEO_COLUMNS]
-            videos = videos or [name for name, type in types.items() if _is(type, "struct")]
-        else:
-            videos = [name for name in videos if name == options.video_column]
-        videos = [name for name in videos if _parts(name, types[name])]
-        ids = [name for name, type in types.items() if _is(type, "string", "large_string") or _is(type, "integer")]
-        if options.id_column is None:
-            ids = [name for name in ids if name.lower() in ID_COLUMNS and name not in videos]
-        else:
-            ids = [name for name in ids if name == options.id_column]
-        for name, found, wanted in (
-            ("video_column", videos, "paths, bytes, or structs of `path` and `bytes`"),
-            ("id_column", ids, "texts or whole numbers"),
-        ):
-            asked = getattr(options, name)
-            if len(found) > 1:
-                raise ValueError(f"{manifest!r}: {preview(found)} may each be meant; choose by {name}.")
-            if not found and (asked is not None or name == "video_column"):
-                which = f"no column {asked!r}" if asked is not None else "no column of videos"
-                raise ValueError(f"{manifest!r} has {which} with {wanted}; it has {known}. Name one by {name}.")
-        path, content = _parts(videos[0], types[videos[0]])
-        return cls(videos[0], path, content, ids[0] if ids else None)
-
-
-def _parts(name: str, type: Any) -> tuple[str | None, str | None]:
-    """Return the names of the parts of a column with paths and with bytes; empty where it cannot hold videos."""
-    if _is(type, "string", "large_string"):
-        return name, None
-    if _is(type, "binary", "large_binary"):
-        return None, name
-    parts = {field.name for field in type} if _is(type, "struct") else set()
-    if not parts & {"path", "bytes"}:
-        return ()  # type: ignore[return-value]
-    return tuple(f"{name}.{part}" if part in parts else None for part in ("path", "bytes"))  # type: ignore[return-value]
-
-
-def _is(type: Any, *kinds: str) -> bool:
-    from pyarrow import types
-
-    return any(getattr(types, f"is_{kind}")(type) for kind in kinds)
-
-
-def _is_null(group: Any, column: str) -> bool:
-    """Return whether a row group says that a column has nothing but nulls."""
-    for index in range(group.num_columns):
-        found = group.column(index)
-        if found.path_in_schema == column and found.statistics is not None and found.statistics.has_null_count:
-            return found.statistics.null_count == group.num_rows
-    return False
-
-
-def _values(file: Any, group: int, columns: Sequence[str | None]) -> Iterator[list[Any]]:
-    """Yield the values of some columns, or of parts of them, row by row; None of a column that is None."""
-    wanted = [column for column in columns if column is not None]
-    if not wanted:
-        yield from ([None] * len(columns) for _ in range(file.metadata.row_group(group).num_rows))
-        return
-    for batch in file.iter_batches(ROWS_AT_ONCE, row_groups=[group], columns=wanted, use_threads=False):
-        found = [_column(batch, column) for column in columns]
-        yield from map(list, zip(*found))
-
-
-def _column(batch: Any, column: str | None) -> list[Any]:
-    if column is None:
-        return [None] * batch.num_rows
-    if column in batch.schema.names:
-        return batch.column(column).to_pylist()
-    name, _, part = column.rpartition(".")
-    return [cell and cell[part] for cell in batch.column(name).to_pylist()]

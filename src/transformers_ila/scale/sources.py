@@ -16,6 +16,8 @@ from typing import Any, BinaryIO, NamedTuple
 import fsspec
 from fsspec.registry import known_implementations
 
+from ..data.lists import without_file_scheme
+from ..data.text import AnnotationError
 from ..model.video_container_ila import ReadLimits, VideoDecodingError, VideoFile
 from ..model.video_reading_ila import DEFAULT_LIMITS
 from ..model.video_urls_ila import download, is_url, redact
@@ -24,7 +26,12 @@ from ..model.video_urls_ila import download, is_url, redact
 PIECE = 2**25  # bytes that a store is asked for at once
 IN_MEMORY = 2**26  # bytes of a video; what is longer goes to a temporary file
 READ_AHEAD = 2**20  # bytes, of manifests
+LONGEST_REASON = 400  # characters; some clients repeat a page of the server
 NOT_SHARED = ("memory", "data", "reference", "generic", "dir")  # what another process cannot open, or is no place
+
+
+class SourceError(ValueError):
+    """Report a source that there is none of, or that cannot be read, in one line without secrets."""
 
 
 class PlannedVideo(NamedTuple):
@@ -53,33 +60,31 @@ def is_address(text: str) -> bool:
     return "://" in text
 
 
-def without_file_scheme(text: str) -> str:
-    """Return the path that `file://` or `local://` stands before; any other text is returned unchanged."""
-    scheme, mark, path = text.partition("://")
-    return path if mark and scheme.lower() in ("file", "local") else text
-
-
 def open_filesystem(address: str) -> tuple[Any, str]:
     """Return the file system of an address or path, and the place there.
 
     Raises:
-        ValueError: a scheme that `fsspec` does not know, whose package is missing, or that no other process can open.
+        SourceError: a scheme that `fsspec` does not know, whose package is missing, or that no other process can open.
     """
     if not is_address(address):
         return fsspec.filesystem("file"), os.path.abspath(address)
-    scheme = address.partition("://")[0].lower()
+    scheme, _, place = address.partition("://")
+    scheme = scheme.lower()
+    address = f"{scheme}://{place}"
+    if not place.strip("/"):
+        raise SourceError(f"{address!r} names no bucket; allowed are addresses such as s3://bucket/clips.")
     if "::" in address or scheme in NOT_SHARED:
         reason = "a chain of several" if "::" in address else "no place that another process can open"
-        raise ValueError(f"{redact(address)!r} is {reason}; allowed are addresses such as s3://bucket/clips.")
+        raise SourceError(f"{redact(address)!r} is {reason}; allowed are addresses such as s3://bucket/clips.")
     try:
         return fsspec.core.url_to_fs(address)
     except ImportError as error:
         hint = known_implementations.get(scheme, {}).get("err", str(error))
-        raise ValueError(f"{scheme}:// needs a package that is not installed: {hint}.") from None
+        raise SourceError(f"{scheme}:// needs a package that is not installed: {hint}.") from None
     except ValueError as error:
         if scheme in known_implementations:
-            raise ValueError(f"{redact(address)!r} cannot be opened: {redact(str(error))}.") from None
-        raise ValueError(
+            raise SourceError(f"{redact(address)!r} cannot be opened: {redact(str(error))}.") from None
+        raise SourceError(
             f"{redact(address)!r}: no file system is known for {scheme}://; allowed are those of fsspec, such as s3, "
             "gs, az, hf and file."
         ) from None
@@ -87,20 +92,22 @@ def open_filesystem(address: str) -> tuple[Any, str]:
 
 @contextmanager
 def errors_of_store(address: str) -> Iterator[None]:
-    """Turn whatever the client of a store raises into a ValueError of one line that names the address."""
+    """Turn whatever the client of a store raises into a SourceError that names the address."""
     try:
         yield
-    except ValueError:  # ours; those of the clients are rare and in one line
+    except (SourceError, AnnotationError):
         raise
     except Exception as error:  # botocore's, aiohttp's, Arrow's and others have no common base
-        raise ValueError(f"{redact(address)!r} cannot be read: {_one_line(error)}.") from None
+        raise SourceError(f"{redact(address)!r} cannot be read: {one_line(error)}.") from None
 
 
-def _one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
+    """Return what an error says, in one line of a few hundred characters without secrets."""
     if isinstance(error, FileNotFoundError):
         return "there is no such file, folder or bucket"
-    text = redact(" ".join(str(error).split())).rstrip(".")
-    return text if isinstance(error, OSError) and text else f"{type(error).__name__}: {text}".rstrip(": ")
+    text = redact(" ".join(str(error).split())).rstrip(".")[:LONGEST_REASON]
+    plain = isinstance(error, (OSError, SourceError)) and text
+    return text if plain else f"{type(error).__name__}: {text}".rstrip(": ")
 
 
 @contextmanager
@@ -202,7 +209,7 @@ def open_source(
         raise
     except Exception as error:  # as in `errors_of_store`
         secret = isinstance(error, ValueError) and redact(planned.path) != planned.path  # it may repeat the password
-        raise VideoDecodingError(name, "it is no valid URL" if secret else _one_line(error)) from None
+        raise VideoDecodingError(name, "it is no valid URL" if secret else one_line(error)) from None
     copy.file.seek(0)
     return copy.file
 
