@@ -4,8 +4,8 @@ The same command goes on after a kill, and adds what is new in a folder. With --
 of a video, so that a search says where in it. With --engine ray actors of a Ray cluster share the work, and videos may
 lie at addresses (`s3://...`), in Parquet manifests and in WebDataset shards, too: see docs/scale.md. Else processes or
 machines share the videos by RANK and WORLD_SIZE (`torchrun --nproc_per_node 2 -m transformers_ila index ...`), or as
-Slurm's `srun` numbers them. --drop and --missing take videos out again. Exit code: 0 all videos of the run were read, 1
-some could not be (of several processes none says so), 2 bad arguments or nothing to index, 130 interrupted.
+Slurm's `srun` numbers them. --drop and --missing take videos out again. Exit code: 0 all videos of the run were read,
+1 some could not be (of several processes none says so), 2 bad arguments or nothing to index, 130 interrupted.
 """
 
 from dataclasses import dataclass, field, fields, replace
