@@ -1,12 +1,14 @@
 """The smaller benchmarks print what they say, on models and videos small enough for a test."""
 
 import re
+from dataclasses import replace
 from functools import partial
 
 import adapters
 import pipeline_speed
 import pytest
 import quantisation
+import scale
 import search
 import torch
 import training_loader
@@ -109,3 +111,64 @@ def test_adapters():
     trained = [found[way]["trained"] for way in ways]
     assert trained == sorted(trained, reverse=True) and len(set(trained)) == len(ways)
     assert found["adapter"]["saved"] < found["everything"]["saved"] == found["new layers alone"]["saved"]
+
+
+ROUND = scale.Rates(
+    model_rate=100.0,
+    read_rate=10.0,
+    video_bytes=1e6,
+    clip_bytes=4e6,
+    row_bytes=100.0,
+    batch_size=10.0,
+    block_rate=1e3,
+    write_rate=2e4,
+    plan_rate=1e5,
+    name_bytes=100.0,
+    driver_memory=1e9,
+    replica_cores=20.0,
+    machine_replicas=4.0,
+    machine_link=4e9,
+    store_rate=1e10,
+)
+
+
+def test_estimate_adds_up():
+    found = scale.estimate(3_600_000, 8, ROUND)
+    assert (found.rate, found.first) == (800.0, "replicas")
+    assert found.hours == pytest.approx(1.25 + 36 / 3600) and found.gpu_hours == 10.0 and found.readers == 10.0
+    assert (found.read_bytes, found.moved_bytes, found.result_bytes) == (3.6e12, 14.4e12, 3.6e8)
+    assert (found.plan_seconds, found.plan_memory) == (36.0, 3.6e8)
+
+
+@pytest.mark.parametrize(
+    "changed, first, rate",
+    [
+        ({"replica_cores": 5.0}, "cores that read", 400.0),
+        ({"machine_link": 1e9}, "network into the machines", 400.0),
+        ({"store_rate": 1e8}, "store", 100.0),
+        ({"block_rate": 20.0}, "blocks through the driver", 200.0),
+        ({"write_rate": 50.0}, "rows that are written", 50.0),
+    ],
+)
+def test_estimate_names_what_gives_out_first(changed, first, rate):
+    found = scale.estimate(1000, 8, replace(ROUND, **changed))
+    assert (found.first, found.rate) == (first, rate)
+
+
+def test_estimate_refuses():
+    with pytest.raises(ValueError, match="the driver has 1.00e\\+09"):
+        scale.estimate(100_000_000, 8, ROUND)
+    with pytest.raises(ValueError, match="got 0 and 8"):
+        scale.estimate(0, 8, ROUND)
+    with pytest.raises(ValueError, match="store_rate must be above 0, got 0"):
+        replace(ROUND, store_rate=0.0)
+
+
+def test_scale_prints_rates_and_estimates(videos, capsys):
+    scale.main(["rates", "--videos", str(videos), "--count", "2", "--rows", "16", "--blocks", "0"])
+    found = rows(capsys.readouterr().out)
+    assert found["clip_bytes"] == [f"{8 * 3 * 224 * 224:,}"]
+    scale.main(["estimate", "--count", "1000", "--replicas", "2", "--write_rate", "1"])
+    assert rows(capsys.readouterr().out)["gives out first"] == ["rows that are written"]
+    with pytest.raises(SystemExit, match="throughput, rates, estimate"):
+        scale.main(["else"])

@@ -107,7 +107,9 @@ def test_every_example_has_a_test():
 def test_every_command_is_one_that_there_is(tmp_path, monkeypatch):
     """Options of `ila` are read as the command reads them; programs and files exist."""
     models = [
-        f"{model}/{file}" for model in ("my-ila", "my-ila-export", "my-run", "my-adapter") for file in MODEL_FILES
+        f"{model}/{file}"
+        for model in ("my-ila", "my-ila-export", "my-run", "my-adapter", "demo_output/model")
+        for file in MODEL_FILES
     ]
     videos = ["video.mp4", "path/to/videos/waving/a.mp4", "path/to/other_videos/waving/a.mp4"]
     for file in (*models, *videos, "k400_b16_8f.pth", "results/report.json", "train.txt", "test.txt"):

@@ -101,7 +101,8 @@ def test_steps(debian):
             started = time.monotonic()
             done = run("sh", "-c", rest)
             print(f"{time.monotonic() - started:6.1f} s  {rest}")
-            assert done.returncode == 0, (rest, done.stdout[-3000:], done.stderr[-3000:])
+            if done.returncode != 0:
+                pytest.fail(f"{rest}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}")
     shutil.rmtree(debian / "source")  # which the second stage does not have
     helped = run("ila", "--help")
     assert helped.returncode == 0 and "usage: ila" in helped.stdout, helped.stderr

@@ -9,7 +9,8 @@ from fsspec.implementations.memory import MemoryFileSystem
 class Shelf(MemoryFileSystem):
     """Hold files in memory, apart from `memory://`.
 
-    missing_bytes: how many bytes each answer lacks. error: what is raised in place of an answer.
+    missing_bytes: how many bytes each answer lacks. error: what is raised in place of an answer. ranges: whether parts
+    of files can be asked for, or all of a file comes.
     """
 
     protocol = "shelf"
@@ -17,6 +18,7 @@ class Shelf(MemoryFileSystem):
     pseudo_dirs = [""]
     missing_bytes = 0
     error: Exception | None = None
+    ranges = True
 
     @classmethod
     def _strip_protocol(cls, path: str) -> str:
@@ -26,7 +28,7 @@ class Shelf(MemoryFileSystem):
         """Return bytes of a file, fewer than there are, or an error."""
         if Shelf.error is not None:
             raise Shelf.error
-        content = super().cat_file(path, start, end, **options)
+        content = super().cat_file(path, *((start, end) if Shelf.ranges else ()), **options)
         return content[: len(content) - Shelf.missing_bytes]
 
 
@@ -37,6 +39,6 @@ def fill(files: dict[str, bytes]) -> None:
     """Put these files, by bucket and key, into an empty store."""
     Shelf.store.clear()
     Shelf.pseudo_dirs[:] = [""]
-    Shelf.missing_bytes, Shelf.error = 0, None
+    Shelf.missing_bytes, Shelf.error, Shelf.ranges = 0, None, True
     for name, content in files.items():
         fsspec.filesystem("shelf").pipe(name, content)

@@ -29,9 +29,12 @@ from ..distributed import Rank, rank_from_environment
 from ..evaluation.inference import require_checkpoint
 from ..evaluation.options import LabelOptions
 from ..evaluation.prediction import Summary, count_share, iter_labels, label_videos, own_share
+from ..evaluation.prediction_files import check_output
 from ..evaluation.report_files import check_folder_can_be_made
 from ..markup import plain_line
 from ..model.video_processing_ila import IlaVideoProcessor
+from ..model.video_urls_ila import redact
+from ..stores import is_address
 from .videos import VideoArguments
 from .words import WordsArguments, is_plain, open_model, read_words
 
@@ -57,7 +60,11 @@ class PredictArguments(WordsArguments, VideoArguments, LabelOptions):
         }
     )
     output: str | None = field(
-        default=None, metadata={"help": "folder for the results, made if it is missing; default: they are printed"}
+        default=None,
+        metadata={
+            "help": "folder for the results, made if it is missing, or for Parquet an address (s3://bucket/labels); "
+            "default: they are printed"
+        },
     )
 
     def __post_init__(self) -> None:
@@ -67,7 +74,10 @@ class PredictArguments(WordsArguments, VideoArguments, LabelOptions):
         require_checkpoint(self.model)
         self.check_videos(self, "label")
         if self.output is not None:
-            check_folder_can_be_made(Path(self.output))
+            if is_address(self.output):
+                check_output(self.output, self.format)
+            else:
+                check_folder_can_be_made(Path(self.output))
         elif self.retry or self.embeddings or self.format != LabelOptions.format:
             raise ValueError("--retry, --embeddings and --format are for results in a folder: name one by --output.")
 
@@ -156,7 +166,7 @@ def print_summary(summary: Summary, output: str | None, rank: Rank, *, done: str
     """Print what was done, how long it took, and why some videos could not be read."""
     who = "" if rank.world_size == 1 else f"Process {rank.rank} of {rank.world_size}: "
     line = f"{summary.labelled} videos {done}, {summary.unreadable} unreadable"
-    print(who + line + ("." if output is None else f", {summary.before} done before. Results: {output}"))
+    print(who + line + ("." if output is None else f", {summary.before} done before. Results: {redact(output)}"))
     if summary.seconds:
         waited = summary.waited / summary.seconds
         actors = f" ({summary.actors})" if summary.actors else ""

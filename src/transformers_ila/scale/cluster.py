@@ -180,7 +180,8 @@ def plan_actors(ray: ModuleType, engine: EngineOptions, device: str | None, *, i
     has = f"the cluster has {_count(cpus, 'CPU')} and {_count(gpus, 'GPU')}"
     on_gpus = gpus > 0 if device is None else device.startswith("cuda")
     if on_gpus and gpus < (engine.replicas or 1):
-        raise ValueError(f"{_count(engine.replicas or 1, 'replica')} need a GPU each, and {has}.")
+        asked = _count(engine.replicas or 1, "replica")
+        raise ValueError(f"A GPU for each of {asked} is asked for, and {has}.")
     replicas = engine.replicas or (gpus if on_gpus else 1)
     beside = SPARE + replicas  # a replica with a GPU leaves a CPU, too
     readers = engine.readers or max(1, cpus - beside)

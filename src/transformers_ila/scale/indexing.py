@@ -27,7 +27,7 @@ from ..evaluation.views import Video, in_batches
 from ..evaluation.windows import SomeWindows, WindowReader
 from ..model.video_container_ila import ReadLimits
 from ..model.video_processing_ila import IlaVideoProcessor
-from .cluster import join_cluster
+from .cluster import import_ray, join_cluster
 from .options import EngineOptions
 from .pipeline import OpenModel, PlannedReader, Reader, Replica, only, rows_once, videos_of_table, videos_to_table
 from .plan import iter_planned, plan_folder, read_planned, write_plan
@@ -70,6 +70,7 @@ def index_on_ray(
     """
     engine = engine or EngineOptions(engine="ray")
     engine.check(options)
+    import_ray()
     folder = local_folder(output)
     planned = iter_planned(sources, root, engine)  # now, as it finds at once what is missing
     model, processor = open_model()

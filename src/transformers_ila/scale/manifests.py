@@ -88,14 +88,14 @@ class Columns(NamedTuple):
             ids = [name for name in ids if name.lower() in ID_COLUMNS and name not in videos]
         else:
             ids = [name for name in ids if name == options.id_column]
-        for name, found, wanted in (
+        for name, names, wanted in (
             ("video_column", videos, "paths, bytes, or structs of `path` and `bytes`"),
             ("id_column", ids, "texts or whole numbers"),
         ):
             asked = getattr(options, name)
-            if len(found) > 1:
-                raise SourceError(f"{manifest!r}: {preview(found)} may each be meant; choose by {name}.")
-            if not found and (asked is not None or name == "video_column"):
+            if len(names) > 1:
+                raise SourceError(f"{manifest!r}: {preview(names)} may each be meant; choose by {name}.")
+            if not names and (asked is not None or name == "video_column"):
                 which = f"no column {asked!r}" if asked is not None else "no column of videos"
                 raise SourceError(f"{manifest!r} has {which} with {wanted}; it has {known}. Name one by {name}.")
         return cls(videos[0], *parts[videos[0]], ids[0] if ids else None)

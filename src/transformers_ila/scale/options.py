@@ -88,9 +88,8 @@ class EngineOptions:
         if self.engine != "ray":
             raise ValueError(f"engine must be ray here, got {self.engine!r}.")
         if options.workers is not None:
-            raise ValueError(
-                f"workers is {options.workers} and would have no effect on Ray; readers say how many read."
-            )
+            found = f"workers is {options.workers} and would have no effect on Ray"
+            raise ValueError(f"{found}; allowed: None, and readers, which says how many actors read.")
         if options.device not in (None, "cpu", "cuda"):
             raise ValueError(
                 f"device must be cpu or cuda on Ray, where each replica has a GPU of its own; got {options.device!r}."

@@ -31,7 +31,7 @@ from ..evaluation.views import Video, VideoReader, in_batches
 from ..model.video_container_ila import ReadLimits
 from ..model.video_processing_ila import IlaVideoProcessor
 from ..stores import is_address, open_folder
-from .cluster import Cluster, join_cluster
+from .cluster import Cluster, import_ray, join_cluster
 from .options import EngineOptions
 from .plan import ROWS_OF_A_FILE, Plan, iter_planned, plan_folder, read_planned, write_plan
 from .reading import ChildReader
@@ -70,6 +70,7 @@ def label_on_ray(
     """
     engine = engine or EngineOptions(engine="ray")
     engine.check(options)
+    import_ray()
     model, processor = open_model()
     check_none_of_these(model, options)
     summary = Summary()

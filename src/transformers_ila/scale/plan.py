@@ -20,16 +20,15 @@ import hashlib
 import itertools
 import os
 import re
+import shutil
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
-from uuid import uuid4
 
 import numpy as np
 from transformers.utils import logging
@@ -58,7 +57,6 @@ from .sources import (
     SourceError,
     errors_of_store,
     is_address,
-    one_line,
     open_address,
     open_filesystem,
     read_pieces,
@@ -75,7 +73,7 @@ ROWS_AT_ONCE = 2**13
 READ_AHEAD_OF_HEADERS = 2**16  # bytes
 SHARDS_AT_ONCE = 16  # whose headers are read side by side: of a store each takes some milliseconds to come
 LONGEST_RUN = 2**24  # ids of an `IdSet` that are sorted together
-PLANS, KEPT_SECONDS = "_plan", 7 * 24 * 3600  # readers of Parquet folders pass over names with an underscore
+PLANS = "_plan"  # readers of Parquet folders pass over names with an underscore
 LIST_SUFFIXES = (".txt", ".csv", ".tsv", ".lst", ".list")  # of URLs: what has none of the known ones is a video
 HIDDEN = re.compile(r"(?:^|/)[._]")
 MAGIC = re.compile(r"[*?\[]")
@@ -96,7 +94,7 @@ TYPES = {  # of a plan's columns
 class Plan(NamedTuple):
     """Hold a plan's files and what was counted.
 
-    files: paths or addresses, in the order of their rows.
+    files: paths, in the order of their rows.
     seen: rows of the sources. planned: videos that are to be done. before: videos that were done before.
     repeated: rows whose name stood there before. conflicting: those of them that mean another file.
     """
@@ -119,20 +117,20 @@ def write_plan(
 
     Args:
         videos: asked for as they are needed.
-        folder: a new or empty one, at a path or an address.
+        folder: a new or empty one.
         done: ids (`video_id`) of the videos that have results.
-        rows_per_file: at most.
+        rows_per_file: of all files but the last.
 
     Raises:
-        ValueError: from `videos`, or the store of the folder cannot be written to.
+        ValueError: from `videos`.
         OSError: the folder cannot be written to.
     """
     before, known, counts = IdSet(), IdSet(), Counter[str]()
     ids = done if isinstance(done, np.ndarray) else np.fromiter(done, "S16")
     before.add(ids, np.zeros(len(ids), np.uint64))
-    files = _PlanFiles(str(folder), rows_per_file)
+    files = _PlanFiles(folder, rows_per_file)
     with closing(files):
-        for some in _batches(videos, min(ROWS_AT_ONCE, rows_per_file)):
+        for some in _batches(videos, ROWS_AT_ONCE):
             ids = np.array([video_id(video.video) for video in some], "S16")
             new, same = known.add(ids, np.array([_mark(video) for video in some], np.uint64))
             missing = new & ~before.holds(ids)
@@ -159,38 +157,35 @@ def read_planned(table: Any) -> list[PlannedVideo]:
 
 
 class _PlanFiles:
-    """Write rows to Parquet files, each of at most so many rows."""
+    """Write rows to Parquet files, of which all but the last have the same number of rows."""
 
-    def __init__(self, folder: str, rows_per_file: int) -> None:
-        self.folder, self.most, self.rows = folder, rows_per_file, 0
+    def __init__(self, folder: str | Path, rows_per_file: int) -> None:
+        self.folder, self.rows_per_file, self.rows = Path(folder), rows_per_file, 0
         self.names: list[str] = []
         self.writer: Any = None
-        self.fs, self.place = open_filesystem(folder)
-        self.fs.makedirs(self.place, exist_ok=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
 
     def write(self, videos: list[PlannedVideo]) -> None:
-        """Write rows, of which there are no more than a file may have, as one row group."""
+        """Write rows, as one row group of each file that they go to."""
         import pyarrow
         from pyarrow import parquet
 
-        if not videos:
-            return
         schema = pyarrow.schema(TYPES)
-        if self.writer is None or self.rows + len(videos) > self.most:
-            self.close()
-            name = f"plan-{len(self.names):06}.parquet"
-            self.names.append(os.path.join(self.folder, name))
-            self.file = self.fs.open(os.path.join(self.place, name), "wb")
-            self.writer, self.rows = parquet.ParquetWriter(self.file, schema), 0
-        rows = (video._replace(path=os.fsencode(video.path)) for video in videos)  # type: ignore[arg-type]
-        self.writer.write_table(pyarrow.table(list(map(list, zip(*rows))), schema=schema))
-        self.rows += len(videos)
+        while videos:
+            if self.writer is None:
+                self.names.append(str(self.folder / f"plan-{len(self.names):06}.parquet"))
+                self.writer, self.rows = parquet.ParquetWriter(self.names[-1], schema), 0
+            some, videos = videos[: self.rows_per_file - self.rows], videos[self.rows_per_file - self.rows :]
+            rows = (video._replace(path=os.fsencode(video.path)) for video in some)  # type: ignore[arg-type]
+            self.writer.write_table(pyarrow.table(list(map(list, zip(*rows))), schema=schema))
+            self.rows += len(some)
+            if self.rows == self.rows_per_file:
+                self.close()
 
     def close(self) -> None:
         """End the file that is open."""
         if self.writer is not None:
             self.writer.close()
-            self.file.close()
             self.writer = None
 
 
@@ -255,30 +250,15 @@ class IdSet:
 
 @contextmanager
 def plan_folder(output: str | Path) -> Iterator[str]:
-    """Make the name of a folder for a plan below a run's results, and remove the folder when the block ends.
-
-    What killed runs left there is removed first: all of it on a file system, where the caller holds the lock of the
-    results; at an address, where no lock says who else still runs, what is older than a week.
+    """Name a folder for a plan below a run's results, and remove it when the block ends, and before what a killed
+    run left there. The caller must hold the lock of the results.
     """
-    plans, now = os.path.join(str(output), PLANS), int(time.time())
-    fs, place = open_filesystem(plans)
-    with suppress(FileNotFoundError):
-        for left in fs.ls(place, detail=False):
-            started = os.path.basename(left.rstrip("/")).partition("-")[0]
-            if not is_address(plans) or (started.isdecimal() and int(started) < now - KEPT_SECONDS):
-                fs.rm(left, recursive=True)
-    folder = f"{now}-{uuid4().hex[:8]}"
+    folder = Path(output) / PLANS
+    shutil.rmtree(folder, ignore_errors=True)
     try:
-        yield os.path.join(plans, folder)
+        yield str(folder)
     finally:
-        try:
-            fs.rm(os.path.join(place, folder), recursive=True)
-        except FileNotFoundError:  # nothing was planned
-            pass
-        except Exception as error:  # a store's; it must not hide what ended the block
-            logger.warning(f"{redact(os.path.join(plans, folder))!r} could not be removed: {one_line(error)}.")
-        with suppress(OSError):  # it holds the plan of another run, or the store has no empty folders
-            fs.rmdir(place)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 # -- sources ---------------------------------------------------------------------------------------------------------
