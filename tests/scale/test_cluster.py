@@ -54,11 +54,11 @@ def test_what_is_asked_for():
             "4 readers and 1 replica take 6 CPUs with one for .* has 4 CPUs and 0 GPUs",
         ),
         (2, {"replicas": 2}, "1 reader and 2 replicas take 4 CPUs .*: ask for fewer by --readers and --replicas"),
-        (4, {"device": "cuda"}, "1 replica on a GPU is asked for, and the cluster has 4 CPUs and 0 GPUs"),
+        (4, {"device": "cuda"}, "A GPU for each of 1 replica is asked for, and the cluster has 4 CPUs and 0 GPUs"),
         (
             4,
             {"device": "cuda", "replicas": 3},
-            "3 replicas on a GPU each are asked for, and",
+            "A GPU for each of 3 replicas is asked for, and",
         ),
         (0, {}, "Ray's own tasks take a CPU, and the cluster has 0 CPUs and 0 GPUs"),
     ],

@@ -70,7 +70,7 @@ def video_id(name: str) -> bytes:
     return hashlib.blake2b(name.encode(), digest_size=16).digest()
 
 
-def check_place(output: Folder, format: str) -> None:
+def check_output(output: Folder, format: str) -> None:
     """Raise a ValueError where results of a format cannot be at a place."""
     folder = open_folder(output) if is_address(output) else output
     if isinstance(folder, StoreFolder) and format != "parquet":
@@ -92,7 +92,7 @@ def check_settings(folder: Folder, settings: dict[str, Any]) -> None:
         OSError: a store does not answer, or refuses.
     """
     folder = open_folder(folder)
-    check_place(folder, settings.get("format", "jsonl"))
+    check_output(folder, settings.get("format", "jsonl"))
     content = json.dumps(settings, indent=2) + "\n"
     if isinstance(folder, StoreFolder):
         found = _agree(folder, SETTINGS, content)
@@ -187,7 +187,7 @@ class ResultWriter:
         self.since, self.written = time.monotonic(), 0  # when the last piece was written, and how many
         self.lock: IO[bytes] | None = None
         self.run: IO[bytes] | None = None
-        check_place(self.folder, options.format)
+        check_output(self.folder, options.format)
         if isinstance(self.folder, StoreFolder):
             self._open_at_store(self.folder)
         else:
