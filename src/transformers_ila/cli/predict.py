@@ -29,7 +29,7 @@ from ..distributed import Rank, rank_from_environment
 from ..evaluation.inference import require_checkpoint
 from ..evaluation.options import LabelOptions
 from ..evaluation.prediction import Summary, count_share, iter_labels, label_videos, own_share
-from ..evaluation.prediction_files import check_place
+from ..evaluation.prediction_files import check_output
 from ..evaluation.report_files import check_folder_can_be_made
 from ..markup import plain_line
 from ..model.video_processing_ila import IlaVideoProcessor
@@ -75,7 +75,7 @@ class PredictArguments(WordsArguments, VideoArguments, LabelOptions):
         self.check_videos(self, "label")
         if self.output is not None:
             if is_address(self.output):
-                check_place(self.output, self.format)
+                check_output(self.output, self.format)
             else:
                 check_folder_can_be_made(Path(self.output))
         elif self.retry or self.embeddings or self.format != LabelOptions.format:
