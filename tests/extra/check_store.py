@@ -342,5 +342,12 @@ def test_ila_predict_on_ray_from_the_store_to_the_store(proxy, bucket, saved, ve
     with proxy.spoil("lost", "PUT", "part-"):
         verb(*words, "s3://bucket/manifest.parquet", "--output", "s3://bucket/ray-manifest")
     found = list(read_results("s3://bucket/ray-manifest"))
-    noted(proxy, "lost once, PUT", "ila predict --engine ray", "manifest, all labelled", [], names)
+    noted(
+        proxy,
+        "lost once, PUT",
+        "ila predict --engine ray",
+        "manifest, all labelled",
+        [],
+        [one["video"] for one in found],
+    )
     assert len(found) == 12 and not any(one["reason"] for one in found)
