@@ -282,6 +282,7 @@ def test_nothing_is_planned_where_all_is_done(tmp_path):
 def test_plans_are_removed(tmp_path):
     touch(tmp_path, "_plan/left.parquet")
     with pytest.raises(KeyError), plan_folder(tmp_path) as folder:
+        assert os.stat(folder).st_mode & 0o777 == 0o700
         made = write_plan([PlannedVideo("a", "a")], folder)
         assert made.files == [str(tmp_path / "_plan" / "plan-000000.parquet")] and os.listdir(folder) == [
             "plan-000000.parquet"

@@ -248,11 +248,13 @@ class IdSet:
 
 @contextmanager
 def plan_folder(output: str | Path) -> Iterator[str]:
-    """Name a folder for a plan below a run's results, and remove it when the block ends, and before what a killed
-    run left there. The caller must hold the lock of the results.
+    """Make a folder for a plan below a run's results, and remove it when the block ends; what a killed run left there
+    goes first, so the caller must hold the lock of the results. Only this user may look into it: addresses stand there
+    with the signatures that open them.
     """
     folder = Path(output) / PLANS
     shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(mode=0o700, parents=True)
     try:
         yield str(folder)
     finally:
