@@ -129,6 +129,12 @@ def test_shards_that_cannot_be_read(tmp_path):
             reader(cut)
         with pytest.raises(AnnotationError, match=r"text.tar': no .*tar file"):
             reader(write(tmp_path / "text.tar", "text" * 1000))
+    for end in (512 + 512, 1024 + 512 + 5120):  # behind a member
+        with pytest.raises(AnnotationError, match="cannot be read behind 'a.(cls|mp4)' .*(the end|end of data)"):
+            list(stream_shard(write(tmp_path / "early.tar", whole[:end])))
+    twice = write(tmp_path / "twice.tar", whole[:1024] + whole)
+    with pytest.raises(AnnotationError, match="the member 'a.cls' stands there twice"):
+        list(stream_shard(twice))
     header = whole.index(b"b.cls")
     damaged = write(tmp_path / "damaged.tar", whole[:header] + b"x" + whole[header + 1 :])
     for reader in (read_annotations, lambda shard: list(stream_shard(shard))):

@@ -22,6 +22,7 @@ from typing import Any
 from transformers.utils import logging
 
 from ..model.video_reading_ila import VIDEO_SUFFIXES, why_no_path
+from .addresses import is_address
 from .data_sets import SSV2_LABELS, files_of_splits, read_class_folders, read_kinetics, read_ssv2
 from .lists import (
     COMMENT,
@@ -107,7 +108,7 @@ def detect_format(source: Any, root: str | Path | None, *, multi_label: bool = F
     """
     if hasattr(source, "features") or isinstance(source, dict):
         return "datasets"
-    if isinstance(source, (list, tuple)) or names_shards(str(source)):
+    if isinstance(source, (list, tuple)) or names_shards(str(source)) or is_address(source):
         return "shards"
     if not isinstance(source, (str, os.PathLike)):
         raise ValueError(f"Cannot read annotations from {type(source).__name__} {source!r:.80}: {_formats()}.")

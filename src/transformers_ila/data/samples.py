@@ -13,6 +13,7 @@ from transformers.utils import logging
 
 from ..model.class_names_ila import are_numbered, check_labels
 from ..model.video_urls_ila import redact
+from .addresses import is_address, read_range
 from .class_indices import ClassIndex, ClassOrder, labels_of_pair, name_of, refuse_two_orders, with_indices
 from .class_names import DATA_SETS, names_and_first_index
 from .text import (
@@ -42,7 +43,7 @@ SPLITS = {  # what a split is called -> what it is here
 
 @dataclass(frozen=True)
 class ShardMember:
-    """Name a video that is the bytes `offset` to `offset + size` of an uncompressed tar file."""
+    """Name a video that is the bytes `offset` to `offset + size` of an uncompressed tar file, a path or an address."""
 
     shard: str
     name: str
@@ -50,10 +51,15 @@ class ShardMember:
     size: int
 
     def load(self) -> bytes:
-        """Read the video's bytes."""
+        """Read the video's bytes, all of them or an OSError."""
+        if is_address(self.shard):
+            return read_range(self.shard, self.offset, self.offset + self.size)
         with open(self.shard, "rb") as shard:
             shard.seek(self.offset)
-            return shard.read(self.size)
+            content = shard.read(self.size)
+        if len(content) < self.size:
+            raise OSError(f"{self.shard!r} ends after {len(content)} of the {self.size} bytes of {self.name!r}.")
+        return content
 
 
 @dataclass(frozen=True)

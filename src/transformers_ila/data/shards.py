@@ -1,18 +1,23 @@
 """Reads videos that are no files of their own: in tar shards, as of WebDataset, and in data sets of `datasets`."""
 
 import glob
+import hashlib
+import json
 import os
 import re
 import tarfile
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
 from transformers.utils import logging
 
 from ..model.video_reading_ila import VIDEO_SUFFIXES
+from ..model.video_urls_ila import is_url, redact
+from .addresses import HEADER_BLOCK, is_address, join, open_file, read_file, sizes_at
 from .lists import kind_of_file, warn_of_left_out
 from .samples import (
     SPLITS,
@@ -40,27 +45,83 @@ LABEL_BYTES = 2**20  # more is no label
 
 
 def list_shards(source: str | Path | Sequence[str | Path]) -> list[str]:
-    """Return the paths of shards: a file, a folder of them, `train-{000..099}.tar`, `train-*.tar`, or a list of those.
+    """Return the shards of a source: a file, a folder, `train-{000..099}.tar`, `train-*.tar`, or a list of those.
+
+    Each may be a path or an address that fsspec opens, such as `s3://bucket/shards` or `https://host/train-000.tar`.
 
     Raises:
-        ValueError: there is none, or one of a list or of a range is missing.
+        ValueError: there is none, one of a list or of a range is missing, or `ila shard` has not written all of them.
+        ImportError: the package for such an address is not installed.
+        OSError: the store does not answer.
     """
+    return list(shard_sizes(source))
+
+
+def shard_sizes(source: str | Path | Sequence[str | Path]) -> dict[str, int]:
+    """Return the shards that `list_shards` does, and how many bytes each has."""
     if not isinstance(source, (str, os.PathLike)):
-        return [shard for item in source for shard in list_shards(item)]
+        return {shard: size for item in source for shard, size in shard_sizes(item).items()}
     text = os.fspath(source)
+    found = _sizes_at_address(text) if is_address(text) else _sizes_of_files(text)
+    missing = [shard for shard, size in found.items() if size is None]
+    if missing or not found:
+        raise ValueError(
+            f"{redact(text)!r} must give shards ({', '.join(SHARD_SUFFIXES)}); missing: {preview(missing or [text])}."
+        )
+    return {shard: size for shard, size in found.items() if size is not None}
+
+
+def _sizes_of_files(text: str) -> dict[str, int | None]:
+    """Return shards and their sizes, which are None of what is missing; of a folder those that lie in it."""
     if os.path.isdir(text):
-        shards = sorted(os.path.join(text, name) for name in os.listdir(text) if names_shards(name))
-        warn_of_left_out(text, Counter(kind_of_file(name) for name in os.listdir(text) if not names_shards(name)))
+        names = sorted(os.listdir(text))
+        refuse_unfinished(text, names)
+        shards = [os.path.join(text, name) for name in names if names_shards(name)]
+        _warn_of_others(text, names)
     elif os.path.exists(text):
         shards = [text]
     else:
         shards = [shard for path in expand_range(text) for shard in (sorted(glob.glob(path)) or [path])]
-    missing = [shard for shard in shards if not os.path.isfile(shard)]
-    if missing or not shards:
+    return {shard: os.path.getsize(shard) if os.path.isfile(shard) else None for shard in shards}
+
+
+def _sizes_at_address(text: str) -> dict[str, int | None]:
+    """Return what `_sizes_of_files` does of an address; a range is looked up in one listing of its folder."""
+    paths = expand_range(text)
+    if paths != [text]:
+        folder, _, _ = paths[0].rpartition("/")
+        listed = {} if is_url(text) or "{" in folder else _by_name(sizes_at(folder))
+        known = ((path, listed.get(path.rpartition("/")[2])) for path in paths)
+        return {path: _size_at(path) if size is None else size for path, size in known}
+    found = sizes_at(text)
+    if names_shards(text):
+        return dict(found)
+    names = [shard.rpartition("/")[2] for shard in found]
+    refuse_unfinished(text, names)
+    _warn_of_others(redact(text), names)
+    return {shard: size for shard, size in found.items() if names_shards(shard)}
+
+
+def _by_name(sizes: Mapping[str, int]) -> dict[str, int]:
+    return {address.rpartition("/")[2]: size for address, size in sizes.items()}
+
+
+def _size_at(address: str) -> int | None:
+    return next(iter(sizes_at(address).values()), None)
+
+
+def _warn_of_others(folder: str, names: Sequence[str]) -> None:
+    others = [name for name in names if not names_shards(name) and name not in (INDEX, TABLE)]
+    warn_of_left_out(folder, Counter(map(kind_of_file, others)))
+
+
+def refuse_unfinished(folder: str, names: Collection[str]) -> None:
+    """Raise a ValueError where names of a folder's files say that `ila shard` has not written all of them."""
+    if SETTINGS in names and INDEX not in names:
         raise ValueError(
-            f"{text!r} must give shards ({', '.join(SHARD_SUFFIXES)}); missing: {preview(missing or [text])}."
+            f"{redact(folder)!r} holds a part of the shards that `ila shard` writes there: give its command "
+            "again, and it goes on."
         )
-    return shards
 
 
 def read_shards(
@@ -68,27 +129,107 @@ def read_shards(
 ) -> Annotations:
     """Read uncompressed WebDataset shards: members `key.mp4` with `key.cls` or `key.json`; see `list_shards`.
 
-    Only the shards' headers and labels are read. A sample's video says where its bytes are. Labels are as in
-    `stream_shard`; other arguments and errors are as in `read_annotations`. Faults name shard and member.
+    Of shards that `ila shard` wrote their tables are read, which name videos, labels and classes. Of others, headers
+    and labels are read, and nothing names the classes but `labels`. A sample's video says where its bytes are. Labels
+    are as in `stream_shard`; other arguments and errors are as in `read_annotations`. Faults name shard and member.
     """
-    classes = classes_of(labels, multi_label=multi_label)
+    sizes = shard_sizes(source)
+    found = _read_tables(sizes, labels, multi_label=multi_label)
+    if found is None:
+        classes = classes_of(labels, multi_label=multi_label)
+        found = _scanned(sizes, classes), classes
+    samples, classes = found
+    if not samples:
+        raise ValueError(f"The shards {_shown(source)} hold no video; known suffixes: {', '.join(VIDEO_SUFFIXES)}.")
+    return annotations_of_samples(samples, classes, "shards", redact(str(source)))
+
+
+def _shown(source: Any) -> str:
+    return preview([source] if isinstance(source, (str, os.PathLike)) else source)
+
+
+def _scanned(shards: Iterable[str], classes: LabelMap) -> list[Sample]:
+    """Return the samples of shards, by their headers."""
     samples: list[Sample] = []
     shard_of: dict[str, str] = {}
-    for shard in list_shards(source):
-        try:
-            tar = tarfile.open(shard, "r:", tarinfo=_StrictHeader)
-        except tarfile.ReadError as error:
-            raise annotation_error(
-                shard, f"no uncompressed tar file ({error}); `stream_shard` reads others, too"
-            ) from error
-        with tar:
+    for shard in shards:
+        with ExitStack() as stack:
+            file = stack.enter_context(open_file(shard, block=HEADER_BLOCK)) if is_address(shard) else None
+            try:
+                tar = tarfile.open(None if file else shard, "r:", fileobj=file, tarinfo=_StrictHeader)
+            except tarfile.ReadError as error:
+                raise annotation_error(
+                    shard, f"no uncompressed tar file ({error}); `stream_shard` reads others, too"
+                ) from error
+            stack.enter_context(tar)
             for sample in _samples_of_shard(tar, shard, classes, keep_bytes=False):
                 if shard_of.setdefault(sample.name, shard) != shard:
                     raise annotation_error(shard, f"the key {sample.name!r} stands in {shard_of[sample.name]!r}, too")
                 samples.append(sample)
-    if not samples:
-        raise ValueError(f"The shards {source!r} hold no video; known suffixes: {', '.join(VIDEO_SUFFIXES)}.")
-    return annotations_of_samples(samples, classes, "shards", str(source))
+    return samples
+
+
+# -- what `ila shard` wrote ------------------------------------------------------------------------------------------
+
+INDEX = "shards.json"  # as `wids` has it: name, number of samples and size of each shard; and our settings and hashes
+TABLE = "samples.jsonl"  # a line for each video: shard, member, offset, size, labels, name, start, end
+SETTINGS = "_settings.json"  # of shards that are not all written yet
+INDEX_KIND = {"__kind__": "wids-shard-index-v1", "wids_version": 1}
+
+
+def _read_tables(
+    sizes: Mapping[str, int], labels: Labels | None, *, multi_label: bool | None
+) -> tuple[list[Sample], LabelMap] | None:
+    """Return the samples of shards and their classes by the table beside them; None where there is none of them all.
+
+    Raises:
+        ValueError: a shard has another size than the index says, or the table has another content.
+    """
+    folders = {os.path.dirname(shard) for shard in sizes}
+    folder = folders.pop()
+    index = None if folders else read_index(folder)
+    listed = {} if index is None else {entry["url"]: entry for entry in index["shardlist"]}
+    by_name = {os.path.basename(shard): shard for shard in sizes}
+    if index is None or not by_name.keys() <= listed.keys():
+        return None
+    for name, shard in by_name.items():
+        if sizes[shard] != listed[name]["filesize"]:
+            raise ValueError(
+                f"{redact(shard)!r} has {sizes[shard]} bytes, and {INDEX!r} beside it says "
+                f"{listed[name]['filesize']}: write or copy it again."
+            )
+    own, given = index["class_names"], labels
+    if own is not None and given is not None and any(map(is_index, own)) and classes_of(given).names != own:
+        raise ValueError(f"The classes in {INDEX!r} of {redact(folder)!r} are numbers, which allow no other `labels`.")
+    classes = classes_of(own if given is None else given, multi_label=multi_label)
+    content = read_file(join(folder, TABLE)) or b""
+    if hashlib.sha256(content).hexdigest() != index["table_sha256"]:
+        raise ValueError(f"{TABLE!r} in {redact(folder)!r} is not the one that {INDEX!r} beside it names.")
+    samples = []
+    for number, text in enumerate(content.decode().splitlines(), 1):
+        name, member, offset, size, indices, video, start, end = json.loads(text)
+        if name not in by_name:
+            continue
+        line = Line(join(folder, TABLE), number, "")
+        if not indices:
+            raise line.fault(0, f"{video!r} has no label: these shards were written with --unlabelled")
+        found = labels_of_value(indices, line, classes) if own is None else labels_by_name(indices, own, line, classes)
+        shard = by_name[name] if is_address(by_name[name]) else os.path.abspath(by_name[name])
+        samples.append(Sample(ShardMember(shard, member, offset, size), found, video, start, end))
+    return samples, classes
+
+
+def read_index(folder: str) -> dict[str, Any] | None:
+    """Return the index that `ila shard` wrote in a folder or at an address; None where there is none of its own."""
+    content = read_file(join(folder, INDEX))
+    try:
+        index = json.loads(content or b"null")
+    except ValueError as error:
+        raise ValueError(f"{INDEX!r} in {redact(folder)!r} is no JSON ({error}).") from error
+    return index if isinstance(index, dict) and "table_sha256" in index else None
+
+
+# -- members ---------------------------------------------------------------------------------------------------------
 
 
 def stream_shard(
@@ -98,24 +239,40 @@ def stream_shard(
 
     A member's key is its name without the last suffix, and members of one key stand side by side. Its labels are the
     content of `key.cls`, as behind the path in `read_list`, or `label`, `labels` or `cls` in `key.json`: an index, a
-    name or a list of them. Hidden members, and those with other suffixes, are ignored; keys that have labels and no
-    video are counted in a warning.
+    name or a list of them. Where both are there and `key.json` holds a known class name, the name counts: a number
+    depends on an order. Hidden members, and those with other suffixes, are ignored; keys that have labels and no video
+    are counted in a warning.
 
     Args:
-        shard: a tar file, compressed or not; with `file`, only its name in messages.
+        shard: a tar file, compressed or not, or an address of one; with `file`, only its name in messages.
         file: the shard as a binary file object, which need not seek.
         labels, multi_label: as in `read_annotations`.
 
     Raises:
-        AnnotationError: it is no tar file or a damaged one, a video has no labels, or labels have faults.
+        AnnotationError: it is no tar file or a damaged one, a video has no labels, or labels have faults. A shard that
+            ends early is damaged, also where it ends between two members.
+        OSError: the store does not answer, or not in full, several times in a row.
     """
     classes = classes_of(labels, multi_label=multi_label)
-    try:
-        tar = tarfile.open(None if file else shard, "r|*", fileobj=file, tarinfo=_StrictHeader)
-    except (tarfile.TarError, EOFError, zlib.error) as error:
-        raise annotation_error(str(shard), f"no tar file ({error})") from error
-    with tar:
+    with ExitStack() as stack:
+        if file is None:
+            file = stack.enter_context(open_file(str(shard)) if is_address(shard) else open(shard, "rb"))
+            try:
+                tar = tarfile.open(fileobj=file, mode="r:", tarinfo=_StrictHeader)  # twice as fast as a stream
+            except tarfile.ReadError:
+                file.seek(0)
+                tar = _open_stream(file, str(shard))  # compressed, say
+        else:
+            tar = _open_stream(file, str(shard))
+        stack.enter_context(tar)
         yield from _samples_of_shard(tar, str(shard), classes, keep_bytes=True)
+
+
+def _open_stream(file: BinaryIO, shard: str) -> tarfile.TarFile:
+    try:
+        return tarfile.open(fileobj=file, mode="r|*", bufsize=2**16, tarinfo=_StrictHeader)
+    except (tarfile.TarError, EOFError, zlib.error) as error:
+        raise annotation_error(shard, f"no tar file ({error})") from error
 
 
 def video_members(file: BinaryIO, shard: str) -> Iterator[ShardMember]:
@@ -126,7 +283,7 @@ def video_members(file: BinaryIO, shard: str) -> Iterator[ShardMember]:
         shard: its path or address.
 
     Raises:
-        AnnotationError: it is no uncompressed tar file, is damaged, or ends before its end.
+        AnnotationError: it is no uncompressed tar file, is damaged, or ends early.
     """
     try:
         tar = tarfile.open(None, "r:", fileobj=file, tarinfo=_StrictHeader)
@@ -139,23 +296,19 @@ def video_members(file: BinaryIO, shard: str) -> Iterator[ShardMember]:
             name = os.path.normpath(member.name)
             if os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES and not os.path.basename(name).startswith("."):
                 yield ShardMember(shard, name, member.offset_data, member.size)
-        end, size = tar.offset, file.seek(0, os.SEEK_END)
-        file.seek(end)
-        if end < size and file.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
-            raise annotation_error(shard, f"the shard has {size} bytes and cannot be read behind the first {end}")
 
 
 class _StrictHeader(tarfile.TarInfo):
-    """Make a damaged header an error; `tarfile` by itself takes it for the end of the file."""
+    """Make a damaged or a missing header an error; `tarfile` by itself takes either for the end of the file."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
         try:
             return super().frombuf(buf, encoding, errors)
         except tarfile.HeaderError as error:
-            if any(buf):
-                raise tarfile.ReadError(str(error)) from error
-            raise  # zeros, or nothing: the end
+            if any(buf) or not buf:
+                raise tarfile.ReadError(str(error) if buf else "it ends without the mark of the end") from error
+            raise  # zeros: the end
 
 
 def _samples_of_shard(tar: tarfile.TarFile, shard: str, classes: LabelMap, *, keep_bytes: bool) -> Iterator[Sample]:
@@ -168,7 +321,8 @@ def _samples_of_shard(tar: tarfile.TarFile, shard: str, classes: LabelMap, *, ke
         if len(videos) > 1 or key in seen:
             raise annotation_error(shard, f"{key!r} is the key of several videos")
         seen.add(key)
-        if ".cls" in members:
+        named = ".cls" in members and _names_class(members.get(".json"), classes)
+        if ".cls" in members and not named:
             labels = _labels_of_cls(members[".cls"], f"{shard}/{key}.cls", classes)
         elif ".json" in members:
             labels = _labels_of_json(members[".json"], f"{shard}/{key}.json", classes)
@@ -198,8 +352,11 @@ def _members_by_key(tar: tarfile.TarFile, shard: str, *, keep_bytes: bool) -> It
         if key != last:
             yield last, members
             last, members = key, {}
+        if suffix in members:
+            raise annotation_error(shard, f"the member {member.name!r} stands there twice")
         if is_video and not keep_bytes:
-            members[suffix] = ShardMember(os.path.abspath(shard), member.name, member.offset_data, member.size)
+            place = shard if is_address(shard) else os.path.abspath(shard)
+            members[suffix] = ShardMember(place, member.name, member.offset_data, member.size)
         else:
             members[suffix] = _content(tar, member, shard, limit=None if is_video else LABEL_BYTES)
     yield last, members
@@ -237,6 +394,17 @@ def _labels_of_cls(content: bytes, file: str, classes: LabelMap) -> tuple[int, .
     return classes.indices(lines[0], 0)
 
 
+def _names_class(content: bytes | None, classes: LabelMap) -> bool:
+    """Return whether the labels in a `key.json` are names of known classes."""
+    try:
+        table = json.loads(content or b"null")
+    except ValueError:
+        return False  # where a `key.cls` has the labels, this may be anything
+    value = next((table[key] for key in LABEL_KEYS if key in table), None) if isinstance(table, dict) else None
+    values = value if isinstance(value, list) else [value]
+    return all(isinstance(item, str) and item in classes.by_name for item in values)
+
+
 def _labels_of_json(content: bytes, file: str, classes: LabelMap) -> tuple[int, ...]:
     text = Text(file, decoded(content, file), "")
     table = parse_json(text)
@@ -262,7 +430,7 @@ def labels_of_value(value: Any, line: Line, classes: LabelMap) -> tuple[int, ...
 
 def names_shards(path: str) -> bool:
     """Return whether a path has the suffix of a shard."""
-    return path.lower().endswith(SHARD_SUFFIXES)
+    return (path.partition("?")[0] if is_url(path) else path).lower().endswith(SHARD_SUFFIXES)
 
 
 def expand_range(path: str) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from ..data.text import preview
 from ..model.video_urls_ila import redact
 from .options import EngineOptions
-from .sources import READ_AHEAD, SourceError, open_address
+from .sources import BLOCK, SourceError, open_here_and_there
 
 
 VIDEO_COLUMNS = frozenset("video video_path videopath path file file_path filepath file_name filename url uri".split())
@@ -35,13 +35,13 @@ def read_manifest(manifest: str, options: EngineOptions) -> Iterator[ManifestRow
     """Yield the rows of a Parquet file at a path or address.
 
     Raises:
-        SourceError: it cannot be read, lacks a column or has several that may be meant, or a name is null.
+        SourceError: it cannot be read, lacks a column or has several that may be meant, or a name is null or empty.
     """
     from pyarrow import parquet
 
     called = redact(manifest)
-    with open_address(manifest) as opened:
-        file = parquet.ParquetFile(opened, buffer_size=READ_AHEAD, pre_buffer=False)
+    with open_here_and_there(manifest) as opened:
+        file = parquet.ParquetFile(opened, buffer_size=BLOCK, pre_buffer=False)
         columns = Columns.find(file.schema_arrow, options, called)
         first = 0  # row of the group
         for group in range(file.num_row_groups):
@@ -49,9 +49,9 @@ def read_manifest(manifest: str, options: EngineOptions) -> Iterator[ManifestRow
             has_bytes = columns.bytes is not None and not _is_null(about, columns.bytes)
             wanted = [columns.id, None if has_bytes else columns.path]
             for row, (id, path) in enumerate(_values(file, group, wanted)):
-                if columns.id is not None and id is None:
+                if columns.id is not None and id in (None, ""):
                     where = f"{called!r}, row {first + row}"
-                    raise SourceError(f"{where}: {columns.id!r} is null, where the video's name must stand.")
+                    raise SourceError(f"{where}: {columns.id!r} is {id!r}, where the video's name must stand.")
                 cell = (group, row, columns.video) if has_bytes else None
                 yield ManifestRow(first + row, None if id is None else str(id), path, cell)
             first += about.num_rows

@@ -71,6 +71,7 @@ def label_on_ray(
     engine = engine or EngineOptions(engine="ray")
     engine.check(options)
     import_ray()
+    planned = iter_planned(sources, root, engine)  # now, as it finds at once what is missing
     model, processor = open_model()
     check_none_of_these(model, options)
     summary = Summary()
@@ -87,7 +88,7 @@ def label_on_ray(
             writer = stack.enter_context(ResultWriter(place, options, Rank()))
             done = done_videos(place, options, Rank())
         folder = stack.enter_context(_plan_folder(output))
-        plan = write_plan(iter_planned(sources, root, engine), folder, done)
+        plan = write_plan(planned, folder, done)
         summary.seen, summary.before = plan.seen, len(done)
         reader = (Reader, {"read": PlannedReader(processor, options), "engine": engine})
         replica = (Labeller, {"open_model": open_model, "options": options, "settings": settings, "cluster": cluster})

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +13,9 @@ from transformers import PreTrainedConfig
 from transformers.utils import logging
 
 from ..backbones.frozen_clip import FrozenClipConfig, FrozenClipForVideoClassification
-from ..data.annotations import Annotations, list_shards, read_annotations
+from ..data.annotations import Annotations, read_annotations
 from ..data.samples import samples_hash
+from ..data.shards import shard_sizes
 from ..data.video_folder import warn_of_single_videos
 from ..evaluation.inference import named_in_errors, require_checkpoint
 from ..model.class_names_ila import label_fields
@@ -217,5 +219,5 @@ def _samples_sha256(training: Annotations, recipe: RecipeArguments) -> str:
     digest = samples_hash(training.samples)
     if not recipe.stream:
         return digest
-    shards = [(path.name, path.stat().st_size) for path in map(Path, list_shards(str(recipe.train_list)))]
+    shards = [(os.path.basename(shard), size) for shard, size in shard_sizes(str(recipe.train_list)).items()]
     return hashlib.sha256(json.dumps([digest, shards]).encode()).hexdigest()

@@ -23,6 +23,7 @@ from transformers.utils import logging
 
 from ..files import atomic_write
 from ..model.configuration_ila import _VISION_FIELDS, PRESETS, IlaConfig, IlaVisionConfig
+from ..model.video_urls_ila import redact
 from .arguments import IlaTrainingArguments
 from .augmentation import ClipAugmentation, MixClips, names_left_or_right
 
@@ -512,6 +513,8 @@ def _check_numbers(recipe: RecipeArguments, args: IlaTrainingArguments) -> None:
 def resolved_values(recipe: RecipeArguments, args: IlaTrainingArguments) -> dict[str, Any]:
     """Return plain values: all of the recipe, and the training arguments that count most or are not the default."""
     values = {entry.name: getattr(recipe, entry.name) for entry in fields(recipe) if entry.name != "resume"}
+    for name in ("train_list", "val_list"):  # an address may hold a password
+        values[name] = None if values[name] is None else redact(values[name])
     values["flip"] = values["flip"] if values["flip"] == "auto" else float(values["flip"])
     found = args.to_dict()
     for entry in fields(IlaTrainingArguments):
