@@ -285,7 +285,7 @@ class Rates:
     batch_size: float = field(default=8.0, metadata={"help": "videos of a block, `--batch_size`"})
     block_rate: float = field(default=47.0, metadata={"help": "blocks/s of one driver: measured"})
     write_rate: float = field(default=64e3, metadata={"help": "rows/s that the driver writes: measured"})
-    plan_rate: float = field(default=90e3, metadata={"help": "names/s that are planned: measured"})
+    plan_rate: float = field(default=70e3, metadata={"help": "names/s that are planned: measured"})
     name_bytes: float = field(default=150.0, metadata={"help": "of the driver's memory for each name: measured"})
     driver_memory: float = field(default=64e9, metadata={"help": "bytes: assumed"})
     replica_cores: float = field(default=24.0, metadata={"help": "cores for readers beside each replica: assumed"})
