@@ -290,9 +290,9 @@ def test_what_was_decided_is_a_recipe_again(tmp_path):
     again = resolved_values(*parse(file, ["--resume"]))
     assert again == values
     check_same_run(again, tmp_path)
-    address = "https://me:secret@host/train-{000..009}.tar?token=hidden"
+    address = "https://me:pw4711@host/train-{000..009}.tar?token=t4712"
     file = write_resolved(resolved_values(*parsed(FILES[0], tmp_path, "--train_list", address)), tmp_path)
-    assert "secret" not in file.read_text() and "hidden" not in file.read_text()
+    assert "pw4711" not in file.read_text() and "t4712" not in file.read_text()
 
 
 def test_recipes_are_named_without_a_path(tmp_path):
