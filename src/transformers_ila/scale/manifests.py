@@ -35,7 +35,7 @@ def read_manifest(manifest: str, options: EngineOptions) -> Iterator[ManifestRow
     """Yield the rows of a Parquet file at a path or address.
 
     Raises:
-        SourceError: it cannot be read, lacks a column or has several that may be meant, or a name is null.
+        SourceError: it cannot be read, lacks a column or has several that may be meant, or a name is null or empty.
     """
     from pyarrow import parquet
 
@@ -49,9 +49,9 @@ def read_manifest(manifest: str, options: EngineOptions) -> Iterator[ManifestRow
             has_bytes = columns.bytes is not None and not _is_null(about, columns.bytes)
             wanted = [columns.id, None if has_bytes else columns.path]
             for row, (id, path) in enumerate(_values(file, group, wanted)):
-                if columns.id is not None and id is None:
+                if columns.id is not None and id in (None, ""):
                     where = f"{called!r}, row {first + row}"
-                    raise SourceError(f"{where}: {columns.id!r} is null, where the video's name must stand.")
+                    raise SourceError(f"{where}: {columns.id!r} is {id!r}, where the video's name must stand.")
                 cell = (group, row, columns.video) if has_bytes else None
                 yield ManifestRow(first + row, None if id is None else str(id), path, cell)
             first += about.num_rows
