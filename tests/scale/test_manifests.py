@@ -93,7 +93,7 @@ FAULTS = [
     (
         {"video": ["a", "b"], "id": ["x", None]},
         {},
-        "row 1: 'id' is null, where the video's name must stand",
+        "row 1: 'id' is None, where the video's name must stand",
     ),
 ]
 
