@@ -10,8 +10,8 @@ command and `--engine ray` with each number of readers take their turn, each in 
 first rows are on disk, "work" from then until the last, "end" until the command is over. Both must give the same
 labels. B/32 and the like have random weights and 400 classes.
 
-rates: what one core reads, what one process writes, how many names are planned, and how many blocks pass through
-actors that do nothing (which needs Ray), in the units of `estimate`.
+rates: what one core reads, what one process writes, and how many blocks pass through actors that do nothing (which
+needs Ray), in the units of `estimate`; `planning.py` measures what is planned.
 
 estimate: how long, how much, and which resource gives out first, by rates that were measured or assumed: give yours.
 """
@@ -207,11 +207,6 @@ def rates(args: RatesArguments) -> None:
         rate, bytes_of_row = writing(args.rows, embeddings)
         kind = "with embeddings of 512" if embeddings else "five labels"
         print(f"| write_rate, {kind} | {rate:,.0f} |\n| row_bytes, {kind} | {bytes_of_row:,.0f} |")
-    with tempfile.TemporaryDirectory() as place:
-        started = time.perf_counter()
-        write_plan(planned(args.rows), place)
-        seconds = time.perf_counter() - started
-        print(f"| plan_rate, names/s, without finding the videos | {args.rows / seconds:,.0f} |")
     for size in args.batches if args.blocks else ():
         clock, driver = block_rate(args.blocks * size, size)
         print(f"| block_rate, blocks of {size} names, by the driver's processor time | {driver:,.0f} |")
@@ -286,13 +281,11 @@ class Rates:
     read_rate: float = field(default=15.0, metadata={"help": "videos/s that one core reads: measured"})
     video_bytes: float = field(default=284e3, metadata={"help": "of a file in the store: measured"})
     clip_bytes: float = field(default=1.2e6, metadata={"help": "from a reader to a replica: measured"})
-    row_bytes: float = field(default=70.0, metadata={"help": "of a row of the results: measured"})
+    row_bytes: float = field(default=62.0, metadata={"help": "of a row of the results: measured"})
     batch_size: float = field(default=8.0, metadata={"help": "videos of a block, `--batch_size`"})
-    block_rate: float = field(
-        default=150.0, metadata={"help": "blocks/s that one driver hands on, by its processor time: measured"}
-    )
-    write_rate: float = field(default=25e3, metadata={"help": "rows/s that the driver writes: measured"})
-    plan_rate: float = field(default=50e3, metadata={"help": "names/s that are planned: measured"})
+    block_rate: float = field(default=47.0, metadata={"help": "blocks/s of one driver: measured"})
+    write_rate: float = field(default=64e3, metadata={"help": "rows/s that the driver writes: measured"})
+    plan_rate: float = field(default=90e3, metadata={"help": "names/s that are planned: measured"})
     name_bytes: float = field(default=150.0, metadata={"help": "of the driver's memory for each name: measured"})
     driver_memory: float = field(default=64e9, metadata={"help": "bytes: assumed"})
     replica_cores: float = field(default=24.0, metadata={"help": "cores for readers beside each replica: assumed"})

@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
 # Label videos on Slurm by Ray, which gives the work to whoever is free, and tries again what dies with its machine:
 #     sbatch examples/slurm/predict_on_ray.sh [further options of ila predict]
-# One Ray node a machine; the command itself runs once, on the first, and is no task among several (RANK, WORLD_SIZE).
+# One Ray node a machine, which no other Ray may use (--exclusive); the command itself runs once, on the first, and is no
+# task among several (RANK, WORLD_SIZE).
 #SBATCH --job-name=ila-predict-ray
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1
 #SBATCH --gpus-per-node=8
+#SBATCH --exclusive
 #SBATCH --cpus-per-task=64
 #SBATCH --time=24:00:00
 set -euo pipefail

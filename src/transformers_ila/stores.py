@@ -112,9 +112,9 @@ class StoreFile(NamedTuple):
     def __str__(self) -> str:
         return f"{self.folder}/{self.name}"
 
-    def read_bytes(self) -> bytes:
-        """Read all of it; an answer of another size than the listed one is asked for again, and an OSError at last."""
-        return self.folder.read(self.name, self.size)
+    def read_once(self) -> bytes:
+        """Read all of it, in one attempt; an answer of another size than the listed one is an OSError."""
+        return self.folder._read_once(self.name, self.size)
 
     def open(self) -> IO[bytes]:
         """Open it for reading pieces by their place; nothing is kept or read ahead."""
@@ -164,23 +164,24 @@ class StoreFolder:
         names = [(entry["name"].rstrip("/").rpartition("/")[2], entry["size"] or 0) for entry in found]
         return [StoreFile(self, name, size) for name, size in sorted(names)]
 
-    def read(self, name: str, size: int | None = None) -> bytes:
+    def read(self, name: str) -> bytes:
         """Read an object.
 
         Raises:
             FileNotFoundError: there is none of this name.
             OSError: it cannot be read whole.
         """
+        return self._asked(f"read {name!r} in", lambda: self._read_once(name), READ_WAITS)
 
-        def work() -> bytes:
+    def _read_once(self, name: str, size: int | None = None) -> bytes:
+        path = f"{self.path}/{name}"
+        if size is None:
             self.file_system.invalidate_cache()
-            expected = self.file_system.info(f"{self.path}/{name}")["size"] if size is None else size
-            content = self.file_system.cat_file(f"{self.path}/{name}")
-            if expected is not None and len(content) != expected:
-                raise OSError(f"the answer has {len(content)} bytes, and the object {expected}")
-            return content
-
-        return self._asked(f"read {name!r} in", work, READ_WAITS)
+            size = self.file_system.info(path)["size"]
+        content = self.file_system.cat_file(path)
+        if size is not None and len(content) != size:
+            raise OSError(f"the answer has {len(content)} bytes, and the object {size}")
+        return content
 
     def asked(self, what: str, work: Callable[[], T]) -> T:
         """Return what `work` reads from the store; it is called again where it fails."""
@@ -238,7 +239,7 @@ class StoreFolder:
 
     def _holds(self, name: str, content: bytes) -> bool:
         try:
-            return self.read(name) == content
+            return self._read_once(name) == content
         except FileNotFoundError:
             return False
 

@@ -6,6 +6,7 @@ from functools import partial
 
 import adapters
 import pipeline_speed
+import planning
 import pytest
 import quantisation
 import scale
@@ -64,6 +65,14 @@ def test_pipeline_speed(monkeypatch, videos, capsys):
     whole, reading, model = (float(found[f"ILA, {part}"][0]) for part in ("pipeline", "reading alone", "model alone"))
     share = float(re.search(r"takes ([\d.]+) of the sum", printed)[1])
     assert share == pytest.approx(whole / (reading + model), rel=0.2)  # of rounded milliseconds
+
+
+@pytest.mark.parametrize("source", planning.SOURCES)
+def test_planning(tmp_path, source):
+    written = planning.write_source(tmp_path, source, 20)
+    done = 10 if source == "resumed" else 0
+    planned, *figures = planning.plan(written, tmp_path / "plan", done)
+    assert planned == 20 - done and min(figures) >= 0
 
 
 def test_quantisation(tmp_path, capsys):

@@ -233,7 +233,6 @@ def test_each_request_may_fail_once(fault, monkeypatch):
         FaultyStore.store.clear()
         FaultyStore.store.update(before)
         FaultyStore.requests, FaultyStore.faults = 0, [None] * at + [fault]
-        own = FaultyStore.answer
         if reads:  # these faults are of contents
             monkeypatch.setattr(FaultyStore, "ls", MemoryFileSystem.ls)
             monkeypatch.setattr(FaultyStore, "pipe_file", MemoryFileSystem.pipe_file)

@@ -22,7 +22,7 @@ from support.paths import ROOT
 FILE = ROOT / "Dockerfile"
 IN_OWN_MOUNTS = ("unshare", "--mount", "sh", "-c")  # what is mounted ends with the process
 MOUNT = 'mount -t proc proc "$0/proc" && mount --bind /dev "$0/dev" && exec chroot "$@"'
-CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
+CERTIFICATES = Path("/usr/local/share/given.pem")  # within the fresh Debian, where no package writes
 
 
 def instructions():
@@ -65,17 +65,18 @@ def debian(tmp_path):
     )
     assert made.returncode == 0, made.stdout[-2000:] + made.stderr[-2000:]
     shutil.copy("/etc/resolv.conf", root / "etc" / "resolv.conf")
-    if CERTIFICATES.is_file():  # whoever stands between this machine and the registries
-        (root / CERTIFICATES.relative_to("/")).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(CERTIFICATES, root / CERTIFICATES.relative_to("/"))
+    if given := os.environ.get("SSL_CERT_FILE"):  # of whoever stands between this machine and the registries
+        shutil.copy(given, root / CERTIFICATES.relative_to("/"))
     yield root
     shutil.rmtree(root)  # some GB
 
 
 def test_steps(debian):
-    names = ("SSL_CERT_FILE", "PIP_CERT", "UV_DEFAULT_INDEX", "PIP_INDEX_URL", "http_proxy", "https_proxy")
+    names = ("UV_DEFAULT_INDEX", "PIP_INDEX_URL", "http_proxy", "https_proxy")
     environment = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root"}
     environment |= {name: os.environ[name] for name in names if name in os.environ}
+    if "SSL_CERT_FILE" in os.environ:
+        environment |= dict.fromkeys(("SSL_CERT_FILE", "PIP_CERT"), str(CERTIFICATES))
     folder, user = "/", "0"
 
     def run(*command, **changes):

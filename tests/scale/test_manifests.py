@@ -2,11 +2,12 @@
 
 import pytest
 
-from support.shelf import fill
+from support.shelf import fill, no_pauses  # noqa: F401
 from transformers_ila.scale.manifests import read_manifest
 from transformers_ila.scale.options import EngineOptions
 
 
+pytestmark = pytest.mark.usefixtures("no_pauses")
 pyarrow = pytest.importorskip("pyarrow")
 parquet = pytest.importorskip("pyarrow.parquet")
 

@@ -14,8 +14,9 @@ from transformers_ila.evaluation.views import Video, VideoReader
 from transformers_ila.motionbench.tasks import write_folder
 from transformers_ila.scale import EngineOptions, label_on_ray, pipeline
 from transformers_ila.scale.cluster import Cluster
-from transformers_ila.scale.pipeline import Labeller, rows_once, videos_of_table, videos_to_table
+from transformers_ila.scale.pipeline import Labeller, Reader, rows_once, videos_of_table, videos_to_table
 from transformers_ila.scale.plan import Plan
+from transformers_ila.scale.sources import PlannedVideo
 
 
 CLUSTER = Cluster(readers=1, replicas=1, cpus=1.0, gpus=False, most_threads=1)
@@ -87,13 +88,40 @@ def test_a_replica_makes_the_plain_commands_rows(paths):
     assert sum(answer["worked"].to_pylist()) > 0 and min(answer["waited"].to_pylist()) >= 0
 
 
-def test_a_replica_of_another_model_does_not_start():
+def fault_of(monkeypatch, open_it, settings, table=None):
+    """What the driver says of the answer of a replica."""
+    answer = Labeller(open_it, LabelOptions(fuse=False), settings, CLUSTER)(table or CLIP)
+    monkeypatch.setattr(pipeline, "stream", lambda *_: [answer])
+    with pytest.raises(RuntimeError) as caught:
+        list(rows_once(CLUSTER, Plan([], 0, 1, 0, 0, 0), None, None, 2, Summary()))
+    return str(caught.value).removeprefix("An actor ended the run: ")
+
+
+CLIP = videos_to_table([Video(0, "", torch.zeros(4, 3, 32, 32, dtype=torch.uint8))], ["a"], pyarrow.array([0]))
+
+
+def test_an_actor_that_cannot_work_says_why_in_one_line(monkeypatch):
     model, processor = open_model()
     settings = label_settings(model, processor, LabelOptions())
+
+    def fail(**_):
+        raise KeyError("first line\nhttps://me:secret@host")
+
+    def open_nothing():
+        raise OSError("there is no checkpoint here")
+
+    assert fault_of(monkeypatch, open_nothing, settings) == "there is no checkpoint here"
+    reader = Reader(None, EngineOptions(engine="ray"))
+    monkeypatch.setattr(reader.child, "read", lambda _: exec("raise RuntimeError('there is no such package')"))
+    plan = pyarrow.table({name: [None] for name in PlannedVideo._fields} | {"path": [b"a"], "number": [0]})
+    assert fault_of(monkeypatch, open_model, settings, reader(plan)) == "there is no such package"
+    model.forward = fail
+    said = fault_of(monkeypatch, lambda: (model, processor), settings)
+    assert said == r"KeyError: 'first line\nhttps://***@host'"
     torch.nn.init.zeros_(next(model.parameters()))
     processor.do_normalize = False
-    with pytest.raises(ValueError, match="a replica opened differs from this run's in model, processor"):
-        Labeller(lambda: (model, processor), LabelOptions(), settings, CLUSTER)
+    said = fault_of(monkeypatch, lambda: (model, processor), settings)
+    assert said == "The model that a replica opened differs from this run's in model, processor."
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from support.annotation_files import touch, write, write_shard
-from support.shelf import Shelf, fill
+from support.shelf import Shelf, fill, no_pauses  # noqa: F401
 from transformers_ila.data.annotations import AnnotationError
 from transformers_ila.data.lists import iter_videos
 from transformers_ila.evaluation.prediction_files import video_id
@@ -18,6 +18,7 @@ from transformers_ila.scale.plan import IdSet, iter_planned, plan_folder, read_p
 from transformers_ila.scale.sources import PlannedVideo
 
 
+pytestmark = pytest.mark.usefixtures("no_pauses")
 pyarrow = pytest.importorskip("pyarrow")
 parquet = pytest.importorskip("pyarrow.parquet")
 
@@ -142,7 +143,7 @@ def test_lists_may_hold_addresses(here):
     lines += ["file:///d/f.mp4 6", "S3://b/g.MP4"]
     write(here / "mixed.txt", "url label\n" + "\n".join(lines))
     paths = [str(here / "two/a.mp4"), "shelf://b/a b.mp4", "https://host/v.mp4?sign=1", "gs://b/c d", "s3://b/e"]
-    assert [path for _, path in planned("mixed.txt")] == [*paths, "/d/f.mp4", "S3://b/g.MP4"]
+    assert [path for _, path in planned("mixed.txt")] == [*paths, "/d/f.mp4", "s3://b/g.MP4"]
     with pytest.raises(AnnotationError, match="line 3, column 1: 'shelf://b/a b.mp4' is a URL"):
         list(iter_videos("mixed.txt"))
 
@@ -205,7 +206,7 @@ def test_a_missing_package_is_named(here, monkeypatch):
 
 def test_a_list_that_a_store_ends_early_is_an_error(store):
     Shelf.missing_bytes = 5
-    with pytest.raises(ValueError, match="'shelf://b/list.txt' cannot be read: of the bytes 0 to 55 came 50, not 55"):
+    with pytest.raises(ValueError, match="list.txt' cannot be read: 50 bytes came where 55 were asked for"):
         names("shelf://b/list.txt")
     fill({"b/list.txt": b"a.mp4\n../../c.mp4\n"})
     with pytest.raises(AnnotationError, match="'shelf://b/list.txt', line 2, column 1: '../../c.mp4' leads out of"):
@@ -234,6 +235,15 @@ def test_compressed_shards_are_refused(here):
     write_shard(here / "s" / "a.tar.gz", {"x.mp4": "first"}, "w:gz")
     with pytest.raises(AnnotationError, match="a.tar.gz': no uncompressed tar file .* no video can be read alone"):
         names("s")
+
+
+def test_shards_of_ila_shard(here, caplog):
+    write_shard(here / "s" / "a.tar", {"x.mp4": "first"})
+    touch(here, "s/_settings.json", "s/samples.jsonl")
+    with pytest.raises(ValueError, match="/s' holds a part of the shards that `ila shard` writes there"):
+        names("s")
+    touch(here, "s/shards.json")
+    assert names("s") == ["a.tar/x.mp4"] and not caplog.text
 
 
 # -- plans -----------------------------------------------------------------------------------------------------------

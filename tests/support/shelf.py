@@ -3,7 +3,10 @@
 from typing import Any
 
 import fsspec
+import pytest
 from fsspec.implementations.memory import MemoryFileSystem
+
+from transformers_ila.data import addresses
 
 
 class Shelf(MemoryFileSystem):
@@ -33,6 +36,12 @@ class Shelf(MemoryFileSystem):
 
 
 fsspec.register_implementation("shelf", Shelf, clobber=True)
+
+
+@pytest.fixture
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What failed is asked for again at once."""
+    monkeypatch.setattr(addresses, "FIRST_PAUSE", 0)
 
 
 def fill(files: dict[str, bytes]) -> None:

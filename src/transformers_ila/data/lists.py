@@ -180,7 +180,7 @@ def join_address(folder: str, path: str) -> str:
     Raises:
         ValueError: the path leads out of the store that the folder's address names.
     """
-    path = without_file_scheme(path)
+    path = plain_place(path)
     if "://" in path:
         return path
     if "://" not in folder or os.path.isabs(path):
@@ -192,10 +192,12 @@ def join_address(folder: str, path: str) -> str:
     return f"{scheme}://{joined}"
 
 
-def without_file_scheme(text: str) -> str:
-    """Return the path that `file://` or `local://` stands before; any other text is returned unchanged."""
+def plain_place(text: str) -> str:
+    """Return a path without `file://` before it, and an address with its scheme in small letters."""
     scheme, mark, path = text.partition("://")
-    return path if mark and scheme.lower() in ("file", "local") else text
+    if not mark or not scheme.isascii():
+        return text
+    return path if scheme.lower() in ("file", "local") else f"{scheme.lower()}://{path}"
 
 
 def _lines(file: str | Path, called: str) -> Iterator[tuple[bytes, Line]]:

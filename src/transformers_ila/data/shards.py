@@ -8,7 +8,7 @@ import re
 import tarfile
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, BinaryIO, Self
@@ -75,7 +75,7 @@ def _sizes_of_files(text: str) -> dict[str, int | None]:
     """Return shards and their sizes, which are None of what is missing; of a folder those that lie in it."""
     if os.path.isdir(text):
         names = sorted(os.listdir(text))
-        _refuse_unfinished(text, names)
+        refuse_unfinished(text, names)
         shards = [os.path.join(text, name) for name in names if names_shards(name)]
         _warn_of_others(text, names)
     elif os.path.exists(text):
@@ -97,7 +97,7 @@ def _sizes_at_address(text: str) -> dict[str, int | None]:
     if names_shards(text):
         return dict(found)
     names = [shard.rpartition("/")[2] for shard in found]
-    _refuse_unfinished(text, names)
+    refuse_unfinished(text, names)
     _warn_of_others(redact(text), names)
     return {shard: size for shard, size in found.items() if names_shards(shard)}
 
@@ -115,7 +115,8 @@ def _warn_of_others(folder: str, names: Sequence[str]) -> None:
     warn_of_left_out(folder, Counter(map(kind_of_file, others)))
 
 
-def _refuse_unfinished(folder: str, names: Sequence[str]) -> None:
+def refuse_unfinished(folder: str, names: Collection[str]) -> None:
+    """Raise a ValueError where names of a folder's files say that `ila shard` has not written all of them."""
     if SETTINGS in names and INDEX not in names:
         raise ValueError(
             f"{redact(folder)!r} holds a part of the shards that `ila shard` writes there: give its command "
@@ -282,7 +283,7 @@ def video_members(file: BinaryIO, shard: str) -> Iterator[ShardMember]:
         shard: its path or address.
 
     Raises:
-        AnnotationError: it is no uncompressed tar file, is damaged, or ends before its end.
+        AnnotationError: it is no uncompressed tar file, is damaged, or ends early.
     """
     try:
         tar = tarfile.open(None, "r:", fileobj=file, tarinfo=_StrictHeader)
@@ -295,10 +296,6 @@ def video_members(file: BinaryIO, shard: str) -> Iterator[ShardMember]:
             name = os.path.normpath(member.name)
             if os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES and not os.path.basename(name).startswith("."):
                 yield ShardMember(shard, name, member.offset_data, member.size)
-        end, size = tar.offset, file.seek(0, os.SEEK_END)
-        file.seek(end)
-        if end < size and file.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
-            raise annotation_error(shard, f"the shard has {size} bytes and cannot be read behind the first {end}")
 
 
 class _StrictHeader(tarfile.TarInfo):

@@ -104,7 +104,7 @@ def check_output(output: str | Path, *, list_file: str | None = None) -> None:
 
 
 def check_folder_can_be_made(folder: Path) -> None:
-    """Raise a ValueError where a file stands in the place of a folder or of one above it, or where it is an address."""
+    """Raise a ValueError where a file stands in the place of a folder or of one above it, or an address does."""
     if re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]+:", folder.parts[0] if folder.parts else ""):
         raise ValueError(f"{redact(str(folder))!r} is an address; allowed here is a local folder.")
     first = next(path for path in (folder, *folder.parents) if path.exists())

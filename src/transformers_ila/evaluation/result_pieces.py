@@ -73,7 +73,7 @@ def read_piece(file: Path | StoreFile, columns: list[str] | None = None) -> Any:
 
     def ask() -> Any:
         if file.size <= READ_WHOLE:
-            return read(io.BytesIO(file.read_bytes()))
+            return read(io.BytesIO(file.read_once()))
         with file.open() as opened:
             return read(opened)
 

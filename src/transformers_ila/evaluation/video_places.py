@@ -30,6 +30,7 @@ def is_there(place: str) -> bool | None:
 
     try:
         system, path = fsspec.core.url_to_fs(place)
+        system.invalidate_cache()  # of a listing, behind which a file may have come
         system.info(path)  # not `exists`, which some file systems deny also where they cannot ask
         return True
     except FileNotFoundError:

@@ -96,7 +96,7 @@ class Cluster:
         try:
             yield
         except RayError as error:
-            raise RuntimeError(redact(_cause_of(error))) from error
+            raise RuntimeError(redact(_last_line(str(error)))) from error
         finally:
             context.enable_progress_bars = before[0]
             logger.setLevel(before[1])
@@ -106,12 +106,9 @@ def _count(number: int, word: str) -> str:
     return f"{number} {word}{'' if number == 1 else 's'}"
 
 
-def _cause_of(error: BaseException) -> str:
-    """Return what went wrong in an actor, without the ways it took."""
-    while (cause := getattr(error, "cause", None) or error.__cause__) is not None:
-        error = cause
-    text = str(error)
-    return text if isinstance(error, (ValueError, OSError, RuntimeError)) else f"{type(error).__name__}: {text}"
+def _last_line(text: str) -> str:
+    """Return what went wrong, without the ways it took, which Ray tells in pages."""
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "Ray gave no reason")
 
 
 def import_ray() -> ModuleType:

@@ -134,8 +134,8 @@ class IndexReader(Reader):
 
     def __call__(self, table: Any) -> Any:
         """Return a table as `Reader` does, with the `key` of each video: its name and path."""
-        videos = read_planned(table)
-        return _with_keys(super().__call__(table), [(planned.video, planned.path) for planned in videos])
+        found, videos = super().__call__(table), read_planned(table)
+        return _with_keys(found, [(planned.video, planned.path) for planned in videos][: len(found)])  # one is a fault
 
 
 class PlannedWindows:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from ..data.text import preview
 from ..model.video_urls_ila import redact
 from .options import EngineOptions
-from .sources import READ_AHEAD, SourceError, open_address
+from .sources import BLOCK, SourceError, open_here_and_there
 
 
 VIDEO_COLUMNS = frozenset("video video_path videopath path file file_path filepath file_name filename url uri".split())
@@ -40,8 +40,8 @@ def read_manifest(manifest: str, options: EngineOptions) -> Iterator[ManifestRow
     from pyarrow import parquet
 
     called = redact(manifest)
-    with open_address(manifest) as opened:
-        file = parquet.ParquetFile(opened, buffer_size=READ_AHEAD, pre_buffer=False)
+    with open_here_and_there(manifest) as opened:
+        file = parquet.ParquetFile(opened, buffer_size=BLOCK, pre_buffer=False)
         columns = Columns.find(file.schema_arrow, options, called)
         first = 0  # row of the group
         for group in range(file.num_row_groups):

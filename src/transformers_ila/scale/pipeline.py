@@ -30,6 +30,7 @@ from ..evaluation.prediction_files import ResultWriter, check_settings, done_vid
 from ..evaluation.views import Video, VideoReader, in_batches
 from ..model.video_container_ila import ReadLimits
 from ..model.video_processing_ila import IlaVideoProcessor
+from ..model.video_urls_ila import redact
 from ..stores import is_address, open_folder
 from .cluster import Cluster, import_ray, join_cluster
 from .options import EngineOptions
@@ -71,6 +72,7 @@ def label_on_ray(
     engine = engine or EngineOptions(engine="ray")
     engine.check(options)
     import_ray()
+    planned = iter_planned(sources, root, engine)  # now, as it finds at once what is missing
     model, processor = open_model()
     check_none_of_these(model, options)
     summary = Summary()
@@ -87,7 +89,7 @@ def label_on_ray(
             writer = stack.enter_context(ResultWriter(place, options, Rank()))
             done = done_videos(place, options, Rank())
         folder = stack.enter_context(_plan_folder(output))
-        plan = write_plan(iter_planned(sources, root, engine), folder, done)
+        plan = write_plan(planned, folder, done)
         summary.seen, summary.before = plan.seen, len(done)
         reader = (Reader, {"read": PlannedReader(processor, options), "engine": engine})
         replica = (Labeller, {"open_model": open_model, "options": options, "settings": settings, "cluster": cluster})
@@ -172,12 +174,14 @@ def rows_once(
             once it has the last piece. A piece may come twice.
 
     Raises:
-        RuntimeError: videos of which no row came.
+        RuntimeError: an actor that cannot work; videos of which no row came.
     """
     arrived, clock, started = bytearray(plan.planned), Waiting(), 0.0
     for table in stream(cluster, plan, reader, replica, batch_size):
         rows = []
         for number, row in zip(table["number"].to_pylist(), table["row"].to_pylist()):
+            if number < 0:
+                raise RuntimeError(f"An actor ended the run: {pickle.loads(row)}")
             if arrived[number]:  # by a batch that was done again
                 continue
             found = pickle.loads(row) if join is None else join(*pickle.loads(row))
@@ -244,8 +248,17 @@ class Reader:
         self.child = ChildReader(read, timeout=engine.video_timeout, retries=engine.retries, preload=("ray",))
 
     def __call__(self, table: Any) -> Any:
-        """Return a table with a row for each video of a plan's table: `pixels` and `shape`, or the reason."""
-        videos = [self.child.read(planned) for planned in read_planned(table)]
+        """Return a table with a row for each video of a plan's table: `pixels` and `shape`, or the reason.
+
+        Where no child can read, that is the answer: the reason in a row whose number is -1.
+        """
+        import pyarrow
+
+        try:
+            videos = [self.child.read(planned) for planned in read_planned(table)]
+        except RuntimeError as error:
+            fault = Video(None, "", None, reason=_fault(error))
+            return videos_to_table([fault], [""], pyarrow.array([-1], pyarrow.int64()))
         return videos_to_table(videos, [video.key.video for video in videos], table["number"])
 
 
@@ -291,7 +304,8 @@ def _bytes_of(views: torch.Tensor | None) -> Any:
 class Replica:
     """An actor that holds the model, and measures how long it waits between batches.
 
-    A replica of another checkpoint than this run's, or with other options, refuses to start.
+    A replica of another checkpoint than this run's, or with other options, does no work. What goes wrong in it is an
+    answer, the first one: Ray would tell of it in pages, and start the replica anew.
     """
 
     def __init__(
@@ -301,15 +315,20 @@ class Replica:
         settings: dict[str, Any],
         cluster: Cluster,
     ) -> None:
-        if (threads := cluster.threads()) is not None:
-            torch.set_num_threads(threads)
-        model, self.processor = open_model()
-        found = self.describe(model, options)
-        if found != settings:
-            differ = [name for name in {**settings, **found} if found.get(name) != settings.get(name)]
-            raise ValueError(f"The model that a replica opened differs from this run's in {', '.join(differ)}.")
-        self.options = replace(options, device=cluster.device)
-        self.network = ExitStack().enter_context(evaluating(model, self.options))
+        self.fault, self.ended = "", 0.0
+        try:
+            if (threads := cluster.threads()) is not None:
+                torch.set_num_threads(threads)
+            model, self.processor = open_model()
+            found = self.describe(model, options)
+            if found != settings:
+                differ = [name for name in {**settings, **found} if found.get(name) != settings.get(name)]
+                raise ValueError(f"The model that a replica opened differs from this run's in {', '.join(differ)}.")
+            self.options = replace(options, device=cluster.device)
+            self.stack = ExitStack()  # kept, or the context would end here
+            self.network = self.stack.enter_context(evaluating(model, self.options))
+        except Exception as error:
+            self.fault = _fault(error)
         self.ended = time.perf_counter()
 
     def describe(self, model: Any, options: Any) -> dict[str, Any]:
@@ -321,22 +340,36 @@ class Replica:
         raise NotImplementedError
 
     def __call__(self, table: Any) -> Any:
-        """Return a table with `number` and pickled `row` of each video."""
+        """Return a table with `number` and pickled `row` of each video; of a fault the number is -1."""
         import pyarrow
 
-        started = time.perf_counter()
-        with torch.no_grad():  # which is of a thread, and actors may have several
-            numbered = self.compute(table)
+        started, numbered = time.perf_counter(), list[tuple[int, Any]]()
+        if table["number"][0].as_py() < 0:
+            self.fault = table["reason"][0].as_py()
+        try:
+            if not self.fault:
+                with torch.no_grad():  # which is of a thread, and actors may have several
+                    numbered = self.compute(table)
+        except Exception as error:
+            self.fault = _fault(error)
         waited, ended = started - self.ended, time.perf_counter()
         self.ended = ended
+        numbered = [(-1, self.fault)] if self.fault else numbered
+        count = len(numbered) or 1
         return pyarrow.table(
             {
                 "number": pyarrow.array([number for number, _ in numbered], pyarrow.int64()),
                 "row": pyarrow.array([pickle.dumps(row) for _, row in numbered], pyarrow.large_binary()),
-                "waited": pyarrow.array([waited / len(numbered)] * len(numbered), pyarrow.float64()),
-                "worked": pyarrow.array([(ended - started) / len(numbered)] * len(numbered), pyarrow.float64()),
+                "waited": pyarrow.array([waited / count] * len(numbered), pyarrow.float64()),
+                "worked": pyarrow.array([(ended - started) / count] * len(numbered), pyarrow.float64()),
             }
         )
+
+
+def _fault(error: Exception) -> str:
+    """Return what went wrong in one line."""
+    kind = "" if isinstance(error, (ValueError, OSError, RuntimeError)) else f"{type(error).__name__}: "
+    return redact(" ".join(f"{kind}{error}".split()))
 
 
 class Labeller(Replica):

@@ -33,6 +33,7 @@ from urllib.parse import urlsplit
 import numpy as np
 from transformers.utils import logging
 
+from ..data.addresses import HEADER_BLOCK, is_address, size_at
 from ..data.lists import (
     check_first_video,
     is_video_name,
@@ -40,11 +41,11 @@ from ..data.lists import (
     iter_videos,
     join_address,
     kind_of_file,
+    plain_place,
     warn_of_left_out,
-    without_file_scheme,
 )
 from ..data.samples import ShardMember
-from ..data.shards import expand_range, names_shards, video_members
+from ..data.shards import INDEX, SETTINGS, TABLE, expand_range, names_shards, refuse_unfinished, video_members
 from ..data.text import preview
 from ..evaluation.prediction import shown
 from ..evaluation.prediction_files import video_id
@@ -56,11 +57,9 @@ from .sources import (
     PlannedVideo,
     SourceError,
     errors_of_store,
-    is_address,
-    open_address,
     open_filesystem,
+    open_here_and_there,
     read_pieces,
-    size_of,
 )
 
 
@@ -70,7 +69,6 @@ logger = logging.get_logger(__name__)
 MANIFEST_SUFFIXES = (".parquet", ".pq")
 ROWS_OF_A_FILE = 100_000  # of a plan
 ROWS_AT_ONCE = 2**13
-READ_AHEAD_OF_HEADERS = 2**16  # bytes
 SHARDS_AT_ONCE = 16  # whose headers are read side by side: of a store each takes some milliseconds to come
 LONGEST_RUN = 2**24  # ids of an `IdSet` that are sorted together
 PLANS = "_plan"  # readers of Parquet folders pass over names with an underscore
@@ -303,8 +301,8 @@ def iter_planned(
         AnnotationError: a line of a list has a fault, or a shard is damaged or compressed.
     """
     given = [sources] if isinstance(sources, (str, os.PathLike)) else list(sources)
-    texts = [without_file_scheme(os.fspath(source)) for source in given]
-    folder = None if root is None else without_file_scheme(os.fspath(root)).rstrip("/")
+    texts = [plain_place(os.fspath(source)) for source in given]
+    folder = None if root is None else plain_place(os.fspath(root)).rstrip("/")
     options = options or EngineOptions(engine="ray")
     found = [_source_of(text) for text in texts]
     for name in ("id_column", "video_column"):
@@ -471,9 +469,12 @@ def _address(path: str, place: str, address: str) -> str:
 def _sorted_out(paths: Iterator[str], folder: str) -> tuple[str, Iterable[str]]:
     """Return what a folder is of, and its files of this kind: videos if it has any, else manifests, else shards."""
     found: dict[str, list[str]] = {"manifest": [], "shards": []}
-    left_out = Counter[str]()
+    left_out, told = Counter[str](), set[str]()
     for path in paths:
-        kind = _kind(path)
+        kind, name = _kind(path), os.path.basename(path)
+        if name in (INDEX, TABLE, SETTINGS):  # of `ila shard`
+            told.add(name)
+            continue
         if kind == "videos":
             left_out.update(map(kind_of_file, itertools.chain(*found.values())))
             return kind, itertools.chain([path], _videos_among(paths, left_out, folder))
@@ -485,6 +486,8 @@ def _sorted_out(paths: Iterator[str], folder: str) -> tuple[str, Iterable[str]]:
         counts = " and ".join(f"{len(files)} {kind}" for kind, files in found.items())
         raise SourceError(f"{redact(folder)!r} holds {counts}: name one kind by a pattern such as `*.parquet`.")
     kind = next((kind for kind, files in found.items() if files), "videos")
+    if kind == "shards":
+        refuse_unfinished(folder, told)
     if kind in found:
         warn_of_left_out(folder, left_out)
     return kind, found.get(kind, [])
@@ -506,7 +509,7 @@ def _paths_of_list(address: str, root: str) -> Iterator[str]:
     """Yield the paths of a list at an address; it is copied first, as a store may end it early."""
     with tempfile.NamedTemporaryFile(prefix="ila_list_") as copy:
         with errors_of_store(address):
-            for piece in read_pieces(address, 0, size_of(address)):
+            for piece in read_pieces(address, 0, size_at(address)):
                 copy.write(piece)
         copy.flush()
         entries = iter_list(copy.name, root=root, addresses=True, called=redact(address))
@@ -522,5 +525,5 @@ def _members(shards: Iterable[str]) -> Iterator[ShardMember]:
 
 
 def _members_of(shard: str) -> list[ShardMember]:
-    with open_address(shard, read_ahead=READ_AHEAD_OF_HEADERS) as file:
+    with open_here_and_there(shard, block=HEADER_BLOCK) as file:
         return list(video_members(file, shard))

@@ -16,7 +16,8 @@ from typing import Any, BinaryIO, NamedTuple
 import fsspec
 from fsspec.registry import known_implementations
 
-from ..data.lists import without_file_scheme
+from ..data.addresses import is_address, open_file, read_range, size_at
+from ..data.lists import plain_place
 from ..data.text import AnnotationError
 from ..model.video_container_ila import ReadLimits, VideoDecodingError, VideoFile
 from ..model.video_reading_ila import DEFAULT_LIMITS
@@ -25,7 +26,7 @@ from ..model.video_urls_ila import download, is_url, redact
 
 PIECE = 2**25  # bytes that a store is asked for at once
 IN_MEMORY = 2**26  # bytes of a video; what is longer goes to a temporary file
-READ_AHEAD = 2**20  # bytes, of manifests
+BLOCK = 2**20  # bytes of a manifest that are asked for at once
 LONGEST_REASON = 400  # characters; some clients repeat a page of the server
 NOT_SHARED = ("memory", "data", "reference", "generic", "dir")  # what another process cannot open, or is no place
 
@@ -55,19 +56,12 @@ class PlannedVideo(NamedTuple):
 # -- addresses -------------------------------------------------------------------------------------------------------
 
 
-def is_address(text: str) -> bool:
-    """Return whether a text is an address, not a path of this machine."""
-    return "://" in text
-
-
 def open_filesystem(address: str) -> tuple[Any, str]:
-    """Return the file system of an address or path, and the place there.
+    """Return the file system of an address, and the place there.
 
     Raises:
         SourceError: a scheme that `fsspec` does not know, whose package is missing, or that no other process can open.
     """
-    if not is_address(address):
-        return fsspec.filesystem("file"), os.path.abspath(address)
     scheme, _, place = address.partition("://")
     scheme = scheme.lower()
     address = f"{scheme}://{place}"
@@ -98,46 +92,46 @@ def errors_of_store(address: str) -> Iterator[None]:
     except (SourceError, AnnotationError):
         raise
     except Exception as error:  # botocore's, aiohttp's, Arrow's and others have no common base
-        raise SourceError(f"{redact(address)!r} cannot be read: {one_line(error)}.") from None
+        raise SourceError(f"{redact(address)!r} cannot be read: {one_line(error, address)}.") from None
 
 
-def one_line(error: BaseException) -> str:
-    """Return what an error says, in one line of a few hundred characters without secrets."""
+def one_line(error: BaseException, address: str) -> str:
+    """Return what an error about an address says, in one line of a few hundred characters without secrets."""
     if isinstance(error, FileNotFoundError):
         return "there is no such file, folder or bucket"
-    text = redact(" ".join(str(error).split())).rstrip(".")[:LONGEST_REASON]
+    text = redact(" ".join(str(error).split())).removeprefix(f"{redact(address)!r}: ").rstrip(".")[:LONGEST_REASON]
     plain = isinstance(error, (OSError, SourceError)) and text
     return text if plain else f"{type(error).__name__}: {text}".rstrip(": ")
 
 
 @contextmanager
-def open_address(address: str, *, read_ahead: int = READ_AHEAD) -> Iterator[BinaryIO]:
-    """Open the file at an address or path for reading here and there; see `errors_of_store`."""
-    with errors_of_store(address):
-        fs, place = open_filesystem(address)
-        options = {"block_size": read_ahead, "cache_type": "readahead"} if is_address(address) else {}
-        with fs.open(place, "rb", **options) as file:
+def open_here_and_there(place: str, *, block: int = BLOCK) -> Iterator[BinaryIO]:
+    """Open the file at a path or address to read parts of it; see `errors_of_store`."""
+    with errors_of_store(place):
+        if is_address(place):
+            open_filesystem(place)  # whose errors say more
+        with _open(place, block) as file:
             yield file
 
 
-def size_of(address: str) -> int:
-    """Return how many bytes the file at an address has, by its store's word; an OSError where that says nothing."""
-    fs, place = open_filesystem(address)
-    size = fs.size(place)
-    if size is None:
-        raise OSError("the store does not say how many bytes it has")
-    return size
+def _open(place: str, block: int = BLOCK) -> BinaryIO:
+    if not is_address(place):
+        return open(place, "rb")
+    return open_file(place, block=block)
 
 
-def read_pieces(address: str, start: int, size: int) -> Iterator[bytes]:
+def read_pieces(place: str, start: int, size: int) -> Iterator[bytes]:
     """Yield `size` bytes of a file from `start` on, piece by piece; an OSError where fewer or more come."""
-    fs, place = open_filesystem(address)
+    if not is_address(place):
+        with open(place, "rb") as file:
+            file.seek(start)
+            content = file.read(size)
+        if len(content) < size:
+            raise OSError(f"{len(content)} bytes are there where {size} were planned, from {start} on")
+        yield content
+        return
     for begin in range(start, start + size, PIECE):
-        end = min(begin + PIECE, start + size)
-        piece = fs.cat_file(place, start=begin, end=end)
-        if len(piece) != end - begin:
-            raise OSError(f"of the bytes {begin} to {end} came {len(piece)}, not {end - begin}")
-        yield piece
+        yield read_range(place, begin, min(begin + PIECE, start + size))
 
 
 # -- videos ----------------------------------------------------------------------------------------------------------
@@ -180,36 +174,36 @@ def open_source(
     Raises:
         VideoDecodingError: there is no such video, a limit is met, or fewer bytes came than were promised.
     """
-    name = repr(redact(planned.path)) if planned.column is None and planned.offset is None else repr(planned.video)
+    is_part = planned.column is not None or planned.offset is not None
+    name = repr(planned.video if is_part else redact(planned.path))
     if not planned.path:
         raise VideoDecodingError(repr(planned.video), "the manifest has neither a path nor bytes for it")
-    if planned.column is None and planned.offset is None:
-        path = without_file_scheme(planned.path)
+    if not is_part:
+        path = plain_place(planned.path)
         if not is_address(path) or (is_url(path) and not copy_urls):
             return path  # the processor reads these itself
-    is_part = planned.column is not None or planned.offset is not None
     if is_part and is_url(planned.path) and not limits.allow_private_addresses:
         raise VideoDecodingError(name, "with allow_private_addresses=False no shards or manifests are read at URLs")
-    copy = VideoFile(
-        file=_Content(name.strip("'\"")), name=name, limits=limits, deadline=time.monotonic() + limits.max_seconds
-    )
+    content = _Content(planned.video if is_part else redact(planned.path))
+    copy = VideoFile(file=content, name=name, limits=limits, deadline=time.monotonic() + limits.max_seconds)
     try:
+        if is_address(planned.path):
+            open_filesystem(planned.path)  # whose errors say more
         if planned.column is not None:
             return _open_cell(planned, copy, copy_urls=copy_urls)
-        if planned.offset is None and is_url(planned.path):
+        if not is_part and is_url(planned.path):
             download(planned.path, copy)
-            copy.file.seek(0)
-            return copy.file
-        size = size_of(planned.path) if planned.size is None else planned.size
-        copy.check_bytes(size)
-        for piece in read_pieces(planned.path, planned.offset or 0, size):
-            copy.check_time()
-            copy.file.write(piece)
+        else:
+            size = size_at(planned.path) if planned.size is None else planned.size
+            copy.check_bytes(size)
+            for piece in read_pieces(planned.path, planned.offset or 0, size):
+                copy.check_time()
+                copy.file.write(piece)
     except VideoDecodingError:
         raise
     except Exception as error:  # as in `errors_of_store`
         secret = isinstance(error, ValueError) and redact(planned.path) != planned.path  # it may repeat the password
-        raise VideoDecodingError(name, "it is no valid URL" if secret else one_line(error)) from None
+        raise VideoDecodingError(name, "it is no valid URL" if secret else one_line(error, planned.path)) from None
     copy.file.seek(0)
     return copy.file
 
@@ -246,12 +240,8 @@ class _Column:
     def __init__(self, address: str, row_group: int, column: str) -> None:
         from pyarrow import parquet
 
-        fs, place = open_filesystem(address)
-        options = {"block_size": READ_AHEAD, "cache_type": "readahead"} if is_address(address) else {}
-        self.file = fs.open(place, "rb", **options)
-        opened = parquet.ParquetFile(
-            self.file, buffer_size=READ_AHEAD, pre_buffer=False, page_checksum_verification=True
-        )
+        self.file = _open(address)
+        opened = parquet.ParquetFile(self.file, buffer_size=BLOCK, pre_buffer=False, page_checksum_verification=True)
         self.batches = opened.iter_batches(batch_size=1, row_groups=[row_group], columns=[column], use_threads=False)
         self.next = 0
 

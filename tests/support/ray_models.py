@@ -1,17 +1,10 @@
-"""Labels videos by Ray in a process that tests can kill: `python -m support.ray_driver VIDEOS OUTPUT OPTIONS ENGINE`.
+"""Models that replicas of Ray open in tests, with a processor that does what files say."""
 
-The last two are fields of `LabelOptions` and `EngineOptions`, in JSON. It prints what it counted.
-"""
-
-import json
-import sys
 import time
 from typing import Any
 
 from support.evaluation_models import make_model
 from support.reading import ActingProcessor
-from transformers_ila.evaluation.options import LabelOptions
-from transformers_ila.scale import EngineOptions, label_on_ray
 
 
 def open_model() -> tuple[Any, Any]:
@@ -31,9 +24,3 @@ def open_slow_model() -> tuple[Any, Any]:
 
     model.forward = slowly  # which is not fused
     return model, processor
-
-
-if __name__ == "__main__":
-    videos, output, options, engine = sys.argv[1:]
-    asked = LabelOptions(**json.loads(options))
-    print(label_on_ray(open_model, videos, output, asked, EngineOptions(engine="ray", **json.loads(engine))))
