@@ -50,7 +50,7 @@ def store():
         "AWS_SECRET_ACCESS_KEY": SECRET,
         "AWS_DEFAULT_REGION": "us-east-1",
     }
-    program = os.path.join(os.path.dirname(sys.executable), "moto_server")
+    program = os.environ["MOTO_SERVER"]
     server = subprocess.Popen([program, "-H", "127.0.0.1", "-p", str(port)], stderr=subprocess.DEVNULL)
     before = dict(os.environ)
     os.environ.update(environment)
