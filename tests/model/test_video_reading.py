@@ -462,8 +462,11 @@ def test_what_is_no_secret_is_shown():
 
 
 def test_urls_that_differ_in_their_query_stay_apart():
-    first, second = (redact(f"https://host/a.mp4?id={number}") for number in (1, 2))
-    assert first != second
+    for address in ("https://host/a.mp4?id=", "s3://bucket/take #", "hf://datasets/me/clips/a#b?"):
+        first, second = (redact(f"{address}{number}.mp4") for number in (1, 2))
+        assert first != second
+        assert redact(first) == first
+    assert redact("https://host/a.mp4#t=1") == redact("https://host/a.mp4#t=2")  # one file
 
 
 @pytest.mark.parametrize("video", [{f"https://me:{SECRET}@host"}, {"https": f"https://me:{SECRET}@host/{'a' * 80}"}])

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from transformers_ila.scale import cluster
 from transformers_ila.scale.cluster import plan_actors
 from transformers_ila.scale.options import EngineOptions
 
@@ -66,3 +67,11 @@ def test_what_is_asked_for():
 def test_a_cluster_that_is_too_small(cpus, fields, message):
     with pytest.raises(ValueError, match=message):
         shared_out(cpus, **fields)
+
+
+def test_the_address_of_the_environment_is_checked_as_the_option_is(monkeypatch):
+    monkeypatch.setattr(cluster, "import_ray", lambda: SimpleNamespace(is_initialized=lambda: False))
+    monkeypatch.setenv("RAY_ADDRESS", "ray://127.0.0.1:10001")
+    with pytest.raises(ValueError, match="RAY_ADDRESS 'ray://127.0.0.1:10001' is a Ray client's"):
+        with cluster.join_cluster(EngineOptions(engine="ray"), None):
+            pass

@@ -16,6 +16,9 @@ from transformers_ila.scale.options import EngineOptions
         ({"engine": "ray", "retries": -1}, "retries must be a whole number of 0 or more, got -1"),
         ({"engine": "ray", "video_timeout": 0}, "video_timeout must be a number of seconds, 0.01 or more, got 0"),
         ({"engine": "ray", "id_column": ""}, "id_column must not be empty"),
+        ({"engine": "ray", "address": "Ray://me:pw@h:1"}, r"address 'Ray://\*\*\*@h:1' is a Ray client's"),
+        ({"engine": "ray", "address": "head"}, "address must be auto, local or host:port, got 'head'"),
+        ({"engine": "ray", "address": "http://h:8265"}, "address must be auto, local or host:port"),
     ],
 )
 def test_values_that_are_refused(fields, message):

@@ -138,6 +138,18 @@ def test_roots_may_be_addresses(here, store):
     assert planned(f"file://{here}/list.txt", f"file://{here}/one")[0] == ("one/a.mp4", str(here / "one/one/a.mp4"))
 
 
+@pytest.mark.parametrize("source", ["shelf://b/paths", "shelf://b/list.txt"])
+def test_a_missing_root_is_an_error(here, store, source):
+    with pytest.raises(ValueError, match="There is no folder '.*nowhere' for the videos: `root`"):
+        iter_planned(source, "nowhere")
+
+
+def test_objects_whose_names_differ_behind_a_hash_are_two(store, tmp_path):
+    fill({"b/take #1.mp4": b"1", "b/take #2.mp4": b"2"})
+    plan = write_plan(iter_planned("shelf://b/*.mp4"), tmp_path / "plan")
+    assert (plan.planned, plan.conflicting) == (2, 0)
+
+
 def test_lists_may_hold_addresses(here):
     lines = ["two/a.mp4 1", "shelf://b/a b.mp4 2", "https://host/v.mp4?sign=1 walking", '"gs://b/c d" 4', "s3://b/e,5"]
     lines += ["file:///d/f.mp4 6", "S3://b/g.MP4"]
@@ -172,6 +184,8 @@ FAULTS = {
     "empty": "'empty' holds no video; known suffixes",
     "shelf://b/clips/notes.txt": "holds no video",
     "broken.parquet": "'/.*/broken.parquet' cannot be read: ArrowInvalid: ",
+    "none.parquet": "'none.parquet' has no rows",
+    (): "No source of videos is given",
 }
 
 
@@ -180,6 +194,7 @@ def test_faults_of_sources_are_found_at_once(here, store, source):
     (here / "empty").mkdir()
     touch(here, "both/a.tar", "both/b.parquet")
     write(here / "broken.parquet", "no manifest at all")
+    (here / "none.parquet").write_bytes(table(here, {"path": pyarrow.array([], "string")}))
     if FAULTS[source] is None:
         found = iter_planned(source)
         with pytest.raises(ValueError, match="'shelf://b/shards/s-002.tar' cannot be read: there is no such"):

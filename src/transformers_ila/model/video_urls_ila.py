@@ -36,6 +36,8 @@ SCHEME = (
     r"|(?:https?|ftps?|rtsp|s3|gs):(?=[^\s/]+[@.])|(?<![\w./:*-])//(?=[^\s/]+@))"
 )
 QUERY = re.compile(r"\?|;(?=[^/?;=]+=)")  # also parameters of the path, such as `;jsessionid=`
+QUERY_OF_STORE = re.compile(rf"#|{QUERY.pattern}")
+WITH_FRAGMENTS = ("", "http", "https", "ftp", "ftps", "rtsp")  # in other schemes `#` is of the name
 URL = re.compile(rf"{SCHEME}[^\s'\"<>`]+")
 OPENING = re.compile(rf"\s*{SCHEME}")
 PASSWORD = re.compile(r"[^\[\]]*:(?!\d*$)[^\[\]]*")  # where a port would stand: it has a / ? or # in it
@@ -69,10 +71,11 @@ def redact(text: str) -> str:
     """Hide what may be secret in a text: user, password, query and fragment of a URL; keys, tokens and signatures.
 
     `https://me:secret@host/clip.mp4?token=abc#t` becomes `https://***@host/clip.mp4?***` and eight digits, a hash of
-    the query: URLs that differ in it alone can still be told apart. A text that begins as a URL is one as a whole,
-    with its blanks and quotes. Beside URLs, what stores' clients may repeat in an error is hidden by its name or its
-    form (`SECRETS`): parameters of a signature, the header `Authorization`, options such as `secret='...'`. What was
-    redacted before stays as it is.
+    the query: URLs that differ in it alone can still be told apart. In a store's address (`s3://bucket/take #1.mp4`)
+    `#` is a letter like others: what follows is hidden as a query is, as it tells objects apart. A text that begins
+    as a URL is one as a whole, with its blanks and quotes. Beside URLs, what stores' clients may repeat in an error is
+    hidden by its name or its form (`SECRETS`): parameters of a signature, the header `Authorization`, options such as
+    `secret='...'`. What was redacted before stays as it is.
     """
     if OPENING.match(text):
         return _redacted(text)
@@ -104,8 +107,11 @@ def _redacted(url: str) -> str:
         authority = rest[: rest.rindex("@") + 1]
     user, at, host = authority.rpartition("@")
     rest = host + rest[len(authority) :]
-    rest = rest.partition("#")[0]
-    found = QUERY.search(rest)
+    if scheme.strip().rstrip(":/").lower() in WITH_FRAGMENTS:
+        rest, query_mark = rest.partition("#")[0], QUERY
+    else:
+        query_mark = QUERY_OF_STORE
+    found = query_mark.search(rest)
     start, end = found.span() if found else (len(rest), len(rest))
     shown, mark, query = rest[:start], rest[start:end], rest[end:]
     query = _digest(query) if query else query

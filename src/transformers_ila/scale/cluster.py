@@ -18,7 +18,7 @@ from ..distributed import usable_cpus
 from ..evaluation.inference import has_bfloat16_instructions
 from ..evaluation.options import Options
 from ..model.video_urls_ila import redact
-from .options import EngineOptions
+from .options import EngineOptions, check_cluster_address
 
 
 SPARE = 1  # CPUs for what Ray runs beside the actors, without which nothing moves
@@ -132,7 +132,7 @@ def join_cluster(engine: EngineOptions, device: str | None) -> Iterator[Cluster]
         device: of which kind the replicas' devices are; None: GPUs where the cluster has any.
 
     Raises:
-        ValueError: the cluster is too small for what is asked.
+        ValueError: the cluster is too small for what is asked, or the address is no cluster's.
         ConnectionError: there is no cluster at the address.
     """
     ray = import_ray()
@@ -140,6 +140,7 @@ def join_cluster(engine: EngineOptions, device: str | None) -> Iterator[Cluster]
         yield plan_actors(ray, engine, device, is_local=False)
         return
     address = engine.address or os.environ.get("RAY_ADDRESS") or "local"
+    check_cluster_address(address, "address" if engine.address else "RAY_ADDRESS")
     is_local = address == "local"
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "warning"}
     if is_local:

@@ -10,6 +10,17 @@ from ..model.video_urls_ila import redact
 ENGINES = ("plain", "ray")
 
 
+def check_cluster_address(address: str, called: str) -> None:
+    """Raise a ValueError where an address is no Ray cluster's: `called` is the option or variable that has it."""
+    if address.lower().startswith("ray://"):
+        raise ValueError(
+            f"{called} {redact(address)!r} is a Ray client's, whose files are not the cluster's; allowed: auto or "
+            "host:port, on a machine of the cluster (`ray job submit` starts a command there)."
+        )
+    if address not in ("auto", "local") and (":" not in address or "://" in address):
+        raise ValueError(f"{called} must be auto, local or host:port, got {redact(address)!r}.")
+
+
 @dataclass(frozen=True, kw_only=True)
 class EngineOptions:
     """Hold the engine that shares the work, and what goes with it.
@@ -72,11 +83,8 @@ class EngineOptions:
         for name in ("address", "id_column", "video_column"):
             if getattr(self, name) == "":
                 raise ValueError(f"{name} must not be empty.")
-        if (self.address or "").startswith("ray://"):
-            raise ValueError(
-                f"address {redact(str(self.address))!r} is a Ray client's, whose files are not the cluster's; "
-                "allowed: auto or host:port, on a machine of the cluster (`ray job submit` starts a command there)."
-            )
+        if self.address is not None:
+            check_cluster_address(self.address, "address")
 
     def check_device(self, device: str) -> None:
         """Raise a ValueError where there is no such device; on Ray the replicas' machines have them, not this one."""

@@ -44,7 +44,7 @@ from ..data.lists import (
     plain_place,
     warn_of_left_out,
 )
-from ..data.samples import ShardMember
+from ..data.samples import ShardMember, VideoRoot
 from ..data.shards import INDEX, SETTINGS, TABLE, expand_range, names_shards, refuse_unfinished, video_members
 from ..data.text import preview
 from ..evaluation.prediction import shown
@@ -143,7 +143,7 @@ def write_plan(
     if counts["conflicting"]:
         logger.warning(
             f"{counts['conflicting']} of {counts['seen']} rows have the name of an earlier row and mean another file: "
-            "they are left out. Give each video a name of its own (--id_column)."
+            "they are left out. Give each video a name of its own (of a manifest by --id_column)."
         )
     return Plan(files.names, *(counts[name] for name in Plan._fields[1:]))
 
@@ -303,6 +303,8 @@ def iter_planned(
         AnnotationError: a line of a list has a fault, or a shard is damaged or compressed.
     """
     given = [sources] if isinstance(sources, (str, os.PathLike)) else list(sources)
+    if not given:
+        raise SourceError("No source of videos is given; allowed are files, folders, patterns, lists and addresses.")
     texts = [plain_place(os.fspath(source)) for source in given]
     folder = None if root is None else plain_place(os.fspath(root)).rstrip("/")
     options = options or EngineOptions(engine="ray")
@@ -317,7 +319,7 @@ def iter_planned(
         if not any(source.kind == "manifest" or _is_list(source) for source in found):
             raise SourceError(f"A root such as {redact(folder)!r} goes only with a list or manifest; there is none.")
         if not is_address(folder):
-            folder = os.path.abspath(folder)
+            folder = VideoRoot(folder).folder
     bases = [folder, found[0].base] if len(found) == 1 else [os.getcwd()]
     prefixes = [base.rstrip("/") + "/" for base in bases if base]
 
@@ -327,6 +329,8 @@ def iter_planned(
     videos = (video for source in found for video in _videos_of(source, folder, name_of, options, len(found) == 1))
     first = next(videos, None)
     if first is None:
+        if all(source.kind == "manifest" for source in found):
+            raise SourceError(f"{preview(given)} has no rows.")
         raise SourceError(f"{preview(given)} holds no video; known suffixes: {', '.join(VIDEO_SUFFIXES)}.")
     return itertools.chain([first], videos)
 
