@@ -30,6 +30,7 @@ from transformers_ila.scale.indexing import (  # noqa: E402
 )
 from transformers_ila.scale.options import EngineOptions  # noqa: E402
 from transformers_ila.scale.plan import iter_planned, write_plan  # noqa: E402
+from transformers_ila.scale.reading import Allowance  # noqa: E402
 from transformers_ila.scale.sources import PlannedVideo  # noqa: E402
 
 
@@ -52,7 +53,10 @@ class Here:
     def __init__(self, read, **options):
         self.work = read
 
-    def read(self, item):
+    def allowance(self):
+        return Allowance(60, 0)
+
+    def read(self, item, allowance=None):
         video = self.work(item)
         return video._replace(key=item) if video.key is None else video
 
@@ -133,7 +137,7 @@ def test_a_child_that_dies_at_a_window(monkeypatch, folder, fails):
     read = PlannedWindows(opened()[1], IndexOptions(window=0.5))
 
     class Dying(Here):
-        def read(self, item):
+        def read(self, item, allowance=None):
             return Video(item, "", None, reason="it died") if item[1] == fails else super().read(item)
 
     planned = PlannedVideo("a name", str(folder / "long.mp4"))
@@ -144,6 +148,42 @@ def test_a_child_that_dies_at_a_window(monkeypatch, folder, fails):
         rows = [put_together.add(video, torch.eye(4)[: len(video.key.spans)]) for video in some]
         (row,) = (row for row in rows if row is not None)
         assert (row["video"], row["rows"], row["reason"]) == ("a name", 0, "it died")
+
+
+def test_windows_share_the_time_of_their_video(monkeypatch, folder):
+    """However many pieces a video is read in, all of them have what one video may take."""
+    monkeypatch.setattr(windows, "BYTES_AT_ONCE", 3 * 4 * 3 * 64 * 48)  # three windows
+
+    class Slow(Here):
+        def read(self, item, allowance):
+            if allowance.seconds < 20:
+                return Video(item, "", None, reason="not read in 60 s")
+            allowance.seconds -= 20
+            return super().read(item)
+
+    read, planned = PlannedWindows(opened()[1], IndexOptions(window=0.25)), PlannedVideo("a", str(folder / "long.mp4"))
+    videos = list(windows_of_video(Slow(read), planned))
+    assert [(video.key.first, video.reason) for video in videos] == [
+        (0, ""),
+        (3, ""),
+        (6, ""),
+        (9, "not read in 60 s"),
+    ]
+    assert videos[-1].key.total == 16
+
+
+def test_where_no_child_reads_windows_the_run_ends(monkeypatch, tmp_path, folder):
+    class Broken(Here):
+        def read(self, item, allowance=None):
+            raise RuntimeError("the process that reads videos does not start")
+
+    monkeypatch.setattr(pipeline, "ChildReader", Broken)
+    options = IndexOptions(batch_size=2, window=0.5)
+    read = WindowsReader(PlannedWindows(opened()[1], options), ENGINE, options.batch_size)
+    (table,) = read(planned_tables(folder, tmp_path, 1)[0])
+    found = replica(WindowIndexer, options)(table)
+    (number,), (row,) = found["number"].to_pylist(), found["row"].to_pylist()
+    assert (number, pickle.loads(row)) == (-1, "the process that reads videos does not start")
 
 
 def test_another_try_lists_a_video_anew(tmp_path, folder):

@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from support.reading import read, read_in_a_child
-from transformers_ila.scale.reading import ChildReader
+from transformers_ila.evaluation.views import Video
+from transformers_ila.scale import reading
+from transformers_ila.scale.reading import Allowance, ChildReader
 
 
 def alive(pid: int) -> bool:
@@ -62,6 +64,48 @@ def test_what_takes_too_long_is_given_up():
     last = reader.process.pid
     reader.close()
     assert not alive(last)
+
+
+class Taking(ChildReader):
+    """Has no child: a try takes the seconds that its item says, and reads nothing where the item says so."""
+
+    asked: list[float]
+
+    def _start(self):
+        return True
+
+    def _ask(self, item, seconds):
+        self.asked.append(seconds)
+        took, is_read = item
+        self.clock += min(took, seconds)
+        views = torch.zeros(1) if is_read and took <= seconds else None
+        return Video(item, "", views, reason="" if views is not None else "not read")
+
+
+@pytest.fixture
+def taking(monkeypatch):
+    found = Taking(read, timeout=10, retries=2)
+    found.asked, found.clock = [], 0.0
+    monkeypatch.setattr(reading.time, "monotonic", lambda: found.clock)
+    return found
+
+
+def test_tries_share_the_time_of_a_video(taking):
+    assert taking.read((4, False)).views is None and taking.asked == [10, 6, 2]
+    taking.asked.clear()
+    assert taking.read((11, True)).views is None and taking.asked == [10]  # nothing is left for another try
+    assert taking.read((10, True)).views is not None
+
+
+def test_pieces_share_the_time_and_the_tries_of_a_video(taking):
+    allowance = taking.allowance()
+    assert [taking.read((3, True), allowance).views is not None for _ in range(4)] == [True, True, True, False]
+    assert taking.asked == [10, 7, 4, 1] and taking.clock == 10
+    allowance = taking.allowance()
+    assert taking.read((1, False), allowance).views is None and allowance == Allowance(7, 0)
+    taking.asked.clear()
+    assert taking.read((1, True), allowance).views is not None  # it has no tries but this one
+    assert taking.read((1, False), allowance).views is None and taking.asked == [7, 6]
 
 
 @pytest.mark.slow

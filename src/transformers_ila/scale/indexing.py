@@ -29,7 +29,17 @@ from ..model.video_container_ila import ReadLimits
 from ..model.video_processing_ila import IlaVideoProcessor
 from .cluster import import_ray, join_cluster
 from .options import EngineOptions
-from .pipeline import OpenModel, PlannedReader, Reader, Replica, only, rows_once, videos_of_table, videos_to_table
+from .pipeline import (
+    OpenModel,
+    PlannedReader,
+    Reader,
+    Replica,
+    fault_to_table,
+    only,
+    rows_once,
+    videos_of_table,
+    videos_to_table,
+)
 from .plan import iter_planned, plan_folder, read_planned, write_plan
 from .reading import ChildReader
 from .sources import PlannedVideo, open_source
@@ -58,7 +68,7 @@ def index_on_ray(
         sources: see `iter_planned`.
         output: folder of the index, on this machine.
         options: see `IndexOptions`. `device` says of which kind the replicas' devices are.
-        engine: see `EngineOptions`. Of windows `video_timeout` is for those that are read together.
+        engine: see `EngineOptions`.
         root: see `iter_planned`.
         source: where the model lies, which the index notes for searches; by default the model's `name_or_path`.
         show: called with the rows as they come.
@@ -164,10 +174,13 @@ class PlannedWindows:
 
 
 def windows_of_video(child: ChildReader, planned: PlannedVideo) -> Iterator[Video]:
-    """Yield the windows of a video, as many at a time as are read together, until one cannot be read."""
-    first = total = 0
+    """Yield the windows of a video, as many at a time as are read together, until one cannot be read.
+
+    All of them together may take the time and the tries of one video.
+    """
+    first, total, allowance = 0, 0, child.allowance()
     while True:
-        video = child.read((planned, first))
+        video = child.read((planned, first), allowance)
         if video.reason:  # of these windows, so of all that are left
             total = max(total, getattr(video.key, "total", 0))
             left = [(0.0, 0.0)] * (total - first)
@@ -189,10 +202,13 @@ class WindowsReader(Reader):
 
     def __call__(self, table: Any) -> Iterator[Any]:
         """Yield tables as `Reader` does, each with windows for a batch of the model, and as `key` which these are."""
-        for planned, number in zip(read_planned(table), table["number"].to_pylist()):
-            for video in windows_of_video(self.child, planned):
-                for some in _in_batches(video, self.batch_size):
-                    yield _with_keys(videos_to_table([some], [some.name], [number]), [some.key])
+        try:
+            for planned, number in zip(read_planned(table), table["number"].to_pylist()):
+                for video in windows_of_video(self.child, planned):
+                    for some in _in_batches(video, self.batch_size):
+                        yield _with_keys(videos_to_table([some], [some.name], [number]), [some.key])
+        except RuntimeError as error:  # no child can read
+            yield _with_keys(fault_to_table(error), [None])
 
 
 def _in_batches(video: Video, batch_size: int) -> Iterator[Video]:

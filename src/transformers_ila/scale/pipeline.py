@@ -250,16 +250,21 @@ class Reader:
     def __call__(self, table: Any) -> Any:
         """Return a table with a row for each video of a plan's table: `pixels` and `shape`, or the reason.
 
-        Where no child can read, that is the answer: the reason in a row whose number is -1.
+        Where no child can read, that is the answer (`fault_to_table`).
         """
-        import pyarrow
-
         try:
             videos = [self.child.read(planned) for planned in read_planned(table)]
         except RuntimeError as error:
-            fault = Video(None, "", None, reason=_fault(error))
-            return videos_to_table([fault], [""], pyarrow.array([-1], pyarrow.int64()))
+            return fault_to_table(error)
         return videos_to_table(videos, [video.key.video for video in videos], table["number"])
+
+
+def fault_to_table(error: RuntimeError) -> Any:
+    """Return what ends the run, as a reader's table: the reason in a row whose number is -1."""
+    import pyarrow
+
+    fault = Video(None, "", None, reason=_fault(error))
+    return videos_to_table([fault], [""], pyarrow.array([-1], pyarrow.int64()))
 
 
 def videos_to_table(videos: Sequence[Video], names: Sequence[str], numbers: Any) -> Any:

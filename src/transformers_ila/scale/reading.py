@@ -6,7 +6,9 @@ started anew, and ends by itself where its parent is gone.
 
 import multiprocessing
 import signal
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -23,11 +25,19 @@ PATIENCE = 300.0  # seconds for imports until a child asks for its first video
 GRACE = 5.0  # seconds beyond the timeout, after which the kernel ends a child whose parent is gone
 
 
+@dataclass
+class Allowance:
+    """Hold what a video may still take: seconds of reading, and further tries."""
+
+    seconds: float
+    retries: int
+
+
 class ChildReader:
     """Read videos by a function in a child process.
 
     read: called there with an item, returns its `Video`; must pickle.
-    timeout: seconds that a video may take.
+    timeout: seconds that a video may take, all its tries and pieces together; until a child starts does not count.
     retries: how often one that could not be read is tried again, whatever the reason.
     preload: modules that every child imports.
     """
@@ -42,16 +52,25 @@ class ChildReader:
         self.connection: Connection | None = None
         self.ended = "no answer"  # how the last child did that died
 
-    def read(self, item: Any) -> Video:
+    def allowance(self) -> Allowance:
+        """Return what a new video may take."""
+        return Allowance(self.timeout, self.retries)
+
+    def read(self, item: Any, allowance: Allowance | None = None) -> Video:
         """Return the video, with `item` as its key if it has none, or the reason why the last try did not read it.
+
+        Args:
+            item: what `read` takes.
+            allowance: of a video that is read piece by piece, from which each piece takes what it needs.
 
         Raises:
             RuntimeError: the child cannot start, or `read` lacks a module.
         """
-        video = self._once(item)
-        for _ in range(self.retries):
-            if video.views is None:
-                video = self._once(item)
+        allowance = allowance or self.allowance()
+        video = self._once(item, allowance)
+        while video.views is None and allowance.retries > 0 and allowance.seconds > 0:
+            allowance.retries -= 1
+            video = self._once(item, allowance)
         return video
 
     def close(self) -> None:
@@ -81,20 +100,27 @@ class ChildReader:
                 self._note_end()
         raise RuntimeError(f"The process that reads videos does not start ({self.ended}).")
 
-    def _once(self, item: Any) -> Video:
+    def _once(self, item: Any, allowance: Allowance) -> Video:
         is_fresh = self._start()
-        video = self._try(item)
+        video = self._try(item, allowance)
         if video is None and not is_fresh:  # what another video spoilt may show at this one
             self._start()
-            video = self._try(item)
+            video = self._try(item, allowance)
         return video or Video(item, "", None, reason=f"the process that read it died ({self.ended})")
 
-    def _try(self, item: Any) -> Video | None:
+    def _try(self, item: Any, allowance: Allowance) -> Video | None:
         """Return the video or a reason; None where the child died."""
+        started = time.monotonic()
+        try:
+            return self._ask(item, max(0.0, allowance.seconds))
+        finally:
+            allowance.seconds -= time.monotonic() - started
+
+    def _ask(self, item: Any, seconds: float) -> Video | None:
         assert self.connection is not None
         try:
             self.connection.send(item)
-            if not self.connection.poll(self.timeout):
+            if not self.connection.poll(seconds):
                 self.close()
                 return Video(item, "", None, reason=f"not read in {self.timeout:g} s")
             answer = self.connection.recv()
