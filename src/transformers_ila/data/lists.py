@@ -32,6 +32,7 @@ from transformers.utils import logging
 
 from ..model.video_reading_ila import VIDEO_SUFFIXES
 from ..model.video_urls_ila import redact
+from ..stores.addresses import is_address, join_address
 from .samples import Annotations, LabelMap, Labels, Sample, SampleCollector, VideoRoot, classes_of
 from .text import (
     BETWEEN,
@@ -75,7 +76,6 @@ COLUMN_WORDS = frozenset(
     "stop subset tag tags target targets time to total truth uid url verb width y youtube".split()
 ).union(PATH_WORDS, NAME_WORDS)
 SEPARATOR = re.compile(rf"{BETWEEN}+")
-ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 NUMBER = re.compile(r"[+-]?[0-9]+")
 QUOTED = re.compile(rf"(\"(?:[^\"]|\"\")+\"|'(?:[^']|'')+')(?={BETWEEN}|$)")
 TO_SUFFIX = re.compile(
@@ -174,32 +174,6 @@ def _folder_of_paths(root: str | Path, *, addresses: bool) -> str:
     return VideoRoot(root).folder
 
 
-def join_address(folder: str, path: str) -> str:
-    """Return the place of a path below a folder, without `..`; either may be an address, and a path may be absolute.
-
-    Raises:
-        ValueError: the path leads out of the store that the folder's address names.
-    """
-    path = plain_place(path)
-    if "://" in path:
-        return path
-    if "://" not in folder or os.path.isabs(path):
-        return os.path.normpath(os.path.join(folder, path))
-    scheme, _, place = folder.partition("://")
-    joined = os.path.normpath(os.path.join(place, path))
-    if joined.split("/")[0] != place.split("/")[0]:
-        raise ValueError(f"{path!r} leads out of {redact(folder)!r}")
-    return f"{scheme}://{joined}"
-
-
-def plain_place(text: str) -> str:
-    """Return a path without `file://` before it, and an address with its scheme in small letters."""
-    scheme, mark, path = text.partition("://")
-    if not mark or not scheme.isascii():
-        return text
-    return path if scheme.lower() in ("file", "local") else f"{scheme.lower()}://{path}"
-
-
 def _lines(file: str | Path, called: str) -> Iterator[tuple[bytes, Line]]:
     """Yield the bytes and the text of each line. Lines end at LF, CRLF and CR, not at what else Unicode has."""
     with open(file, encoding="utf-8", errors="surrogateescape", newline="") as lines:
@@ -227,7 +201,7 @@ def _split_path(text: str, folder: str, class_names: Collection[str]) -> tuple[s
         return unquoted(quoted[0]), quoted.end()
     if found:
         return found[0], found.end()
-    if ADDRESS.match(text):
+    if is_address(text):
         end = found.start() if (found := SEPARATOR.search(text)) else len(text)
         return text[:end], end
     separators = list(SEPARATOR.finditer(text))
