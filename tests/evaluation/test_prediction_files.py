@@ -302,29 +302,6 @@ def test_a_store_that_stays_away_is_one_error_and_costs_nothing():
         part_files(folder, "parquet")
 
 
-def test_what_will_not_change_is_not_asked_for_again(monkeypatch):
-    folder = store_folder.open_folder("faulty://bucket/x")
-
-    class NoCredentialsError(Exception):
-        pass
-
-    for error, kind, reason in (
-        (PermissionError("Access Denied"), PermissionError, "Access Denied"),
-        (FileNotFoundError("NoSuchBucket"), FileNotFoundError, "there is no such file, folder or bucket"),
-        (NoCredentialsError("Unable to locate"), OSError, "NoCredentialsError: Unable to locate"),
-    ):
-        calls = []
-
-        def refuse(self, path, value, mode=None, calls=calls, error=error):
-            calls.append(path)
-            raise error
-
-        monkeypatch.setattr(FaultyStore, "pipe_file", refuse)
-        with pytest.raises(kind, match=f"Cannot create 'a' in 'faulty://bucket/x': {reason}."):
-            folder.create("a", b"content")
-        assert len(calls) == 1
-
-
 def test_damaged_pieces_are_read_again_and_then_an_error(monkeypatch):
     """Also where a piece is large and only its columns are read."""
     folder = "faulty://bucket/x"

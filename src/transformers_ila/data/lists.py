@@ -23,7 +23,7 @@ import itertools
 import os
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -523,10 +523,8 @@ def iter_entries(
         yield from iter_list(source, root=root, addresses=addresses)
     elif os.path.isdir(source):
         folder = os.path.join(folder, name)
-        left_out = Counter[str]()
-        for path in _walk(folder, left_out, above=frozenset()):
+        for path in videos_among(walk(folder), Counter(), str(source)):
             yield _entry(folder, os.path.relpath(path, folder))
-        warn_of_left_out(str(source), left_out)
     else:
         yield _entry(folder, name)
 
@@ -599,15 +597,23 @@ def warn_of_left_out(source: str, left_out: Counter[str]) -> None:
         logger.warning_once(f"{where!r}: {left_out.total()} files are left out: {kinds}{more}.")
 
 
-def _walk(folder: str, left_out: Counter[str], *, above: frozenset[str]) -> Iterator[str]:
-    """Yield the videos of a folder and its sub-folders, and count in `left_out` what else there is."""
+def videos_among(paths: Iterable[str], left_out: Counter[str], source: str) -> Iterator[str]:
+    """Yield the videos among paths, and count what else there is in `left_out`, which is warned of at the end."""
+    for path in paths:
+        if is_video_name(path):
+            yield path
+        else:
+            left_out[kind_of_file(path)] += 1
+    warn_of_left_out(source, left_out)
+
+
+def walk(folder: str, *, above: frozenset[str] = frozenset()) -> Iterator[str]:
+    """Yield the files of a folder and its sub-folders, by name; links are followed."""
     real = os.path.realpath(folder)
     if real in above:  # a link to a folder that it lies in
         return
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
         if entry.is_dir():
-            yield from _walk(entry.path, left_out, above=above | {real})
-        elif is_video_name(entry.name):
-            yield entry.path
+            yield from walk(entry.path, above=above | {real})
         else:
-            left_out[kind_of_file(entry.name)] += 1
+            yield entry.path

@@ -80,11 +80,16 @@ def _sizes_of_files(text: str) -> dict[str, int | None]:
         refuse_unfinished(text, names)
         shards = [os.path.join(text, name) for name in names if names_shards(name)]
         _warn_of_others(text, names)
-    elif os.path.exists(text):
-        shards = [text]
     else:
-        shards = [shard for path in expand_range(text) for shard in (sorted(glob.glob(path)) or [path])]
+        shards = files_of_pattern(text)
     return {shard: os.path.getsize(shard) if os.path.isfile(shard) else None for shard in shards}
+
+
+def files_of_pattern(text: str) -> list[str]:
+    """Return the paths of a range or a pattern; what exists, or matches nothing, is one path."""
+    if os.path.exists(text):
+        return [text]
+    return [file for path in expand_range(text) for file in sorted(glob.glob(path, recursive=True)) or [path]]
 
 
 def _sizes_at_address(text: str) -> dict[str, int | None]:

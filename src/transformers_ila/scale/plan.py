@@ -15,7 +15,6 @@ and its name is what an id column says, else the key below the one source (a fol
 or a shard, or the root), else below the working directory, else the whole key. What is secret in an address is hidden.
 """
 
-import glob
 import hashlib
 import itertools
 import os
@@ -39,10 +38,21 @@ from ..data.lists import (
     iter_list,
     iter_videos,
     kind_of_file,
+    videos_among,
+    walk,
     warn_of_left_out,
 )
 from ..data.samples import ShardMember
-from ..data.shards import INDEX, SETTINGS, TABLE, expand_range, names_shards, refuse_unfinished, video_members
+from ..data.shards import (
+    INDEX,
+    SETTINGS,
+    TABLE,
+    expand_range,
+    files_of_pattern,
+    names_shards,
+    refuse_unfinished,
+    video_members,
+)
 from ..data.text import preview
 from ..evaluation.prediction import shown
 from ..evaluation.prediction_files import video_id
@@ -385,25 +395,15 @@ def _kind(path: str) -> str:
 def _source_here(text: str) -> Source:
     path = os.path.abspath(text)
     if os.path.isdir(text):
-        kind, files = _sorted_out(_walk(path), path)
+        kind, files = _sorted_out(walk(path), path)
         return Source(text, "plain" if kind == "videos" else kind, path, files)
     kind = _kind(text)
     if kind not in ("manifest", "shards"):
         return Source(text, "plain", "", [])
-    files = [path] if os.path.exists(path) else [file for some in expand_range(path) for file in _matches(some)]
+    files = files_of_pattern(path)
     if missing := [file for file in files if not os.path.isfile(file)]:
         raise SourceError(f"{text!r} is no file, and no pattern or range of those; missing: {preview(missing)}.")
     return Source(text, kind, os.path.dirname(path) if len(files) == 1 else fixed_part(path), files)
-
-
-def _matches(pattern: str) -> list[str]:
-    return sorted(glob.glob(pattern, recursive=True)) or [pattern]
-
-
-def _walk(folder: str) -> Iterator[str]:
-    for place, folders, names in os.walk(folder):
-        folders.sort()
-        yield from (os.path.join(place, name) for name in sorted(names))
 
 
 def _source_at_address(text: str) -> Source:
@@ -432,7 +432,7 @@ def _sorted_out(paths: Iterator[str], folder: str) -> tuple[str, Iterable[str]]:
             continue
         if kind == "videos":
             left_out.update(map(kind_of_file, itertools.chain(*found.values())))
-            return kind, itertools.chain([path], _videos_among(paths, left_out, folder))
+            return kind, itertools.chain([path], videos_among(paths, left_out, folder))
         if kind in found and not HIDDEN.search(path[len(folder) :]):
             found[kind].append(path)
         else:
@@ -446,15 +446,6 @@ def _sorted_out(paths: Iterator[str], folder: str) -> tuple[str, Iterable[str]]:
     if kind in found:
         warn_of_left_out(folder, left_out)
     return kind, found.get(kind, [])
-
-
-def _videos_among(paths: Iterator[str], left_out: Counter[str], folder: str) -> Iterator[str]:
-    for path in paths:
-        if is_video_name(path):
-            yield path
-        else:
-            left_out[kind_of_file(path)] += 1
-    warn_of_left_out(folder, left_out)
 
 
 # -- what a source holds ---------------------------------------------------------------------------------------------
