@@ -14,10 +14,11 @@ PACKAGE = Path(transformers_ila.__file__).parent
 NAME = PACKAGE.name
 FLOORS = {  # room -> floor; a room imports only rooms of lower floors
     **dict.fromkeys(("version", "files", "distributed", "markup", "video_writing", "model"), 0),
-    **dict.fromkeys(("backbones", "data", "cost", "stores", "visualization"), 1),
-    **dict.fromkeys(("evaluation", "motionbench", "pipelines"), 2),
-    **dict.fromkeys(("training", "hub", "scale"), 3),
-    **dict.fromkeys(("conversion", "ablation"), 4),
+    "stores": 1,
+    **dict.fromkeys(("backbones", "data", "cost", "visualization"), 2),
+    **dict.fromkeys(("evaluation", "motionbench", "pipelines"), 3),
+    **dict.fromkeys(("training", "hub", "scale"), 4),
+    **dict.fromkeys(("conversion", "ablation"), 5),
     "cli": 6,
 }
 ENTRIES = {"__init__", "__main__"}  # of the package: above all rooms

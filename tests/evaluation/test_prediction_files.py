@@ -9,7 +9,6 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.spec import AbstractFileSystem
 
-from transformers_ila import stores
 from transformers_ila.data.lists import iter_videos
 from transformers_ila.distributed import Rank
 from transformers_ila.evaluation import prediction_files, result_pieces
@@ -25,6 +24,8 @@ from transformers_ila.evaluation.prediction_files import (
 )
 from transformers_ila.files import FolderInUseError
 from transformers_ila.motionbench.tasks import write_folder
+from transformers_ila.stores import addresses
+from transformers_ila.stores import folder as store_folder
 
 
 pytest.importorskip("pyarrow")
@@ -80,8 +81,8 @@ class FaultyStore(MemoryFileSystem):
 
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch):
-    monkeypatch.setattr(stores, "READ_WAITS", (0.0,) * 3)
-    monkeypatch.setattr(stores, "WRITE_WAITS", (0.0,) * 5)
+    monkeypatch.setattr(addresses, "READ_WAITS", (0.0,) * 3)
+    monkeypatch.setattr(addresses, "WRITE_WAITS", (0.0,) * 5)
     fsspec.register_implementation("faulty", FaultyStore, clobber=True)
     MemoryFileSystem.store.clear()
     FaultyStore.store.clear()
@@ -144,9 +145,9 @@ def test_a_file_address_is_a_folder_with_locks(tmp_path):
     [
         ("memory://bucket/x", "jsonl", "in the format 'parquet', got 'jsonl': nothing can be appended"),
         ("https://host/x", "parquet", "'https://host/x' can only be read"),
-        ("nowhere://bucket/x", "parquet", "cannot be opened .*nowhere.*; allowed are"),
+        ("nowhere://bucket/x", "parquet", "no file system is known for nowhere://; allowed are"),
         ("zip://x::s3://bucket/y.zip", "parquet", "is a chain of addresses"),
-        ("s3://", "parquet", "'s3://' names no folder"),
+        ("s3://", "parquet", "'s3://' names no bucket or folder"),
         ("s3://KEY:S3CRET@bucket/x", "parquet", r"'s3://\*\*\*@bucket/x' has a password or a query in it. Keys come"),
         ("s3://bucket/x?X-Amz-Signature=S3CRET", "parquet", r"has a password or a query in it"),
         ("abfs://c@account.dfs.core.windows.net/x?sig=S3CRET", "parquet", "has a password or a query in it"),
@@ -207,7 +208,7 @@ def test_processes_share_the_videos_and_stay_as_many():
 
 
 def test_a_store_that_does_not_create_exclusively_is_warned_of(caplog, monkeypatch):
-    monkeypatch.setattr(stores.logger, "propagate", True)
+    monkeypatch.setattr(store_folder.logger, "propagate", True)
     run("memory://bucket/x", "a")
     assert not caplog.records
     for looks_first in (
@@ -299,29 +300,6 @@ def test_a_store_that_stays_away_is_one_error_and_costs_nothing():
     FaultyStore.faults = ["refused"] * 9
     with pytest.raises(OSError, match="Cannot list 'faulty://bucket/x': 503 Slow Down, https://host/bucket"):
         part_files(folder, "parquet")
-
-
-def test_what_will_not_change_is_not_asked_for_again(monkeypatch):
-    folder = stores.open_folder("faulty://bucket/x")
-
-    class NoCredentialsError(Exception):
-        pass
-
-    for error, kind in (
-        (PermissionError("Access Denied"), PermissionError),
-        (FileNotFoundError("NoSuchBucket"), FileNotFoundError),
-        (NoCredentialsError("Unable to locate credentials"), OSError),
-    ):
-        calls = []
-
-        def refuse(self, path, value, mode=None, calls=calls, error=error):
-            calls.append(path)
-            raise error
-
-        monkeypatch.setattr(FaultyStore, "pipe_file", refuse)
-        with pytest.raises(kind, match=f"Cannot create 'a' in 'faulty://bucket/x': {error}"):
-            folder.create("a", b"content")
-        assert len(calls) == 1
 
 
 def test_damaged_pieces_are_read_again_and_then_an_error(monkeypatch):

@@ -14,7 +14,7 @@ import pytest
 
 from support.evaluation_models import make_model
 from support.faulty_proxy import FaultyProxy
-from transformers_ila import IlaVideoProcessor, stores
+from transformers_ila import IlaVideoProcessor
 from transformers_ila.cli.main import main
 from transformers_ila.data.shards import read_shards
 from transformers_ila.distributed import Rank
@@ -26,6 +26,7 @@ from transformers_ila.motionbench.tasks import write_folder
 from transformers_ila.scale.options import EngineOptions
 from transformers_ila.scale.plan import iter_planned
 from transformers_ila.scale.sources import PlannedVideo, open_source
+from transformers_ila.stores import addresses
 
 
 s3fs = pytest.importorskip("s3fs")
@@ -111,8 +112,8 @@ def bucket(proxy, tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def _short_waits(monkeypatch):
-    monkeypatch.setattr(stores, "READ_WAITS", (0.1,))
-    monkeypatch.setattr(stores, "WRITE_WAITS", (0.1, 0.2))
+    monkeypatch.setattr(addresses, "READ_WAITS", (0.1,))
+    monkeypatch.setattr(addresses, "WRITE_WAITS", (0.1, 0.2))
 
 
 def noted(proxy, fault: str, where: str, came: str, wanted, found, *, may_lose: bool = False) -> None:

@@ -168,22 +168,22 @@ def test_a_folder_of_videos_leaves_out_what_else_it_has(here, store, caplog):
 
 
 FAULTS = {
-    "shelf://gone": "'shelf://gone' cannot be read: there is no such file, folder or bucket",
-    "shelf://b/gone.mp4": "cannot be read: there is no such",
-    "shelf://b/*.avi": "nothing matches 'shelf://b/\\*.avi'",
+    "shelf://gone": "Cannot read 'shelf://gone': there is no such file, folder or bucket",
+    "shelf://b/gone.mp4": "Cannot read .*: there is no such",
+    "shelf://b/*.avi": "Nothing matches 'shelf://b/\\*.avi'",
     "shelf://": "names no bucket",
     "shelf://*/a.mp4": "names no bucket",
     "shelf://b/shards/s-{000..003}.tar": None,  # found when it is opened
     "s4://b/x": "no file system is known for s4://",
     "memory://b/x": "is no place that another process can open",
-    "zip://a.mp4::s3://b/x": "is a chain of several",
+    "zip://a.mp4::s3://b/x": "x': is a chain of addresses",
     "gone.parquet": "'gone.parquet' is no file, and no pattern or range of those; missing: '/.*/gone.parquet'",
     "s-{0..1}.tar": "missing: '/.*/s-0.tar', '/.*/s-1.tar'",
     "gone": "'gone' is neither a folder nor an annotation list nor a video",
     "both": "'/.*/both' holds 1 manifest and 1 shards: name one kind by a pattern",
     "empty": "'empty' holds no video; known suffixes",
     "shelf://b/clips/notes.txt": "holds no video",
-    "broken.parquet": "'/.*/broken.parquet' cannot be read: ArrowInvalid: ",
+    "broken.parquet": "Cannot read '/.*/broken.parquet': ArrowInvalid: ",
     "none.parquet": "'none.parquet' has no rows",
     (): "No source of videos is given",
 }
@@ -197,7 +197,7 @@ def test_faults_of_sources_are_found_at_once(here, store, source):
     (here / "none.parquet").write_bytes(table(here, {"path": pyarrow.array([], "string")}))
     if FAULTS[source] is None:
         found = iter_planned(source)
-        with pytest.raises(ValueError, match="'shelf://b/shards/s-002.tar' cannot be read: there is no such"):
+        with pytest.raises(ValueError, match="Cannot read 'shelf://b/shards/s-002.tar': there is no such"):
             list(found)
         return
     with pytest.raises(ValueError, match=FAULTS[source]) as caught:
@@ -221,7 +221,7 @@ def test_a_missing_package_is_named(here, monkeypatch):
 
 def test_a_list_that_a_store_ends_early_is_an_error(store):
     Shelf.missing_bytes = 5
-    with pytest.raises(ValueError, match="list.txt' cannot be read: 50 bytes came where 55 were asked for"):
+    with pytest.raises(ValueError, match="Cannot read 'shelf://b/list.txt': 50 bytes came where 55 were asked for"):
         names("shelf://b/list.txt")
     fill({"b/list.txt": b"a.mp4\n../../c.mp4\n"})
     with pytest.raises(AnnotationError, match="'shelf://b/list.txt', line 2, column 1: '../../c.mp4' leads out of"):

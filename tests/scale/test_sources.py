@@ -17,6 +17,7 @@ from transformers_ila.scale import sources
 from transformers_ila.scale.options import EngineOptions
 from transformers_ila.scale.plan import iter_planned
 from transformers_ila.scale.sources import PlannedSource, PlannedVideo, open_source
+from transformers_ila.stores import reading
 from transformers_ila.video_writing import write_mp4
 
 
@@ -63,7 +64,7 @@ def test_what_the_processor_reads_itself_is_handed_on():
 
 def test_long_videos_are_no_bytes_in_memory(monkeypatch, clips):
     monkeypatch.setattr(sources, "IN_MEMORY", 1000)
-    monkeypatch.setattr(sources, "PIECE", 300)
+    monkeypatch.setattr(reading, "PIECE", 300)
     fill({"b/a.mp4": clips[1]})
     content = open_source(PlannedVideo("a", "shelf://b/a.mp4"))
     assert content._rolled and brightness(content) == 100
@@ -89,12 +90,12 @@ FAULTS = {  # what is planned, what the store does, what the reason says
     "odd": (
         ("shelf://b/a.mp4", {}),
         {"error": RuntimeError("https://u:p@h/x?sig=1")},
-        "a.mp4': https://\\*\\*\\*@h/x\\?\\*\\*\\*",
+        "a.mp4': RuntimeError: https://\\*\\*\\*@h/x\\?\\*\\*\\*",
     ),
     "long": (("shelf://b/a.mp4", {}), {"error": OSError("<html>" * 1000)}, "^.{,500}$"),
     "none": (("", {}), {}, "'name': the manifest has neither a path nor bytes for it"),
     "no package": (("s3://b/a.mp4", {}), {}, "s3:// needs a package that is not installed: .*s3fs"),
-    "chain": (("zip://a::s3://b/a.zip", {}), {}, "is a chain of several"),
+    "chain": (("zip://a::s3://b/a.zip", {}), {}, "is a chain of addresses"),
     "no manifest": (("shelf://b/a.mp4", CELL), {}, "'name': ArrowInvalid"),
     "no row": (
         ("shelf://b/m.parquet", {**CELL, "row": 4}),
@@ -146,10 +147,10 @@ def test_limits_hold_before_bytes_are_asked_for(monkeypatch, tmp_path):
 
 def test_cells_of_a_group_are_read_once(monkeypatch, tmp_path):
     """Rows in the order of the plan are read from one open file; others open it again."""
-    table, opened, real = pyarrow.table({"video": [b"%d" % n for n in range(20)]}), [], sources._open
+    table, opened, real = pyarrow.table({"video": [b"%d" % n for n in range(20)]}), [], sources.open_file
     parquet.write_table(table, tmp_path / "m.parquet", row_group_size=10)
     planned = list(iter_planned(tmp_path / "m.parquet"))
-    monkeypatch.setattr(sources, "_open", lambda path: opened.append(path) or real(path))
+    monkeypatch.setattr(sources, "open_file", lambda path, **how: opened.append(path) or real(path, **how))
     order = [0, 3, 4, 9, 10, 15, 12, 12, 19]
     assert [open_source(planned[n]).read() for n in order] == [b"%d" % n for n in order]
     assert len(opened) == 4

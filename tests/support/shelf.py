@@ -6,7 +6,7 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from transformers_ila.data import addresses
+from transformers_ila.stores import addresses
 
 
 class Shelf(MemoryFileSystem):
@@ -41,7 +41,7 @@ fsspec.register_implementation("shelf", Shelf, clobber=True)
 @pytest.fixture
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """What failed is asked for again at once."""
-    monkeypatch.setattr(addresses, "FIRST_PAUSE", 0)
+    monkeypatch.setattr(addresses, "READ_WAITS", (0.0,) * 4)
 
 
 def fill(files: dict[str, bytes]) -> None:

@@ -34,7 +34,7 @@ from ..evaluation.report_files import check_folder_can_be_made
 from ..markup import plain_line
 from ..model.video_processing_ila import IlaVideoProcessor
 from ..model.video_urls_ila import redact
-from ..stores import is_address
+from ..stores.addresses import is_address
 from .videos import VideoArguments
 from .words import WordsArguments, is_plain, open_model, read_words
 

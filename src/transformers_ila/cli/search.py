@@ -21,7 +21,7 @@ from ..markup import plain_line
 from ..model.video_container_ila import ReadLimits
 from ..model.video_processing_ila import IlaVideoProcessor
 from ..model.video_urls_ila import is_url, redact
-from ..stores import is_address
+from ..stores.addresses import is_address
 from .words import TemplateArguments
 
 

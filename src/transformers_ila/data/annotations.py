@@ -22,7 +22,7 @@ from typing import Any
 from transformers.utils import logging
 
 from ..model.video_reading_ila import VIDEO_SUFFIXES, why_no_path
-from .addresses import is_address
+from ..stores.addresses import is_address
 from .data_sets import SSV2_LABELS, files_of_splits, read_class_folders, read_kinetics, read_ssv2
 from .lists import (
     COMMENT,

@@ -23,7 +23,7 @@ import itertools
 import os
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -32,6 +32,7 @@ from transformers.utils import logging
 
 from ..model.video_reading_ila import VIDEO_SUFFIXES
 from ..model.video_urls_ila import redact
+from ..stores.addresses import is_address, join_address
 from .samples import Annotations, LabelMap, Labels, Sample, SampleCollector, VideoRoot, classes_of
 from .text import (
     BETWEEN,
@@ -75,7 +76,6 @@ COLUMN_WORDS = frozenset(
     "stop subset tag tags target targets time to total truth uid url verb width y youtube".split()
 ).union(PATH_WORDS, NAME_WORDS)
 SEPARATOR = re.compile(rf"{BETWEEN}+")
-ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 NUMBER = re.compile(r"[+-]?[0-9]+")
 QUOTED = re.compile(rf"(\"(?:[^\"]|\"\")+\"|'(?:[^']|'')+')(?={BETWEEN}|$)")
 TO_SUFFIX = re.compile(
@@ -174,32 +174,6 @@ def _folder_of_paths(root: str | Path, *, addresses: bool) -> str:
     return VideoRoot(root).folder
 
 
-def join_address(folder: str, path: str) -> str:
-    """Return the place of a path below a folder, without `..`; either may be an address, and a path may be absolute.
-
-    Raises:
-        ValueError: the path leads out of the store that the folder's address names.
-    """
-    path = plain_place(path)
-    if "://" in path:
-        return path
-    if "://" not in folder or os.path.isabs(path):
-        return os.path.normpath(os.path.join(folder, path))
-    scheme, _, place = folder.partition("://")
-    joined = os.path.normpath(os.path.join(place, path))
-    if joined.split("/")[0] != place.split("/")[0]:
-        raise ValueError(f"{path!r} leads out of {redact(folder)!r}")
-    return f"{scheme}://{joined}"
-
-
-def plain_place(text: str) -> str:
-    """Return a path without `file://` before it, and an address with its scheme in small letters."""
-    scheme, mark, path = text.partition("://")
-    if not mark or not scheme.isascii():
-        return text
-    return path if scheme.lower() in ("file", "local") else f"{scheme.lower()}://{path}"
-
-
 def _lines(file: str | Path, called: str) -> Iterator[tuple[bytes, Line]]:
     """Yield the bytes and the text of each line. Lines end at LF, CRLF and CR, not at what else Unicode has."""
     with open(file, encoding="utf-8", errors="surrogateescape", newline="") as lines:
@@ -227,7 +201,7 @@ def _split_path(text: str, folder: str, class_names: Collection[str]) -> tuple[s
         return unquoted(quoted[0]), quoted.end()
     if found:
         return found[0], found.end()
-    if ADDRESS.match(text):
+    if is_address(text):
         end = found.start() if (found := SEPARATOR.search(text)) else len(text)
         return text[:end], end
     separators = list(SEPARATOR.finditer(text))
@@ -549,10 +523,8 @@ def iter_entries(
         yield from iter_list(source, root=root, addresses=addresses)
     elif os.path.isdir(source):
         folder = os.path.join(folder, name)
-        left_out = Counter[str]()
-        for path in _walk(folder, left_out, above=frozenset()):
+        for path in videos_among(walk(folder), Counter(), str(source)):
             yield _entry(folder, os.path.relpath(path, folder))
-        warn_of_left_out(str(source), left_out)
     else:
         yield _entry(folder, name)
 
@@ -625,15 +597,23 @@ def warn_of_left_out(source: str, left_out: Counter[str]) -> None:
         logger.warning_once(f"{where!r}: {left_out.total()} files are left out: {kinds}{more}.")
 
 
-def _walk(folder: str, left_out: Counter[str], *, above: frozenset[str]) -> Iterator[str]:
-    """Yield the videos of a folder and its sub-folders, and count in `left_out` what else there is."""
+def videos_among(paths: Iterable[str], left_out: Counter[str], source: str) -> Iterator[str]:
+    """Yield the videos among paths, and count what else there is in `left_out`, which is warned of at the end."""
+    for path in paths:
+        if is_video_name(path):
+            yield path
+        else:
+            left_out[kind_of_file(path)] += 1
+    warn_of_left_out(source, left_out)
+
+
+def walk(folder: str, *, above: frozenset[str] = frozenset()) -> Iterator[str]:
+    """Yield the files of a folder and its sub-folders, by name; links are followed."""
     real = os.path.realpath(folder)
     if real in above:  # a link to a folder that it lies in
         return
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
         if entry.is_dir():
-            yield from _walk(entry.path, left_out, above=above | {real})
-        elif is_video_name(entry.name):
-            yield entry.path
+            yield from walk(entry.path, above=above | {real})
         else:
-            left_out[kind_of_file(entry.name)] += 1
+            yield entry.path

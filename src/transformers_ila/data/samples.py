@@ -13,7 +13,7 @@ from transformers.utils import logging
 
 from ..model.class_names_ila import are_numbered, check_labels
 from ..model.video_urls_ila import redact
-from .addresses import is_address, read_range
+from ..stores.reading import read_range
 from .class_indices import ClassIndex, ClassOrder, labels_of_pair, name_of, refuse_two_orders, with_indices
 from .class_names import DATA_SETS, names_and_first_index
 from .text import (
@@ -52,14 +52,7 @@ class ShardMember:
 
     def load(self) -> bytes:
         """Read the video's bytes, all of them or an OSError."""
-        if is_address(self.shard):
-            return read_range(self.shard, self.offset, self.offset + self.size)
-        with open(self.shard, "rb") as shard:
-            shard.seek(self.offset)
-            content = shard.read(self.size)
-        if len(content) < self.size:
-            raise OSError(f"{self.shard!r} ends after {len(content)} of the {self.size} bytes of {self.name!r}.")
-        return content
+        return read_range(self.shard, self.offset, self.offset + self.size)
 
 
 @dataclass(frozen=True)

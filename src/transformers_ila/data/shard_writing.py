@@ -18,7 +18,7 @@ import tarfile
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -27,8 +27,10 @@ from typing import IO, Any, NamedTuple
 from ..distributed import Rank
 from ..files import LOCK, FolderInUseError, only_writer
 from ..model.video_reading_ila import VIDEO_SUFFIXES
-from ..model.video_urls_ila import is_url, redact
-from .addresses import is_address, join, open_address, open_file, read_file, retried, size_at, sizes_at, told
+from ..model.video_urls_ila import redact
+from ..stores.addresses import is_address, join_address, plain_place
+from ..stores.folder import StoreFolder
+from ..stores.reading import open_file, read_file
 from .samples import Annotations, Sample, ShardMember, path_of
 from .shards import INDEX, INDEX_KIND, SETTINGS, TABLE, names_shards, read_index
 from .text import is_index, preview
@@ -407,29 +409,25 @@ class ShardFolder:
     """
 
     def __init__(self, output: str) -> None:
-        if is_url(output):
-            raise ValueError(f"{redact(output)!r} can only be read; shards are written to a folder or a store.")
-        self.address, self.files, self.path = output.rstrip("/") or output, None, output
-        if is_address(output):
-            self.files, self.path = open_address(self.address)
-            if "file" in self.files.protocol:  # file://
-                self.address, self.files = self.path, None
-        if self.files is None and os.path.exists(self.path) and not os.path.isdir(self.path):
-            raise ValueError(f"{self.path!r} is no folder.")
-        self.draft = Path(self.path) / PARTS / "draft"
+        place = plain_place(output)
+        self.store = StoreFolder(place) if is_address(place) else None
+        self.address = place.rstrip("/") or place
+        if self.store is None and os.path.exists(place) and not os.path.isdir(place):
+            raise ValueError(f"{place!r} is no folder.")
+        self.draft = Path(place) / PARTS / "draft"
 
     def sizes(self, folder: str | None = None) -> dict[str, int]:
         """Return the files here, or in a folder here, and their sizes; empty where there is none."""
-        place = self.address if folder is None else join(self.address, folder)
-        if self.files is not None:
-            return {name.rpartition("/")[2]: size for name, size in sizes_at(place).items()}
+        place = self.address if folder is None else join_address(self.address, folder)
+        if self.store is not None:
+            return {file.name: file.size for file in StoreFolder(place).files()}
         if not os.path.isdir(place):
             return {}
         return {entry.name: entry.stat().st_size for entry in os.scandir(place) if entry.is_file()}
 
     def read(self, name: str) -> bytes | None:
         """Return a file's content; None where there is no such file."""
-        return read_file(join(self.address, name))
+        return read_file(join_address(self.address, name))
 
     def write(self, name: str, content: bytes) -> None:
         """Write a file."""
@@ -439,39 +437,31 @@ class ShardFolder:
     @contextmanager
     def file(self, name: str) -> Iterator[IO[bytes]]:
         """Open a file for writing, which gets its name when the block ends, and not after an error."""
-        place = join(self.address, name)
         try:
             self.draft.parent.mkdir(exist_ok=True)
             with self.draft.open("wb") as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            if self.files is None:
-                Path(place).parent.mkdir(exist_ok=True)
+            if self.store is not None:
+                self.store.send(name, self.draft)
+            else:
+                place = Path(self.address, name)
+                place.parent.mkdir(exist_ok=True)
                 os.replace(self.draft, place)
-                return
-            files, path = open_address(place)
-            retried(place, lambda: files.put_file(str(self.draft), path))
-            files.invalidate_cache()
-            if size_at(place) != self.draft.stat().st_size:
-                raise OSError(f"{redact(place)!r} has {size_at(place)} bytes, of {self.draft.stat().st_size} sent.")
         finally:
             self.draft.unlink(missing_ok=True)
 
     def remove(self, *names: str) -> None:
         """Remove files and folders, those that there are."""
         for name in names:
-            place = join(self.address, name)
-            if self.files is None:
-                if os.path.isdir(place):
-                    shutil.rmtree(place, ignore_errors=True)
-                else:
-                    Path(place).unlink(missing_ok=True)
-                continue
-            files, path = open_address(place)
-            with suppress(FileNotFoundError), told(place):
-                files.invalidate_cache()
-                files.rm(path, recursive=True)
+            place = Path(self.address, name)
+            if self.store is not None:
+                self.store.remove(name)
+            elif place.is_dir():
+                shutil.rmtree(place, ignore_errors=True)
+            else:
+                place.unlink(missing_ok=True)
 
     def records(self, names: Sequence[str]) -> dict[str, dict[str, Any]]:
         """Return the records of the shards that are whole: recorded, and of the size that the record says."""
@@ -487,8 +477,8 @@ class ShardFolder:
 
     def digest(self, name: str) -> tuple[str, int]:
         """Read a file, and return its SHA-256 and its size."""
-        place, digest, size = join(self.address, name), hashlib.sha256(), 0
-        with open(place, "rb") if self.files is None else open_file(place) as file:
+        digest, size = hashlib.sha256(), 0
+        with open_file(join_address(self.address, name)) as file:
             while piece := file.read(PIECE):
                 digest.update(piece)
                 size += len(piece)
@@ -501,8 +491,8 @@ class ShardFolder:
         Raises:
             FolderInUseError: there is one.
         """
-        lock, drafts = LOCK if rank.rank == 0 else LOCK.replace(".", f"_{rank.rank}."), Path(self.path)
-        if self.files is not None:
+        lock, drafts = LOCK if rank.rank == 0 else LOCK.replace(".", f"_{rank.rank}."), Path(self.address)
+        if self.store is not None:
             user = os.getuid() if hasattr(os, "getuid") else ""
             digest = hashlib.sha256(self.address.encode()).hexdigest()[:16]
             drafts = Path(tempfile.gettempdir()) / f"ila-shard-{user}-{digest}"
@@ -510,9 +500,9 @@ class ShardFolder:
         try:
             with only_writer(drafts, lock):
                 yield
-                if self.files is not None:
+                if self.store is not None:
                     shutil.rmtree(drafts / PARTS, ignore_errors=True)
         except FolderInUseError as error:
-            if self.files is None:
+            if self.store is None:
                 raise
             raise FolderInUseError(f"{redact(self.address)!r} is being written: {error}") from error

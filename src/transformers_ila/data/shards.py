@@ -17,7 +17,9 @@ from transformers.utils import logging
 
 from ..model.video_reading_ila import VIDEO_SUFFIXES
 from ..model.video_urls_ila import is_url, redact
-from .addresses import HEADER_BLOCK, is_address, join, open_file, read_file, sizes_at
+from ..stores.addresses import is_address, join_address, plain_place
+from ..stores.listing import sizes_at
+from ..stores.reading import HEADER_BLOCK, open_file, read_file
 from .lists import kind_of_file, warn_of_left_out
 from .samples import (
     SPLITS,
@@ -61,7 +63,7 @@ def shard_sizes(source: str | Path | Sequence[str | Path]) -> dict[str, int]:
     """Return the shards that `list_shards` does, and how many bytes each has."""
     if not isinstance(source, (str, os.PathLike)):
         return {shard: size for item in source for shard, size in shard_sizes(item).items()}
-    text = os.fspath(source)
+    text = plain_place(os.fspath(source))
     found = _sizes_at_address(text) if is_address(text) else _sizes_of_files(text)
     missing = [shard for shard, size in found.items() if size is None]
     if missing or not found:
@@ -78,11 +80,16 @@ def _sizes_of_files(text: str) -> dict[str, int | None]:
         refuse_unfinished(text, names)
         shards = [os.path.join(text, name) for name in names if names_shards(name)]
         _warn_of_others(text, names)
-    elif os.path.exists(text):
-        shards = [text]
     else:
-        shards = [shard for path in expand_range(text) for shard in (sorted(glob.glob(path)) or [path])]
+        shards = files_of_pattern(text)
     return {shard: os.path.getsize(shard) if os.path.isfile(shard) else None for shard in shards}
+
+
+def files_of_pattern(text: str) -> list[str]:
+    """Return the paths of a range or a pattern; what exists, or matches nothing, is one path."""
+    if os.path.exists(text):
+        return [text]
+    return [file for path in expand_range(text) for file in sorted(glob.glob(path, recursive=True)) or [path]]
 
 
 def _sizes_at_address(text: str) -> dict[str, int | None]:
@@ -154,9 +161,9 @@ def _scanned(shards: Iterable[str], classes: LabelMap) -> list[Sample]:
     shard_of: dict[str, str] = {}
     for shard in shards:
         with ExitStack() as stack:
-            file = stack.enter_context(open_file(shard, block=HEADER_BLOCK)) if is_address(shard) else None
+            file = stack.enter_context(open_file(shard, block=HEADER_BLOCK))
             try:
-                tar = tarfile.open(None if file else shard, "r:", fileobj=file, tarinfo=_StrictHeader)
+                tar = tarfile.open(fileobj=file, mode="r:", tarinfo=_StrictHeader)
             except tarfile.ReadError as error:
                 raise annotation_error(
                     shard, f"no uncompressed tar file ({error}); `stream_shard` reads others, too"
@@ -202,7 +209,7 @@ def _read_tables(
     if own is not None and given is not None and any(map(is_index, own)) and classes_of(given).names != own:
         raise ValueError(f"The classes in {INDEX!r} of {redact(folder)!r} are numbers, which allow no other `labels`.")
     classes = classes_of(own if given is None else given, multi_label=multi_label)
-    content = read_file(join(folder, TABLE)) or b""
+    content = read_file(join_address(folder, TABLE)) or b""
     if hashlib.sha256(content).hexdigest() != index["table_sha256"]:
         raise ValueError(f"{TABLE!r} in {redact(folder)!r} is not the one that {INDEX!r} beside it names.")
     samples = []
@@ -210,7 +217,7 @@ def _read_tables(
         name, member, offset, size, indices, video, start, end = json.loads(text)
         if name not in by_name:
             continue
-        line = Line(join(folder, TABLE), number, "")
+        line = Line(join_address(folder, TABLE), number, "")
         if not indices:
             raise line.fault(0, f"{video!r} has no label: these shards were written with --unlabelled")
         found = labels_of_value(indices, line, classes) if own is None else labels_by_name(indices, own, line, classes)
@@ -221,7 +228,7 @@ def _read_tables(
 
 def read_index(folder: str) -> dict[str, Any] | None:
     """Return the index that `ila shard` wrote in a folder or at an address; None where there is none of its own."""
-    content = read_file(join(folder, INDEX))
+    content = read_file(join_address(folder, INDEX))
     try:
         index = json.loads(content or b"null")
     except ValueError as error:
@@ -256,7 +263,7 @@ def stream_shard(
     classes = classes_of(labels, multi_label=multi_label)
     with ExitStack() as stack:
         if file is None:
-            file = stack.enter_context(open_file(str(shard)) if is_address(shard) else open(shard, "rb"))
+            file = stack.enter_context(open_file(str(shard)))
             try:
                 tar = tarfile.open(fileobj=file, mode="r:", tarinfo=_StrictHeader)  # twice as fast as a stream
             except tarfile.ReadError:

@@ -26,10 +26,9 @@ import numpy as np
 from ..distributed import Rank
 from ..files import atomic_write, only_writer
 from ..model.video_urls_ila import redact
-from ..stores import is_address
+from ..stores.addresses import is_address, plain_place
 from .options import LabelOptions
 from .prediction_files import SETTINGS, ResultWriter, part_files
-from .video_places import local_path
 
 
 MODEL = "_model.json"
@@ -46,7 +45,7 @@ def local_folder(folder: str | Path) -> Path:
     Raises:
         ValueError: an address, which no file can be mapped from.
     """
-    folder = local_path(str(folder))
+    folder = plain_place(str(folder))
     if is_address(folder):
         raise ValueError(
             f"{redact(folder)!r} is an address, and an index lies in a folder of this machine, as searches map "

@@ -24,7 +24,7 @@ from ..model.modeling_ila import IlaForVideoClassification
 from ..model.validation_ila import MULTI_LABEL
 from ..model.video_processing_ila import IlaVideoProcessor
 from ..model.video_urls_ila import redact
-from ..stores import open_folder
+from ..stores.folder import open_folder
 from .inference import (
     Network,
     evaluating,

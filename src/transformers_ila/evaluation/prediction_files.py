@@ -16,7 +16,8 @@ is removed every other reader would find videos twice.
 Locally locks of the operating system keep other runs out. They are flock's own: the processes of a run share one,
 which keeps runs with another number of processes out.
 
-At an address (`stores.py`; Parquet only) there are no locks, and no lock outlives the process that was killed with it.
+At an address (`stores/folder.py`; Parquet only) there are no locks, and no lock outlives the process that was killed
+with it.
 There a process creates its next piece, by number, only if nobody has created one since it read what is done: of two
 runs the slower one fails with its next piece, and no video is there twice. Two rules make that hold for all pieces:
 
@@ -40,7 +41,8 @@ from transformers.utils import logging
 from ..data.text import preview
 from ..distributed import Rank
 from ..files import atomic_write, describe_signature, open_lock, sign_lock, signature_of
-from ..stores import StoreFile, StoreFolder, is_address, open_folder
+from ..stores.addresses import is_address
+from ..stores.folder import StoreFile, StoreFolder, open_folder
 from .options import RESULT_FORMATS, LabelOptions
 from .result_pieces import encode, read_piece, readable, to_table
 

@@ -4,7 +4,7 @@ import io
 from pathlib import Path
 from typing import Any
 
-from ..stores import StoreFile, write_bytes
+from ..stores.folder import StoreFile, write_bytes
 
 
 ROWS_OF_A_GROUP = 10_000  # readers take one group of rows at a time

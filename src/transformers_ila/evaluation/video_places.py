@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
 from ..model.video_urls_ila import HIDDEN, is_url, redact
-from ..stores import LOCAL, is_address
+from ..stores.addresses import asked, is_address, open_store, plain_place
 
 
 ASKED_AT_ONCE = 32  # places; a store takes some hundredths of a second to answer
@@ -21,26 +21,25 @@ def is_there(place: str) -> bool | None:
         OSError: a store that refuses or does not answer.
         ValueError: an address that no installed package opens.
     """
-    place = local_path(place)
+    place = plain_place(place)
     if not is_address(place):
         return os.path.lexists(place)
     if HIDDEN in place or is_url(place):
         return None
-    import fsspec  # here, as most videos lie at paths
+    try:
+        files, path = open_store(place)
+    except (ImportError, ValueError) as error:
+        raise ValueError(f"Whether {redact(place)!r} is there cannot be told: {error}") from None
+
+    def look() -> bool:
+        files.invalidate_cache()  # of a listing, behind which a file may have come
+        files.info(path)  # not `exists`, which some file systems deny also where they cannot ask
+        return True
 
     try:
-        system, path = fsspec.core.url_to_fs(place)
-        system.invalidate_cache()  # of a listing, behind which a file may have come
-        system.info(path)  # not `exists`, which some file systems deny also where they cannot ask
-        return True
+        return asked("look for", place, look)
     except FileNotFoundError:
         return False
-    except (ImportError, ValueError) as error:
-        reason = redact(str(error))
-        raise ValueError(f"Whether {redact(place)!r} is there cannot be told: {reason}") from None
-    except Exception as error:  # whatever the client of a store raises, which may repeat the request
-        reason = redact(str(error)) or type(error).__name__
-        raise OSError(f"Whether {redact(place)!r} is there cannot be told: {reason}") from None
 
 
 def are_there(places: Iterable[str]) -> Iterator[bool | None]:
@@ -65,7 +64,7 @@ class Moves:
         Raises:
             OSError, ValueError: as in `is_there`.
         """
-        before, now = local_path(before), local_path(now)
+        before, now = plain_place(before), plain_place(now)
         if before == now:
             return False
         if not (is_address(before) or is_address(now)):
@@ -74,12 +73,6 @@ class Moves:
         if folder not in self._gone:
             self._gone[folder] = is_there(folder) is False
         return not self._gone[folder] and bool(is_there(before)) and bool(is_there(now))
-
-
-def local_path(place: str) -> str:
-    """Return the path that `file://` stands before; what is no such address as it is."""
-    scheme, mark, path = place.partition("://")
-    return path if mark and scheme.lower() in LOCAL else place
 
 
 def _where_they_part(before: str, now: str) -> str:

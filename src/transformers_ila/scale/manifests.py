@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 
 from ..data.text import preview
 from ..model.video_urls_ila import redact
+from ..stores.reading import BLOCK, open_file
 from .options import EngineOptions
-from .sources import BLOCK, SourceError, open_here_and_there
+from .sources import SourceError, errors_in
 
 
 VIDEO_COLUMNS = frozenset("video video_path videopath path file file_path filepath file_name filename url uri".split())
@@ -40,7 +41,7 @@ def read_manifest(manifest: str, options: EngineOptions) -> Iterator[ManifestRow
     from pyarrow import parquet
 
     called = redact(manifest)
-    with open_here_and_there(manifest) as opened:
+    with errors_in(manifest), open_file(manifest, block=BLOCK) as opened:
         file = parquet.ParquetFile(opened, buffer_size=BLOCK, pre_buffer=False)
         columns = Columns.find(file.schema_arrow, options, called)
         first = 0  # row of the group

@@ -31,7 +31,8 @@ from ..evaluation.views import Video, VideoReader, in_batches
 from ..model.video_container_ila import ReadLimits
 from ..model.video_processing_ila import IlaVideoProcessor
 from ..model.video_urls_ila import redact
-from ..stores import is_address, open_folder
+from ..stores.addresses import is_address
+from ..stores.folder import open_folder
 from .cluster import Cluster, import_ray, join_cluster
 from .options import EngineOptions
 from .plan import ROWS_OF_A_FILE, Plan, iter_planned, plan_folder, read_planned, write_plan

@@ -15,7 +15,6 @@ and its name is what an id column says, else the key below the one source (a fol
 or a shard, or the root), else below the working directory, else the whole key. What is secret in an address is hidden.
 """
 
-import glob
 import hashlib
 import itertools
 import os
@@ -33,34 +32,38 @@ from urllib.parse import urlsplit
 import numpy as np
 from transformers.utils import logging
 
-from ..data.addresses import HEADER_BLOCK, is_address, size_at
 from ..data.lists import (
     check_first_video,
     is_video_name,
     iter_list,
     iter_videos,
-    join_address,
     kind_of_file,
-    plain_place,
+    videos_among,
+    walk,
     warn_of_left_out,
 )
 from ..data.samples import ShardMember, VideoRoot
-from ..data.shards import INDEX, SETTINGS, TABLE, expand_range, names_shards, refuse_unfinished, video_members
+from ..data.shards import (
+    INDEX,
+    SETTINGS,
+    TABLE,
+    expand_range,
+    files_of_pattern,
+    names_shards,
+    refuse_unfinished,
+    video_members,
+)
 from ..data.text import preview
 from ..evaluation.prediction import shown
 from ..evaluation.prediction_files import video_id
 from ..model.video_reading_ila import VIDEO_SUFFIXES
 from ..model.video_urls_ila import is_url, redact
+from ..stores.addresses import fixed_part, is_address, join_address, plain_place
+from ..stores.listing import find
+from ..stores.reading import HEADER_BLOCK, open_file, read_pieces, size_at
 from .manifests import read_manifest
 from .options import EngineOptions
-from .sources import (
-    PlannedVideo,
-    SourceError,
-    errors_of_store,
-    open_filesystem,
-    open_here_and_there,
-    read_pieces,
-)
+from .sources import PlannedVideo, SourceError, check_shared, errors_in
 
 
 logger = logging.get_logger(__name__)
@@ -74,7 +77,6 @@ LONGEST_RUN = 2**24  # ids of an `IdSet` that are sorted together
 PLANS = "_plan"  # readers of Parquet folders pass over names with an underscore
 LIST_SUFFIXES = (".txt", ".csv", ".tsv", ".lst", ".list")  # of URLs: what has none of the known ones is a video
 HIDDEN = re.compile(r"(?:^|/)[._]")
-MAGIC = re.compile(r"[*?\[]")
 TYPES = {  # of a plan's columns
     "video": "string",
     "path": "binary",  # as of `os.fsencode`: a path may be no UTF-8
@@ -383,7 +385,7 @@ def _source_of(text: str) -> Source:
         if kind == "list" and not path.lower().endswith(LIST_SUFFIXES):
             kind = "videos"
         files = expand_range(text)
-        return Source(text, kind, "" if kind == "videos" else _fixed_part(text.partition("?")[0]), files)
+        return Source(text, kind, "" if kind == "videos" else fixed_part(text.partition("?")[0]), files)
     return _source_at_address(text) if is_address(text) else _source_here(text)
 
 
@@ -399,77 +401,30 @@ def _kind(path: str) -> str:
 def _source_here(text: str) -> Source:
     path = os.path.abspath(text)
     if os.path.isdir(text):
-        kind, files = _sorted_out(_walk(path), path)
+        kind, files = _sorted_out(walk(path), path)
         return Source(text, "plain" if kind == "videos" else kind, path, files)
     kind = _kind(text)
     if kind not in ("manifest", "shards"):
         return Source(text, "plain", "", [])
-    files = [path] if os.path.exists(path) else [file for some in expand_range(path) for file in _matches(some)]
+    files = files_of_pattern(path)
     if missing := [file for file in files if not os.path.isfile(file)]:
         raise SourceError(f"{text!r} is no file, and no pattern or range of those; missing: {preview(missing)}.")
-    return Source(text, kind, os.path.dirname(path) if len(files) == 1 else _fixed_part(path), files)
-
-
-def _matches(pattern: str) -> list[str]:
-    return sorted(glob.glob(pattern, recursive=True)) or [pattern]
-
-
-def _walk(folder: str) -> Iterator[str]:
-    for place, folders, names in os.walk(folder):
-        folders.sort()
-        yield from (os.path.join(place, name) for name in sorted(names))
+    return Source(text, kind, os.path.dirname(path) if len(files) == 1 else fixed_part(path), files)
 
 
 def _source_at_address(text: str) -> Source:
     files = expand_range(text)
     if files != [text]:
         kind = _kind(text)
-        return Source(text, kind, "" if kind == "videos" else _fixed_part(text), files)
-    with errors_of_store(text):
-        fs, place = open_filesystem(text)
-        try:
-            is_folder = fs.info(place)["type"] == "directory"
-        except FileNotFoundError:
-            if not MAGIC.search(place):
-                raise
-            matches = sorted(fs.glob(place))
-            if not matches:
-                raise SourceError(f"nothing matches {redact(text)!r}.") from None
-            base = _fixed_part(text)
-            if not base.partition("://")[2]:
-                raise SourceError(f"{redact(text)!r} names no bucket: a pattern stands behind that.") from None
-            prefix = open_filesystem(base)[1]
-            kind, found = _sorted_out((_address(match, prefix, base) for match in matches), base)
-            return Source(text, kind, "" if kind == "videos" else base, found)
-        if is_folder:
-            base = text.rstrip("/")
-            kind, found = _sorted_out(_below(fs, place, base), base)
-            return Source(text, kind, base, found)
-    kind = _kind(text)
-    return Source(text, kind, "" if kind == "videos" else _fixed_part(text), [text])
-
-
-def _fixed_part(text: str) -> str:
-    """Return the folder that a path, pattern or range begins with."""
-    found = re.search(r"[*?\[{]", text)
-    return text[: found.start() if found else len(text)].rpartition("/")[0]
-
-
-def _below(fs: Any, place: str, address: str) -> Iterator[str]:
-    """Yield the addresses of all files below a folder; of its sub-folders one listing at a time is in memory."""
-    with errors_of_store(address):
-        fs.invalidate_cache(place)
-        for entry in sorted(fs.ls(place, detail=True), key=lambda entry: entry["name"]):
-            is_folder = entry["type"] == "directory"
-            for path in sorted(fs.find(entry["name"])) if is_folder else [entry["name"]]:
-                yield _address(path, place, address)
-
-
-def _address(path: str, place: str, address: str) -> str:
-    """Return the address of a path of a file system, given the address of a folder above it."""
-    if path.startswith(place):
-        return address.rstrip("/") + "/" + path[len(place) :].lstrip("/")
-    return f"{address.partition('://')[0]}://{path}"
+        return Source(text, kind, "" if kind == "videos" else fixed_part(text), files)
+    check_shared(text)
+    with errors_in(text):
+        there = find(text, below=True)
+    if not there.files:
+        raise SourceError(f"Nothing matches {redact(text)!r}.")
+    below = (address for address, _ in there.files)
+    kind, found = (_kind(text), below) if there.kind == "file" else _sorted_out(below, there.base)
+    return Source(text, kind, "" if kind == "videos" and there.kind != "folder" else there.base, found)
 
 
 def _sorted_out(paths: Iterator[str], folder: str) -> tuple[str, Iterable[str]]:
@@ -483,7 +438,7 @@ def _sorted_out(paths: Iterator[str], folder: str) -> tuple[str, Iterable[str]]:
             continue
         if kind == "videos":
             left_out.update(map(kind_of_file, itertools.chain(*found.values())))
-            return kind, itertools.chain([path], _videos_among(paths, left_out, folder))
+            return kind, itertools.chain([path], videos_among(paths, left_out, folder))
         if kind in found and not HIDDEN.search(path[len(folder) :]):
             found[kind].append(path)
         else:
@@ -499,22 +454,13 @@ def _sorted_out(paths: Iterator[str], folder: str) -> tuple[str, Iterable[str]]:
     return kind, found.get(kind, [])
 
 
-def _videos_among(paths: Iterator[str], left_out: Counter[str], folder: str) -> Iterator[str]:
-    for path in paths:
-        if is_video_name(path):
-            yield path
-        else:
-            left_out[kind_of_file(path)] += 1
-    warn_of_left_out(folder, left_out)
-
-
 # -- what a source holds ---------------------------------------------------------------------------------------------
 
 
 def _paths_of_list(address: str, root: str) -> Iterator[str]:
     """Yield the paths of a list at an address; it is copied first, as a store may end it early."""
     with tempfile.NamedTemporaryFile(prefix="ila_list_") as copy:
-        with errors_of_store(address):
+        with errors_in(address):
             for piece in read_pieces(address, 0, size_at(address)):
                 copy.write(piece)
         copy.flush()
@@ -531,5 +477,5 @@ def _members(shards: Iterable[str]) -> Iterator[ShardMember]:
 
 
 def _members_of(shard: str) -> list[ShardMember]:
-    with open_here_and_there(shard, block=HEADER_BLOCK) as file:
+    with errors_in(shard), open_file(shard, block=HEADER_BLOCK) as file:
         return list(video_members(file, shard))

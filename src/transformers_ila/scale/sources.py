@@ -1,8 +1,4 @@
-"""What lies at an address: the file system that knows it, and a video's bytes, whole or not at all.
-
-An address is what `fsspec` opens (`s3://`, `gs://`, `az://`, `hf://`, ...). A store may answer with fewer bytes than
-it promised, which a reader of videos would take for a damaged video: here the bytes are counted.
-"""
+"""A planned video's bytes: of a file, of a shard or of a Parquet file, here or at an address, within limits."""
 
 import os
 import tempfile
@@ -13,21 +9,15 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, BinaryIO, NamedTuple
 
-import fsspec
-from fsspec.registry import known_implementations
-
-from ..data.addresses import is_address, open_file, read_range, size_at
-from ..data.lists import plain_place
 from ..data.text import AnnotationError
 from ..model.video_container_ila import ReadLimits, VideoDecodingError, VideoFile
 from ..model.video_reading_ila import DEFAULT_LIMITS
 from ..model.video_urls_ila import download, is_url, redact
+from ..stores.addresses import is_address, plain_place, reason_of
+from ..stores.reading import BLOCK, open_file, read_pieces, size_at
 
 
-PIECE = 2**25  # bytes that a store is asked for at once
 IN_MEMORY = 2**26  # bytes of a video; what is longer goes to a temporary file
-BLOCK = 2**20  # bytes of a manifest that are asked for at once
-LONGEST_REASON = 400  # characters; some clients repeat a page of the server
 NOT_SHARED = ("memory", "data", "reference", "generic", "dir")  # what another process cannot open, or is no place
 
 
@@ -53,85 +43,24 @@ class PlannedVideo(NamedTuple):
     column: str | None = None
 
 
-# -- addresses -------------------------------------------------------------------------------------------------------
-
-
-def open_filesystem(address: str) -> tuple[Any, str]:
-    """Return the file system of an address, and the place there.
-
-    Raises:
-        SourceError: a scheme that `fsspec` does not know, whose package is missing, or that no other process can open.
-    """
-    scheme, _, place = address.partition("://")
-    scheme = scheme.lower()
-    address = f"{scheme}://{place}"
-    if not place.strip("/"):
-        raise SourceError(f"{address!r} names no bucket; allowed are addresses such as s3://bucket/clips.")
-    if "::" in address or scheme in NOT_SHARED:
-        reason = "a chain of several" if "::" in address else "no place that another process can open"
-        raise SourceError(f"{redact(address)!r} is {reason}; allowed are addresses such as s3://bucket/clips.")
-    try:
-        return fsspec.core.url_to_fs(address)
-    except ImportError as error:
-        hint = known_implementations.get(scheme, {}).get("err", str(error))
-        raise SourceError(f"{scheme}:// needs a package that is not installed: {hint}.") from None
-    except ValueError as error:
-        if scheme in known_implementations:
-            raise SourceError(f"{redact(address)!r} cannot be opened: {redact(str(error))}.") from None
-        raise SourceError(
-            f"{redact(address)!r}: no file system is known for {scheme}://; allowed are those of fsspec, such as s3, "
-            "gs, az, hf and file."
-        ) from None
-
-
 @contextmanager
-def errors_of_store(address: str) -> Iterator[None]:
-    """Turn whatever the client of a store raises into a SourceError that names the address."""
+def errors_in(place: str) -> Iterator[None]:
+    """Turn whatever is raised while a path or an address is read into a SourceError that names it, in one line."""
     try:
         yield
     except (SourceError, AnnotationError):
         raise
-    except Exception as error:  # botocore's, aiohttp's, Arrow's and others have no common base
-        raise SourceError(f"{redact(address)!r} cannot be read: {one_line(error, address)}.") from None
+    except Exception as error:  # Arrow's and others have no common base
+        raise SourceError(f"Cannot read {redact(place)!r}: {reason_of(error, place)}.") from None
 
 
-def one_line(error: BaseException, address: str) -> str:
-    """Return what an error about an address says, in one line of a few hundred characters without secrets."""
-    if isinstance(error, FileNotFoundError):
-        return "there is no such file, folder or bucket"
-    text = redact(" ".join(str(error).split())).removeprefix(f"{redact(address)!r}: ").rstrip(".")[:LONGEST_REASON]
-    plain = isinstance(error, (OSError, SourceError)) and text
-    return text if plain else f"{type(error).__name__}: {text}".rstrip(": ")
-
-
-@contextmanager
-def open_here_and_there(place: str, *, block: int = BLOCK) -> Iterator[BinaryIO]:
-    """Open the file at a path or address to read parts of it; see `errors_of_store`."""
-    with errors_of_store(place):
-        if is_address(place):
-            open_filesystem(place)  # whose errors say more
-        with _open(place, block) as file:
-            yield file
-
-
-def _open(place: str, block: int = BLOCK) -> BinaryIO:
-    if not is_address(place):
-        return open(place, "rb")
-    return open_file(place, block=block)
-
-
-def read_pieces(place: str, start: int, size: int) -> Iterator[bytes]:
-    """Yield `size` bytes of a file from `start` on, piece by piece; an OSError where fewer or more come."""
-    if not is_address(place):
-        with open(place, "rb") as file:
-            file.seek(start)
-            content = file.read(size)
-        if len(content) < size:
-            raise OSError(f"{len(content)} bytes are there where {size} were planned, from {start} on")
-        yield content
-        return
-    for begin in range(start, start + size, PIECE):
-        yield read_range(place, begin, min(begin + PIECE, start + size))
+def check_shared(address: str) -> None:
+    """Raise a SourceError where no other process can open an address."""
+    if address.partition("://")[0].lower() in NOT_SHARED:
+        raise SourceError(
+            f"{redact(address)!r} is no place that another process can open; allowed are addresses such as "
+            "s3://bucket/clips."
+        )
 
 
 # -- videos ----------------------------------------------------------------------------------------------------------
@@ -188,7 +117,7 @@ def open_source(
     copy = VideoFile(file=content, name=name, limits=limits, deadline=time.monotonic() + limits.max_seconds)
     try:
         if is_address(planned.path):
-            open_filesystem(planned.path)  # whose errors say more
+            check_shared(planned.path)
         if planned.column is not None:
             return _open_cell(planned, copy, copy_urls=copy_urls)
         if not is_part and is_url(planned.path):
@@ -201,9 +130,9 @@ def open_source(
                 copy.file.write(piece)
     except VideoDecodingError:
         raise
-    except Exception as error:  # as in `errors_of_store`
+    except Exception as error:  # as in `errors_in`
         secret = isinstance(error, ValueError) and redact(planned.path) != planned.path  # it may repeat the password
-        raise VideoDecodingError(name, "it is no valid URL" if secret else one_line(error, planned.path)) from None
+        raise VideoDecodingError(name, "it is no valid URL" if secret else reason_of(error, planned.path)) from None
     copy.file.seek(0)
     return copy.file
 
@@ -240,7 +169,7 @@ class _Column:
     def __init__(self, address: str, row_group: int, column: str) -> None:
         from pyarrow import parquet
 
-        self.file = _open(address)
+        self.file = open_file(address, block=BLOCK)
         opened = parquet.ParquetFile(self.file, buffer_size=BLOCK, pre_buffer=False, page_checksum_verification=True)
         self.batches = opened.iter_batches(batch_size=1, row_groups=[row_group], columns=[column], use_threads=False)
         self.next = 0

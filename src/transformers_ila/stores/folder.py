@@ -12,44 +12,24 @@ What is known of the stores (s3fs, gcsfs, adlfs 2026; huggingface_hub 2.4), and 
 import io
 import logging
 import re
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any, NamedTuple, TypeVar
+from typing import IO, NamedTuple, TypeVar
 
-import fsspec
 from fsspec.asyn import AsyncFileSystem
 from fsspec.spec import AbstractFileSystem
 
-from .files import FolderInUseError
-from .model.video_urls_ila import redact
+from ..files import FolderInUseError
+from ..model.video_urls_ila import is_url, redact
+from .addresses import asked, is_address, open_store, plain_place
+from .listing import list_folder
+from .reading import read_once
 
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
-ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
-LOCAL = ("file", "local")
-READ_ONLY = ("http", "https")
-KEYS_ELSEWHERE = (
-    "s3",
-    "s3a",
-    "gs",
-    "gcs",
-    "az",
-    "abfs",
-    "abfss",
-    "hf",
-)  # whose clients read no password in an address
-READ_WAITS = (1.0, 2.0, 4.0)  # seconds before a request is made again, behind the client's own attempts
-WRITE_WAITS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)  # of what was computed, and would be lost
-FINAL = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
-HOPELESS = re.compile("credential|authentication|paramvalidation|notimplemented|typeerror", re.IGNORECASE)
-
-
-def is_address(place: object) -> bool:
-    """Return whether a place is an address for fsspec, such as `s3://bucket/labels`, and no local path."""
-    return isinstance(place, str) and ADDRESS.match(place) is not None
+KEYS_ELSEWHERE = frozenset("s3 s3a gs gcs az abfs abfss hf".split())  # their clients read no password in an address
 
 
 def open_folder(place: "str | Path | StoreFolder") -> "Path | StoreFolder":
@@ -62,28 +42,20 @@ def open_folder(place: "str | Path | StoreFolder") -> "Path | StoreFolder":
     """
     if isinstance(place, StoreFolder):
         return place
+    place = plain_place(str(place))
     if is_address(place):
-        scheme, _, rest = str(place).partition("://")
-        if scheme.lower() not in LOCAL:
-            return StoreFolder(str(place))
-        place = rest
+        return StoreFolder(place)
     folder = Path(place)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
 def check_address(address: str) -> None:
-    """Raise a ValueError where a folder of results cannot be at an address."""
+    """Raise a ValueError where a folder that is written to cannot be at an address."""
     scheme = address.partition("://")[0].lower()
     shown = redact(address)
-    if not address.partition("://")[2].strip("/"):
-        raise ValueError(f"{shown!r} names no folder; allowed: one such as {scheme}://bucket/labels.")
-    if "::" in address:
-        raise ValueError(f"{shown!r} is a chain of addresses; results go to one, such as s3://bucket/labels.")
-    if scheme in READ_ONLY:
-        raise ValueError(
-            f"{shown!r} can only be read; results go to a folder, or to an address such as s3://bucket/x."
-        )
+    if is_url(address):
+        raise ValueError(f"{shown!r} can only be read; allowed is a folder, or an address such as s3://bucket/folder.")
     authority = re.split(r"/(?!/)", address.partition("://")[2], maxsplit=1)[0]
     if scheme in KEYS_ELSEWHERE and (":" in authority or "?" in address):
         raise ValueError(
@@ -114,7 +86,7 @@ class StoreFile(NamedTuple):
 
     def read_once(self) -> bytes:
         """Read all of it, in one attempt; an answer of another size than the listed one is an OSError."""
-        return self.folder._read_once(self.name, self.size)
+        return read_once(self.folder.file_system, f"{self.folder.path}/{self.name}", self.size)
 
     def open(self) -> IO[bytes]:
         """Open it for reading pieces by their place; nothing is kept or read ahead."""
@@ -136,15 +108,7 @@ class StoreFolder:
         check_address(address)
         scheme, _, place = address.partition("://")
         self.address = f"{scheme}://{place.rstrip('/')}"
-        try:
-            self.file_system, path = fsspec.core.url_to_fs(self.address)
-        except ImportError as error:
-            raise ImportError(f"Addresses of {scheme}:// need another package: {redact(str(error))}.") from error
-        except ValueError as error:
-            raise ValueError(
-                f"{str(self)!r} cannot be opened ({redact(str(error))}); allowed are addresses of fsspec, such as "
-                "s3://, gs://, az:// and hf://."
-            ) from None
+        self.file_system, path = open_store(self.address)
         self.path = path.rstrip("/")
 
     def __str__(self) -> str:
@@ -152,16 +116,11 @@ class StoreFolder:
 
     def files(self) -> list[StoreFile]:
         """Return the objects directly in the folder, by name; of a folder that is not there, none."""
-
-        def work() -> list[dict[str, Any]]:
-            self.file_system.invalidate_cache()
-            try:
-                return self.file_system.ls(self.path, detail=True)
-            except FileNotFoundError:
-                return []
-
-        found = [entry for entry in self._asked("list", work, READ_WAITS) if entry["type"] == "file"]
-        names = [(entry["name"].rstrip("/").rpartition("/")[2], entry["size"] or 0) for entry in found]
+        try:
+            found = list_folder(self.file_system, self.path, self.address)
+        except FileNotFoundError:
+            return []
+        names = [(entry["name"].rpartition("/")[2], entry["size"] or 0) for entry in found if entry["type"] == "file"]
         return [StoreFile(self, name, size) for name, size in sorted(names)]
 
     def read(self, name: str) -> bytes:
@@ -171,21 +130,11 @@ class StoreFolder:
             FileNotFoundError: there is none of this name.
             OSError: it cannot be read whole.
         """
-        return self._asked(f"read {name!r} in", lambda: self._read_once(name), READ_WAITS)
+        return self.asked(f"read {name!r} in", lambda: read_once(self.file_system, f"{self.path}/{name}"))
 
-    def _read_once(self, name: str, size: int | None = None) -> bytes:
-        path = f"{self.path}/{name}"
-        if size is None:
-            self.file_system.invalidate_cache()
-            size = self.file_system.info(path)["size"]
-        content = self.file_system.cat_file(path)
-        if size is not None and len(content) != size:
-            raise OSError(f"the answer has {len(content)} bytes, and the object {size}")
-        return content
-
-    def asked(self, what: str, work: Callable[[], T]) -> T:
-        """Return what `work` reads from the store; it is called again where it fails."""
-        return self._asked(what, work, READ_WAITS)
+    def asked(self, what: str, work: Callable[[], T], *, writing: bool = False) -> T:
+        """Return what `work` does here; it is called again where it fails (`asked`)."""
+        return asked(what, self.address, work, writing=writing)
 
     def create(self, name: str, content: bytes) -> None:
         """Store an object under a name that no object has.
@@ -202,12 +151,37 @@ class StoreFolder:
                 if not self._holds(name, content):
                     raise
 
-        self._asked(f"create {name!r} in", work, WRITE_WAITS)
+        self.asked(f"create {name!r} in", work, writing=True)
 
     def replace(self, name: str, content: bytes) -> None:
         """Store an object, in the place of one that has its name."""
         path = f"{self.path}/{name}"
-        self._asked(f"write {name!r} in", lambda: self.file_system.pipe_file(path, content), WRITE_WAITS)
+        self.asked(f"write {name!r} in", lambda: self.file_system.pipe_file(path, content), writing=True)
+
+    def send(self, name: str, file: Path) -> None:
+        """Store what a file holds, in the place of an object that has this name."""
+        path = f"{self.path}/{name}"
+
+        def work() -> None:
+            self.file_system.put_file(str(file), path)
+            self.file_system.invalidate_cache()
+            sent, stored = file.stat().st_size, self.file_system.info(path)["size"]
+            if stored != sent:
+                raise OSError(f"it has {stored} bytes, of {sent} sent")
+
+        self.asked(f"write {name!r} in", work, writing=True)
+
+    def remove(self, name: str) -> None:
+        """Remove an object, or a folder with all that is in it, if there is one."""
+
+        def work() -> None:
+            self.file_system.invalidate_cache()
+            try:
+                self.file_system.rm(f"{self.path}/{name}", recursive=True)
+            except FileNotFoundError:
+                pass
+
+        self.asked(f"remove {name!r} in", work)
 
     def warn_if_shared(self, name: str, content: bytes) -> None:
         """Warn where this store does not refuse to create an object, which is there with this content, once more."""
@@ -223,7 +197,7 @@ class StoreFolder:
                 except FileExistsError:
                     return True
 
-            refuses = self._asked(f"create {name!r} in", create_again, READ_WAITS)
+            refuses = self.asked(f"create {name!r} in", create_again)
         if not refuses:
             logger.warning(
                 f"Nothing keeps another run from writing to {str(self)!r}: this store does not create objects "
@@ -239,24 +213,9 @@ class StoreFolder:
 
     def _holds(self, name: str, content: bytes) -> bool:
         try:
-            return self._read_once(name) == content
+            return read_once(self.file_system, f"{self.path}/{name}") == content
         except FileNotFoundError:
             return False
-
-    def _asked(self, what: str, work: Callable[[], T], waits: tuple[float, ...]) -> T:
-        for wait in (*waits, None):
-            try:
-                return work()
-            except Exception as error:  # botocore's, aiohttp's and Azure's are neither OSError nor of one family
-                if wait is None or isinstance(error, FINAL) or HOPELESS.search(type(error).__name__):
-                    raise self._error(what, error) from None
-                time.sleep(wait)
-        raise AssertionError
-
-    def _error(self, what: str, error: Exception) -> Exception:
-        kind = next((kind for kind in FINAL if isinstance(error, kind)), OSError)
-        reason = redact(str(error).strip()).rstrip(".") or type(error).__name__
-        return kind(f"Cannot {what} {str(self)!r}: {reason}.")
 
 
 def write_bytes(write: Callable[[IO[bytes]], object]) -> bytes:
