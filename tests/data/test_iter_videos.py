@@ -179,6 +179,8 @@ def test_names_and_paths(videos, source):
     single = source if source in ("one", "one/") else ""
     assert [path for _, path in found] == [str(videos / single / name) for name, _ in found]
     assert list(iter_videos(Path(source) if isinstance(source, str) else [Path(s) for s in source])) == found
+    if isinstance(source, str):
+        assert list(iter_videos(f"file://{source}")) == found
 
 
 def test_what_a_pattern_leaves_out_is_said(videos, caplog):

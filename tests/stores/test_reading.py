@@ -83,6 +83,7 @@ def test_shards_at_an_address(store, tmp_path):
     store.pipe_file("/shards/train-000.tar", file.read_bytes())
     store.pipe_file("/shards/notes.txt", b"")
     expected = read_annotations(file)
+    assert rows(read_annotations(f"file://{file}")) == rows(expected)
     sources = ("faulty://shards", "faulty://shards/train-{000..000}.tar", "faulty://shards/*.tar")
     for source in sources:
         Faulty.faults += [OSError("reset"), 3]

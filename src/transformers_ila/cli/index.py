@@ -10,7 +10,6 @@ Slurm's `srun` numbers them. --drop and --missing take videos out again. Exit co
 
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
-from pathlib import Path
 
 from tqdm import tqdm
 
@@ -58,7 +57,7 @@ class IndexArguments(TemplateArguments, VideoArguments, IndexOptions):
         TemplateArguments.__post_init__(self)
         VideoArguments.__post_init__(self)
         IndexOptions.__post_init__(self)
-        local_folder(self.output)  # which refuses an address
+        folder = local_folder(self.output)  # which refuses an address
         if self.drop or self.missing:
             used = ("output", "drop", "missing")
             given = [entry.name for entry in fields(self) if vars(self)[entry.name] not in ([], entry.default)]
@@ -67,12 +66,12 @@ class IndexArguments(TemplateArguments, VideoArguments, IndexOptions):
             return
         self.check_videos(self, "index")
         require_checkpoint(self.source)
-        check_folder_can_be_made(Path(self.output))
+        check_folder_can_be_made(folder)
 
     @property
     def source(self) -> str:
         """Return the model that is named, or that of the index; a ValueError where there is neither."""
-        found = self.model or read_model(Path(self.output))
+        found = self.model or read_model(local_folder(self.output))
         if found is None:
             raise ValueError("a new index needs a model: name its folder or Hub id by --model.")
         return found

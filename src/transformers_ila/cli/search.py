@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..distributed import Rank
-from ..evaluation.index_files import read_model, read_settings
+from ..evaluation.index_files import local_folder, read_model, read_settings
 from ..evaluation.indexing import feature_of_video, load_for_index
 from ..evaluation.inference import require_checkpoint
 from ..evaluation.search import Hit, VideoIndex, search_texts
@@ -79,7 +79,7 @@ class SearchArguments(TemplateArguments):
     @property
     def index(self) -> str:
         """Return the folder of the index."""
-        return self.words[0]
+        return str(local_folder(self.words[0]))
 
     @property
     def texts(self) -> list[str]:

@@ -22,7 +22,7 @@ from typing import Any
 from transformers.utils import logging
 
 from ..model.video_reading_ila import VIDEO_SUFFIXES, why_no_path
-from ..stores.addresses import is_address
+from ..stores.addresses import is_address, plain_place
 from .data_sets import SSV2_LABELS, files_of_splits, read_class_folders, read_kinetics, read_ssv2
 from .lists import (
     COMMENT,
@@ -77,6 +77,7 @@ def read_annotations(
         ValueError: the format is not known, an argument does not go with it, or class names have faults.
         OSError: something cannot be read.
     """
+    source = plain_place(source) if isinstance(source, str) else source
     format = detect_format(source, root, multi_label=bool(multi_label)) if format is None else format
     if format not in FORMATS:
         raise ValueError(f"`format` must be one of {_formats()}; got {format!r}.")

@@ -32,7 +32,7 @@ from transformers.utils import logging
 
 from ..model.video_reading_ila import VIDEO_SUFFIXES
 from ..model.video_urls_ila import redact
-from ..stores.addresses import is_address, join_address
+from ..stores.addresses import is_address, join_address, plain_place
 from .samples import Annotations, LabelMap, Labels, Sample, SampleCollector, VideoRoot, classes_of
 from .text import (
     BETWEEN,
@@ -493,7 +493,7 @@ def iter_videos(
         OSError: a list or a sub-folder cannot be read.
     """
     named = [source] if isinstance(source, (str, os.PathLike)) else list(source)
-    sources = [path for item in named for path in _matches(str(item))]
+    sources = [path for item in named for path in _matches(plain_place(str(item)))]
     lists = any(_is_list(path) for path in sources)
     if root is not None and not lists:
         raise ValueError(f"A root such as {str(root)!r} goes only with a list; there is none in {preview(named)}.")
