@@ -70,12 +70,7 @@ def read_file(place: str) -> bytes | None:
 def size_at(address: str) -> int:
     """Return how many bytes lie at an address; an OSError where the store does not tell."""
     files, path = open_store(address)
-
-    def ask() -> int | None:
-        files.invalidate_cache()
-        return files.info(path)["size"]
-
-    size = asked("read", address, ask)
+    size = asked("read", address, lambda: files.info(path)["size"])
     if size is None:
         raise OSError(f"Cannot read {redact(address)!r}: the server does not tell its size.")
     return size
