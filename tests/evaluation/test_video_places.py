@@ -53,7 +53,7 @@ def test_a_store_that_does_not_say(store, monkeypatch):
         if "***" in address:
             assert is_there(address) is None
         else:
-            with pytest.raises(ValueError, match="'nothing://bucket/a.mp4' is there cannot be told"):
+            with pytest.raises(ValueError, match="'nothing://bucket/a.mp4': no file system is known for nothing://"):
                 is_there(address)
 
 

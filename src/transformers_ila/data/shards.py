@@ -97,9 +97,8 @@ def _sizes_at_address(text: str) -> dict[str, int | None]:
     paths = expand_range(text)
     if paths != [text]:
         folder, _, _ = paths[0].rpartition("/")
-        listed = {} if is_url(text) or "{" in folder else _by_name(sizes_at(folder))
-        known = ((path, listed.get(path.rpartition("/")[2])) for path in paths)
-        return {path: _size_at(path) if size is None else size for path, size in known}
+        listed = {} if is_url(text) or "{" in folder else sizes_at(folder)
+        return {path: listed[path] if path in listed else sizes_at(path).get(path) for path in paths}
     found = sizes_at(text)
     if names_shards(text):
         return dict(found)
@@ -107,14 +106,6 @@ def _sizes_at_address(text: str) -> dict[str, int | None]:
     refuse_unfinished(text, names)
     _warn_of_others(redact(text), names)
     return {shard: size for shard, size in found.items() if names_shards(shard)}
-
-
-def _by_name(sizes: Mapping[str, int]) -> dict[str, int]:
-    return {address.rpartition("/")[2]: size for address, size in sizes.items()}
-
-
-def _size_at(address: str) -> int | None:
-    return next(iter(sizes_at(address).values()), None)
 
 
 def _warn_of_others(folder: str, names: Sequence[str]) -> None:

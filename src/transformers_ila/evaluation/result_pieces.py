@@ -4,7 +4,7 @@ import io
 from pathlib import Path
 from typing import Any
 
-from ..stores.folder import StoreFile, write_bytes
+from ..stores.folder import StoreFile
 
 
 ROWS_OF_A_GROUP = 10_000  # readers take one group of rows at a time
@@ -51,9 +51,9 @@ def encode(tables: list[Any], writer: str | None = None) -> bytes:
     table = pyarrow.concat_tables(tables)
     if writer is not None:
         table = table.replace_schema_metadata({"writer": writer})
-    return write_bytes(
-        lambda file: parquet.write_table(table, file, row_group_size=ROWS_OF_A_GROUP, write_page_checksum=True)
-    )
+    buffer = io.BytesIO()
+    parquet.write_table(table, buffer, row_group_size=ROWS_OF_A_GROUP, write_page_checksum=True)
+    return buffer.getvalue()
 
 
 def read_piece(file: Path | StoreFile, columns: list[str] | None = None) -> Any:

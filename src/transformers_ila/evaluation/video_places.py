@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
-from ..model.video_urls_ila import HIDDEN, is_url, redact
+from ..model.video_urls_ila import HIDDEN, is_url
 from ..stores.addresses import asked, is_address, open_store, plain_place
 
 
@@ -19,17 +19,14 @@ def is_there(place: str) -> bool | None:
 
     Raises:
         OSError: a store that refuses or does not answer.
-        ValueError: an address that no installed package opens.
+        ImportError, ValueError: an address that no installed package opens.
     """
     place = plain_place(place)
     if not is_address(place):
         return os.path.lexists(place)
     if HIDDEN in place or is_url(place):
         return None
-    try:
-        files, path = open_store(place)
-    except (ImportError, ValueError) as error:
-        raise ValueError(f"Whether {redact(place)!r} is there cannot be told: {error}") from None
+    files, path = open_store(place)
 
     def look() -> bool:
         files.invalidate_cache()  # of a listing, behind which a file may have come
@@ -62,7 +59,7 @@ class Moves:
         Places of which nobody can tell (`is_there`) are held for one.
 
         Raises:
-            OSError, ValueError: as in `is_there`.
+            OSError, ImportError, ValueError: as in `is_there`.
         """
         before, now = plain_place(before), plain_place(now)
         if before == now:

@@ -9,7 +9,6 @@ What is known of the stores (s3fs, gcsfs, adlfs 2026; huggingface_hub 2.4), and 
 - Clients try most failures again, but not an answer that is shorter than the object, and not for long.
 """
 
-import io
 import logging
 import re
 from collections.abc import Callable
@@ -216,10 +215,3 @@ class StoreFolder:
             return read_once(self.file_system, f"{self.path}/{name}") == content
         except FileNotFoundError:
             return False
-
-
-def write_bytes(write: Callable[[IO[bytes]], object]) -> bytes:
-    """Return what `write` writes to a file."""
-    buffer = io.BytesIO()
-    write(buffer)
-    return buffer.getvalue()
