@@ -625,13 +625,20 @@ def warn_of_left_out(source: str, left_out: Counter[str]) -> None:
         logger.warning_once(f"{where!r}: {left_out.total()} files are left out: {kinds}{more}.")
 
 
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself: who reads it says so
+        return False
+
+
 def _walk(folder: str, left_out: Counter[str], *, above: frozenset[str]) -> Iterator[str]:
     """Yield the videos of a folder and its sub-folders, and count in `left_out` what else there is."""
     real = os.path.realpath(folder)
     if real in above:  # a link to a folder that it lies in
         return
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-        if entry.is_dir():
+        if _is_folder(entry):
             yield from _walk(entry.path, left_out, above=above | {real})
         elif is_video_name(entry.name):
             yield entry.path
