@@ -60,9 +60,13 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     if arguments[0] not in VERBS:
         return usage_error(arguments[0])
-    from transformers_ila.cli.main import main as run
+    try:
+        from transformers_ila.cli.main import main as run  # which takes seconds
 
-    return run(arguments)
+        return run(arguments)
+    except KeyboardInterrupt:
+        print(f"ila {arguments[0]}: interrupted", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

@@ -193,6 +193,14 @@ def test_an_unknown_verb_behind_the_entry(capsys):
 
 
 @pytest.mark.slow
+def test_an_interrupt_while_modules_are_imported_is_no_traceback(capsys, monkeypatch):
+    def interrupted(arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("transformers_ila.cli.main.main", interrupted)
+    assert ila_cli.main(["predict"]) == 130 and capsys.readouterr().err == "ila predict: interrupted\n"
+
+
 def test_module_door_and_torchrun():
     """`python -m transformers_ila`, and two processes of which the first one says what is wrong."""
     module = ["-m", "transformers_ila", "evaluate", "--modle", "m"]

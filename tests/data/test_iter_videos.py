@@ -334,3 +334,9 @@ def test_folder_of_any_depth(tmp_path, caplog):
     assert f"{str(tmp_path)!r}: 2 files are left out: 1 '.jpg', 1 '.txt'." in caplog.text
     assert [entry.raw for entry in listed] == [b"a/b/c/d.webm\n", b"a/x.avi/e.mkv\n", b"b.MP4\n", b"z/c/d.webm\n"]
     assert listed[2].path == str(tmp_path / "b.MP4")
+
+
+def test_a_link_to_itself_is_one_broken_video_of_a_folder(tmp_path):
+    touch(tmp_path, "a.mp4", "z.mp4")
+    (tmp_path / "loop.mp4").symlink_to("loop.mp4")
+    assert names_of(tmp_path) == ["a.mp4", "loop.mp4", "z.mp4"]

@@ -9,12 +9,13 @@ from transformers_ila.scale.cluster import plan_actors
 from transformers_ila.scale.options import EngineOptions
 
 
-def shared_out(cpus, gpus=0, *, nodes=1, device=None, **asked):
+def shared_out(cpus, gpus=0, *, nodes=1, device=None, free=None, **asked):
     ray = SimpleNamespace(
         cluster_resources=lambda: {"CPU": float(cpus), "GPU": float(gpus)},
+        available_resources=lambda: free,
         nodes=lambda: nodes * [{"Alive": True, "Resources": {"CPU": cpus / nodes}}],
     )
-    return plan_actors(ray, EngineOptions(engine="ray", **asked), device, is_local=True)
+    return plan_actors(ray, EngineOptions(engine="ray", **asked), device, is_local=free is None)
 
 
 @pytest.mark.parametrize(
@@ -75,3 +76,18 @@ def test_the_address_of_the_environment_is_checked_as_the_option_is(monkeypatch)
     with pytest.raises(ValueError, match="RAY_ADDRESS 'ray://127.0.0.1:10001' is a Ray client's"):
         with cluster.join_cluster(EngineOptions(engine="ray"), None):
             pass
+
+
+@pytest.mark.parametrize(
+    ("free", "gpus", "told"),
+    [
+        ({"CPU": 8.0}, 0, ""),
+        ({"CPU": 8.0, "GPU": 1.0}, 1, ""),
+        ({}, 0, "This run takes 8 CPUs of the cluster, and 0 are free"),
+        ({"CPU": 7.5}, 0, "takes 8 CPUs of the cluster, and 7 are free"),
+        ({"CPU": 8.0}, 1, "takes 1 GPU of the cluster, and 0 are free"),
+    ],
+)
+def test_what_others_hold_is_told(free, gpus, told, caplog):
+    shared_out(8, gpus, free=free)
+    assert told in caplog.text and bool(told) == bool(caplog.text)

@@ -18,6 +18,7 @@ from transformers_ila.scale.options import EngineOptions
         ({"engine": "ray", "id_column": ""}, "id_column must not be empty"),
         ({"engine": "ray", "address": "Ray://me:pw@h:1"}, r"address 'Ray://\*\*\*@h:1' is a Ray client's"),
         ({"engine": "ray", "address": "head"}, "address must be auto, local or host:port, got 'head'"),
+        ({"engine": "ray", "address": "me:pw@h:1"}, r"host:port, got '\*\*\*@h:1'"),
         ({"engine": "ray", "address": "http://h:8265"}, "address must be auto, local or host:port"),
     ],
 )
@@ -29,3 +30,5 @@ def test_values_that_are_refused(fields, message):
 def test_values_that_are_taken():
     assert EngineOptions().engine == "plain"
     assert EngineOptions(engine="ray", readers=3, retries=0, video_timeout=1.5).readers == 3
+    for address in ("auto", "local", "10.0.0.1:6379", "ray-head.default.svc:6379", "[::1]:6379"):
+        assert EngineOptions(engine="ray", address=address).address == address

@@ -607,13 +607,20 @@ def videos_among(paths: Iterable[str], left_out: Counter[str], source: str) -> I
     warn_of_left_out(source, left_out)
 
 
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself: who reads it says so
+        return False
+
+
 def walk(folder: str, *, above: frozenset[str] = frozenset()) -> Iterator[str]:
     """Yield the files of a folder and its sub-folders, by name; links are followed."""
     real = os.path.realpath(folder)
     if real in above:  # a link to a folder that it lies in
         return
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-        if entry.is_dir():
+        if _is_folder(entry):
             yield from walk(entry.path, above=above | {real})
         else:
             yield entry.path

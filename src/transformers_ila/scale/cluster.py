@@ -8,17 +8,21 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from math import floor
+from math import ceil, floor
 from types import ModuleType
 from typing import Any
 
 import torch
+from transformers.utils import logging as hf_logging
 
 from ..distributed import usable_cpus
 from ..evaluation.inference import has_bfloat16_instructions
 from ..evaluation.options import Options
 from ..model.video_urls_ila import redact
 from .options import EngineOptions, check_cluster_address
+
+
+logger = hf_logging.get_logger(__name__)
 
 
 SPARE = 1  # CPUs for what Ray runs beside the actors, without which nothing moves
@@ -167,6 +171,19 @@ def _own_signals() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+def _warn_of_others(ray: ModuleType, **needed: float) -> None:
+    """Warn where others hold what this run needs: Ray lets it wait, without a word."""
+    available = ray.available_resources()
+    for kind, number in needed.items():
+        free = floor(available.get(kind, 0))
+        if free < floor(number):
+            logger.warning(
+                f"This run takes {_count(ceil(number), kind)} of the cluster, and {free} are free: it waits until "
+                "others end. Of two runs that start together each may hold what the other one waits for: start one "
+                "after the other, or with fewer --readers and --replicas."
+            )
+
+
 def plan_actors(ray: ModuleType, engine: EngineOptions, device: str | None, *, is_local: bool) -> Cluster:
     """Share out what the cluster has.
 
@@ -196,4 +213,6 @@ def plan_actors(ray: ModuleType, engine: EngineOptions, device: str | None, *, i
         share = floor((cpus - SPARE) / actors * 100) / 100
     nodes = sum(bool(node["Alive"] and node["Resources"].get("CPU")) for node in ray.nodes())
     threads = torch.get_num_threads() if is_local or "OMP_NUM_THREADS" in os.environ else None
+    if not is_local:
+        _warn_of_others(ray, CPU=share * actors + SPARE, GPU=replicas if on_gpus else 0)
     return Cluster(readers, replicas, share, on_gpus, -(-replicas // max(1, nodes)), threads)

@@ -1,5 +1,6 @@
 """Which engine runs `ila predict` and `ila index`, and how many actors it has."""
 
+import re
 from dataclasses import dataclass, field, fields
 
 from ..distributed import MOST_WORKERS
@@ -8,6 +9,7 @@ from ..model.video_urls_ila import redact
 
 
 ENGINES = ("plain", "ray")
+HOST_AND_PORT = re.compile(r"(\[[0-9A-Fa-f:.%\w]+\]|[\w.-]+):\d{1,5}")
 
 
 def check_cluster_address(address: str, called: str) -> None:
@@ -17,8 +19,8 @@ def check_cluster_address(address: str, called: str) -> None:
             f"{called} {redact(address)!r} is a Ray client's, whose files are not the cluster's; allowed: auto or "
             "host:port, on a machine of the cluster (`ray job submit` starts a command there)."
         )
-    if address not in ("auto", "local") and (":" not in address or "://" in address):
-        raise ValueError(f"{called} must be auto, local or host:port, got {redact(address)!r}.")
+    if address not in ("auto", "local") and HOST_AND_PORT.fullmatch(address) is None:
+        raise ValueError(redact(f"{called} must be auto, local or host:port, got {address!r}."))
 
 
 @dataclass(frozen=True, kw_only=True)
