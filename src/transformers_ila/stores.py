@@ -22,7 +22,7 @@ from fsspec.asyn import AsyncFileSystem
 from fsspec.spec import AbstractFileSystem
 
 from .files import FolderInUseError
-from .model.video_urls_ila import redact
+from .model.video_urls_ila import STORES, redact
 
 
 logger = logging.getLogger(__name__)
@@ -31,16 +31,6 @@ T = TypeVar("T")
 ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 LOCAL = ("file", "local")
 READ_ONLY = ("http", "https")
-KEYS_ELSEWHERE = (
-    "s3",
-    "s3a",
-    "gs",
-    "gcs",
-    "az",
-    "abfs",
-    "abfss",
-    "hf",
-)  # whose clients read no password in an address
 READ_WAITS = (1.0, 2.0, 4.0)  # seconds before a request is made again, behind the client's own attempts
 WRITE_WAITS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)  # of what was computed, and would be lost
 FINAL = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
@@ -85,7 +75,7 @@ def check_address(address: str) -> None:
             f"{shown!r} can only be read; results go to a folder, or to an address such as s3://bucket/x."
         )
     authority = re.split(r"/(?!/)", address.partition("://")[2], maxsplit=1)[0]
-    if scheme in KEYS_ELSEWHERE and (":" in authority or "?" in address):
+    if scheme in STORES and (":" in authority or "?" in address):
         raise ValueError(
             f"{shown!r} has a password or a query in it. Keys come from where the client of {scheme}:// reads them: "
             "environment variables, its own files, or the machine's role."
@@ -135,7 +125,7 @@ class StoreFolder:
     def __init__(self, address: str) -> None:
         check_address(address)
         scheme, _, place = address.partition("://")
-        self.address = f"{scheme}://{place.rstrip('/')}"
+        self.address = f"{scheme.lower()}://{place.rstrip('/')}"
         try:
             self.file_system, path = fsspec.core.url_to_fs(self.address)
         except ImportError as error:

@@ -15,7 +15,7 @@ ASKED_AT_ONCE = 32  # places; a store takes some hundredths of a second to answe
 def is_there(place: str) -> bool | None:
     """Return whether something lies at a path or an address; None where nobody can tell.
 
-    That is at http(s), where a refusal may mean anything, and where an address is shown without its secrets.
+    That is at http(s), where a refusal may mean anything, and where a place is shown without its secrets.
 
     Raises:
         OSError: a store that refuses or does not answer.
@@ -23,13 +23,14 @@ def is_there(place: str) -> bool | None:
     """
     place = local_path(place)
     if not is_address(place):
-        return os.path.lexists(place)
+        return os.path.lexists(place) or (None if HIDDEN in place else False)
     if HIDDEN in place or is_url(place):
         return None
     import fsspec  # here, as most videos lie at paths
 
+    scheme, _, rest = place.partition("://")
     try:
-        system, path = fsspec.core.url_to_fs(place)
+        system, path = fsspec.core.url_to_fs(f"{scheme.lower()}://{rest}")
         system.invalidate_cache()  # of a listing, behind which a file may have come
         system.info(path)  # not `exists`, which some file systems deny also where they cannot ask
         return True
