@@ -389,6 +389,7 @@ def test_the_verbs_find_videos_by_words_and_by_example(tmp_path, clip, folder, c
         ([place, "--video", str(folder / "text.mp4")], "Cannot read the video"),
         ([place, "a dog", "--model", str(folder)], "holds no model"),
         ([place, "a dog", "--output", f"{place}/part-00000-of-00001.jsonl"], "lies in the index"),
+        ([place, "a dog", "--output", "s3://bucket/found.jsonl"], "'s3:/bucket' is an address"),
     ):
         assert run_verb(search_verb, words) == 2, words
         assert message in capsys.readouterr().err

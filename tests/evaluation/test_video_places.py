@@ -8,6 +8,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from transformers_ila.evaluation.search import VideoIndex
 from transformers_ila.evaluation.video_places import Moves, are_there, is_there
+from transformers_ila.model.video_urls_ila import redact
 
 
 @pytest.fixture
@@ -24,12 +25,14 @@ def test_what_is_there(tmp_path, store):
     (tmp_path / "link.mp4").symlink_to("nowhere")
     places = {
         "memory://bucket/one/a.mp4": True,
+        "MEMORY://bucket/one/a.mp4": True,
         "memory://bucket/one/b.mp4": False,
         "memory://bucket/one": True,
         "memory://other/one": False,
         str(tmp_path / "link.mp4"): True,
         str(tmp_path / "gone.mp4"): False,
         f"file://{tmp_path}/link.mp4": True,
+        redact(f"{tmp_path}/a&key=1.mp4"): None,  # a path that looks as if a secret were in it
         "https://127.0.0.1:9/a.mp4": None,
         "s3://***@bucket/a.mp4": None,
         "abfs://c@a.dfs.core.windows.net/a.mp4?***0123abcd": None,

@@ -433,8 +433,8 @@ REPEATED = {  # what a client of a store may say -> what may be shown; DIGEST is
     f"<CIMultiDict('x-amz-security-token': '{SECRET}')>": "<CIMultiDict('x-amz-security-token': '***')>",
     f"Authorization: Bearer {SECRET}": "Authorization: Bearer ***",
     f"Authorization=SharedKey account:{KEY}": "Authorization=SharedKey ***",
-    f"no access with hf_{SECRET * 4}": "no access with ***",
-    f"the key AKIA{SECRET}ABCDEFGHIJ": "the key ***",
+    f"no access with hf_{SECRET * 4}": "no access with DIGEST",
+    f"the key AKIA{SECRET}ABCDEFGHIJ": "the key DIGEST",
     f"-----BEGIN PRIVATE KEY-----\n{KEY}\n-----END PRIVATE KEY-----": "***",
 }
 
@@ -459,6 +459,27 @@ def test_what_is_no_secret_is_shown():
         "token=None",
     ):
         assert redact(text) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("s3://bucket/clip #1.mp4", "s3://bucket/clip #1.mp4"),
+        ("gs://bucket/a#?1.mp4", "gs://bucket/a#?***"),
+        (f"s3://me:123#{SECRET}@bucket/a 1.mp4", "s3://***@bucket/a 1.mp4"),
+        (f"sftp://host/a#{SECRET}.mp4", "sftp://host/a#***"),
+        (f"https://host/a.mp4?b#{SECRET}", "https://host/a.mp4?***"),
+    ],
+)
+def test_where_a_fragment_is_part_of_the_place_it_tells_places_apart(text, shown):
+    assert re.sub(r"\*\*\*[0-9a-f]{8}", "***", redact(text)) == shown and redact(redact(text)) == redact(text)
+    other = redact(text.replace("1.mp4", "2.mp4").replace(SECRET, "other"))
+    assert (other == redact(text)) == text.startswith("https")
+
+
+def test_names_that_look_like_tokens_stay_apart():
+    first, second = (redact(f"clips/hf_clip000000000000000{number}.mp4") for number in (1, 2))
+    assert first != second and "clip0" not in first and redact(first) == first
 
 
 def test_urls_that_differ_in_their_query_stay_apart():

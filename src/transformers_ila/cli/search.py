@@ -15,6 +15,7 @@ from ..distributed import Rank
 from ..evaluation.index_files import local_folder, read_model, read_settings
 from ..evaluation.indexing import feature_of_video, load_for_index
 from ..evaluation.inference import require_checkpoint
+from ..evaluation.report_files import check_folder_can_be_made
 from ..evaluation.search import Hit, VideoIndex, search_texts
 from ..files import atomic_write
 from ..markup import plain_line
@@ -72,8 +73,10 @@ class SearchArguments(TemplateArguments):
             raise ValueError("--template is for texts, and there is none.")
         if self.all_windows and settings.get("window") is None:
             raise ValueError(f"--all_windows needs an index of windows; {self.index!r} has one row for each video.")
-        if self.output is not None and Path(self.output).resolve().is_relative_to(Path(self.index).resolve()):
-            raise ValueError(f"--output {self.output!r} lies in the index {self.index!r}; name a file elsewhere.")
+        if self.output is not None:
+            check_folder_can_be_made(Path(self.output).parent)
+            if Path(self.output).resolve().is_relative_to(Path(self.index).resolve()):
+                raise ValueError(f"--output {self.output!r} lies in the index {self.index!r}; name a file elsewhere.")
         require_checkpoint(self.source)
 
     @property

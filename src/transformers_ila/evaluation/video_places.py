@@ -15,7 +15,7 @@ ASKED_AT_ONCE = 32  # places; a store takes some hundredths of a second to answe
 def is_there(place: str) -> bool | None:
     """Return whether something lies at a path or an address; None where nobody can tell.
 
-    That is at http(s), where a refusal may mean anything, and where an address is shown without its secrets.
+    That is at http(s), where a refusal may mean anything, and where a place is shown without its secrets.
 
     Raises:
         OSError: a store that refuses or does not answer.
@@ -23,7 +23,7 @@ def is_there(place: str) -> bool | None:
     """
     place = plain_place(place)
     if not is_address(place):
-        return os.path.lexists(place)
+        return os.path.lexists(place) or (None if HIDDEN in place else False)
     if HIDDEN in place or is_url(place):
         return None
     files, path = open_store(place)

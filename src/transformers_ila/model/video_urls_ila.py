@@ -36,12 +36,11 @@ SCHEME = (
     r"|(?:https?|ftps?|rtsp|s3|gs):(?=[^\s/]+[@.])|(?<![\w./:*-])//(?=[^\s/]+@))"
 )
 QUERY = re.compile(r"\?|;(?=[^/?;=]+=)")  # also parameters of the path, such as `;jsessionid=`
-QUERY_OF_STORE = re.compile(rf"#|{QUERY.pattern}")
-WITH_FRAGMENTS = ("", "http", "https", "ftp", "ftps", "rtsp")  # in other schemes `#` is of the name
 URL = re.compile(rf"{SCHEME}[^\s'\"<>`]+")
 OPENING = re.compile(rf"\s*{SCHEME}")
 PASSWORD = re.compile(r"[^\[\]]*:(?!\d*$)[^\[\]]*")  # where a port would stand: it has a / ? or # in it
 HIDDEN_QUERY = re.compile(rf"{re.escape(HIDDEN)}[0-9a-f]{{8}}")
+STORES = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "hf")  # whose keys are elsewhere, and `#` is a letter
 CONTAINER = re.compile(r"(?i)\s*(?:abfss?|wasbs?)://[^\s/:@]+@")  # of Azure: a place in the account, not its user
 _NAMED = (  # what holds a secret of S3, Google Cloud Storage, Azure or the Hub
     r"X-(?:Amz|Goog)-(?:Signature|Credential|Security-Token)|AWSAccessKeyId|GoogleAccessId|Signature|Credential"
@@ -58,9 +57,11 @@ SECRETS = tuple(  # where a client's error or options repeat one: what stays, wh
         rf"((['\"])(?:{_NAMED}|secret|token|password|passwd)\2\s*:\s*b?)('[^']+'|\"[^\"]+\")",
         rf"((?<![\w-])(?:{_NAMED}|secret|token|password|passwd)=b?)('[^']+'|\"[^\"]+\")",
         r"((?<=['\"]))([^\s'\"/:@]{2,}:(?!//)[^\s'\"@]+)(?=@[^\s'\"]+['\"])",  # user and password without a scheme
-        r"(\b)(hf_[A-Za-z0-9]{20,}|A[KS]IA[A-Z0-9]{16}|ya29\.[\w.-]+|eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]+)",
         r"()(-----BEGIN [A-Z ]*PRIVATE KEY-----(?s:.*?)(?:-----END [A-Z ]*PRIVATE KEY-----|\Z))",
     )
+)
+TOKEN = re.compile(  # known by its form
+    r"\b(?:hf_[A-Za-z0-9]{20,}|A[KS]IA[A-Z0-9]{16}|ya29\.[\w.-]+|eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]+)", re.IGNORECASE
 )
 
 
@@ -71,17 +72,19 @@ def redact(text: str) -> str:
     """Hide what may be secret in a text: user, password, query and fragment of a URL; keys, tokens and signatures.
 
     `https://me:secret@host/clip.mp4?token=abc#t` becomes `https://***@host/clip.mp4?***` and eight digits, a hash of
-    the query: URLs that differ in it alone can still be told apart. In a store's address (`s3://bucket/take #1.mp4`)
-    `#` is a letter like others: what follows is hidden as a query is, as it tells objects apart. A text that begins
-    as a URL is one as a whole, with its blanks and quotes. Beside URLs, what stores' clients may repeat in an error is
-    hidden by its name or its form (`SECRETS`): parameters of a signature, the header `Authorization`, options such as
-    `secret='...'`. What was redacted before stays as it is.
+    the query: URLs that differ in it alone can still be told apart. Addresses of a store have no fragment: the `#` of
+    `s3://bucket/clip #2.mp4` stays. A text that begins as a URL is one as a whole, with its blanks and quotes. Beside
+    URLs, what stores' clients may repeat in an error is hidden by its name or its form (`SECRETS`): parameters of a
+    signature, the header `Authorization`, options such as `secret='...'`. What was
+    redacted before stays as it is.
     """
     if OPENING.match(text):
         return _redacted(text)
     text = URL.sub(lambda found: _redacted(found[0]), text)
-    for pattern in SECRETS if SUSPECT.search(text) else ():
-        text = pattern.sub(_without_secret, text)
+    if SUSPECT.search(text):
+        for pattern in SECRETS:
+            text = pattern.sub(_without_secret, text)
+        text = TOKEN.sub(lambda found: _digest(found[0]), text)  # names of files may look like tokens, and stay apart
     return text
 
 
@@ -103,21 +106,27 @@ def _redacted(url: str) -> str:
     scheme = re.match(OPENING, url)[0]  # type: ignore[index]
     rest = url[len(scheme) :]
     authority = re.split(r"[/?#\\]", rest, maxsplit=1)[0]
-    if "@" in rest and "@" not in authority and PASSWORD.fullmatch(authority):
+    kind = scheme.strip().partition(":")[0].lower()
+    has_password = PASSWORD.fullmatch(authority) or (kind in STORES and ":" in authority)  # where no port stands
+    if "@" in rest and "@" not in authority and has_password:
         authority = rest[: rest.rindex("@") + 1]
     user, at, host = authority.rpartition("@")
-    rest = host + rest[len(authority) :]
-    if scheme.strip().rstrip(":/").lower() in WITH_FRAGMENTS:
-        rest, query_mark = rest.partition("#")[0], QUERY
-    else:
-        query_mark = QUERY_OF_STORE
-    found = query_mark.search(rest)
+    rest = _without_fragment(kind, host + rest[len(authority) :])
+    found = QUERY.search(rest)
     start, end = found.span() if found else (len(rest), len(rest))
     shown, mark, query = rest[:start], rest[start:end], rest[end:]
     query = _digest(query) if query else query
     shown_user = user if CONTAINER.match(url) else HIDDEN if user or at else ""
     nested = redact(shown) if OPENING.search(shown) else shown  # such as zip://a.mp4::https://me:secret@host/a.zip
     return f"{scheme}{shown_user}{at}{nested}{mark}{query}"
+
+
+def _without_fragment(kind: str, rest: str) -> str:
+    """Hide the fragment of a URL. Only those of http(s) have one: elsewhere two that differ in it are two places."""
+    before, mark, fragment = rest.partition("#")
+    if kind in STORES:
+        return rest
+    return before if kind in ("", "http", "https") or not fragment else before + mark + _digest(fragment)
 
 
 # -- what lies behind it ---------------------------------------------------------------------------------------------

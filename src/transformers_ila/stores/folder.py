@@ -19,7 +19,7 @@ from fsspec.asyn import AsyncFileSystem
 from fsspec.spec import AbstractFileSystem
 
 from ..files import FolderInUseError
-from ..model.video_urls_ila import is_url, redact
+from ..model.video_urls_ila import STORES, is_url, redact
 from .addresses import asked, is_address, open_store, plain_place
 from .listing import list_folder
 from .reading import read_once
@@ -27,8 +27,6 @@ from .reading import read_once
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
-
-KEYS_ELSEWHERE = frozenset("s3 s3a gs gcs az abfs abfss hf".split())  # their clients read no password in an address
 
 
 def open_folder(place: "str | Path | StoreFolder") -> "Path | StoreFolder":
@@ -56,7 +54,7 @@ def check_address(address: str) -> None:
     if is_url(address):
         raise ValueError(f"{shown!r} can only be read; allowed is a folder, or an address such as s3://bucket/folder.")
     authority = re.split(r"/(?!/)", address.partition("://")[2], maxsplit=1)[0]
-    if scheme in KEYS_ELSEWHERE and (":" in authority or "?" in address):
+    if scheme in STORES and (":" in authority or "?" in address):
         raise ValueError(
             f"{shown!r} has a password or a query in it. Keys come from where the client of {scheme}:// reads them: "
             "environment variables, its own files, or the machine's role."
@@ -106,7 +104,7 @@ class StoreFolder:
     def __init__(self, address: str) -> None:
         check_address(address)
         scheme, _, place = address.partition("://")
-        self.address = f"{scheme}://{place.rstrip('/')}"
+        self.address = f"{scheme.lower()}://{place.rstrip('/')}"
         self.file_system, path = open_store(self.address)
         self.path = path.rstrip("/")
 
