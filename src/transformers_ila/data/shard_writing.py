@@ -409,6 +409,10 @@ class ShardFolder:
     def __init__(self, output: str) -> None:
         if is_url(output):
             raise ValueError(f"{redact(output)!r} can only be read; shards are written to a folder or a store.")
+        if "::" in output.partition("://")[0] and "://" in output:
+            raise ValueError(f"{redact(output)!r} is a chain of addresses; shards go to one, as s3://bucket/shards.")
+        if not (output.partition("://")[2].strip("/") if is_address(output) else output):
+            raise ValueError(f"{redact(output)!r} names no folder; allowed: one here, or an address as s3://bucket/x.")
         self.address, self.files, self.path = output.rstrip("/") or output, None, output
         if is_address(output):
             self.files, self.path = open_address(self.address)
