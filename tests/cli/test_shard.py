@@ -51,6 +51,7 @@ def test_videos_alone(folder, tmp_path, capsys):
     [
         ([], "name the videos: ila shard SOURCE"),
         (["x", "--check"], "--source has no effect: --check reads"),
+        (["--check", "--shard_size", "3", "--no_shuffle"], "--shard_size, --no_shuffle has no effect: --check reads"),
         (["x", "--unlabelled", "--labels", "ssv2"], "--labels has no effect: --unlabelled writes no labels"),
         (["x", "--shard_size", "0"], "`shard_size` must be 1 or more, got 0"),
         (["x", "--no_shuffle", "--shuffle_seed", "3"], "`shuffle_seed` is 3 and has no effect without `shuffle`"),
@@ -67,3 +68,23 @@ def test_what_can_only_be_read_is_no_output(folder, capsys):
     assert main(["shard", str(folder), "--output", "https://me:secret@host/x"]) == 2
     printed = capsys.readouterr().err
     assert "can only be read" in printed and "secret" not in printed
+
+
+@pytest.mark.parametrize(
+    "output,message",
+    [
+        ("", "'' names no folder"),
+        ("s3://", "'s3://' names no folder"),
+        ("file:///", "'file:///' names no folder"),
+        ("simplecache::s3://me:secret@bucket/x", "is a chain of addresses"),
+        ("videos", "'videos' lies in the folder of the videos"),
+        ("videos/shards", "lies in the folder of the videos"),
+    ],
+)
+def test_places_that_are_none(folder, output, message, tmp_path, capsys, monkeypatch):
+    """They would be taken for a local folder of this name, or for a class of the videos by the next start."""
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    assert main(["shard", str(folder), "--output", output]) == 2
+    printed = capsys.readouterr().err
+    assert message in printed and "secret" not in printed and sorted(tmp_path.rglob("*")) == before

@@ -7,8 +7,10 @@ the same bytes. Several processes or machines share the shards by RANK and WORLD
 no place, 130 interrupted.
 """
 
+import os
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
@@ -62,19 +64,27 @@ class ShardArguments(ShardOptions):
         given = {name: getattr(self, name) for name in ("format", "labels", "split", "multi_label")}
         if self.check:
             given |= {name: getattr(self, name) for name in ("source", "videos", "unlabelled", "skip_missing")}
+            usual = {entry.name: entry.default for entry in fields(ShardOptions)}
+            given |= {name: getattr(self, name) != default for name, default in usual.items()}
             reason = "--check reads what was written, and nothing else"
         elif self.source is None:
             raise ValueError("name the videos: ila shard SOURCE --output FOLDER.")
         else:
             reason = "--unlabelled writes no labels"
-        if (self.check or self.unlabelled) and (names := [f"--{name}" for name, value in given.items() if value]):
+        if (self.check or self.unlabelled) and (names := [_option(name) for name, value in given.items() if value]):
             raise ValueError(f"{', '.join(names)} has no effect: {reason}.")
+
+
+def _option(name: str) -> str:
+    return "--no_shuffle" if name == "shuffle" else f"--{name}"
 
 
 def run(args: ShardArguments) -> int:
     """Write or check the shards; return the exit code."""
     rank = rank_from_environment()
-    ShardFolder(args.output)  # before a long list is read
+    output = ShardFolder(args.output)  # before a long list is read
+    if args.source is not None:
+        _check_place(args.source, output)
     try:
         with interrupted_by_sigterm():
             if args.check:
@@ -91,6 +101,15 @@ def run(args: ShardArguments) -> int:
         return 130
     _print(summary, args.output)
     return 0
+
+
+def _check_place(source: str, output: ShardFolder) -> None:
+    """Raise a ValueError where the shards would lie among the videos: the next start would take them for a class."""
+    if output.files is None and os.path.isdir(source):
+        if Path(output.path).resolve().is_relative_to(Path(source).resolve()):
+            raise ValueError(
+                f"{redact(output.path)!r} lies in the folder of the videos, {redact(source)!r}: name another output."
+            )
 
 
 def _videos(args: ShardArguments) -> Annotations | list[Sample]:

@@ -409,6 +409,8 @@ class ShardFolder:
     """
 
     def __init__(self, output: str) -> None:
+        if not output:
+            raise ValueError("'' names no folder; allowed: one here, or an address such as s3://bucket/folder.")
         place = plain_place(output)
         self.store = StoreFolder(place) if is_address(place) else None
         self.address = place.rstrip("/") or place
