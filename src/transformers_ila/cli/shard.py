@@ -105,10 +105,10 @@ def run(args: ShardArguments) -> int:
 
 def _check_place(source: str, output: ShardFolder) -> None:
     """Raise a ValueError where the shards would lie among the videos: the next start would take them for a class."""
-    if output.files is None and os.path.isdir(source):
-        if Path(output.path).resolve().is_relative_to(Path(source).resolve()):
+    if output.store is None and os.path.isdir(source):
+        if Path(output.address).resolve().is_relative_to(Path(source).resolve()):
             raise ValueError(
-                f"{redact(output.path)!r} lies in the folder of the videos, {redact(source)!r}: name another output."
+                f"{redact(output.address)!r} lies in the folder of the videos, {redact(source)!r}: name another output."
             )
 
 
