@@ -59,7 +59,8 @@ class EngineOptions:
         metadata={"help": "how often a video is tried again that could not be read, or that killed its reader"},
     )
     video_timeout: float = field(
-        default=300.0, metadata={"help": "seconds after which a video that is not read is given up"}
+        default=300.0,
+        metadata={"help": "seconds after which a video that is not read is given up, all tries together"},
     )
     id_column: str | None = field(
         default=None,

@@ -6,6 +6,7 @@ started anew, and ends by itself where its parent is gone.
 
 import multiprocessing
 import signal
+import time
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -27,8 +28,8 @@ class ChildReader:
     """Read videos by a function in a child process.
 
     read: called there with an item, returns its `Video`; must pickle.
-    timeout: seconds that a video may take.
-    retries: how often one that could not be read is tried again, whatever the reason.
+    timeout: seconds that a video may take, all tries together.
+    retries: how often one that could not be read is tried again, whatever the reason, while seconds are left.
     preload: modules that every child imports.
     """
 
@@ -36,6 +37,7 @@ class ChildReader:
         self, read: Callable[[Any], Video], *, timeout: float, retries: int = 0, preload: Sequence[str] = ()
     ) -> None:
         self.work, self.timeout, self.retries = read, timeout, retries
+        self.left = timeout  # seconds of the video that is read
         self.context = multiprocessing.get_context(METHOD)
         self.context.set_forkserver_preload([__name__, *preload])
         self.process: BaseProcess | None = None
@@ -48,9 +50,10 @@ class ChildReader:
         Raises:
             RuntimeError: the child cannot start, or `read` lacks a module.
         """
+        self.left = self.timeout
         video = self._once(item)
         for _ in range(self.retries):
-            if video.views is None:
+            if video.views is None and self.left > 0:
                 video = self._once(item)
         return video
 
@@ -84,7 +87,7 @@ class ChildReader:
     def _once(self, item: Any) -> Video:
         is_fresh = self._start()
         video = self._try(item)
-        if video is None and not is_fresh:  # what another video spoilt may show at this one
+        if video is None and not is_fresh and self.left > 0:  # what another video spoilt may show at this one
             self._start()
             video = self._try(item)
         return video or Video(item, "", None, reason=f"the process that read it died ({self.ended})")
@@ -92,9 +95,13 @@ class ChildReader:
     def _try(self, item: Any) -> Video | None:
         """Return the video or a reason; None where the child died."""
         assert self.connection is not None
+        started = time.monotonic()
         try:
             self.connection.send(item)
-            if not self.connection.poll(self.timeout):
+            in_time = self.connection.poll(max(0.0, self.left))
+            self.left -= time.monotonic() - started
+            if not in_time:
+                self.left = 0.0
                 self.close()
                 return Video(item, "", None, reason=f"not read in {self.timeout:g} s")
             answer = self.connection.recv()
