@@ -55,11 +55,16 @@ def test_what_ends_the_child_is_named(reader, tmp_path):
 
 
 @pytest.mark.slow
-def test_what_takes_too_long_is_given_up():
-    reader = ChildReader(read, timeout=0.3)
+@pytest.mark.parametrize("retries", [0, 2])
+def test_what_takes_too_long_is_given_up(monkeypatch, retries):
+    """All tries together take the timeout: one that hangs is not tried again."""
+    reader, tries = ChildReader(read, timeout=0.3, retries=retries), []
+    once = reader._once
+    monkeypatch.setattr(reader, "_once", lambda item: tries.append(item) or once(item))
     first = reader.read("a") and reader.process.pid
     video = reader.read("hang")
     assert (video.key, video.reason) == ("hang", "not read in 0.3 s") and not alive(first)
+    assert tries.count("hang") == 1
     assert reader.read("a").views is not None
     last = reader.process.pid
     reader.close()

@@ -38,7 +38,7 @@ class ChildReader:
 
     read: called there with an item, returns its `Video`; must pickle.
     timeout: seconds that a video may take, all its tries and pieces together; until a child starts does not count.
-    retries: how often one that could not be read is tried again, whatever the reason.
+    retries: how often one that could not be read is tried again, whatever the reason, while seconds are left.
     preload: modules that every child imports.
     """
 
@@ -103,7 +103,7 @@ class ChildReader:
     def _once(self, item: Any, allowance: Allowance) -> Video:
         is_fresh = self._start()
         video = self._try(item, allowance)
-        if video is None and not is_fresh:  # what another video spoilt may show at this one
+        if video is None and not is_fresh and allowance.seconds > 0:  # what another video spoilt may show at this one
             self._start()
             video = self._try(item, allowance)
         return video or Video(item, "", None, reason=f"the process that read it died ({self.ended})")
