@@ -324,6 +324,44 @@ def test_what_will_not_change_is_not_asked_for_again(monkeypatch):
         assert len(calls) == 1
 
 
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda content: content[:200], "cannot be read as a piece of results: Parquet magic bytes not found"),
+        (lambda content: b"", "cannot be read as a piece of results: Parquet file size is 0 bytes"),
+        (lambda content: stores.write_bytes(write_another_table), "holds no results: it has no column video, reason"),
+    ],
+)
+def test_a_piece_that_is_none_is_named(tmp_path, damage, message):
+    check_settings(tmp_path, SETTINGS)
+    with ResultWriter(tmp_path, PARQUET, ALONE) as writer:
+        writer.append([row("a"), row("b")])
+    (file,) = part_files(tmp_path, "parquet")
+    file.write_bytes(damage(file.read_bytes()))
+    for read in (lambda: done_videos(tmp_path, PARQUET, ALONE), lambda: list(read_results(tmp_path))):
+        with pytest.raises(ValueError, match=f"'{file}' {message}") as error:
+            read()
+        assert "\n" not in str(error.value)
+
+
+def write_another_table(file):
+    from pyarrow import Table, parquet
+
+    parquet.write_table(Table.from_pydict({"x": [1]}), file)
+
+
+def test_settings_that_do_not_fit_the_disk_leave_nothing(tmp_path, monkeypatch):
+    def write_text(self, content, **options):
+        self.touch()
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(tmp_path), "write_text", write_text)
+        with pytest.raises(OSError, match="No space left"):
+            check_settings(tmp_path, SETTINGS)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_damaged_pieces_are_read_again_and_then_an_error(monkeypatch):
     """Also where a piece is large and only its columns are read."""
     folder = "faulty://bucket/x"
