@@ -302,6 +302,46 @@ def test_a_store_that_stays_away_is_one_error_and_costs_nothing():
         part_files(folder, "parquet")
 
 
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda content: content[:200], "cannot be read as a piece of results: Parquet magic bytes not found"),
+        (lambda content: b"", "cannot be read as a piece of results: Parquet file size is 0 bytes"),
+        (lambda content: another_table(), "holds no results: it has no column video, reason"),
+    ],
+)
+def test_a_piece_that_is_none_is_named(tmp_path, damage, message):
+    check_settings(tmp_path, SETTINGS)
+    with ResultWriter(tmp_path, PARQUET, ALONE) as writer:
+        writer.append([row("a"), row("b")])
+    (file,) = part_files(tmp_path, "parquet")
+    file.write_bytes(damage(file.read_bytes()))
+    for read in (lambda: done_videos(tmp_path, PARQUET, ALONE), lambda: list(read_results(tmp_path))):
+        with pytest.raises(ValueError, match=f"'{file}' {message}") as error:
+            read()
+        assert "\n" not in str(error.value)
+
+
+def another_table():
+    from pyarrow import BufferOutputStream, Table, parquet
+
+    file = BufferOutputStream()
+    parquet.write_table(Table.from_pydict({"x": [1]}), file)
+    return file.getvalue().to_pybytes()
+
+
+def test_settings_that_do_not_fit_the_disk_leave_nothing(tmp_path, monkeypatch):
+    def write_text(self, content, **options):
+        self.touch()
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(tmp_path), "write_text", write_text)
+        with pytest.raises(OSError, match="No space left"):
+            check_settings(tmp_path, SETTINGS)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_damaged_pieces_are_read_again_and_then_an_error(monkeypatch):
     """Also where a piece is large and only its columns are read."""
     folder = "faulty://bucket/x"

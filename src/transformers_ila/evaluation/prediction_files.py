@@ -139,14 +139,15 @@ def _agree(folder: StoreFolder, name: str, content: str) -> str:
 def _agree_locally(folder: Path, content: str) -> str:
     file = folder / SETTINGS
     new = folder / f".{SETTINGS}-{uuid4().hex}.new"  # processes of several machines may have the same number
-    new.write_text(content, encoding="ascii")
     try:
-        os.link(new, file)  # fails where it exists, and is whole where it does not
-    except FileExistsError:
-        pass
-    except OSError:  # a file system without links
-        if not file.exists():
-            os.replace(new, file)
+        new.write_text(content, encoding="ascii")
+        try:
+            os.link(new, file)  # fails where it exists, and is whole where it does not
+        except FileExistsError:
+            pass
+        except OSError:  # a file system without links
+            if not file.exists():
+                os.replace(new, file)
     finally:
         new.unlink(missing_ok=True)
     return file.read_text(encoding="ascii", errors="replace")

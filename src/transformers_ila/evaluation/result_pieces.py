@@ -4,6 +4,7 @@ import io
 from pathlib import Path
 from typing import Any
 
+from ..model.video_urls_ila import redact
 from ..stores.folder import StoreFile
 
 
@@ -61,15 +62,27 @@ def read_piece(file: Path | StoreFile, columns: list[str] | None = None) -> Any:
 
     Raises:
         OSError: it cannot be read, or what comes from its store is not what was written, also when asked again.
-        pyarrow.ArrowInvalid: a local file is damaged.
+        ValueError: it is a damaged local file, or one of other columns.
     """
-    _, parquet = pyarrow_modules()
+    table = _table_of(file, columns)
+    if missing := [name for name in columns or ["video", "reason"] if name not in table.column_names]:
+        raise ValueError(f"{redact(str(file))!r} holds no results: it has no column {', '.join(missing)}.")
+    return table
+
+
+def _table_of(file: Path | StoreFile, columns: list[str] | None) -> Any:
+    pyarrow, parquet = pyarrow_modules()
 
     def read(opened: Any) -> Any:
         return parquet.ParquetFile(opened, page_checksum_verification=True).read(columns)
 
     if isinstance(file, Path):
-        return read(file)
+        try:
+            return read(file)
+        except (pyarrow.ArrowInvalid, OSError) as error:  # of a damaged page it is an OSError
+            reason = " ".join(str(error).split()).rstrip(".")
+            kind = ValueError if isinstance(error, pyarrow.ArrowInvalid) else OSError
+            raise kind(f"{str(file)!r} cannot be read as a piece of results: {reason}.") from error
 
     def ask() -> Any:
         if file.size <= READ_WHOLE:
