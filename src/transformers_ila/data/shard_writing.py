@@ -13,7 +13,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import tarfile
 import tempfile
 from collections import Counter
@@ -467,9 +466,9 @@ class ShardFolder:
         for name in names:
             place = join(self.address, name)
             if self.files is None:
-                if os.path.isdir(place):
-                    shutil.rmtree(place, ignore_errors=True)
-                else:
+                for file in Path(place).glob("*.json"):
+                    file.unlink(missing_ok=True)
+                if not os.path.isdir(place):
                     Path(place).unlink(missing_ok=True)
                 continue
             files, path = open_address(place)
@@ -505,7 +504,7 @@ class ShardFolder:
         Raises:
             FolderInUseError: there is one.
         """
-        lock, drafts = LOCK if rank.rank == 0 else LOCK.replace(".", f"_{rank.rank}."), Path(self.path)
+        lock, drafts = _lock_of(rank.rank), Path(self.path)
         if self.files is not None:
             user = os.getuid() if hasattr(os, "getuid") else ""
             digest = hashlib.sha256(self.address.encode()).hexdigest()[:16]
@@ -514,9 +513,23 @@ class ShardFolder:
         try:
             with only_writer(drafts, lock):
                 yield
-                if self.files is not None:
-                    shutil.rmtree(drafts / PARTS, ignore_errors=True)
+                if self.files is not None or not (drafts / SETTINGS).exists():
+                    _remove_drafts(drafts)
         except FolderInUseError as error:
             if self.files is None:
                 raise
             raise FolderInUseError(f"{redact(self.address)!r} is being written: {error}") from error
+
+
+def _lock_of(rank: int) -> str:
+    return LOCK if rank == 0 else LOCK.replace(".", f"_{rank}.")
+
+
+def _remove_drafts(folder: Path) -> None:
+    """Remove what killed processes left in a folder; not the drafts of those that still write."""
+    for draft in (folder / PARTS).glob("draft-*"):
+        rank = int(draft.name.rpartition("-")[2])
+        with suppress(FolderInUseError), only_writer(folder, _lock_of(rank)):
+            draft.unlink(missing_ok=True)
+    with suppress(OSError):
+        (folder / PARTS).rmdir()
