@@ -97,6 +97,29 @@ def test_the_same_bytes_each_time_and_everywhere(videos, tmp_path):
     assert [s.name for s in read_annotations(tmp_path / "f").samples] == NAMES
 
 
+@pytest.mark.parametrize("place", ["a store", "a folder that is mended"])
+def test_the_first_process_to_end_leaves_the_drafts_of_others(place, videos, tmp_path, monkeypatch):
+    output = "memory://two-processes" if place == "a store" else str(tmp_path / "a")
+    if place != "a store":
+        write_shards(videos, output, SMALL)
+        (tmp_path / "a" / "train-000001.tar").unlink()
+        write(tmp_path / "a" / "_parts" / "draft-7", b"of a killed one")
+    add, ended = shard_writing._add, []
+
+    def add_while_the_other_ends(*arguments):
+        if not ended:
+            ended.append(1)
+            with ThreadPoolExecutor(1) as other:  # a thread counts as another process
+                other.submit(write_shards, videos, output, SMALL, rank=Rank(0, 2)).result()
+        add(*arguments)
+
+    monkeypatch.setattr(shard_writing, "_add", add_while_the_other_ends)
+    assert write_shards(videos, output, SMALL, rank=Rank(1, 2)).finished
+    assert check_shards(output) == []
+    if place != "a store":
+        assert not (tmp_path / "a" / "_parts").exists()
+
+
 def test_killed_at_any_moment(videos, tmp_path, monkeypatch):
     """No shard has its name before it is whole, and the run that goes on ends with the same bytes."""
     videos = replace(videos, samples=videos.samples[:3])

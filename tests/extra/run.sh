@@ -96,7 +96,7 @@ ray() {
     RAY_USAGE_STATS_ENABLED=0 with_source "$work/ray" tests/extra/check_ray*.py
 }
 
-# store: installs s3fs and ray[data], and moto's server in an environment of its own, as both cannot share botocore.
+# store: installs s3fs and ray[data], and moto's server in an environment of its own, which needs no old botocore there.
 # Reads and writes videos, shards and results at an object store that answers slowly, wrongly, in part or not at all.
 store() {
     borrow "$work/store"

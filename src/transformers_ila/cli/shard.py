@@ -108,7 +108,8 @@ def _check_place(source: str, output: ShardFolder) -> None:
     if output.store is None and os.path.isdir(source):
         if Path(output.address).resolve().is_relative_to(Path(source).resolve()):
             raise ValueError(
-                f"{redact(output.address)!r} lies in the folder of the videos, {redact(source)!r}: name another output."
+                f"{redact(output.address)!r} lies in the folder of the videos, {redact(source)!r}: name another "
+                "output."
             )
 
 

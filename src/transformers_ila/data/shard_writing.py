@@ -13,7 +13,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import tarfile
 import tempfile
 from collections import Counter
@@ -460,9 +459,10 @@ class ShardFolder:
             place = Path(self.address, name)
             if self.store is not None:
                 self.store.remove(name)
-            elif place.is_dir():
-                shutil.rmtree(place, ignore_errors=True)
-            else:
+                continue
+            for file in place.glob("*.json"):
+                file.unlink(missing_ok=True)
+            if not place.is_dir():
                 place.unlink(missing_ok=True)
 
     def records(self, names: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -493,7 +493,7 @@ class ShardFolder:
         Raises:
             FolderInUseError: there is one.
         """
-        lock, drafts = LOCK if rank.rank == 0 else LOCK.replace(".", f"_{rank.rank}."), Path(self.address)
+        lock, drafts = _lock_of(rank.rank), Path(self.address)
         if self.store is not None:
             user = os.getuid() if hasattr(os, "getuid") else ""
             digest = hashlib.sha256(self.address.encode()).hexdigest()[:16]
@@ -502,9 +502,23 @@ class ShardFolder:
         try:
             with only_writer(drafts, lock):
                 yield
-                if self.store is not None:
-                    shutil.rmtree(drafts / PARTS, ignore_errors=True)
+                if self.store is not None or not (drafts / SETTINGS).exists():
+                    _remove_drafts(drafts)
         except FolderInUseError as error:
             if self.store is None:
                 raise
             raise FolderInUseError(f"{redact(self.address)!r} is being written: {error}") from error
+
+
+def _lock_of(rank: int) -> str:
+    return LOCK if rank == 0 else LOCK.replace(".", f"_{rank}.")
+
+
+def _remove_drafts(folder: Path) -> None:
+    """Remove what killed processes left in a folder; not the drafts of those that still write."""
+    for draft in (folder / PARTS).glob("draft-*"):
+        rank = int(draft.name.rpartition("-")[2])
+        with suppress(FolderInUseError), only_writer(folder, _lock_of(rank)):
+            draft.unlink(missing_ok=True)
+    with suppress(OSError):
+        (folder / PARTS).rmdir()
