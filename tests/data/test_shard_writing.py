@@ -1,5 +1,6 @@
 """Shards that are written: the same bytes each time, whole or not there, and read back as what they were made of."""
 
+import errno
 import json
 import os
 import random
@@ -95,6 +96,15 @@ def test_the_same_bytes_each_time_and_everywhere(videos, tmp_path):
     assert content_of(tmp_path / "a") != content_of(tmp_path / "e")
     write_shards(videos, tmp_path / "f", ShardOptions(shuffle=False))
     assert [s.name for s in read_annotations(tmp_path / "f").samples] == NAMES
+
+
+def test_a_full_disk_is_not_the_video_s_fault(videos, tmp_path, monkeypatch):
+    def full(self, content):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(shard_writing._Digested, "write", full)
+    with pytest.raises(OSError, match="There is no room for the shard, .*No space left"):
+        write_shards(videos, tmp_path / "a", SMALL)
 
 
 @pytest.mark.parametrize("place", ["a store", "a folder that is mended"])

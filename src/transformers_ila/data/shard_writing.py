@@ -9,6 +9,7 @@ In a folder lie, when all is written, `name-000000.tar` and on, `shards.json` (e
 `_parts` what is done.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -374,6 +375,8 @@ def _add(tar: tarfile.TarFile, name: str, content: IO[bytes], size: int) -> None
     try:
         tar.addfile(info, content)
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):  # of the shard, not of the video
+            raise OSError(f"There is no room for the shard, {name!r} was next ({error}).") from error
         source = getattr(content, "name", name)
         raise OSError(f"{redact(str(source))!r} cannot be read, or shrank while it was read ({error}).") from error
     tar.members = []  # type: ignore[attr-defined]  # or it would remember them all
