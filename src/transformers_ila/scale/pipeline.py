@@ -12,6 +12,7 @@ What is unusual here:
 """
 
 import pickle
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
@@ -21,6 +22,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from tqdm import tqdm
 
 from ..distributed import Rank
 from ..evaluation.inference import evaluating
@@ -42,6 +44,7 @@ from .sources import PlannedSource, PlannedVideo
 
 OpenModel = Callable[[], tuple[Any, Any]]  # returns a model and its processor, in any process
 DEFAULTS = LabelOptions()
+SECONDS_OF_A_LINE = 60.0  # between lines about progress where no terminal is
 
 
 def label_on_ray(
@@ -178,24 +181,34 @@ def rows_once(
         RuntimeError: an actor that cannot work; videos of which no row came.
     """
     arrived, clock, started = bytearray(plan.planned), Waiting(), 0.0
-    for table in stream(cluster, plan, reader, replica, batch_size):
-        rows = []
-        for number, row in zip(table["number"].to_pylist(), table["row"].to_pylist()):
-            if number < 0:
-                raise RuntimeError(f"An actor ended the run: {pickle.loads(row)}")
-            if arrived[number]:  # by a batch that was done again
-                continue
-            found = pickle.loads(row) if join is None else join(*pickle.loads(row))
-            if found is not None:
-                arrived[number] = 1
-                rows.append(found)
-        clock.add(table)
-        started = started or time.perf_counter() - clock.waited - clock.worked  # when the first replica was ready
-        summary.seconds = time.perf_counter() - started
-        summary.waited = clock.share * summary.seconds
-        yield rows
+    shown = plan.planned > 0 and not sys.stderr.isatty()  # on a terminal Ray shows its own bars
+    with tqdm(total=plan.planned, unit="video", mininterval=SECONDS_OF_A_LINE, disable=not shown) as bar:
+        for table in stream(cluster, plan, reader, replica, batch_size):
+            rows = _new_rows(table, arrived, join)
+            clock.add(table)
+            started = started or time.perf_counter() - clock.waited - clock.worked  # when the first replica was ready
+            summary.seconds = time.perf_counter() - started
+            summary.waited = clock.share * summary.seconds
+            bar.set_postfix_str(f"replicas wait {clock.share:.0%}", refresh=False)
+            bar.update(len(rows))
+            yield rows
     if missing := arrived.count(0):
         raise RuntimeError(f"No row came of {missing} of {plan.planned} videos; the same command goes on from here.")
+
+
+def _new_rows(table: Any, arrived: bytearray, join: Callable[..., Row | None] | None) -> list[Row]:
+    """Return the rows of a replica's table of videos of which none has come, and note that they have."""
+    rows = []
+    for number, row in zip(table["number"].to_pylist(), table["row"].to_pylist()):
+        if number < 0:
+            raise RuntimeError(f"An actor ended the run: {pickle.loads(row)}")
+        if arrived[number]:  # by a batch that was done again
+            continue
+        found = pickle.loads(row) if join is None else join(*pickle.loads(row))
+        if found is not None:
+            arrived[number] = 1
+            rows.append(found)
+    return rows
 
 
 class Waiting:
