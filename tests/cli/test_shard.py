@@ -74,7 +74,7 @@ def test_what_can_only_be_read_is_no_output(folder, capsys):
     "output,message",
     [
         ("", "'' names no folder"),
-        ("s3://", "'s3://' names no folder"),
+        ("s3://", "'s3://' names no bucket or folder"),
         ("file:///", "'file:///' names no folder"),
         ("simplecache::s3://me:secret@bucket/x", "is a chain of addresses"),
         ("videos", "'videos' lies in the folder of the videos"),

@@ -411,9 +411,11 @@ class ShardFolder:
     """
 
     def __init__(self, output: str) -> None:
-        if not output:
-            raise ValueError("'' names no folder; allowed: one here, or an address such as s3://bucket/folder.")
         place = plain_place(output)
+        if not place.strip("/"):
+            raise ValueError(
+                f"{output!r} names no folder; allowed: one here, or an address such as s3://bucket/folder."
+            )
         self.store = StoreFolder(place) if is_address(place) else None
         self.address = place.rstrip("/") or place
         if self.store is None and os.path.exists(place) and not os.path.isdir(place):

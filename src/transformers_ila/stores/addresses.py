@@ -19,7 +19,7 @@ from ..model.video_urls_ila import redact
 
 
 T = TypeVar("T")
-ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+ADDRESS = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*::)*[A-Za-z][A-Za-z0-9+.-]+://")  # of a chain, too
 READ_WAITS = (0.5, 1.0, 2.0, 4.0)  # seconds before a request is made again, behind the client's own attempts
 WRITE_WAITS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)  # of what was computed, and would be lost
 FINAL = (
