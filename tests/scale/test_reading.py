@@ -60,7 +60,7 @@ def test_what_takes_too_long_is_given_up(monkeypatch, retries):
     """All tries together take the timeout: one that hangs is not tried again."""
     reader, tries = ChildReader(read, timeout=0.3, retries=retries), []
     once = reader._once
-    monkeypatch.setattr(reader, "_once", lambda item: tries.append(item) or once(item))
+    monkeypatch.setattr(reader, "_once", lambda item, allowance: tries.append(item) or once(item, allowance))
     first = reader.read("a") and reader.process.pid
     video = reader.read("hang")
     assert (video.key, video.reason) == ("hang", "not read in 0.3 s") and not alive(first)
