@@ -132,7 +132,7 @@ def _on_ray(args: PredictArguments, names: list[str] | None, rank: Rank) -> int:
 def open_for_labels(
     source: str, names: list[str] | None, templates: str | list[str] | None
 ) -> tuple[Any, IlaVideoProcessor]:
-    """Open a model and its processor as `open_model` does."""
+    """Return the model and the processor that `open_model` opens, and nothing else."""
     return open_model(source, names, templates)[:2]
 
 

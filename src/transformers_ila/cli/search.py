@@ -122,7 +122,7 @@ def run(args: SearchArguments) -> int:
 
 
 def _source_of(video: str, processor: IlaVideoProcessor) -> Any:
-    """Return what an example is read from, if it lies at an address that the processor does not read itself."""
+    """Return an example in a store as an open file; None where the processor opens the example itself."""
     if not is_address(video) or is_url(video):
         return None
     from ..scale.sources import PlannedVideo, open_source  # which needs pyarrow

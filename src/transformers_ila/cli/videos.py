@@ -10,7 +10,7 @@ from ..scale.options import EngineOptions
 
 @dataclass(frozen=True, kw_only=True)
 class VideoArguments(EngineOptions):
-    """Hold the videos, and the engine."""
+    """Hold which videos a command works on, and which engine shares the work."""
 
     _argument_group_name = "videos"
 

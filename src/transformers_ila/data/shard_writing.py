@@ -48,7 +48,7 @@ PIECE = 2**20
 
 @dataclass(frozen=True, kw_only=True)
 class ShardOptions:
-    """Hold how videos are divided into shards.
+    """Hold how large shards are, how they are called, and in which order videos go into them.
 
     Raises:
         ValueError: a number out of its range, or a name that cannot be that of a shard.
@@ -86,7 +86,7 @@ class Entry(NamedTuple):
     members: dict[str, bytes]
 
     def tar_bytes(self) -> int:
-        """Return how many bytes it takes in a shard."""
+        """Return how many bytes the video and what stands beside it take in a shard."""
         return sum(BLOCK + -(-size // BLOCK) * BLOCK for size in (self.size, *map(len, self.members.values())))
 
 
@@ -248,7 +248,7 @@ def _as_text(name: str) -> str:
 
 
 def _divided(entries: Sequence[Entry], options: ShardOptions) -> list[list[Entry]]:
-    """Return the entries of each shard."""
+    """Return a list of shards, each a list of its entries."""
     ordered = list(entries)
     if options.shuffle:  # by hashes, which no version of a library draws in another way
         seed = options.shuffle_seed
@@ -275,7 +275,7 @@ def _shard_name(options: ShardOptions, number: int) -> str:
 def _settings(
     videos: Annotations | Sequence[Sample], entries: Sequence[Entry], options: ShardOptions
 ) -> dict[str, Any]:
-    """Return what decides the shards' bytes."""
+    """Return the options, names, sizes and labels from which the shards' bytes follow."""
     digest = hashlib.sha256()
     for entry in entries:
         sample = entry.sample
@@ -459,7 +459,7 @@ class ShardFolder:
             self.draft.unlink(missing_ok=True)
 
     def remove(self, *names: str) -> None:
-        """Remove files and folders, those that there are."""
+        """Remove files and folders by name; a name that is not there is passed over."""
         for name in names:
             place = Path(self.address, name)
             if self.store is not None:

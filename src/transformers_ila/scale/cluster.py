@@ -30,7 +30,7 @@ SPARE = 1  # CPUs for what Ray runs beside the actors, without which nothing mov
 
 @dataclass(frozen=True)
 class Cluster:
-    """Say how many actors there are, and what each takes.
+    """Hold how many actors of each kind a run starts, and the CPUs and GPUs that Ray keeps for each.
 
     readers, replicas: how many actors.
     cpus: that each reader takes, and each replica without a GPU.
@@ -57,12 +57,12 @@ class Cluster:
 
     @property
     def reader_resources(self) -> dict[str, Any]:
-        """Return what Ray keeps for a reader."""
+        """Return the arguments by which Ray keeps CPUs for a reader."""
         return {"num_cpus": self.cpus}
 
     @property
     def replica_resources(self) -> dict[str, Any]:
-        """Return what Ray keeps for a replica."""
+        """Return the arguments by which Ray keeps a GPU or CPUs for a replica."""
         return {"num_cpus": 0, "num_gpus": 1} if self.gpus else {"num_cpus": self.cpus}
 
     def threads(self) -> int | None:
@@ -185,7 +185,7 @@ def _warn_of_others(ray: ModuleType, **needed: float) -> None:
 
 
 def plan_actors(ray: ModuleType, engine: EngineOptions, device: str | None, *, is_local: bool) -> Cluster:
-    """Share out what the cluster has.
+    """Return how many readers and replicas a run starts on what the cluster has, and what each takes.
 
     Raises:
         ValueError: it has less than is asked for.

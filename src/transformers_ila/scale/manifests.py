@@ -19,7 +19,7 @@ ROWS_AT_ONCE = 2**13
 
 
 class ManifestRow(NamedTuple):
-    """Hold what a row says.
+    """Hold one row of a manifest: its number, the video's name, and the path or the cell of its bytes.
 
     number: of the row in its file, from 0. id: the video's name, None where there is no column of names.
     path: as it is written; None where the row has none, or has bytes.

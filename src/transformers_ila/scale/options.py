@@ -25,7 +25,7 @@ def check_cluster_address(address: str, called: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class EngineOptions:
-    """Hold the engine that shares the work, and what goes with it.
+    """Hold which engine shares the work, how many actors it has, and how long and how often a video is tried.
 
     Raises:
         ValueError: a value that is not allowed, or one without effect as the engine is not Ray.

@@ -114,7 +114,7 @@ def _plan_folder(output: str | Path | None) -> AbstractContextManager[str]:
 
 
 def only(options: Options, kind: type[Options]) -> Options:
-    """Return the options of a kind without what else a command's are, as they are sent to the replicas."""
+    """Return the fields of one class of options, without those of the command and without its device."""
     values = {entry.name: getattr(options, entry.name) for entry in fields(kind)}
     return kind(**{**values, "device": None})
 
@@ -395,7 +395,7 @@ class Labeller(Replica):
     """An actor that labels videos."""
 
     def describe(self, model: Any, options: LabelOptions) -> dict[str, Any]:
-        """Return the settings of the results."""
+        """Return what the labels depend on, as `label_settings` does."""
         return label_settings(model, self.processor, options)
 
     def compute(self, table: Any) -> list[tuple[int, Any]]:

@@ -92,7 +92,7 @@ TYPES = {  # of a plan's columns
 
 
 class Plan(NamedTuple):
-    """Hold a plan's files and what was counted.
+    """Hold the files that list the videos to do, and how many videos were seen, planned, done before and repeated.
 
     files: paths, in the order of their rows.
     seen: rows of the sources. planned: videos that are to be done. before: videos that were done before.
@@ -267,7 +267,7 @@ def plan_folder(output: str | Path) -> Iterator[str]:
 
 
 class Source(NamedTuple):
-    """Hold one of the sources.
+    """Hold one given source of videos: of which kind it is, where its names begin, and its files.
 
     text: what was given.
     kind: "videos", "list", "manifest" or "shards"; "plain" for videos and lists here, which `iter_videos` finds.
@@ -374,7 +374,7 @@ def _videos_of(
 
 
 def _source_of(text: str) -> Source:
-    """Say of what kind a source is.
+    """Return a given text as a `Source`, after looking at what lies there.
 
     Raises:
         ValueError: there is none, its store cannot be reached, or it is a folder of manifests and shards.

@@ -107,7 +107,7 @@ def open_store(address: str) -> tuple[Any, str]:
 
 
 def asked(what: str, address: str, work: Callable[[], T], *, writing: bool = False) -> T:
-    """Return what `work` does at a store; it is called again where it fails.
+    """Return what `work` returns; where the store fails it is called again, after longer and longer pauses.
 
     What is missing, is there already or is forbidden is not tried again, nor what lacks credentials.
 

@@ -121,7 +121,7 @@ class StoreFolder:
         return [StoreFile(self, name, size) for name, size in sorted(names)]
 
     def read(self, name: str) -> bytes:
-        """Read an object.
+        """Return the bytes of an object, all of them.
 
         Raises:
             FileNotFoundError: there is none of this name.
@@ -130,7 +130,7 @@ class StoreFolder:
         return self.asked(f"read {name!r} in", lambda: read_once(self.file_system, f"{self.path}/{name}"))
 
     def asked(self, what: str, work: Callable[[], T], *, writing: bool = False) -> T:
-        """Return what `work` does here; it is called again where it fails (`asked`)."""
+        """Return what `work` returns; where the store fails it is called again, and an error names this folder."""
         return asked(what, self.address, work, writing=writing)
 
     def create(self, name: str, content: bytes) -> None:
@@ -202,7 +202,7 @@ class StoreFolder:
             )
 
     def in_use(self, name: str) -> FolderInUseError:
-        """Return the error of a writer that finds an object where it was to create its next one."""
+        """Return the error that says that another run writes here, as an object has the name of the next one."""
         return FolderInUseError(
             f"Another run writes here: {name!r} in {str(self)!r} was written since this run read what is done. What "
             "this run had not written is not written. Wait for the other run or end it; the same command goes on."

@@ -11,7 +11,7 @@ MAGIC = re.compile(r"[*?\[]")
 
 
 class Found(NamedTuple):
-    """Hold what there is at an address.
+    """Hold the files at an address: one file, those of a folder, or those that match a pattern.
 
     base: the address of the folder, of the one that the pattern begins with, or that the file lies in.
     files: the address and the size of each, by name.
