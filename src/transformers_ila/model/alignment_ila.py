@@ -195,25 +195,36 @@ class ImplicitAlignment(TemporalModule):
     The class token stays unchanged. A role that a frame has in no pair gives 0; a role that it has in many pairs
     ("first", "middle") gives their mean.
 
+    With `alignment_causal` frame t depends on no later frame, so that a tower can go on with a stream. The first frame
+    is paired with itself, every frame takes what it has as the current frame of its pair, and "interaction" adds that
+    half of the features only:
+
+        x' = x + [0, I [F of its pair as current]]        with I: C/2 x D
+
+    A single frame is then its own pair. The loss and the points are those of the T-1 pairs of different frames.
+
     O(T h w k^2 d), and for "concat" the spatial attention of twice as many tokens. On B/32 with 8 frames plain frames
     cost 37.5 GMACs and 97.7 M parameters; "mi_token" adds 1.8 G and 6.2 M, "add" 1.6 G, "interaction" 2.3 G and 7.4 M,
     "concat" 13.8 G; window attention in place of the convolution makes it 66.2 G and 119 M.
     """
 
-    def __init__(self, config: IlaVisionConfig, layer_index: int = 0) -> None:
+    def __init__(self, config: IlaVisionConfig, layer_index: int = 0, *, causal: bool = False) -> None:
         super().__init__()
-        self.fusion, self.pairing = config.alignment_fusion, config.alignment_pairing
+        self.fusion, self.pairing, self.causal = config.alignment_fusion, config.alignment_pairing, causal
         self.pairs = PointPredictor(config)
         if self.fusion == "interaction":
             self.pairs_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-            self.interaction_skip = ZeroLinear(self.pairs.channels, config.hidden_size)
+            channels = self.pairs.channels // 2 if self.causal else self.pairs.channels
+            self.interaction_skip = ZeroLinear(channels, config.hidden_size)
 
     def forward(self, hidden_states: torch.Tensor, height: int, width: int, **kwargs: Any) -> TemporalOutput:
         """Align the frames of `hidden_states` (B, T, L, D), class token first, with height * width = L - 1."""
-        if hidden_states.shape[1] == 1:
+        if hidden_states.shape[1] == 1 and not self.causal:
             return TemporalOutput(hidden_states, hidden_states)
         patches = hidden_states[:, :, 1:].contiguous()  # (B, T, N, D); one copy for all that needs it so
         compared = self.pairs_norm(patches) if self.fusion == "interaction" else patches
+        if self.causal:
+            return self._causal(hidden_states, patches, compared, height, width)
         features, points = self.pairs(compared, height, width)
         masks = self.pairs.masks(points, height, width)
         pooled = masked_average_pool(masks, patches, self.pairing)
@@ -233,6 +244,32 @@ class ImplicitAlignment(TemporalModule):
             else:
                 tokens = torch.cat([hidden_states[:, :, :1], patches + aligned], dim=2)
         return TemporalOutput(hidden_states, tokens, alignment_loss(pooled), points)
+
+    def _causal(
+        self, hidden_states: torch.Tensor, patches: torch.Tensor, compared: torch.Tensor, height: int, width: int
+    ) -> TemporalOutput:
+        """Align each frame with an earlier one, the first with itself: (B, T, L, D), and (B, T, N, D) twice."""
+        features, points = self.pairs(_behind_itself(compared), height, width)  # T pairs
+        masks = self.pairs.masks(points, height, width)
+        pooled = masked_average_pool(masks, _behind_itself(patches), self.pairing)  # (B, T, 2, D)
+        loss = alignment_loss(pooled[:, 1:]) if patches.shape[1] > 1 else None
+        if self.fusion == "interaction":
+            moved = patches + self.interaction_skip(features.flatten(-2).mT.chunk(2, dim=-1)[1])
+            hidden_states = torch.cat([hidden_states[:, :, :1], moved], dim=2)
+        if self.fusion in ("interaction", "mi_token"):
+            tokens = torch.cat([hidden_states, pooled[:, :, 1:]], dim=2)  # (B, T, L+1, D)
+        else:
+            aligned = masks[:, :, 1].flatten(-2)[..., None].to(patches.dtype) * patches  # Eq. 7
+            if self.fusion == "concat":
+                tokens = torch.cat([hidden_states, aligned], dim=2)  # (B, T, L+N, D)
+            else:
+                tokens = torch.cat([hidden_states[:, :, :1], patches + aligned], dim=2)
+        return TemporalOutput(hidden_states, tokens, loss, points[:, 1:])
+
+
+def _behind_itself(frames: torch.Tensor) -> torch.Tensor:
+    """Put the first frame before itself, as its own predecessor: (B, T, ...) -> (B, T + 1, ...)."""
+    return torch.cat([frames[:, :1], frames], dim=1)
 
 
 class TemporalConv(nn.Conv3d):

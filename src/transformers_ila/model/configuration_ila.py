@@ -33,6 +33,7 @@ from .validation_ila import (
     aligns,
     check_model_type,
     fields_in_use,
+    looks_ahead,
     refuse_unknown,
     require,
     require_activation,
@@ -224,6 +225,10 @@ class IlaVisionConfig(CLIPVisionConfig):
         alignment_layers: indices of the layers that have the temporal module, `None` for all (Table 7).
         alignment_pairing: which frame each frame is aligned with: "adjacent" its predecessor, "first" the first one,
             "middle" the middle one (Table 6).
+        alignment_causal: every frame depends on itself and earlier frames only, so that the tower can go on with a
+            stream, one frame at a time (`ImplicitAlignment`, `Shift`). It is how the weights were trained, and cannot
+            be switched for a checkpoint. "none" and "average" are causal as they are; the other modules, the fusion
+            "residual" and the pairing "middle" look ahead.
         alignment_distance: distance of Eq. 6. "separable" weighs the axes one by one and multiplies, as the released
             network does; "euclidean" is the equation as it reads.
         alignment_eta, alignment_delta, alignment_beta: Eq. 6: weight at the point, radius of the flat top, slope.
@@ -263,6 +268,7 @@ class IlaVisionConfig(CLIPVisionConfig):
     alignment_hidden_size: int = 128
     alignment_layers: list[int] | tuple[int, ...] | None = None
     alignment_pairing: Literal["adjacent", "first", "middle"] = "adjacent"
+    alignment_causal: bool = False
     alignment_distance: Literal["separable", "euclidean"] = "separable"
     alignment_eta: float | int = 1.0
     alignment_delta: float | int = 0.25
@@ -378,6 +384,11 @@ class IlaVisionConfig(CLIPVisionConfig):
             plain = self.alignment_conv == "depthwise_separable" and self.alignment_fusion != "residual"
             allowed = '"conv" with alignment_conv="standard" or alignment_fusion="residual"'
             require(plain, field="alignment_operator", value=self.alignment_operator, allowed=allowed)
+
+    def validate_causal(self) -> None:
+        """Raise a ValueError for `alignment_causal` with what looks ahead."""
+        ahead = looks_ahead(self) if self.alignment_causal else None
+        require(ahead is None, field="alignment_causal", value=self.alignment_causal, allowed=f"False, as {ahead}")
 
     def validate_effects(self) -> None:
         """Raise a ValueError for a field that others make ineffective, unless it has its default."""

@@ -113,7 +113,9 @@ def temporal_module(config: IlaVisionConfig, layer_index: int) -> TemporalModule
         return None
     if config.temporal_module != "ila":
         return TEMPORAL_MODULES[config.temporal_module](config, layer_index)
-    return (ResidualAlignment if config.alignment_fusion == "residual" else ImplicitAlignment)(config, layer_index)
+    if config.alignment_fusion == "residual":
+        return ResidualAlignment(config, layer_index)
+    return ImplicitAlignment(config, layer_index, causal=config.alignment_causal)
 
 
 class QuickGELU(nn.Module):

@@ -118,12 +118,13 @@ class Shift(TemporalModule):
     """Shift channels in time in what the spatial attention sees (Lin et al. 2019; Table 4, "Temporal Shift").
 
     One part in `shift_division` of the channels comes from the frame before, one from the frame after; beyond the clip
-    there are zeros. The residual connection keeps the frame itself. No parameters, no multiplications.
+    there are zeros. The residual connection keeps the frame itself. No parameters, no multiplications. With
+    `alignment_causal` the channels of the frame after stay the frame's own (the paper's online shift).
     """
 
     def __init__(self, config: IlaVisionConfig, layer_index: int) -> None:
         super().__init__()
-        self.channels = config.hidden_size // config.shift_division
+        self.channels, self.causal = config.hidden_size // config.shift_division, config.alignment_causal
 
     def forward(self, hidden_states: torch.Tensor, height: int, width: int, **kwargs: Any) -> TemporalOutput:
         """Shift channels by one frame: (B, T, L, D) -> tokens (B, T, L, D); the hidden states stay."""
@@ -131,7 +132,7 @@ class Shift(TemporalModule):
             [self.channels, self.channels, hidden_states.shape[-1] - 2 * self.channels], dim=-1
         )
         from_before = F.pad(before[:, :-1], (0, 0, 0, 0, 1, 0))
-        from_after = F.pad(after[:, 1:], (0, 0, 0, 0, 0, 1))
+        from_after = after if self.causal else F.pad(after[:, 1:], (0, 0, 0, 0, 0, 1))
         return TemporalOutput(hidden_states, torch.cat([from_before, from_after, rest], dim=-1))
 
 

@@ -316,6 +316,26 @@ def aligns(vision: Any) -> bool:
     return vision.temporal_module == "ila" and (vision.alignment_layers is None or len(vision.alignment_layers) > 0)
 
 
+LOOKS_AHEAD = {
+    "message": 'temporal_module="message" attends to the class tokens of all frames',
+    "divided": 'temporal_module="divided" attends to all frames',
+    "joint": 'temporal_module="joint" attends to all frames',
+    "ata": 'temporal_module="ata" attends to all frames',
+    "gta": 'temporal_module="gta" mixes all frames',
+}
+
+
+def looks_ahead(vision: Any) -> str | None:
+    """Return why a frame depends on later ones whatever `alignment_causal` is, or `None` where it need not."""
+    if vision.temporal_module in LOOKS_AHEAD:
+        return LOOKS_AHEAD[vision.temporal_module]
+    if aligns(vision) and vision.alignment_fusion == "residual":
+        return 'alignment_fusion="residual" looks two frames ahead in every layer'
+    if aligns(vision) and vision.alignment_pairing == "middle":
+        return 'alignment_pairing="middle" pairs the frames of the first half with a later one'
+    return None
+
+
 def _has_module(name: str) -> Callable[[Any], bool]:
     return lambda vision: vision.temporal_module == name
 
@@ -348,6 +368,11 @@ def _integrates(vision: Any) -> bool:
 
 _INTEGRATING = "mit_num_hidden_layers of 1 or more"
 TOWER_USES: tuple[Use, ...] = (
+    Use(
+        ("alignment_causal",),
+        lambda vision: aligns(vision) or vision.temporal_module not in ("ila", "none", "average"),
+        'temporal_module="ila" or "shift" in one layer or more',
+    ),
     Use(("shift_division",), _has_module("shift"), 'temporal_module="shift"'),
     Use(("ata_dealignment",), _has_module("ata"), 'temporal_module="ata"'),
     Use(("gta_regions",), _has_module("gta"), 'temporal_module="gta"'),
