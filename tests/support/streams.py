@@ -33,6 +33,7 @@ CAUSAL: dict[str, dict[str, Any]] = {
     for fusion in FUSIONS
     for pairing in PAIRINGS
     for kind, fields in KINDS.items()
+    if (fusion, kind) not in (("add", "windows"), ("concat", "windows"))  # which "mi_token" stands for
 }
 OLD = {f"old {name}": fields for name, fields in CAUSAL.items() if not name.startswith("interaction")}
 CAUSAL |= {f"interaction on {name}": {"alignment_fusion": "interaction", **fields} for name, fields in TOWERS.items()}
@@ -66,10 +67,10 @@ def stream_config(**fields: Any) -> IlaConfig:
 
 
 def strong(model: Any, seed: int = 0) -> Any:
-    """The model in eval mode with weights that pass on as much as they take in, and statistics as training leaves them.
+    """The model in eval mode with weights that pass on what they take in, and statistics as training leaves them.
 
-    A new model's points lie in the centre, its new layers add 0, and its attention hardly changes a frame: a stream that
-    mixed up its frames would not show.
+    A new model's points lie in the centre, its new layers add 0, and its attention hardly changes a frame: a stream
+    that mixed up its frames would not show.
     """
     generator = torch.Generator().manual_seed(seed)
 
