@@ -362,9 +362,10 @@ def causal_interaction(
     interaction: nn.Sequential, frames: torch.Tensor, pairing: str, past: Past
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Run an `interaction_module` on causal pairs; arguments and results are those of `PairConvolution.causal`."""
-    first, *others = interaction.children()  # a slice of a `PairInteraction` would be another one, without layers
-    features, kept = first.convolution.causal(frames, pairing, past)  # type: ignore[operator, union-attr]
-    features = first.normalized(features)  # type: ignore[operator]
+    first: Any
+    first, *others = interaction
+    features, kept = first.convolution.causal(frames, pairing, past)
+    features = first.normalized(features)
     for layer in others:
         features = layer(features)
     return features, kept
