@@ -73,6 +73,7 @@ def strong(model: Any, seed: int = 0) -> Any:
     that mixed up its frames would not show.
     """
     generator = torch.Generator().manual_seed(seed)
+    gain = 1.5 * (2 / len(getattr(model, "vision_model", model).encoder.layers)) ** 0.5  # many add up to what two do
 
     def normal(tensor: torch.Tensor) -> torch.Tensor:
         return torch.randn(tensor.shape, generator=generator, dtype=torch.float32).to(tensor)
@@ -80,7 +81,7 @@ def strong(model: Any, seed: int = 0) -> Any:
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if ".layers." in name and weight.ndim > 1:
-                weight.copy_(1.5 * normal(weight) * weight[0].numel() ** -0.5)
+                weight.copy_(gain * normal(weight) * weight[0].numel() ** -0.5)
             else:
                 weight += 0.2 * normal(weight)
         for name, values in model.named_buffers():
