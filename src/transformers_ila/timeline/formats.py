@@ -25,8 +25,7 @@ from .timeline import Timeline
 KIND, VERSION = "transformers-ila timeline", 1  # of the JSON
 DIGITS = 3  # behind the point of seconds, in files
 NO_NAME = "(no name)"  # a subtitle of a blank label
-SUBRIP = str.maketrans("<>{}\\", "\N{FULLWIDTH LESS-THAN SIGN}\N{FULLWIDTH GREATER-THAN SIGN}\N{FULLWIDTH LEFT CURLY "
-                       "BRACKET}\N{FULLWIDTH RIGHT CURLY BRACKET}\N{FULLWIDTH REVERSE SOLIDUS}")
+SUBRIP = str.maketrans("<>{}\\", "\uff1c\uff1e\uff5b\uff5d\uff3c")  # their forms of full width
 
 
 def write_timeline(
@@ -178,7 +177,7 @@ def read_timeline(path: str | Path) -> Timeline:
     except ValueError as error:
         raise ValueError(f"{shown!r} is no JSON: {error}.") from None
     if not isinstance(found, dict) or found.get("format") != KIND:
-        raise ValueError(f"{shown!r} is no timeline; allowed is what `write_timeline` or `ila timeline` wrote as JSON.")
+        raise ValueError(f"{shown!r} is no timeline; allowed is what `write_timeline` wrote as JSON.")
     if found.get("version") != VERSION:
         raise ValueError(f"{shown!r} is a timeline of version {found.get('version')!r}; allowed is {VERSION}.")
     try:
@@ -220,8 +219,8 @@ def _segments_csv(timeline: Timeline, path: Path) -> Iterator[str]:
 def _scores_csv(timeline: Timeline, path: Path, *, every: float | None = None) -> Iterator[str]:
     timeline = _thinned(timeline, every)
     yield csv_text([("time", "start", "warming_up", *(plain_line(label, None) for label in timeline.labels))])
-    rows = zip(timeline.times.tolist(), timeline.starts.tolist(), timeline.warming_up.tolist(), timeline.scores.tolist())
-    for time, start, warming_up, scores in rows:
+    columns = (timeline.times, timeline.starts, timeline.warming_up, timeline.scores)
+    for time, start, warming_up, scores in zip(*(column.tolist() for column in columns)):
         yield csv_text([(_seconds(time), _seconds(start), int(warming_up), *map(_five, scores))])
 
 

@@ -85,7 +85,9 @@ def plot_timeline(
         axes.broken_barh(_spans(true, end), (lane + 0.84, 0.1), **style)
     for start, stop in warming_spans(times, warming_up):
         axes.axvspan(start, stop, facecolor="none", edgecolor=GREY, hatch="\\\\\\", linewidth=0, alpha=0.5, zorder=0)
-    axes.set_yticks([lane + 0.5 for lane in range(len(rows))], [_wrapped(names, row) for row in rows], parse_math=False)
+    axes.set_yticks(
+        [lane + 0.5 for lane in range(len(rows))], [_wrapped(names, row) for row in rows], parse_math=False
+    )
     axes.tick_params(axis="y", length=0, labelsize=8)
     axes.set_yticks(range(len(rows) + 1), minor=True)
     axes.grid(axis="y", which="minor", linewidth=0.4, color="#cccccc")
