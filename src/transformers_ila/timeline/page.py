@@ -33,13 +33,6 @@ FINEST, NONE = 254, 255  # a score of 1 in the page's curves, and no score
 UNPLAYED = (".avi", ".flv", ".m2ts", ".mkv", ".mpeg", ".mpg", ".mts", ".ts", ".vob", ".wmv")  # by most browsers
 
 
-def spoken_times(timeline: Timeline) -> np.ndarray:
-    """Return (N,) the seconds that scores speak of: of windows their middles, of a stream the last frame's time."""
-    if timeline.settings.get("mode") == "windows":
-        return (timeline.starts + timeline.times) / 2
-    return timeline.times
-
-
 def timeline_page(
     timeline: Timeline,
     folder: Path,
@@ -61,7 +54,7 @@ def timeline_page(
         ValueError: a video that is too large to embed, or none to embed; sizes that do not fit each other.
         OSError: the video to embed cannot be read.
     """
-    times = spoken_times(timeline)
+    times = timeline.times
     every = [*timeline.segments, *(truth or ())]
     end = last_time(times, timeline.scores, timeline.labels, every, timeline.duration)
     names, shown, _ = lanes(timeline.labels, timeline.scores, every, least=LEAST, most=MOST)
@@ -80,7 +73,7 @@ def timeline_page(
         "video": source,
         "kind": mimetypes.guess_type(str(video))[0] or "video/mp4",
         "reason": reason,
-        "offset": 0,
+        "offset": round(timeline.start, 3),
         "end": round(end, 3),
         "whole": timeline.complete,
         "labels": [plain_line(names[index]) or "(no name)" for index in order],

@@ -81,7 +81,7 @@ def plot_timeline(
         axes.broken_barh(_spans(own, end), (lane + 0.03, 0.67), facecolor=FOUND, alpha=0.16, linewidth=0)
         axes.broken_barh(_spans(own, end), (lane + 0.72, 0.1), facecolor=FOUND, edgecolor="white", linewidth=0.4)
         true = [segment for segment in truth or () if segment.label == names[row]]
-        style = {"facecolor": "white", "edgecolor": TRUTH, "linewidth": 0.8, "hatch": "//////"}
+        style: dict[str, Any] = {"facecolor": "white", "edgecolor": TRUTH, "linewidth": 0.8, "hatch": "//////"}
         axes.broken_barh(_spans(true, end), (lane + 0.84, 0.1), **style)
     for start, stop in warming_spans(times, warming_up):
         axes.axvspan(start, stop, facecolor="none", edgecolor=GREY, hatch="\\\\\\", linewidth=0, alpha=0.5, zorder=0)
