@@ -115,7 +115,8 @@ def _json(timeline: Timeline, path: Path, *, every: float | None = None) -> Iter
     yield f',\n"warming_up": {_dumped(timeline.warming_up.tolist())}'
     yield ',\n"scores": ['
     for index, row in enumerate(timeline.scores.tolist()):
-        yield f"{',' if index else ''}\n{json.dumps([_short(value) for value in row], separators=(",", ":"))}"
+        text = json.dumps([_short(value) for value in row], separators=(",", ":"))
+        yield f",\n{text}" if index else f"\n{text}"
     yield "]\n}\n"
 
 
@@ -214,7 +215,9 @@ def _number(value: float | None) -> float:
 
 
 def _segments_csv(timeline: Timeline, path: Path) -> Iterator[str]:
-    rows = [(plain_line(s.label, None), _seconds(s.start), _seconds(s.end), _short(s.score)) for s in timeline.segments]
+    rows = [
+        (plain_line(s.label, None), _seconds(s.start), _seconds(s.end), _short(s.score)) for s in timeline.segments
+    ]
     yield csv_text([("label", "start", "end", "score"), *rows])
 
 
