@@ -169,7 +169,7 @@ def choose_settings(
         )
     why_not = why_windows(model, processor)
     if options.mode == "stream" and why_not is not None:
-        raise ValueError(f"mode is 'stream', and the model cannot stream: {why_not} Allowed: 'windows' or 'auto'.")
+        raise ValueError(f"mode is 'stream', and the model has no stream, as {why_not}; allowed: 'windows' or 'auto'.")
     mode = ("stream" if why_not is None else "windows") if options.mode == "auto" else options.mode
     sampling = Sampling(
         rate=rate, num_frames=processor.num_frames, stride=options.stride, batch_size=options.batch_size
@@ -190,16 +190,13 @@ def choose_settings(
 
 
 def why_windows(model: Any, processor: IlaVideoProcessor) -> str | None:
-    """Return why a model takes windows: what keeps it from streaming; None where it can stream."""
+    """Return why a model takes windows, in words that follow "as"; None where it can stream."""
     from ..model.streaming_ila import why_no_stream
 
-    if not hasattr(model, "start_stream"):
-        return f"a {type(model).__name__} has no stream."
-    if (reason := why_no_stream(model.config)) is not None:
-        return reason
-    if processor.num_frames != model.config.num_frames:
-        return f"the processor takes {processor.num_frames} frames, and the model streams {model.config.num_frames}."
-    return None
+    reason = why_no_stream(model.config)
+    if reason is None and processor.num_frames != model.config.num_frames:
+        return f"the processor takes {processor.num_frames} frames, and the model's stream {model.config.num_frames}"
+    return reason
 
 
 class _Run:
