@@ -32,6 +32,7 @@ from ..model.video_urls_ila import is_url, redact
 from ..stores.addresses import is_address
 from ..timeline.formats import FORMATS, format_of, write_timeline
 from ..timeline.options import TimelineOptions
+from ..timeline.page import require_embeddable
 from ..timeline.segments import SegmentOptions
 from ..timeline.timeline import Timeline, TimelineInterrupted, timelines
 from .predict import interrupted_by_sigterm
@@ -107,6 +108,9 @@ class TimelineArguments(WordsArguments):
             users = [suffix for suffix, form in FORMATS.items() if name in form.options]
             if value and not any(name in format_of(form).options for form in written):
                 raise ValueError(f"--{name} would have no effect; allowed: beside --output of {' or '.join(users)}.")
+        for source in found if self.embed else ():
+            if os.path.isfile(source.place):
+                require_embeddable(source.place)
 
     def forms(self, output: str) -> list[str]:
         """Return the suffixes of what is written to an output; a ValueError names one that is unknown."""
