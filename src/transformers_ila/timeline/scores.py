@@ -4,8 +4,8 @@ What is unusual here:
 - A clip is the last `num_frames` frames that were taken of the source, in a stream and in windows alike, so models
   whose frames do not depend on each other give the same scores in both. Before so many frames are there the oldest one
   stands for those missing, and the score is marked as warming up.
-- Where nothing was taken for longer than a clip lasts, or frames of another size come that the processor does not make
-  alike, a new clip starts, and warms up again: no clip joins what does not belong together.
+- Where nothing came for longer than a clip lasts, a new clip starts, and warms up again: no clip joins what does not
+  belong together.
 
 Shapes: `n` frames of `C` x `H` x `W` pixels, `T` frames of a clip, `K` classes.
 """
@@ -13,7 +13,7 @@ Shapes: `n` frames of `C` x `H` x `W` pixels, `T` frames of a clip, `K` classes.
 import math
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -27,6 +27,7 @@ from .sources import SourceNote, TimedFrame
 
 
 ROUNDING = 1e-6  # frames, by which products of seconds and rates may be off
+RESTART = "restart"  # kind of the note that a new clip starts
 
 
 class Score(NamedTuple):
@@ -80,9 +81,19 @@ class Sampling:
         """Return how long a clip lasts, up to the end of its last frame."""
         return self.num_frames / self.rate
 
+    def is_gap(self, interval: float, usual: float) -> bool:
+        """Return whether so many seconds between two frames are more than a clip lasts.
+
+        usual: seconds between the two frames before them. A source may give fewer frames than `rate`; then a clip of
+            its frames lasts longer.
+        """
+        return interval > max(self.clip_seconds, self.num_frames * usual) + ROUNDING
+
     def is_scored(self, seen: int) -> bool:
         """Return whether the `seen`-th frame since the start has a score; that of the first whole clip has one."""
-        slot, before = (math.floor((seen - self.num_frames - back) / self.frames_per_score + ROUNDING) for back in (0, 1))
+        slot, before = (
+            math.floor((seen - self.num_frames - back) / self.frames_per_score + ROUNDING) for back in (0, 1)
+        )
         return slot > before
 
 
@@ -101,7 +112,7 @@ def prepare_frames(processor: IlaVideoProcessor, images: Sequence[np.ndarray]) -
 
     Args:
         processor: of the model.
-        images: (H, W, 3) uint8 RGB frames; their sizes may differ where the processor makes them alike.
+        images: (H, W, 3) uint8 RGB frames of one size.
 
     Returns:
         (n, C, H, W) uint8 pixels, for the processor's `normalize_on`.
@@ -148,7 +159,7 @@ def _chunks(
     cost: Cost,
 ) -> Iterator[_Chunk]:
     """Yield the frames of a source, `batch_size` of them together; the last one before an end always has a score."""
-    chunk, seen, last = _Chunk(fresh=True), 0, None
+    chunk, seen, last, interval = _Chunk(fresh=True), 0, None, math.inf
     for item in source:
         if isinstance(item, SourceNote):
             chunk.notes.append(item)
@@ -157,13 +168,17 @@ def _chunks(
         views = prepare_frames(processor, [item.image])
         frame = _Frame(item.time, processor.normalize_on(device, views)[0])
         cost.preparing += time.perf_counter() - started
-        breaks = last is not None and (
-            frame.time - last.time > sampling.clip_seconds + ROUNDING or frame.pixels.shape != last.pixels.shape
-        )
-        if breaks or len(chunk.frames) == sampling.batch_size:
-            yield _closed(chunk) if breaks else chunk
-            chunk, seen = _Chunk(fresh=breaks), 0 if breaks else seen
-        seen, last = seen + 1, frame
+        before, interval = interval, math.inf if last is None else frame.time - last
+        last = frame.time
+        if before < math.inf and sampling.is_gap(interval, before):
+            text = f"nothing came for {interval:.2f} s, longer than a clip lasts: a new clip starts"
+            chunk.notes.append(SourceNote(frame.time, RESTART, text))
+            yield _closed(chunk)
+            chunk, seen, interval = _Chunk(fresh=True), 0, before
+        elif len(chunk.frames) == sampling.batch_size:
+            yield chunk
+            chunk = _Chunk(fresh=False)
+        seen += 1
         cost.frames += 1
         if sampling.is_scored(seen):
             chunk.scored.append(len(chunk.frames))
@@ -185,7 +200,7 @@ def stream_scores(
     source: Iterable[TimedFrame | SourceNote],
     sampling: Sampling,
     cost: Cost | None = None,
-) -> Iterator[Score | SourceNote]:
+) -> Generator[Score | SourceNote, None, None]:
     """Push the frames of a source through a model that can stream; yield its scores, and the source's notes.
 
     Args:
@@ -227,7 +242,7 @@ def window_scores(
     source: Iterable[TimedFrame | SourceNote],
     sampling: Sampling,
     cost: Cost | None = None,
-) -> Iterator[Score | SourceNote]:
+) -> Generator[Score | SourceNote, None, None]:
     """Compute each clip of a source anew, by any model; yield scores and notes.
 
     Frames that several windows share are prepared once. Arguments and errors are those of `stream_scores`.
@@ -251,9 +266,7 @@ def window_scores(
     yield from _window_batch(network, waiting, sampling, cost)
 
 
-def _window_batch(
-    network: Network, windows: list[list[_Frame]], sampling: Sampling, cost: Cost
-) -> Iterator[Score]:
+def _window_batch(network: Network, windows: list[list[_Frame]], sampling: Sampling, cost: Cost) -> Iterator[Score]:
     """Yield the scores of windows, and forget the windows."""
     if not windows:
         return
