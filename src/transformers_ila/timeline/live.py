@@ -28,7 +28,7 @@ from .options import TimelineOptions
 from .scores import RESTART, Sampling, Score, prepare_frames
 from .segments import Change, Segment, SegmentOptions, SegmentTracker
 from .sources import SOURCE_LIMITS, FrameSource, SourceNote, TimedFrame, open_frames
-from .timeline import choose_settings
+from .timeline import DEFAULTS, SEGMENT_DEFAULTS, choose_settings
 
 
 Row = dict[str, Any]
@@ -39,12 +39,13 @@ DELAYS = 10_000  # the latest ones, of which the summary tells mean and 95 %
 FAILURES = (ValueError, OSError)  # of a source; what ends all of them is no failure of one
 
 
-class SourceClock:
+class ArrivalClock:
     """Tell how late frames come, by the source's own clock.
 
-    Nobody says when a frame was filmed. The quickest frame of the last one or two minutes counts as being on time: what
-    all frames share (the camera's exposure, its encoder, the network at its best) is in no delay. As it is of minutes,
-    a clock that goes wrong by parts in ten thousand does no harm, and a source that stood still is on time again soon.
+    Nobody says when a frame was filmed. The quickest frame of the last one or two minutes counts as on time, so what
+    all frames share (the camera's exposure, its encoder, the network at its best) is in no delay. It is of minutes
+    only, so that a clock which goes wrong by parts in ten thousand does no harm, and a source that stood still is on
+    time again soon.
     """
 
     def __init__(self) -> None:
@@ -98,7 +99,7 @@ class Camera:
     used: int = 0
     changes: int = 0
     on: list[str] = field(default_factory=list)  # labels that hold
-    clock: SourceClock = field(default_factory=SourceClock)
+    clock: ArrivalClock = field(default_factory=ArrivalClock)
     last: TimedFrame | None = None
     interval: float = math.inf  # seconds between the last two frames
 
@@ -254,8 +255,8 @@ class Live:
         model: Any,
         processor: IlaVideoProcessor,
         sources: Sequence[Any],
-        options: TimelineOptions = TimelineOptions(),
-        segment_options: SegmentOptions = SegmentOptions(),
+        options: TimelineOptions = DEFAULTS,
+        segment_options: SegmentOptions = SEGMENT_DEFAULTS,
         *,
         scores: bool = False,
         format: str | None = None,
@@ -467,7 +468,7 @@ def names_of(sources: Sequence[Any]) -> list[str]:
 
 
 def counts(decoded: int, used: int, dropped: int) -> Row:
-    """Return how many frames were decoded, seen by the model and dropped, and the share of those it should have seen."""
+    """Return how many frames were decoded, used by the model and dropped, and which share of those meant for it."""
     return {
         "frames": decoded,
         "used": used,
