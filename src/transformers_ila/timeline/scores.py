@@ -232,7 +232,7 @@ def stream_scores(
             pixel_values = torch.stack([frame.pixels for frame in chunk.frames])[None]
             yield from _pushed(network, cache, pixel_values, seen, due, cost)
             if chunk.last and due:  # a single frame, which an old checkpoint holds back until a second one comes
-                yield from _pushed(network, cache, pixel_values[:, -1:], seen, due, cost)
+                yield from _pushed(network, cache, pixel_values[:, -1:], seen + 1, due, cost)
         yield from chunk.notes
 
 
