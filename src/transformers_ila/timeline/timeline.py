@@ -52,6 +52,7 @@ class Timeline:
     notes: what was remarkable about the video, in its order.
     settings: how it was computed, and with which delays (`TimelineSettings`).
     duration: seconds, up to the end of the last frame that was read.
+    start: seconds from where players begin to count to the first frame; players and subtitles count from there.
     stopped: why the timeline ends before the video does ("interrupted", or an error); None where it is complete.
     """
 
@@ -65,6 +66,7 @@ class Timeline:
     notes: Sequence[SourceNote] = ()
     settings: dict[str, Any] = field(default_factory=dict)
     duration: float = 0.0
+    start: float = 0.0
     stopped: str | None = None
 
     @property
@@ -278,6 +280,7 @@ class _Run:
             notes=self.notes,
             settings=self.settings | self.measured(source),
             duration=duration,
+            start=source.start or 0.0,
             stopped=stopped,
         )
 
