@@ -47,9 +47,10 @@ from .layers_ila import FramePositions, IlaVisionEmbeddings, IlaVisionEncoder, P
 from .loading_ila import HUB_KWARGS
 from .named_classes_ila import NamedClasses, refuse_other_classes
 from .numerics_ila import at_least_float32
+from .pairs_ila import Past
 from .pretrained_ila import IlaOutput, IlaPreTrainedModel, IlaVideoClassifierOutput, IlaVisionModelOutput, Projection
 from .targets_ila import target_loss
-from .temporal_ila import HAS_FRAME_POSITIONS, NEW_IN_TOWER
+from .temporal_ila import HAS_FRAME_POSITIONS, HAS_FRAME_WEIGHTS, NEW_IN_TOWER
 from .validation_ila import MULTI_LABEL, require_classification
 
 
@@ -91,6 +92,8 @@ class IlaVisionModel(IlaPreTrainedModel):
         pixel_values: torch.Tensor,
         interpolate_pos_encoding: bool = False,
         output_alignment: bool = False,
+        any_num_frames: bool = False,
+        past: Sequence[Past] | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> IlaVisionModelOutput:
         """Encode videos: (B, T, C, H, W) -> `last_hidden_state` (B, T, L, D), `pooler_output` (B, T, D).
@@ -99,11 +102,16 @@ class IlaVisionModel(IlaPreTrainedModel):
             pixel_values: (B, T, C, H, W) with T = `config.num_frames` and H = W = `config.image_size`.
             interpolate_pos_encoding: take any H and W.
             output_alignment: return `interactive_points` and `alignment_masks`.
+            any_num_frames: take any T. What a stream gives (`push`) equals what one call gives of all its frames.
+            past: what a stream keeps in each layer (`streaming_ila.py`); `kept` of the output replaces it.
 
         Raises:
-            ValueError: on another rank, number of frames, channels or size.
+            ValueError: on another rank, number of frames, channels or size, and with `any_num_frames` for temporal
+                modules that have weights for each frame.
         """
-        check_pixel_values(pixel_values, self.config, any_size=interpolate_pos_encoding)
+        check_pixel_values(
+            pixel_values, self.config, any_size=interpolate_pos_encoding, any_frames=any_num_frames or past is not None
+        )
         batch_size, num_frames, _, height, width = pixel_values.shape
         grid = (height // self.config.patch_size, width // self.config.patch_size)
         hidden_states = self.embeddings(pixel_values.flatten(0, 1), interpolate_pos_encoding=interpolate_pos_encoding)
@@ -111,7 +119,7 @@ class IlaVisionModel(IlaPreTrainedModel):
         if hasattr(self, "time_embedding"):
             hidden_states = self.time_embedding(hidden_states)
         hidden_states = self.pre_layrnorm(hidden_states)
-        hidden_states, losses, alignments = self.encoder(hidden_states, grid, **kwargs)
+        hidden_states, losses, alignments, kept = self.encoder(hidden_states, grid, past=past, **kwargs)
         if self.config.num_register_tokens:
             hidden_states = hidden_states[:, :, : -self.config.num_register_tokens]
         normed = self.post_layernorm(hidden_states[:, :, :1] if self.config.pre_layer_norm else hidden_states)
@@ -119,6 +127,7 @@ class IlaVisionModel(IlaPreTrainedModel):
             last_hidden_state=hidden_states if self.config.pre_layer_norm else normed,
             pooler_output=normed[:, :, 0],  # (B, T, D)
             alignment_loss=torch.stack(losses).sum() if losses else None,
+            kept=None if kept is None else tuple(kept),
         )
         if output_alignment:
             output.interactive_points = tuple(points for _, points in alignments)
@@ -127,17 +136,29 @@ class IlaVisionModel(IlaPreTrainedModel):
 
 
 def check_pixel_values(
-    pixel_values: torch.Tensor, config: IlaVisionConfig, *, any_size: bool = False, views: bool = False
+    pixel_values: torch.Tensor,
+    config: IlaVisionConfig,
+    *,
+    any_size: bool = False,
+    any_frames: bool = False,
+    views: bool = False,
 ) -> None:
     """Check videos before they are encoded.
 
     Raises:
         ValueError: unless the shape is (B, T, C, H, W) as configured, or with `views` (B, V, T, C, H, W), and the
-            numbers are normalised ones, which no integers are. CLIP alone, which knows no time, takes any T.
+            numbers are normalised ones, which no integers are. CLIP alone, which knows no time, takes any T; so does
+            everything with `any_frames` that has no weights for each frame.
     """
     frames, channels, size = config.num_frames, config.num_channels, config.image_size
     shape = tuple(pixel_values.shape) if isinstance(pixel_values, torch.Tensor) else None
-    if config.temporal_module == "none" and config.normalize_frames and shape is not None and len(shape) == 5 + views:
+    if any_frames and config.temporal_module in HAS_FRAME_WEIGHTS and config.temporal_layers:
+        raise ValueError(
+            f'`any_num_frames` is True; allowed: False, as temporal_module="{config.temporal_module}" has weights for '
+            f"each of {frames} frames. Another number: `from_pretrained(..., num_frames=...)`."
+        )
+    any_frames |= config.temporal_module == "none" and config.normalize_frames
+    if any_frames and shape is not None and len(shape) == 5 + views:
         frames = max(shape[-4], 1)
     if shape is not None and len(shape) == 5 + views and shape[-4:-2] == (frames, channels):
         if shape[-2:] == (size, size) or any_size:
@@ -149,7 +170,8 @@ def check_pixel_values(
         "`pixel_values` must be (videos, frames, channels, height, width) = "
         f"(any, {frames}, {channels}, {size}, {size}), {several}"
         f"got {type(pixel_values).__name__ if shape is None else shape}. Another number of frames or image size: "
-        "`from_pretrained(..., num_frames=..., image_size=...)`."
+        "`from_pretrained(..., num_frames=..., image_size=...)`. Any number, of the tower alone: "
+        "`vision_model(..., any_num_frames=True)`; frame after frame: `push`."
     )
 
 

@@ -102,11 +102,25 @@ Pairs = Sequence[tuple[VideoSegments, VideoSegments]]  # found, true
 def _pairs(found: Mapping[str, VideoSegments], truth: Mapping[str, VideoSegments]) -> Pairs:
     if not found:
         raise ValueError("There are no videos to compare; allowed: one or more.")
+    true = truth_of(found, truth)
+    for name, one in found.items():
+        for segment in (*one.segments, *true[name].segments):
+            if not -math.inf < segment.start <= segment.end < math.inf or math.isnan(segment.score):
+                raise ValueError(f"A segment of {name!r} is none: {segment}.")
+    return [(one, true[name]) for name, one in found.items()]
+
+
+def truth_of(names: Iterable[str], truth: Mapping[str, VideoSegments]) -> dict[str, VideoSegments]:
+    """Return the truth of each video named, with or without folders and suffix.
+
+    Raises:
+        ValueError: a video without truth or with several, or two of one truth.
+    """
     stems: dict[str, list[str]] = {}
     for name in truth:
         stems.setdefault(_stem(name), []).append(name)
-    pairs, taken = [], dict[str, str]()
-    for name, one in found.items():
+    taken: dict[str, str] = {}  # name in the truth -> name of the video
+    for name in names:
         matches = [name] if name in truth else stems.get(_stem(name), [])
         if len(matches) != 1:
             known = ", ".join(map(repr, sorted(truth)[:5])) or "none"
@@ -115,11 +129,7 @@ def _pairs(found: Mapping[str, VideoSegments], truth: Mapping[str, VideoSegments
         if matches[0] in taken:
             raise ValueError(f"The videos {taken[matches[0]]!r} and {name!r} have one truth, that of {matches[0]!r}.")
         taken[matches[0]] = name
-        pairs.append((one, truth[matches[0]]))
-        for segment in (*one.segments, *truth[matches[0]].segments):
-            if not -math.inf < segment.start <= segment.end < math.inf or math.isnan(segment.score):
-                raise ValueError(f"A segment of {name!r} is none: {segment}.")
-    return pairs
+    return {name: truth[match] for match, name in taken.items()}
 
 
 def _stem(name: str) -> str:
