@@ -136,7 +136,10 @@ def timelines(
     The model is prepared once. Other arguments, and what ends all videos, are those of `timeline`.
     """
     sampling, settings = choose_settings(model, processor, options)
-    settings["segments"] = asdict(segment_options)
+    tracker = SegmentTracker(
+        list(model.config.class_names), segment_options, settings["multi_label"], lag=lag_of(settings)
+    )
+    settings["segments"] = {**asdict(tracker.rules), "skip_warming_up": tracker.skip_warming_up}
     with evaluating(model, options.inference_options()) as network:
         settings |= {"device": str(network.device), **network.describe()}
         for name, video in videos:
@@ -189,6 +192,11 @@ def choose_settings(
     return sampling, settings
 
 
+def lag_of(settings: dict[str, Any]) -> float:
+    """Return the seconds by which scores come after what they name: a stream's clip ends with the score's frame."""
+    return (settings["num_frames"] - 1) / settings["rate"] / 2 if settings["mode"] == "stream" else 0.0
+
+
 def why_windows(model: Any, processor: IlaVideoProcessor) -> str | None:
     """Return why a model takes windows, in words that follow "as"; None where it can stream."""
     from ..model.streaming_ila import why_no_stream
@@ -215,7 +223,7 @@ class _Run:
         self.network, self.processor, self.name, self.sampling = network, processor, name, sampling
         self.settings, self.keep_scores = settings, keep_scores
         self.labels = list(network.module.config.class_names)
-        self.tracker = SegmentTracker(self.labels, segment_options, settings["multi_label"])
+        self.tracker = SegmentTracker(self.labels, segment_options, settings["multi_label"], lag=lag_of(settings))
         self.scores: list[Score] = []
         self.segments: list[Segment] = []
         self.notes: list[SourceNote] = []
