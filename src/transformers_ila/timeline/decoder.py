@@ -234,7 +234,7 @@ class Decoder:
         slack = max(tick - LEAST_SLACK, LEAST_SLACK) if tick <= COARSEST else LEAST_SLACK
         converter = FrameConverter(short_side=self.size)
         shape: tuple[int, int] | None = None
-        for timed in clock.times(self._stamped(video)):
+        for timed in clock.times(self._stamped(video, clock)):
             frame, self.seconds = timed.frame, timed.seconds
             yield from self._notes_on(timed, shape, converter.size_of(frame))
             shape = frame.width, frame.height
@@ -267,9 +267,9 @@ class Decoder:
         """Add a note on what lies behind the last frame."""
         self.pending += self.notes.add(self.seconds, kind, text)
 
-    def _stamped(self, video: OpenVideo) -> Iterator[Stamped]:
+    def _stamped(self, video: OpenVideo, clock: SourceClock) -> Iterator[Stamped]:
         """Yield every frame that decodes, with its timestamp in the stream's time base."""
-        began, first, count = time.monotonic(), None, 0
+        began, first, last, count = time.monotonic(), None, None, 0
         base = video.container.start_time
         start = None if base is None else base / av.time_base
         if not self.arrives and video.format not in MPEG_CLOCKS:
@@ -291,6 +291,9 @@ class Decoder:
             for frame in frames:
                 arrived = self.heard = time.monotonic()
                 ticks = frame.dts if in_order or frame.pts is None else frame.pts
+                if ticks is None and last is not None and (packet is None or not packet.size):
+                    ticks = last + clock.ticks  # frames that come out at the end may be without
+                last = ticks
                 if count == 0:
                     self.file.limits.check_memory(self.file.name, 1, frame.height, frame.width)
                     self.start = None if ticks is None or start is None else ticks * tick - start

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..model.video_container_ila import ReadLimits, VideoDecodingError, VideoFile
-from ..model.video_reading_ila import as_file, why_no_path
+from ..model.video_reading_ila import SeekableFile, as_file, why_no_path
 from ..model.video_urls_ila import is_url, open_url, redact
 from ..stores.addresses import is_address, plain_place
 from ..stores.reading import open_file
@@ -99,7 +99,8 @@ def name_of(source: Source) -> str:
     if isinstance(source, (bytes, bytearray, memoryview)):
         return f"({len(source)} bytes in memory)"
     if hasattr(source, "read"):
-        return repr(redact(str(getattr(source, "name", "(file object)"))))
+        name = getattr(source, "name", None)
+        return repr(redact(os.fsdecode(name))) if isinstance(name, (str, bytes)) else "(file object)"
     return "standard input" if source == STANDARD_INPUT else repr(redact(os.fsdecode(source)))
 
 
@@ -233,9 +234,15 @@ def _open_file(source: Source, *, format: str | None, limits: ReadLimits) -> Ite
 
 
 def size_now(file: VideoFile) -> int | None:
-    """Return how many bytes a file on this machine has now; None where that has no answer."""
-    place = file.file if isinstance(file.file, str) else getattr(getattr(file.file, "file", None), "fileno", None)
+    """Return how many bytes a regular file on this machine has now; None for all else."""
+    place = file.file
+    if isinstance(place, SeekableFile):
+        try:
+            place = place.file.fileno()
+        except Exception:  # of whatever the object is made of
+            return None
     try:
-        return os.stat(place if isinstance(place, str) else place()).st_size if place else None
+        found = os.stat(place) if isinstance(place, (str, int)) else None
     except OSError:
         return None
+    return found.st_size if found is not None and stat.S_ISREG(found.st_mode) else None
