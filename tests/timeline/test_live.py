@@ -257,9 +257,10 @@ def test_with_a_stride_not_every_frame_has_a_score(watch):
 def test_labels_that_overlap(watch):
     model = Pushed()
     model.config.problem_type = "multi_label_classification"
-    model.logits = lambda pixels: torch.stack([torch.ones_like(pixels[..., 0, 0, 0])] * 2, -1) * torch.tensor(
-        [9.0, 0.0]
-    ) + (pixels.mean((-3, -2, -1))[..., None] - 0.5) * torch.tensor([0.0, 20.0])
+    model.logits = lambda pixels: (
+        torch.stack([torch.ones_like(pixels[..., 0, 0, 0])] * 2, -1) * torch.tensor([9.0, 0.0])
+        + (pixels.mean((-3, -2, -1))[..., None] - 0.5) * torch.tensor([0.0, 20.0])
+    )
     rows = of(all_rows(watch(frames(DARK + BRIGHT + DARK), model=model)), "label")
     assert [(row["label"], row["labels"]) for row in rows] == [
         ("dark", ["dark"]), ("bright", ["dark", "bright"]), (None, ["dark"]), (None, [])
