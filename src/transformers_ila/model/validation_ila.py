@@ -316,7 +316,7 @@ def aligns(vision: Any) -> bool:
     return vision.temporal_module == "ila" and (vision.alignment_layers is None or len(vision.alignment_layers) > 0)
 
 
-def _mixes_time(vision: Any) -> bool:
+def mixes_time(vision: Any) -> bool:
     """Return whether a layer or more lets a frame see others."""
     in_a_layer = vision.alignment_layers is None or len(vision.alignment_layers) > 0
     return vision.temporal_module not in ("none", "average") and in_a_layer
@@ -333,7 +333,7 @@ _LOOKING_AHEAD = {
 
 def looks_ahead(vision: Any) -> str | None:
     """Return why a frame depends on later ones whatever `alignment_causal` is, or `None` where it need not."""
-    if vision.temporal_module in _LOOKING_AHEAD and _mixes_time(vision):
+    if vision.temporal_module in _LOOKING_AHEAD and mixes_time(vision):
         return f'temporal_module="{vision.temporal_module}" {_LOOKING_AHEAD[vision.temporal_module]}'
     if aligns(vision) and vision.alignment_fusion == "residual":
         return 'alignment_fusion="residual" looks two frames ahead in every layer'
@@ -376,7 +376,7 @@ _INTEGRATING = "mit_num_hidden_layers of 1 or more"
 TOWER_USES: tuple[Use, ...] = (
     Use(
         ("alignment_causal",),
-        _mixes_time,
+        mixes_time,
         'temporal_module="ila" or "shift" in one layer or more; "none" and "average" look at no other frame',
     ),
     Use(("shift_division",), _has_module("shift"), 'temporal_module="shift"'),
