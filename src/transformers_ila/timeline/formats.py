@@ -16,7 +16,7 @@ import numpy as np
 from ..files import atomic_write
 from ..markup import csv_text, plain_line
 from ..visualization.timeline import TimedLabel, plot_timeline
-from .page import spoken_times, timeline_page
+from .page import timeline_page
 from .segments import Segment
 from .sources import SourceNote
 from .timeline import Timeline
@@ -41,10 +41,10 @@ def write_timeline(
 
     | suffix | content |
     |---|---|
-    | .json | everything, which `read_timeline` reads: seconds to the millisecond, scores to five digits |
+    | .json | everything, which `read_timeline` reads: seconds to the millisecond, scores to four digits |
     | .csv | a row for each segment: label, start, end, score |
     | .scores.csv | a row for each score: time, start, warming_up, and a column for each label |
-    | .srt, .vtt | subtitles, one for each segment; those of several labels may overlap |
+    | .srt, .vtt | subtitles in a player's time, one for each segment; those of several labels may overlap |
     | .html | a page without any network: the video, below it the timeline; a click jumps there |
     | .png, .svg, .pdf | a picture: a lane for each label |
 
@@ -95,6 +95,7 @@ def _json(timeline: Timeline, path: Path, *, every: float | None = None) -> Iter
         "version": VERSION,
         "video": timeline.video,
         "duration": timeline.duration,
+        "start": timeline.start,
         "complete": timeline.complete,
         "stopped": timeline.stopped,
         "settings": timeline.settings,
@@ -103,7 +104,7 @@ def _json(timeline: Timeline, path: Path, *, every: float | None = None) -> Iter
     for name, value in fields.items():
         yield f'{"{" if name == "format" else ","}\n"{name}": {_dumped(value)}'
     yield ',\n"segments": ' + _listed(
-        {"label": segment.label, "start": segment.start, "end": segment.end, "score": _five(segment.score)}
+        {"label": segment.label, "start": segment.start, "end": segment.end, "score": _short(segment.score)}
         for segment in timeline.segments
     )
     yield ',\n"notes": ' + _listed(
@@ -114,13 +115,14 @@ def _json(timeline: Timeline, path: Path, *, every: float | None = None) -> Iter
     yield f',\n"warming_up": {_dumped(timeline.warming_up.tolist())}'
     yield ',\n"scores": ['
     for index, row in enumerate(timeline.scores.tolist()):
-        yield f"{',' if index else ''}\n{json.dumps([_five(value) for value in row])}"
+        text = json.dumps([_short(value) for value in row], separators=(",", ":"))
+        yield f",\n{text}" if index else f"\n{text}"
     yield "]\n}\n"
 
 
-def _five(value: float) -> float | None:
-    """Return a number with five digits; None for what is none."""
-    return float(f"{value:.5g}") if math.isfinite(value) else None
+def _short(value: float) -> float | None:
+    """Return a number with four digits; None for what is none."""
+    return float(f"{value:.4g}") if math.isfinite(value) else None
 
 
 def _tidy(value: Any) -> Any:
@@ -195,6 +197,7 @@ def read_timeline(path: str | Path) -> Timeline:
             notes=[SourceNote(**note) for note in found["notes"]],
             settings=found["settings"],
             duration=found["duration"],
+            start=found["start"],
             stopped=found["stopped"],
         )
     except KeyError as error:
@@ -212,7 +215,9 @@ def _number(value: float | None) -> float:
 
 
 def _segments_csv(timeline: Timeline, path: Path) -> Iterator[str]:
-    rows = [(plain_line(s.label, None), _seconds(s.start), _seconds(s.end), _five(s.score)) for s in timeline.segments]
+    rows = [
+        (plain_line(s.label, None), _seconds(s.start), _seconds(s.end), _short(s.score)) for s in timeline.segments
+    ]
     yield csv_text([("label", "start", "end", "score"), *rows])
 
 
@@ -221,7 +226,7 @@ def _scores_csv(timeline: Timeline, path: Path, *, every: float | None = None) -
     yield csv_text([("time", "start", "warming_up", *(plain_line(label, None) for label in timeline.labels))])
     columns = (timeline.times, timeline.starts, timeline.warming_up, timeline.scores)
     for time, start, warming_up, scores in zip(*(column.tolist() for column in columns)):
-        yield csv_text([(_seconds(time), _seconds(start), int(warming_up), *map(_five, scores))])
+        yield csv_text([(_seconds(time), _seconds(start), int(warming_up), *map(_short, scores))])
 
 
 def _seconds(seconds: float) -> str:
@@ -233,20 +238,21 @@ def _seconds(seconds: float) -> str:
 
 def _subrip(timeline: Timeline, path: Path) -> Iterator[str]:
     """Yield SubRip, which has no escapes: brackets and backslashes, which players obey, become their wide forms."""
-    for number, (start, end, text) in enumerate(_cues(timeline.segments), start=1):
+    for number, (start, end, text) in enumerate(_cues(timeline), start=1):
         yield f"{number}\n{_clock(start, ',')} --> {_clock(end, ',')}\n{text.translate(SUBRIP)}\n\n"
 
 
 def _webvtt(timeline: Timeline, path: Path) -> Iterator[str]:
     yield "WEBVTT\n\n"
-    for start, end, text in _cues(timeline.segments):
+    for start, end, text in _cues(timeline):
         text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
         yield f"{_clock(start, '.')} --> {_clock(end, '.')}\n{text}\n\n"
 
 
-def _cues(segments: Sequence[Segment]) -> list[tuple[int, int, str]]:
-    """Return start and end in milliseconds, the end behind the start, and one line of text; by start and end."""
-    found = [(round(s.start * 1000), round(s.end * 1000), plain_line(s.label) or NO_NAME) for s in segments]
+def _cues(timeline: Timeline) -> list[tuple[int, int, str]]:
+    """Return start and end in a player's milliseconds, the end behind the start, and one line of text; sorted."""
+    times = [(s, timeline.start + s.start, timeline.start + s.end) for s in timeline.segments]
+    found = [(round(start * 1000), round(end * 1000), plain_line(s.label) or NO_NAME) for s, start, end in times]
     return sorted((start, max(end, start + 1), text) for start, end, text in found)
 
 
@@ -264,7 +270,7 @@ def _page(timeline: Timeline, path: Path, **options: Any) -> Iterator[str]:
 
 def _picture(timeline: Timeline, path: Path, *, truth: Sequence[TimedLabel] | None = None) -> Iterator[bytes]:
     figure = plot_timeline(
-        spoken_times(timeline),
+        timeline.times,
         timeline.scores,
         timeline.labels,
         timeline.segments,

@@ -33,13 +33,6 @@ FINEST, NONE = 254, 255  # a score of 1 in the page's curves, and no score
 UNPLAYED = (".avi", ".flv", ".m2ts", ".mkv", ".mpeg", ".mpg", ".mts", ".ts", ".vob", ".wmv")  # by most browsers
 
 
-def spoken_times(timeline: Timeline) -> np.ndarray:
-    """Return (N,) the seconds that scores speak of: of windows their middles, of a stream the last frame's time."""
-    if timeline.settings.get("mode") == "windows":
-        return (timeline.starts + timeline.times) / 2
-    return timeline.times
-
-
 def timeline_page(
     timeline: Timeline,
     folder: Path,
@@ -61,7 +54,7 @@ def timeline_page(
         ValueError: a video that is too large to embed, or none to embed; sizes that do not fit each other.
         OSError: the video to embed cannot be read.
     """
-    times = spoken_times(timeline)
+    times = timeline.times
     every = [*timeline.segments, *(truth or ())]
     end = last_time(times, timeline.scores, timeline.labels, every, timeline.duration)
     names, shown, _ = lanes(timeline.labels, timeline.scores, every, least=LEAST, most=MOST)
@@ -80,9 +73,9 @@ def timeline_page(
         "video": source,
         "kind": mimetypes.guess_type(str(video))[0] or "video/mp4",
         "reason": reason,
-        "offset": 0,
+        "unplayed": _unplayed(video),
+        "offset": round(timeline.start, 3),
         "end": round(end, 3),
-        "whole": timeline.complete,
         "labels": [plain_line(names[index]) or "(no name)" for index in order],
         "curves": len(shades),
         "shown": list(range(len(shown))),
@@ -108,6 +101,16 @@ def timeline_page(
     return re.sub(r"\{\{(\w+)\}\}", lambda found: values[found[1]], TEMPLATE.read_text("utf-8"))
 
 
+def require_embeddable(video: str | Path) -> None:
+    """Raise a ValueError if a video is too large to be part of a page, and an OSError if it cannot be read."""
+    size = Path(video).stat().st_size
+    if size > LARGEST:
+        raise ValueError(
+            f"{plain_line(video)!r} has {size / 2**20:.0f} MiB; a page may hold videos of up to "
+            f"{LARGEST // 2**20} MiB. Leave embed out, and keep the video beside the page."
+        )
+
+
 def _source(folder: Path, video: str | Path | None, embed: bool) -> tuple[str | None, str, str]:
     """Return the video's address from the page, its bytes in base64 if they are part of the page, and why none."""
     if video is None or "://" in str(video):
@@ -117,18 +120,19 @@ def _source(folder: Path, video: str | Path | None, embed: bool) -> tuple[str | 
         return None, "", f"The video is not part of this page.{where}"
     path = Path(video)
     if embed:
-        size = path.stat().st_size
-        if size > LARGEST:
-            raise ValueError(
-                f"{plain_line(video)!r} has {size / 2**20:.0f} MiB; a page may hold videos of up to "
-                f"{LARGEST // 2**20} MiB. Leave embed out, and keep the video beside the page."
-            )
+        require_embeddable(path)
         return None, base64.b64encode(path.read_bytes()).decode("ascii"), ""
     try:
         address = quote(Path(os.path.relpath(path.absolute(), folder)).as_posix().encode("utf-8", "surrogateescape"))
     except ValueError:  # another drive
         address = path.absolute().as_uri()
     return address, "", ""
+
+
+def _unplayed(video: str | Path | None) -> str:
+    """Return what keeps most browsers from playing the video, as far as its name tells; empty where nothing does."""
+    suffix = Path(video or "").suffix.lower()
+    return f"most browsers do not play {suffix} files" if suffix in UNPLAYED else ""
 
 
 def _times(segment: TimedLabel) -> tuple[float, float]:
@@ -167,16 +171,16 @@ def _warning(timeline: Timeline) -> str:
 def _legend(timeline: Timeline, points: int, end: float, has_truth: bool, labels: int) -> str:
     """Say what is drawn, and what is left out of the drawing."""
     thinned = f", the highest one in each {clock(end / POINTS, 2)}" if points < len(timeline.times) else ""
-    parts = [f"Line: score from 0 to 1{thinned}.", '<span class="key found"><i></i></span>segment']
+    parts = [f"line: score, 0 to 1{thinned}", '<span class="key found"><i></i></span>segment']
     if has_truth:
         parts.append('<span class="key true"><i></i></span>truth')
     if timeline.warming_up.any():
         parts.append('<span class="key"><i class="warming"></i></span>warming up: less than a clip was seen')
     if timeline.notes:
-        parts.append("Dotted: a note on the video.")
+        parts.append("dotted: a note on the video")
     if labels > CURVES:
-        parts.append(f"The page has the curves of {CURVES} of {labels} labels.")
-    return " ".join(parts)
+        parts.append(f"no line: all but {CURVES} of {labels} labels")
+    return "\n".join(f'<span class="entry">{part}</span>' for part in parts)
 
 
 def _table(title: str, segments: Sequence[TimedLabel], name: str) -> str:

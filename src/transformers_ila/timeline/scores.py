@@ -15,7 +15,7 @@ import time
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -141,11 +141,12 @@ class _Frame(NamedTuple):
 class _Chunk:
     """Hold frames that follow one another, and which of them have a score.
 
-    fresh: whether a new clip starts with the first of them.
+    fresh, last: whether a new clip starts with the first of them, and whether none follows on the last one.
     notes: what the source said among them.
     """
 
     fresh: bool
+    last: bool = False
     frames: list[_Frame] = field(default_factory=list)
     scored: list[int] = field(default_factory=list)
     notes: list[SourceNote] = field(default_factory=list)
@@ -187,7 +188,8 @@ def _chunks(
 
 
 def _closed(chunk: _Chunk) -> _Chunk:
-    """Return the chunk with a score for its last frame."""
+    """Return the chunk as the last one before an end: its last frame has a score."""
+    chunk.last = True
     last = len(chunk.frames) - 1
     if chunk.frames and last not in chunk.scored:
         chunk.scored.append(last)
@@ -215,25 +217,44 @@ def stream_scores(
     """
     cost = cost or Cost()
     times: deque[float] = deque(maxlen=sampling.num_frames)
+    due: dict[int, tuple[float, bool, float]] = {}  # number of a frame that has a score -> all of it but probabilities
+    seen = 0
     for chunk in _chunks(source, processor, network.device, sampling, cost):
         if chunk.frames:
             if chunk.fresh:
-                cache = network.module.start_stream()
+                cache, seen = network.module.start_stream(), 0
                 times.clear()
-            started = time.perf_counter()
-            pixel_values = torch.stack([frame.pixels for frame in chunk.frames])[None]
-            keep = len(chunk.frames) - min(chunk.scored, default=len(chunk.frames))
-            logits = network.module.push(pixel_values, cache, logits_to_keep=keep).logits
-            rows = logits[0].float().cpu() if keep else torch.empty(0, 0)
-            cost.computing += time.perf_counter() - started
             for index, frame in enumerate(chunk.frames):
                 times.append(frame.time)
                 if index in chunk.scored:
-                    row = rows[index - len(chunk.frames) + keep]
-                    chance = _probabilities(network, row[None], [frame.time])[0]
-                    cost.scores += 1
-                    yield Score(frame.time, chance, len(times) < sampling.num_frames, times[0])
+                    due[seen] = (frame.time, len(times) < sampling.num_frames, times[0])
+                seen += 1
+            pixel_values = torch.stack([frame.pixels for frame in chunk.frames])[None]
+            yield from _pushed(network, cache, pixel_values, seen, due, cost)
+            if chunk.last and due:  # a single frame, which an old checkpoint holds back until a second one comes
+                yield from _pushed(network, cache, pixel_values[:, -1:], seen + 1, due, cost)
         yield from chunk.notes
+
+
+def _pushed(
+    network: Network,
+    cache: Any,
+    pixel_values: torch.Tensor,
+    seen: int,
+    due: dict[int, tuple[float, bool, float]],
+    cost: Cost,
+) -> Iterator[Score]:
+    """Push frames (1, n, C, H, W), `seen` with all before them, and yield the scores that are due."""
+    started = time.perf_counter()
+    keep = seen - min(due, default=seen)
+    output = network.module.push(pixel_values, cache, logits_to_keep=keep)
+    rows = output.logits[0].float().cpu() if keep else torch.empty(0, 0)
+    cost.computing += time.perf_counter() - started
+    for number, row in zip(output.frames[0].tolist()[-len(rows) :], rows):
+        if number in due:
+            moment, warming_up, start = due.pop(number)
+            cost.scores += 1
+            yield Score(moment, _probabilities(network, row[None], [moment])[0], warming_up, start)
 
 
 def window_scores(

@@ -52,6 +52,7 @@ class Timeline:
     notes: what was remarkable about the video, in its order.
     settings: how it was computed, and with which delays (`TimelineSettings`).
     duration: seconds, up to the end of the last frame that was read.
+    start: seconds from where players begin to count to the first frame; players and subtitles count from there.
     stopped: why the timeline ends before the video does ("interrupted", or an error); None where it is complete.
     """
 
@@ -65,6 +66,7 @@ class Timeline:
     notes: Sequence[SourceNote] = ()
     settings: dict[str, Any] = field(default_factory=dict)
     duration: float = 0.0
+    start: float = 0.0
     stopped: str | None = None
 
     @property
@@ -134,7 +136,10 @@ def timelines(
     The model is prepared once. Other arguments, and what ends all videos, are those of `timeline`.
     """
     sampling, settings = choose_settings(model, processor, options)
-    settings["segments"] = asdict(segment_options)
+    tracker = SegmentTracker(
+        list(model.config.class_names), segment_options, settings["multi_label"], lag=lag_of(settings)
+    )
+    settings["segments"] = {**asdict(tracker.rules), "skip_warming_up": tracker.skip_warming_up}
     with evaluating(model, options.inference_options()) as network:
         settings |= {"device": str(network.device), **network.describe()}
         for name, video in videos:
@@ -167,7 +172,7 @@ def choose_settings(
         )
     why_not = why_windows(model, processor)
     if options.mode == "stream" and why_not is not None:
-        raise ValueError(f"mode is 'stream', and the model cannot stream: {why_not} Allowed: 'windows' or 'auto'.")
+        raise ValueError(f"mode is 'stream', and the model has no stream, as {why_not}; allowed: 'windows' or 'auto'.")
     mode = ("stream" if why_not is None else "windows") if options.mode == "auto" else options.mode
     sampling = Sampling(
         rate=rate, num_frames=processor.num_frames, stride=options.stride, batch_size=options.batch_size
@@ -187,17 +192,19 @@ def choose_settings(
     return sampling, settings
 
 
+def lag_of(settings: dict[str, Any]) -> float:
+    """Return the seconds by which scores come after what they name: a stream's clip ends with the score's frame."""
+    return (settings["num_frames"] - 1) / settings["rate"] / 2 if settings["mode"] == "stream" else 0.0
+
+
 def why_windows(model: Any, processor: IlaVideoProcessor) -> str | None:
-    """Return why a model takes windows: what keeps it from streaming; None where it can stream."""
+    """Return why a model takes windows, in words that follow "as"; None where it can stream."""
     from ..model.streaming_ila import why_no_stream
 
-    if not hasattr(model, "start_stream"):
-        return f"a {type(model).__name__} has no stream."
-    if (reason := why_no_stream(model.config)) is not None:
-        return reason
-    if processor.num_frames != model.config.num_frames:
-        return f"the processor takes {processor.num_frames} frames, and the model streams {model.config.num_frames}."
-    return None
+    reason = why_no_stream(model.config)
+    if reason is None and processor.num_frames != model.config.num_frames:
+        return f"the processor takes {processor.num_frames} frames, and the model's stream {model.config.num_frames}"
+    return reason
 
 
 class _Run:
@@ -216,7 +223,7 @@ class _Run:
         self.network, self.processor, self.name, self.sampling = network, processor, name, sampling
         self.settings, self.keep_scores = settings, keep_scores
         self.labels = list(network.module.config.class_names)
-        self.tracker = SegmentTracker(self.labels, segment_options, settings["multi_label"])
+        self.tracker = SegmentTracker(self.labels, segment_options, settings["multi_label"], lag=lag_of(settings))
         self.scores: list[Score] = []
         self.segments: list[Segment] = []
         self.notes: list[SourceNote] = []
@@ -281,6 +288,7 @@ class _Run:
             notes=self.notes,
             settings=self.settings | self.measured(source),
             duration=duration,
+            start=source.start or 0.0,
             stopped=stopped,
         )
 

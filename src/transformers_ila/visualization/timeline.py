@@ -79,9 +79,9 @@ def plot_timeline(
             axes.plot(*_broken(drawn, lane + 0.68 - 0.62 * next(columns)), color=INK, linewidth=0.9, zorder=3)
         own = [segment for segment in segments if segment.label == names[row]]
         axes.broken_barh(_spans(own, end), (lane + 0.03, 0.67), facecolor=FOUND, alpha=0.16, linewidth=0)
-        axes.broken_barh(_spans(own, end), (lane + 0.72, 0.1), facecolor=FOUND, edgecolor="white", linewidth=0.4)
+        axes.broken_barh(_spans(own, end), (lane + 0.72, 0.1), facecolor=FOUND, linewidth=0)
         true = [segment for segment in truth or () if segment.label == names[row]]
-        style = {"facecolor": "white", "edgecolor": TRUTH, "linewidth": 0.8, "hatch": "//////"}
+        style: dict[str, Any] = {"facecolor": "white", "edgecolor": TRUTH, "linewidth": 0.8, "hatch": "//////"}
         axes.broken_barh(_spans(true, end), (lane + 0.84, 0.1), **style)
     for start, stop in warming_spans(times, warming_up):
         axes.axvspan(start, stop, facecolor="none", edgecolor=GREY, hatch="\\\\\\", linewidth=0, alpha=0.5, zorder=0)
@@ -97,7 +97,7 @@ def plot_timeline(
     step = tick_step(end, 10)
     axes.xaxis.set_major_locator(MultipleLocator(step))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: clock(value, 1 if step < 1 else 0)))
-    axes.set_xlabel("time" + (f"; {rest} more labels are not shown" if rest else ""))
+    axes.set_xlabel("time" + (f"; {rest} more {'label is' if rest == 1 else 'labels are'} not shown" if rest else ""))
     axes.set_title(legible(title, "", longest=100), loc="left", fontsize=10, parse_math=False)
     _legend(figure, axes, truth is not None, bool(warming_spans(times, warming_up)))
     return figure
@@ -124,7 +124,7 @@ def _wrapped(names: Sequence[str], row: int) -> str:
 
 def _spans(segments: Sequence[TimedLabel], end: float) -> list[tuple[float, float]]:
     """Return start and width of bars; none is too narrow to be seen."""
-    return [(segment.start, max(segment.end - segment.start, end / 1000)) for segment in segments]
+    return [(segment.start, max(segment.end - segment.start, end / 600)) for segment in segments]
 
 
 def _broken(times: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
