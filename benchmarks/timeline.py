@@ -32,38 +32,40 @@ class Arguments:
     only_train: bool = False
 
 
-def train(folder: Path, args: Arguments, causal: bool) -> Path:
-    """Train one model on the clips, unless it is there; return its folder."""
+def train(folder: Path, args: Arguments) -> dict[str, Path]:
+    """Train both models on the clips, unless they are there; return their folders."""
     from transformers import Trainer
 
-    place = folder / "models" / ("causal" if causal else "two-sided")
-    if (place / "config.json").is_file():
-        return place
-    set_seed(args.seed)
+    places = {name: folder / "models" / name for name in MODELS}
+    if all((place / "config.json").is_file() for place in places.values()):
+        return places
     clips = folder / "sequences" / "clips"
     labels, training = find_videos(clips / "train")
     held_out = find_videos(clips / "val", labels=labels)[1]
     options = DemoOptions(output=str(folder), steps=args.steps, seed=args.seed)
-    config = small_config(options, labels)
-    config.vision_config.alignment_causal = causal
-    model = IlaForVideoClassification(config)
-    processor = IlaVideoProcessor.for_model(config, size={"shortest_edge": 32})
-    started = time.perf_counter()
-    trainer = Trainer(
-        model=model,
-        args=training_arguments(options),
-        train_dataset=VideoFolder(training, processor, keep=True),
-        eval_dataset=VideoFolder(held_out, processor),
-        processing_class=processor,
-        compute_metrics=accuracy,
-    )
-    trainer.train()
-    found = trainer.evaluate()["eval_accuracy"]
-    print(
-        f"{place.name}: {found:.1%} of {len(held_out)} held-out clips, trained {time.perf_counter() - started:.0f} s"
-    )
-    trainer.save_model(str(place))
-    return place
+    processor = IlaVideoProcessor.for_model(small_config(options, labels), size={"shortest_edge": 32})
+    sets = [VideoFolder(samples, processor, keep=True) for samples in (training, held_out)]
+    for name, place in places.items():
+        if (place / "config.json").is_file():
+            continue
+        set_seed(args.seed)
+        config = small_config(options, labels)
+        config.vision_config.alignment_causal = name == "causal"
+        started = time.perf_counter()
+        trainer = Trainer(
+            model=IlaForVideoClassification(config),
+            args=training_arguments(options),
+            train_dataset=sets[0],
+            eval_dataset=sets[1],
+            processing_class=processor,
+            compute_metrics=accuracy,
+        )
+        trainer.train()
+        found = trainer.evaluate()["eval_accuracy"]
+        trainer.save_model(str(place))
+        seconds = time.perf_counter() - started
+        print(f"{name}: {found:.1%} of {len(held_out)} held-out clips, trained in {seconds:.0f} s", flush=True)
+    return places
 
 
 def main(args: Arguments) -> None:

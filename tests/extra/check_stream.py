@@ -1,7 +1,7 @@
 """`ila stream` on live sources: another process writes MPEG-TS into a pipe in real time, without ffmpeg.
 
-Run by `make test-extra PARTS=streams`, with `-s` so that the delays are seen. A small causal network learns MotionBench's
-motions first, in a few minutes; later tests take it.
+Run by `make test-extra PARTS=streams`, with `-s` so that the delays are seen. A small causal network learns
+MotionBench's motions first, in a few minutes; the tests take it.
 """
 
 import json
@@ -176,7 +176,7 @@ def test_a_source_that_is_silent_too_long_is_ended(model):
 
 def test_a_stream_that_breaks_off(model):
     camera, watched = watch(model, seconds=600)
-    camera.said
+    assert camera.said["started"]
     time.sleep(5)
     camera.process.kill()
     code, errors = watched.end()

@@ -10,6 +10,7 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import av
 
@@ -31,7 +32,9 @@ def write_stream(
     resize: seconds from which frames have another side.
     first_pts: seconds at which timestamps begin. speed: of its clock; 0: without any waiting.
     """
-    container, begun = None, time.monotonic()
+    container: Any = None
+    stream: Any = None
+    begun = time.monotonic()
     for index, frame in enumerate(frames):
         seconds = index / fps
         side = resize[1] if seconds >= resize[0] else frame.shape[0]

@@ -3,9 +3,9 @@
 A source is `-` (MPEG-TS or Matroska from standard input), a camera such as /dev/video0, a URL, a named pipe or a file,
 which is played at its own speed. Several are watched at once by one model; each may start and end when it likes.
 
-A model whose frames look backwards alone computes each frame once (`alignment_causal`); any other one computes its last
-frames anew for each score. The first line says which, and why. A machine that is too slow drops the frames that have
-waited longest, and says how many. With --labels the model's text tower reads words of your own, without training.
+A model whose frames look backwards alone (`alignment_causal`) computes each frame once; any other one computes its
+last frames anew for each score. The first line says which, and why. A machine that is too slow drops the frames that
+have waited longest, and says how many. With --labels the model's text tower reads words of your own, without training.
 
 Exit code: 0 all sources ended by themselves, or nobody reads the lines any more (`| head -1`), 1 some source failed
 (its last line says why; the others went on), 2 bad arguments, 130 interrupted, after a summary.
@@ -84,8 +84,17 @@ def run(args: StreamArguments, options: TimelineOptions, segment_options: Segmen
         raise ValueError("standard input is a terminal: pipe a stream into it, or name another source than -.")
     model, processor = open_words_or_classes(args.model, args.labels, args.templates)
     options = replace(options, device=options.device or rank_from_environment().device())
-    opening = {"format": args.format, "patience": args.patience, "give_up": args.give_up}
-    live = Live(model, processor, args.sources, options, segment_options, scores=args.scores, **opening)
+    live = Live(
+        model,
+        processor,
+        args.sources,
+        options,
+        segment_options,
+        scores=args.scores,
+        format=args.format,
+        patience=args.patience,
+        give_up=args.give_up,
+    )
     try:
         return print_rows(live)
     except BrokenPipeError:

@@ -30,6 +30,7 @@ from ..markup import plain_line
 from ..model.video_reading_ila import VIDEO_SUFFIXES
 from ..model.video_urls_ila import is_url, redact
 from ..stores.addresses import is_address
+from ..timeline.detection_metrics import VideoSegments, evaluate_segments, read_segments, truth_of
 from ..timeline.formats import FORMATS, format_of, write_timeline
 from ..timeline.options import TimelineOptions
 from ..timeline.page import require_embeddable
@@ -82,6 +83,14 @@ class TimelineArguments(WordsArguments):
             "action": "append",
         },
     )
+    truth: str | None = field(
+        default=None,
+        metadata={
+            "help": "file with the true segments (JSON of ActivityNet or of this command, or CSV): mean average "
+            "precision and more are printed, and pages and pictures show them; with one video in it and one to read "
+            "their names may differ"
+        },
+    )
     embed: bool = field(default=False, metadata={"help": "write the video into .html pages"})
     every: float | None = field(
         default=None, metadata={"help": "seconds: of the scores in each stretch of that length only one is written"}
@@ -104,6 +113,7 @@ class TimelineArguments(WordsArguments):
         if self.format and not any(map(is_folder, self.output)):
             raise ValueError(f"--format {self.format[0]} is for a folder: name one by --output.")
         written = [form for path in self.output for form in self.forms(path)]
+        self.true_segments(found)
         for name, value in (("embed", self.embed), ("every", self.every)):
             users = [suffix for suffix, form in FORMATS.items() if name in form.options]
             if value and not any(name in format_of(form).options for form in written):
@@ -111,6 +121,16 @@ class TimelineArguments(WordsArguments):
         for source in found if self.embed else ():
             if os.path.isfile(source.place):
                 require_embeddable(source.place)
+
+    def true_segments(self, sources: "list[Source]") -> dict[str, VideoSegments] | None:
+        """Return the true segments of each video by its name; a ValueError says of which there are none."""
+        if self.truth is None:
+            return None
+        truth = read_segments(self.truth)
+        names = [source.name for source in sources]
+        if len(truth) == 1 and len(names) == 1:
+            return {names[0]: next(iter(truth.values()))}
+        return truth_of(names, truth)
 
     def forms(self, output: str) -> list[str]:
         """Return the suffixes of what is written to an output; a ValueError names one that is unknown."""
@@ -134,6 +154,8 @@ def run(args: TimelineArguments, options: TimelineOptions, segment_options: Segm
     model, processor = open_words_or_classes(args.model, args.labels, args.templates)
     options = replace(options, device=options.device or rank.device())
     sources = list_sources(args.videos, args.root)[rank.rank :: rank.world_size]
+    truth = args.true_segments(sources)
+    found_segments: dict[str, VideoSegments] = {}
     failed = 0
     with interrupted_by_sigterm(), tqdm(unit="s", disable=rank.rank > 0) as bar:
         videos = shown_on(bar, sources)
@@ -142,7 +164,7 @@ def run(args: TimelineArguments, options: TimelineOptions, segment_options: Segm
             try:
                 result = next(found)
             except TimelineInterrupted as stop:
-                keep(stop.timeline, source, args)
+                keep(stop.timeline, source, args, truth)
                 print(f"Interrupted at {clock(stop.timeline.duration)} of {shown(source.name)}.", file=sys.stderr)
                 return 130
             if isinstance(result, Exception):
@@ -150,10 +172,13 @@ def run(args: TimelineArguments, options: TimelineOptions, segment_options: Segm
                 reason = plain_line(redact(str(result)) or type(result).__name__, None)
                 tqdm.write(f"{shown(source.name)}\n   unreadable: {reason}", file=sys.stdout)
                 continue
-            keep(result, source, args)
+            keep(result, source, args, truth)
+            found_segments[source.name] = VideoSegments(result.segments, result.duration)
             failed += not result.complete
     if len(sources) > 1:
         print(f"{len(sources) - failed} videos were read to their ends, {failed} were not.")
+    if truth is not None and found_segments:
+        print(metrics_table(evaluate_segments(found_segments, truth)))
     return 1 if failed and rank.world_size == 1 else 0
 
 
@@ -230,7 +255,7 @@ def progress_on(bar: Any) -> Any:
     return show
 
 
-def keep(timeline: Timeline, source: Source, args: TimelineArguments) -> None:
+def keep(timeline: Timeline, source: Source, args: TimelineArguments, truth: dict[str, VideoSegments] | None) -> None:
     """Write a timeline to its files, or print it where there are none."""
     files = args.files(source.file_name)
     for path in files:
@@ -238,6 +263,7 @@ def keep(timeline: Timeline, source: Source, args: TimelineArguments) -> None:
         takes = format_of(path).options
         local = Path(source.place) if os.path.isfile(source.place) else None
         given: dict[str, Any] = {"video": local, "embed": args.embed and local is not None, "every": args.every}
+        given["truth"] = None if truth is None else truth[source.name].segments
         write_timeline(timeline, path, **{name: value for name, value in given.items() if name in takes and value})
     where = f"   written: {', '.join(shown(str(path)) for path in files)}" if files else table(timeline)
     notes = [f"   {clock(note.time)}  {note.kind}: {plain_line(note.text, None)}" for note in timeline.notes]
@@ -270,6 +296,28 @@ def table(timeline: Timeline) -> str:
         for segment in timeline.segments
     ]
     return "\n".join(rows) or "   no label was sure"
+
+
+def metrics_table(metrics: dict[str, Any]) -> str:
+    """Return the lines of what `evaluate_segments` found: for each class and all, average precision by overlap."""
+    overlaps = list(metrics["mean_average_precision"])
+    head = "  ".join(f"{'AP@' + overlap:>7}" for overlap in overlaps)
+    rows = {"mean": metrics["mean_average_precision"], **metrics["average_precision"]}
+    lines = [f"   {head}"]
+    for name, values in rows.items():
+        cells = "  ".join("      -" if values[overlap] is None else f"{values[overlap]:7.3f}" for overlap in overlaps)
+        lines.append(f"   {cells}  {plain_line(name, None)}")
+    shares = {
+        "time labelled rightly": metrics["frame_accuracy"],
+        "and by an empty answer": metrics["nothing_accuracy"],
+    }
+    lines += [f"{name}: {share:.1%}" for name, share in shares.items() if share is not None]
+    alarms = metrics["false_alarms_per_minute"]
+    lines.append(
+        f"{metrics['found_segments']} segments found, {metrics['true_segments']} true, "
+        f"{'-' if alarms is None else format(alarms, '.2f')} false alarms a minute"
+    )
+    return "\n".join(lines)
 
 
 def clock(seconds: float) -> str:

@@ -256,9 +256,9 @@ class ImplicitAlignment(TemporalModule):
         features, points = self.pairs(compared, height, width)
         masks = self.pairs.masks(points, height, width)
         pooled = masked_average_pool(masks, patches, self.pairing)
-        loss, kept = alignment_loss(pooled), None
-        if past is not None:  # a stream begins, in which only its first frame looks ahead
-            loss, kept = None, self.pairs.kept(compared, height, width)
+        loss = alignment_loss(pooled) if past is None else None
+        # a stream begins, in which its first frame alone looks ahead
+        kept = None if past is None else self.pairs.kept(compared, height, width)
         if self.fusion == "interaction":
             moved = patches + self.interaction_skip(concat_pair_features(features, self.pairing))
             token = pairs_to_frames(pooled, self.pairing)

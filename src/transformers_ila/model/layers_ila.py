@@ -24,7 +24,7 @@ from transformers.utils import TransformersKwargs
 from .alignment_ila import ImplicitAlignment, PointPredictor, ResidualAlignment
 from .configuration_ila import IlaVisionConfig
 from .pairs_ila import Past
-from .temporal_ila import TEMPORAL_MODULES, TemporalModule, TemporalOutput
+from .temporal_ila import HAS_FRAME_WEIGHTS, TEMPORAL_MODULES, TemporalModule, TemporalOutput
 
 
 # -- what enters the layers -------------------------------------------------------------------------------------------
@@ -104,6 +104,46 @@ class PatchProjection(HeldWeight):
     def forward(self, patches: torch.Tensor) -> torch.Tensor:
         """Project patches: (..., D) -> (..., E)."""
         return patches @ self.weight
+
+
+def check_pixel_values(
+    pixel_values: torch.Tensor,
+    config: IlaVisionConfig,
+    *,
+    any_size: bool = False,
+    any_frames: bool = False,
+    views: bool = False,
+) -> None:
+    """Check videos before they are encoded.
+
+    Raises:
+        ValueError: unless the shape is (B, T, C, H, W) as configured, or with `views` (B, V, T, C, H, W), and the
+            numbers are normalised ones, which no integers are. CLIP alone, which knows no time, takes any T; so does
+            everything with `any_frames` that has no weights for each frame.
+    """
+    frames, channels, size = config.num_frames, config.num_channels, config.image_size
+    shape = tuple(pixel_values.shape) if isinstance(pixel_values, torch.Tensor) else None
+    if any_frames and config.temporal_module in HAS_FRAME_WEIGHTS and config.temporal_layers:
+        raise ValueError(
+            f'`any_num_frames` is True; allowed: False, as temporal_module="{config.temporal_module}" has weights for '
+            f"each of {frames} frames. Another number: `from_pretrained(..., num_frames=...)`."
+        )
+    any_frames |= config.temporal_module == "none" and config.normalize_frames
+    if any_frames and shape is not None and len(shape) == 5 + views:
+        frames = max(shape[-4], 1)
+    if shape is not None and len(shape) == 5 + views and shape[-4:-2] == (frames, channels):
+        if shape[-2:] == (size, size) or any_size:
+            if pixel_values.is_floating_point():
+                return
+            raise ValueError(f"`pixel_values` must be normalised by the processor, got {pixel_values.dtype}.")
+    several = "with several views (videos, views, ...), " if views or shape is None or len(shape) != 5 else ""
+    raise ValueError(
+        "`pixel_values` must be (videos, frames, channels, height, width) = "
+        f"(any, {frames}, {channels}, {size}, {size}), {several}"
+        f"got {type(pixel_values).__name__ if shape is None else shape}. Another number of frames or image size: "
+        "`from_pretrained(..., num_frames=..., image_size=...)`. Any number, of the tower alone: "
+        "`vision_model(..., any_num_frames=True)`; frame after frame: `push`."
+    )
 
 
 # -- layers -----------------------------------------------------------------------------------------------------------

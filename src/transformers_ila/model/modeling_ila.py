@@ -43,14 +43,15 @@ from .class_features_ila import (
 )
 from .class_names_ila import LABEL_FIELDS, check_labels, explicit_class_names, names_of, row_order, settle_label_fields
 from .configuration_ila import IlaConfig, IlaVisionConfig, zero_shot_arguments
-from .layers_ila import FramePositions, IlaVisionEmbeddings, IlaVisionEncoder, PatchProjection
+from .layers_ila import FramePositions, IlaVisionEmbeddings, IlaVisionEncoder, PatchProjection, check_pixel_values
 from .loading_ila import HUB_KWARGS
 from .named_classes_ila import NamedClasses, refuse_other_classes
 from .numerics_ila import at_least_float32
 from .pairs_ila import Past
 from .pretrained_ila import IlaOutput, IlaPreTrainedModel, IlaVideoClassifierOutput, IlaVisionModelOutput, Projection
+from .streaming_ila import StreamingModel, StreamingTower
 from .targets_ila import target_loss
-from .temporal_ila import HAS_FRAME_POSITIONS, HAS_FRAME_WEIGHTS, NEW_IN_TOWER
+from .temporal_ila import HAS_FRAME_POSITIONS, NEW_IN_TOWER
 from .validation_ila import MULTI_LABEL, require_classification
 
 
@@ -61,7 +62,7 @@ logger = logging.get_logger(__name__)
 UPLOAD_ARGUMENTS = ("push_to_hub", "repo_id", "commit_message", "token", "private", "create_pr", "revision")
 
 
-class IlaVisionModel(IlaPreTrainedModel):
+class IlaVisionModel(StreamingTower, IlaPreTrainedModel):
     """Encode videos by CLIP's vision tower, with the temporal module of `config.temporal_module` in its layers."""
 
     config: IlaVisionConfig
@@ -135,46 +136,6 @@ class IlaVisionModel(IlaPreTrainedModel):
         return output
 
 
-def check_pixel_values(
-    pixel_values: torch.Tensor,
-    config: IlaVisionConfig,
-    *,
-    any_size: bool = False,
-    any_frames: bool = False,
-    views: bool = False,
-) -> None:
-    """Check videos before they are encoded.
-
-    Raises:
-        ValueError: unless the shape is (B, T, C, H, W) as configured, or with `views` (B, V, T, C, H, W), and the
-            numbers are normalised ones, which no integers are. CLIP alone, which knows no time, takes any T; so does
-            everything with `any_frames` that has no weights for each frame.
-    """
-    frames, channels, size = config.num_frames, config.num_channels, config.image_size
-    shape = tuple(pixel_values.shape) if isinstance(pixel_values, torch.Tensor) else None
-    if any_frames and config.temporal_module in HAS_FRAME_WEIGHTS and config.temporal_layers:
-        raise ValueError(
-            f'`any_num_frames` is True; allowed: False, as temporal_module="{config.temporal_module}" has weights for '
-            f"each of {frames} frames. Another number: `from_pretrained(..., num_frames=...)`."
-        )
-    any_frames |= config.temporal_module == "none" and config.normalize_frames
-    if any_frames and shape is not None and len(shape) == 5 + views:
-        frames = max(shape[-4], 1)
-    if shape is not None and len(shape) == 5 + views and shape[-4:-2] == (frames, channels):
-        if shape[-2:] == (size, size) or any_size:
-            if pixel_values.is_floating_point():
-                return
-            raise ValueError(f"`pixel_values` must be normalised by the processor, got {pixel_values.dtype}.")
-    several = "with several views (videos, views, ...), " if views or shape is None or len(shape) != 5 else ""
-    raise ValueError(
-        "`pixel_values` must be (videos, frames, channels, height, width) = "
-        f"(any, {frames}, {channels}, {size}, {size}), {several}"
-        f"got {type(pixel_values).__name__ if shape is None else shape}. Another number of frames or image size: "
-        "`from_pretrained(..., num_frames=..., image_size=...)`. Any number, of the tower alone: "
-        "`vision_model(..., any_num_frames=True)`; frame after frame: `push`."
-    )
-
-
 def frame_integration(config: IlaConfig) -> XCLIPMultiframeIntegrationTransformer | None:
     """Make the transformer over the frames' class tokens (Eq. 8), of width E; return `None` for no layers."""
     vision, width = config.vision_config, config.projection_dim
@@ -220,7 +181,7 @@ def _default_heads(width: int) -> int:
     return width // 64 if width % 64 == 0 else 1
 
 
-class IlaModel(IlaPreTrainedModel):
+class IlaModel(StreamingModel, IlaPreTrainedModel):
     """Compare videos and texts: both towers, and the cosines of their features.
 
     There is no text tower with `classification_head="linear"`, and none where it was merged into its class features.
@@ -284,15 +245,18 @@ class IlaModel(IlaPreTrainedModel):
         )
         frames = self.visual_projection(outputs.pooler_output)  # (B, T, E)
         outputs.frame_embeds = F.normalize(frames, dim=-1) if normalize else frames
-        if self.mit is not None:
-            outputs.pooler_output = self.mit(frames).pooler_output
-        elif self.config.vision_config.normalize_frames:
-            outputs.pooler_output = F.normalize(F.normalize(frames, dim=-1).mean(1), dim=-1)
-        else:
-            outputs.pooler_output = frames.mean(1)
+        outputs.pooler_output = self.pool_frames(frames)
         if normalize:
             outputs.pooler_output = F.normalize(outputs.pooler_output, dim=-1)
         return outputs
+
+    def pool_frames(self, frames: torch.Tensor) -> torch.Tensor:
+        """Integrate the frames' features by the layers of Eq. 8, or average them: (B, T, E) -> (B, E)."""
+        if self.mit is not None:
+            return self.mit(frames).pooler_output
+        if self.config.vision_config.normalize_frames:
+            return F.normalize(F.normalize(frames, dim=-1).mean(1), dim=-1)
+        return frames.mean(1)
 
     @can_return_tuple
     def get_text_features(

@@ -135,19 +135,19 @@ class PairDepthwiseConv(nn.Conv2d):
 
     def forward(self, frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # type: ignore[override]
         """Return the previous and the current halves of all pairs of the frames (B, T, h, w, D)."""
-        previous, current = (self.half(maps, role) for role, maps in enumerate(self._in_a_role(frames)))
+        previous, current = (self.in_role(maps, role) for role, maps in enumerate(self._select(frames)))
         if self.pairing != "adjacent":
             return previous, all_but_reference(current, self.pairing)
         pairs = frames.shape[1] - 1
         return previous[:, :pairs], current[:, current.shape[1] - pairs :]
 
-    def half(self, frames: torch.Tensor, role: int) -> torch.Tensor:
+    def in_role(self, frames: torch.Tensor, role: int) -> torch.Tensor:
         """Convolve frames (B, T, h, w, D) as previous (role 0) or current ones (role 1)."""
         kernels, offsets = self.weight.chunk(2)[role], self.bias.chunk(2)[role]  # type: ignore[union-attr]
         maps = F.conv2d(_channels_first(frames), kernels, offsets, padding=1, groups=len(kernels))
         return maps.permute(0, 2, 3, 1).unflatten(0, frames.shape[:2])
 
-    def _in_a_role(self, frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _select(self, frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Select the frames to convolve as previous and as current ones.
 
         Frames without such a role are left out only where that needs no copy (one video, or one reference frame).
@@ -169,9 +169,9 @@ class PairPointwiseConv(nn.Conv2d):
 
     def forward(self, halves: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:  # type: ignore[override]
         """Map the halves, (B, T-1, h, w, D) each, to features of pairs (B * (T-1), C, h, w)."""
-        return self.joined(*(self.half(maps, role) for role, maps in enumerate(halves)))
+        return self.joined(*(self.in_role(maps, role) for role, maps in enumerate(halves)))
 
-    def half(self, maps: torch.Tensor, role: int) -> torch.Tensor:
+    def in_role(self, maps: torch.Tensor, role: int) -> torch.Tensor:
         """Multiply one half, of previous (role 0) or current frames (role 1): (B, T, h, w, D) -> (B, T, h, w, C)."""
         weight = self.weight.flatten(1).chunk(2, dim=1)[role]
         # one product per video: it skips frames without this role, and needs no copy
@@ -197,15 +197,19 @@ class SeparableConvolution(nn.Sequential, PairConvolution):
 
     def previous_half(self, frames: torch.Tensor) -> torch.Tensor:
         """Return what frames give as previous ones: (B, T, h, w, D) -> (B, T, h, w, C)."""
-        return self[1].half(self[0].half(frames, 0), 0)
+        return self._in_role(frames, 0)
 
     def current_half(self, frames: torch.Tensor) -> torch.Tensor:
         """Return what frames give as current ones: (B, T, h, w, D) -> (B, T, h, w, C)."""
-        return self[1].half(self[0].half(frames, 1), 1)
+        return self._in_role(frames, 1)
+
+    def _in_role(self, frames: torch.Tensor, role: int) -> torch.Tensor:
+        depthwise, pointwise = self
+        return pointwise.in_role(depthwise.in_role(frames, role), role)  # type: ignore[operator]
 
     def joined(self, previous: torch.Tensor, current: torch.Tensor) -> torch.Tensor:
         """Add the halves of pairs, (B, T or 1, h, w, C) and (B, T, h, w, C): (B * T, C, h, w)."""
-        return self[1].joined(previous, current)
+        return self[1].joined(previous, current)  # type: ignore[operator]
 
     def causal(self, frames: torch.Tensor, pairing: str, past: Past) -> tuple[torch.Tensor, torch.Tensor]:
         """Call `PairConvolution.causal`."""
@@ -226,13 +230,13 @@ class StandardConvolution(nn.Conv2d, PairConvolution):
 
     def previous_half(self, frames: torch.Tensor) -> torch.Tensor:
         """Return what frames give as previous ones: (B, T, h, w, D) -> (B, T, h, w, C)."""
-        return self._half(frames, 0)
+        return self._in_role(frames, 0)
 
     def current_half(self, frames: torch.Tensor) -> torch.Tensor:
         """Return what frames give as current ones: (B, T, h, w, D) -> (B, T, h, w, C)."""
-        return self._half(frames, 1)
+        return self._in_role(frames, 1)
 
-    def _half(self, frames: torch.Tensor, role: int) -> torch.Tensor:
+    def _in_role(self, frames: torch.Tensor, role: int) -> torch.Tensor:
         maps = F.conv2d(_channels_first(frames), self.weight.chunk(2, dim=1)[role], padding=1)
         return maps.permute(0, 2, 3, 1).unflatten(0, frames.shape[:2])
 

@@ -71,6 +71,12 @@ def require_sizes(fields: Mapping[str, Any]) -> None:
             require(least <= value <= most, field=field, value=value, allowed=allowed)
 
 
+def require_frame_rate(rate: float | None) -> None:
+    """Raise a ValueError unless a configuration's `frame_rate` is None or a number of frames a second."""
+    good = rate is None or 0 < rate < LARGEST_NUMBER
+    require(good, field="frame_rate", value=rate, allowed="None, or frames a second: above 0, and finite")
+
+
 _RATES = ("attention_dropout", "attention_probs_dropout_prob", "hidden_dropout_prob", "drop_path_rate")
 
 
@@ -316,7 +322,7 @@ def aligns(vision: Any) -> bool:
     return vision.temporal_module == "ila" and (vision.alignment_layers is None or len(vision.alignment_layers) > 0)
 
 
-def _mixes_time(vision: Any) -> bool:
+def mixes_time(vision: Any) -> bool:
     """Return whether a layer or more lets a frame see others."""
     in_a_layer = vision.alignment_layers is None or len(vision.alignment_layers) > 0
     return vision.temporal_module not in ("none", "average") and in_a_layer
@@ -333,7 +339,7 @@ _LOOKING_AHEAD = {
 
 def looks_ahead(vision: Any) -> str | None:
     """Return why a frame depends on later ones whatever `alignment_causal` is, or `None` where it need not."""
-    if vision.temporal_module in _LOOKING_AHEAD and _mixes_time(vision):
+    if vision.temporal_module in _LOOKING_AHEAD and mixes_time(vision):
         return f'temporal_module="{vision.temporal_module}" {_LOOKING_AHEAD[vision.temporal_module]}'
     if aligns(vision) and vision.alignment_fusion == "residual":
         return 'alignment_fusion="residual" looks two frames ahead in every layer'
@@ -376,7 +382,7 @@ _INTEGRATING = "mit_num_hidden_layers of 1 or more"
 TOWER_USES: tuple[Use, ...] = (
     Use(
         ("alignment_causal",),
-        _mixes_time,
+        mixes_time,
         'temporal_module="ila" or "shift" in one layer or more; "none" and "average" look at no other frame',
     ),
     Use(("shift_division",), _has_module("shift"), 'temporal_module="shift"'),

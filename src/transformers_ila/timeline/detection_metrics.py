@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -56,6 +56,7 @@ def evaluate_segments(
     Returns:
         mean_average_precision: by threshold, as text such as "0.5": mean over the classes that have a true segment.
         average_precision: class -> the same for it alone.
+        f1: by threshold, over all classes: two times the segments that are right over those found and those true.
         frame_accuracy: share of the time in which the labels are the true ones, where nothing is one of them.
         nothing_accuracy: what an empty answer would get there.
         start_error: median, and 90 % of the absolute values, of found start less true start, over the true segments
@@ -72,17 +73,20 @@ def evaluate_segments(
         raise ValueError(f"overlaps must be above 0, at most 1, and one or more; got {list(overlaps)}.")
     pairs = _pairs(found, truth)
     names = [_named(overlap) for overlap in overlaps]
-    classes = sorted({segment.label for _, true in pairs for segment in true.segments})
-    precisions = {label: _average_precisions(label, pairs, overlaps) for label in classes}
+    hits = {label: _hits(label, pairs, overlaps) for label in sorted(_labels_in(pairs))}
+    precisions = {label: row.average_precisions() for label, row in hits.items() if row.positives}
+    counts = [sum(len(video.segments) for video in videos) for videos in zip(*pairs)]  # found, true
+    right = sum((row.right.sum(1) for row in hits.values()), np.zeros(len(overlaps)))
     seconds = [_duration(one, true) for one, true in pairs]
     minutes = sum(seconds) / 60
     frames = np.array([_frame_shares(*pair, end) for pair, end in zip(pairs, seconds)]).reshape(-1, 2).sum(0)
     alarms = sum(1 for one, true in pairs for segment in one.segments if not _best(segment, true.segments))
     return {
         "mean_average_precision": {
-            name: _mean([precision[place] for precision in precisions.values()]) for place, name in enumerate(names)
+            name: _mean([values[place] for values in precisions.values()]) for place, name in enumerate(names)
         },
         "average_precision": {label: dict(zip(names, values)) for label, values in precisions.items()},
+        "f1": {name: float(2 * count / sum(counts)) if sum(counts) else None for name, count in zip(names, right)},
         "frame_accuracy": float(frames[0] / sum(seconds)) if minutes else None,
         "nothing_accuracy": float(frames[1] / sum(seconds)) if minutes else None,
         "start_error": _start_errors(pairs),
@@ -90,8 +94,8 @@ def evaluate_segments(
         "false_alarms_per_minute": alarms / minutes if minutes else None,
         "videos": len(pairs),
         "videos_left_out": len(truth) - len(pairs),
-        "true_segments": sum(len(true.segments) for _, true in pairs),
-        "found_segments": sum(len(one.segments) for one, _ in pairs),
+        "true_segments": counts[1],
+        "found_segments": counts[0],
         "minutes": minutes,
     }
 
@@ -102,11 +106,25 @@ Pairs = Sequence[tuple[VideoSegments, VideoSegments]]  # found, true
 def _pairs(found: Mapping[str, VideoSegments], truth: Mapping[str, VideoSegments]) -> Pairs:
     if not found:
         raise ValueError("There are no videos to compare; allowed: one or more.")
+    true = truth_of(found, truth)
+    for name, one in found.items():
+        for segment in (*one.segments, *true[name].segments):
+            if not -math.inf < segment.start <= segment.end < math.inf or math.isnan(segment.score):
+                raise ValueError(f"A segment of {name!r} is none: {segment}.")
+    return [(one, true[name]) for name, one in found.items()]
+
+
+def truth_of(names: Iterable[str], truth: Mapping[str, VideoSegments]) -> dict[str, VideoSegments]:
+    """Return the truth of each video named, with or without folders and suffix.
+
+    Raises:
+        ValueError: a video without truth or with several, or two of one truth.
+    """
     stems: dict[str, list[str]] = {}
     for name in truth:
         stems.setdefault(_stem(name), []).append(name)
-    pairs, taken = [], dict[str, str]()
-    for name, one in found.items():
+    taken: dict[str, str] = {}  # name in the truth -> name of the video
+    for name in names:
         matches = [name] if name in truth else stems.get(_stem(name), [])
         if len(matches) != 1:
             known = ", ".join(map(repr, sorted(truth)[:5])) or "none"
@@ -115,11 +133,7 @@ def _pairs(found: Mapping[str, VideoSegments], truth: Mapping[str, VideoSegments
         if matches[0] in taken:
             raise ValueError(f"The videos {taken[matches[0]]!r} and {name!r} have one truth, that of {matches[0]!r}.")
         taken[matches[0]] = name
-        pairs.append((one, truth[matches[0]]))
-        for segment in (*one.segments, *truth[matches[0]].segments):
-            if not -math.inf < segment.start <= segment.end < math.inf or math.isnan(segment.score):
-                raise ValueError(f"A segment of {name!r} is none: {segment}.")
-    return pairs
+    return {name: truth[match] for match, name in taken.items()}
 
 
 def _stem(name: str) -> str:
@@ -127,11 +141,15 @@ def _stem(name: str) -> str:
     return Path(name.replace("\\", "/")).stem
 
 
+def _labels_in(pairs: Pairs) -> set[str]:
+    return {segment.label for pair in pairs for video in pair for segment in video.segments}
+
+
 def _named(overlap: float) -> str:
     return f"{overlap:g}"
 
 
-def _mean(values: Sequence[float]) -> float | None:
+def _mean(values: Sequence[Any]) -> float | None:
     return float(np.mean(values)) if values else None
 
 
@@ -149,13 +167,28 @@ def _best(segment: Segment, others: Iterable[Segment]) -> Segment | None:
     return best if overlap > 0 else None
 
 
-def _average_precisions(label: str, pairs: Pairs, overlaps: Sequence[float]) -> list[float]:
-    """Return the average precision of a class at each threshold."""
+class _Hits(NamedTuple):
+    """Hold which of a class's segments are right, from the highest score on: (overlaps, segments), of so many true."""
+
+    right: np.ndarray
+    positives: int
+
+    def average_precisions(self) -> list[float | None]:
+        """Return the area below the interpolated precision over recall at each overlap; None without a true one."""
+        return [self._area(row) if self.positives else None for row in self.right]
+
+    def _area(self, right: np.ndarray) -> float:
+        precision = right.cumsum() / np.arange(1, len(right) + 1)
+        best = np.maximum.accumulate(precision[::-1])[::-1]  # at this or a higher recall
+        return float(best[right].sum() / self.positives)
+
+
+def _hits(label: str, pairs: Pairs, overlaps: Sequence[float]) -> _Hits:
     true = [[segment for segment in video.segments if segment.label == label] for _, video in pairs]
     ranked = [(place, segment) for place, (one, _) in enumerate(pairs) for segment in one.segments]
     ranked = [row for row in ranked if row[1].label == label]
     ranked.sort(key=lambda row: -row[1].score)  # of equal scores the first video's first
-    hits = np.zeros((len(overlaps), len(ranked)), dtype=bool)
+    right = np.zeros((len(overlaps), len(ranked)), dtype=bool)
     for which, threshold in enumerate(overlaps):
         taken: set[tuple[int, int]] = set()
         for rank, (place, segment) in enumerate(ranked):
@@ -166,18 +199,9 @@ def _average_precisions(label: str, pairs: Pairs, overlaps: Sequence[float]) -> 
             ]
             overlap, index = max(free, default=(0.0, 0))
             if overlap >= threshold:
-                hits[which, rank] = True
+                right[which, rank] = True
                 taken.add((place, -index))
-    return [_area(row, sum(map(len, true))) for row in hits]
-
-
-def _area(hits: np.ndarray, positives: int) -> float:
-    """Return the area below the interpolated precision over recall, of hits from the highest score on."""
-    if not len(hits):
-        return 0.0
-    precision = hits.cumsum() / np.arange(1, len(hits) + 1)
-    best = np.maximum.accumulate(precision[::-1])[::-1]  # at this or a higher recall
-    return float(best[hits].sum() / positives)
+    return _Hits(right, sum(map(len, true)))
 
 
 def _duration(one: VideoSegments, true: VideoSegments) -> float:

@@ -13,7 +13,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -279,13 +279,14 @@ class Live:
             )
             for number, (name, source) in enumerate(zip(names_of(sources), sources))
         ]
+        own: Any = processor.read_limits or {}
         reader: Any = processor.reader()
         self._opening = {
             "rate": self.sampling.rate,
             "format": format,
             "patience": patience,
             "give_up": give_up,
-            "limits": replace(SOURCE_LIMITS, **(processor.read_limits or {})),
+            "limits": replace(SOURCE_LIMITS, **own),
             "size": reader.keywords["short_side"],
         }
         self._delays: deque[tuple[float, float]] = deque(maxlen=DELAYS)
@@ -296,7 +297,7 @@ class Live:
         """Return how many sources ended with a failure."""
         return sum(camera.failure is not None for camera in self.cameras)
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self) -> Generator[Row, None, None]:
         """Yield the start, then each change of label, note and end of a source as it happens, until all have ended."""
         yield self._start()
         with evaluating(self.model, self.options.inference_options()) as network:

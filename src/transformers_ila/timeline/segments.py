@@ -1,21 +1,34 @@
 """Scores over time to segments: one label each, with a start, an end and a score.
 
 A score is known at a time and speaks for the time around it: the border between two scores lies halfway between their
-times. The first score of a stretch speaks from its `start`, the last one until the stretch's end. `lag` moves all
-borders but these two back.
+times, less the `lag` by which scores come after what they name. The first score of a stretch speaks from its `start`,
+the last one until the stretch's end.
 
 The path of a score: smoothing -> thresholds with hysteresis -> runs of a label -> runs joined over short gaps -> runs
 that are too short dropped. `SegmentTracker` does this score by score, and `find_segments` is that tracker fed with a
 list, so that a file and a camera give the same segments. Shapes: `K` classes.
 """
 
+import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
+
+from ..markup import plain_line
+
+
+ROUNDING = 1e-6  # by which probabilities may be beyond 0 and 1
+CALIBRATION, CALIBRATION_VERSION = "transformers-ila segment calibration", 1
+LARGEST_CALIBRATION = 2**24  # bytes
+
+
+class CalibrationError(ValueError):
+    """Report a file that is no calibration of segments."""
 
 
 def _require_seconds(name: str, value: Any) -> None:
@@ -30,14 +43,19 @@ def _require_probability(name: str, value: Any) -> None:
         raise ValueError(f"{name} must be a probability, 0 to 1, got {value!r}.")
 
 
+def _require_number(name: str, value: Any, allowed: str, least: float, most: float) -> None:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not least <= value <= most or math.isinf(value):
+        raise ValueError(f"{name} must be a number, {allowed}, got {value!r}.")
+
+
 class TimedScore(Protocol):
     """Describe what the tracker reads of a score.
 
     time: seconds at which it is known; of a window its middle.
-    start: seconds from which it speaks if it is the first of its stretch: of a stream the oldest frame's time that it
-    is made of, of a window its first frame's.
+    start: seconds, of the first frame that it is made of; the first score of a stretch speaks from there.
     probabilities: (K,), 0 to 1.
-    warming_up: whether the stream had seen fewer than `num_frames` frames.
+    warming_up: whether fewer than `num_frames` frames were there.
     """
 
     @property
@@ -78,247 +96,344 @@ class Change:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SegmentRules:
+    """Hold the numbers by which scores become segments; the defaults were chosen on data (docs/streaming.md).
+
+    smoothing: seconds, time constant of the exponential mean over scores; 0 for none.
+    threshold: probability, smoothed, from which on a label begins.
+    thresholds: the same of single labels, by name, in place of `threshold`.
+    hysteresis: share of the threshold by which a probability must fall below it for the label to end.
+    min_length: seconds; shorter segments are dropped.
+    max_gap: seconds; gaps up to that within a label are filled.
+    lag: seconds by which scores come after what they name; None: what `SegmentTracker` is given.
+    background: the class that means nothing and is left out; None for none.
+    """
+
+    smoothing: float = 0.3
+    threshold: float = 0.5
+    thresholds: Mapping[str, float] = field(default_factory=dict)
+    hysteresis: float = 0.2
+    min_length: float = 0.5
+    max_gap: float = 0.5
+    lag: float | None = None
+    background: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("smoothing", "min_length", "max_gap"):
+            _require_number(name, getattr(self, name), "seconds, 0 or more", 0, math.inf)
+        for name in ("threshold", "hysteresis"):
+            _require_number(name, getattr(self, name), "0 to 1", 0, 1)
+        for label, threshold in self.thresholds.items():
+            _require_number(f"the threshold of {label!r}", threshold, "0 to 1", 0, 1)
+        if self.lag is not None:
+            _require_number("lag", self.lag, "seconds, 0 or more", 0, math.inf)
+
+    def require_labels(self, labels: Sequence[str]) -> None:
+        """Raise a ValueError where there are no labels, or where a name of these rules is none of them."""
+        if not labels or len(set(labels)) < len(labels):
+            raise ValueError(
+                f"labels must be one or more, each once; got {len(labels)}, {len(set(labels))} different."
+            )
+        given = [name for name in (self.background, *self.thresholds) if name is not None]
+        unknown = [name for name in given if name not in labels]
+        if unknown:
+            known = ", ".join(map(repr, labels[:10])) + (", ..." if len(labels) > 10 else "")
+            raise ValueError(f"background and thresholds must be of these labels: {known}; got {unknown[0]!r}.")
+
+
+DEFAULTS = SegmentRules()
+
+
+@dataclass(frozen=True, kw_only=True)
 class SegmentOptions:
-    """Hold how scores become segments.
+    """Hold what a user chooses of `SegmentRules`; what is None is the calibration's, else the default there.
 
     Raises:
         ValueError: a value that is not allowed.
+        CalibrationError: the calibration is none.
     """
 
     _argument_group_name = "segments"
 
-    smoothing: float = field(
-        default=0.5, metadata={"help": "seconds: time constant of the exponential mean over scores; 0: none"}
-    )
-    threshold: float = field(default=0.5, metadata={"help": "probability, smoothed, at which a label begins"})
-    threshold_off: float | None = field(
-        default=None, metadata={"help": "probability, smoothed, below which it ends; default: 0.8 of --threshold"}
-    )
-    min_length: float = field(default=0.5, metadata={"help": "seconds: shorter segments are dropped"})
-    max_gap: float = field(default=0.5, metadata={"help": "seconds: shorter gaps within a label are filled"})
-    lag: float = field(
-        default=0.0, metadata={"help": "seconds by which scores come after what they name: borders are moved back"}
-    )
-    background: str | None = field(
-        default=None, metadata={"help": "class that means nothing: it is left out of the segments"}
-    )
-    skip_warming_up: bool = field(
-        default=False, metadata={"help": "leave out scores of a stream that has seen less than one clip"}
-    )
     calibration: str | None = field(
-        default=None, metadata={"help": "JSON file of thresholds chosen on held-out data, see docs/streaming.md"}
+        default=None, metadata={"help": "JSON file of the numbers below, chosen on held-out videos"}
+    )
+    smoothing: float | None = field(
+        default=None, metadata={"help": f"seconds of the mean over scores; default: {DEFAULTS.smoothing}"}
+    )
+    threshold: float | None = field(
+        default=None, metadata={"help": f"probability from which on a label begins; default: {DEFAULTS.threshold}"}
+    )
+    hysteresis: float | None = field(
+        default=None,
+        metadata={"help": f"share of it by which a label falls before it ends; default: {DEFAULTS.hysteresis}"},
+    )
+    min_length: float | None = field(
+        default=None, metadata={"help": f"seconds: shorter segments are dropped; default: {DEFAULTS.min_length}"}
+    )
+    max_gap: float | None = field(
+        default=None, metadata={"help": f"seconds: gaps up to that are filled; default: {DEFAULTS.max_gap}"}
+    )
+    lag: float | None = field(
+        default=None,
+        metadata={
+            "help": "seconds by which labels come after what they name; default: half a clip of a stream, else 0"
+        },
+    )
+    background: str | None = field(default=None, metadata={"help": "class that means nothing, and is left out"})
+    skip_warming_up: bool = field(
+        default=False, metadata={"help": "leave out scores of less than a clip, after the start and after gaps"}
     )
 
     def __post_init__(self) -> None:
-        for name in ("smoothing", "min_length", "max_gap", "lag"):
-            _require_seconds(name, getattr(self, name))
-        _require_probability("threshold", self.threshold)
-        if self.threshold_off is not None:
-            _require_probability("threshold_off", self.threshold_off)
-            if self.threshold_off > self.threshold:
-                raise ValueError(
-                    f"threshold_off must be at most threshold, {self.threshold}; got {self.threshold_off}."
-                )
+        self.rules()
+
+    def rules(self) -> SegmentRules:
+        """Return the numbers that hold: those given, else the calibration's, else the defaults."""
+        rules = DEFAULTS if self.calibration is None else read_calibration(self.calibration)
+        given = {name: getattr(self, name) for name in RULE_OPTIONS if getattr(self, name) is not None}
+        if "threshold" in given:
+            given["thresholds"] = {}
+        return replace(rules, **given)
+
+
+RULE_OPTIONS = ("smoothing", "threshold", "hysteresis", "min_length", "max_gap", "lag", "background")
+
+
+def read_calibration(file: str | Path) -> SegmentRules:
+    """Return the rules of a file that `write_calibration` wrote.
+
+    Raises:
+        CalibrationError: it is no such file, or holds what is not allowed.
+    """
+    shown = repr(plain_line(str(file)))
+    try:
+        if Path(file).stat().st_size > LARGEST_CALIBRATION:
+            raise ValueError(f"it has more than {LARGEST_CALIBRATION} bytes.")
+        content = json.loads(Path(file).read_text(encoding="utf-8"))
+        if not isinstance(content, dict) or content.get("format") != CALIBRATION:
+            raise ValueError(f'its "format" must be {CALIBRATION!r}.')
+        if content.get("version") != CALIBRATION_VERSION:
+            raise ValueError(f'its "version" must be {CALIBRATION_VERSION}, got {content.get("version")!r}.')
+        return SegmentRules(**content["rules"])
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise CalibrationError(f"{shown} is no calibration of segments: {error}") from error
 
 
 @dataclass
 class _Run:
-    """Hold what a label has been since it began: its time, and the sum of probability times seconds."""
+    """Hold what a label has been since it began.
+
+    start, end: seconds, of the scores in which it was on. on: whether it still is.
+    announced: whether it is a segment already, and not only what may become one.
+    sum: probability times seconds up to `end`. behind: the same from there on, which counts if the label comes back.
+    """
 
     start: float
     end: float
     on: bool = True
-    confirmed: bool = False
-    mass: float = 0.0  # until `end`
-    since: float = 0.0  # mass of the gap behind `end`, which counts if the label comes back
+    announced: bool = False
+    sum: float = 0.0
+    behind: float = 0.0
+
+    @property
+    def seconds(self) -> float:
+        return self.end - self.start
 
 
 class SegmentTracker:
     """Turn scores into starts and ends of segments, one score at a time; its memory does not grow.
 
-    labels: the K class names. multi_label: each label has its own segments, which may overlap; else one label at a
-    time. Of equal probabilities the label that is on stays, else the lower index wins.
+    With one label at a time the label of the highest probability holds; of equal ones the label that is on stays, else
+    the lower index wins. Another label takes over from it at its own threshold. A label that comes back within
+    `max_gap` swallows what was too short between. With several labels a video each has its own segments, which may
+    overlap.
+
+    Args:
+        labels: the K class names.
+        options: how scores become segments.
+        multi_label: whether segments of several labels may overlap.
+        lag: seconds by which these scores come after what they name, where the options do not say it: of a stream half
+            of its clip, as its scores are known with the clip's last frame; of windows 0.
 
     Raises:
-        ValueError: no labels, or a background that is none of them.
+        ValueError: no labels, one twice, or a background or threshold of none of them.
     """
 
     def __init__(
-        self, labels: Sequence[str], options: SegmentOptions = SegmentOptions(), multi_label: bool = False
+        self,
+        labels: Sequence[str],
+        options: SegmentOptions | SegmentRules = DEFAULTS,
+        multi_label: bool = False,
+        *,
+        lag: float = 0.0,
     ) -> None:
-        self.labels, self.options, self.multi_label = tuple(labels), options, multi_label
-        if not self.labels:
-            raise ValueError("There are no labels; allowed: one or more.")
-        if options.background is not None and options.background not in self.labels:
-            raise ValueError(f"background must be one of the labels, got {options.background!r}.")
-        self.background = None if options.background is None else self.labels.index(options.background)
-        self._off = options.threshold * 0.8 if options.threshold_off is None else options.threshold_off
+        rules = options.rules() if isinstance(options, SegmentOptions) else options
+        rules.require_labels(labels)
+        self.labels, self.multi_label = tuple(labels), multi_label
+        self.rules = replace(rules, lag=lag if rules.lag is None else rules.lag)
+        self.skip_warming_up = isinstance(options, SegmentOptions) and options.skip_warming_up
+        self._background = None if rules.background is None else self.labels.index(rules.background)
+        self._on = np.array([rules.thresholds.get(label, rules.threshold) for label in self.labels])
+        self._off = self._on * (1 - rules.hysteresis)
         self._forget()
 
     def _forget(self) -> None:
-        self._smoothed: np.ndarray | None = None
+        self._smoothed = np.zeros(len(self.labels))
         self._last: tuple[float, np.ndarray] | None = None  # time and probabilities of the last score
-        self._border = 0.0  # from which the last score speaks
-        self._runs: dict[int, _Run] = {}
+        self._border = 0.0  # seconds, from which the last score speaks
+        self._runs: dict[int, _Run] = {}  # class -> what it has been; with one label at a time one of them is on
 
     def push(self, score: TimedScore) -> list[Change]:
-        """Take the next score, and return the starts and ends that it decides, in order of time.
+        """Take the next score, and return the starts and ends that it decides; ends come first.
 
         Raises:
             ValueError: a time that is not after the last one's, or probabilities that are none.
         """
-        probabilities = self._checked(score)
-        if score.warming_up and self.options.skip_warming_up:
+        time, probabilities = float(score.time), self._checked(score)
+        if score.warming_up and self.skip_warming_up:
             return []
         if self._last is None:
-            self._border, self._smoothed = float(score.start), probabilities
+            self._border, self._smoothed = float(score.start), probabilities.copy()
         else:
-            before, _ = self._last
-            self._advance(max(self._border, (before + score.time) / 2 - self.options.lag))
-            self._smooth(probabilities, score.time - before)
-        self._last = (float(score.time), probabilities)
-        return self._decide(self._labels_on(), float(score.time))
+            before = self._last[0]
+            self._advance((before + time) / 2 - (self.rules.lag or 0.0))
+            self._smooth(probabilities, time - before)
+        self._last = time, probabilities
+        return self._decide(self._labels_on(), time)
 
     def finish(self, end: float) -> list[Change]:
-        """End all segments, the source being at its end or interrupted there; the next score begins a new stretch.
+        """End all segments where the source ends or is interrupted; the next score begins a new stretch.
 
         end: seconds; the last score speaks until then.
         """
         if self._last is None:
             return []
-        self._advance(max(self._border, float(end)))
+        self._advance(float(end))
         changes = [change for index in sorted(self._runs) for change in self._close(index, float(end))]
         self._forget()
         return changes
 
     def _checked(self, score: TimedScore) -> np.ndarray:
+        """Return the probabilities (K,) float64; raise an error where they, or the time, are none."""
         found = torch.as_tensor(score.probabilities).detach().cpu().double().numpy()
         if found.shape != (len(self.labels),):
             raise ValueError(f"probabilities must be ({len(self.labels)},), one a label; got {found.shape}.")
-        if not ((found >= -1e-6) & (found <= 1 + 1e-6)).all():  # NaN is neither
-            raise ValueError(
-                f"probabilities must be from 0 to 1, got {found.min()} to {found.max()} at {score.time} s."
-            )
-        if not math.isfinite(score.time) or (self._last is not None and score.time <= self._last[0]):
-            last = "none" if self._last is None else f"{self._last[0]} s"
-            raise ValueError(f"Times of scores must rise; got {score.time} s after {last}.")
+        if not ((found >= -ROUNDING) & (found <= 1 + ROUNDING)).all():  # NaN is neither
+            what = f"{found.min()} to {found.max()}"
+            raise ValueError(f"probabilities must be from 0 to 1, got {what} at {score.time} s.")
+        if not math.isfinite(score.time) or not math.isfinite(score.start):
+            raise ValueError(f"Times of a score must be seconds, got {score.time} and {score.start}.")
+        if self._last is not None and score.time <= self._last[0]:
+            raise ValueError(f"Times of scores must rise; got {score.time} s after {self._last[0]} s.")
         return found
 
     def _smooth(self, probabilities: np.ndarray, seconds: float) -> None:
-        """Take the new score in: with weight 1 - exp(-seconds / smoothing), the same for any steps between scores."""
-        weight = 1.0 if self.options.smoothing == 0 else -math.expm1(-seconds / self.options.smoothing)
+        """Take the new score in with the weight 1 - exp(-seconds / smoothing), right for any step between scores."""
+        smoothing = self.rules.smoothing
+        weight = -math.expm1(-seconds / smoothing) if smoothing else 1.0
         self._smoothed = self._smoothed + weight * (probabilities - self._smoothed)
 
     def _labels_on(self) -> list[int]:
         """Return which labels are on by the smoothed probabilities."""
-        smoothed, options = self._smoothed, self.options
-        assert smoothed is not None
-        on = {index for index, run in self._runs.items() if run.on}
+        smoothed, current = self._smoothed, [index for index, run in self._runs.items() if run.on]
         if self.multi_label:
-            bars = (self._off if index in on else options.threshold for index in range(len(self.labels)))
-            return [k for k, bar in enumerate(bars) if k != self.background and smoothed[k] >= bar]
-        ahead = smoothed.copy()
-        current = next(iter(on), None)
-        best = int(ahead.argmax())
-        if current is not None and ahead[current] >= ahead[best]:
-            best = current
-        if best == self.background:
+            bars = self._on.copy()
+            bars[current] = self._off[current]
+            return [int(index) for index in np.flatnonzero(smoothed >= bars) if index != self._background]
+        best = int(smoothed.argmax())
+        if current and smoothed[current[0]] >= smoothed[best]:
+            best = current[0]
+        if best == self._background:
             return []
-        if best != current and smoothed[best] < options.threshold:
-            best = current if current is not None else best
-        bar = self._off if best == current else options.threshold
-        return [best] if smoothed[best] >= bar else []
+        if smoothed[best] >= self._on[best]:
+            return [best]
+        return [index for index in current if smoothed[index] >= self._off[index]]
 
     def _advance(self, border: float) -> None:
-        """Let the last score speak until a border."""
+        """Let the last score speak from the border before to this one."""
         assert self._last is not None
-        seconds = border - self._border
+        border = max(border, self._border)
         for index, run in self._runs.items():
-            mass = seconds * float(self._last[1][index])
+            gain = (border - self._border) * float(self._last[1][index])
             if run.on:
-                run.mass, run.end = run.mass + run.since + mass, border
-                run.since = 0.0
+                run.sum, run.behind, run.end = run.sum + run.behind + gain, 0.0, border
             else:
-                run.since += mass
+                run.behind += gain
         self._border = border
 
     def _decide(self, on: list[int], time: float) -> list[Change]:
-        changes: list[Change] = []
+        """Take over which labels are on from the border on."""
         for index, run in self._runs.items():
             run.on = index in on
         for index in on:
             if index not in self._runs:
                 self._runs[index] = _Run(self._border, self._border)
-            elif not self.multi_label:  # it came back: what was shorter meanwhile is swallowed
-                for other in [
-                    k for k, run in self._runs.items() if k != index and run.start > self._runs[index].start
-                ]:
-                    del self._runs[other]
-        for index in list(self._runs):
-            run = self._runs[index]
-            if not run.on and self._border - run.end > self.options.max_gap:
+            elif not self.multi_label:
+                since = self._runs[index].start
+                self._runs = {other: run for other, run in self._runs.items() if run.start <= since}
+        changes: list[Change] = []
+        for index, run in list(self._runs.items()):
+            if not run.on and self._border - run.end > self.rules.max_gap:
                 changes += self._close(index, time)
         for index in on:
             run = self._runs[index]
-            if not run.confirmed and run.end - run.start >= self.options.min_length:
+            if not run.announced and run.seconds >= self.rules.min_length:
                 if not self.multi_label:
-                    for other in [k for k in self._runs if k != index]:
+                    for other in [other for other in self._runs if other != index]:
                         changes += self._close(other, time)
-                run.confirmed = True
+                run.announced = True
                 changes.append(Change("start", time, self._segment(index)))
         return changes
 
     def _close(self, index: int, time: float) -> list[Change]:
+        """Forget a label's run; return its end, and its start too where nobody knows of it yet."""
         run, segment = self._runs[index], self._segment(index)
         del self._runs[index]
-        if run.confirmed:
-            return [Change("end", time, segment)]
-        if run.end - run.start >= self.options.min_length and run.end > run.start:
-            return [Change("start", time, segment), Change("end", time, segment)]
-        return []
+        long_enough = run.seconds > 0 and run.seconds >= self.rules.min_length
+        starts = [Change("start", time, segment)] if long_enough and not run.announced else []
+        return starts + [Change("end", time, segment)] if long_enough else []
 
     def _segment(self, index: int) -> Segment:
         run = self._runs[index]
-        seconds = run.end - run.start
-        score = run.mass / seconds if seconds > 0 else float(self._last[1][index] if self._last else 0.0)
+        assert self._last is not None
+        score = run.sum / run.seconds if run.seconds else float(self._last[1][index])
         return Segment(self.labels[index], run.start, run.end, score)
 
 
 def find_segments(
     scores: Iterable[TimedScore],
     labels: Sequence[str],
-    options: SegmentOptions = SegmentOptions(),
+    options: SegmentOptions | SegmentRules = DEFAULTS,
     multi_label: bool = False,
     end: float | None = None,
-    breaks: Sequence[float] = (),
+    *,
+    lag: float = 0.0,
+    breaks: Iterable[float] = (),
 ) -> list[Segment]:
     """Return the segments of scores over time, sorted by start; no scores give none.
 
     Args:
         scores: in order of time.
-        labels: the K class names.
-        options: how scores become segments.
-        multi_label: whether segments of several labels may overlap.
+        labels, options, multi_label, lag: as of `SegmentTracker`.
         end: seconds at which the source ends; by default the last score's time.
         breaks: seconds of the last moment before each gap of the source; no segment reaches over one.
 
     Raises:
         ValueError: as `SegmentTracker`.
     """
-    tracker = SegmentTracker(labels, options, multi_label)
-    changes: Iterator[Change] = _changes(tracker, scores, end, sorted(breaks))
-    found = [change.segment for change in changes if change.kind == "end"]
+    tracker = SegmentTracker(labels, options, multi_label, lag=lag)
+    found = [change.segment for change in _changes(tracker, scores, end, sorted(breaks)) if change.kind == "end"]
     return sorted(found, key=lambda segment: (segment.start, segment.end, tracker.labels.index(segment.label)))
 
 
 def _changes(
     tracker: SegmentTracker, scores: Iterable[TimedScore], end: float | None, breaks: list[float]
 ) -> Iterator[Change]:
-    last = None
+    last = 0.0
     for score in scores:
         while breaks and breaks[0] < score.time:
             yield from tracker.finish(breaks.pop(0))
         yield from tracker.push(score)
         last = score.time
-    if last is not None:
-        yield from tracker.finish(last if end is None else end)
+    yield from tracker.finish(last if end is None else end)

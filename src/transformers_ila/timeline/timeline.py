@@ -20,6 +20,7 @@ import numpy as np
 from transformers.utils import logging
 
 from ..evaluation.inference import Network, evaluating
+from ..model.streaming_ila import why_no_stream
 from ..model.validation_ila import MULTI_LABEL
 from ..model.video_processing_ila import IlaVideoProcessor
 from ..model.video_urls_ila import redact
@@ -136,7 +137,10 @@ def timelines(
     The model is prepared once. Other arguments, and what ends all videos, are those of `timeline`.
     """
     sampling, settings = choose_settings(model, processor, options)
-    settings["segments"] = asdict(segment_options)
+    tracker = SegmentTracker(
+        list(model.config.class_names), segment_options, settings["multi_label"], lag=lag_of(settings)
+    )
+    settings["segments"] = {**asdict(tracker.rules), "skip_warming_up": tracker.skip_warming_up}
     with evaluating(model, options.inference_options()) as network:
         settings |= {"device": str(network.device), **network.describe()}
         for name, video in videos:
@@ -189,10 +193,13 @@ def choose_settings(
     return sampling, settings
 
 
+def lag_of(settings: dict[str, Any]) -> float:
+    """Return the seconds by which scores come after what they name: a stream's clip ends with the score's frame."""
+    return (settings["num_frames"] - 1) / settings["rate"] / 2 if settings["mode"] == "stream" else 0.0
+
+
 def why_windows(model: Any, processor: IlaVideoProcessor) -> str | None:
     """Return why a model takes windows, in words that follow "as"; None where it can stream."""
-    from ..model.streaming_ila import why_no_stream
-
     reason = why_no_stream(model.config)
     if reason is None and processor.num_frames != model.config.num_frames:
         return f"the processor takes {processor.num_frames} frames, and the model's stream {model.config.num_frames}"
@@ -215,11 +222,12 @@ class _Run:
         self.network, self.processor, self.name, self.sampling = network, processor, name, sampling
         self.settings, self.keep_scores = settings, keep_scores
         self.labels = list(network.module.config.class_names)
-        self.tracker = SegmentTracker(self.labels, segment_options, settings["multi_label"])
+        self.tracker = SegmentTracker(self.labels, segment_options, settings["multi_label"], lag=lag_of(settings))
         self.scores: list[Score] = []
         self.segments: list[Segment] = []
         self.notes: list[SourceNote] = []
         self.cost, self.started = Cost(), time.perf_counter()
+        self.count = 0  # of scores
         self.end = 0.0  # seconds, of what the last score has seen
 
     def read(self, video: Any, progress: Progress | None) -> Timeline:
@@ -240,7 +248,7 @@ class _Run:
             except KeyboardInterrupt as interrupt:
                 raise TimelineInterrupted(self.result(source, "interrupted")) from interrupt
             except VIDEO_FAILURES as error:
-                if not self.cost.scores:
+                if not self.count:
                     raise
                 stopped = redact(str(error)) or type(error).__name__
             return self.result(source, stopped)
@@ -253,6 +261,7 @@ class _Run:
                 self.finish(min(self.end, item.time))
             return
         last = item.time if self.settings["mode"] == "stream" else 2 * item.time - item.start
+        self.count += 1
         self.end = last + 1 / self.sampling.rate
         self.segments += [change.segment for change in self.tracker.push(item) if change.kind == "end"]
         if self.keep_scores:
@@ -291,11 +300,11 @@ class _Run:
         then computing takes its time.
         """
         cost, rate = self.cost, self.sampling.rate
-        per_score = 1000 * (cost.preparing + cost.computing) / max(1, cost.scores)
+        per_score = 1000 * (cost.preparing + cost.computing) / max(1, self.count)
         return {
             "frames_decoded": source.decoded,
             "frames_taken": cost.frames,
-            "scores": cost.scores,
+            "scores": self.count,
             "seconds": time.perf_counter() - self.started,
             "seconds_computing": cost.preparing + cost.computing,
             "label_delay_ms": {
