@@ -11,6 +11,7 @@ import pytest
 import quantisation
 import scale
 import search
+import streaming
 import torch
 import training_loader
 from transformers import TimesformerConfig, VideoMAEConfig
@@ -102,6 +103,25 @@ def test_search(tmp_path, capsys):
     printed = capsys.readouterr().out
     times = re.findall(r"^\| (1|16) \| [\d.]+ s \(least .* \| .* \| .* \|$", printed, re.MULTILINE)
     assert times == ["1", "16"] * 2 and "300 rows of 16 float32 numbers" in printed
+
+
+def test_streaming(capsys):
+    streaming.main(["--sizes", "B/16", "--threads", "1", "--rounds", "1"])
+    printed = capsys.readouterr().out
+    lines = [line.split(" | ") for line in printed.splitlines() if line.startswith("| B/16")]
+    assert [line[4] for line in lines[:4]] == ["interaction", "mi_token"] * 2
+    assert [line[3] for line in lines[4:]] == [*streaming.HEADS]
+    kept = [float(line[7].split()[0]) for line in lines[4:]]
+    assert kept == [round(14 * 14 * 128 * 4 / 1e6, 3)] * 3  # one layer, 14 x 14 patches, float32
+    missed = sum("MISSED" in cell for line in lines for cell in line)
+    assert printed.rstrip().endswith(f"{missed or 'no'} bar{'' if missed == 1 else 's'} missed")
+
+
+def test_streaming_judges():
+    assert streaming.judged(1.2, 1.25) == "1.200 (at most 1.25)"
+    assert streaming.judged(1.3, 1.25) == "1.300 (at most 1.25: MISSED)"
+    assert streaming.judged(6.9, 7, least=True) == "6.900 (at least 7: MISSED)"
+    assert streaming.judged(3.0, None) == "3.000"
 
 
 def test_training_loader(videos, tmp_path, capsys):
