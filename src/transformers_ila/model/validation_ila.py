@@ -71,6 +71,12 @@ def require_sizes(fields: Mapping[str, Any]) -> None:
             require(least <= value <= most, field=field, value=value, allowed=allowed)
 
 
+def require_frame_rate(rate: float | None) -> None:
+    """Raise a ValueError unless a configuration's `frame_rate` is None or a number of frames a second."""
+    good = rate is None or 0 < rate < LARGEST_NUMBER
+    require(good, field="frame_rate", value=rate, allowed="None, or frames a second: above 0, and finite")
+
+
 _RATES = ("attention_dropout", "attention_probs_dropout_prob", "hidden_dropout_prob", "drop_path_rate")
 
 

@@ -19,6 +19,7 @@ from transformers import default_data_collator
 from transformers.utils import logging
 
 from ..data.class_indices import refuse_two_orders
+from ..data.frame_rates import median_frame_rate, spread
 from ..data.samples import Annotations, Labels, Sample, classes_of, join_classes, shown_with_labels
 from ..data.text import preview
 from ..model.targets_ila import IGNORE_INDEX
@@ -99,6 +100,10 @@ class Clips(Dataset):
         joined = join_classes(self.annotations, class_names)
         assert isinstance(joined, Annotations)
         self.annotations = joined
+
+    def frame_rate(self) -> float | None:
+        """Return how many frames a second the clips have, the median over up to 64 videos; None where none tells."""
+        return median_frame_rate(spread(self.samples), self.processor)
 
     def __len__(self) -> int:
         return len(self.samples)
