@@ -123,11 +123,12 @@ examples() {
 }
 
 # streams: installs Playwright, axe and two readers of subtitles; needs Debian's chromium. Opens the pages of timelines in
-# Chromium. Then another process films motions in real time, and `ila stream` names them, in some ten minutes.
+# Chromium. Compares streams with whole videos at the size of B/32. Then another process films motions in real time, and
+# `ila stream` names them, in some ten minutes.
 streams() {
     borrow "$work/streams"
     "$work/streams/bin/python" -m pip install --quiet 'playwright>=1.50' axe-playwright-python pysubs2 webvtt-py
-    with_source "$work/streams" -s tests/extra/check_page.py tests/extra/check_stream.py
+    with_source "$work/streams" -s tests/extra/check_streaming_exactness.py tests/extra/check_page.py tests/extra/check_stream.py
 }
 
 # docker: installs hadolint. Checks the Dockerfile; where root has debootstrap, runs its steps in a fresh Debian (some
