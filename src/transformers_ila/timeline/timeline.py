@@ -246,7 +246,7 @@ class _Run:
                     for item in scores:
                         self.take(item)
                         if progress is not None:
-                            progress(self.end, source.duration)
+                            progress(min(self.end, source.duration or self.end), source.duration)
             except KeyboardInterrupt as interrupt:
                 raise TimelineInterrupted(self.result(source, "interrupted")) from interrupt
             except VIDEO_FAILURES as error:
