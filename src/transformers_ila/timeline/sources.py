@@ -209,7 +209,8 @@ class FrameSource:
                     self._drop(next((waiting for waiting in self._waiting if isinstance(waiting, Chosen)), None))
                     break
                 self._ready.wait(LOOK)
-            self._waiting.append(item)
+            if not self._stopped.is_set():  # what comes after the end was told is not given
+                self._waiting.append(item)
             self._ready.notify()
 
     def _drop(self, frame: Chosen | None) -> None:
@@ -239,7 +240,10 @@ class FrameSource:
                     return SourceNote(self._time, "stall", f"nothing {what} for {silent:.1f} s; waiting")
                 if until is not None and now >= until:
                     return None
-                self._ready.wait(max(0.0, min(LOOK, LOOK if until is None else until - now)))
+                ends = [LOOK, self.give_up - silent]
+                ends += [] if self._stalled else [self.patience - silent]
+                ends += [] if until is None else [until - now]
+                self._ready.wait(min(ends))
             self._stalled = False
             frames = [item for item in self._waiting if isinstance(item, Chosen)]
             if self.live and len(frames) > 1 and time.monotonic() - frames[0].arrived > self.lag:
