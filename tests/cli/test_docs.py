@@ -27,7 +27,14 @@ from transformers_ila.video_writing import write_mp4
 
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-TRAINED = ("pipeline", "smaller", "fused", "export", "weights")  # examples that load what the example "trainer" saves
+TRAINED = (
+    "pipeline",
+    "smaller",
+    "fused",
+    "export",
+    "timeline",
+    "weights",
+)  # examples that load what the example "trainer" saves
 UNTRAINED = tuple("zeroshot vit dinov2 reading adapters lora features search words plain stream faiss".split())
 ELSEWHERE = ("mteb",)  # tests/extra/check_mteb.py runs it
 WORDS = "".join(f"{motion}\n" for motion in MOTIONS)
@@ -170,7 +177,8 @@ def test_the_examples_run_one_after_the_other(place):
     run(place, OFFLINE, code["trainer"].replace("num_train_epochs=10", "num_train_epochs=1"))
     pieces = [code[name] for name in TRAINED if name != "weights" or find_spec("torchao")]
     printed = run(place, OFFLINE, *pieces)
-    assert all("'label'" in text for name, text in zip(TRAINED, printed) if name != "export")
+    assert all("'label'" in text for name, text in zip(TRAINED, printed) if name not in ("export", "timeline"))
+    assert json.loads((place / "video.json").read_text())["settings"]["rate"] == 5
     assert "model.safetensors" in {path.name for path in (place / "my-ila-merged").iterdir()}
     assert (place / "my-ila-export" / "modeling_ila.py").is_file()
 
