@@ -110,9 +110,7 @@ def test_the_rate_is_the_models_or_a_default_that_is_said(model, processor, vide
 
 def test_what_contradicts_the_model(model, processor, video):
     if not model.config.vision_config.alignment_causal:
-        with pytest.raises(
-            ValueError, match="the model has no stream, as .* 'windows' or 'auto'"
-        ):
+        with pytest.raises(ValueError, match="the model has no stream, as .* 'windows' or 'auto'"):
             read_timeline_of(model, processor, video, TimelineOptions(mode="stream"))
     with pytest.raises(ValueError, match="stride must be 0.5 s or more, as .* sees 2 frames a second; got 0.2"):
         read_timeline_of(model, processor, video, TimelineOptions(rate=2.0, stride=0.2))
