@@ -70,6 +70,11 @@ class SourceClock:
         """Return the usual seconds from frame to frame."""
         return float(statistics.median_low(self.steps) * self.tick) if self.steps else self.nominal
 
+    @property
+    def ticks(self) -> int:
+        """Return the usual ticks from frame to frame, at least one."""
+        return max(1, round(self.interval / self.tick))
+
     def times(self, frames: Iterable[Stamped]) -> Iterator[Timed]:
         """Yield the frames with their times; one whose timestamp is far ahead is held until the next one is there."""
         held: Stamped | None = None
@@ -107,13 +112,13 @@ class SourceClock:
 
     def _advance(self, ticks: int | None, waited: float) -> tuple[str, str] | None:
         """Move on to the next frame, which came `waited` seconds after the one before; return what is to be noted."""
-        usual = max(1, round(self.interval / self.tick))
+        usual = self.ticks
+        goes_on = f"time goes on by {self._shown(usual)} a frame"
         if self.now is None:
             self.now, self.offset = 0, ticks
-            return ("untimed", "frames have no timestamps") if ticks is None else None
+            return ("untimed", f"frames have no timestamps; {goes_on}") if ticks is None else None
         step = self._step(ticks)
         self.equal = self.equal + 1 if ticks is not None and ticks == self.last else 0
-        goes_on = f"time goes on by {self._shown(usual)} a frame"
         if step is None or self.equal >= STANDSTILL:
             self.now += usual
             if ticks is None:
