@@ -17,7 +17,7 @@ from transformers import HfArgumentParser, set_seed
 from transformers_ila import IlaForVideoClassification, IlaVideoProcessor
 from transformers_ila.cli.demo import DemoOptions, accuracy, small_config, training_arguments
 from transformers_ila.data.video_folder import VideoFolder, find_videos
-from transformers_ila.motionbench.sequences import write_sequences
+from transformers_ila.motionbench.sequences import CLIP_SECONDS, write_sequences
 
 
 MODELS = ("causal", "two-sided")
@@ -51,6 +51,7 @@ def train(folder: Path, args: Arguments) -> dict[str, Path]:
         set_seed(args.seed)
         config = small_config(options, labels)
         config.vision_config.alignment_causal = name == "causal"
+        config.frame_rate = options.num_frames / CLIP_SECONDS
         started = time.perf_counter()
         trainer = Trainer(
             model=IlaForVideoClassification(config),

@@ -276,13 +276,14 @@ class SegmentTracker:
         self._background = None if rules.background is None else self.labels.index(rules.background)
         self._on = np.array([rules.thresholds.get(label, rules.threshold) for label in self.labels])
         self._off = self._on * (1 - rules.hysteresis)
+        self._border = -math.inf  # seconds, from which the last score speaks
         self._forget()
 
     def _forget(self) -> None:
         self._smoothed = np.zeros(len(self.labels))
         self._last: tuple[float, np.ndarray] | None = None  # time and probabilities of the last score
-        self._border = 0.0  # seconds, from which the last score speaks
-        self._runs: dict[int, _Run] = {}  # class -> what it has been; with one label at a time one of them is on
+        self._held = bool(self.rules.lag)  # whether the next score may speak from the same border on
+        self._runs: dict[int, _Run] = {}  # class -> what it has been, by start; with one label at a time one is on
 
     def push(self, score: TimedScore) -> list[Change]:
         """Take the next score, and return the starts and ends that it decides; ends come first.
@@ -294,7 +295,7 @@ class SegmentTracker:
         if score.warming_up and self.skip_warming_up:
             return []
         if self._last is None:
-            self._border, self._smoothed = float(score.start), probabilities.copy()
+            self._border, self._smoothed = max(self._border, float(score.start)), probabilities.copy()
         else:
             before = self._last[0]
             self._advance((before + time) / 2 - (self.rules.lag or 0.0))
@@ -310,7 +311,7 @@ class SegmentTracker:
         if self._last is None:
             return []
         self._advance(float(end))
-        changes = [change for index in sorted(self._runs) for change in self._close(index, float(end))]
+        changes = [change for index in list(self._runs) for change in self._close(index, float(end))]
         self._forget()
         return changes
 
@@ -353,6 +354,7 @@ class SegmentTracker:
     def _advance(self, border: float) -> None:
         """Let the last score speak from the border before to this one."""
         assert self._last is not None
+        self._held = border <= self._border
         border = max(border, self._border)
         for index, run in self._runs.items():
             gain = (border - self._border) * float(self._last[1][index])
@@ -364,21 +366,25 @@ class SegmentTracker:
 
     def _decide(self, on: list[int], time: float) -> list[Change]:
         """Take over which labels are on from the border on."""
-        for index, run in self._runs.items():
+        changes = self._announce(time)  # what has just ended may be long enough
+        for index, run in list(self._runs.items()):
+            if self._border - run.end > self.rules.max_gap:  # also of one that would come back too late
+                changes += self._close(index, time)
             run.on = index in on
         for index in on:
             if index not in self._runs:
                 self._runs[index] = _Run(self._border, self._border)
-            elif not self.multi_label:
+            elif not self.multi_label:  # what came between was too short
                 since = self._runs[index].start
                 self._runs = {other: run for other, run in self._runs.items() if run.start <= since}
+        return changes + self._announce(time)
+
+    def _announce(self, time: float) -> list[Change]:
+        """Return the starts of what is long enough, and the ends of what that takes over from."""
         changes: list[Change] = []
         for index, run in list(self._runs.items()):
-            if not run.on and self._border - run.end > self.rules.max_gap:
-                changes += self._close(index, time)
-        for index in on:
-            run = self._runs[index]
-            if not run.announced and run.seconds >= self.rules.min_length:
+            lasts = run.seconds > 0 or not self._held
+            if not run.announced and lasts and run.seconds >= self.rules.min_length:
                 if not self.multi_label:
                     for other in [other for other in self._runs if other != index]:
                         changes += self._close(other, time)
@@ -390,9 +396,11 @@ class SegmentTracker:
         """Forget a label's run; return its end, and its start too where nobody knows of it yet."""
         run, segment = self._runs[index], self._segment(index)
         del self._runs[index]
-        long_enough = run.seconds > 0 and run.seconds >= self.rules.min_length
-        starts = [Change("start", time, segment)] if long_enough and not run.announced else []
-        return starts + [Change("end", time, segment)] if long_enough else []
+        if run.announced:
+            return [Change("end", time, segment)]
+        if run.seconds > 0 and run.seconds >= self.rules.min_length:
+            return [Change("start", time, segment), Change("end", time, segment)]
+        return []
 
     def _segment(self, index: int) -> Segment:
         run = self._runs[index]
