@@ -22,6 +22,7 @@ import torch
 from ..markup import plain_line
 
 
+SMOOTHING_LAG = 0.5  # of its time constant, by which the mean over scores comes later (benchmarks/timeline.py)
 ROUNDING = 1e-6  # by which probabilities may be beyond 0 and 1
 CALIBRATION, CALIBRATION_VERSION = "transformers-ila segment calibration", 1
 LARGEST_CALIBRATION = 2**24  # bytes
@@ -105,11 +106,12 @@ class SegmentRules:
     hysteresis: share of the threshold by which a probability must fall below it for the label to end.
     min_length: seconds; shorter segments are dropped.
     max_gap: seconds; gaps up to that within a label are filled.
-    lag: seconds by which scores come after what they name; None: what `SegmentTracker` is given.
+    lag: seconds by which smoothed scores come after what they name; None: what `SegmentTracker` is given, and half of
+        `smoothing`.
     background: the class that means nothing and is left out; None for none.
     """
 
-    smoothing: float = 0.3
+    smoothing: float = 0.5
     threshold: float = 0.5
     thresholds: Mapping[str, float] = field(default_factory=dict)
     hysteresis: float = 0.2
@@ -177,7 +179,8 @@ class SegmentOptions:
     lag: float | None = field(
         default=None,
         metadata={
-            "help": "seconds by which labels come after what they name; default: half a clip of a stream, else 0"
+            "help": "seconds by which labels come after what they name; default: half of --smoothing, and of a stream "
+            "half a clip"
         },
     )
     background: str | None = field(default=None, metadata={"help": "class that means nothing, and is left out"})
@@ -253,8 +256,8 @@ class SegmentTracker:
         labels: the K class names.
         options: how scores become segments.
         multi_label: whether segments of several labels may overlap.
-        lag: seconds by which these scores come after what they name, where the options do not say it: of a stream half
-            of its clip, as its scores are known with the clip's last frame; of windows 0.
+        lag: seconds by which these scores, not smoothed, come after what they name: of a stream half of its clip, as
+            its scores are known with the clip's last frame; of windows 0. Options that say a lag mean all of it.
 
     Raises:
         ValueError: no labels, one twice, or a background or threshold of none of them.
@@ -271,7 +274,7 @@ class SegmentTracker:
         rules = options.rules() if isinstance(options, SegmentOptions) else options
         rules.require_labels(labels)
         self.labels, self.multi_label = tuple(labels), multi_label
-        self.rules = replace(rules, lag=lag if rules.lag is None else rules.lag)
+        self.rules = replace(rules, lag=lag + SMOOTHING_LAG * rules.smoothing if rules.lag is None else rules.lag)
         self.skip_warming_up = isinstance(options, SegmentOptions) and options.skip_warming_up
         self._background = None if rules.background is None else self.labels.index(rules.background)
         self._on = np.array([rules.thresholds.get(label, rules.threshold) for label in self.labels])
