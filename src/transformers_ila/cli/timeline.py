@@ -33,6 +33,7 @@ from ..stores.addresses import is_address
 from ..timeline.detection_metrics import VideoSegments, evaluate_segments, read_segments, truth_of
 from ..timeline.formats import FORMATS, format_of, write_timeline
 from ..timeline.options import TimelineOptions
+from ..timeline.page import require_embeddable
 from ..timeline.segments import SegmentOptions
 from ..timeline.timeline import Timeline, TimelineInterrupted, timelines
 from .predict import interrupted_by_sigterm
@@ -117,6 +118,9 @@ class TimelineArguments(WordsArguments):
             users = [suffix for suffix, form in FORMATS.items() if name in form.options]
             if value and not any(name in format_of(form).options for form in written):
                 raise ValueError(f"--{name} would have no effect; allowed: beside --output of {' or '.join(users)}.")
+        for source in found if self.embed else ():
+            if os.path.isfile(source.place):
+                require_embeddable(source.place)
 
     def true_segments(self, sources: "list[Source]") -> dict[str, VideoSegments] | None:
         """Return the true segments of each video by its name; a ValueError says of which there are none."""

@@ -101,6 +101,16 @@ def timeline_page(
     return re.sub(r"\{\{(\w+)\}\}", lambda found: values[found[1]], TEMPLATE.read_text("utf-8"))
 
 
+def require_embeddable(video: str | Path) -> None:
+    """Raise a ValueError if a video is too large to be part of a page, and an OSError if it cannot be read."""
+    size = Path(video).stat().st_size
+    if size > LARGEST:
+        raise ValueError(
+            f"{plain_line(video)!r} has {size / 2**20:.0f} MiB; a page may hold videos of up to "
+            f"{LARGEST // 2**20} MiB. Leave embed out, and keep the video beside the page."
+        )
+
+
 def _source(folder: Path, video: str | Path | None, embed: bool) -> tuple[str | None, str, str]:
     """Return the video's address from the page, its bytes in base64 if they are part of the page, and why none."""
     if video is None or "://" in str(video):
@@ -110,12 +120,7 @@ def _source(folder: Path, video: str | Path | None, embed: bool) -> tuple[str | 
         return None, "", f"The video is not part of this page.{where}"
     path = Path(video)
     if embed:
-        size = path.stat().st_size
-        if size > LARGEST:
-            raise ValueError(
-                f"{plain_line(video)!r} has {size / 2**20:.0f} MiB; a page may hold videos of up to "
-                f"{LARGEST // 2**20} MiB. Leave embed out, and keep the video beside the page."
-            )
+        require_embeddable(path)
         return None, base64.b64encode(path.read_bytes()).decode("ascii"), ""
     try:
         address = quote(Path(os.path.relpath(path.absolute(), folder)).as_posix().encode("utf-8", "surrogateescape"))

@@ -99,10 +99,9 @@ class Sampling:
 
 @dataclass
 class Cost:
-    """Count what was computed: frames taken and scores given, seconds of preparing and of the model."""
+    """Count what was computed: frames taken, seconds of preparing them and of the model."""
 
     frames: int = 0
-    scores: int = 0
     preparing: float = 0.0
     computing: float = 0.0
 
@@ -253,7 +252,6 @@ def _pushed(
     for number, row in zip(output.frames[0].tolist()[-len(rows) :], rows):
         if number in due:
             moment, warming_up, start = due.pop(number)
-            cost.scores += 1
             yield Score(moment, _probabilities(network, row[None], [moment])[0], warming_up, start)
 
 
@@ -297,7 +295,6 @@ def _window_batch(network: Network, windows: list[list[_Frame]], sampling: Sampl
     pixel_values = torch.stack([torch.stack([frame.pixels for frame in clip]) for clip in clips])
     logits = multi_view_logits(network.module, pixel_values)
     cost.computing += time.perf_counter() - started
-    cost.scores += len(windows)
     middles = [(window[0].time + window[-1].time) / 2 for window in windows]
     chances = _probabilities(network, logits, middles)
     starts = [window[0].time for window in windows]

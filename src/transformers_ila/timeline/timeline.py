@@ -20,6 +20,7 @@ import numpy as np
 from transformers.utils import logging
 
 from ..evaluation.inference import Network, evaluating
+from ..model.streaming_ila import why_no_stream
 from ..model.validation_ila import MULTI_LABEL
 from ..model.video_processing_ila import IlaVideoProcessor
 from ..model.video_urls_ila import redact
@@ -199,8 +200,6 @@ def lag_of(settings: dict[str, Any]) -> float:
 
 def why_windows(model: Any, processor: IlaVideoProcessor) -> str | None:
     """Return why a model takes windows, in words that follow "as"; None where it can stream."""
-    from ..model.streaming_ila import why_no_stream
-
     reason = why_no_stream(model.config)
     if reason is None and processor.num_frames != model.config.num_frames:
         return f"the processor takes {processor.num_frames} frames, and the model's stream {model.config.num_frames}"
@@ -228,6 +227,7 @@ class _Run:
         self.segments: list[Segment] = []
         self.notes: list[SourceNote] = []
         self.cost, self.started = Cost(), time.perf_counter()
+        self.count = 0  # of scores
         self.end = 0.0  # seconds, of what the last score has seen
 
     def read(self, video: Any, progress: Progress | None) -> Timeline:
@@ -248,7 +248,7 @@ class _Run:
             except KeyboardInterrupt as interrupt:
                 raise TimelineInterrupted(self.result(source, "interrupted")) from interrupt
             except VIDEO_FAILURES as error:
-                if not self.cost.scores:
+                if not self.count:
                     raise
                 stopped = redact(str(error)) or type(error).__name__
             return self.result(source, stopped)
@@ -261,6 +261,7 @@ class _Run:
                 self.finish(min(self.end, item.time))
             return
         last = item.time if self.settings["mode"] == "stream" else 2 * item.time - item.start
+        self.count += 1
         self.end = last + 1 / self.sampling.rate
         self.segments += [change.segment for change in self.tracker.push(item) if change.kind == "end"]
         if self.keep_scores:
@@ -299,11 +300,11 @@ class _Run:
         then computing takes its time.
         """
         cost, rate = self.cost, self.sampling.rate
-        per_score = 1000 * (cost.preparing + cost.computing) / max(1, cost.scores)
+        per_score = 1000 * (cost.preparing + cost.computing) / max(1, self.count)
         return {
             "frames_decoded": source.decoded,
             "frames_taken": cost.frames,
-            "scores": cost.scores,
+            "scores": self.count,
             "seconds": time.perf_counter() - self.started,
             "seconds_computing": cost.preparing + cost.computing,
             "label_delay_ms": {
