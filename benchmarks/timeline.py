@@ -36,7 +36,6 @@ class Arguments:
     size: str = field(default="minute", metadata={"help": "of the sequences"})
     steps: int = field(default=2000, metadata={"help": "optimiser steps of each model"})
     seed: int = 0
-    calibrate: bool = field(default=True, metadata={"help": "choose rules on the validation sequences, too"})
 
 
 def train(folder: Path, args: Arguments) -> dict[str, Path]:
@@ -108,18 +107,19 @@ def found_in(timeline: Timeline, rules: SegmentRules) -> VideoSegments:
     return VideoSegments(segments_of(timeline, rules), timeline.duration, announced)
 
 
-def measure(folder: Path, model: str, mode: str, calibrate_it: bool) -> None:
+def measure(folder: Path, model: str, mode: str) -> None:
     """Print the rows of one model in one mode: by the default rules, and by those chosen on the validation split."""
     plain = SegmentRules(background=BACKGROUND)
     rules = {"defaults": plain}
-    if calibrate_it:
-        held_out = timelines_of(folder, model, mode, "val")
-        chosen = calibrate(held_out, read_segments(folder / "sequences" / "val.json"), background=BACKGROUND)
-        write_calibration(chosen, folder / f"{model}, {mode}.json")
-        rules["calibrated"] = chosen.rules
-        tried = ", ".join(f"{name} {getattr(chosen.rules, name):g}" for name in GRIDS)
-        values = f"{chosen.chosen_on['value_of_defaults']:.3f} to {chosen.chosen_on['value']:.3f}"
-        print(f"chosen for {model}, {mode}: {tried}; mean F1 on the validation split from {values}")
+    held_out = timelines_of(folder, model, mode, "val")
+    truth = read_segments(folder / "sequences" / "val.json")
+    for name, tuned in CHOSEN.items():
+        chosen = calibrate(held_out, truth, rules=plain, tuned=tuned)
+        write_calibration(chosen, folder / f"{model}, {mode}, {name}.json")
+        rules[name] = chosen.rules
+        numbers = ", ".join(f"{number} {getattr(chosen.rules, number):g}" for number in tuned)
+        values = f"{chosen.chosen_on['value_before']:.3f} to {chosen.chosen_on['value']:.3f}"
+        print(f"{model}, {mode}, {name}: {numbers}; mean F1 on the validation split from {values}")
     lines = timelines_of(folder, model, mode, "test")
     truth = read_segments(folder / "sequences" / "test.json")
     cost = sum(line.settings["seconds"] for line in lines) / sum(line.duration for line in lines) * 60
@@ -138,6 +138,7 @@ def measure(folder: Path, model: str, mode: str, calibrate_it: bool) -> None:
         print(f"| {model}, {mode} | {name} | {' | '.join(cells)} |", flush=True)
 
 
+CHOSEN = {"thresholds chosen": ("threshold", "hysteresis"), "all chosen": tuple(GRIDS)}
 HEAD = (
     "| model, mode | rules | mAP@0.3 | 0.5 | 0.7 | F1@0.3 | 0.5 | 0.7 | frame accuracy | delay, median, 90 % | "
     "not announced | false alarms a minute | a minute of video takes |\n" + "|---" * 13 + "|"
@@ -151,7 +152,7 @@ def main(args: Arguments) -> None:
     train(folder, args)
     print(HEAD)
     for model, mode in (("causal", "stream"), ("causal", "windows"), ("two-sided", "windows")):
-        measure(folder, model, mode, args.calibrate)
+        measure(folder, model, mode)
 
 
 if __name__ == "__main__":

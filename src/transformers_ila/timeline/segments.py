@@ -12,7 +12,7 @@ list, so that a file and a camera give the same segments. Shapes: `K` classes.
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -109,6 +109,7 @@ class SegmentRules:
     lag: seconds by which smoothed scores come after what they name; None: what `SegmentTracker` is given, and half of
         `smoothing`.
     background: the class that means nothing and is left out; None for none.
+    skip_warming_up: leave out scores of less than a clip, after the start and after gaps.
     """
 
     smoothing: float = 0.5
@@ -119,6 +120,7 @@ class SegmentRules:
     max_gap: float = 0.5
     lag: float | None = None
     background: str | None = None
+    skip_warming_up: bool = False
 
     def __post_init__(self) -> None:
         for name in ("smoothing", "min_length", "max_gap"):
@@ -194,13 +196,11 @@ class SegmentOptions:
     def rules(self) -> SegmentRules:
         """Return the numbers that hold: those given, else the calibration's, else the defaults."""
         rules = DEFAULTS if self.calibration is None else read_calibration(self.calibration)
-        given = {name: getattr(self, name) for name in RULE_OPTIONS if getattr(self, name) is not None}
+        names = (name.name for name in fields(self) if name.name != "calibration")
+        given = {name: getattr(self, name) for name in names if getattr(self, name) not in (None, False)}
         if "threshold" in given:
             given["thresholds"] = {}
         return replace(rules, **given)
-
-
-RULE_OPTIONS = ("smoothing", "threshold", "hysteresis", "min_length", "max_gap", "lag", "background")
 
 
 def read_calibration(file: str | Path) -> SegmentRules:
@@ -275,7 +275,6 @@ class SegmentTracker:
         rules.require_labels(labels)
         self.labels, self.multi_label = tuple(labels), multi_label
         self.rules = replace(rules, lag=lag + SMOOTHING_LAG * rules.smoothing if rules.lag is None else rules.lag)
-        self.skip_warming_up = isinstance(options, SegmentOptions) and options.skip_warming_up
         self._background = None if rules.background is None else self.labels.index(rules.background)
         self._on = np.array([rules.thresholds.get(label, rules.threshold) for label in self.labels])
         self._off = self._on * (1 - rules.hysteresis)
@@ -295,7 +294,7 @@ class SegmentTracker:
             ValueError: a time that is not after the last one's, or probabilities that are none.
         """
         time, probabilities = float(score.time), self._checked(score)
-        if score.warming_up and self.skip_warming_up:
+        if score.warming_up and self.rules.skip_warming_up:
             return []
         if self._last is None:
             self._border, self._smoothed = max(self._border, float(score.start)), probabilities.copy()
