@@ -187,6 +187,8 @@ def run(args: TimelineArguments, options: TimelineOptions, segment_options: Segm
                 reason = plain_line(redact(str(result)) or type(result).__name__, None)
                 tqdm.write(f"{shown(source.name)}\n   unreadable: {reason}", file=sys.stdout)
                 continue
+            if not found_segments:
+                tqdm.write(method(result.settings), file=sys.stdout)
             keep(result, source, args, truth)
             found_segments[source.name] = VideoSegments(result.segments, result.duration)
             held_out += [result] * (args.calibrate is not None)
@@ -294,16 +296,24 @@ def shown(name: str) -> str:
     return plain_line(name, None)
 
 
-def summary(timeline: Timeline) -> str:
-    """Return the line about a video: how long it is, how it was read, and the delay of its labels."""
-    settings = timeline.settings
-    delay = settings["label_delay_ms"]
+def method(settings: dict[str, Any]) -> str:
+    """Return the line about how the videos are read, and about the delay of labels that comes from it."""
+    delay, reason = settings["label_delay_ms"], settings["why_windows"]
     origin = {"option": "--rate", "configuration": "as the model was trained", "default": "nothing says which"}
+    mode = f"windows of {settings['num_frames']} frames" if settings["mode"] == "windows" else "a stream"
     return (
-        f"{shown(timeline.video)}: {clock(timeline.duration)}, {settings['scores']} scores, {settings['mode']} at "
-        f"{settings['rate']:g} frames a second ({origin[settings['rate_from']]}), {settings['seconds']:.1f} s; a "
-        f"label shows {delay['half_clip']:.0f} to {delay['whole_clip']:.0f} ms after its action begins, and "
-        f"{delay['computing']:.0f} ms of computing"
+        f"Read as {mode}{f', as {reason}' if reason else ''}; {settings['rate']:g} frames a second "
+        f"({origin[settings['rate_from']]}), a score every {settings['stride']:.3g} s. Half of a clip shows a new "
+        f"action after {delay['half_clip']:.0f} ms, all of it after {delay['whole_clip']:.0f} ms."
+    )
+
+
+def summary(timeline: Timeline) -> str:
+    """Return the line about a video: how long it is, and what it took."""
+    settings = timeline.settings
+    return (
+        f"{shown(timeline.video)}: {clock(timeline.duration)}, {settings['scores']} scores in "
+        f"{settings['seconds']:.1f} s, {settings['label_delay_ms']['computing']:.0f} ms of computing each"
     )
 
 

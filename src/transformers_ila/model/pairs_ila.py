@@ -362,10 +362,11 @@ def causal_interaction(
     interaction: nn.Sequential, frames: torch.Tensor, pairing: str, past: Past
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Run an `interaction_module` on causal pairs; arguments and results are those of `PairConvolution.causal`."""
-    first: Any = interaction[0]
+    first: Any
+    first, *others = interaction
     features, kept = first.convolution.causal(frames, pairing, past)
     features = first.normalized(features)
-    for layer in interaction[1:]:
+    for layer in others:
         features = layer(features)
     return features, kept
 
