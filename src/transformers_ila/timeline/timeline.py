@@ -140,7 +140,7 @@ def timelines(
     tracker = SegmentTracker(
         list(model.config.class_names), segment_options, settings["multi_label"], lag=lag_of(settings)
     )
-    settings["segments"] = {**asdict(tracker.rules), "skip_warming_up": tracker.skip_warming_up}
+    settings["segments"] = asdict(tracker.rules)
     with evaluating(model, options.inference_options()) as network:
         settings |= {"device": str(network.device), **network.describe()}
         for name, video in videos:
