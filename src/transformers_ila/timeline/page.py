@@ -92,7 +92,7 @@ def timeline_page(
         "summary": _summary(timeline, end),
         "warning": _warning(timeline),
         "legend": _legend(timeline, len(points), end, truth is not None, len(order)),
-        "segments": _table("Segments", timeline.segments, "segment"),
+        "segments": _table("Segments", timeline.segments, "segment", scored=True),
         "notes": _notes(timeline) if truth is None else _table("Truth", truth, "truth") + _notes(timeline),
         "settings": _settings(timeline.settings),
         "data": script_json(data),
@@ -183,23 +183,22 @@ def _legend(timeline: Timeline, points: int, end: float, has_truth: bool, labels
     return "\n".join(f'<span class="entry">{part}</span>' for part in parts)
 
 
-def _table(title: str, segments: Sequence[TimedLabel], name: str) -> str:
+def _table(title: str, segments: Sequence[TimedLabel], name: str, *, scored: bool = False) -> str:
     """Return a table of segments, whose starts are buttons that jump there."""
     if not segments:
         return f"<section><h2>{title}</h2><p>There are none.</p></section>"
-    has_scores = any(_score(segment) is not None for segment in segments)
     head = '<th scope="col">Label</th><th scope="col" class="number">Start</th><th scope="col" class="number">End</th>'
-    head += '<th scope="col" class="number">Score</th>' if has_scores else ""
-    rows = "\n".join(f'<tr id="{name}-{index}">{_cells(s, has_scores)}</tr>' for index, s in enumerate(segments))
+    head += '<th scope="col" class="number">Score</th>' if scored else ""
+    rows = "\n".join(f'<tr id="{name}-{index}">{_cells(s, scored)}</tr>' for index, s in enumerate(segments))
     return (
         f'<section><h2>{title}</h2><div class="table"><table><thead><tr>{head}</tr></thead>\n'
         f"<tbody>\n{rows}\n</tbody></table></div></section>"
     )
 
 
-def _cells(segment: TimedLabel, has_scores: bool) -> str:
+def _cells(segment: TimedLabel, scored: bool) -> str:
     label = html_text(segment.label) or "(no name)"
-    score = f'<td class="number">{_score(segment) or ""}</td>' if has_scores else ""
+    score = f'<td class="number">{_score(segment) or ""}</td>' if scored else ""
     return (
         f'<td>{label}</td><td class="number">{_button(segment.start, label)}</td>'
         f'<td class="number">{clock(segment.end)}</td>{score}'

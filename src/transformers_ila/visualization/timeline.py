@@ -223,7 +223,7 @@ def tick_step(end: float, most: int) -> float:
 
 def clock(seconds: float, digits: int = 1) -> str:
     """Return seconds as `m:ss` or `h:mm:ss`, with digits behind a point."""
-    ticks = round(max(seconds, 0.0) * 10**digits)
+    ticks = math.floor(max(seconds, 0.0) * 10**digits + 0.5)  # half a tick up, as the page's own code does
     whole, part = divmod(ticks, 10**digits)
     minutes, rest = divmod(whole, 60)
     hours, minutes = divmod(minutes, 60)
