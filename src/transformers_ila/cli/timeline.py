@@ -30,6 +30,7 @@ from ..markup import plain_line
 from ..model.video_reading_ila import VIDEO_SUFFIXES
 from ..model.video_urls_ila import is_url, redact
 from ..stores.addresses import is_address
+from ..timeline.calibration import GRIDS, calibrate, write_calibration
 from ..timeline.detection_metrics import VideoSegments, evaluate_segments, read_segments, truth_of
 from ..timeline.formats import FORMATS, format_of, write_timeline
 from ..timeline.options import TimelineOptions
@@ -91,6 +92,13 @@ class TimelineArguments(WordsArguments):
             "their names may differ"
         },
     )
+    calibrate: str | None = field(
+        default=None,
+        metadata={
+            "help": "JSON file to write: how scores become segments, chosen so that they fit --truth best; give it to "
+            "--calibration for other videos"
+        },
+    )
     embed: bool = field(default=False, metadata={"help": "write the video into .html pages"})
     every: float | None = field(
         default=None, metadata={"help": "seconds: of the scores in each stretch of that length only one is written"}
@@ -118,6 +126,12 @@ class TimelineArguments(WordsArguments):
             users = [suffix for suffix, form in FORMATS.items() if name in form.options]
             if value and not any(name in format_of(form).options for form in written):
                 raise ValueError(f"--{name} would have no effect; allowed: beside --output of {' or '.join(users)}.")
+        if self.calibrate is not None:
+            if rank_from_environment().world_size > 1:
+                raise ValueError("--calibrate needs all videos in one process; this is one of several.")
+            if self.truth is None:
+                raise ValueError("--calibrate needs the true segments of the videos: name their file by --truth.")
+            check_folder_can_be_made(Path(self.calibrate).parent)
         for source in found if self.embed else ():
             if os.path.isfile(source.place):
                 require_embeddable(source.place)
@@ -156,6 +170,7 @@ def run(args: TimelineArguments, options: TimelineOptions, segment_options: Segm
     sources = list_sources(args.videos, args.root)[rank.rank :: rank.world_size]
     truth = args.true_segments(sources)
     found_segments: dict[str, VideoSegments] = {}
+    held_out: list[Timeline] = []
     failed = 0
     with interrupted_by_sigterm(), tqdm(unit="s", disable=rank.rank > 0) as bar:
         videos = shown_on(bar, sources)
@@ -172,13 +187,18 @@ def run(args: TimelineArguments, options: TimelineOptions, segment_options: Segm
                 reason = plain_line(redact(str(result)) or type(result).__name__, None)
                 tqdm.write(f"{shown(source.name)}\n   unreadable: {reason}", file=sys.stdout)
                 continue
+            if not found_segments:
+                tqdm.write(method(result.settings), file=sys.stdout)
             keep(result, source, args, truth)
             found_segments[source.name] = VideoSegments(result.segments, result.duration)
+            held_out += [result] * (args.calibrate is not None)
             failed += not result.complete
     if len(sources) > 1:
         print(f"{len(sources) - failed} videos were read to their ends, {failed} were not.")
     if truth is not None and found_segments:
         print(metrics_table(evaluate_segments(found_segments, truth)))
+    if truth is not None and args.calibrate is not None and held_out:
+        print(choose_rules(held_out, truth, args.calibrate, segment_options))
     return 1 if failed and rank.world_size == 1 else 0
 
 
@@ -276,16 +296,24 @@ def shown(name: str) -> str:
     return plain_line(name, None)
 
 
-def summary(timeline: Timeline) -> str:
-    """Return the line about a video: how long it is, how it was read, and the delay of its labels."""
-    settings = timeline.settings
-    delay = settings["label_delay_ms"]
+def method(settings: dict[str, Any]) -> str:
+    """Return the line about how the videos are read, and about the delay of labels that comes from it."""
+    delay, reason = settings["label_delay_ms"], settings["why_windows"]
     origin = {"option": "--rate", "configuration": "as the model was trained", "default": "nothing says which"}
+    mode = f"windows of {settings['num_frames']} frames" if settings["mode"] == "windows" else "a stream"
     return (
-        f"{shown(timeline.video)}: {clock(timeline.duration)}, {settings['scores']} scores, {settings['mode']} at "
-        f"{settings['rate']:g} frames a second ({origin[settings['rate_from']]}), {settings['seconds']:.1f} s; a "
-        f"label shows {delay['half_clip']:.0f} to {delay['whole_clip']:.0f} ms after its action begins, and "
-        f"{delay['computing']:.0f} ms of computing"
+        f"Read as {mode}{f', as {reason}' if reason else ''}; {settings['rate']:g} frames a second "
+        f"({origin[settings['rate_from']]}), a score every {settings['stride']:.3g} s. Half of a clip shows a new "
+        f"action after {delay['half_clip']:.0f} ms, all of it after {delay['whole_clip']:.0f} ms."
+    )
+
+
+def summary(timeline: Timeline) -> str:
+    """Return the line about a video: how long it is, and what it took."""
+    settings = timeline.settings
+    return (
+        f"{shown(timeline.video)}: {clock(timeline.duration)}, {settings['scores']} scores in "
+        f"{settings['seconds']:.1f} s, {settings['label_delay_ms']['computing']:.0f} ms of computing each"
     )
 
 
@@ -318,6 +346,19 @@ def metrics_table(metrics: dict[str, Any]) -> str:
         f"{'-' if alarms is None else format(alarms, '.2f')} false alarms a minute"
     )
     return "\n".join(lines)
+
+
+def choose_rules(held_out: list[Timeline], truth: dict[str, VideoSegments], file: str, options: SegmentOptions) -> str:
+    """Choose how scores become segments, but for the numbers that the options give; write that, and return a line."""
+    tuned = [name for name in GRIDS if getattr(options, name) is None]
+    chosen = calibrate(held_out, truth, rules=options.rules(), tuned=tuned)
+    write_calibration(chosen, file)
+    numbers = ", ".join(f"{name} {getattr(chosen.rules, name):g}" for name in tuned)
+    on = chosen.chosen_on
+    return (
+        f"chosen: {numbers}; mean F1 at three overlaps on these videos {on['value']:.3f}, before "
+        f"{on['value_before']:.3f}. Written: {shown(file)}; use it by --calibration on other videos."
+    )
 
 
 def clock(seconds: float) -> str:

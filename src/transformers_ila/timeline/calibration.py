@@ -75,7 +75,7 @@ def calibrate(
     timelines: Sequence[Timeline],
     truth: Mapping[str, VideoSegments],
     *,
-    background: str | None = None,
+    rules: SegmentRules = DEFAULTS,
     tuned: Sequence[str] = tuple(GRIDS),
     progress: Callable[[int], object] | None = None,
 ) -> Calibration:
@@ -85,8 +85,9 @@ def calibrate(
         timelines: of the videos, with scores, of one model and one mode. Clips of one label each are videos, too,
             whose truth lasts as long as they do; then choose only the threshold.
         truth: the true segments by video, as `read_segments` reads them.
-        background: the class that means nothing.
-        tuned: which numbers are chosen; the others stay as they are in `SegmentRules`.
+        rules: what to start from; they name the background, if there is one.
+        tuned: which numbers are chosen; the others stay as they are. `smoothing` and `min_length` cost delay: leave
+            them out where that counts.
         progress: called with 1 after each of the trials.
 
     Returns:
@@ -102,8 +103,8 @@ def calibrate(
         raise ValueError(f"tuned must be some of {', '.join(GRIDS)}, got {list(tuned)}.")
     true = truth_of([timeline.video for timeline in timelines], truth)
     named = {segment.label for video in true.values() for segment in video.segments}
-    if not named <= set(labels) - {background} or not named:
-        strange = sorted(named - (set(labels) - {background}))
+    if not named <= set(labels) - {rules.background} or not named:
+        strange = sorted(named - (set(labels) - {rules.background}))
         what = f"the true label {strange[0]!r} is none that it can find" if named else "there is no true segment"
         raise ValueError(f"Nothing can be chosen: {what}; the model finds {', '.join(map(repr, labels[:10]))}.")
 
@@ -118,7 +119,6 @@ def calibrate(
             progress(1)
         return sum(score or 0.0 for score in metrics["f1"].values()) / len(OVERLAPS), metrics["frame_accuracy"] or 0.0
 
-    rules = replace(DEFAULTS, background=background)
     rules.require_labels(labels)
     best = before = value(rules)
     for _ in range(SWEEPS):
@@ -140,7 +140,7 @@ def calibrate(
     described = {
         "criterion": f"mean F1 of segments at overlaps {', '.join(f'{overlap:g}' for overlap in OVERLAPS)}",
         "value": best[0],
-        "value_of_defaults": before[0],
+        "value_before": before[0],
         "frame_accuracy": best[1],
         "videos": len(timelines),
         "minutes": sum(timeline.duration for timeline in timelines) / 60,

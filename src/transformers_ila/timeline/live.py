@@ -28,7 +28,7 @@ from .options import TimelineOptions
 from .scores import RESTART, Sampling, Score, prepare_frames
 from .segments import Change, Segment, SegmentOptions, SegmentTracker
 from .sources import SOURCE_LIMITS, FrameSource, SourceNote, TimedFrame, open_frames
-from .timeline import BROKEN_OFF, DEFAULTS, SEGMENT_DEFAULTS, choose_settings
+from .timeline import BROKEN_OFF, DEFAULTS, SEGMENT_DEFAULTS, choose_settings, lag_of
 
 
 Row = dict[str, Any]
@@ -268,13 +268,13 @@ class Live:
         self.model, self.processor, self.options, self.scores = model, processor, options, scores
         self.sampling, self.settings = choose_settings(model, processor, options)
         self.labels = list(model.config.class_names)
-        clip = self.sampling.num_frames
+        clip, several, lag = self.sampling.num_frames, self.settings["multi_label"], lag_of(self.settings)
         self.cameras = [
             Camera(
                 number,
                 name,
                 source,
-                SegmentTracker(self.labels, segment_options, self.settings["multi_label"]),
+                SegmentTracker(self.labels, segment_options, several, lag=lag),
                 deque(maxlen=clip),
             )
             for number, (name, source) in enumerate(zip(names_of(sources), sources))

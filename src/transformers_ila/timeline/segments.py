@@ -12,7 +12,7 @@ list, so that a file and a camera give the same segments. Shapes: `K` classes.
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,6 +22,7 @@ import torch
 from ..markup import plain_line
 
 
+SMOOTHING_LAG = 0.5  # of its time constant, by which the mean over scores comes later (benchmarks/timeline.py)
 ROUNDING = 1e-6  # by which probabilities may be beyond 0 and 1
 CALIBRATION, CALIBRATION_VERSION = "transformers-ila segment calibration", 1
 LARGEST_CALIBRATION = 2**24  # bytes
@@ -105,11 +106,13 @@ class SegmentRules:
     hysteresis: share of the threshold by which a probability must fall below it for the label to end.
     min_length: seconds; shorter segments are dropped.
     max_gap: seconds; gaps up to that within a label are filled.
-    lag: seconds by which scores come after what they name; None: what `SegmentTracker` is given.
+    lag: seconds by which smoothed scores come after what they name; None: what `SegmentTracker` is given, and half of
+        `smoothing`.
     background: the class that means nothing and is left out; None for none.
+    skip_warming_up: leave out scores of less than a clip, after the start and after gaps.
     """
 
-    smoothing: float = 0.3
+    smoothing: float = 0.5
     threshold: float = 0.5
     thresholds: Mapping[str, float] = field(default_factory=dict)
     hysteresis: float = 0.2
@@ -117,6 +120,7 @@ class SegmentRules:
     max_gap: float = 0.5
     lag: float | None = None
     background: str | None = None
+    skip_warming_up: bool = False
 
     def __post_init__(self) -> None:
         for name in ("smoothing", "min_length", "max_gap"):
@@ -177,7 +181,8 @@ class SegmentOptions:
     lag: float | None = field(
         default=None,
         metadata={
-            "help": "seconds by which labels come after what they name; default: half a clip of a stream, else 0"
+            "help": "seconds by which labels come after what they name; default: half of --smoothing, and of a stream "
+            "half a clip"
         },
     )
     background: str | None = field(default=None, metadata={"help": "class that means nothing, and is left out"})
@@ -191,13 +196,11 @@ class SegmentOptions:
     def rules(self) -> SegmentRules:
         """Return the numbers that hold: those given, else the calibration's, else the defaults."""
         rules = DEFAULTS if self.calibration is None else read_calibration(self.calibration)
-        given = {name: getattr(self, name) for name in RULE_OPTIONS if getattr(self, name) is not None}
+        names = (name.name for name in fields(self) if name.name != "calibration")
+        given = {name: getattr(self, name) for name in names if getattr(self, name) not in (None, False)}
         if "threshold" in given:
             given["thresholds"] = {}
         return replace(rules, **given)
-
-
-RULE_OPTIONS = ("smoothing", "threshold", "hysteresis", "min_length", "max_gap", "lag", "background")
 
 
 def read_calibration(file: str | Path) -> SegmentRules:
@@ -253,8 +256,8 @@ class SegmentTracker:
         labels: the K class names.
         options: how scores become segments.
         multi_label: whether segments of several labels may overlap.
-        lag: seconds by which these scores come after what they name, where the options do not say it: of a stream half
-            of its clip, as its scores are known with the clip's last frame; of windows 0.
+        lag: seconds by which these scores, not smoothed, come after what they name: of a stream half of its clip, as
+            its scores are known with the clip's last frame; of windows 0. Options that say a lag mean all of it.
 
     Raises:
         ValueError: no labels, one twice, or a background or threshold of none of them.
@@ -271,18 +274,18 @@ class SegmentTracker:
         rules = options.rules() if isinstance(options, SegmentOptions) else options
         rules.require_labels(labels)
         self.labels, self.multi_label = tuple(labels), multi_label
-        self.rules = replace(rules, lag=lag if rules.lag is None else rules.lag)
-        self.skip_warming_up = isinstance(options, SegmentOptions) and options.skip_warming_up
+        self.rules = replace(rules, lag=lag + SMOOTHING_LAG * rules.smoothing if rules.lag is None else rules.lag)
         self._background = None if rules.background is None else self.labels.index(rules.background)
         self._on = np.array([rules.thresholds.get(label, rules.threshold) for label in self.labels])
         self._off = self._on * (1 - rules.hysteresis)
+        self._border = -math.inf  # seconds, from which the last score speaks
         self._forget()
 
     def _forget(self) -> None:
         self._smoothed = np.zeros(len(self.labels))
         self._last: tuple[float, np.ndarray] | None = None  # time and probabilities of the last score
-        self._border = 0.0  # seconds, from which the last score speaks
-        self._runs: dict[int, _Run] = {}  # class -> what it has been; with one label at a time one of them is on
+        self._held = bool(self.rules.lag)  # whether the next score may speak from the same border on
+        self._runs: dict[int, _Run] = {}  # class -> what it has been, by start; with one label at a time one is on
 
     def push(self, score: TimedScore) -> list[Change]:
         """Take the next score, and return the starts and ends that it decides; ends come first.
@@ -291,10 +294,10 @@ class SegmentTracker:
             ValueError: a time that is not after the last one's, or probabilities that are none.
         """
         time, probabilities = float(score.time), self._checked(score)
-        if score.warming_up and self.skip_warming_up:
+        if score.warming_up and self.rules.skip_warming_up:
             return []
         if self._last is None:
-            self._border, self._smoothed = float(score.start), probabilities.copy()
+            self._border, self._smoothed = max(self._border, float(score.start)), probabilities.copy()
         else:
             before = self._last[0]
             self._advance((before + time) / 2 - (self.rules.lag or 0.0))
@@ -310,7 +313,7 @@ class SegmentTracker:
         if self._last is None:
             return []
         self._advance(float(end))
-        changes = [change for index in sorted(self._runs) for change in self._close(index, float(end))]
+        changes = [change for index in list(self._runs) for change in self._close(index, float(end))]
         self._forget()
         return changes
 
@@ -353,6 +356,7 @@ class SegmentTracker:
     def _advance(self, border: float) -> None:
         """Let the last score speak from the border before to this one."""
         assert self._last is not None
+        self._held = border <= self._border
         border = max(border, self._border)
         for index, run in self._runs.items():
             gain = (border - self._border) * float(self._last[1][index])
@@ -364,21 +368,25 @@ class SegmentTracker:
 
     def _decide(self, on: list[int], time: float) -> list[Change]:
         """Take over which labels are on from the border on."""
-        for index, run in self._runs.items():
+        changes = self._announce(time)  # what has just ended may be long enough
+        for index, run in list(self._runs.items()):
+            if self._border - run.end > self.rules.max_gap:  # also of one that would come back too late
+                changes += self._close(index, time)
             run.on = index in on
         for index in on:
             if index not in self._runs:
                 self._runs[index] = _Run(self._border, self._border)
-            elif not self.multi_label:
+            elif not self.multi_label:  # what came between was too short
                 since = self._runs[index].start
                 self._runs = {other: run for other, run in self._runs.items() if run.start <= since}
+        return changes + self._announce(time)
+
+    def _announce(self, time: float) -> list[Change]:
+        """Return the starts of what is long enough, and the ends of what that takes over from."""
         changes: list[Change] = []
         for index, run in list(self._runs.items()):
-            if not run.on and self._border - run.end > self.rules.max_gap:
-                changes += self._close(index, time)
-        for index in on:
-            run = self._runs[index]
-            if not run.announced and run.seconds >= self.rules.min_length:
+            lasts = run.seconds > 0 or not self._held
+            if not run.announced and lasts and run.seconds >= self.rules.min_length:
                 if not self.multi_label:
                     for other in [other for other in self._runs if other != index]:
                         changes += self._close(other, time)
@@ -390,9 +398,11 @@ class SegmentTracker:
         """Forget a label's run; return its end, and its start too where nobody knows of it yet."""
         run, segment = self._runs[index], self._segment(index)
         del self._runs[index]
-        long_enough = run.seconds > 0 and run.seconds >= self.rules.min_length
-        starts = [Change("start", time, segment)] if long_enough and not run.announced else []
-        return starts + [Change("end", time, segment)] if long_enough else []
+        if run.announced:
+            return [Change("end", time, segment)]
+        if run.seconds > 0 and run.seconds >= self.rules.min_length:
+            return [Change("start", time, segment), Change("end", time, segment)]
+        return []
 
     def _segment(self, index: int) -> Segment:
         run = self._runs[index]

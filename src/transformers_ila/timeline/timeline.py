@@ -140,7 +140,7 @@ def timelines(
     tracker = SegmentTracker(
         list(model.config.class_names), segment_options, settings["multi_label"], lag=lag_of(settings)
     )
-    settings["segments"] = {**asdict(tracker.rules), "skip_warming_up": tracker.skip_warming_up}
+    settings["segments"] = asdict(tracker.rules)
     with evaluating(model, options.inference_options()) as network:
         settings |= {"device": str(network.device), **network.describe()}
         for name, video in videos:
@@ -232,6 +232,8 @@ class _Run:
 
     def read(self, video: Any, progress: Progress | None) -> Timeline:
         """Read the video, and return its timeline; raise the error where nothing of it was found."""
+        if self.settings["rate_from"] != "option" and isinstance(video, (str, Path)) and Path(video).is_dir():
+            raise ValueError(f"Nothing says how many pictures of {str(video)!r} are a second: set a rate.")
         own: Any = self.processor.read_limits or {}
         reader: Any = self.processor.reader()
         limits, size = replace(SOURCE_LIMITS, **own), reader.keywords["short_side"]
@@ -244,7 +246,7 @@ class _Run:
                     for item in scores:
                         self.take(item)
                         if progress is not None:
-                            progress(self.end, source.duration)
+                            progress(min(self.end, source.duration or self.end), source.duration)
             except KeyboardInterrupt as interrupt:
                 raise TimelineInterrupted(self.result(source, "interrupted")) from interrupt
             except VIDEO_FAILURES as error:

@@ -1,0 +1,145 @@
+"""`ila timeline`: what it takes, prints and writes, and how it ends."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from support.tiny_models import save_clip, tiny_config
+from support.videos import write_video
+from transformers_ila import IlaForVideoClassification, IlaVideoProcessor
+from transformers_ila.cli import timeline
+from transformers_ila.cli.main import read_verb, run_verb
+from transformers_ila.cli.timeline import Source, list_sources
+from transformers_ila.evaluation.inference import load_trained, probabilities
+from transformers_ila.model.class_names_ila import label_fields
+from transformers_ila.model.video_reading_ila import read_video
+from transformers_ila.timeline import TimelineInterrupted, read_timeline
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Models, a CLIP, two videos, one that is none, and a folder of pictures."""
+    root = tmp_path_factory.mktemp("timeline")
+    torch.manual_seed(0)
+    for name, causal in (("stream", True), ("windows", False)):
+        config = tiny_config(classification_head="linear", alignment_causal=causal, **label_fields(["a", "b"]))
+        IlaForVideoClassification(config).save_pretrained(root / name)
+        IlaVideoProcessor.for_model(config).save_pretrained(root / name)
+    save_clip(root / "clip")
+    (root / "videos").mkdir()
+    write_video(root / "videos/one.mp4", 26)
+    write_video(root / "videos/two.mp4", 5)
+    (root / "videos/none.mp4").write_text("no video")
+    (root / "pictures").mkdir()
+    for index in range(3):
+        Image.fromarray(np.full((40, 40, 3), 80 * index, np.uint8)).save(root / f"pictures/{index}.png")
+    return root
+
+
+def run(place, *words, model="stream"):
+    return run_verb(timeline, [*map(str, words), "--model", str(place / model), "--device", "cpu"])
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        ([], "nothing to read"),
+        (["-", "-"], "standard input .* named several times"),
+        (["nowhere.mp4"], "nowhere.mp4"),
+        (["{videos}", "--output", "a.json"], "3 videos need a folder as --output, got the file 'a.json'"),
+        (["{videos}/one.mp4", "--output", "a.xyz"], "names no format; allowed are .json"),
+        (["{videos}", "--output", "out", "--format", "xyz"], "names no format"),
+        (["{videos}/one.mp4", "--format", "srt"], "--format srt is for a folder"),
+        (["{videos}/one.mp4", "--output", "a.srt", "--every", "2"], "--every would have no effect"),
+        (["{videos}/one.mp4", "--output", "a.json", "--embed"], "--embed would have no effect"),
+        (["{videos}/one.mp4", "--rate", "-1"], "rate must be frames a second"),
+        (["{videos}/one.mp4", "--stride", "0"], "stride must be a number of seconds"),
+        (["{videos}/one.mp4", "--labels", "a,,b"], "empty word"),
+    ],
+)
+def test_bad_words(place, words, complaint):
+    words = [word.format(videos=place / "videos") for word in words]
+    with pytest.raises((ValueError, OSError), match=complaint):
+        read_verb(timeline, [*words, "--model", str(place / "stream")])
+
+
+def test_what_contradicts_the_model_is_an_error(place, capsys):
+    one = place / "videos/one.mp4"
+    assert run(place, one, "--mode", "stream", model="windows") == 2
+    assert "no stream, as" in capsys.readouterr().err
+    assert run(place, one, "--rate", 5, "--stride", 0.1) == 2
+    assert "stride must be 0.2 s or more" in capsys.readouterr().err
+    assert run(place, one, model="clip") == 2
+    assert "say by --labels" in capsys.readouterr().err
+    assert run(place, one, "--rate", 5, "--background", "c") == 2
+    assert "'c'" in capsys.readouterr().err
+    assert run(place, place / "pictures") == 1
+    assert "set a rate" in capsys.readouterr().out
+
+
+def test_windows_score_as_predict_does(place, tmp_path, capsys):
+    """A clip of all frames at the windows' times, by the processor and the model alone."""
+    output = tmp_path / "one.json"
+    assert run(place, place / "videos/one.mp4", "--rate", 5, "--output", output, model="windows") == 0
+    found = read_timeline(output)
+    assert found.complete and found.settings["mode"] == "windows" and len(found.times) == 6
+    model, processor = load_trained(place / "windows")
+    frames = read_video(str(place / "videos/one.mp4"), lambda total: [10, 15, 20, 25])[0]
+    with torch.no_grad():
+        logits = model(processor([frames], return_tensors="pt")["pixel_values"]).logits
+    expected = probabilities(logits, multi_label=False)[0]
+    np.testing.assert_allclose(found.scores[-1], expected, atol=1e-4)  # files have four digits
+    assert capsys.readouterr().out.startswith("Read as windows of 4 frames, as alignment_fusion")
+
+
+def test_several_videos_go_to_a_folder_and_one_failure_ends_one_alone(place, tmp_path, capsys):
+    output, formats = tmp_path / "out", ("--format", "json", "--format", "srt", "--format", "html")
+    assert run(place, place / "videos", "--rate", 5, "--output", output, *formats) == 1
+    names = sorted(path.name for path in output.iterdir())
+    assert names == [f"{name}.mp4.{form}" for name in ("one", "two") for form in ("html", "json", "srt")]
+    out = capsys.readouterr().out
+    assert "none.mp4\n   unreadable: " in out and "2 videos were read to their ends, 1 were not." in out
+    assert read_timeline(output / "one.mp4.json").settings["mode"] == "stream"
+
+
+def test_words_of_your_own_and_true_segments(place, tmp_path, capsys):
+    truth = tmp_path / "truth.json"
+    annotations = [{"label": "wave", "segment": [0, 1]}]
+    truth.write_text(json.dumps({"database": {"x": {"duration": 1.04, "annotations": annotations}}}))
+    words = ("--labels", "wave, jump", "--threshold", 0, "--rate", 5, "--truth", truth)
+    assert run(place, place / "videos/one.mp4", *words, model="clip") == 0
+    out = capsys.readouterr().out
+    assert "AP@0.5" in out and "time labelled rightly" in out and " - 0:00:01.0" in out
+
+
+def test_ctrl_c_keeps_what_is_there(place, tmp_path, monkeypatch, capsys):
+    one, output = place / "videos/one.mp4", tmp_path / "one.json"
+    assert run(place, one, "--rate", 5, "--output", output) == 0
+    part = read_timeline(output)
+
+    def interrupted(*args, **kwargs):
+        raise TimelineInterrupted(type(part)(**{**vars(part), "stopped": "interrupted"}))
+        yield
+
+    monkeypatch.setattr(timeline, "timelines", interrupted)
+    assert run(place, one, "--rate", 5, "--output", output) == 130
+    assert json.loads(output.read_text())["complete"] is False
+    assert "Interrupted at 0:00:01.0" in capsys.readouterr().err
+
+
+def test_sources_and_their_files(place, tmp_path):
+    copies = [tmp_path / folder / "one.mp4" for folder in ("x", "y")]
+    for copy in copies:
+        copy.parent.mkdir()
+        shutil.copy(place / "videos/one.mp4", copy)
+    urls = ["https://user:secret@host/a b/film.mp4?key=1", "https://other/film.mp4"]
+    found = list_sources([*urls, str(place / "pictures"), "-", *map(str, copies)], None)
+    assert [source.file_name for source in found] == [
+        "film.mp4", "film.mp4-2", "pictures", "stdin", "x/one.mp4", "y/one.mp4",
+    ]  # fmt: skip
+    assert "secret" not in found[0].name and found[0].place == urls[0]
+    assert found[3] == Source("standard input", "-", "stdin")
