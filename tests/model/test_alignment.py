@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -174,7 +175,7 @@ def test_points_masks_token_and_loss_equal_the_loops(fields, grid):
     module = random_alignment(config(**fields))
     rows, columns = grid
     hidden = torch.randn(2, 3, 1 + rows * columns, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    _, tokens, loss, points = module(hidden, rows, columns)
+    _, tokens, loss, points, _ = module(hidden, rows, columns)
     token = tokens[:, :, -1]
     expected = [loop_alignment(video.numpy(), module, rows, columns) for video in hidden]
     assert np.abs(points.detach().numpy() - np.stack([points for _, _, points in expected])).max() < EXACT
@@ -248,7 +249,7 @@ def test_half_precision_keeps_float32_statistics(dtype):
     for name, buffer in module.named_buffers():
         assert torch.equal(buffer, before[name]), name
     assert module.pairs.point_head.hidden.weight.dtype == dtype
-    _, tokens, loss, points = module(torch.randn(1, 3, 17, 8, dtype=dtype), 4, 4)
+    _, tokens, loss, points, _ = module(torch.randn(1, 3, 17, 8, dtype=dtype), 4, 4)
     assert tokens.dtype == points.dtype == dtype and loss.dtype == torch.float32
 
 
@@ -270,7 +271,7 @@ def test_adding_and_appending_aligned_patches(fusion, grid):
     module = random_alignment(config(alignment_fusion=fusion))
     rows, columns = grid
     hidden = torch.randn(1, 3, 1 + rows * columns, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    kept, tokens, _, _ = module(hidden, rows, columns)
+    kept, tokens, *_ = module(hidden, rows, columns)
     frames = hidden[0, :, 1:].numpy()
     for t in range(3):
         pair = (0, 1) if t == 0 else (t - 1, t)
@@ -296,7 +297,7 @@ def test_interaction_equals_its_equation_frame_by_frame(frames, grid, pairing):
     module = random_alignment(config(alignment_fusion="interaction", alignment_pairing=pairing))
     rows, columns = grid
     x = torch.randn(1, frames, 1 + rows * columns, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    hidden, tokens, _, _ = module(x, rows, columns)
+    hidden, tokens, *_ = module(x, rows, columns)
     patches = x[0, :, 1:].numpy()
     normed = module.pairs_norm(x)[0, :, 1:].detach().numpy()
     halves, token = {t: ([], []) for t in range(frames)}, {}  # as previous and as current frame
@@ -320,6 +321,71 @@ def test_interaction_equals_its_equation_frame_by_frame(frames, grid, pairing):
         assert np.abs(hidden[0, t, 1:].detach().numpy() - (patches[t] + motion)).max() < EXACT
         assert np.abs(tokens[0, t, -1].detach().numpy() - token[t]).max() < EXACT
     assert torch.equal(tokens[:, :, :-1], hidden) and torch.equal(hidden[:, :, 0], x[:, :, 0])
+
+
+@pytest.mark.parametrize("pairing", ["adjacent", "first"])
+@pytest.mark.parametrize(
+    "fusion, conv",
+    [
+        ("interaction", "standard"),
+        *((fusion, "depthwise_separable") for fusion in ("interaction", "mi_token", "add", "concat")),
+    ],
+)
+@pytest.mark.parametrize("frames", [1, 3])
+def test_causal_alignment_equals_its_equation_frame_by_frame(frames, fusion, conv, pairing):
+    """Pairs (0, 0) and (t, t - 1) or (t, 0); each frame takes what it has as the current one of its pair."""
+    fields = {"alignment_fusion": fusion, "alignment_pairing": pairing, "alignment_conv": conv, "alignment_beta": 0.5}
+    module = random_alignment(config(**fields), kind=partial(ImplicitAlignment, causal=True))
+    rows, columns = 3, 2
+    x = torch.randn(1, frames, 1 + rows * columns, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    hidden, tokens, loss, points, kept = module(x, rows, columns)
+    patches = x[0, :, 1:].numpy()
+    compared = (module.pairs_norm(x) if fusion == "interaction" else x)[0, :, 1:].detach().numpy()
+    apart, all_points = [], []
+    for now in range(frames):
+        before = max(now - 1, 0) if pairing == "adjacent" else 0
+        masks, pair_points = loop_masks(compared[before], compared[now], module, rows, columns)
+        aligned = masks[1].reshape(-1, 1) * patches[now]
+        expected = patches[now]
+        if fusion == "interaction":
+            image = np.concatenate([compared[t].T.reshape(-1, rows, columns) for t in (before, now)])
+            for block in module.pairs.interaction:
+                image = loop_conv_norm(image, block)
+            own = image[len(image) // 2 :].reshape(-1, rows * columns).T
+            skip = module.interaction_skip
+            expected = expected + own @ skip.weight.detach().numpy().T + skip.bias.detach().numpy()
+        assert np.abs(hidden[0, now, 1:].detach().numpy() - expected).max() < EXACT
+        with_aligned = {"add": expected + aligned, "concat": np.concatenate([expected, aligned])}
+        with_aligned = with_aligned.get(fusion, np.concatenate([expected, aligned.mean(0)[None]]))
+        assert np.abs(tokens[0, now, 1:].detach().numpy() - with_aligned).max() < EXACT
+        if now:
+            previous = (masks[0].reshape(-1, 1) * patches[before]).mean(0)
+            current = aligned.mean(0)
+            apart.append(1 - previous @ current / math.sqrt((previous @ previous) * (current @ current)))
+            all_points.append(pair_points)
+    assert torch.equal(hidden[:, :, 0], x[:, :, 0]) and torch.equal(tokens[:, :, 0], x[:, :, 0])
+    assert points.shape == (1, frames - 1, 2, 2) and kept.shape[:2] == (1, 1)
+    if frames == 1:  # its own pair, of which there is no loss
+        assert loss is None
+    else:
+        assert np.abs(points[0].detach().numpy() - np.stack(all_points)).max() < EXACT
+        assert abs(loss.item() - np.mean(apart)) < EXACT
+
+
+def test_causal_convolutions_computed_again_have_the_same_gradients():
+    """In training the backward pass computes the separable convolution's inside again."""
+    x = torch.randn(2, 4, 7, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    found = []
+    for recomputes in (True, False):
+        module = random_alignment(config(alignment_fusion="interaction"), kind=partial(ImplicitAlignment, causal=True))
+        module.train().pairs.jitter = 0.0
+        if not recomputes:
+            module.pairs.interaction[0].convolution._recomputed = lambda function, *args: function(*args)
+        hidden = x.clone().requires_grad_()
+        output = module(hidden, 3, 2)
+        (output.tokens.square().sum() + output.hidden_states.sum() + output.loss).backward()
+        found.append([hidden.grad, *(weight.grad for weight in module.parameters()), *module.buffers()])
+    assert all(torch.equal(one, other) for one, other in zip(*found))
 
 
 def test_window_attention_sees_its_own_window_only():
@@ -347,7 +413,7 @@ def test_residual_alignment_equals_its_equation_frame_by_frame(conv, grid, frame
     module = random_alignment(config(alignment_fusion="residual", alignment_conv=conv), kind=ResidualAlignment)
     rows, columns = grid
     x = torch.randn(1, frames, 1 + rows * columns, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    hidden, tokens, loss, points = module(x, rows, columns)
+    hidden, tokens, loss, points, _ = module(x, rows, columns)
     y = module.message_norm(module.message(x))[0]  # (T, L, D)
     roles = {t: [] for t in range(frames)}  # (mask, features) of each role
     losses = []

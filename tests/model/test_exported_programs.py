@@ -7,7 +7,7 @@ ONNX files of the kinds of models are tested in `test_modeling_common_suite.py`,
 import pytest
 import torch
 
-from support.forms import FORMS, MATCHING, PROGRAMS
+from support.forms import FORMS, IN_EXTRA, MATCHING, PROGRAMS
 from support.inputs import pixels, randomised
 from support.tiny_models import TINY_ILA, TINY_TEXT, TINY_VISION, tiny_config
 from transformers_ila import IlaForVideoClassification
@@ -43,7 +43,7 @@ def check_any_videos_and_views(model, frames=4):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", PROGRAMS)
+@pytest.mark.parametrize("name", [name for name in PROGRAMS if name not in IN_EXTRA])
 @torch.no_grad()
 def test_one_program_for_any_videos_and_views(name):
     fields = PROGRAMS[name]

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from transformers import XCLIPVisionConfig
 from transformers.models.x_clip.modeling_x_clip import XCLIPVisionModel
 
-from support.forms import FORMS
+from support.forms import FORMS, IN_EXTRA
 from support.tiny_models import TINY_ILA, TINY_VISION, tiny_config
 from transformers_ila import IlaForVideoClassification, IlaVisionConfig, IlaVisionModel
 from transformers_ila.cost import count
@@ -158,7 +158,7 @@ TWO_LAYERS = ("ata", "ila interaction", "ila residual")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", [form for form in FORMS if form not in IN_EXTRA])
 def test_compiled_training_has_the_same_gradients_and_statistics(form):
     torch._dynamo.reset()
     models = [form_of(form, layers=2 if form in TWO_LAYERS else 1).train() for _ in range(2)]
@@ -251,6 +251,57 @@ def test_matching_of_what_is_not_finite_leaves_it_to_the_loss():
 
 
 # -- one by one ------------------------------------------------------------------------------------------------------
+
+
+CAUSAL = {
+    f"{fusion} {pairing} {kind}": {"alignment_fusion": fusion, "alignment_pairing": pairing, **fields}
+    for fusion in ("interaction", "mi_token", "add", "concat")
+    for pairing in ("adjacent", "first")
+    for kind, fields in {
+        "separable": {},
+        "standard": {"alignment_conv": "standard"},
+        "windows": {"alignment_operator": "window_attention"},
+    }.items()
+}
+CAUSAL |= {
+    "on a DINOv2": FORMS["ila on a DINOv2"],
+    "shift": {"temporal_module": "shift"},
+    "one layer": {"alignment_layers": [1]},
+}
+
+
+@pytest.mark.parametrize("form", CAUSAL)
+def test_no_frame_depends_on_a_later_one(form):
+    """By values and by gradients; and each depends on the one that it is paired with."""
+    torch.manual_seed(0)
+    model = IlaVisionModel(vision_config(image_size=8, alignment_causal=True, **CAUSAL[form])).eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(0.2 * torch.randn_like(weight))
+    clip = torch.randn(1, 6, 3, 8, 8, requires_grad=True)
+    hidden = model(clip, any_num_frames=True).last_hidden_state
+    (gradient,) = torch.autograd.grad(hidden[:, 3].sum(), clip)
+    paired = 0 if "first" in form else 2
+    assert gradient[:, paired].abs().max() > 1e-6 and not gradient[:, 4:].any()
+    with torch.no_grad():
+        other = torch.cat([clip[:, :4], torch.randn(1, 2, 3, 8, 8)], dim=1)
+        changed = model(other, any_num_frames=True).last_hidden_state
+    assert (
+        torch.allclose(changed[:, :4], hidden[:, :4], atol=CLOSE) and (changed[:, 4] - hidden[:, 4]).abs().max() > 0.1
+    )
+
+
+@pytest.mark.parametrize(
+    "fields, reason",
+    [
+        ({"alignment_fusion": "residual"}, "looks two frames ahead"),
+        ({"alignment_pairing": "middle"}, "pairs the frames of the first half with a later one"),
+        *(({"temporal_module": name}, f'"{name}" ') for name in ("joint", "divided", "message", "ata", "gta")),
+    ],
+)
+def test_what_looks_ahead_is_refused_as_causal(fields, reason):
+    with pytest.raises(ValueError, match=f"`alignment_causal` is True; allowed: False, as .*{reason}"):
+        vision_config(alignment_causal=True, **fields)
 
 
 def test_average_token():

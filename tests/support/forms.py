@@ -11,12 +11,16 @@ FORMS: dict[str, dict[str, Any]] = {name: {"temporal_module": name} for name in 
 FORMS |= {f"ila {fusion}": {"alignment_fusion": fusion} for fusion in FUSIONS}
 FORMS |= {
     "ata left aligned": {"temporal_module": "ata", "ata_dealignment": False},
+    "ila causal": {"alignment_causal": True},
     "ila first": {"alignment_pairing": "first"},
     "ila middle residual": {"alignment_pairing": "middle", "alignment_fusion": "residual"},
     "ila middle interaction": {"alignment_pairing": "middle", "alignment_fusion": "interaction"},
     "ila windows": {"alignment_operator": "window_attention"},
     "ila on a DINOv2": {"patch_bias": True, "pre_layer_norm": False, "num_register_tokens": 2, "gated_mlp": True},
 }
+
+# Forms whose programs only `make test-extra PARTS=exporters` makes: the slow tier has no minute for them.
+IN_EXTRA = ("ila causal",)
 
 MATCHING = [name for name, fields in FORMS.items() if fields.get("temporal_module") == "ata"]  # on the CPU, by SciPy
 

@@ -205,7 +205,7 @@ class AlignedTimesformerLayer(TimesformerLayer):
         patches = patches.unflatten(1, (-1, num_frames)).transpose(1, 2)  # (B, T, N, D)
         patches = self.over_time(patches)
         frames = torch.cat([class_token[:, None].expand(-1, num_frames, -1, -1), patches], dim=2)  # (B, T, L, D)
-        frames, tokens, loss, points = self.align(frames)
+        frames, tokens, loss, points, _ = self.align(frames)
         attended, *attentions = self.attention(self.layernorm_before(tokens).flatten(0, 1), output_attentions)
         attended = self.drop_path(attended)[:, : frames.shape[2]].unflatten(0, frames.shape[:2])  # (B, T, L, D)
         class_token = class_token + attended[:, :, 0].mean(1, keepdim=True)  # of its copies

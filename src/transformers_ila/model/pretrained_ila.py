@@ -39,6 +39,7 @@ from .loading_ila import (
     vision_sizes,
 )
 from .numerics_ila import realign_tensors
+from .validation_ila import fields_in_use, mixes_time, with_defaults
 
 
 logger = logging.get_logger(__name__)
@@ -52,6 +53,7 @@ FILE_ARGUMENTS = ("use_safetensors", "variant", "weights_only")
 
 
 RANDOM = "random until trained"
+OWN_TYPES = ("ila", "ila_vision_model", "ila_frozen_clip")  # of checkpoints whose towers may mix frames
 SAMPLED = 1024  # numbers of a weight that tell whether it is still what was drawn
 PRECISIONS = (torch.float32, torch.bfloat16, torch.float16)
 # What an adapter (PEFT) puts into the names of weights; what it trains comes behind the module that this replaces.
@@ -217,6 +219,39 @@ def weights_to_come() -> Iterator[None]:
         logger.removeFilter(is_other)
 
 
+def refuse_other_causality(config_class: Any, path: Any, config: Any, given: Mapping[str, Any], **source: Any) -> None:
+    """Raise a ValueError where a tower's weights would be loaded with another `alignment_causal` than they had.
+
+    Args:
+        config_class: of the model.
+        path: folder or Hub id of the checkpoint; CLIP's and image towers have no such weights.
+        config, given: the caller's configuration, or where it lies, and fields.
+        source: arguments that say where the files are.
+    """
+    try:
+        stored = PreTrainedConfig.get_config_dict(path, **source)[0]
+    except OSError:  # no configuration beside the weights: whoever needs one says so
+        return
+    if stored.get("model_type") not in OWN_TYPES:
+        return
+    kind = getattr(config_class, "vision_kind", config_class)
+    if isinstance(config, PreTrainedConfig):
+        asked = config.to_dict()
+    else:
+        asked = stored if config is None else PreTrainedConfig.get_config_dict(config)[0]
+    before, after = (fields.get("vision_config", fields) for fields in (stored, asked))
+    inner = given.get("vision_config") or {}
+    after = {**after, **(inner if isinstance(inner, dict) else inner.to_dict()), **given}
+    towers = [with_defaults(kind, fields) for fields in (before, fields_in_use(kind, after, {}))]
+    if towers[0].temporal_module == towers[1].temporal_module and all(map(mixes_time, towers)):
+        trained, wanted = (tower.alignment_causal for tower in towers)
+        if trained != wanted:
+            raise ValueError(
+                f"{str(path)!r} was trained with alignment_causal={trained}, got {wanted} for it; allowed: {trained}. "
+                "Its weights know no other way of pairing frames; a CLIP or an image tower starts with either."
+            )
+
+
 # -- the base ---------------------------------------------------------------------------------------------------------
 
 
@@ -267,6 +302,9 @@ class IlaPreTrainedModel(UntrainedWeights, FusableModel, CLIPPreTrainedModel):
 
         Another `num_frames` or `image_size` than the checkpoint's interpolates the positions; a warning says so. So
         does one of what the checkpoint lacks and is random until trained (`UntrainedWeights`).
+
+        Raises:
+            ValueError: another `alignment_causal` than the one that an ILA checkpoint was trained with.
         """
         wants_info = kwargs.pop("output_loading_info", False)
         refuse_adapter(pretrained_model_name_or_path)
@@ -278,6 +316,8 @@ class IlaPreTrainedModel(UntrainedWeights, FusableModel, CLIPPreTrainedModel):
         kwargs["key_mapping"] = {**KEY_MAPPING, **(kwargs.get("key_mapping") or {})}
         source = {name: kwargs[name] for name in HUB_KWARGS if name in kwargs}
         named = pretrained_model_name_or_path is not None
+        if named:
+            refuse_other_causality(cls.config_class, pretrained_model_name_or_path, config, kwargs, **source)
         tower = image_tower(pretrained_model_name_or_path, **source) if named else None
         asks_for_size = isinstance(config, PreTrainedConfig) or not {"num_frames", "image_size"}.isdisjoint(kwargs)
         if not named or not (asks_for_size or tower):
@@ -366,6 +406,7 @@ class IlaVisionModelOutput(ModelOutput):
         class token, patches, registers, and last the mutual-information token if there is one.
     interactive_points: per aligning layer (B, T-1, 2, 2): previous/current frame, x/y in [-1, 1].
     alignment_masks: per aligning layer (B, T-1, 2, h, w).
+    kept: of a tower that goes on with a stream: what each layer keeps for the frames to come, (B, 1, ...) or None.
     """
 
     last_hidden_state: torch.Tensor = None  # type: ignore[assignment]
@@ -376,6 +417,7 @@ class IlaVisionModelOutput(ModelOutput):
     interactive_points: tuple[torch.Tensor, ...] | None = None
     alignment_masks: tuple[torch.Tensor, ...] | None = None
     frame_embeds: torch.Tensor | None = None
+    kept: tuple[torch.Tensor | None, ...] | None = None
 
 
 @dataclass

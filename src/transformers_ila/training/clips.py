@@ -24,9 +24,9 @@ from ..data.samples import Annotations, Labels, Sample, classes_of, join_classes
 from ..data.text import preview
 from ..model.targets_ila import IGNORE_INDEX
 from ..model.video_container_ila import ReadLimits, VideoDecodingError
+from ..model.video_frames_ila import INDEX_RULES
 from ..model.video_processing_ila import IlaVideoProcessor
 from ..model.video_reading_ila import read_video
-from ..model.video_sampling_ila import INDEX_RULES
 from ..model.video_urls_ila import redact
 from .augmentation import ClipAugmentation, clip_generator, clip_seed
 
