@@ -17,7 +17,7 @@ FLOORS = {  # room -> floor; a room imports only rooms of lower floors
     "stores": 1,
     **dict.fromkeys(("backbones", "data", "cost", "visualization"), 2),
     **dict.fromkeys(("evaluation", "motionbench", "pipelines"), 3),
-    **dict.fromkeys(("training", "hub", "scale"), 4),
+    **dict.fromkeys(("training", "hub", "scale", "timeline"), 4),
     **dict.fromkeys(("conversion", "ablation"), 5),
     "cli": 6,
 }

@@ -122,6 +122,11 @@ examples() {
     with_source "$work/examples" tests/extra/check_examples.py
 }
 
+# streams: installs nothing. Another process films motions in real time, and `ila stream` names them, in some ten minutes.
+streams() {
+    with_source "$(dirname "$(dirname "$python")")" -s tests/extra/check_stream.py
+}
+
 # docker: installs hadolint. Checks the Dockerfile; where root has debootstrap, runs its steps in a fresh Debian (some
 # GB with torch as PyPI has it).
 docker() {
@@ -145,7 +150,7 @@ with_source() {
         "$1/bin/python" -m pytest -q -rs -m "not slow" -p no:cacheprovider "${@:2}"
 }
 
-all=(wheel exporters proofs torchao mteb faiss siglip ray store shards examples docker oldest)
+all=(wheel exporters proofs torchao mteb faiss siglip ray store shards examples streams docker oldest)
 parts=("${@:-}")
 [[ -n "${parts[0]}" ]] || parts=("${all[@]}")
 for part in "${parts[@]}"; do

@@ -5,6 +5,7 @@ import re
 
 import pytest
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch.nn import functional as F
 from transformers import XCLIPVisionConfig
 from transformers.models.x_clip.modeling_x_clip import XCLIPVisionModel
@@ -274,21 +275,21 @@ CAUSAL |= {
 def test_no_frame_depends_on_a_later_one(form):
     """By values and by gradients; and each depends on the one that it is paired with."""
     torch.manual_seed(0)
-    model = IlaVisionModel(vision_config(image_size=8, alignment_causal=True, **CAUSAL[form])).eval()
+    fields = {"alignment_beta": 0.4} if form != "shift" else {}  # no mask is 0 anywhere, which would hide the pair
+    model = IlaVisionModel(vision_config(image_size=12, alignment_causal=True, **fields, **CAUSAL[form])).eval()
     with torch.no_grad():
         for weight in model.parameters():
             weight.add_(0.2 * torch.randn_like(weight))
-    clip = torch.randn(1, 6, 3, 8, 8, requires_grad=True)
+    clip = torch.randn(1, 6, 3, 12, 12, requires_grad=True)
     hidden = model(clip, any_num_frames=True).last_hidden_state
     (gradient,) = torch.autograd.grad(hidden[:, 3].sum(), clip)
     paired = 0 if "first" in form else 2
-    assert gradient[:, paired].abs().max() > 1e-6 and not gradient[:, 4:].any()
+    assert gradient[:, paired].any() and not gradient[:, 4:].any()
     with torch.no_grad():
-        other = torch.cat([clip[:, :4], torch.randn(1, 2, 3, 8, 8)], dim=1)
+        other = torch.cat([clip[:, :4], torch.randn(1, 2, 3, 12, 12)], dim=1)
         changed = model(other, any_num_frames=True).last_hidden_state
-    assert (
-        torch.allclose(changed[:, :4], hidden[:, :4], atol=CLOSE) and (changed[:, 4] - hidden[:, 4]).abs().max() > 0.1
-    )
+    apart = (changed - hidden).abs().amax((0, 2, 3))
+    assert apart[:4].max() < CLOSE and apart[4] > 0.1
 
 
 @pytest.mark.parametrize(
@@ -300,7 +301,7 @@ def test_no_frame_depends_on_a_later_one(form):
     ],
 )
 def test_what_looks_ahead_is_refused_as_causal(fields, reason):
-    with pytest.raises(ValueError, match=f"`alignment_causal` is True; allowed: False, as .*{reason}"):
+    with pytest.raises(StrictDataclassError, match=f"`alignment_causal` is True; allowed: False, as .*{reason}"):
         vision_config(alignment_causal=True, **fields)
 
 

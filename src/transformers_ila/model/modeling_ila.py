@@ -240,6 +240,11 @@ class IlaModel(StreamingModel, IlaPreTrainedModel):
             frames' never.
         """
         kwargs.pop("return_dict", None)
+        if kwargs.get("any_num_frames") and self.mit is not None:
+            raise ValueError(
+                "`any_num_frames` is True; allowed: False, as the frame integration has a position for each of "
+                f"{self.config.num_frames} frames. The tower alone: `vision_model(..., any_num_frames=True)`."
+            )
         outputs = self.vision_model(
             pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, return_dict=True, **kwargs
         )

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -104,12 +104,18 @@ class ReadLimits:
 
 @dataclass(frozen=True, kw_only=True)
 class VideoFile:
-    """Hold a path or binary file object, its name in messages, and what reading it may cost."""
+    """Hold a path or binary file object, its name in messages, and what reading it may cost.
+
+    format: FFmpeg's name of the container format; None: what the content looks like.
+    options: of FFmpeg, beside and before those that follow from the limits.
+    """
 
     file: Any
     name: str
     limits: ReadLimits
     deadline: float  # on time.monotonic()
+    format: str | None = None
+    options: dict[str, str] = field(default_factory=dict)
 
     def check_time(self) -> None:
         """Raise a VideoDecodingError if the deadline has passed."""
@@ -149,13 +155,15 @@ class OpenVideo:
     def open(self) -> None:
         """Open the file at its start and choose its video stream; raise a VideoDecodingError where it has none."""
         limits = self.file.limits
-        if not isinstance(self.file.file, str):
+        if not isinstance(self.file.file, str) and hasattr(self.file.file, "seek"):
             self.file.file.seek(0)
         decoding = {"max_pixels": str(limits.max_pixels)}  # for probing, and where the size changes inside the stream
-        opening = {"format_whitelist": limits.formats, "protocol_whitelist": "file", **decoding}
+        opening = {"format_whitelist": limits.formats, "protocol_whitelist": "file", **decoding, **self.file.options}
         try:
             rest = max(self.file.deadline - time.monotonic(), 0.001)
-            self.container = av.open(self.file.file, options=opening, metadata_errors="replace", timeout=rest)
+            self.container = av.open(
+                self.file.file, format=self.file.format, options=opening, metadata_errors="replace", timeout=rest
+            )
         except av.error.ArgumentError as error:  # what FFmpeg says of formats that are not on the list
             reason = "invalid, or of a container format that is not allowed"
             raise VideoDecodingError(self.file.name, reason) from error

@@ -176,6 +176,40 @@ class DecodeStats:
         return f"none of its first {self.bad_packets} packets decodes: {self.reason}"
 
 
+class FrameConverter:
+    """Convert a decoder's frames to RGB, upright; size and orientation follow the first one."""
+
+    def __init__(self, *, short_side: int | None = None) -> None:
+        self.short_side = short_side
+        self.rotation, self.mirrored = 0, False
+        self.size: tuple[int, int] | None = None  # width, height, before frames are turned
+        self.scaling: str | None = None if short_side is None else "BICUBIC"  # the nearest to what the processor does
+        self.reformatter = av.video.reformatter.VideoReformatter()
+
+    def size_of(self, frame: Any) -> tuple[int, int]:
+        """Return width and height of all converted frames before they are turned; the first frame given sets them."""
+        if self.size is None:
+            self.rotation, self.mirrored = _orientation(frame)
+            self.size = scaled_size(frame.width, frame.height, short_side=self.short_side)
+        return self.size
+
+    def convert(self, frame: Any) -> np.ndarray:
+        """Return a frame as (H, W, 3) uint8 RGB, upright."""
+        width, height = self.size_of(frame)
+        # One thread, because by default a pool of threads would be started for every single frame.
+        clear = frame.format.name == "pal8" or any(part.is_alpha for part in frame.format.components)
+        pixels = "rgba" if clear else "rgb24"
+        converted = self.reformatter.reformat(frame, width, height, pixels, interpolation=self.scaling, threads=1)
+        image = converted.to_ndarray()
+        if clear:
+            image = over_white_pixels(image)
+        if self.rotation or self.mirrored:
+            whole = image.view("V3")[..., 0]  # (H, W): whole pixels are turned several times faster
+            whole = np.rot90(whole, k=self.rotation // 90)
+            image = np.ascontiguousarray(whole[:, ::-1] if self.mirrored else whole)[..., None].view(np.uint8)
+        return image
+
+
 class FrameCollector:
     """Collect the frames asked for, converted as they come and written to their places in the result."""
 
@@ -184,13 +218,9 @@ class FrameCollector:
         self.positions: dict[int, list[int]] = {}
         for position, index in enumerate(indices):
             self.positions.setdefault(index, []).append(position)
-        self.short_side = short_side
         self.times: dict[int, int | None] = {}  # index -> pts
         self.array: np.ndarray = np.empty((0, 0, 0, 3), dtype=np.uint8)
-        self.rotation, self.mirrored = 0, False
-        self.size = (0, 0)
-        self.scaling: str | None = None
-        self.converter = av.video.reformatter.VideoReformatter()
+        self.converter = FrameConverter(short_side=short_side)
 
     @property
     def complete(self) -> bool:
@@ -200,20 +230,8 @@ class FrameCollector:
     def keep(self, index: int, frame: Any) -> None:
         """Convert a frame and write it to its places; size and orientation follow the first frame kept."""
         if not self.times:
-            self.rotation, self.mirrored = _orientation(frame)
-            self.size = scaled_size(frame.width, frame.height, short_side=self.short_side)
-            self.scaling = None if self.short_side is None else "BICUBIC"  # the nearest to what the processor does
-            self.file.limits.check_memory(self.file.name, len(self.indices), *self.size)
-        # One thread, because by default a pool of threads would be started for every single frame.
-        clear = frame.format.name == "pal8" or any(part.is_alpha for part in frame.format.components)
-        pixels = "rgba" if clear else "rgb24"
-        image = self.converter.reformat(frame, *self.size, pixels, interpolation=self.scaling, threads=1).to_ndarray()
-        if clear:
-            image = over_white_pixels(image)
-        if self.rotation or self.mirrored:
-            whole = image.view("V3")[..., 0]  # (H, W): whole pixels are turned several times faster
-            whole = np.rot90(whole, k=self.rotation // 90)
-            image = np.ascontiguousarray(whole[:, ::-1] if self.mirrored else whole)[..., None].view(np.uint8)
+            self.file.limits.check_memory(self.file.name, len(self.indices), *self.converter.size_of(frame))
+        image = self.converter.convert(frame)
         if not self.times:
             self.array = np.empty((len(self.indices), *image.shape), dtype=np.uint8)
         for position in self.positions[index]:
@@ -382,7 +400,7 @@ def _metadata(video: OpenVideo, kept: FrameCollector, tally: DecodeStats, *, pro
         logger.warning("%s: damaged, %d of %d frames are lost", video.file.name, lost, tally.frames + lost)
     height, width = kept.array.shape[1:3]
     times = [kept.times[index] for index in kept.indices]
-    turned = kept.rotation % 180 != 0
+    turned = kept.converter.rotation % 180 != 0
     aspect = float(stream.sample_aspect_ratio or 1)
     return IlaVideoMetadata(
         total_num_frames=tally.frames,
@@ -393,8 +411,8 @@ def _metadata(video: OpenVideo, kept: FrameCollector, tally: DecodeStats, *, pro
         video_backend="pyav",
         frames_indices=kept.indices,
         timestamps=[None if pts is None else float(pts * stream.time_base) for pts in times],
-        rotation=kept.rotation,
-        mirrored=kept.mirrored,
+        rotation=kept.converter.rotation,
+        mirrored=kept.converter.mirrored,
         pixel_aspect=1 / aspect if turned else aspect,
         frames_lost=lost,
         frames_corrupt=tally.corrupt,

@@ -74,8 +74,8 @@ def read_video(
     """
     if short_side is not None and short_side < 1:
         raise ValueError(f"short_side must be at least 1 pixel, got {short_side}.")
-    with _as_file(source, limits) as video:
-        pictures = _pictures(video)
+    with as_file(source, limits) as video:
+        pictures = pictures_of(video)
         if pictures is not None:
             return _read_pictures(pictures, video, index_rule, short_side=short_side)
         return decode_video(video, index_rule, short_side=short_side)
@@ -86,8 +86,8 @@ def check_video(source: VideoSource, *, limits: ReadLimits = DEFAULT_LIMITS) -> 
 
     `frames_indices` and `timestamps` are empty. Arguments and errors as in `read_video`.
     """
-    with _as_file(source, limits) as video:
-        pictures = _pictures(video)
+    with as_file(source, limits) as video:
+        pictures = pictures_of(video)
         return count_frames(video) if pictures is None else _check_pictures(pictures, video)
 
 
@@ -97,8 +97,8 @@ def list_frames(source: VideoSource, *, limits: ReadLimits = DEFAULT_LIMITS) -> 
     `timestamps` are seconds after the first frame, ascending; `duration` is when the last one ends. Arguments and
     errors as in `read_video`; pictures have no times, which is a VideoDecodingError.
     """
-    with _as_file(source, limits) as video:
-        if _pictures(video) is not None:
+    with as_file(source, limits) as video:
+        if pictures_of(video) is not None:
             raise VideoDecodingError(video.name, "pictures have no times")
         return frame_times(video)
 
@@ -107,7 +107,7 @@ def list_frames(source: VideoSource, *, limits: ReadLimits = DEFAULT_LIMITS) -> 
 
 
 @contextmanager
-def _as_file(source: Any, limits: ReadLimits) -> Iterator[VideoFile]:
+def as_file(source: Any, limits: ReadLimits) -> Iterator[VideoFile]:
     """Open the source as a file or folder on disk, or a binary file object, with a name for messages."""
     deadline = time.monotonic() + limits.max_seconds
 
@@ -226,7 +226,7 @@ class SeekableFile:
 # -- pictures --------------------------------------------------------------------------------------------------------
 
 
-def _pictures(video: VideoFile) -> list[Any] | None:
+def pictures_of(video: VideoFile) -> list[Any] | None:
     """Return what Pillow reads: the images of a folder, or the file of a picture; None for what FFmpeg reads."""
     if isinstance(video.file, str) and os.path.isdir(video.file):
         return _image_paths(video)
@@ -291,7 +291,7 @@ def _read_pictures(
     images: dict[int, np.ndarray] = {}
     size: tuple[int, int] | None = None
     for index in sorted(set(indices)):
-        image = _open_image(pictures[index], video)
+        image = open_picture(pictures[index], video)
         if size is None:
             size = scaled_size(*image.size, short_side=short_side)
             video.limits.check_memory(video.name, len(indices), *size)
@@ -305,7 +305,7 @@ def _check_pictures(pictures: list[Any], video: VideoFile) -> IlaVideoMetadata:
     good, size, reason = 0, (0, 0), None
     for picture in pictures:
         try:
-            size = _open_image(picture, video).size
+            size = open_picture(picture, video).size
             good += 1
         except VideoDecodingError as error:
             reason = error
@@ -327,7 +327,7 @@ def _metadata(total: int, indices: list[int], *, size: tuple[int, int]) -> IlaVi
     )
 
 
-def _open_image(picture: Any, video: VideoFile) -> Image.Image:
+def open_picture(picture: Any, video: VideoFile) -> Image.Image:
     """Open an image, a path or binary file object, upright and in RGB."""
     video.check_time()
     name = repr(picture) if isinstance(picture, str) else video.name

@@ -149,13 +149,18 @@ def download(url: str, copy: Any) -> None:
         VideoDecodingError: a limit is met.
         OSError, HTTPException, ValueError: what lies there cannot be had; the message may repeat parts of the URL.
     """
-    with _opener(copy).open(_request(url), timeout=copy.limits.timeout) as response:
+    with open_url(url, copy) as response:
         length = response.headers.get("Content-Length", "")
         announced = int(length) if length.isascii() and length.isdigit() else 0
         copy.check_bytes(announced)
         received = copy_bytes(response.read1, copy)
         if received < announced:
             raise OSError(f"the download ended after {received} of {announced} bytes")
+
+
+def open_url(url: str, copy: Any) -> Any:
+    """Return the server's response to a request for a URL; arguments and errors are those of `download`."""
+    return _opener(copy).open(_request(url), timeout=copy.limits.timeout)
 
 
 def copy_bytes(read: Callable[[int], bytes], copy: Any) -> int:
