@@ -246,7 +246,10 @@ def difference(results: Sequence[Result], way: str, others: Sequence[Result]) ->
         for of_form, of in ((results, way), (others, "window"))
     )
     apart = paired_differences(one, other)
-    return "" if apart is None else f"{100 * apart.sum():+.1f} ({sign_flip_test(apart):.3f})"
+    if apart is None:
+        return ""
+    chance = sign_flip_test(apart)
+    return f"{100 * apart.sum():+.1f} ({chance:.3f})" if chance >= 0.001 else f"{100 * apart.sum():+.1f} (< 0.001)"
 
 
 def report(results: Sequence[Result]) -> str:

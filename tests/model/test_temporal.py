@@ -136,7 +136,7 @@ def test_one_graph_for_any_batch(form):
     """Compiled it is the same, without a break but ATA's, and other batch sizes compile nothing anew.
 
     That no form has a break is seen in training below, and that none takes a batch for a constant in
-    `test_exported_programs.py`.
+    `tests/hub/test_exported_programs.py`.
     """
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()

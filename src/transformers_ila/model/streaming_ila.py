@@ -334,15 +334,10 @@ def row_indices(rows: Any, batch_size: int) -> torch.Tensor:
     """
     if rows is None:
         return torch.arange(batch_size)
-    given = rows.tolist() if isinstance(rows, torch.Tensor) else rows
+    given = rows.tolist() if hasattr(rows, "tolist") else rows  # of torch or NumPy
     numbers = list(given) if isinstance(given, Iterable) and not isinstance(given, (str, bytes)) else [given]
-    whole = all(isinstance(row, int) and not isinstance(row, bool) for row in numbers)
-    if (
-        not numbers
-        or not whole
-        or len(set(numbers)) != len(numbers)
-        or not all(0 <= row < batch_size for row in numbers)
-    ):
+    valid = [isinstance(row, int) and not isinstance(row, bool) and 0 <= row < batch_size for row in numbers]
+    if not numbers or not all(valid) or len(set(numbers)) != len(numbers):
         raise ValueError(f"`rows` is {rows!r}; allowed: None, or different numbers from 0 to {batch_size - 1}.")
     return torch.tensor(numbers)
 
@@ -365,12 +360,12 @@ class IlaStreamOutput(ModelOutput):
         in front, (B, k); `None` of a tower alone.
     """
 
-    logits: torch.Tensor | None = None
-    frame_embeds: torch.Tensor | None = None
-    pooler_output: torch.Tensor | None = None
+    logits: torch.Tensor = None  # type: ignore[assignment]
+    frame_embeds: torch.Tensor = None  # type: ignore[assignment]
+    pooler_output: torch.Tensor = None  # type: ignore[assignment]
     last_hidden_state: torch.Tensor | None = None
-    frames: torch.Tensor | None = None
-    warming_up: torch.Tensor | None = None
+    frames: torch.Tensor = None  # type: ignore[assignment]
+    warming_up: torch.Tensor = None  # type: ignore[assignment]
 
 
 class Answer(NamedTuple):
@@ -587,8 +582,9 @@ class StreamingModel(StreamingTower):
 def precision_of(tower: Any) -> torch.dtype:
     """Return the dtype in which a tower computes: that of its weights, or autocast's."""
     weight = tower.embeddings.patch_embedding.weight
-    if torch.is_autocast_enabled(weight.device.type):
-        return torch.get_autocast_dtype(weight.device.type)
+    kind = weight.device.type  # "meta" where weights are offloaded, which knows no autocast
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+        return torch.get_autocast_dtype(kind)
     return weight.dtype
 
 
