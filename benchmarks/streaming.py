@@ -134,15 +134,20 @@ def main(arguments: list[str] | None = None) -> None:
         for size in args.sizes:
             for streams in args.streams or ([1, 8] if size == "B/32" else [1]):
                 for precision in args.precisions:
-                    of_towers += towers(args, size, streams, precision)
-    print(f"\ntowers\n\n{markdown(of_towers)}", flush=True)
+                    of_towers += shown(towers(args, size, streams, precision), first=not of_towers)
     for threads in args.threads:
         torch.set_num_threads(threads)
         for size in args.sizes:
-            of_heads += heads(args, size, 1)
-    print(f"\nheads\n\n{markdown(of_heads)}")
+            of_heads += shown(heads(args, size, 1), first=not of_heads)
     missed = f"{of_towers} {of_heads}".count("MISSED")
     print(f"\n{missed or 'no'} bar{'' if missed == 1 else 's'} missed")
+
+
+def shown(rows: list[Row], *, first: bool) -> list[Row]:
+    """Print rows as soon as they are there, below the head of the table for the first ones."""
+    head, line, *cells = markdown(rows).splitlines()
+    print("\n".join(["", head, line, *cells] if first else cells), flush=True)
+    return rows
 
 
 if __name__ == "__main__":
