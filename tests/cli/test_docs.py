@@ -28,8 +28,11 @@ from transformers_ila.video_writing import write_mp4
 
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-TRAINED = ("pipeline", "smaller", "fused", "export", "weights")  # examples that load what the example "trainer" saves
-UNTRAINED = tuple("zeroshot vit dinov2 reading adapters lora features search words plain stream faiss".split())
+# examples that load what the example "trainer" saves
+TRAINED = ("pipeline", "smaller", "fused", "export", "timeline", "weights")
+UNTRAINED = tuple(
+    "zeroshot vit dinov2 reading adapters lora features search words plain stream timelinefiles faiss".split()
+)
 ELSEWHERE = ("mteb",)  # tests/extra/check_mteb.py runs it
 WORDS = "".join(f"{motion}\n" for motion in MOTIONS)
 MODEL_FILES = ("config.json", "model.safetensors", "video_preprocessor_config.json", "README.md")
@@ -173,7 +176,8 @@ def test_the_examples_run_one_after_the_other(place):
     run(place, OFFLINE, code["trainer"].replace("num_train_epochs=10", "num_train_epochs=1"))
     pieces = [code[name] for name in TRAINED if name != "weights" or find_spec("torchao")]
     printed = run(place, OFFLINE, *pieces)
-    assert all("'label'" in text for name, text in zip(TRAINED, printed) if name != "export")
+    assert all("'label'" in text for name, text in zip(TRAINED, printed) if name not in ("export", "timeline"))
+    assert json.loads((place / "video.json").read_text())["settings"]["rate"] == 5
     assert "model.safetensors" in {path.name for path in (place / "my-ila-merged").iterdir()}
     assert (place / "my-ila-export" / "modeling_ila.py").is_file()
 
@@ -214,7 +218,7 @@ def test_the_commands_of_the_readme_and_of_adapters(place):
 @pytest.mark.slow
 def test_examples_that_need_nothing_trained(place):
     pieces = [examples()[name] for name in UNTRAINED if name != "faiss" or find_spec("faiss")]
-    zeroshot, vit, dinov2, reading, adapters, lora, features, search, words, plain, stream, *faiss = run(
+    zeroshot, vit, dinov2, reading, adapters, lora, features, search, words, plain, stream, files, *faiss = run(
         place, OFFLINE, *pieces
     )
     assert zeroshot.count("'score'") == 2 and "'juggling'" in zeroshot
@@ -227,6 +231,7 @@ def test_examples_that_need_nothing_trained(place):
     assert words.count("'score'") == 3 and "'waving'" in words
     assert plain.endswith("['walking', 'running', 'standing'] ['a video of {}.']\n")
     assert stream.startswith("0.0 tensor([") and "tensor(True)" in stream
+    assert files == "['juggling', 'waving']\n" and '<video id="video"' in (place / "video.html").read_text("utf-8")
     assert len(search.splitlines()) == 3 and all(".mp4" in text for text in (search, *faiss))
 
 

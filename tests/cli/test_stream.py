@@ -53,7 +53,7 @@ def lines(text):
         (["-", "--patience", "0"], "patience must be a number of seconds"),
         (["-", "--give_up", "nan"], "give_up must be a number of seconds"),
         (["-", "--rate", "0"], "rate must be frames a second"),
-        (["-", "--threshold", "2"], "threshold must be a probability"),
+        (["-", "--threshold", "2"], "threshold must be a number"),
         (["-", "--labels", "a,,b"], "empty word"),
         (["-", "--mode", "clips"], "mode must be one of|invalid choice"),
     ],
@@ -91,7 +91,7 @@ def test_sources_to_their_ends(place, capsys):
 
 
 class Rows:
-    """Stands for a `Live` that gives these rows and then waits for ever."""
+    """Stands for a `Live` that gives these rows, calls what are functions, and ends or waits for ever."""
 
     def __init__(self, *rows, failed=0, endless=False):
         self.given, self.failed, self.endless, self.closed = rows, failed, endless, False
@@ -101,7 +101,10 @@ class Rows:
             for row in self.given:
                 if isinstance(row, BaseException):
                     raise row
-                yield row
+                if callable(row):
+                    row()
+                else:
+                    yield row
             while self.endless:
                 time.sleep(0.01)
         finally:
@@ -138,12 +141,14 @@ def test_it_ends_when_nobody_reads(monkeypatch, endless):
     """With the next line, or without one."""
     reading, writing = os.pipe()
     monkeypatch.setattr(stream, "LOOK", 0.01)
+    live = Rows({"n": 1}, lambda: os.close(reading), *([] if endless else [{"n": 2}] * 1000), endless=endless)
     with open(writing, "w") as output:
         monkeypatch.setattr(sys, "stdout", output)
-        live = Rows({"n": 1}, *([] if endless else [{"n": 2}] * 1000), endless=endless)
-        os.close(reading)
-        with pytest.raises(BrokenPipeError):
-            stream.print_rows(live)
-        assert live.closed
-        monkeypatch.undo()
-        os.dup2(os.open(os.devnull, os.O_WRONLY), output.fileno())
+        try:
+            with pytest.raises(BrokenPipeError):
+                stream.print_rows(live)
+        finally:
+            monkeypatch.undo()
+            with open(os.devnull, "w") as nowhere:
+                os.dup2(nowhere.fileno(), output.fileno())
+    assert live.closed

@@ -91,7 +91,8 @@ def test_windows_score_as_predict_does(place, tmp_path, capsys):
     frames = read_video(str(place / "videos/one.mp4"), lambda total: [10, 15, 20, 25])[0]
     with torch.no_grad():
         logits = model(processor([frames], return_tensors="pt")["pixel_values"]).logits
-    np.testing.assert_allclose(found.scores[-1], probabilities(logits, multi_label=False)[0], atol=1e-4)  # as files round
+    expected = probabilities(logits, multi_label=False)[0]
+    np.testing.assert_allclose(found.scores[-1], expected, atol=1e-4)  # files have four digits
     assert capsys.readouterr().out.startswith("Read as windows of 4 frames, as alignment_fusion")
 
 

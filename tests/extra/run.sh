@@ -122,9 +122,12 @@ examples() {
     with_source "$work/examples" tests/extra/check_examples.py
 }
 
-# streams: installs nothing. Another process films motions in real time, and `ila stream` names them, in some ten minutes.
+# streams: installs Playwright, axe and two readers of subtitles; needs Debian's chromium. Opens the pages of timelines in
+# Chromium. Then another process films motions in real time, and `ila stream` names them, in some ten minutes.
 streams() {
-    with_source "$(dirname "$(dirname "$python")")" -s tests/extra/check_stream.py
+    borrow "$work/streams"
+    "$work/streams/bin/python" -m pip install --quiet 'playwright>=1.50' axe-playwright-python pysubs2 webvtt-py
+    with_source "$work/streams" -s tests/extra/check_page.py tests/extra/check_stream.py
 }
 
 # docker: installs hadolint. Checks the Dockerfile; where root has debootstrap, runs its steps in a fresh Debian (some

@@ -33,7 +33,6 @@ CAUSAL: dict[str, dict[str, Any]] = {
     for fusion in FUSIONS
     for pairing in PAIRINGS
     for kind, fields in KINDS.items()
-    if (fusion, kind) not in (("add", "windows"), ("concat", "windows"))  # which "mi_token" stands for
 }
 OLD = {f"old {name}": fields for name, fields in CAUSAL.items() if not name.startswith("interaction")}
 CAUSAL |= {f"interaction on {name}": {"alignment_fusion": "interaction", **fields} for name, fields in TOWERS.items()}
@@ -67,13 +66,12 @@ def stream_config(**fields: Any) -> IlaConfig:
 
 
 def strong(model: Any, seed: int = 0) -> Any:
-    """The model in eval mode with weights that pass on what they take in, and statistics as training leaves them.
+    """The model in eval mode with weights that pass on as much as they take in, and statistics as training leaves them.
 
-    A new model's points lie in the centre, its new layers add 0, and its attention hardly changes a frame: a stream
-    that mixed up its frames would not show.
+    A new model's points lie in the centre, its new layers add 0, and its attention hardly changes a frame: a stream that
+    mixed up its frames would not show.
     """
     generator = torch.Generator().manual_seed(seed)
-    gain = 1.5 * (2 / len(getattr(model, "vision_model", model).encoder.layers)) ** 0.5  # many add up to what two do
 
     def normal(tensor: torch.Tensor) -> torch.Tensor:
         return torch.randn(tensor.shape, generator=generator, dtype=torch.float32).to(tensor)
@@ -81,7 +79,7 @@ def strong(model: Any, seed: int = 0) -> Any:
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if ".layers." in name and weight.ndim > 1:
-                weight.copy_(gain * normal(weight) * weight[0].numel() ** -0.5)
+                weight.copy_(1.5 * normal(weight) * weight[0].numel() ** -0.5)
             else:
                 weight += 0.2 * normal(weight)
         for name, values in model.named_buffers():

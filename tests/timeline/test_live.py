@@ -3,6 +3,7 @@
 import json
 import math
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib import import_module
 from types import SimpleNamespace
 
@@ -45,7 +46,7 @@ class Source:
         if isinstance(item, BaseException):
             self.items.clear()
             raise item
-        return item._replace(arrived=live_module.time.monotonic()) if isinstance(item, TimedFrame) else item
+        return replace(item, arrived=live_module.time.monotonic()) if isinstance(item, TimedFrame) else item
 
     def close(self):
         self.closed = True

@@ -110,13 +110,14 @@ def print_rows(live: Live) -> int:
         BrokenPipeError: nobody reads them any more.
     """
     interrupted = False
-    with interrupted_by_sigterm(), interrupted_when_unread() as unread, closing(live.rows()) as rows:
+    with interrupted_by_sigterm(), broken_pipe_when_unread():
         try:
-            for row in rows:
-                print_row(row)
+            with closing(live.rows()) as rows:
+                for row in rows:
+                    print_row(row)
         except KeyboardInterrupt:
-            if unread.is_set():
-                raise BrokenPipeError from None
+            if is_unread():
+                raise
             interrupted = True
         for row in live.ending() if interrupted else live.ending("the source has ended"):
             print_row(row)
@@ -129,28 +130,42 @@ def print_row(row: Row) -> None:
 
 
 @contextmanager
-def interrupted_when_unread() -> Iterator[threading.Event]:
-    """Interrupt the main thread when nobody reads standard output any more, also while there is nothing to print.
+def broken_pipe_when_unread() -> Iterator[None]:
+    """Raise a BrokenPipeError in the block when nobody reads standard output any more.
 
-    Yields:
-        An event that is set before the interrupt.
+    The next line to print would raise it; a thread also looks while there is none, and interrupts the main thread.
     """
-    unread, done = threading.Event(), threading.Event()
+    done = threading.Event()
 
-    def look(pipe: int) -> None:
-        watch = select.poll()
-        watch.register(pipe, 0)  # errors are told whatever is asked for
+    def look() -> None:
         while not done.wait(LOOK):
-            if watch.poll(0):
-                unread.set()
+            if is_unread():
                 _thread.interrupt_main()
                 return
 
-    with suppress(OSError, ValueError):  # no file, or one that was closed
-        pipe = sys.stdout.fileno()
-        if stat.S_ISFIFO(os.fstat(pipe).st_mode) and hasattr(select, "poll"):
-            threading.Thread(target=look, args=(pipe,), daemon=True).start()
+    thread = threading.Thread(target=look, daemon=True)
     try:
-        yield unread
-    finally:
-        done.set()
+        try:
+            thread.start()
+            yield
+        finally:
+            done.set()
+            thread.join()
+            done.is_set()  # a call, in which an interrupt from there comes out
+    except KeyboardInterrupt:
+        if is_unread():
+            raise BrokenPipeError from None
+        raise
+
+
+def is_unread() -> bool:
+    """Return whether standard output is a pipe that nobody reads any more."""
+    try:
+        pipe = sys.stdout.fileno()
+    except (OSError, ValueError):  # no file, or one that was closed
+        return False
+    if not hasattr(select, "poll") or not stat.S_ISFIFO(os.fstat(pipe).st_mode):
+        return False
+    watch = select.poll()
+    watch.register(pipe, 0)  # errors are told whatever is asked for
+    return bool(watch.poll(0))

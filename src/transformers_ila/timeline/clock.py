@@ -113,12 +113,12 @@ class SourceClock:
     def _advance(self, ticks: int | None, waited: float) -> tuple[str, str] | None:
         """Move on to the next frame, which came `waited` seconds after the one before; return what is to be noted."""
         usual = self.ticks
+        goes_on = f"time goes on by {self._shown(usual)} a frame"
         if self.now is None:
             self.now, self.offset = 0, ticks
-            return ("untimed", "frames have no timestamps") if ticks is None else None
+            return ("untimed", f"frames have no timestamps; {goes_on}") if ticks is None else None
         step = self._step(ticks)
         self.equal = self.equal + 1 if ticks is not None and ticks == self.last else 0
-        goes_on = f"time goes on by {self._shown(usual)} a frame"
         if step is None or self.equal >= STANDSTILL:
             self.now += usual
             if ticks is None:

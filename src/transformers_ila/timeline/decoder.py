@@ -35,6 +35,8 @@ COARSEST = 1 / 200  # seconds: a clock with coarser ticks counts frames, and rou
 NOTES_AT_ONCE, NOTES_EVERY = 10, 10.0  # notes of one kind: so many as they come, then one in so many seconds
 MPEG_CLOCKS = ("mpegts", "mpeg")  # formats whose clock starts anywhere and runs over
 ORDERED = ("avi",)  # formats that hold the order of decoding alone; what FFmpeg makes of it is out of turn
+UNTIMED = ("h263", "h264", "hevc", "vvc", "m4v", "mpegvideo", "mjpeg", "mjpeg_2000", "vc1", "obu")  # bare frames
+ARRIVAL_TICK = Fraction(1, 1_000_000)  # seconds, where frames have the times of their arrival
 DECLARING = ("flv", "avi", "asf")  # formats whose headers say how long the video is
 LEAST_SLACK = 1e-6  # seconds, for the rounding of floats
 
@@ -131,6 +133,7 @@ class Decoder:
         self.pending: list[SourceNote] = []  # about what lies between that frame and the next
         self.packets = self.bad_packets = self.failures = 0
         self.reason = ""  # why a packet did not decode
+        self.times = "container"  # where they are from: the container, the number of the frame, or its arrival
         self.due = 0  # the frame asked for next is the first at or after due / rate
         self.away = 0.0  # seconds that others took, which no limit counts
         self.shown_at: float | None = None  # `time.monotonic()` of second 0, of a file at its own speed
@@ -220,10 +223,19 @@ class Decoder:
 
     def _frames_of(self, video: OpenVideo) -> Iterator[Chosen | SourceNote]:
         """Yield the frames of an open video that are asked for, and notes before those that they are about."""
-        if self.frame_rate is not None:
-            clock = SourceClock(1 / Fraction(self.frame_rate), nominal=1 / self.frame_rate)
+        rate, counted = video.stream.guessed_rate or video.stream.average_rate, self.frame_rate
+        if counted is None and video.format in UNTIMED and not self.live:
+            counted = float(rate or 1 / NOMINAL)
+            text = f"{video.format} has no timestamps; {counted:g} frames a second are assumed (frame_rate)"
+            yield from self.notes.add(0.0, "untimed", text)
+        if counted is not None:
+            self.times = "count"
+            clock = SourceClock(1 / Fraction(counted), nominal=1 / counted)
+        elif video.format in UNTIMED:
+            self.times = "arrival"
+            clock = SourceClock(ARRIVAL_TICK, nominal=NOMINAL)
+            yield from self.notes.add(0.0, "untimed", f"{video.format} has no timestamps; frames have their arrival's")
         else:
-            rate = video.stream.guessed_rate or video.stream.average_rate
             clock = SourceClock(
                 video.stream.time_base,
                 nominal=float(1 / rate) if rate else NOMINAL,
@@ -296,10 +308,12 @@ class Decoder:
                 last = ticks
                 if count == 0:
                     self.file.limits.check_memory(self.file.name, 1, frame.height, frame.width)
-                    self.start = None if ticks is None or start is None else ticks * tick - start
+                    self.start = 0.0 if ticks is None or start is None else ticks * tick - start
                 if frame.is_corrupt:
                     self._note("damage", "the data of a frame are damaged")
-                yield Stamped(frame, ticks if self.frame_rate is None else count, arrived)
+                if self.times != "container":
+                    ticks = count if self.times == "count" else round(arrived / ARRIVAL_TICK)
+                yield Stamped(frame, ticks, arrived)
                 count += 1
 
     def _packets(self, video: OpenVideo) -> Iterator[Any]:
@@ -341,7 +355,7 @@ class Decoder:
         """Yield what there is to say at the end: that it came too early, or that the file grew meanwhile."""
         if self.stopped.is_set():
             return
-        reason = self._broken_off() if self.arrives else self._missing(video)
+        reason = self._broken_off(video.format) if self.arrives else self._missing(video)
         if reason:
             yield from self.notes.add(self.seconds, "end_early", reason)
         bytes_after = size_now(self.file)
@@ -349,16 +363,14 @@ class Decoder:
             text = f"it grew from {bytes_before} to {bytes_after} bytes meanwhile; what comes later is not read"
             yield from self.notes.add(self.seconds, "grew", text)
 
-    def _broken_off(self) -> str | None:
+    def _broken_off(self, format: str) -> str | None:
         """Say why a source that arrives did not end as a whole; None where nothing tells."""
         source = self.file.file
         if not isinstance(source, ArrivingBytes):
             return "the camera gives nothing any more"
         if source.failure is not None:
             return f"it broke off: {reason_of(source.failure)}"
-        if self.failures:
-            return "it broke off inside a packet"
-        return None
+        return "it broke off inside a packet" if self.failures or source.ends_inside(format) else None
 
     def _missing(self, video: OpenVideo) -> str | None:
         """Say how much less there was than the container promises; None where there was as much."""

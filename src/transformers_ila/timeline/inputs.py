@@ -24,9 +24,45 @@ STANDARD_INPUT = "-"
 CAMERA = "v4l2"  # FFmpeg's name of Linux' cameras
 ARRIVING = {"fpsprobesize": "0"}  # FFmpeg else waits for a second of frames to guess their rate, which nobody asks for
 ONCE_MORE = 0.1  # seconds after which a wait looks whether it is still wanted
+TS_PACKET = 188  # bytes of one packet of an MPEG transport stream
+MATROSKA = b"\x1a\x45\xdf\xa3"  # its first bytes
+MATROSKA_PARENTS = (b"\x18\x53\x80\x67", b"\x1f\x43\xb6\x75")  # segment and cluster, of whose elements it is made
 BUFFERED = 2**16  # bytes that a file object may have read ahead
 
 Source = Any  # str, Path, bytes, a binary file object, or a dict with "path" or "bytes"
+
+
+class MatroskaEnd:
+    """Follow the elements of a Matroska stream, in order to tell at its end whether it broke off inside one."""
+
+    def __init__(self) -> None:
+        self.head = b""  # the first bytes of an element whose size is not known yet
+        self.rest = 0  # bytes to the end of an element
+
+    def feed(self, piece: bytes) -> None:
+        """Take the bytes that come next."""
+        place = 0
+        while place < len(piece):
+            if self.rest:
+                step = min(self.rest, len(piece) - place)
+                self.rest -= step
+                place += step
+                continue
+            self.head += piece[place : place + 1]
+            place += 1
+            name = 9 - self.head[0].bit_length()  # bytes of the element's identifier, then of its size
+            if len(self.head) > name:
+                width = 9 - self.head[name].bit_length()
+                if len(self.head) >= name + width:
+                    size = int.from_bytes(self.head[name : name + width], "big") & (1 << 7 * width) - 1
+                    unknown = size == (1 << 7 * width) - 1
+                    self.rest = 0 if unknown or self.head[:name] in MATROSKA_PARENTS else size
+                    self.head = b""
+
+    @property
+    def inside(self) -> bool:
+        """Return whether the last byte was not the last one of its element."""
+        return bool(self.rest or self.head)
 
 
 class ArrivingBytes:
@@ -38,6 +74,7 @@ class ArrivingBytes:
     def __init__(self, file: Any, stopped: threading.Event, *, already: bytes = b"") -> None:
         self.file, self.stopped, self.already = file, stopped, already
         self.received = 0
+        self.matroska: MatroskaEnd | None = None
         self.failure: OSError | None = None
         self.descriptor: int | None = file if isinstance(file, int) else None
         if isinstance(getattr(file, "raw", file), io.FileIO) and hasattr(select, "poll"):
@@ -49,15 +86,30 @@ class ArrivingBytes:
         """Return up to `size` bytes as soon as there are any, none at the end."""
         if self.already:
             piece, self.already = self.already[:size], self.already[size:]
+        elif self.failure is not None:
+            return b""
         else:
             try:
                 piece = self._wait_and_read(size)
+                rest = getattr(self.file, "length", None)  # of a server's answer, as it announced
+                if not piece and rest and not self.stopped.is_set():
+                    raise OSError(f"{rest} bytes are missing that were announced")
             except OSError as error:
                 self.failure, piece = error, b""
             except (HTTPException, ValueError) as error:  # an answer that breaks off; a file object that was closed
                 self.failure, piece = OSError(redact(str(error)) or type(error).__name__), b""
+        if self.received == 0 and piece.startswith(MATROSKA):
+            self.matroska = MatroskaEnd()
+        if self.matroska is not None:
+            self.matroska.feed(piece)
         self.received += len(piece)
         return piece
+
+    def ends_inside(self, format: str) -> bool:
+        """Return whether what came, of a container format, ends inside something that was to go on."""
+        if self.matroska is not None:
+            return self.matroska.inside
+        return format == "mpegts" and self.received % TS_PACKET != 0
 
     def _wait_and_read(self, size: int) -> bytes:
         if self.descriptor is None:
@@ -133,7 +185,9 @@ def is_camera(source: Source, format: str | None) -> bool:
     """Return whether a source is a camera: a device, or what the format says is one."""
     if not isinstance(source, str) or source == STANDARD_INPUT or is_address(source):
         return False
-    return format == CAMERA or (_is(source, stat.S_ISCHR) and not _is_a_descriptor(source))
+    if format == CAMERA or source.startswith("/dev/video"):
+        return True
+    return _is(source, stat.S_ISCHR) and not _is_a_descriptor(source)
 
 
 def arrives(source: Source) -> bool:

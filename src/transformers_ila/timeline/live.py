@@ -28,7 +28,7 @@ from .options import TimelineOptions
 from .scores import RESTART, Sampling, Score, prepare_frames
 from .segments import Change, Segment, SegmentOptions, SegmentTracker
 from .sources import SOURCE_LIMITS, FrameSource, SourceNote, TimedFrame, open_frames
-from .timeline import DEFAULTS, SEGMENT_DEFAULTS, choose_settings, lag_of
+from .timeline import BROKEN_OFF, DEFAULTS, SEGMENT_DEFAULTS, choose_settings, lag_of
 
 
 Row = dict[str, Any]
@@ -193,7 +193,7 @@ class StreamRows:
         pixel_values = torch.stack([taken[row].pixels for row in rows])[:, None]
         keep = int(any(taken[row].scored for row in rows))
         output = self.network.module.push(pixel_values, self.cache, rows=rows, logits_to_keep=keep)
-        if not keep:
+        if not keep or not output.frames.shape[1]:  # all first frames of an old checkpoint wait for the second
             return {}
         gave, warming_up = output.frames[:, -1] >= 0, output.warming_up[:, -1]
         logits = output.logits[:, -1].float().cpu()
@@ -326,6 +326,8 @@ class Live:
         for camera in running:
             while isinstance(item := camera.poll(LONGEST_WAIT if alone else 0.0), SourceNote):
                 yield self._row("note", camera, item.time, kind=item.kind, text=item.text)
+                if item.kind == BROKEN_OFF:
+                    camera.failure = item.text
             if item is not None:
                 if camera.is_gap(item, self.sampling):
                     yield from self._restart(camera, item)

@@ -48,7 +48,7 @@ class FrameSource:
     """Give the frames of a source in order, each decoded once, and notes between them; it is iterated once.
 
     A frame that waited for the consumer longer than `lag` seconds is dropped where the source is live, and with it all
-    that are older than the newest.
+    that are older than the newest; not while they come faster than they are shown.
     """
 
     def __init__(
@@ -205,12 +205,21 @@ class FrameSource:
         """Put an item into the queue; where that is full, drop the oldest frame of a live source, or wait."""
         with self._ready:
             while len(self._waiting) >= WAITING and not self._stopped.is_set():
-                if self.live:
+                if self.live and not self._are_ahead(item):
                     self._drop(next((waiting for waiting in self._waiting if isinstance(waiting, Chosen)), None))
                     break
                 self._ready.wait(LOOK)
-            self._waiting.append(item)
+            if not self._stopped.is_set():  # what comes after the end was told is not given
+                self._waiting.append(item)
             self._ready.notify()
+
+    def _are_ahead(self, newest: Chosen | SourceNote) -> bool:
+        """Return whether the frames that wait came faster than they are shown, so that nobody lags behind.
+
+        It is so where a file is piped in as fast as it is read, and of what comes in a burst after a stall.
+        """
+        oldest = next((item for item in self._waiting if isinstance(item, Chosen)), None)
+        return oldest is not None and newest.time - oldest.time >= time.monotonic() - oldest.arrived
 
     def _drop(self, frame: Chosen | None) -> None:
         if frame is not None:
@@ -239,10 +248,14 @@ class FrameSource:
                     return SourceNote(self._time, "stall", f"nothing {what} for {silent:.1f} s; waiting")
                 if until is not None and now >= until:
                     return None
-                self._ready.wait(max(0.0, min(LOOK, LOOK if until is None else until - now)))
+                ends = [LOOK, self.give_up - silent]
+                ends += [] if self._stalled else [self.patience - silent]
+                ends += [] if until is None else [until - now]
+                self._ready.wait(min(ends))
             self._stalled = False
             frames = [item for item in self._waiting if isinstance(item, Chosen)]
-            if self.live and len(frames) > 1 and time.monotonic() - frames[0].arrived > self.lag:
+            lags = bool(frames) and time.monotonic() - frames[0].arrived > self.lag
+            if self.live and lags and not self._are_ahead(frames[-1]):
                 for frame in frames[:-1]:
                     self._drop(frame)
             self._ready.notify()
@@ -302,8 +315,9 @@ def open_frames(
         rate: frames a second asked for: frame k is the first whose time is at least k / rate (less one tick of the
             source's clock, which may be rounded by that); where one frame is that for several k, it is given once.
             None gives every frame.
-        live: whether a frame that waits longer than `lag` for the consumer is dropped. A file then is read at the
-            speed at which it is shown, and a URL as its bytes arrive, not copied first. A camera is always live.
+        live: whether a frame that waits longer than `lag` for the consumer is dropped, unless frames come faster than
+            they are shown, as from a file that is piped in. A file itself is read at the speed at which it is shown,
+            and a URL as its bytes arrive, not copied first. A camera is always live.
         patience: seconds without a frame of a source that arrives, after which that is noted.
         give_up: seconds without a frame, after which such a source is ended.
         lag: seconds that a frame of a live source may wait; then it goes, and all waiting ones but the newest.
