@@ -43,7 +43,7 @@ def write_stream(
                 container.mux(stream.encode())
                 container.close()
             container = av.open(output, "w", format="mpegts", options={"flush_packets": "1"})
-            tune = {"preset": "ultrafast", "tune": "zerolatency", "crf": "18", "g": str(2 * fps)}
+            tune = {"preset": "ultrafast", "tune": "zerolatency", "crf": "18", "g": str(max(1, round(2 * fps)))}
             stream = container.add_stream("libx264", rate=fps, options=tune)
             stream.width = stream.height = side
             stream.pix_fmt = "yuv420p"

@@ -25,6 +25,7 @@ SOURCE_LIMITS = ReadLimits(max_frames=LARGEST_LIMIT, max_seconds=24 * 3600.0)
 WAITING = 32  # frames that wait for the consumer; they hold memory
 CLOSING = 1.0  # seconds that closing waits for the thread, which else is left behind
 LOOK = 0.5  # seconds between looks at the time, while nothing comes
+EARLIER = 0.25  # seconds a second by which frames may become due earlier
 TELL_DROPPED = 10.0  # seconds between notes on frames that were dropped
 
 
@@ -47,8 +48,9 @@ class TimedFrame:
 class FrameSource:
     """Give the frames of a source in order, each decoded once, and notes between them; it is iterated once.
 
-    A frame that waited for the consumer longer than `lag` seconds is dropped where the source is live, and with it all
-    that are older than the newest; not while they come faster than they are shown.
+    Where the source is live, a frame that is late is dropped, and with it all that are older than the newest. It is
+    late when it waited for the consumer longer than `lag` seconds since it arrived, and since it was due by its time
+    and the first frame's arrival: frames that are piped in faster than they are shown are not.
     """
 
     def __init__(
@@ -78,6 +80,8 @@ class FrameSource:
         self._time = 0.0  # of the last item
         self._notes: deque[SourceNote] = deque()  # to be given next
         self._waiting: deque[Chosen | SourceNote] = deque()
+        self._due: float | None = None  # when a frame of time 0 is due, on `time.monotonic()`
+        self._followed = 0.0  # arrival of the last frame
         self._ready = threading.Condition()
         self._error: BaseException | None = None
         self._over = False  # whether the thread has given all
@@ -203,23 +207,33 @@ class FrameSource:
 
     def _offer(self, item: Chosen | SourceNote) -> None:
         """Put an item into the queue; where that is full, drop the oldest frame of a live source, or wait."""
+        if isinstance(item, Chosen):
+            self._follow(item)
         with self._ready:
             while len(self._waiting) >= WAITING and not self._stopped.is_set():
-                if self.live and not self._are_ahead(item):
-                    self._drop(next((waiting for waiting in self._waiting if isinstance(waiting, Chosen)), None))
+                oldest = next((waiting for waiting in self._waiting if isinstance(waiting, Chosen)), None)
+                if self.live and (oldest is None or self._is_late(oldest)):
+                    self._drop(oldest)
                     break
                 self._ready.wait(LOOK)
             if not self._stopped.is_set():  # what comes after the end was told is not given
                 self._waiting.append(item)
             self._ready.notify()
 
-    def _are_ahead(self, newest: Chosen | SourceNote) -> bool:
-        """Return whether the frames that wait came faster than they are shown, so that nobody lags behind.
+    def _follow(self, frame: Chosen) -> None:
+        """Set when frames are due: the first one when it arrived, the others so much later as they are shown later.
 
-        It is so where a file is piped in as fast as it is read, and of what comes in a burst after a stall.
+        Where they come earlier than that they are due earlier, little by little: what was waiting when a camera was
+        opened is soon caught up with, and a file that is piped in faster than it is shown loses nothing.
         """
-        oldest = next((item for item in self._waiting if isinstance(item, Chosen)), None)
-        return oldest is not None and newest.time - oldest.time >= time.monotonic() - oldest.arrived
+        offset = frame.arrived - frame.time
+        earlier = EARLIER * (frame.arrived - self._followed)
+        self._due = offset if self._due is None else max(min(offset, self._due), self._due - earlier)
+        self._followed = frame.arrived
+
+    def _is_late(self, frame: Chosen) -> bool:
+        """Return whether a frame is there, and due, for longer than `lag`."""
+        return time.monotonic() - max(frame.arrived, frame.time + (self._due or 0.0)) > self.lag
 
     def _drop(self, frame: Chosen | None) -> None:
         if frame is not None:
@@ -254,8 +268,7 @@ class FrameSource:
                 self._ready.wait(min(ends))
             self._stalled = False
             frames = [item for item in self._waiting if isinstance(item, Chosen)]
-            lags = bool(frames) and time.monotonic() - frames[0].arrived > self.lag
-            if self.live and lags and not self._are_ahead(frames[-1]):
+            if self.live and len(frames) > 1 and self._is_late(frames[0]):
                 for frame in frames[:-1]:
                     self._drop(frame)
             self._ready.notify()
@@ -315,9 +328,8 @@ def open_frames(
         rate: frames a second asked for: frame k is the first whose time is at least k / rate (less one tick of the
             source's clock, which may be rounded by that); where one frame is that for several k, it is given once.
             None gives every frame.
-        live: whether a frame that waits longer than `lag` for the consumer is dropped, unless frames come faster than
-            they are shown, as from a file that is piped in. A file itself is read at the speed at which it is shown,
-            and a URL as its bytes arrive, not copied first. A camera is always live.
+        live: whether a frame that is late by more than `lag` is dropped. A file then is read at the speed at which it
+            is shown, and a URL as its bytes arrive, not copied first. A camera is always live.
         patience: seconds without a frame of a source that arrives, after which that is noted.
         give_up: seconds without a frame, after which such a source is ended.
         lag: seconds that a frame of a live source may wait; then it goes, and all waiting ones but the newest.
