@@ -313,8 +313,9 @@ def method(settings: dict[str, Any]) -> str:
 def summary(timeline: Timeline) -> str:
     """Return the line about a video: how long it is, and what it took."""
     settings = timeline.settings
+    scores = "1 score" if settings["scores"] == 1 else f"{settings['scores']} scores"
     return (
-        f"{shown(timeline.video)}: {clock(timeline.duration)}, {settings['scores']} scores in "
+        f"{shown(timeline.video)}: {clock(timeline.duration)}, {scores} in "
         f"{settings['seconds']:.1f} s, {settings['label_delay_ms']['computing']:.0f} ms of computing each"
     )
 
