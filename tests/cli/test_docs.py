@@ -31,7 +31,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # examples that load what the example "trainer" saves
 TRAINED = ("pipeline", "smaller", "fused", "export", "timeline", "weights")
 UNTRAINED = tuple(
-    "zeroshot vit dinov2 reading adapters lora features search words plain stream timelinefiles faiss".split()
+    "zeroshot vit dinov2 reading adapters lora features search words plain stream timelinefiles live faiss".split()
 )
 ELSEWHERE = ("mteb",)  # tests/extra/check_mteb.py runs it
 WORDS = "".join(f"{motion}\n" for motion in MOTIONS)
@@ -218,7 +218,7 @@ def test_the_commands_of_the_readme_and_of_adapters(place):
 @pytest.mark.slow
 def test_examples_that_need_nothing_trained(place):
     pieces = [examples()[name] for name in UNTRAINED if name != "faiss" or find_spec("faiss")]
-    zeroshot, vit, dinov2, reading, adapters, lora, features, search, words, plain, stream, files, *faiss = run(
+    zeroshot, vit, dinov2, reading, adapters, lora, features, search, words, plain, stream, files, live, *faiss = run(
         place, OFFLINE, *pieces
     )
     assert zeroshot.count("'score'") == 2 and "'juggling'" in zeroshot
@@ -232,6 +232,7 @@ def test_examples_that_need_nothing_trained(place):
     assert plain.endswith("['walking', 'running', 'standing'] ['a video of {}.']\n")
     assert stream.startswith("0.0 tensor([") and "tensor(True)" in stream
     assert files == "['juggling', 'waving']\n" and '<video id="video"' in (place / "video.html").read_text("utf-8")
+    assert live.startswith("{'event': 'start'") and "'event': 'end'" in live
     assert len(search.splitlines()) == 3 and all(".mp4" in text for text in (search, *faiss))
 
 

@@ -1,6 +1,7 @@
 """A video of any length, or a stream: scores over time, and segments with a label, a start and an end."""
 
 from .formats import read_timeline, write_timeline
+from .live import Live
 from .options import TimelineOptions
 from .scores import Score
 from .segments import Change, Segment, SegmentOptions, SegmentTracker, find_segments
@@ -11,6 +12,7 @@ from .timeline import Timeline, TimelineInterrupted, timeline, timelines
 __all__ = [
     "Change",
     "FrameSource",
+    "Live",
     "Score",
     "Segment",
     "SegmentOptions",

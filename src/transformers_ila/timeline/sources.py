@@ -25,7 +25,7 @@ SOURCE_LIMITS = ReadLimits(max_frames=LARGEST_LIMIT, max_seconds=24 * 3600.0)
 WAITING = 32  # frames that wait for the consumer; they hold memory
 CLOSING = 1.0  # seconds that closing waits for the thread, which else is left behind
 LOOK = 0.5  # seconds between looks at the time, while nothing comes
-EARLIER = 0.01  # seconds a second by which frames may become due earlier
+EARLIER = 0.25  # seconds a second by which frames may become due earlier
 TELL_DROPPED = 10.0  # seconds between notes on frames that were dropped
 
 
@@ -223,8 +223,8 @@ class FrameSource:
     def _follow(self, frame: Chosen) -> None:
         """Set when frames are due: the first one when it arrived, the others so much later as they are shown later.
 
-        Where they come earlier than that, as from a file that is piped in, they are due a little earlier, so that a
-        camera's clock which is fast does no harm.
+        Where they come earlier than that they are due earlier, little by little: what was waiting when a camera was
+        opened is soon caught up with, and a file that is piped in faster than it is shown loses nothing.
         """
         offset = frame.arrived - frame.time
         earlier = EARLIER * (frame.arrived - self._followed)
