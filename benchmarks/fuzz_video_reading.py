@@ -30,8 +30,8 @@ from typing import Any
 import av
 import numpy as np
 
+from transformers_ila.model.video_frames_ila import segment_indices
 from transformers_ila.model.video_reading_ila import IndexRule, VideoDecodingError, check_video, read_video
-from transformers_ila.model.video_sampling_ila import segment_indices
 
 
 HANG_SECONDS = 5.0

@@ -23,8 +23,8 @@ from typing import Any
 
 from fuzz_video_reading import BASES, write_video
 
+from transformers_ila.model.video_frames_ila import segment_indices
 from transformers_ila.model.video_reading_ila import IndexRule, VideoDecodingError, read_video
-from transformers_ila.model.video_sampling_ila import segment_indices
 
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "videos"

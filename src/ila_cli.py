@@ -12,6 +12,7 @@ VERBS = {
     "train": "train a classifier by a recipe",
     "evaluate": "measure a model on labelled videos and write a report",
     "predict": "label videos, by a model's classes or by words of your own",
+    "timeline": "find what happens when in a video of any length",
     "index": "compute features of videos for a search",
     "search": "find videos by words or by an example",
     "evaluate-retrieval": "measure how well texts find videos, and videos texts",

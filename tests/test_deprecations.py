@@ -107,6 +107,7 @@ OLD_NAMES = {
         "confusion_matrix multi_label_scores mean_average_precision average_precisions calibration"
     ),
     "mlp_ila": "QUICK QuickGelu IlaMLP",
+    "model.video_sampling_ila": "segment_indices uniform_indices dense_indices INDEX_RULES",
     "modeling_ila": (
         "UPLOAD_ARGUMENTS IlaVisionEmbeddings IlaVisionModel check_pixel_values frame_integration prompt_generator "
         "tower IlaModel IlaForVideoClassification check_class_indices tensor_state"

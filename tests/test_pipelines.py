@@ -27,8 +27,8 @@ from support.videos import SHARED, needs_shared, write_video
 from transformers_ila import IlaForVideoClassification, IlaVideoProcessor, load_zero_shot
 from transformers_ila.backbones.zero_shot import ZERO_SHOT_TEMPLATE
 from transformers_ila.model.class_features_ila import ACTION_TEMPLATES
+from transformers_ila.model.video_frames_ila import segment_indices
 from transformers_ila.model.video_reading_ila import VideoDecodingError, read_video
-from transformers_ila.model.video_sampling_ila import segment_indices
 
 
 TASK = "zero-shot-video-classification"

@@ -25,6 +25,7 @@ from .backbones.zero_shot import AutoModelForZeroShotVideoClassification, load_z
 from .model.configuration_ila import IlaConfig, IlaTextConfig, IlaVisionConfig
 from .model.modeling_ila import IlaForVideoClassification, IlaModel, IlaPreTrainedModel, IlaVisionModel
 from .model.processing_ila import IlaProcessor
+from .model.streaming_ila import IlaStreamCache, IlaStreamOutput, why_no_stream
 from .model.video_processing_ila import IlaVideoProcessor
 from .model.video_reading_ila import IlaVideoMetadata, ReadLimits, VideoDecodingError, check_video, read_video
 from .moved import old_modules
@@ -44,6 +45,8 @@ __all__ = [
     "IlaModel",
     "IlaPreTrainedModel",
     "IlaProcessor",
+    "IlaStreamCache",
+    "IlaStreamOutput",
     "IlaTextConfig",
     "IlaVideoMetadata",
     "IlaVideoProcessor",
@@ -58,6 +61,7 @@ __all__ = [
     "check_video",
     "load_zero_shot",
     "read_video",
+    "why_no_stream",
 ]
 
 AutoConfig.register("ila", IlaConfig, exist_ok=True)

@@ -1,11 +1,13 @@
-"""Words from outside (class names, paths, fields of reports) as text in Markdown, Python, tables and pictures.
+"""Words from outside (class names, paths, fields of reports) as text in Markdown, HTML, Python, tables and pictures.
 
 There is one function for each context; what it returns shows the word and is never markup of that context. A name in
 JSON or YAML needs none: their writers escape it.
 """
 
 import csv
+import html
 import io
+import json
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -72,6 +74,20 @@ def python_string(value: str) -> str:
     )
     literal = re.sub(r"[<\[]|(?<=\{)\{", lambda found: f"\\x{ord(found[0]):02x}", literal)  # HTML's and templates'
     return f'"{literal}"'
+
+
+def html_text(value: Any, longest: int | None = LONGEST) -> str:
+    """Return a value as text of an HTML page, in one line, also in an attribute with quotes around it."""
+    return html.escape(plain_line(value, longest))
+
+
+def script_json(value: Any) -> str:
+    """Return a value as JSON inside a `script` element of an HTML page, which it cannot end.
+
+    Raises:
+        ValueError: a number that is not finite.
+    """
+    return json.dumps(value, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
 
 
 def csv_text(rows: Iterable[Sequence[Any]]) -> str:

@@ -55,6 +55,7 @@ HOMES = {
     "hub": "hub.exporting",
     "inference": "evaluation.inference model.validation_ila",
     "mlp_ila": "model.layers_ila",
+    "model.video_sampling_ila": "model.video_frames_ila",
     "motion_pictures": "motionbench.drawing video_writing",
     "motionbench": "motionbench.tasks",
     "moving_average": "training.callbacks",
@@ -79,7 +80,7 @@ HOMES = {
     "video_bitstream_ila": "model.video_packets_ila",
     "video_check": "data.checking distributed",
     "video_lists": "data.lists",
-    "video_processing_ila": "model.video_processing_ila model.video_sampling_ila model.video_frames_ila",
+    "video_processing_ila": "model.video_processing_ila model.video_frames_ila",
     "video_reading_ila": "model.video_reading_ila model.video_urls_ila",
     "video_views": "evaluation.views evaluation.options",
     "visualization": "visualization.alignment",
@@ -253,11 +254,11 @@ class OldModules(MetaPathFinder, Loader):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        package, _, module = fullname.rpartition(".")
-        return ModuleSpec(fullname, self) if package == PACKAGE and module in HOMES else None
+        module = fullname.removeprefix(f"{PACKAGE}.")
+        return ModuleSpec(fullname, self) if module != fullname and module in HOMES else None
 
     def exec_module(self, module: ModuleType) -> None:
-        module.__getattr__ = old_names(module.__name__.rpartition(".")[2])  # type: ignore[method-assign]
+        module.__getattr__ = old_names(module.__name__.removeprefix(f"{PACKAGE}."))  # type: ignore[method-assign]
 
 
 old_modules = OldModules()

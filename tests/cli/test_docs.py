@@ -28,7 +28,7 @@ from transformers_ila.video_writing import write_mp4
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 TRAINED = ("pipeline", "smaller", "fused", "export", "weights")  # examples that load what the example "trainer" saves
-UNTRAINED = tuple("zeroshot vit dinov2 reading adapters lora features search words plain faiss".split())
+UNTRAINED = tuple("zeroshot vit dinov2 reading adapters lora features search words plain timelinefiles faiss".split())
 ELSEWHERE = ("mteb",)  # tests/extra/check_mteb.py runs it
 WORDS = "".join(f"{motion}\n" for motion in MOTIONS)
 MODEL_FILES = ("config.json", "model.safetensors", "video_preprocessor_config.json", "README.md")
@@ -211,7 +211,7 @@ def test_the_commands_of_the_readme_and_of_adapters(place):
 @pytest.mark.slow
 def test_examples_that_need_nothing_trained(place):
     pieces = [examples()[name] for name in UNTRAINED if name != "faiss" or find_spec("faiss")]
-    zeroshot, vit, dinov2, reading, adapters, lora, features, search, words, plain, *faiss = run(
+    zeroshot, vit, dinov2, reading, adapters, lora, features, search, words, plain, files, *faiss = run(
         place, OFFLINE, *pieces
     )
     assert zeroshot.count("'score'") == 2 and "'juggling'" in zeroshot
@@ -223,6 +223,7 @@ def test_examples_that_need_nothing_trained(place):
     assert features.startswith("(1, 64) (1, 8, 64) (2, 64)\ntensor([[")
     assert words.count("'score'") == 3 and "'waving'" in words
     assert plain.endswith("['walking', 'running', 'standing'] ['a video of {}.']\n")
+    assert files == "['juggling', 'waving']\n" and '<video id="video"' in (place / "video.html").read_text("utf-8")
     assert len(search.splitlines()) == 3 and all(".mp4" in text for text in (search, *faiss))
 
 

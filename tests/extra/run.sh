@@ -122,6 +122,14 @@ examples() {
     with_source "$work/examples" tests/extra/check_examples.py
 }
 
+# streams: installs Playwright, axe and two readers of subtitles; needs Debian's chromium. Opens the pages of timelines in
+# Chromium. Then another process films motions in real time, and `ila stream` names them, in some ten minutes.
+streams() {
+    borrow "$work/streams"
+    "$work/streams/bin/python" -m pip install --quiet 'playwright>=1.50' axe-playwright-python pysubs2 webvtt-py
+    with_source "$work/streams" -s tests/extra/check_page.py tests/extra/check_stream.py
+}
+
 # docker: installs hadolint. Checks the Dockerfile; where root has debootstrap, runs its steps in a fresh Debian (some
 # GB with torch as PyPI has it).
 docker() {
@@ -145,7 +153,7 @@ with_source() {
         "$1/bin/python" -m pytest -q -rs -m "not slow" -p no:cacheprovider "${@:2}"
 }
 
-all=(wheel exporters proofs torchao mteb faiss siglip ray store shards examples docker oldest)
+all=(wheel exporters proofs torchao mteb faiss siglip ray store shards examples streams docker oldest)
 parts=("${@:-}")
 [[ -n "${parts[0]}" ]] || parts=("${all[@]}")
 for part in "${parts[@]}"; do

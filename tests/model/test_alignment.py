@@ -174,7 +174,7 @@ def test_points_masks_token_and_loss_equal_the_loops(fields, grid):
     module = random_alignment(config(**fields))
     rows, columns = grid
     hidden = torch.randn(2, 3, 1 + rows * columns, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    _, tokens, loss, points = module(hidden, rows, columns)
+    _, tokens, loss, points, _ = module(hidden, rows, columns)
     token = tokens[:, :, -1]
     expected = [loop_alignment(video.numpy(), module, rows, columns) for video in hidden]
     assert np.abs(points.detach().numpy() - np.stack([points for _, _, points in expected])).max() < EXACT
@@ -248,7 +248,7 @@ def test_half_precision_keeps_float32_statistics(dtype):
     for name, buffer in module.named_buffers():
         assert torch.equal(buffer, before[name]), name
     assert module.pairs.point_head.hidden.weight.dtype == dtype
-    _, tokens, loss, points = module(torch.randn(1, 3, 17, 8, dtype=dtype), 4, 4)
+    _, tokens, loss, points, _ = module(torch.randn(1, 3, 17, 8, dtype=dtype), 4, 4)
     assert tokens.dtype == points.dtype == dtype and loss.dtype == torch.float32
 
 
@@ -270,7 +270,7 @@ def test_adding_and_appending_aligned_patches(fusion, grid):
     module = random_alignment(config(alignment_fusion=fusion))
     rows, columns = grid
     hidden = torch.randn(1, 3, 1 + rows * columns, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    kept, tokens, _, _ = module(hidden, rows, columns)
+    kept, tokens, *_ = module(hidden, rows, columns)
     frames = hidden[0, :, 1:].numpy()
     for t in range(3):
         pair = (0, 1) if t == 0 else (t - 1, t)
@@ -296,7 +296,7 @@ def test_interaction_equals_its_equation_frame_by_frame(frames, grid, pairing):
     module = random_alignment(config(alignment_fusion="interaction", alignment_pairing=pairing))
     rows, columns = grid
     x = torch.randn(1, frames, 1 + rows * columns, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    hidden, tokens, _, _ = module(x, rows, columns)
+    hidden, tokens, *_ = module(x, rows, columns)
     patches = x[0, :, 1:].numpy()
     normed = module.pairs_norm(x)[0, :, 1:].detach().numpy()
     halves, token = {t: ([], []) for t in range(frames)}, {}  # as previous and as current frame
@@ -347,7 +347,7 @@ def test_residual_alignment_equals_its_equation_frame_by_frame(conv, grid, frame
     module = random_alignment(config(alignment_fusion="residual", alignment_conv=conv), kind=ResidualAlignment)
     rows, columns = grid
     x = torch.randn(1, frames, 1 + rows * columns, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    hidden, tokens, loss, points = module(x, rows, columns)
+    hidden, tokens, loss, points, _ = module(x, rows, columns)
     y = module.message_norm(module.message(x))[0]  # (T, L, D)
     roles = {t: [] for t in range(frames)}  # (mask, features) of each role
     losses = []

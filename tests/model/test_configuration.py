@@ -7,7 +7,13 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, CLIPConfig
 
 from support.tiny_models import TINY_TEXT, TINY_VISION, tiny_config
-from transformers_ila import AlignedTimesformerConfig, FrozenClipConfig, IlaConfig, IlaVisionConfig
+from transformers_ila import (
+    AlignedTimesformerConfig,
+    FrozenClipConfig,
+    IlaConfig,
+    IlaVisionConfig,
+    SiglipVideoConfig,
+)
 
 
 @pytest.mark.parametrize(
@@ -34,6 +40,17 @@ def test_vision_fields_may_be_given_at_the_top(tmp_path):
     assert "num_frames" not in written and written["vision_config"]["num_frames"] == 3
     loaded = AutoConfig.from_pretrained(tmp_path)
     assert isinstance(loaded, IlaConfig) and loaded.to_diff_dict() == config.to_diff_dict()
+
+
+@pytest.mark.parametrize("kind", [IlaConfig, FrozenClipConfig, AlignedTimesformerConfig, SiglipVideoConfig])
+def test_the_frame_rate_of_training_is_kept(kind, tmp_path):
+    assert kind().frame_rate is None
+    kind(frame_rate=2.5).save_pretrained(tmp_path)
+    assert kind.from_pretrained(tmp_path).frame_rate == 2.5
+    assert kind.from_pretrained(tmp_path, frame_rate=30).frame_rate == 30
+    for wrong in (0, -1.0, float("inf"), float("nan"), "fast"):
+        with pytest.raises(StrictDataclassError, match="frame_rate"):
+            kind.from_pretrained(tmp_path, frame_rate=wrong)
 
 
 def test_the_callers_sub_configuration_is_not_changed():

@@ -83,6 +83,7 @@ WORKS = {
     "alignment_hidden_size": (12, {}),
     "alignment_layers": ([1], {}),
     "alignment_pairing": ("first", {}),
+    "alignment_causal": (True, {}),
     "alignment_distance": ("euclidean", {}),
     "alignment_eta": (2.0, {}),
     "alignment_delta": (0.5, {}),
@@ -169,13 +170,21 @@ def test_it_has_an_effect(field):
 ALIGNMENT = [name for name in WORKS if name.startswith("alignment_")]
 
 
-@pytest.mark.parametrize("field", [*ALIGNMENT, "label_smoothing", "temporal_module"])
+CAUSAL = "alignment_causal"  # of ILA's own tower: the others attend to all frames
+
+
+@pytest.mark.parametrize(
+    "field", [*(name for name in ALIGNMENT if name != CAUSAL), "label_smoothing", "temporal_module"]
+)
 def test_it_has_an_effect_inside_timesformer(field):
     value, beside = {**WORKS, "temporal_module": ("none", {})}[field]
     assert trace("timesformer", **beside) != trace("timesformer", **beside, **{field: value})
 
 
-@pytest.mark.parametrize("field", [*OF_A_DECODER, *ALIGNMENT, "classifier_dropout", "label_smoothing"])
+@pytest.mark.parametrize(
+    "field",
+    [*OF_A_DECODER, *(name for name in ALIGNMENT if name != CAUSAL), "classifier_dropout", "label_smoothing"],
+)
 def test_it_has_an_effect_on_a_frozen_clip(field):
     """The alignment's also where only the decoder aligns."""
     value, beside = {**WORKS, **OF_A_DECODER}[field]
@@ -194,7 +203,7 @@ def test_the_normalisation_reaches_the_processor():
 
 OTHER_MODULE = {"temporal_module": "ata"}
 LINEAR = {"classification_head": "linear"}
-NO_ROW = ("alignment_layers", "alignment_hidden_size", "alignment_jitter", "alignment_loss_weight")
+NO_ROW = ("alignment_layers", "alignment_hidden_size", "alignment_jitter", "alignment_loss_weight", CAUSAL)
 IDLE = [
     *(("ila", OTHER_MODULE, name, WORKS[name][0]) for name in ALIGNMENT if name not in NO_ROW),
     ("ila", OTHER_MODULE, "alignment_jitter", 0.1),
@@ -203,6 +212,13 @@ IDLE = [
     ("ila", {"alignment_layers": []}, "alignment_pairing", "first"),
     ("ila", {"temporal_module": "none"}, "alignment_layers", [1]),
     ("ila", {"alignment_beta": 0.0}, "alignment_delta", 0.5),
+    ("ila", {"temporal_module": "none"}, CAUSAL, True),
+    ("ila", {"temporal_module": "average"}, CAUSAL, True),
+    *(
+        ("ila", {"temporal_module": module, "alignment_layers": []}, CAUSAL, True)
+        for module in ("ila", "shift", "gta")
+    ),
+    ("frozen clip", {}, CAUSAL, True),
     ("ila", {}, "shift_division", 4),
     ("ila", {"temporal_module": "divided"}, "ata_dealignment", False),
     ("ila", {}, "gta_regions", 5),

@@ -570,7 +570,7 @@ def test_layer_equals_equations_3_and_4():
     model = randomised(IlaVisionModel(tiny_config(alignment_fusion="mi_token").vision_config)).double().eval()
     layer = model.encoder.layers[0]
     z = torch.randn(2, 4, 50, 32, dtype=torch.float64)
-    output, _, _ = layer(z, (7, 7))
+    output, *_ = layer(z, (7, 7))
     tokens = layer.temporal(z, 7, 7).tokens[:, :, -1]
     for video in range(2):
         for frame in range(4):

@@ -16,9 +16,9 @@ import pytest
 
 from support.videos import SHARED, barcode_frame, barcodes, manifest, needs_shared, packet_places, write_video
 from transformers_ila.model import video_decoding_ila
+from transformers_ila.model.video_frames_ila import dense_indices, segment_indices, uniform_indices
 from transformers_ila.model.video_packets_ila import Picture, parse_picture
 from transformers_ila.model.video_reading_ila import ReadLimits, VideoDecodingError, check_video, read_video
-from transformers_ila.model.video_sampling_ila import dense_indices, segment_indices, uniform_indices
 
 
 RULES = {

@@ -13,9 +13,9 @@ from PIL import Image
 from transformers import CLIPImageProcessor, SiglipImageProcessor
 
 from support.videos import SHARED, barcode_frame, barcodes, write_video
+from transformers_ila.model.video_frames_ila import INDEX_RULES, dense_indices, segment_indices, uniform_indices
 from transformers_ila.model.video_processing_ila import IlaVideoProcessor
 from transformers_ila.model.video_reading_ila import VideoDecodingError, read_video
-from transformers_ila.model.video_sampling_ila import INDEX_RULES, dense_indices, segment_indices, uniform_indices
 
 
 RAW = {  # frames come out as they went in: barcodes stay readable

@@ -41,6 +41,7 @@ from support.videos import (
     write_video,
 )
 from transformers_ila.model import video_container_ila, video_urls_ila
+from transformers_ila.model.video_frames_ila import segment_indices
 from transformers_ila.model.video_processing_ila import IlaVideoProcessor
 from transformers_ila.model.video_reading_ila import (
     ReadLimits,
@@ -49,7 +50,6 @@ from transformers_ila.model.video_reading_ila import (
     list_frames,
     read_video,
 )
-from transformers_ila.model.video_sampling_ila import segment_indices
 from transformers_ila.model.video_urls_ila import is_public, redact
 
 

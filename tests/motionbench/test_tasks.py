@@ -17,10 +17,10 @@ from transformers_ila.motionbench.tasks import (
     SPLITS,
     TASKS,
     Scene,
-    _ground,
     bench_labels,
     bench_video,
     bench_videos,
+    draw_ground,
     write_bench,
 )
 from transformers_ila.video_writing import write_mp4
@@ -106,7 +106,7 @@ def test_splits_share_no_waves():
     found = {}
     for split in SPLITS:
         scene = Scene([], textured=True)
-        grounds = [_ground(scene, split, np.random.default_rng(seed), side=32)[0] for seed in range(40)]
+        grounds = [draw_ground(scene, split, np.random.default_rng(seed), side=32)[0] for seed in range(40)]
         pictures = np.stack(grounds).mean(-1)
         spectrum = np.abs(np.fft.rfft2(pictures - pictures.mean((1, 2), keepdims=True))).max(0)
         down, across = np.nonzero(spectrum > 1e-6 * spectrum.max())

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from support import paths
-from transformers_ila.model.video_sampling_ila import segment_indices
+from transformers_ila.model.video_frames_ila import segment_indices
 
 
 SHARED = paths.SHARED / "videos"

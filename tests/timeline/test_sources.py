@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from support.streams import Unseekable, encoded, piped
+from support.arriving import Unseekable, encoded, piped
 from support.videos import SHARED, barcode_frame, barcodes, needs_shared, packet_places, write_video
 from transformers_ila.model.video_reading_ila import ReadLimits, VideoDecodingError, read_video
 from transformers_ila.timeline import sources

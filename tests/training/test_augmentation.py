@@ -20,7 +20,7 @@ from torchvision.transforms.v2 import functional as tvF
 from support.tiny_models import tiny_config
 from transformers_ila import IlaForVideoClassification, IlaVideoProcessor, read_video
 from transformers_ila.data.class_names import class_names
-from transformers_ila.model.video_sampling_ila import segment_indices
+from transformers_ila.model.video_frames_ila import segment_indices
 from transformers_ila.motionbench.tasks import MOTIONS, write_folder
 from transformers_ila.training.augmentation import (
     RAND_AUGMENT,

@@ -13,11 +13,12 @@ from transformers import set_seed
 
 from support.tiny_models import tiny_config
 from transformers_ila import IlaForVideoClassification, IlaVideoProcessor
+from transformers_ila.data.annotations import read_annotations
 from transformers_ila.data.class_indices import name_of
 from transformers_ila.motionbench.tasks import write_folder
 from transformers_ila.training.arguments import IlaTrainingArguments
 from transformers_ila.training.augmentation import ClipAugmentation
-from transformers_ila.training.clips import ClipCollator
+from transformers_ila.training.clips import ClipCollator, TrainingClips
 from transformers_ila.training.shard_clips import RowClips, ShardClips
 from transformers_ila.training.trainer import IlaTrainer
 
@@ -50,6 +51,13 @@ def seeds(data, workers=0):
     batches = list(DataLoader(data, 2, num_workers=workers, collate_fn=list))
     assert all(len(batch) == 2 for batch in batches)
     return [item["clip_seed"] for batch in batches for item in batch]
+
+
+def test_a_stream_tells_its_frame_rate_and_is_read_from_its_beginning_after_that(shards):
+    data = streamed(shards)
+    expected = TrainingClips(read_annotations(f"{shards}/videos"), data.clips.processor, augment=data.clips.augment)
+    assert data.frame_rate() == expected.frame_rate() > 0
+    assert seeds(data) == seeds(streamed(shards))
 
 
 def test_an_epoch_has_whole_batches_and_its_own_order(shards):

@@ -43,6 +43,7 @@ from transformers_ila.training.trainer import (
 from transformers_ila.training.unreadable import REPORT, UnreadableVideos
 
 
+FRAME_RATE = 8 * 3 / 4  # of frames 0, 1, 3 and 4 of six, 8 a second
 ACCUMULATION_TOLERANCE = 1e-6  # float32 sums in another order
 
 
@@ -181,6 +182,34 @@ def test_a_step_marks_the_model_as_trained(run):
     for mark in marks:
         mark.on_step_end(None, None, None, model=model)
     assert not model.untrained() and model.config.untrained_weights is None
+
+
+def test_the_clips_frame_rate_is_kept_in_what_is_saved(run, tmp_path):
+    trainer, folder = run
+    assert trainer.model.config.frame_rate == pytest.approx(FRAME_RATE)
+    checkpoint = next(folder.glob("checkpoint-*"))
+    assert IlaForVideoClassification.from_pretrained(checkpoint).config.frame_rate == pytest.approx(FRAME_RATE)
+
+
+def test_a_given_frame_rate_stays_and_a_stored_one_is_measured_anew(videos, processor, tmp_path, caplog):
+    def trained(model, data=None):
+        trainer = trainer_for(tmp_path / "run", videos, processor, model=model)
+        trainer.train_dataset = trainer.train_dataset if data is None else data
+        trainer._keep_frame_rate()
+        return trainer.model.config.frame_rate
+
+    assert trained(tiny_model(frame_rate=30)) == 30
+    tiny_model(frame_rate=30).save_pretrained(tmp_path / "trained")
+    load = IlaForVideoClassification.from_pretrained
+    assert trained(load(tmp_path / "trained")) == pytest.approx(FRAME_RATE)
+    assert trained(load(tmp_path / "trained", frame_rate=30)) == 30
+    assert trained(load(tmp_path / "trained", frame_rate=5.5)) == 5.5
+    assert trained(load(tmp_path / "trained", config=tiny_model(frame_rate=7).config)) == 7
+    assert trained(load(tmp_path / "trained"), data=[]) == 30 and "`frame_rate` stays 30" in caplog.text
+    assert trained(load(tmp_path / "trained"), data=ConcatDataset([VideoFolder(videos.pairs(), processor)])) == (
+        pytest.approx(FRAME_RATE)
+    )
+    assert trained(tiny_model(), data=[]) is None
 
 
 def test_mixing_is_for_training_only(run):

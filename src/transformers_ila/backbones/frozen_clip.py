@@ -53,6 +53,7 @@ FROZEN_USES = (
         lambda vision: False,
         "another model: the decoder stands in place of the frame integration",
     ),
+    Use(("alignment_causal",), lambda vision: False, "another model: the decoder attends to all frames"),
 )
 
 
@@ -257,7 +258,7 @@ class FrozenClipDecoderLayer(nn.Module):
         loss = None
         if self.alignment is not None:
             side = math.isqrt(features.shape[2] - 1)
-            _, memory, loss, _ = self.alignment(memory, side, side)
+            _, memory, loss, *_ = self.alignment(memory, side, side)
         memory = self.memory_norm(memory).flatten(1, 2)  # (B, T * (L or more), D)
         query = query + self.attention(self.query_norm(query), memory, memory, need_weights=False)[0]
         return query + self.mlp(self.mlp_norm(query)), loss

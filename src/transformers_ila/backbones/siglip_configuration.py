@@ -43,6 +43,7 @@ class SiglipVideoConfig(PreTrainedConfig):
         problem_type: "multi_label_classification", whose scores are sigmoids as SigLIP learned them, or
             "single_label_classification" for a softmax over the classes.
         label_smoothing: of the cross-entropy.
+        frame_rate: as in `IlaConfig`.
 
     Raises:
         StrictDataclassFieldValidationError, StrictDataclassClassValidationError: on a value that is not allowed,
@@ -65,6 +66,7 @@ class SiglipVideoConfig(PreTrainedConfig):
     num_frames: int = 8
     label_templates: list[str] | tuple[str, ...] | None = None
     label_smoothing: float | int = 0.0
+    frame_rate: float | int | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         refuse_unknown(type(self), kwargs, TOWER_KINDS)
@@ -102,6 +104,7 @@ class SiglipVideoConfig(PreTrainedConfig):
 
     class_names = IlaConfig.class_names
     validate_labels = IlaConfig.validate_labels
+    validate_frame_rate = IlaConfig.validate_frame_rate
 
     @property
     def projection_dim(self) -> int:

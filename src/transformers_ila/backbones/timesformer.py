@@ -70,7 +70,7 @@ class AlignedTimesformerConfig(TimesformerConfig):
             attention over time, as in the ATA paper's Tables 5 and 7.
         alignment_fusion: "mi_token", "add", "concat" or "interaction", as in `IlaVisionConfig`.
         alignment_*: all others as in `IlaVisionConfig`.
-        alignment_loss_weight, label_smoothing, untrained_weights: as in `IlaConfig`.
+        alignment_loss_weight, label_smoothing, frame_rate, untrained_weights: as in `IlaConfig`.
 
     Raises:
         StrictDataclassFieldValidationError, StrictDataclassClassValidationError: on a value that is not allowed,
@@ -98,6 +98,7 @@ class AlignedTimesformerConfig(TimesformerConfig):
     alignment_jitter: float | int = 0.2
     alignment_loss_weight: float | int = 1.0
     label_smoothing: float | int = 0.0
+    frame_rate: float | int | None = None
     untrained_weights: list[str] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -129,6 +130,7 @@ class AlignedTimesformerConfig(TimesformerConfig):
 
     class_names = IlaConfig.class_names
     validate_labels = IlaConfig.validate_labels
+    validate_frame_rate = IlaConfig.validate_frame_rate
 
     @property
     def projection_dim(self) -> int:
@@ -203,7 +205,7 @@ class AlignedTimesformerLayer(TimesformerLayer):
         patches = patches.unflatten(1, (-1, num_frames)).transpose(1, 2)  # (B, T, N, D)
         patches = self.over_time(patches)
         frames = torch.cat([class_token[:, None].expand(-1, num_frames, -1, -1), patches], dim=2)  # (B, T, L, D)
-        frames, tokens, loss, points = self.align(frames)
+        frames, tokens, loss, points, _ = self.align(frames)
         attended, *attentions = self.attention(self.layernorm_before(tokens).flatten(0, 1), output_attentions)
         attended = self.drop_path(attended)[:, : frames.shape[2]].unflatten(0, frames.shape[:2])  # (B, T, L, D)
         class_token = class_token + attended[:, :, 0].mean(1, keepdim=True)  # of its copies

@@ -198,6 +198,7 @@ def train(args: DemoOptions, labels: list[str], training: list, evaluation: list
         processing_class=processor,
         compute_metrics=accuracy,
     )
+    model.config.frame_rate = training_set.frame_rate()
     trainer.train()
     metrics = trainer.evaluate()
     folder = Path(args.output) / "model"

@@ -36,7 +36,7 @@ from ..model.video_processing_ila import IlaVideoProcessor
 from ..model.video_urls_ila import redact
 from ..stores.addresses import is_address
 from .videos import VideoArguments
-from .words import WordsArguments, is_plain, open_model, read_words
+from .words import WordsArguments, open_model, read_words, require_words
 
 
 EXAMPLES = (
@@ -85,11 +85,7 @@ class PredictArguments(WordsArguments, VideoArguments, LabelOptions):
 def run(args: PredictArguments) -> int:
     """Label the videos, and print or write the results; return 1 if a video could not be read, 130 after Ctrl-C."""
     rank = rank_from_environment()
-    if args.labels is None and is_plain(args.model):
-        raise ValueError(
-            f"{args.model!r} is a CLIP or SigLIP, which was trained on no classes: say by --labels which words it "
-            'chooses among, such as --labels "juggling, waving", or a file with one a line.'
-        )
+    require_words(args.model, args.labels)
     names = None if args.labels is None else read_words(args.labels)
     if args.engine == "ray":
         return _on_ray(args, names, rank)

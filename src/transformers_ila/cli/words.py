@@ -112,6 +112,24 @@ def gives_sigmoids(source: str | Path) -> bool:
     return config.model_type in SIGMOIDS or config.problem_type == MULTI_LABEL
 
 
+def require_words(source: str, labels: str | None) -> None:
+    """Raise a ValueError where a model knows no classes and no words are given."""
+    if labels is None and is_plain(source):
+        raise ValueError(
+            f"{source!r} is a CLIP or SigLIP, which was trained on no classes: say by --labels which words it "
+            'chooses among, such as --labels "juggling, waving", or a file with one a line.'
+        )
+
+
+def open_words_or_classes(source: str, labels: str | None, templates: str | list[str] | None) -> tuple[Any, Any]:
+    """Open a model for the words of --labels, or for its own classes where none are given, and its processor.
+
+    Errors are those of `require_words`, `read_words` and `open_model`.
+    """
+    require_words(source, labels)
+    return open_model(source, None if labels is None else read_words(labels), templates)[:2]
+
+
 def open_model(source: str, names: list[str] | None, templates: str | list[str] | None) -> tuple[Any, Any, bool]:
     """Open a model for words, or a trained one where none are given.
 

@@ -12,7 +12,8 @@ from transformers.utils import logging
 from ..model.video_processing_ila import IlaVideoProcessor
 from .class_indices import name_of, refuse_two_orders
 from .data_sets import read_class_folders
-from .samples import Labels, classes_of, join_classes, listed_samples
+from .frame_rates import median_frame_rate, spread
+from .samples import Labels, Sample, classes_of, join_classes, listed_samples
 from .text import preview
 
 
@@ -66,6 +67,15 @@ class VideoFolder(Dataset):
         if several:
             raise ValueError(f"A video of a folder has one label; {len(several)} have others, such as {several[0]!r}.")
         self.samples = [(path, found[0]) for (path, _), found in zip(self.samples, labels)]
+
+    def frame_rate(self) -> float | None:
+        """Return how many frames a second the clips have, the median over up to 64 videos; None where none tells.
+
+        `IlaTrainer` keeps it in the model by itself; with another trainer say
+        `model.config.frame_rate = data.frame_rate()`, so that `ila timeline` samples longer videos alike.
+        """
+        videos = [Sample(str(path), (), str(path)) for path, _ in spread(self.samples)]
+        return median_frame_rate(videos, self.processor)
 
     def __len__(self) -> int:
         return len(self.samples)

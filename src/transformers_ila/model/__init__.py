@@ -3,6 +3,7 @@
 from .configuration_ila import IlaConfig, IlaTextConfig, IlaVisionConfig
 from .modeling_ila import IlaForVideoClassification, IlaModel, IlaPreTrainedModel, IlaVisionModel
 from .processing_ila import IlaProcessor
+from .streaming_ila import IlaStreamCache, IlaStreamOutput, why_no_stream
 from .video_processing_ila import IlaVideoProcessor
 from .video_reading_ila import IlaVideoMetadata, ReadLimits, VideoDecodingError, check_video, read_video
 
@@ -13,6 +14,8 @@ __all__ = [
     "IlaModel",
     "IlaPreTrainedModel",
     "IlaProcessor",
+    "IlaStreamCache",
+    "IlaStreamOutput",
     "IlaTextConfig",
     "IlaVideoMetadata",
     "IlaVideoProcessor",
@@ -22,4 +25,5 @@ __all__ = [
     "VideoDecodingError",
     "check_video",
     "read_video",
+    "why_no_stream",
 ]

@@ -25,9 +25,11 @@ from .numerics_ila import at_least_float32, frozen_batch_statistics, is_recomput
 from .pairs_ila import (
     ConvNorm,
     GroupedLinear,
+    Past,
     _conv3x3,
     average_pair_features,
     average_pairs_to_frames,
+    causal_interaction,
     concat_pair_features,
     interaction_module,
     masked_average_pool,
@@ -159,6 +161,26 @@ class PointPredictor(nn.Module):
         shape = (patches.shape[0], patches.shape[1] - 1)
         return features.unflatten(0, shape), points.unflatten(0, shape)
 
+    def causal(
+        self, patches: torch.Tensor, height: int, width: int, pairing: str, past: Past
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Predict as `forward` does for T causal pairs, of which the first frame forms one with itself.
+
+        Returns:
+            Features (B, T, C, h, w), points (B, T, 2, 2), and what a stream keeps, (B, 1, h, w, C').
+        """
+        with frozen_batch_statistics(self) if self.training and is_recomputing() else nullcontext():
+            frames = patches.unflatten(2, (height, width))
+            features, kept = causal_interaction(self.interaction, frames, pairing, past)
+            points = self.point_head(features)
+        shape = patches.shape[:2]
+        return features.unflatten(0, shape), points.unflatten(0, shape), kept
+
+    def kept(self, patches: torch.Tensor, height: int, width: int) -> torch.Tensor:
+        """Return what a stream keeps of its patches so far, (B, T, N, D), for frames to come: (B, 1, h, w, C')."""
+        first: Any = self.interaction[0]
+        return first.convolution.kept_half(patches.unflatten(2, (height, width)), self.config.alignment_pairing)
+
     def masks(self, points: torch.Tensor, height: int, width: int) -> torch.Tensor:
         """Compute Eq. 6 as configured: (B, T-1, 2, 2) -> (B, T-1, 2, h, w). Jitter acts in training mode only."""
         config = self.config
@@ -195,13 +217,14 @@ class ImplicitAlignment(TemporalModule):
     The class token stays unchanged. A role that a frame has in no pair gives 0; a role that it has in many pairs
     ("first", "middle") gives their mean.
 
-    With `alignment_causal` frame t depends on no later frame, so that a tower can go on with a stream. The first frame
-    is paired with itself, every frame takes what it has as the current frame of its pair, and "interaction" adds that
-    half of the features only:
+    With `alignment_causal` frame t depends on no later frame, so that a tower can go on with a stream. Every frame is
+    the current one of one pair, (t, t-1) or with `alignment_pairing` "first" (t, 1), and frame 1 that of (1, 1). It
+    takes points, masks and aligned features as the current frame, and "interaction" adds that half of the features:
 
         x' = x + [0, I [F of its pair as current]]        with I: C/2 x D
 
-    A single frame is then its own pair. The loss and the points are those of the T-1 pairs of different frames.
+    A single frame is its own pair. The loss, its points and masks are those of the T-1 pairs of different frames;
+    batch norms see all T. "mi_token", "add" and "concat" without `alignment_causal` look ahead from frame 1 alone.
 
     O(T h w k^2 d), and for "concat" the spatial attention of twice as many tokens. On B/32 with 8 frames plain frames
     cost 37.5 GMACs and 97.7 M parameters; "mi_token" adds 1.8 G and 6.2 M, "add" 1.6 G, "interaction" 2.3 G and 7.4 M,
@@ -217,17 +240,25 @@ class ImplicitAlignment(TemporalModule):
             channels = self.pairs.channels // 2 if self.causal else self.pairs.channels
             self.interaction_skip = ZeroLinear(channels, config.hidden_size)
 
-    def forward(self, hidden_states: torch.Tensor, height: int, width: int, **kwargs: Any) -> TemporalOutput:
-        """Align the frames of `hidden_states` (B, T, L, D), class token first, with height * width = L - 1."""
-        if hidden_states.shape[1] == 1 and not self.causal:
+    def forward(
+        self, hidden_states: torch.Tensor, height: int, width: int, past: Past | None = None, **kwargs: Any
+    ) -> TemporalOutput:
+        """Align the frames of `hidden_states` (B, T, L, D), class token first, with height * width = L - 1.
+
+        past: where they go on with a stream: what it keeps. There is no loss then.
+        """
+        if hidden_states.shape[1] == 1 and not self.causal and past is None:
             return TemporalOutput(hidden_states, hidden_states)
         patches = hidden_states[:, :, 1:].contiguous()  # (B, T, N, D); one copy for all that needs it so
         compared = self.pairs_norm(patches) if self.fusion == "interaction" else patches
-        if self.causal:
-            return self._causal(hidden_states, patches, compared, height, width)
+        if self.causal or (past is not None and past.kept is not None):
+            return self._causal(hidden_states, patches, compared, height, width, past)
         features, points = self.pairs(compared, height, width)
         masks = self.pairs.masks(points, height, width)
         pooled = masked_average_pool(masks, patches, self.pairing)
+        loss = alignment_loss(pooled) if past is None else None
+        # a stream begins, in which its first frame alone looks ahead
+        kept = None if past is None else self.pairs.kept(compared, height, width)
         if self.fusion == "interaction":
             moved = patches + self.interaction_skip(concat_pair_features(features, self.pairing))
             token = pairs_to_frames(pooled, self.pairing)
@@ -237,39 +268,41 @@ class ImplicitAlignment(TemporalModule):
             token = pairs_to_frames(pooled, self.pairing)
             tokens = torch.cat([hidden_states, token[:, :, None]], dim=2)  # (B, T, L+1, D)
         else:
-            own = pairs_to_frames(masks, self.pairing).flatten(-2)  # (B, T, N)
-            aligned = own[..., None].to(patches.dtype) * patches  # Eq. 7
-            if self.fusion == "concat":
-                tokens = torch.cat([hidden_states, aligned], dim=2)  # (B, T, L+N, D)
-            else:
-                tokens = torch.cat([hidden_states[:, :, :1], patches + aligned], dim=2)
-        return TemporalOutput(hidden_states, tokens, alignment_loss(pooled), points)
+            tokens = self._aligned_tokens(hidden_states, patches, pairs_to_frames(masks, self.pairing))
+        return TemporalOutput(hidden_states, tokens, loss, points, kept)
 
     def _causal(
-        self, hidden_states: torch.Tensor, patches: torch.Tensor, compared: torch.Tensor, height: int, width: int
+        self,
+        hidden_states: torch.Tensor,
+        patches: torch.Tensor,
+        compared: torch.Tensor,
+        height: int,
+        width: int,
+        past: Past | None,
     ) -> TemporalOutput:
         """Align each frame with an earlier one, the first with itself: (B, T, L, D), and (B, T, N, D) twice."""
-        features, points = self.pairs(_behind_itself(compared), height, width)  # T pairs
+        features, points, kept = self.pairs.causal(compared, height, width, self.pairing, past or Past())  # T pairs
         masks = self.pairs.masks(points, height, width)
-        pooled = masked_average_pool(masks, _behind_itself(patches), self.pairing)  # (B, T, 2, D)
-        loss = alignment_loss(pooled[:, 1:]) if patches.shape[1] > 1 else None
+        loss = None
+        if past is None and patches.shape[1] > 1:
+            loss = alignment_loss(masked_average_pool(masks[:, 1:], patches, self.pairing))
+        own = masks[:, :, 1]  # (B, T, h, w)
         if self.fusion == "interaction":
             moved = patches + self.interaction_skip(features.flatten(-2).mT.chunk(2, dim=-1)[1])
             hidden_states = torch.cat([hidden_states[:, :, :1], moved], dim=2)
         if self.fusion in ("interaction", "mi_token"):
-            tokens = torch.cat([hidden_states, pooled[:, :, 1:]], dim=2)  # (B, T, L+1, D)
+            weights = own.flatten(-2).to(patches.dtype) / patches.shape[2]
+            tokens = torch.cat([hidden_states, weights[:, :, None] @ patches], dim=2)  # (B, T, L+1, D); Eq. 7, 3a
         else:
-            aligned = masks[:, :, 1].flatten(-2)[..., None].to(patches.dtype) * patches  # Eq. 7
-            if self.fusion == "concat":
-                tokens = torch.cat([hidden_states, aligned], dim=2)  # (B, T, L+N, D)
-            else:
-                tokens = torch.cat([hidden_states[:, :, :1], patches + aligned], dim=2)
-        return TemporalOutput(hidden_states, tokens, loss, points[:, 1:])
+            tokens = self._aligned_tokens(hidden_states, patches, own)
+        return TemporalOutput(hidden_states, tokens, loss, points[:, 1:], kept)
 
-
-def _behind_itself(frames: torch.Tensor) -> torch.Tensor:
-    """Put the first frame before itself, as its own predecessor: (B, T, ...) -> (B, T + 1, ...)."""
-    return torch.cat([frames[:, :1], frames], dim=1)
+    def _aligned_tokens(self, hidden_states: torch.Tensor, patches: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
+        """Add the weighted patches, or append them: (B, T, L, D), (B, T, N, D), masks (B, T, h, w) -> tokens."""
+        aligned = own.flatten(-2)[..., None].to(patches.dtype) * patches  # Eq. 7
+        if self.fusion == "concat":
+            return torch.cat([hidden_states, aligned], dim=2)  # (B, T, L+N, D)
+        return torch.cat([hidden_states[:, :, :1], patches + aligned], dim=2)
 
 
 class TemporalConv(nn.Conv3d):

@@ -39,6 +39,7 @@ from .validation_ila import (
     require_activation,
     require_classification,
     require_effects,
+    require_frame_rate,
     require_sizes,
     require_templates,
     require_tower,
@@ -436,6 +437,9 @@ class IlaConfig(CLIPConfig):
         label_smoothing: of the classification loss, in training mode. Not `TrainingArguments.label_smoothing_factor`,
             which computes a loss of its own without the alignment loss.
         initializer_range: standard deviation of new weights without a rule of their own.
+        frame_rate: frames a second between the frames of a training clip, the median over the training videos; `None`
+            where it is not known. Training measures it, unless it is given; it changes no logits, and says at which
+            rate a longer video or a stream is to be sampled.
         weights_origin: "official_release" where the weights are, or began as, a published checkpoint's, for which
             nobody granted a licence; it travels with them, and their cards say so.
         untrained_weights: names of the weights that were drawn at random and not trained since, `None` for none, when
@@ -488,6 +492,7 @@ class IlaConfig(CLIPConfig):
     alignment_loss_weight: float | int = 1.0
     label_smoothing: float | int = 0.0
     initializer_range: float = 0.02
+    frame_rate: float | int | None = None
     weights_origin: Literal["official_release"] | None = None
     untrained_weights: list[str] | None = None
 
@@ -621,6 +626,10 @@ class IlaConfig(CLIPConfig):
     def validate_sizes(self) -> None:
         """Raise a ValueError for a size that is not allowed."""
         require_sizes({**vars(self), "num_labels": self.num_labels})
+
+    def validate_frame_rate(self) -> None:
+        """Raise a ValueError for a `frame_rate` that is no number of frames a second."""
+        require_frame_rate(self.frame_rate)
 
     def validate_labels(self) -> None:
         """Raise a ValueError unless `id2label` and `label2id` say one list of class names, numbered from 0."""

@@ -7,6 +7,7 @@ Shapes are named as in `modeling_ila.py`, and `R` registers, which `L` does not 
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -22,7 +23,8 @@ from transformers.utils import TransformersKwargs
 
 from .alignment_ila import ImplicitAlignment, PointPredictor, ResidualAlignment
 from .configuration_ila import IlaVisionConfig
-from .temporal_ila import TEMPORAL_MODULES, TemporalModule, TemporalOutput
+from .pairs_ila import Past
+from .temporal_ila import HAS_FRAME_WEIGHTS, TEMPORAL_MODULES, TemporalModule, TemporalOutput
 
 
 # -- what enters the layers -------------------------------------------------------------------------------------------
@@ -104,6 +106,46 @@ class PatchProjection(HeldWeight):
         return patches @ self.weight
 
 
+def check_pixel_values(
+    pixel_values: torch.Tensor,
+    config: IlaVisionConfig,
+    *,
+    any_size: bool = False,
+    any_frames: bool = False,
+    views: bool = False,
+) -> None:
+    """Check videos before they are encoded.
+
+    Raises:
+        ValueError: unless the shape is (B, T, C, H, W) as configured, or with `views` (B, V, T, C, H, W), and the
+            numbers are normalised ones, which no integers are. CLIP alone, which knows no time, takes any T; so does
+            everything with `any_frames` that has no weights for each frame.
+    """
+    frames, channels, size = config.num_frames, config.num_channels, config.image_size
+    shape = tuple(pixel_values.shape) if isinstance(pixel_values, torch.Tensor) else None
+    if any_frames and config.temporal_module in HAS_FRAME_WEIGHTS and config.temporal_layers:
+        raise ValueError(
+            f'`any_num_frames` is True; allowed: False, as temporal_module="{config.temporal_module}" has weights for '
+            f"each of {frames} frames. Another number: `from_pretrained(..., num_frames=...)`."
+        )
+    any_frames |= config.temporal_module == "none" and config.normalize_frames
+    if any_frames and shape is not None and len(shape) == 5 + views:
+        frames = max(shape[-4], 1)
+    if shape is not None and len(shape) == 5 + views and shape[-4:-2] == (frames, channels):
+        if shape[-2:] == (size, size) or any_size:
+            if pixel_values.is_floating_point():
+                return
+            raise ValueError(f"`pixel_values` must be normalised by the processor, got {pixel_values.dtype}.")
+    several = "with several views (videos, views, ...), " if views or shape is None or len(shape) != 5 else ""
+    raise ValueError(
+        "`pixel_values` must be (videos, frames, channels, height, width) = "
+        f"(any, {frames}, {channels}, {size}, {size}), {several}"
+        f"got {type(pixel_values).__name__ if shape is None else shape}. Another number of frames or image size: "
+        "`from_pretrained(..., num_frames=..., image_size=...)`. Any number, of the tower alone: "
+        "`vision_model(..., any_num_frames=True)`; frame after frame: `push`."
+    )
+
+
 # -- layers -----------------------------------------------------------------------------------------------------------
 
 
@@ -178,23 +220,29 @@ class IlaEncoderLayer(CLIPEncoderLayer):
         self.drop_path = StochasticDepth(config.drop_path_of(layer_index), mode="row")
 
     def forward(
-        self, hidden_states: torch.Tensor, grid: tuple[int, int], **kwargs: Unpack[TransformersKwargs]
-    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-        """Map (B, T, L + R, D), with the grid (h, w), to hidden states of that shape, alignment loss and points.
+        self,
+        hidden_states: torch.Tensor,
+        grid: tuple[int, int],
+        past: Past | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
+        """Map (B, T, L + R, D), with the grid (h, w), to hidden states of that shape, loss, points and what is kept.
 
-        The loss, a scalar, and the points, (B, T-1, 2, 2), are None for layers without an alignment.
+        The alignment's loss, a scalar, and points, (B, T-1, 2, 2), are None for layers without one. `past` is what a
+        stream keeps in this layer, which the last result replaces.
         """
         batch_size, num_frames, num_tokens, _ = hidden_states.shape
-        tokens, loss, points = hidden_states, None, None
+        tokens, loss, points, kept = hidden_states, None, None, None
         if self.temporal is not None:
-            hidden_states, tokens, loss, points = self._before_attention(hidden_states, grid, **kwargs)
+            of_module: Any = kwargs if past is None else {**kwargs, "past": past}
+            hidden_states, tokens, loss, points, kept = self._before_attention(hidden_states, grid, **of_module)
         attended, _ = self.self_attn(self.layer_norm1(tokens).flatten(0, 1), **kwargs)  # Eq. 3b
         attended = attended.reshape(batch_size, num_frames, -1, attended.shape[-1])
         hidden_states = hidden_states + self.drop_path(attended[:, :, :num_tokens])  # the module's tokens are dropped
         if self.temporal is not None:
             hidden_states = self._after_attention(hidden_states)
         hidden_states = hidden_states + self.drop_path(self.mlp(self.layer_norm2(hidden_states)))  # Eq. 4
-        return hidden_states, loss, points
+        return hidden_states, loss, points, kept
 
     def _before_attention(
         self, hidden_states: torch.Tensor, grid: tuple[int, int], **kwargs: Unpack[TransformersKwargs]
@@ -232,18 +280,31 @@ class IlaVisionEncoder(nn.Module):
         self.gradient_checkpointing = False
 
     def forward(
-        self, hidden_states: torch.Tensor, grid: tuple[int, int], **kwargs: Unpack[TransformersKwargs]
-    ) -> tuple[torch.Tensor, list[torch.Tensor], list[tuple[PointPredictor, torch.Tensor]]]:
-        """Map (B, T, L + R, D) to hidden states alike, and the aligning layers' losses, predictors and points."""
+        self,
+        hidden_states: torch.Tensor,
+        grid: tuple[int, int],
+        past: Sequence[Past] | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple[
+        torch.Tensor, list[torch.Tensor], list[tuple[PointPredictor, torch.Tensor]], list[torch.Tensor | None] | None
+    ]:
+        """Map (B, T, L + R, D) to hidden states alike, and the aligning layers' losses, predictors and points.
+
+        With `past`, what a stream keeps in each layer, the last result is what it keeps now; without it is None.
+        """
         losses: list[torch.Tensor] = []
         alignments: list[tuple[PointPredictor, torch.Tensor]] = []
-        for layer in self.layers:
-            hidden_states, loss, points = layer(hidden_states, grid, **kwargs)
+        kept: list[torch.Tensor | None] = []
+        for index, layer in enumerate(self.layers):
+            of_layer = None if past is None else past[index]
+            hidden_states, loss, points, kept_here = layer(hidden_states, grid, past=of_layer, **kwargs)
+            if past is not None:
+                kept.append(kept_here)
             if loss is not None:
                 losses.append(loss)
                 aligning: Any = layer.temporal
                 alignments.append((aligning.pairs, points))
-        return hidden_states, losses, alignments
+        return hidden_states, losses, alignments, None if past is None else kept
 
 
 # -- other sizes ------------------------------------------------------------------------------------------------------

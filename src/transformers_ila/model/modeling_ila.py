@@ -43,11 +43,13 @@ from .class_features_ila import (
 )
 from .class_names_ila import LABEL_FIELDS, check_labels, explicit_class_names, names_of, row_order, settle_label_fields
 from .configuration_ila import IlaConfig, IlaVisionConfig, zero_shot_arguments
-from .layers_ila import FramePositions, IlaVisionEmbeddings, IlaVisionEncoder, PatchProjection
+from .layers_ila import FramePositions, IlaVisionEmbeddings, IlaVisionEncoder, PatchProjection, check_pixel_values
 from .loading_ila import HUB_KWARGS
 from .named_classes_ila import NamedClasses, refuse_other_classes
 from .numerics_ila import at_least_float32
+from .pairs_ila import Past
 from .pretrained_ila import IlaOutput, IlaPreTrainedModel, IlaVideoClassifierOutput, IlaVisionModelOutput, Projection
+from .streaming_ila import StreamingModel, StreamingTower
 from .targets_ila import target_loss
 from .temporal_ila import HAS_FRAME_POSITIONS, NEW_IN_TOWER
 from .validation_ila import MULTI_LABEL, require_classification
@@ -60,7 +62,7 @@ logger = logging.get_logger(__name__)
 UPLOAD_ARGUMENTS = ("push_to_hub", "repo_id", "commit_message", "token", "private", "create_pr", "revision")
 
 
-class IlaVisionModel(IlaPreTrainedModel):
+class IlaVisionModel(StreamingTower, IlaPreTrainedModel):
     """Encode videos by CLIP's vision tower, with the temporal module of `config.temporal_module` in its layers."""
 
     config: IlaVisionConfig
@@ -91,6 +93,8 @@ class IlaVisionModel(IlaPreTrainedModel):
         pixel_values: torch.Tensor,
         interpolate_pos_encoding: bool = False,
         output_alignment: bool = False,
+        any_num_frames: bool = False,
+        past: Sequence[Past] | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> IlaVisionModelOutput:
         """Encode videos: (B, T, C, H, W) -> `last_hidden_state` (B, T, L, D), `pooler_output` (B, T, D).
@@ -99,11 +103,16 @@ class IlaVisionModel(IlaPreTrainedModel):
             pixel_values: (B, T, C, H, W) with T = `config.num_frames` and H = W = `config.image_size`.
             interpolate_pos_encoding: take any H and W.
             output_alignment: return `interactive_points` and `alignment_masks`.
+            any_num_frames: take any T. What a stream gives (`push`) equals what one call gives of all its frames.
+            past: what a stream keeps in each layer (`streaming_ila.py`); `kept` of the output replaces it.
 
         Raises:
-            ValueError: on another rank, number of frames, channels or size.
+            ValueError: on another rank, number of frames, channels or size, and with `any_num_frames` for temporal
+                modules that have weights for each frame.
         """
-        check_pixel_values(pixel_values, self.config, any_size=interpolate_pos_encoding)
+        check_pixel_values(
+            pixel_values, self.config, any_size=interpolate_pos_encoding, any_frames=any_num_frames or past is not None
+        )
         batch_size, num_frames, _, height, width = pixel_values.shape
         grid = (height // self.config.patch_size, width // self.config.patch_size)
         hidden_states = self.embeddings(pixel_values.flatten(0, 1), interpolate_pos_encoding=interpolate_pos_encoding)
@@ -111,7 +120,7 @@ class IlaVisionModel(IlaPreTrainedModel):
         if hasattr(self, "time_embedding"):
             hidden_states = self.time_embedding(hidden_states)
         hidden_states = self.pre_layrnorm(hidden_states)
-        hidden_states, losses, alignments = self.encoder(hidden_states, grid, **kwargs)
+        hidden_states, losses, alignments, kept = self.encoder(hidden_states, grid, past=past, **kwargs)
         if self.config.num_register_tokens:
             hidden_states = hidden_states[:, :, : -self.config.num_register_tokens]
         normed = self.post_layernorm(hidden_states[:, :, :1] if self.config.pre_layer_norm else hidden_states)
@@ -119,38 +128,12 @@ class IlaVisionModel(IlaPreTrainedModel):
             last_hidden_state=hidden_states if self.config.pre_layer_norm else normed,
             pooler_output=normed[:, :, 0],  # (B, T, D)
             alignment_loss=torch.stack(losses).sum() if losses else None,
+            kept=None if kept is None else tuple(kept),
         )
         if output_alignment:
             output.interactive_points = tuple(points for _, points in alignments)
             output.alignment_masks = tuple(pairs.masks(points, *grid) for pairs, points in alignments)
         return output
-
-
-def check_pixel_values(
-    pixel_values: torch.Tensor, config: IlaVisionConfig, *, any_size: bool = False, views: bool = False
-) -> None:
-    """Check videos before they are encoded.
-
-    Raises:
-        ValueError: unless the shape is (B, T, C, H, W) as configured, or with `views` (B, V, T, C, H, W), and the
-            numbers are normalised ones, which no integers are. CLIP alone, which knows no time, takes any T.
-    """
-    frames, channels, size = config.num_frames, config.num_channels, config.image_size
-    shape = tuple(pixel_values.shape) if isinstance(pixel_values, torch.Tensor) else None
-    if config.temporal_module == "none" and config.normalize_frames and shape is not None and len(shape) == 5 + views:
-        frames = max(shape[-4], 1)
-    if shape is not None and len(shape) == 5 + views and shape[-4:-2] == (frames, channels):
-        if shape[-2:] == (size, size) or any_size:
-            if pixel_values.is_floating_point():
-                return
-            raise ValueError(f"`pixel_values` must be normalised by the processor, got {pixel_values.dtype}.")
-    several = "with several views (videos, views, ...), " if views or shape is None or len(shape) != 5 else ""
-    raise ValueError(
-        "`pixel_values` must be (videos, frames, channels, height, width) = "
-        f"(any, {frames}, {channels}, {size}, {size}), {several}"
-        f"got {type(pixel_values).__name__ if shape is None else shape}. Another number of frames or image size: "
-        "`from_pretrained(..., num_frames=..., image_size=...)`."
-    )
 
 
 def frame_integration(config: IlaConfig) -> XCLIPMultiframeIntegrationTransformer | None:
@@ -198,7 +181,7 @@ def _default_heads(width: int) -> int:
     return width // 64 if width % 64 == 0 else 1
 
 
-class IlaModel(IlaPreTrainedModel):
+class IlaModel(StreamingModel, IlaPreTrainedModel):
     """Compare videos and texts: both towers, and the cosines of their features.
 
     There is no text tower with `classification_head="linear"`, and none where it was merged into its class features.
@@ -262,15 +245,18 @@ class IlaModel(IlaPreTrainedModel):
         )
         frames = self.visual_projection(outputs.pooler_output)  # (B, T, E)
         outputs.frame_embeds = F.normalize(frames, dim=-1) if normalize else frames
-        if self.mit is not None:
-            outputs.pooler_output = self.mit(frames).pooler_output
-        elif self.config.vision_config.normalize_frames:
-            outputs.pooler_output = F.normalize(F.normalize(frames, dim=-1).mean(1), dim=-1)
-        else:
-            outputs.pooler_output = frames.mean(1)
+        outputs.pooler_output = self.pool_frames(frames)
         if normalize:
             outputs.pooler_output = F.normalize(outputs.pooler_output, dim=-1)
         return outputs
+
+    def pool_frames(self, frames: torch.Tensor) -> torch.Tensor:
+        """Integrate the frames' features by the layers of Eq. 8, or average them: (B, T, E) -> (B, E)."""
+        if self.mit is not None:
+            return self.mit(frames).pooler_output
+        if self.config.vision_config.normalize_frames:
+            return F.normalize(F.normalize(frames, dim=-1).mean(1), dim=-1)
+        return frames.mean(1)
 
     @can_return_tuple
     def get_text_features(

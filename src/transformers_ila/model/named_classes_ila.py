@@ -42,6 +42,7 @@ class NamedClasses:
     _refuse_if_fused: Any
     untrained: Any
     remember_untrained: Any
+    _stored_frame_rate: float | None = None  # what the checkpoint's own configuration says, where nobody gave another
 
     @classmethod
     def from_pretrained(
@@ -68,6 +69,7 @@ class NamedClasses:
                 checkpoint's head has learned; a single class, but of several labels.
         """
         path, wants_info = pretrained_model_name_or_path, kwargs.pop("output_loading_info", False)
+        gives_rate = config is not None or "frame_rate" in kwargs
         names, config = cls._names_asked_for(path, labels, config, kwargs)
         renew = kwargs.get("ignore_mismatched_sizes", False)
         model, info = cls._load_weights(path, *model_args, config=config, output_loading_info=True, **kwargs)
@@ -84,6 +86,7 @@ class NamedClasses:
                     after = model.state_dict()[key].shape
                     anew = info["missing_keys"] if after == shape else info["mismatched_keys"]
                     anew.add(key if after == shape else (key, shape, after))
+        model._stored_frame_rate = None if gives_rate else model.config.frame_rate
         return (model, info) if wants_info else model
 
     @classmethod

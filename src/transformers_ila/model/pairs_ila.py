@@ -3,13 +3,14 @@
 What is unusual about it:
 - The depthwise convolution sees each frame of a pair alone, so every frame is convolved once in each of its two roles
   (previous, current), and pairs travel as two halves.
+- In causal pairs each frame is current, and a stream keeps what its last frame gives as a previous one (`Past`).
 - The convolutions' batch norms keep their statistics in float32.
 
 Shapes: `B` videos, `T` frames, `h`, `w` patch rows and columns, `N = h * w`, `D` width, `C` channels of a module. In a
 pair, index 0 is the previous frame and 1 the current one.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -18,6 +19,26 @@ from torch.utils.checkpoint import checkpoint
 
 from .configuration_ila import IlaVisionConfig
 from .numerics_ila import AlignmentBatchNorm, batch_normalize
+
+
+class Past(NamedTuple):
+    """Hold what one layer keeps of the frames before those that it is given now, for the B rows of a stream.
+
+    kept: what the last frame (with `pairing` "first" the first one) gives as the previous frame of a pair,
+        (B, 1, ...); None where all rows begin.
+    cold: (B,) bool, the rows that begin with the frames given now; None where no row does, or all do.
+    """
+
+    kept: torch.Tensor | None = None
+    cold: torch.Tensor | None = None
+
+    def before(self, own: torch.Tensor) -> torch.Tensor:
+        """Return what is kept, and in rows that begin `own` instead; both (B, 1, ...)."""
+        if self.kept is None:
+            return own
+        if self.cold is None:
+            return self.kept
+        return torch.where(self.cold.view(-1, *[1] * (own.ndim - 1)), own, self.kept)
 
 
 class ConvNorm(nn.Module):
@@ -31,7 +52,10 @@ class ConvNorm(nn.Module):
 
     def forward(self, features: Any) -> Any:
         """Map (B, C, h, w) to (B, C', h', w'); pooling halves h and w, where they are more than 1."""
-        features = self.convolution(features)
+        return self.normalized(self.convolution(features))
+
+    def normalized(self, features: torch.Tensor) -> torch.Tensor:
+        """Apply what follows the convolution: (B, C, h, w) -> (B, C', h', w')."""
         features = batch_normalize(features, self.batch_norm).to(features.dtype)
         if self.pool:  # a grid smaller than the window is pooled over what it has
             features = F.max_pool2d(features, [min(2, size) for size in features.shape[-2:]])
@@ -54,6 +78,49 @@ class GroupedLinear(nn.Conv1d):
         return torch.baddbmm(self.bias.view(2, 1, -1), halves, weight.mT)  # type: ignore[union-attr]
 
 
+class PairConvolution(nn.Module):
+    """Define the first layer on pairs: a sum, or a function, of what each frame of a pair gives alone (its half).
+
+    A layer says in `previous_half` and `current_half` what frames (B, T, h, w, D) give in either role, each
+    (B, T, h, w, C), and in `joined` what that makes of the pairs.
+    """
+
+    def previous_half(self, frames: torch.Tensor) -> torch.Tensor:
+        """Return what frames give as previous ones: (B, T, h, w, D) -> (B, T, h, w, C)."""
+        raise NotImplementedError
+
+    def current_half(self, frames: torch.Tensor) -> torch.Tensor:
+        """Return what frames give as current ones: (B, T, h, w, D) -> (B, T, h, w, C)."""
+        raise NotImplementedError
+
+    def joined(self, previous: torch.Tensor, current: torch.Tensor) -> torch.Tensor:
+        """Map the halves of pairs, (B, T or 1, h, w, C) and (B, T, h, w, C), to features (B * T, C', h, w)."""
+        raise NotImplementedError
+
+    def kept_half(self, frames: torch.Tensor, pairing: str) -> torch.Tensor:
+        """Return what a stream keeps of its frames so far, (B, T, h, w, D), for those to come: (B, 1, h, w, C)."""
+        return self.previous_half(frames[:, :1] if pairing == "first" else frames[:, -1:])
+
+    def causal(self, frames: torch.Tensor, pairing: str, past: Past) -> tuple[torch.Tensor, torch.Tensor]:
+        """Pair each frame with its predecessor ("adjacent") or the first one, and the first one with itself.
+
+        Args:
+            frames: (B, T, h, w, D).
+            past: what is kept of the frames before.
+
+        Returns:
+            Features (B * T, C', h, w), and what is to be kept, (B, 1, h, w, C).
+        """
+        if pairing == "first":
+            kept = past.kept
+            if kept is None or past.cold is not None:
+                kept = past.before(self.previous_half(frames[:, :1]))
+            return self.joined(kept, self.current_half(frames)), kept
+        own = self.previous_half(frames)
+        previous = torch.cat([past.before(own[:, :1]), own[:, :-1]], dim=1)
+        return self.joined(previous, self.current_half(frames)), own[:, -1:]
+
+
 class PairDepthwiseConv(nn.Conv2d):
     """Convolve all pairs depthwise, 3x3: frames (B, T, h, w, D) to two halves, (B, T-1, h, w, D) each.
 
@@ -68,19 +135,19 @@ class PairDepthwiseConv(nn.Conv2d):
 
     def forward(self, frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # type: ignore[override]
         """Return the previous and the current halves of all pairs of the frames (B, T, h, w, D)."""
-        halves = zip(self._in_a_role(frames), self.weight.chunk(2), self.bias.chunk(2))  # type: ignore[union-attr]
-        previous, current = (
-            F.conv2d(_channels_first(maps), kernels, offsets, padding=1, groups=len(kernels))
-            .permute(0, 2, 3, 1)
-            .unflatten(0, maps.shape[:2])
-            for maps, kernels, offsets in halves
-        )
+        previous, current = (self.in_role(maps, role) for role, maps in enumerate(self._select(frames)))
         if self.pairing != "adjacent":
             return previous, all_but_reference(current, self.pairing)
         pairs = frames.shape[1] - 1
         return previous[:, :pairs], current[:, current.shape[1] - pairs :]
 
-    def _in_a_role(self, frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def in_role(self, frames: torch.Tensor, role: int) -> torch.Tensor:
+        """Convolve frames (B, T, h, w, D) as previous (role 0) or current ones (role 1)."""
+        kernels, offsets = self.weight.chunk(2)[role], self.bias.chunk(2)[role]  # type: ignore[union-attr]
+        maps = F.conv2d(_channels_first(frames), kernels, offsets, padding=1, groups=len(kernels))
+        return maps.permute(0, 2, 3, 1).unflatten(0, frames.shape[:2])
+
+    def _select(self, frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Select the frames to convolve as previous and as current ones.
 
         Frames without such a role are left out only where that needs no copy (one video, or one reference frame).
@@ -102,15 +169,22 @@ class PairPointwiseConv(nn.Conv2d):
 
     def forward(self, halves: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:  # type: ignore[override]
         """Map the halves, (B, T-1, h, w, D) each, to features of pairs (B * (T-1), C, h, w)."""
-        previous, current = (  # one product per video: it skips frames without this role, and needs no copy
-            torch.bmm(half.flatten(1, 3), weight.T.expand(half.shape[0], -1, -1)).unflatten(1, half.shape[1:4])
-            for half, weight in zip(halves, self.weight.flatten(1).chunk(2, dim=1))
-        )
+        return self.joined(*(self.in_role(maps, role) for role, maps in enumerate(halves)))
+
+    def in_role(self, maps: torch.Tensor, role: int) -> torch.Tensor:
+        """Multiply one half, of previous (role 0) or current frames (role 1): (B, T, h, w, D) -> (B, T, h, w, C)."""
+        weight = self.weight.flatten(1).chunk(2, dim=1)[role]
+        # one product per video: it skips frames without this role, and needs no copy
+        product = torch.bmm(maps.flatten(1, 3), weight.T.expand(maps.shape[0], -1, -1))
+        return product.unflatten(1, maps.shape[1:4])
+
+    def joined(self, previous: torch.Tensor, current: torch.Tensor) -> torch.Tensor:
+        """Add the products of pairs, (B, T or 1, h, w, C) and (B, T, h, w, C), and the bias: (B * T, C, h, w)."""
         bias = self.bias.to(current.dtype)  # type: ignore[union-attr]  # which is autocast's
         return (previous + (current + bias)).flatten(0, 1).permute(0, 3, 1, 2)
 
 
-class SeparableConvolution(nn.Sequential):
+class SeparableConvolution(nn.Sequential, PairConvolution):
     """Apply `PairDepthwiseConv`, then `PairPointwiseConv`: frames (B, T, h, w, D) to pairs (B * (T-1), C, h, w).
 
     In training the backward pass computes the tensors between the two again, which takes 1 % of a training step and
@@ -119,10 +193,74 @@ class SeparableConvolution(nn.Sequential):
 
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
         """Map frames (B, T, h, w, D) to features of pairs (B * (T-1), C, h, w)."""
+        return self._recomputed(super().forward, frames)
+
+    def previous_half(self, frames: torch.Tensor) -> torch.Tensor:
+        """Return what frames give as previous ones: (B, T, h, w, D) -> (B, T, h, w, C)."""
+        return self._in_role(frames, 0)
+
+    def current_half(self, frames: torch.Tensor) -> torch.Tensor:
+        """Return what frames give as current ones: (B, T, h, w, D) -> (B, T, h, w, C)."""
+        return self._in_role(frames, 1)
+
+    def _in_role(self, frames: torch.Tensor, role: int) -> torch.Tensor:
+        depthwise, pointwise = self
+        return pointwise.in_role(depthwise.in_role(frames, role), role)  # type: ignore[operator]
+
+    def joined(self, previous: torch.Tensor, current: torch.Tensor) -> torch.Tensor:
+        """Add the halves of pairs, (B, T or 1, h, w, C) and (B, T, h, w, C): (B * T, C, h, w)."""
+        return self[1].joined(previous, current)  # type: ignore[operator]
+
+    def causal(self, frames: torch.Tensor, pairing: str, past: Past) -> tuple[torch.Tensor, torch.Tensor]:
+        """Call `PairConvolution.causal`."""
+        return self._recomputed(super().causal, frames, pairing, past)
+
+    def _recomputed(self, function: Any, frames: torch.Tensor, *args: Any) -> Any:
         learns = frames.requires_grad or any(weight.requires_grad for weight in self.parameters())
         if self.training and learns and torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            return checkpoint(super().forward, frames, use_reentrant=False)
-        return super().forward(frames)
+            return checkpoint(function, frames, *args, use_reentrant=False)
+        return function(frames, *args)
+
+
+class StandardConvolution(nn.Conv2d, PairConvolution):
+    """Convolve pairs, 3x3: (B, 2 D, h, w), or two halves with half of the kernels each, to (B, C, h, w)."""
+
+    def __init__(self, width: int, channels: int) -> None:
+        super().__init__(2 * width, channels, 3, padding=1)
+
+    def previous_half(self, frames: torch.Tensor) -> torch.Tensor:
+        """Return what frames give as previous ones: (B, T, h, w, D) -> (B, T, h, w, C)."""
+        return self._in_role(frames, 0)
+
+    def current_half(self, frames: torch.Tensor) -> torch.Tensor:
+        """Return what frames give as current ones: (B, T, h, w, D) -> (B, T, h, w, C)."""
+        return self._in_role(frames, 1)
+
+    def _in_role(self, frames: torch.Tensor, role: int) -> torch.Tensor:
+        maps = F.conv2d(_channels_first(frames), self.weight.chunk(2, dim=1)[role], padding=1)
+        return maps.permute(0, 2, 3, 1).unflatten(0, frames.shape[:2])
+
+    def joined(self, previous: torch.Tensor, current: torch.Tensor) -> torch.Tensor:
+        """Add the halves of pairs, (B, T or 1, h, w, C) and (B, T, h, w, C), and the bias: (B * T, C, h, w)."""
+        bias = self.bias.to(current.dtype)  # type: ignore[union-attr]
+        return _channels_first(previous + (current + bias))
+
+
+class AttendingConvolution(nn.Sequential, PairConvolution):
+    """Attend to both frames of a pair at once, then convolve, 1x1: (B, 2 D, h, w) -> (B, C, h, w).
+
+    A frame's half is the frame itself, as the attention mixes both.
+    """
+
+    def previous_half(self, frames: torch.Tensor) -> torch.Tensor:
+        """Return the frames, (B, T, h, w, D)."""
+        return frames
+
+    current_half = previous_half
+
+    def joined(self, previous: torch.Tensor, current: torch.Tensor) -> torch.Tensor:
+        """Run the layers on pairs, (B, T or 1, h, w, D) and (B, T, h, w, D): (B * T, C, h, w)."""
+        return self(_channels_first(torch.cat([previous.expand_as(current), current], dim=-1)))
 
 
 class PairConvNorm(ConvNorm):
@@ -168,9 +306,11 @@ def interaction_module(config: IlaVisionConfig) -> nn.Sequential:
     pair, wide = 2 * hidden, 2 * channels
     if config.alignment_operator == "window_attention":
         attention = WindowAttention(pair, heads=2 * config.num_attention_heads)
-        return PairInteraction(pairing, ConvNorm(nn.Sequential(attention, nn.Conv2d(pair, channels, 1)), channels))
+        attending = AttendingConvolution(attention, nn.Conv2d(pair, channels, 1))
+        return PairInteraction(pairing, ConvNorm(attending, channels))
     if config.alignment_conv == "standard":
-        return PairInteraction(pairing, ConvNorm(_conv3x3(pair, wide), wide), ConvNorm(_conv3x3(wide, wide), wide))
+        first = StandardConvolution(hidden, wide)
+        return PairInteraction(pairing, ConvNorm(first, wide), ConvNorm(_conv3x3(wide, wide), wide))
     depthwise = PairDepthwiseConv(hidden, pairing)
     if config.alignment_fusion == "residual":
         return nn.Sequential(
@@ -216,6 +356,18 @@ class WindowAttention(nn.Module):
         attended = self.out_projection(attended.transpose(-2, -3).flatten(-2)).unflatten(0, windows.shape[:3])
         attended = attended.unflatten(3, (self.SIDE, self.SIDE)).permute(0, 5, 1, 3, 2, 4)
         return attended.flatten(4, 5).flatten(2, 3)[..., :height, :width]
+
+
+def causal_interaction(
+    interaction: nn.Sequential, frames: torch.Tensor, pairing: str, past: Past
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Run an `interaction_module` on causal pairs; arguments and results are those of `PairConvolution.causal`."""
+    first: Any = interaction[0]
+    features, kept = first.convolution.causal(frames, pairing, past)
+    features = first.normalized(features)
+    for layer in interaction[1:]:
+        features = layer(features)
+    return features, kept
 
 
 # -- pairs of frames -------------------------------------------------------------------------------------------------

@@ -366,6 +366,7 @@ class IlaVisionModelOutput(ModelOutput):
         class token, patches, registers, and last the mutual-information token if there is one.
     interactive_points: per aligning layer (B, T-1, 2, 2): previous/current frame, x/y in [-1, 1].
     alignment_masks: per aligning layer (B, T-1, 2, h, w).
+    kept: of a tower that goes on with a stream: what each layer keeps for the frames to come, (B, 1, ...) or None.
     """
 
     last_hidden_state: torch.Tensor = None  # type: ignore[assignment]
@@ -376,6 +377,7 @@ class IlaVisionModelOutput(ModelOutput):
     interactive_points: tuple[torch.Tensor, ...] | None = None
     alignment_masks: tuple[torch.Tensor, ...] | None = None
     frame_embeds: torch.Tensor | None = None
+    kept: tuple[torch.Tensor | None, ...] | None = None
 
 
 @dataclass

@@ -24,6 +24,7 @@ from transformers import initialization as init
 from transformers.models.clip.modeling_clip import CLIPAttention
 
 from .configuration_ila import IlaVisionConfig
+from .pairs_ila import Past
 
 
 try:
@@ -40,19 +41,24 @@ class TemporalOutput(NamedTuple):
         With (B, 1, T * L, D) all frames see each other.
     loss: the alignment loss, a scalar in float32 or better; None for modules without one.
     points: the interactive points, (B, T-1, 2, 2): previous/current, x/y; None for modules without them.
+    kept: what a stream keeps of the frames so far for those to come, (B, 1, ...); None for modules that keep nothing.
     """
 
     hidden_states: torch.Tensor
     tokens: torch.Tensor
     loss: torch.Tensor | None = None
     points: torch.Tensor | None = None
+    kept: torch.Tensor | None = None
 
 
 class TemporalModule(nn.Module):
     """Define the interface of all temporal modules: a layer calls both methods, and a module overrides one of them."""
 
     def forward(self, hidden_states: torch.Tensor, height: int, width: int, **kwargs: Any) -> TemporalOutput:
-        """Run before the spatial attention, on (B, T, L, D) with height * width = L - 1; kwargs go to attentions."""
+        """Run before the spatial attention, on (B, T, L, D) with height * width = L - 1; kwargs go to attentions.
+
+        A module that can go on with a stream takes `past`, too: what it kept (`kept`) of the frames before.
+        """
         return TemporalOutput(hidden_states, hidden_states)
 
     def after_attention(self, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -126,14 +132,18 @@ class Shift(TemporalModule):
         super().__init__()
         self.channels, self.causal = config.hidden_size // config.shift_division, config.alignment_causal
 
-    def forward(self, hidden_states: torch.Tensor, height: int, width: int, **kwargs: Any) -> TemporalOutput:
+    def forward(
+        self, hidden_states: torch.Tensor, height: int, width: int, past: Past | None = None, **kwargs: Any
+    ) -> TemporalOutput:
         """Shift channels by one frame: (B, T, L, D) -> tokens (B, T, L, D); the hidden states stay."""
         before, after, rest = hidden_states.split(
             [self.channels, self.channels, hidden_states.shape[-1] - 2 * self.channels], dim=-1
         )
-        from_before = F.pad(before[:, :-1], (0, 0, 0, 0, 1, 0))
+        earliest = (past or Past()).before(torch.zeros_like(before[:, :1]))
+        from_before = torch.cat([earliest, before[:, :-1]], dim=1)
         from_after = after if self.causal else F.pad(after[:, 1:], (0, 0, 0, 0, 0, 1))
-        return TemporalOutput(hidden_states, torch.cat([from_before, from_after, rest], dim=-1))
+        tokens = torch.cat([from_before, from_after, rest], dim=-1)
+        return TemporalOutput(hidden_states, tokens, kept=before[:, -1:])
 
 
 class GlobalTemporalAttention(TemporalModule):
@@ -314,4 +324,5 @@ TEMPORAL_MODULES = {
     "gta": GlobalTemporalAttention,
 }
 HAS_FRAME_POSITIONS = ("divided", "joint", "ata")
+HAS_FRAME_WEIGHTS = (*HAS_FRAME_POSITIONS, "gta")  # which are made for one number of frames
 NEW_IN_TOWER = (".temporal.", "time_embedding")  # parts of the names of weights that an image tower does not have

@@ -71,6 +71,12 @@ def require_sizes(fields: Mapping[str, Any]) -> None:
             require(least <= value <= most, field=field, value=value, allowed=allowed)
 
 
+def require_frame_rate(rate: float | None) -> None:
+    """Raise a ValueError unless a configuration's `frame_rate` is None or a number of frames a second."""
+    good = rate is None or 0 < rate < LARGEST_NUMBER
+    require(good, field="frame_rate", value=rate, allowed="None, or frames a second: above 0, and finite")
+
+
 _RATES = ("attention_dropout", "attention_probs_dropout_prob", "hidden_dropout_prob", "drop_path_rate")
 
 
@@ -316,19 +322,25 @@ def aligns(vision: Any) -> bool:
     return vision.temporal_module == "ila" and (vision.alignment_layers is None or len(vision.alignment_layers) > 0)
 
 
-LOOKS_AHEAD = {
-    "message": 'temporal_module="message" attends to the class tokens of all frames',
-    "divided": 'temporal_module="divided" attends to all frames',
-    "joint": 'temporal_module="joint" attends to all frames',
-    "ata": 'temporal_module="ata" attends to all frames',
-    "gta": 'temporal_module="gta" mixes all frames',
+def mixes_time(vision: Any) -> bool:
+    """Return whether a layer or more lets a frame see others."""
+    in_a_layer = vision.alignment_layers is None or len(vision.alignment_layers) > 0
+    return vision.temporal_module not in ("none", "average") and in_a_layer
+
+
+_LOOKING_AHEAD = {
+    "message": "attends to the class tokens of all frames",
+    "divided": "attends to all frames",
+    "joint": "attends to all frames",
+    "ata": "attends to all frames",
+    "gta": "mixes all frames",
 }
 
 
 def looks_ahead(vision: Any) -> str | None:
     """Return why a frame depends on later ones whatever `alignment_causal` is, or `None` where it need not."""
-    if vision.temporal_module in LOOKS_AHEAD:
-        return LOOKS_AHEAD[vision.temporal_module]
+    if vision.temporal_module in _LOOKING_AHEAD and mixes_time(vision):
+        return f'temporal_module="{vision.temporal_module}" {_LOOKING_AHEAD[vision.temporal_module]}'
     if aligns(vision) and vision.alignment_fusion == "residual":
         return 'alignment_fusion="residual" looks two frames ahead in every layer'
     if aligns(vision) and vision.alignment_pairing == "middle":
@@ -370,8 +382,8 @@ _INTEGRATING = "mit_num_hidden_layers of 1 or more"
 TOWER_USES: tuple[Use, ...] = (
     Use(
         ("alignment_causal",),
-        lambda vision: aligns(vision) or vision.temporal_module not in ("ila", "none", "average"),
-        'temporal_module="ila" or "shift" in one layer or more',
+        mixes_time,
+        'temporal_module="ila" or "shift" in one layer or more; "none" and "average" look at no other frame',
     ),
     Use(("shift_division",), _has_module("shift"), 'temporal_module="shift"'),
     Use(("ata_dealignment",), _has_module("ata"), 'temporal_module="ata"'),

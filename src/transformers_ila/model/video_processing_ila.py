@@ -41,9 +41,8 @@ from transformers.video_utils import VideoMetadata, make_batched_metadata
 
 from .loading_ila import HUB_KWARGS, save_code
 from .video_container_ila import ReadLimits
-from .video_frames_ila import LAYOUTS, frames_first, in_memory, list_videos, over_white
+from .video_frames_ila import INDEX_RULES, LAYOUTS, frames_first, in_memory, list_videos, over_white
 from .video_reading_ila import read_video
-from .video_sampling_ila import INDEX_RULES
 
 
 logger = logging.get_logger(__name__)

@@ -38,6 +38,7 @@ SIZES: dict[str, dict[str, int]] = {  # videos of each class, and their side in 
     "night": {"train": 5000, "val": 100, "test": 200, "side": 64},
 }
 FRAMES, FPS = 16, 8
+TICKS = np.arange(FRAMES)  # when frames are shown, in units of 1 / FPS seconds
 
 
 # -- what a picture shows --------------------------------------------------------------------------------------------
@@ -48,18 +49,18 @@ class Scene:
     """Hold what a video shows.
 
     sprites: painted one over the other.
-    pan: (F, 2), how far the ground has moved along x and y, in cycles.
+    pan: (F, 2), how far the ground has moved along x and y, in cycles; (1, 2) where it stands still.
     textured: whether the ground shows the pan.
     times: (F,) seconds at which the frames are shown; None for `FPS`.
     """
 
     sprites: list[Sprite]
-    pan: np.ndarray = field(default_factory=lambda: np.zeros((FRAMES, 2)))
+    pan: np.ndarray = field(default_factory=lambda: np.zeros((1, 2)))
     textured: bool = False
     times: np.ndarray | None = None
 
 
-def _ground(scene: Scene, split: str, rng: np.random.Generator, *, side: int) -> np.ndarray:
+def draw_ground(scene: Scene, split: str, rng: np.random.Generator, *, side: int) -> np.ndarray:
     """Draw the ground (F, S, S, 3), dark and noisy; a textured one has waves that fit the torus, without a seam."""
     frames = len(scene.pan)
     dark, noise = rng.uniform(10, 60, 3), rng.normal(0, 5, (1, side, side, 1))
@@ -76,7 +77,7 @@ def _ground(scene: Scene, split: str, rng: np.random.Generator, *, side: int) ->
     return dark + 45 + 22 * waves[..., None] * rng.uniform(0.5, 1, 3)
 
 
-def _colour(split: str, rng: np.random.Generator, *, bright: float = 1.0) -> np.ndarray:
+def draw_colour(split: str, rng: np.random.Generator, *, bright: float = 1.0) -> np.ndarray:
     """Draw a colour (3,), 0 to 255, of a hue that only this split has."""
     hue = (rng.integers(HUES // 3) * 3 + SPLITS.index(split) + rng.uniform(0.1, 0.9)) / HUES
     return 255 * np.array(colorsys.hsv_to_rgb(hue, rng.uniform(0.45, 1.0), bright * rng.uniform(0.85, 1.0)))
@@ -90,10 +91,9 @@ PAN_SPEED = (0.015, 0.03)  # slow enough for the finest wave at half of the fram
 TURN_SPEED = (0.04, 0.08)
 
 
-def _steps(rng: np.random.Generator, speeds: Any = 0.0, times: np.ndarray | None = None) -> np.ndarray:
+def _steps(rng: np.random.Generator, ticks: np.ndarray, speeds: Any = 0.0) -> np.ndarray:
     """Four states that begin anywhere and change at constant speeds: (F, 4)."""
-    times = np.arange(FRAMES) if times is None else times
-    return rng.uniform(size=4) + times[:, None] * np.broadcast_to(np.asarray(speeds, float), (4,))
+    return rng.uniform(size=4) + ticks[:, None] * np.broadcast_to(np.asarray(speeds, float), (4,))
 
 
 def _moving(way: Sequence[float], rng: np.random.Generator, speed: tuple[float, float] = SPEED) -> np.ndarray:
@@ -106,66 +106,67 @@ def _anywhere(rng: np.random.Generator, speed: tuple[float, float] = SPEED) -> n
     return _moving((np.cos(angle), np.sin(angle)), rng, speed)
 
 
-def _direction(kind: str, split: str, rng: np.random.Generator) -> Scene:
-    return Scene([Sprite("flag", _steps(rng, _moving(WAYS[kind], rng)), _colour(split, rng))])
+def _direction(kind: str, split: str, rng: np.random.Generator, ticks: np.ndarray) -> Scene:
+    return Scene([Sprite("flag", _steps(rng, ticks, _moving(WAYS[kind], rng)), draw_colour(split, rng))])
 
 
-def _speed(kind: str, split: str, rng: np.random.Generator) -> Scene:
+def _speed(kind: str, split: str, rng: np.random.Generator, ticks: np.ndarray) -> Scene:
     ranges = {"slow": (0.015, 0.025), "medium": (0.045, 0.06), "fast": (0.1, 0.12)}
-    return Scene([Sprite("flag", _steps(rng, _anywhere(rng, ranges[kind])), _colour(split, rng))])
+    return Scene([Sprite("flag", _steps(rng, ticks, _anywhere(rng, ranges[kind])), draw_colour(split, rng))])
 
 
-def _rotation(kind: str, split: str, rng: np.random.Generator) -> Scene:
+def _rotation(kind: str, split: str, rng: np.random.Generator, ticks: np.ndarray) -> Scene:
     sense = {"clockwise": 1, "counterclockwise": -1}[kind]
     speeds = np.array([0, 0, 0, sense * rng.uniform(*TURN_SPEED)])
-    return Scene([Sprite("flag", _steps(rng, speeds), _colour(split, rng))])
+    return Scene([Sprite("flag", _steps(rng, ticks, speeds), draw_colour(split, rng))])
 
 
-def _scale(kind: str, split: str, rng: np.random.Generator) -> Scene:
+def _scale(kind: str, split: str, rng: np.random.Generator, ticks: np.ndarray) -> Scene:
     sense = {"approaching": 1, "receding": -1}[kind]
-    return Scene([Sprite("flag", _steps(rng, [0, 0, sense * rng.uniform(*SPEED), 0]), _colour(split, rng))])
+    return Scene([Sprite("flag", _steps(rng, ticks, [0, 0, sense * rng.uniform(*SPEED), 0]), draw_colour(split, rng))])
 
 
-def _relative(kind: str, split: str, rng: np.random.Generator) -> Scene:
+def _relative(kind: str, split: str, rng: np.random.Generator, ticks: np.ndarray) -> Scene:
     """Let both sprites drift the same way, and only the disc move on top of that."""
     drift = _anywhere(rng)
-    square = Sprite("square", _steps(rng, drift), _colour(split, rng))
-    disc = Sprite("disc", _steps(rng, drift + _moving(WAYS[kind], rng)), _colour(split, rng))
+    square = Sprite("square", _steps(rng, ticks, drift), draw_colour(split, rng))
+    disc = Sprite("disc", _steps(rng, ticks, drift + _moving(WAYS[kind], rng)), draw_colour(split, rng))
     return Scene([square, disc])
 
 
-def _order(kind: str, split: str, rng: np.random.Generator) -> Scene:
+def _order(kind: str, split: str, rng: np.random.Generator, ticks: np.ndarray) -> Scene:
     """Let both sprites light up for two frames in every eight, one two frames before the other."""
-    cycle = (np.arange(FRAMES) + rng.integers(8)) % 8
+    cycle = (np.floor(ticks) + rng.integers(8)) % 8
     first, second = np.where(cycle < 2, 1.0, 0.35), np.where((cycle >= 2) & (cycle < 4), 1.0, 0.35)
     lights = (first, second) if kind == "disc first" else (second, first)
     sprites = [
-        Sprite(shape, _steps(rng), _colour(split, rng), light) for shape, light in zip(("disc", "square"), lights)
+        Sprite(shape, _steps(rng, ticks), draw_colour(split, rng), light)
+        for shape, light in zip(("disc", "square"), lights)
     ]
     return Scene(sprites)
 
 
-def _occlusion(kind: str, split: str, rng: np.random.Generator) -> Scene:
+def _occlusion(kind: str, split: str, rng: np.random.Generator, ticks: np.ndarray) -> Scene:
     """Let a sprite go behind a bar, where it goes on or turns back."""
     bar = rng.uniform()
-    travelled = rng.uniform() + np.arange(FRAMES) * rng.uniform(0.075, 0.1)
+    travelled = rng.uniform() + ticks * rng.uniform(0.075, 0.1)
     if kind == "turns back":  # from one side of the bar around the torus to its other side, and back
         travelled = 1 - np.abs(travelled % 2 - 1)
-    states = _steps(rng)
+    states = _steps(rng, ticks)
     states[:, 0] = bar + travelled * rng.choice([-1, 1])
     states[:, 2] = 0.3
-    occluder = np.array([bar, 0, 0.99, 0]) + np.zeros((FRAMES, 4))
+    occluder = np.array([bar, 0, 0.99, 0]) + np.zeros((len(ticks), 4))
     grey = np.full(3, rng.uniform(90, 140))
-    return Scene([Sprite("disc", states, _colour(split, rng)), Sprite("bar", occluder, grey)])
+    return Scene([Sprite("disc", states, draw_colour(split, rng)), Sprite("bar", occluder, grey)])
 
 
-def _camera(kind: str, split: str, rng: np.random.Generator) -> Scene:
+def _camera(kind: str, split: str, rng: np.random.Generator, ticks: np.ndarray) -> Scene:
     """Pan the ground while the sprite goes its own way; without texture nothing would show the pan."""
-    pan = rng.uniform(size=2) + np.arange(FRAMES)[:, None] * np.array(WAYS[kind]) * rng.uniform(*PAN_SPEED)
-    return Scene([Sprite("flag", _steps(rng, _anywhere(rng)), _colour(split, rng))], pan, textured=True)
+    pan = rng.uniform(size=2) + ticks[:, None] * np.array(WAYS[kind]) * rng.uniform(*PAN_SPEED)
+    return Scene([Sprite("flag", _steps(rng, ticks, _anywhere(rng)), draw_colour(split, rng))], pan, textured=True)
 
 
-def _over_ground(kind: str, split: str, rng: np.random.Generator) -> Scene:
+def _over_ground(kind: str, split: str, rng: np.random.Generator, ticks: np.ndarray) -> Scene:
     """Move both the ground and the sprite on the screen; the class is the sprite's motion over the ground.
 
     The sprite is the faster one: its motion on the screen alone tells the class of 96 in 100 videos, so this asks for
@@ -173,16 +174,18 @@ def _over_ground(kind: str, split: str, rng: np.random.Generator) -> Scene:
     the disc does on the screen tells 57 in 100.
     """
     camera = _anywhere(rng, PAN_SPEED)
-    pan = rng.uniform(size=2) + np.arange(FRAMES)[:, None] * camera[:2]
-    sprite = Sprite("flag", _steps(rng, camera + _moving(WAYS[kind], rng, (0.03, 0.05))), _colour(split, rng))
+    pan = rng.uniform(size=2) + ticks[:, None] * camera[:2]
+    sprite = Sprite(
+        "flag", _steps(rng, ticks, camera + _moving(WAYS[kind], rng, (0.03, 0.05))), draw_colour(split, rng)
+    )
     return Scene([sprite], pan, textured=True)
 
 
-def _variable_rate(kind: str, split: str, rng: np.random.Generator) -> Scene:
+def _variable_rate(kind: str, split: str, rng: np.random.Generator, ticks: np.ndarray) -> Scene:
     """Leave uneven times between the frames, in the file as on the screen."""
-    times = np.concatenate([[0.0], rng.uniform(0.4, 1.6, FRAMES - 1).cumsum()])
-    states = _steps(rng, _moving(WAYS[kind], rng), times)
-    return Scene([Sprite("flag", states, _colour(split, rng))], times=times / FPS)
+    times = np.concatenate([[0.0], rng.uniform(0.4, 1.6, len(ticks) - 1).cumsum()])
+    states = _steps(rng, times, _moving(WAYS[kind], rng))
+    return Scene([Sprite("flag", states, draw_colour(split, rng))], times=times / FPS)
 
 
 @dataclass(frozen=True)
@@ -190,12 +193,12 @@ class Task:
     """Hold one task of MotionBench.
 
     classes: the names of its classes.
-    scene: draws a scene of a class, in a split, by a generator.
+    scene: draws a scene of a class, in a split, by a generator, at (F,) ticks of 1 / FPS seconds.
     grade: how hard it is, from 1 to 3.
     """
 
     classes: tuple[str, ...]
-    scene: Callable[[str, str, np.random.Generator], Scene]
+    scene: Callable[[str, str, np.random.Generator, np.ndarray], Scene]
     grade: int
 
 
@@ -239,8 +242,8 @@ def bench_video(label: str, split: str, *, seed: int, index: int, side: int = 32
     task, _, kind = label.partition(", ")
     place = bench_labels().index(label)
     rng = np.random.default_rng([seed, SPLITS.index(split), place, index])
-    scene = TASKS[task].scene(kind, split, rng)
-    return MotionVideo(render(scene.sprites, _ground(scene, split, rng, side=side)), label), scene
+    scene = TASKS[task].scene(kind, split, rng, TICKS)
+    return MotionVideo(render(scene.sprites, draw_ground(scene, split, rng, side=side)), label), scene
 
 
 def bench_videos(

@@ -53,7 +53,11 @@ class TimelineOptions:
             "choices": DTYPES,
         },
     )
-    fuse: bool = field(default=True, metadata={"help": "compute windows with `model.fuse()` where that is possible"})
+    fuse: bool = field(default=True, metadata={"help": "compute with `model.fuse()` where that is possible"})
+    keep_scores: bool = field(
+        default=True,
+        metadata={"help": "keep the scores beside the segments, 4 bytes a class and score"},
+    )
 
     def __post_init__(self) -> None:
         require_one_of("mode", self.mode, MODES)

@@ -19,13 +19,14 @@ from transformers import default_data_collator
 from transformers.utils import logging
 
 from ..data.class_indices import refuse_two_orders
+from ..data.frame_rates import median_frame_rate, spread
 from ..data.samples import Annotations, Labels, Sample, classes_of, join_classes, shown_with_labels
 from ..data.text import preview
 from ..model.targets_ila import IGNORE_INDEX
 from ..model.video_container_ila import ReadLimits, VideoDecodingError
+from ..model.video_frames_ila import INDEX_RULES
 from ..model.video_processing_ila import IlaVideoProcessor
 from ..model.video_reading_ila import read_video
-from ..model.video_sampling_ila import INDEX_RULES
 from ..model.video_urls_ila import redact
 from .augmentation import ClipAugmentation, clip_generator, clip_seed
 
@@ -99,6 +100,10 @@ class Clips(Dataset):
         joined = join_classes(self.annotations, class_names)
         assert isinstance(joined, Annotations)
         self.annotations = joined
+
+    def frame_rate(self) -> float | None:
+        """Return how many frames a second the clips have, the median over up to 64 videos; None where none tells."""
+        return median_frame_rate(spread(self.samples), self.processor)
 
     def __len__(self) -> int:
         return len(self.samples)

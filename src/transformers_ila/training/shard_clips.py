@@ -10,6 +10,7 @@ For shards on a disk that can seek, `TrainingClips(read_annotations("shards/"), 
 
 from collections.abc import Iterator, Sequence
 from hashlib import blake2b
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ import torch
 from torch.utils.data import IterableDataset, get_worker_info
 from transformers.utils import logging
 
+from ..data.frame_rates import MOST_VIDEOS, median_frame_rate
 from ..data.samples import Annotations, Labels, Sample, classes_of, join_classes, listed_samples
 from ..data.shards import label_feature_names, labels_by_name, labels_of_value, list_shards, stream_shard
 from ..data.text import Line
@@ -102,6 +104,10 @@ class ShardClips(IterableDataset):
         order = torch.randperm(len(shards), generator=clip_generator(self.clips.seed, epoch, -1))  # of all ranks alike
         for shard in [shards[index] for index in order.tolist()][self.rank :: self.ranks][place::places]:
             yield from stream_shard(shard, labels=self.labels, multi_label=False)
+
+    def frame_rate(self) -> float | None:
+        """Return how many frames a second the clips have, the median over the stream's first 64 videos."""
+        return median_frame_rate(islice(self.stream(0, 0, 1), MOST_VIDEOS), self.clips.processor)
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch, as `TrainingClips.set_epoch`."""

@@ -9,6 +9,7 @@ What is unusual here:
 
 import resource
 import shutil
+import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -31,7 +32,7 @@ from ..data.class_indices import ClassIndex, ClassOrder
 from ..data.shards import label_feature_names
 from ..data.text import preview
 from ..data.video_folder import VideoFolder
-from ..distributed import all_succeed
+from ..distributed import all_gather, all_succeed
 from ..evaluation.metrics import mean_average_precision
 from ..files import only_writer
 from ..model.alignment_ila import PointPredictor
@@ -412,6 +413,33 @@ class IlaTrainer(Trainer):
                 )
             part.join(config.class_names)
 
+    def _keep_frame_rate(self) -> None:
+        """Keep in the configuration how many frames a second the training clips have; a collective.
+
+        A rate that the user gave stays, and one that the checkpoint was trained at before is replaced.
+        """
+        model = self.accelerator.unwrap_model(self.model)
+        before, stored = model.config.frame_rate, getattr(model, "_stored_frame_rate", None)
+        if before is not None and before != stored:
+            return
+        found = all_gather(lambda: self._frame_rate() if self.args.process_index == 0 else None)[0]
+        if found is not None:
+            model.config.frame_rate = found
+            logger.info(f"Training clips have {found:g} frames a second, which the model keeps as `frame_rate`.")
+        elif before is not None:
+            logger.warning(
+                f"`frame_rate` stays {before:g}, as the checkpoint says: that of these clips cannot be measured. Set "
+                "`model.config.frame_rate` if it is another."
+            )
+
+    def _frame_rate(self) -> float | None:
+        """Return the median of the rates of the data sets that this package reads; None where none tells."""
+        sets = [
+            part for part in data_sets_in(self.train_dataset) if isinstance(part, (Clips, ShardClips, VideoFolder))
+        ]
+        rates = [rate for rate in (part.frame_rate() for part in sets) if rate is not None]
+        return statistics.median(rates) if rates else None
+
     def _normalise_for(self, data: Any) -> None:
         """Remember the processors of data sets that leave their clips as uint8 (`normalise=False`)."""
         for part in data_sets_in(data):
@@ -566,6 +594,7 @@ class IlaTrainer(Trainer):
             raise ValueError(f"{checkpoint!r} has all its {state.global_step} steps: nothing is left to train.")
         self._load_from_checkpoint(checkpoint)
         self._require_unchanged()
+        self._keep_frame_rate()
         self.state = state
         if self.args.load_best_model_at_end and state.best_model_checkpoint is not None:
             if not Path(state.best_model_checkpoint).is_dir():  # the run's folder was moved
@@ -579,6 +608,8 @@ class IlaTrainer(Trainer):
             all_succeed(lambda: require_unchanged(*resumed))
 
     def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
+        with self._clock_stopped():
+            self._keep_frame_rate()  # of the model that `model_init` has made, if any
         prepared = super()._prepare_for_training(*args, **kwargs)
         self._require_unchanged()  # weights, state, optimizer, schedule and scaler are loaded, generators are not yet
         return prepared

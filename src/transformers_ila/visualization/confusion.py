@@ -55,14 +55,14 @@ def plot_confusion_matrix(matrix: torch.Tensor, names: Sequence[str]) -> Image.I
     return Image.open(picture).convert("RGB")
 
 
-def legible(name: str, otherwise: str) -> str:
-    """Return a name in one line, cut where it is long, for a text with `parse_math=False`.
+def legible(name: str, otherwise: str, longest: int = SHOWN) -> str:
+    """Return a name in one line, cut behind `longest` letters, for a text with `parse_math=False`.
 
     otherwise: what is returned where the font lacks letters of the name.
     """
     from matplotlib.font_manager import findfont, get_font
 
-    line = plain_line(name, SHOWN)
+    line = plain_line(name, longest)
     drawn = get_font(findfont("DejaVu Sans")).get_charmap().keys() >= set(map(ord, line))
     return line if line and drawn else otherwise
 

@@ -1,0 +1,326 @@
+"""Find what happens when: a video of any length to scores over time, and to segments with a label, a start and an end.
+
+VIDEOS are files, folders, patterns such as `clips/*.mp4`, lists with one video a line, http(s) URLs, addresses of
+stores (`s3://...`), a folder of pictures (with --rate), or - for standard input. Each is read once, frame after frame,
+so it may be hours long. A model in which no frame depends on a later one computes each frame once (a stream); any
+other computes a clip for every score (windows).
+
+Without --output the segments are printed. With it they are written beside the scores, in the format that the suffix
+chooses; for several videos --output names a folder, and --format the formats. Ctrl-C keeps what was found until then:
+the file says `"complete": false`. Exit code: 0 all videos were read to their ends, 1 some could not be, or broke off,
+2 bad arguments or nothing to read, 130 interrupted.
+"""
+
+import os
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from tqdm import tqdm
+
+from ..data.lists import iter_videos
+from ..distributed import rank_from_environment
+from ..evaluation.inference import require_checkpoint
+from ..evaluation.report_files import check_folder_can_be_made
+from ..markup import plain_line
+from ..model.video_reading_ila import VIDEO_SUFFIXES
+from ..model.video_urls_ila import is_url, redact
+from ..stores.addresses import is_address
+from ..timeline.detection_metrics import VideoSegments, evaluate_segments, read_segments, truth_of
+from ..timeline.formats import FORMATS, format_of, write_timeline
+from ..timeline.options import TimelineOptions
+from ..timeline.page import require_embeddable
+from ..timeline.segments import SegmentOptions
+from ..timeline.timeline import Timeline, TimelineInterrupted, timelines
+from .predict import interrupted_by_sigterm
+from .words import WordsArguments, open_words_or_classes
+
+
+EXAMPLES = (
+    "ila timeline film.mp4 --model my-ila --output film.json --output film.html",
+    'ila timeline path/to/videos --model path/to/clip --labels "juggling, waving" --output timelines --format srt',
+)
+POSITIONAL = "videos"
+STDIN = "-"
+UNSAFE = re.compile(r"[^\w.-]+")  # in the name of a file
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimelineArguments(WordsArguments):
+    """Hold which videos are read, by which model, and where the results go."""
+
+    _argument_group_name = "model, videos and results"
+
+    model: str = field(
+        metadata={
+            "help": "folder or Hub id of a model saved with its processor; with --labels also of a CLIP, SigLIP or "
+            "SigLIP 2"
+        }
+    )
+    videos: list[str] = field(
+        default_factory=list,
+        metadata={"help": "files, folders, patterns, lists, URLs, addresses, or - (standard input)"},
+    )
+    root: str | None = field(
+        default=None, metadata={"help": "folder that relative paths in a list start from; default: the list's folder"}
+    )
+    output: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": f"file to write, whose suffix chooses the format ({', '.join(FORMATS)}), or a folder with a file "
+            "for each video; may be given several times; default: the segments are printed",
+            "action": "append",
+        },
+    )
+    format: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "format of the files in a folder, such as srt; may be given several times; default: json",
+            "action": "append",
+        },
+    )
+    truth: str | None = field(
+        default=None,
+        metadata={
+            "help": "file with the true segments (JSON of ActivityNet or of this command, or CSV): mean average "
+            "precision and more are printed, and pages and pictures show them; with one video in it and one to read "
+            "their names may differ"
+        },
+    )
+    embed: bool = field(default=False, metadata={"help": "write the video into .html pages"})
+    every: float | None = field(
+        default=None, metadata={"help": "seconds: of the scores in each stretch of that length only one is written"}
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()  # first: of `--labels a, b` without quotes `b` would be taken for a video
+        require_checkpoint(self.model)
+        if not self.videos:
+            raise ValueError("there is nothing to read: name video files, folders, patterns, lists or URLs.")
+        found = list_sources(self.videos, self.root)
+        for path in self.output:
+            if is_folder(path):
+                check_folder_can_be_made(Path(path))
+                continue
+            format_of(path)
+            check_folder_can_be_made(Path(path).parent)
+            if len(found) > 1:
+                raise ValueError(f"{len(found)} videos need a folder as --output, got the file {path!r}.")
+        if self.format and not any(map(is_folder, self.output)):
+            raise ValueError(f"--format {self.format[0]} is for a folder: name one by --output.")
+        written = [form for path in self.output for form in self.forms(path)]
+        self.true_segments(found)
+        for name, value in (("embed", self.embed), ("every", self.every)):
+            users = [suffix for suffix, form in FORMATS.items() if name in form.options]
+            if value and not any(name in format_of(form).options for form in written):
+                raise ValueError(f"--{name} would have no effect; allowed: beside --output of {' or '.join(users)}.")
+        for source in found if self.embed else ():
+            if os.path.isfile(source.place):
+                require_embeddable(source.place)
+
+    def true_segments(self, sources: "list[Source]") -> dict[str, VideoSegments] | None:
+        """Return the true segments of each video by its name; a ValueError says of which there are none."""
+        if self.truth is None:
+            return None
+        truth = read_segments(self.truth)
+        names = [source.name for source in sources]
+        if len(truth) == 1 and len(names) == 1:
+            return {names[0]: next(iter(truth.values()))}
+        return truth_of(names, truth)
+
+    def forms(self, output: str) -> list[str]:
+        """Return the suffixes of what is written to an output; a ValueError names one that is unknown."""
+        if not is_folder(output):
+            return [output]
+        forms = [f".{form.lstrip('.')}" for form in self.format or ["json"]]
+        for form in forms:
+            format_of(form)
+        return forms
+
+    def files(self, name: str) -> list[Path]:
+        """Return the files to write for a video, whose name is that below a folder."""
+        folders = (output for output in self.output if is_folder(output))
+        inside = [Path(output, name + form) for output in folders for form in self.forms(output)]
+        return [*(Path(output) for output in self.output if not is_folder(output)), *inside]
+
+
+def run(args: TimelineArguments, options: TimelineOptions, segment_options: SegmentOptions) -> int:
+    """Read the videos, and print or write their timelines; return 1 if a video was not read to its end."""
+    rank = rank_from_environment()
+    model, processor = open_words_or_classes(args.model, args.labels, args.templates)
+    options = replace(options, device=options.device or rank.device())
+    sources = list_sources(args.videos, args.root)[rank.rank :: rank.world_size]
+    truth = args.true_segments(sources)
+    found_segments: dict[str, VideoSegments] = {}
+    failed = 0
+    with interrupted_by_sigterm(), tqdm(unit="s", disable=rank.rank > 0) as bar:
+        videos = shown_on(bar, sources)
+        found = timelines(model, processor, videos, options, segment_options, progress=progress_on(bar))
+        for source in sources:
+            try:
+                result = next(found)
+            except TimelineInterrupted as stop:
+                keep(stop.timeline, source, args, truth)
+                print(f"Interrupted at {clock(stop.timeline.duration)} of {shown(source.name)}.", file=sys.stderr)
+                return 130
+            if isinstance(result, Exception):
+                failed += 1
+                reason = plain_line(redact(str(result)) or type(result).__name__, None)
+                tqdm.write(f"{shown(source.name)}\n   unreadable: {reason}", file=sys.stdout)
+                continue
+            keep(result, source, args, truth)
+            found_segments[source.name] = VideoSegments(result.segments, result.duration)
+            failed += not result.complete
+    if len(sources) > 1:
+        print(f"{len(sources) - failed} videos were read to their ends, {failed} were not.")
+    if truth is not None and found_segments:
+        print(metrics_table(evaluate_segments(found_segments, truth)))
+    return 1 if failed and rank.world_size == 1 else 0
+
+
+# -- what is read ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Source:
+    """Hold a video: its name for people, what is opened, and what files in a folder are called after it."""
+
+    name: str
+    place: str
+    file_name: str
+
+
+def list_sources(words: list[str], root: str | None) -> list[Source]:
+    """Return the videos that words name; a ValueError or OSError says what is wrong with them."""
+    direct = [word for word in words if word == STDIN or is_url(word) or is_address(word) or is_picture_folder(word)]
+    others = [word for word in words if word not in direct]
+    if direct.count(STDIN) > 1:
+        raise ValueError("standard input (-) can be read once; it is named several times.")
+    sources = [Source("standard input" if word == STDIN else redact(word), word, file_name(word)) for word in direct]
+    if others or root is not None:
+        local = list(iter_videos(others, root=root))
+        above = os.path.commonpath([os.path.dirname(path) for _, path in local])
+        sources += [Source(name, path, os.path.relpath(path, above)) for name, path in local]
+    taken: dict[str, int] = {}
+    for index, source in enumerate(sources):  # names of URLs may be alike
+        count = taken[source.file_name] = taken.get(source.file_name, 0) + 1
+        if count > 1:
+            sources[index] = replace(source, file_name=f"{source.file_name}-{count}")
+    return sources
+
+
+def file_name(word: str) -> str:
+    """Return what a file of a URL, an address, a folder or standard input is called."""
+    if word == STDIN:
+        return "stdin"
+    path = urlsplit(word).path if "://" in word else os.path.abspath(word)
+    return UNSAFE.sub("_", path.rstrip("/").rpartition("/")[2]) or "video"
+
+
+def is_picture_folder(word: str) -> bool:
+    """Return whether a word names a folder with files of which none is a video, nor in a folder below it."""
+    if not os.path.isdir(word):
+        return False
+    files = [file for _, _, names in os.walk(word, followlinks=True) for file in names]
+    return bool(files) and not any(file.lower().endswith(VIDEO_SUFFIXES) for file in files)
+
+
+# -- what is shown and written ---------------------------------------------------------------------------------------
+
+
+def is_folder(output: str) -> bool:
+    """Return whether an output names a folder: one that is there, or a name without a suffix."""
+    return os.path.isdir(output) or output.endswith(os.sep) or not Path(output).suffix
+
+
+def shown_on(bar: Any, sources: list[Source]) -> Iterator[tuple[str, str]]:
+    """Yield name and place of each video, and show on the bar which one is read."""
+    for source in sources:
+        bar.reset()
+        bar.set_description(shown(source.name))
+        yield source.name, source.place
+
+
+def progress_on(bar: Any) -> Any:
+    """Return what shows the seconds that are done, and the time that is left where the duration is known."""
+
+    def show(done: float, duration: float | None) -> None:
+        bar.total = None if duration is None else round(max(done, duration), 1)
+        bar.update(round(done, 1) - bar.n)
+
+    return show
+
+
+def keep(timeline: Timeline, source: Source, args: TimelineArguments, truth: dict[str, VideoSegments] | None) -> None:
+    """Write a timeline to its files, or print it where there are none."""
+    files = args.files(source.file_name)
+    for path in files:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        takes = format_of(path).options
+        local = Path(source.place) if os.path.isfile(source.place) else None
+        given: dict[str, Any] = {"video": local, "embed": args.embed and local is not None, "every": args.every}
+        given["truth"] = None if truth is None else truth[source.name].segments
+        write_timeline(timeline, path, **{name: value for name, value in given.items() if name in takes and value})
+    where = f"   written: {', '.join(shown(str(path)) for path in files)}" if files else table(timeline)
+    notes = [f"   {clock(note.time)}  {note.kind}: {plain_line(note.text, None)}" for note in timeline.notes]
+    stopped = [] if timeline.complete else [f"   ends early: {plain_line(timeline.stopped or '', None)}"]
+    tqdm.write("\n".join([summary(timeline), *notes, *stopped, where]), file=sys.stdout)
+
+
+def shown(name: str) -> str:
+    """Return a name as it is printed in a line."""
+    return plain_line(name, None)
+
+
+def summary(timeline: Timeline) -> str:
+    """Return the line about a video: how long it is, how it was read, and the delay of its labels."""
+    settings = timeline.settings
+    delay = settings["label_delay_ms"]
+    origin = {"option": "--rate", "configuration": "as the model was trained", "default": "nothing says which"}
+    return (
+        f"{shown(timeline.video)}: {clock(timeline.duration)}, {settings['scores']} scores, {settings['mode']} at "
+        f"{settings['rate']:g} frames a second ({origin[settings['rate_from']]}), {settings['seconds']:.1f} s; a "
+        f"label shows {delay['half_clip']:.0f} to {delay['whole_clip']:.0f} ms after its action begins, and "
+        f"{delay['computing']:.0f} ms of computing"
+    )
+
+
+def table(timeline: Timeline) -> str:
+    """Return the lines of the segments: start, end, probability and label."""
+    rows = [
+        f"   {clock(segment.start)} - {clock(segment.end)} {segment.score:8.2%}  {plain_line(segment.label, None)}"
+        for segment in timeline.segments
+    ]
+    return "\n".join(rows) or "   no label was sure"
+
+
+def metrics_table(metrics: dict[str, Any]) -> str:
+    """Return the lines of what `evaluate_segments` found: for each class and all, average precision by overlap."""
+    overlaps = list(metrics["mean_average_precision"])
+    head = "  ".join(f"{'AP@' + overlap:>7}" for overlap in overlaps)
+    rows = {"mean": metrics["mean_average_precision"], **metrics["average_precision"]}
+    lines = [f"   {head}"]
+    for name, values in rows.items():
+        cells = "  ".join("      -" if values[overlap] is None else f"{values[overlap]:7.3f}" for overlap in overlaps)
+        lines.append(f"   {cells}  {plain_line(name, None)}")
+    shares = {
+        "time labelled rightly": metrics["frame_accuracy"],
+        "and by an empty answer": metrics["nothing_accuracy"],
+    }
+    lines += [f"{name}: {share:.1%}" for name, share in shares.items() if share is not None]
+    alarms = metrics["false_alarms_per_minute"]
+    lines.append(
+        f"{metrics['found_segments']} segments found, {metrics['true_segments']} true, "
+        f"{'-' if alarms is None else format(alarms, '.2f')} false alarms a minute"
+    )
+    return "\n".join(lines)
+
+
+def clock(seconds: float) -> str:
+    """Return seconds as h:mm:ss.t."""
+    tenths = round(10 * seconds)
+    return f"{tenths // 36000}:{tenths // 600 % 60:02}:{tenths // 10 % 60:02}.{tenths % 10}"

@@ -1,0 +1,439 @@
+"""Scores over time to segments: one label each, with a start, an end and a score.
+
+A score is known at a time and speaks for the time around it: the border between two scores lies halfway between their
+times, less the `lag` by which scores come after what they name. The first score of a stretch speaks from its `start`,
+the last one until the stretch's end.
+
+The path of a score: smoothing -> thresholds with hysteresis -> runs of a label -> runs joined over short gaps -> runs
+that are too short dropped. `SegmentTracker` does this score by score, and `find_segments` is that tracker fed with a
+list, so that a file and a camera give the same segments. Shapes: `K` classes.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from ..markup import plain_line
+
+
+ROUNDING = 1e-6  # by which probabilities may be beyond 0 and 1
+CALIBRATION, CALIBRATION_VERSION = "transformers-ila segment calibration", 1
+LARGEST_CALIBRATION = 2**24  # bytes
+
+
+class CalibrationError(ValueError):
+    """Report a file that is no calibration of segments."""
+
+
+def _require_seconds(name: str, value: Any) -> None:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not 0 <= value < math.inf:
+        raise ValueError(f"{name} must be a number of seconds, 0 or more, got {value!r}.")
+
+
+def _require_probability(name: str, value: Any) -> None:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not 0 <= value <= 1:
+        raise ValueError(f"{name} must be a probability, 0 to 1, got {value!r}.")
+
+
+def _require_number(name: str, value: Any, allowed: str, least: float, most: float) -> None:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not least <= value <= most or math.isinf(value):
+        raise ValueError(f"{name} must be a number, {allowed}, got {value!r}.")
+
+
+class TimedScore(Protocol):
+    """Describe what the tracker reads of a score.
+
+    time: seconds at which it is known; of a window its middle.
+    start: seconds, of the first frame that it is made of; the first score of a stretch speaks from there.
+    probabilities: (K,), 0 to 1.
+    warming_up: whether fewer than `num_frames` frames were there.
+    """
+
+    @property
+    def time(self) -> float: ...
+    @property
+    def start(self) -> float: ...
+    @property
+    def probabilities(self) -> Any: ...
+    @property
+    def warming_up(self) -> bool: ...
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Hold one stretch of time with one label.
+
+    start, end: seconds. score: the mean over its time of the label's probability, as the model gave it (not smoothed).
+    """
+
+    label: str
+    start: float
+    end: float
+    score: float
+
+
+@dataclass(frozen=True)
+class Change:
+    """Hold that a segment starts or ends.
+
+    kind: "start", as soon as the segment is `min_length` long, or "end", as soon as no later score can lengthen it.
+    time: that of the score which decided it; of those at the end of a stretch that end.
+    segment: its end and score are final in an "end", and those so far in a "start".
+    """
+
+    kind: str
+    time: float
+    segment: Segment
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentRules:
+    """Hold the numbers by which scores become segments; the defaults were chosen on data (docs/streaming.md).
+
+    smoothing: seconds, time constant of the exponential mean over scores; 0 for none.
+    threshold: probability, smoothed, from which on a label begins.
+    thresholds: the same of single labels, by name, in place of `threshold`.
+    hysteresis: share of the threshold by which a probability must fall below it for the label to end.
+    min_length: seconds; shorter segments are dropped.
+    max_gap: seconds; gaps up to that within a label are filled.
+    lag: seconds by which scores come after what they name; None: what `SegmentTracker` is given.
+    background: the class that means nothing and is left out; None for none.
+    """
+
+    smoothing: float = 0.3
+    threshold: float = 0.5
+    thresholds: Mapping[str, float] = field(default_factory=dict)
+    hysteresis: float = 0.2
+    min_length: float = 0.5
+    max_gap: float = 0.5
+    lag: float | None = None
+    background: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("smoothing", "min_length", "max_gap"):
+            _require_number(name, getattr(self, name), "seconds, 0 or more", 0, math.inf)
+        for name in ("threshold", "hysteresis"):
+            _require_number(name, getattr(self, name), "0 to 1", 0, 1)
+        for label, threshold in self.thresholds.items():
+            _require_number(f"the threshold of {label!r}", threshold, "0 to 1", 0, 1)
+        if self.lag is not None:
+            _require_number("lag", self.lag, "seconds, 0 or more", 0, math.inf)
+
+    def require_labels(self, labels: Sequence[str]) -> None:
+        """Raise a ValueError where there are no labels, or where a name of these rules is none of them."""
+        if not labels or len(set(labels)) < len(labels):
+            raise ValueError(
+                f"labels must be one or more, each once; got {len(labels)}, {len(set(labels))} different."
+            )
+        given = [name for name in (self.background, *self.thresholds) if name is not None]
+        unknown = [name for name in given if name not in labels]
+        if unknown:
+            known = ", ".join(map(repr, labels[:10])) + (", ..." if len(labels) > 10 else "")
+            raise ValueError(f"background and thresholds must be of these labels: {known}; got {unknown[0]!r}.")
+
+
+DEFAULTS = SegmentRules()
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentOptions:
+    """Hold what a user chooses of `SegmentRules`; what is None is the calibration's, else the default there.
+
+    Raises:
+        ValueError: a value that is not allowed.
+        CalibrationError: the calibration is none.
+    """
+
+    _argument_group_name = "segments"
+
+    calibration: str | None = field(
+        default=None, metadata={"help": "JSON file of the numbers below, chosen on held-out videos"}
+    )
+    smoothing: float | None = field(
+        default=None, metadata={"help": f"seconds of the mean over scores; default: {DEFAULTS.smoothing}"}
+    )
+    threshold: float | None = field(
+        default=None, metadata={"help": f"probability from which on a label begins; default: {DEFAULTS.threshold}"}
+    )
+    hysteresis: float | None = field(
+        default=None,
+        metadata={"help": f"share of it by which a label falls before it ends; default: {DEFAULTS.hysteresis}"},
+    )
+    min_length: float | None = field(
+        default=None, metadata={"help": f"seconds: shorter segments are dropped; default: {DEFAULTS.min_length}"}
+    )
+    max_gap: float | None = field(
+        default=None, metadata={"help": f"seconds: gaps up to that are filled; default: {DEFAULTS.max_gap}"}
+    )
+    lag: float | None = field(
+        default=None,
+        metadata={
+            "help": "seconds by which labels come after what they name; default: half a clip of a stream, else 0"
+        },
+    )
+    background: str | None = field(default=None, metadata={"help": "class that means nothing, and is left out"})
+    skip_warming_up: bool = field(
+        default=False, metadata={"help": "leave out scores of less than a clip, after the start and after gaps"}
+    )
+
+    def __post_init__(self) -> None:
+        self.rules()
+
+    def rules(self) -> SegmentRules:
+        """Return the numbers that hold: those given, else the calibration's, else the defaults."""
+        rules = DEFAULTS if self.calibration is None else read_calibration(self.calibration)
+        given = {name: getattr(self, name) for name in RULE_OPTIONS if getattr(self, name) is not None}
+        if "threshold" in given:
+            given["thresholds"] = {}
+        return replace(rules, **given)
+
+
+RULE_OPTIONS = ("smoothing", "threshold", "hysteresis", "min_length", "max_gap", "lag", "background")
+
+
+def read_calibration(file: str | Path) -> SegmentRules:
+    """Return the rules of a file that `write_calibration` wrote.
+
+    Raises:
+        CalibrationError: it is no such file, or holds what is not allowed.
+    """
+    shown = repr(plain_line(str(file)))
+    try:
+        if Path(file).stat().st_size > LARGEST_CALIBRATION:
+            raise ValueError(f"it has more than {LARGEST_CALIBRATION} bytes.")
+        content = json.loads(Path(file).read_text(encoding="utf-8"))
+        if not isinstance(content, dict) or content.get("format") != CALIBRATION:
+            raise ValueError(f'its "format" must be {CALIBRATION!r}.')
+        if content.get("version") != CALIBRATION_VERSION:
+            raise ValueError(f'its "version" must be {CALIBRATION_VERSION}, got {content.get("version")!r}.')
+        return SegmentRules(**content["rules"])
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise CalibrationError(f"{shown} is no calibration of segments: {error}") from error
+
+
+@dataclass
+class _Run:
+    """Hold what a label has been since it began.
+
+    start, end: seconds, of the scores in which it was on. on: whether it still is.
+    announced: whether it is a segment already, and not only what may become one.
+    sum: probability times seconds up to `end`. behind: the same from there on, which counts if the label comes back.
+    """
+
+    start: float
+    end: float
+    on: bool = True
+    announced: bool = False
+    sum: float = 0.0
+    behind: float = 0.0
+
+    @property
+    def seconds(self) -> float:
+        return self.end - self.start
+
+
+class SegmentTracker:
+    """Turn scores into starts and ends of segments, one score at a time; its memory does not grow.
+
+    With one label at a time the label of the highest probability holds; of equal ones the label that is on stays, else
+    the lower index wins. Another label takes over from it at its own threshold. A label that comes back within
+    `max_gap` swallows what was too short between. With several labels a video each has its own segments, which may
+    overlap.
+
+    Args:
+        labels: the K class names.
+        options: how scores become segments.
+        multi_label: whether segments of several labels may overlap.
+        lag: seconds by which these scores come after what they name, where the options do not say it: of a stream half
+            of its clip, as its scores are known with the clip's last frame; of windows 0.
+
+    Raises:
+        ValueError: no labels, one twice, or a background or threshold of none of them.
+    """
+
+    def __init__(
+        self,
+        labels: Sequence[str],
+        options: SegmentOptions | SegmentRules = DEFAULTS,
+        multi_label: bool = False,
+        *,
+        lag: float = 0.0,
+    ) -> None:
+        rules = options.rules() if isinstance(options, SegmentOptions) else options
+        rules.require_labels(labels)
+        self.labels, self.multi_label = tuple(labels), multi_label
+        self.rules = replace(rules, lag=lag if rules.lag is None else rules.lag)
+        self.skip_warming_up = isinstance(options, SegmentOptions) and options.skip_warming_up
+        self._background = None if rules.background is None else self.labels.index(rules.background)
+        self._on = np.array([rules.thresholds.get(label, rules.threshold) for label in self.labels])
+        self._off = self._on * (1 - rules.hysteresis)
+        self._forget()
+
+    def _forget(self) -> None:
+        self._smoothed = np.zeros(len(self.labels))
+        self._last: tuple[float, np.ndarray] | None = None  # time and probabilities of the last score
+        self._border = 0.0  # seconds, from which the last score speaks
+        self._runs: dict[int, _Run] = {}  # class -> what it has been; with one label at a time one of them is on
+
+    def push(self, score: TimedScore) -> list[Change]:
+        """Take the next score, and return the starts and ends that it decides; ends come first.
+
+        Raises:
+            ValueError: a time that is not after the last one's, or probabilities that are none.
+        """
+        time, probabilities = float(score.time), self._checked(score)
+        if score.warming_up and self.skip_warming_up:
+            return []
+        if self._last is None:
+            self._border, self._smoothed = float(score.start), probabilities.copy()
+        else:
+            before = self._last[0]
+            self._advance((before + time) / 2 - (self.rules.lag or 0.0))
+            self._smooth(probabilities, time - before)
+        self._last = time, probabilities
+        return self._decide(self._labels_on(), time)
+
+    def finish(self, end: float) -> list[Change]:
+        """End all segments where the source ends or is interrupted; the next score begins a new stretch.
+
+        end: seconds; the last score speaks until then.
+        """
+        if self._last is None:
+            return []
+        self._advance(float(end))
+        changes = [change for index in sorted(self._runs) for change in self._close(index, float(end))]
+        self._forget()
+        return changes
+
+    def _checked(self, score: TimedScore) -> np.ndarray:
+        """Return the probabilities (K,) float64; raise an error where they, or the time, are none."""
+        found = torch.as_tensor(score.probabilities).detach().cpu().double().numpy()
+        if found.shape != (len(self.labels),):
+            raise ValueError(f"probabilities must be ({len(self.labels)},), one a label; got {found.shape}.")
+        if not ((found >= -ROUNDING) & (found <= 1 + ROUNDING)).all():  # NaN is neither
+            what = f"{found.min()} to {found.max()}"
+            raise ValueError(f"probabilities must be from 0 to 1, got {what} at {score.time} s.")
+        if not math.isfinite(score.time) or not math.isfinite(score.start):
+            raise ValueError(f"Times of a score must be seconds, got {score.time} and {score.start}.")
+        if self._last is not None and score.time <= self._last[0]:
+            raise ValueError(f"Times of scores must rise; got {score.time} s after {self._last[0]} s.")
+        return found
+
+    def _smooth(self, probabilities: np.ndarray, seconds: float) -> None:
+        """Take the new score in with the weight 1 - exp(-seconds / smoothing), right for any step between scores."""
+        smoothing = self.rules.smoothing
+        weight = -math.expm1(-seconds / smoothing) if smoothing else 1.0
+        self._smoothed = self._smoothed + weight * (probabilities - self._smoothed)
+
+    def _labels_on(self) -> list[int]:
+        """Return which labels are on by the smoothed probabilities."""
+        smoothed, current = self._smoothed, [index for index, run in self._runs.items() if run.on]
+        if self.multi_label:
+            bars = self._on.copy()
+            bars[current] = self._off[current]
+            return [int(index) for index in np.flatnonzero(smoothed >= bars) if index != self._background]
+        best = int(smoothed.argmax())
+        if current and smoothed[current[0]] >= smoothed[best]:
+            best = current[0]
+        if best == self._background:
+            return []
+        if smoothed[best] >= self._on[best]:
+            return [best]
+        return [index for index in current if smoothed[index] >= self._off[index]]
+
+    def _advance(self, border: float) -> None:
+        """Let the last score speak from the border before to this one."""
+        assert self._last is not None
+        border = max(border, self._border)
+        for index, run in self._runs.items():
+            gain = (border - self._border) * float(self._last[1][index])
+            if run.on:
+                run.sum, run.behind, run.end = run.sum + run.behind + gain, 0.0, border
+            else:
+                run.behind += gain
+        self._border = border
+
+    def _decide(self, on: list[int], time: float) -> list[Change]:
+        """Take over which labels are on from the border on."""
+        for index, run in self._runs.items():
+            run.on = index in on
+        for index in on:
+            if index not in self._runs:
+                self._runs[index] = _Run(self._border, self._border)
+            elif not self.multi_label:
+                since = self._runs[index].start
+                self._runs = {other: run for other, run in self._runs.items() if run.start <= since}
+        changes: list[Change] = []
+        for index, run in list(self._runs.items()):
+            if not run.on and self._border - run.end > self.rules.max_gap:
+                changes += self._close(index, time)
+        for index in on:
+            run = self._runs[index]
+            if not run.announced and run.seconds >= self.rules.min_length:
+                if not self.multi_label:
+                    for other in [other for other in self._runs if other != index]:
+                        changes += self._close(other, time)
+                run.announced = True
+                changes.append(Change("start", time, self._segment(index)))
+        return changes
+
+    def _close(self, index: int, time: float) -> list[Change]:
+        """Forget a label's run; return its end, and its start too where nobody knows of it yet."""
+        run, segment = self._runs[index], self._segment(index)
+        del self._runs[index]
+        long_enough = run.seconds > 0 and run.seconds >= self.rules.min_length
+        starts = [Change("start", time, segment)] if long_enough and not run.announced else []
+        return starts + [Change("end", time, segment)] if long_enough else []
+
+    def _segment(self, index: int) -> Segment:
+        run = self._runs[index]
+        assert self._last is not None
+        score = run.sum / run.seconds if run.seconds else float(self._last[1][index])
+        return Segment(self.labels[index], run.start, run.end, score)
+
+
+def find_segments(
+    scores: Iterable[TimedScore],
+    labels: Sequence[str],
+    options: SegmentOptions | SegmentRules = DEFAULTS,
+    multi_label: bool = False,
+    end: float | None = None,
+    *,
+    lag: float = 0.0,
+    breaks: Iterable[float] = (),
+) -> list[Segment]:
+    """Return the segments of scores over time, sorted by start; no scores give none.
+
+    Args:
+        scores: in order of time.
+        labels, options, multi_label, lag: as of `SegmentTracker`.
+        end: seconds at which the source ends; by default the last score's time.
+        breaks: seconds of the last moment before each gap of the source; no segment reaches over one.
+
+    Raises:
+        ValueError: as `SegmentTracker`.
+    """
+    tracker = SegmentTracker(labels, options, multi_label, lag=lag)
+    found = [change.segment for change in _changes(tracker, scores, end, sorted(breaks)) if change.kind == "end"]
+    return sorted(found, key=lambda segment: (segment.start, segment.end, tracker.labels.index(segment.label)))
+
+
+def _changes(
+    tracker: SegmentTracker, scores: Iterable[TimedScore], end: float | None, breaks: list[float]
+) -> Iterator[Change]:
+    last = 0.0
+    for score in scores:
+        while breaks and breaks[0] < score.time:
+            yield from tracker.finish(breaks.pop(0))
+        yield from tracker.push(score)
+        last = score.time
+    yield from tracker.finish(last if end is None else end)
