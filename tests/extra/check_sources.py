@@ -32,7 +32,7 @@ PRODUCER = f"""
 import io, os, sys, av
 from fractions import Fraction
 sys.path.insert(0, {str(Path(__file__).parents[1])!r})
-from support.arriving import encoded
+from support.videos import encoded
 frames = int(sys.argv[1])
 class Pipe:
     def write(self, data):

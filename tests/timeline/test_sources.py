@@ -15,8 +15,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from support.arriving import Unseekable, encoded, piped
-from support.videos import SHARED, barcode_frame, barcodes, needs_shared, packet_places, write_video
+from support.videos import (
+    SHARED,
+    Unseekable,
+    barcode_frame,
+    barcodes,
+    encoded,
+    needs_shared,
+    packet_places,
+    piped,
+    write_video,
+)
 from transformers_ila.model.video_reading_ila import ReadLimits, VideoDecodingError, read_video
 from transformers_ila.timeline import sources
 from transformers_ila.timeline.sources import SourceNote, TimedFrame, open_frames
