@@ -535,8 +535,8 @@ def test_closing_early_lets_go_of_the_file(ts, tmp_path):
         with piped(ts) as pipe, open_frames(file := os.fdopen(pipe, "rb")) as source:
             next(source)
         file.close()
-    assert len(os.listdir("/proc/self/fd")) == before
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("frames of")]
+    assert len(os.listdir("/proc/self/fd")) <= before  # fewer where an earlier test's are let go meanwhile
+    until(lambda: not any(thread.name.startswith("frames of") for thread in threading.enumerate()))
 
 
 def test_a_slow_consumer_of_a_live_source_gets_the_newest_frame(ts):
