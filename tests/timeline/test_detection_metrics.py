@@ -127,7 +127,7 @@ def test_average_precision_equals_the_plain_form(seed):
         for overlap in (0.1, 0.3, 0.5, 1.0):
             expected = plain_average_precision(label, found, truth, overlap)
             assert values[f"{overlap:g}"] == pytest.approx(expected, abs=1e-12)
-    moments = np.arange(0.005, 30, 0.01)
+    moments = np.arange(0.05, 30, 0.1)
     right = 0
     for name in found:
         labels = [
@@ -135,7 +135,7 @@ def test_average_precision_equals_the_plain_form(seed):
             for videos in (found, truth)
         ]
         right += sum(one == other for one, other in zip(*labels))
-    assert metrics["frame_accuracy"] == pytest.approx(right / len(moments) / 3, abs=0.01)
+    assert metrics["frame_accuracy"] == pytest.approx(right / len(moments) / 3, abs=0.03)
 
 
 def test_the_truth_itself_is_perfect():

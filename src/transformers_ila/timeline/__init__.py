@@ -1,5 +1,7 @@
 """A video of any length, or a stream: scores over time, and segments with a label, a start and an end."""
 
+from .calibration import calibrate, segments_of, write_calibration
+from .detection_metrics import VideoSegments, evaluate_segments, read_segments
 from .formats import read_timeline, write_timeline
 from .live import Live
 from .options import TimelineOptions
@@ -22,10 +24,16 @@ __all__ = [
     "Timeline",
     "TimelineInterrupted",
     "TimelineOptions",
+    "VideoSegments",
+    "calibrate",
+    "evaluate_segments",
     "find_segments",
     "open_frames",
+    "read_segments",
     "read_timeline",
+    "segments_of",
     "timeline",
     "timelines",
+    "write_calibration",
     "write_timeline",
 ]
