@@ -29,7 +29,7 @@ from transformers_ila.timeline.sources import SourceNote, TimedFrame, open_frame
 
 SIDE, CLIP, RATE = 8, 4, 4.0
 LABELS = ["dark", "bright"]
-PLAIN = SegmentOptions(smoothing=0, min_length=0, max_gap=0, threshold=0.6)
+PLAIN = SegmentOptions(smoothing=0, min_length=0, max_gap=0, threshold=0.6, lag=0)
 ENDED = "the source has ended"
 
 
@@ -56,10 +56,10 @@ class Source:
         self.closed = True
 
 
-def frames(brightness, *, start=0.0, rate=RATE):
+def frames(brightness, *, start=0.0, rate=RATE, side=SIDE):
     """Frames of these grey values, from 0 to 255, one after the other."""
     return [
-        TimedFrame(start + number / rate, np.full((SIDE, SIDE, 3), value, np.uint8), number, 0.0)
+        TimedFrame(start + number / rate, np.full((side, side, 3), value, np.uint8), number, 0.0)
         for number, value in enumerate(brightness)
     ]
 
@@ -87,9 +87,13 @@ class Pushed:
             self.resets.append(rows)
             seen[rows] = 0
 
-        return SimpleNamespace(seen=seen, reset=reset)
+        return SimpleNamespace(seen=seen, reset=reset, size=None)
 
     def push(self, pixel_values, cache, rows, logits_to_keep):
+        if pixel_values.shape[-1] > 2 * SIDE:
+            raise ValueError("`pixel_values` are too large")
+        assert cache.size in (None, pixel_values.shape[-2:])
+        cache.size = pixel_values.shape[-2:]
         self.pushes.append((rows, logits_to_keep))
         cache.seen[rows] += 1
         seen = cache.seen[rows][:, None]
@@ -100,9 +104,7 @@ class Pushed:
 @pytest.fixture
 def watch(monkeypatch):
     """Start a `Live` of sources that are lists of items; its model is `Pushed`."""
-    processor = IlaVideoProcessor(
-        num_frames=CLIP, size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE}, do_normalize=False
-    )
+    processor = IlaVideoProcessor(num_frames=CLIP, do_resize=False, do_center_crop=False, do_normalize=False)
 
     @contextmanager
     def network(model, options):
@@ -159,7 +161,7 @@ def test_a_row_for_each_change_of_label(watch, why):
 
 def test_rows_say_what_find_segments_finds(watch):
     pattern = np.random.default_rng(0).choice([0, 100, 155, 255], 60)
-    segments = SegmentOptions(smoothing=0.3, min_length=0.5, max_gap=0.3)
+    segments = SegmentOptions(smoothing=0.3, min_length=0.5, max_gap=0.3, lag=0)
     live = watch(frames(pattern), segments=segments, scores=True)
     rows = all_rows(live)
     scores = [
@@ -190,6 +192,16 @@ def test_a_batch_has_at_most_batch_size_frames(watch):
     model = Pushed()
     all_rows(watch(*[frames(DARK)] * 5, model=model, options=TimelineOptions(batch_size=2)))
     assert [rows for rows, _ in model.pushes] == [[0, 1], [2, 3], [4]] * 6
+
+
+def test_frames_of_several_sizes(watch):
+    """Each size has a batch of its own, and one that the model does not take ends its sources alone."""
+    model = Pushed()
+    sides = (SIDE, 2 * SIDE, SIDE, 3 * SIDE)
+    rows = all_rows(watch(*[frames(DARK, side=side) for side in sides], model=model))
+    assert sorted(map(tuple, (rows for rows, _ in model.pushes))) == [(0, 2)] * 6 + [(1,)] * 6
+    assert [row["failed"] for row in sorted(of(rows, "end"), key=lambda row: row["source"])] == [0, 0, 0, 1]
+    assert "too large" in of(rows, "end", "source 4")[0]["reason"]
 
 
 def test_a_source_that_fails_ends_alone(watch):
