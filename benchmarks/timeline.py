@@ -125,17 +125,21 @@ def measure(folder: Path, model: str, mode: str) -> None:
     cost = sum(line.settings["seconds"] for line in lines) / sum(line.duration for line in lines) * 60
     for name, used in rules.items():
         found = evaluate_segments({line.video: found_in(line, used) for line in lines}, truth)
-        delay = found["delay"] or {}
+        delay = found["delay"]
         cells = [
-            *(f"{value:.3f}" for value in found["mean_average_precision"].values()),
-            *(f"{value:.3f}" for value in found["f1"].values()),
+            *(digits(value, 3) for value in found["mean_average_precision"].values()),
+            *(digits(value, 3) for value in found["f1"].values()),
             f"{found['frame_accuracy']:.1%}",
-            f"{delay['median']:.2f}, {delay['90']:.2f} s",
+            f"{digits(delay['median'], 2)}, {digits(delay['90'], 2)} s",
             f"{delay['missed']} of {found['true_segments']}",
             f"{found['false_alarms_per_minute']:.2f}",
             f"{cost:.2f} s",
         ]
         print(f"| {model}, {mode} | {name} | {' | '.join(cells)} |", flush=True)
+
+
+def digits(value: float | None, count: int) -> str:
+    return "-" if value is None else f"{value:.{count}f}"
 
 
 CHOSEN = {"thresholds chosen": ("threshold", "hysteresis"), "all chosen": tuple(GRIDS)}

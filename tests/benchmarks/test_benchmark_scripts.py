@@ -11,6 +11,7 @@ import pytest
 import quantisation
 import scale
 import search
+import timeline
 import torch
 import training_loader
 from transformers import TimesformerConfig, VideoMAEConfig
@@ -20,7 +21,9 @@ from transformers_ila import IlaForVideoClassification, IlaVideoProcessor
 from transformers_ila.model import configuration_ila
 from transformers_ila.model.class_names_ila import label_fields
 from transformers_ila.model.configuration_ila import CLIP_SIZES
-from transformers_ila.motionbench.tasks import make_videos, write_folder, write_mp4
+from transformers_ila.motionbench.sequences import BACKGROUND, SEQUENCE_SIZES
+from transformers_ila.motionbench.tasks import MOTIONS, make_videos, write_folder, write_mp4
+from transformers_ila.timeline.calibration import GRIDS
 
 
 WIDTHS = {"hidden_size": 32, "intermediate_size": 8192, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -102,6 +105,25 @@ def test_search(tmp_path, capsys):
     printed = capsys.readouterr().out
     times = re.findall(r"^\| (1|16) \| [\d.]+ s \(least .* \| .* \| .* \|$", printed, re.MULTILINE)
     assert times == ["1", "16"] * 2 and "300 rows of 16 float32 numbers" in printed
+
+
+def test_timeline(monkeypatch, tmp_path, capsys):
+    monkeypatch.setitem(SEQUENCE_SIZES, "tiny", {"train": 1, "val": 1, "test": 1, "seconds": 6})
+    monkeypatch.setattr(timeline, "CHOSEN", {"thresholds chosen": ("threshold",)})
+    monkeypatch.setitem(GRIDS, "threshold", (0.01, 0.5))
+    options = timeline.DemoOptions()
+    for name in timeline.MODELS:  # which are there, so none is trained
+        config = timeline.small_config(options, [BACKGROUND, *MOTIONS])
+        config.vision_config.alignment_causal, config.frame_rate = name == "causal", 4.0
+        IlaForVideoClassification(config).save_pretrained(tmp_path / "models" / name)
+        processor = IlaVideoProcessor.for_model(config, size={"shortest_edge": 32})
+        processor.save_pretrained(tmp_path / "models" / name)
+    timeline.main(timeline.Arguments(folder=str(tmp_path), size="tiny"))
+    printed = capsys.readouterr().out
+    ways = [line.split(" | ")[:2] for line in printed.splitlines() if line.startswith(("| causal", "| two-sided"))]
+    names = ["| causal, stream", "| causal, windows", "| two-sided, windows"]
+    assert ways == [[name, rules] for name in names for rules in ("defaults", "thresholds chosen")]
+    assert printed.count("mean F1 on the validation split from") == 3
 
 
 def test_training_loader(videos, tmp_path, capsys):

@@ -23,6 +23,7 @@ from transformers_ila import IlaConfig, IlaForVideoClassification
 from transformers_ila.cli.main import read_verb
 from transformers_ila.conversion.state_dicts import to_released_state_dict
 from transformers_ila.motionbench.tasks import MOTIONS, make_videos, write_folder
+from transformers_ila.timeline.segments import CALIBRATION
 from transformers_ila.video_writing import write_mp4
 
 
@@ -119,6 +120,8 @@ def test_every_command_is_one_that_there_is(tmp_path, monkeypatch):
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).write_text("")
     (tmp_path / "words.txt").write_text(WORDS)
+    (tmp_path / "truth.json").write_text('{"database": {"a": {}}}')
+    (tmp_path / "rules.json").write_text(json.dumps({"format": CALIBRATION, "version": 1, "rules": {}}))
     for folder, window in ((tmp_path / "index", 4), (tmp_path / "my-index", None)):
         folder.mkdir()
         (folder / "_settings.json").write_text(json.dumps({"dimension": 4, "window": window}))

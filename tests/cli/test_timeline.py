@@ -18,6 +18,7 @@ from transformers_ila.evaluation.inference import load_trained, probabilities
 from transformers_ila.model.class_names_ila import label_fields
 from transformers_ila.model.video_reading_ila import read_video
 from transformers_ila.timeline import TimelineInterrupted, read_timeline
+from transformers_ila.timeline.calibration import GRIDS
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +115,30 @@ def test_words_of_your_own_and_true_segments(place, tmp_path, capsys):
     assert run(place, place / "videos/one.mp4", *words, model="clip") == 0
     out = capsys.readouterr().out
     assert "AP@0.5" in out and "time labelled rightly" in out and " - 0:00:01.0" in out
+
+
+def test_rules_are_chosen_on_true_segments_and_used_by_others(place, tmp_path, capsys):
+    truth = tmp_path / "truth.csv"
+    truth.write_text("label,start,end\na,0,0.5\nb,0.5,1\n")
+    rules, given = tmp_path / "rules.json", ["--min_length", "0", "--smoothing", "0", "--rate", "8"]
+    video = place / "videos/one.mp4"
+    assert run(place, video, "--truth", truth, "--calibrate", rules, *given) == 0
+    printed = capsys.readouterr().out
+    assert "chosen: threshold" in printed and "smoothing" not in printed.partition("chosen: ")[2]
+    chosen = json.loads(rules.read_text())["rules"]
+    assert (chosen["min_length"], chosen["smoothing"]) == (0.0, 0.0)
+    output = tmp_path / "one.json"
+    assert run(place, video, "--calibration", rules, "--max_gap", "0.125", "--rate", "8", "--output", output) == 0
+    used = read_timeline(output).settings["segments"]
+    assert {**used, "lag": None} == {**chosen, "max_gap": 0.125} and used["lag"] == pytest.approx(3 / 8 / 2, abs=1e-3)
+    everything = [word for name in GRIDS for word in (f"--{name}", "0")]
+    for words, complaint in (
+        (["--calibrate", rules], "--calibrate needs the true segments"),
+        (["--calibrate", rules, "--truth", truth, *everything], "--calibrate has nothing to choose"),
+    ):
+        capsys.readouterr()
+        assert run(place, video, *words) == 2
+        assert complaint in capsys.readouterr().err
 
 
 def test_ctrl_c_keeps_what_is_there(place, tmp_path, monkeypatch, capsys):

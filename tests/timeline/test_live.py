@@ -25,6 +25,7 @@ from transformers_ila.timeline.options import TimelineOptions
 from transformers_ila.timeline.scores import Sampling, stream_scores, window_scores
 from transformers_ila.timeline.segments import SegmentOptions, find_segments
 from transformers_ila.timeline.sources import SourceNote, TimedFrame, open_frames
+from transformers_ila.timeline.timeline import lag_of
 
 
 SIDE, CLIP, RATE = 8, 4, 4.0
@@ -151,7 +152,8 @@ def test_a_row_for_each_change_of_label(watch, why):
     assert (start["rate"], start["rate_from"]) == (RATE, "configuration")
     assert [row["label"] for row in (first, second, last)] == ["dark", "bright", None]
     assert [row["labels"] for row in (first, second, last)] == [["dark"], ["bright"], []]
-    assert first["warming_up"] and first["ended"] is None and not second["warming_up"]
+    # a stream knows its first label as soon as that holds for some time after the lag, which is half a clip
+    assert first["warming_up"] == (why is not None) and first["ended"] is None and not second["warming_up"]
     assert second["time"] == 6 / RATE and second["ended"]["label"] == "dark" and second["ended"]["start"] == 0
     assert second["ended"]["end"] == second["start"] < 6 / RATE and last["ended"]["end"] == 3.0
     assert second["delay_ms"] >= 0 and second["label_delay_ms"] >= 0 and last["delay_ms"] is None
@@ -171,7 +173,7 @@ def test_rows_say_what_find_segments_finds(watch):
         for row in of(rows, "score")
     ]
     assert len(scores) == 60
-    found = find_segments(scores, LABELS, segments, end=15.0)
+    found = find_segments(scores, LABELS, segments, end=15.0, lag=lag_of(live.settings))
     ended = [row["ended"] for row in of(rows, "label") if row["ended"]]
     assert [(s.label, round(s.start, 3), round(s.end, 3)) for s in found] == [
         (row["label"], row["start"], row["end"]) for row in ended
@@ -244,7 +246,8 @@ def test_after_a_gap_a_new_clip_starts(watch, why):
     assert note["kind"] == "restart" and note["time"] == 60.0 and "58.75 s" in note["text"]
     labels = of(rows, "label")
     assert [row["label"] for row in labels] == ["dark", None, "dark", None]
-    assert labels[1]["ended"]["end"] == 1.5 and labels[2]["start"] == 60.0 and labels[2]["warming_up"]
+    assert labels[1]["ended"]["end"] == 1.5 and labels[2]["start"] == 60.0
+    assert labels[2]["warming_up"] == (why is not None)
     assert why or model.resets == [[0], [0]]
 
 

@@ -281,6 +281,12 @@ def test_options_that_are_none(given, message):
         SegmentOptions(**given)
 
 
+def test_zero_is_a_number_that_was_given():
+    numbers = dict.fromkeys(("smoothing", "threshold", "hysteresis", "min_length", "max_gap", "lag"), 0)
+    assert SegmentOptions(**numbers).rules() == SegmentRules(**numbers)
+    assert SegmentOptions().rules() == SegmentRules() != SegmentOptions(skip_warming_up=True).rules()
+
+
 def test_labels_that_are_none():
     with pytest.raises(ValueError, match="background and thresholds must be of these labels: 'left', .*; got 'idle'"):
         SegmentTracker(LABELS, SegmentOptions(background="idle"))

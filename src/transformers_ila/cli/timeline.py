@@ -165,6 +165,8 @@ class TimelineArguments(WordsArguments):
 def run(args: TimelineArguments, options: TimelineOptions, segment_options: SegmentOptions) -> int:
     """Read the videos, and print or write their timelines; return 1 if a video was not read to its end."""
     rank = rank_from_environment()
+    if args.calibrate is not None and not tuned_by(segment_options):
+        raise ValueError(f"--calibrate has nothing to choose: leave out one of {', '.join(GRIDS)}.")
     model, processor = open_words_or_classes(args.model, args.labels, args.templates)
     options = replace(options, device=options.device or rank.device())
     sources = list_sources(args.videos, args.root)[rank.rank :: rank.world_size]
@@ -348,9 +350,14 @@ def metrics_table(metrics: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def tuned_by(options: SegmentOptions) -> list[str]:
+    """Return which numbers `--calibrate` chooses: those that the options do not give."""
+    return [name for name in GRIDS if getattr(options, name) is None]
+
+
 def choose_rules(held_out: list[Timeline], truth: dict[str, VideoSegments], file: str, options: SegmentOptions) -> str:
     """Choose how scores become segments, but for the numbers that the options give; write that, and return a line."""
-    tuned = [name for name in GRIDS if getattr(options, name) is None]
+    tuned = tuned_by(options)
     chosen = calibrate(held_out, truth, rules=options.rules(), tuned=tuned)
     write_calibration(chosen, file)
     numbers = ", ".join(f"{name} {getattr(chosen.rules, name):g}" for name in tuned)

@@ -196,8 +196,8 @@ class SegmentOptions:
     def rules(self) -> SegmentRules:
         """Return the numbers that hold: those given, else the calibration's, else the defaults."""
         rules = DEFAULTS if self.calibration is None else read_calibration(self.calibration)
-        names = (name.name for name in fields(self) if name.name != "calibration")
-        given = {name: getattr(self, name) for name in names if getattr(self, name) not in (None, False)}
+        values = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name != "calibration"}
+        given = {name: value for name, value in values.items() if value is not None and value is not False}
         if "threshold" in given:
             given["thresholds"] = {}
         return replace(rules, **given)

@@ -10,6 +10,7 @@ Shapes: `N` scores, `K` classes.
 
 import math
 import time
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
@@ -223,7 +224,8 @@ class _Run:
         self.settings, self.keep_scores = settings, keep_scores
         self.labels = list(network.module.config.class_names)
         self.tracker = SegmentTracker(self.labels, segment_options, settings["multi_label"], lag=lag_of(settings))
-        self.scores: list[Score] = []
+        # of all scores, as compact as they can be: a number each for `times` and `starts`, K numbers for `scores`
+        self.times, self.starts, self.scores, self.warming_up = array("d"), array("d"), array("f"), array("b")
         self.segments: list[Segment] = []
         self.notes: list[SourceNote] = []
         self.cost, self.started = Cost(), time.perf_counter()
@@ -267,7 +269,10 @@ class _Run:
         self.end = last + 1 / self.sampling.rate
         self.segments += [change.segment for change in self.tracker.push(item) if change.kind == "end"]
         if self.keep_scores:
-            self.scores.append(item)
+            self.times.append(item.time)
+            self.starts.append(item.start)
+            self.scores.frombytes(item.probabilities.tobytes())
+            self.warming_up.append(item.warming_up)
 
     def finish(self, end: float) -> None:
         """End the segments that last until the source's end, or until a gap."""
@@ -279,14 +284,13 @@ class _Run:
         duration = known if stopped is None and known < math.inf else min(self.end, known)
         self.finish(duration)
         stopped = stopped or next((note.text for note in self.notes if note.kind == BROKEN_OFF), None)
-        count, classes = len(self.scores), len(self.labels)
         return Timeline(
             video=self.name,
             labels=self.labels,
-            times=np.array([score.time for score in self.scores], dtype=np.float64),
-            starts=np.array([score.start for score in self.scores], dtype=np.float64),
-            scores=np.array([score.probabilities for score in self.scores], np.float32).reshape(count, classes),
-            warming_up=np.array([score.warming_up for score in self.scores], dtype=bool),
+            times=np.array(self.times, np.float64),
+            starts=np.array(self.starts, np.float64),
+            scores=np.array(self.scores, np.float32).reshape(-1, len(self.labels)),
+            warming_up=np.array(self.warming_up, bool),
             segments=sorted(self.segments, key=lambda segment: (segment.start, segment.end)),
             notes=self.notes,
             settings=self.settings | self.measured(source),
