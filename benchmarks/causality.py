@@ -41,8 +41,8 @@ from transformers_ila.ablation.results import Result, result_file, tower_digest,
 from transformers_ila.ablation.significance import paired_differences, sign_flip_test
 from transformers_ila.data.annotations import read_annotations
 from transformers_ila.model import layers_ila
-from transformers_ila.model.alignment_ila import ImplicitAlignment, _behind_itself, alignment_loss
-from transformers_ila.model.pairs_ila import masked_average_pool
+from transformers_ila.model.alignment_ila import ImplicitAlignment, alignment_loss
+from transformers_ila.model.pairs_ila import Past, masked_average_pool
 from transformers_ila.model.temporal_ila import TemporalOutput, ZeroLinear
 from transformers_ila.motionbench import tasks
 from transformers_ila.training.arguments import IlaTrainingArguments
@@ -80,18 +80,22 @@ class WholePair(ImplicitAlignment):
         assert causal and self.fusion == "interaction"
         self.interaction_skip = ZeroLinear(self.pairs.channels, config.hidden_size)
 
-    def _causal(self, hidden_states: Any, patches: Any, compared: Any, height: int, width: int) -> TemporalOutput:
-        features, points = self.pairs(_behind_itself(compared), height, width)  # T pairs
+    def _causal(
+        self, hidden_states: Any, patches: Any, compared: Any, height: int, width: int, past: Any
+    ) -> TemporalOutput:
+        features, points, _ = self.pairs.causal(compared, height, width, self.pairing, Past())  # T pairs
         masks = self.pairs.masks(points, height, width)
-        pooled = masked_average_pool(masks, _behind_itself(patches), self.pairing)
+        loss = alignment_loss(masked_average_pool(masks[:, 1:], patches, self.pairing))
         moved = patches + self.interaction_skip(features.flatten(-2).mT)
         hidden_states = torch.cat([hidden_states[:, :, :1], moved], dim=2)
-        tokens = torch.cat([hidden_states, pooled[:, :, 1:]], dim=2)
-        return TemporalOutput(hidden_states, tokens, alignment_loss(pooled[:, 1:]), points[:, 1:])
+        weights = masks[:, :, 1].flatten(-2) / patches.shape[2]
+        tokens = torch.cat([hidden_states, weights[:, :, None] @ patches], dim=2)
+        return TemporalOutput(hidden_states, tokens, loss, points[:, 1:])
 
 
 FORMS = {
     "interaction": Form(INTERACTION),
+    "interaction, 2 warm-up frames": Form(INTERACTION, warm_up=2),
     "interaction, causal": Form(INTERACTION | CAUSAL),
     "interaction, causal, 2 warm-up frames": Form(INTERACTION | CAUSAL, warm_up=2),
     "interaction, causal, whole pair": Form(INTERACTION | CAUSAL, module=WholePair),
@@ -160,12 +164,7 @@ def last_frames_features(
     **kwargs: Any,
 ) -> Any:
     """Do what `get_video_features` does, with a tower over all frames given and a head over the last `CLIP`."""
-    config = model.vision_model.config
-    config.num_frames = pixel_values.shape[1]  # what the tower checks; these modules have no weights of frames
-    try:
-        outputs = model.vision_model(pixel_values, return_dict=True)
-    finally:
-        config.num_frames = CLIP
+    outputs = model.vision_model(pixel_values, any_num_frames=True, return_dict=True)
     outputs.frame_embeds = model.visual_projection(outputs.pooler_output)[:, -CLIP:]
     outputs.pooler_output = model.mit(outputs.frame_embeds).pooler_output
     return outputs
@@ -247,7 +246,10 @@ def difference(results: Sequence[Result], way: str, others: Sequence[Result]) ->
         for of_form, of in ((results, way), (others, "window"))
     )
     apart = paired_differences(one, other)
-    return "" if apart is None else f"{100 * apart.sum():+.1f} ({sign_flip_test(apart):.3f})"
+    if apart is None:
+        return ""
+    chance = sign_flip_test(apart)
+    return f"{100 * apart.sum():+.1f} ({chance:.3f})" if chance >= 0.001 else f"{100 * apart.sum():+.1f} (< 0.001)"
 
 
 def report(results: Sequence[Result]) -> str:

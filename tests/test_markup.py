@@ -4,6 +4,7 @@ import ast
 import csv
 import html
 import io
+import json
 import re
 
 import pytest
@@ -11,11 +12,13 @@ import pytest
 from transformers_ila.markup import (
     LONGEST,
     csv_text,
+    html_text,
     markdown_sentences,
     markdown_table,
     markdown_text,
     plain_line,
     python_string,
+    script_json,
 )
 
 
@@ -84,3 +87,16 @@ def test_a_spreadsheet_computes_nothing():
     assert found[:1] + found[5:] == [rows[0], ["", "0.5"], rows[6]]
     assert found[1:5] == [["'=1+1", "'+1"], ["'-2", "-2"], ["'@SUM(A1)", "'\t=1"], ["'\r=1", "\r\n;"]]
     assert csv_text([["a"]]) == "a\n"
+
+
+@pytest.mark.parametrize("word", [*WORDS, "</script><script>", "<!--<script>", "\"' onclick=x", "\u2028\ud800"])
+def test_a_word_in_html_is_text_and_ends_nothing(word):
+    text = html_text(word)
+    assert html.unescape(text) == plain_line(word) and not set("<>\"'") & set(text)
+    assert "<" not in script_json([word]) and json.loads(script_json([word])) == [word]
+    script_json([word]).encode("utf-8")
+
+
+def test_numbers_that_json_has_not():
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        script_json(float("nan"))

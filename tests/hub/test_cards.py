@@ -424,6 +424,8 @@ def test_a_class_that_is_called_unused_is_a_class(model, processor):
         ),
         ({"alignment_operator": "window_attention"}, "`alignment_operator=window_attention` |"),
         ({"alignment_conv": "standard"}, "`alignment_conv=standard` (two 3x3 convolutions in place of "),
+        ({"alignment_causal": True}, "`alignment_causal=True`: no frame depends on a later one |"),
+        ({"frame_rate": 2.43478}, "; in training 2.43 a second."),
         ({"class_features": "embeddings"}, "compared with a given vector of each class."),
         ({"problem_type": "multi_label_classification"}, "Giving a short video those of 3 labels that fit it: "),
         ({"problem_type": "multi_label_classification"}, "- Each label has a score of its own, "),

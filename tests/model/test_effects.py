@@ -129,6 +129,7 @@ OF_A_DECODER = {
 SHOWN_ELSEWHERE = {
     "label_templates": "tests/model/test_class_tokens.py",
     "image_normalization": "test_the_normalisation_reaches_the_processor",
+    "frame_rate": "tests/training/test_trainer.py",  # no logits depend on it
     "weights_origin": "tests/hub/test_cards.py",
     "untrained_weights": "tests/model/test_pretrained.py",
     "problem_type": "test_only_classes_are_learned",

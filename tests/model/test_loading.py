@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import (
     BitImageProcessor,
+    CLIPConfig,
     Dinov2Config,
     ViTForImageClassification,
     ViTForMaskedImageModeling,
@@ -20,6 +21,7 @@ from transformers import (
 
 from support.tiny_models import TINY_ILA, save_clip, save_dinov2, save_vit
 from transformers_ila import (
+    FrozenClipConfig,
     IlaConfig,
     IlaForVideoClassification,
     IlaModel,
@@ -233,6 +235,55 @@ def test_clip_keeps_its_own(tmp_path):
     assert (vision.patch_bias, vision.pre_layer_norm, vision.image_normalization) == (False, True, None)
     clip = IlaVideoProcessor()
     assert IlaVideoProcessor.for_model(config).image_mean == clip.image_mean != (0.5, 0.5, 0.5)
+
+
+@pytest.fixture(scope="module")
+def clip_folder(tmp_path_factory):
+    return save_clip(tmp_path_factory.mktemp("clip"))
+
+
+@pytest.mark.parametrize(
+    ("fields", "causal"),
+    [
+        ({}, True),
+        ({"num_frames": 4}, True),
+        ({"alignment_fusion": "mi_token", "alignment_pairing": "first"}, True),
+        ({"temporal_module": "shift"}, True),
+        ({"classification_head": "linear"}, True),
+        ({"alignment_causal": False}, False),
+        ({"vision_config": {"alignment_causal": False}}, False),
+        ({"alignment_fusion": "residual"}, False),
+        ({"vision_config": {"alignment_fusion": "residual"}}, False),
+        ({"alignment_pairing": "middle"}, False),
+        ({"alignment_layers": []}, False),
+        ({"zero_shot": True}, False),
+        *(({"temporal_module": module}, False) for module in ("none", "average", "joint", "divided", "gta")),
+    ],
+)
+def test_what_begins_with_pictures_is_causal_where_it_can_be(clip_folder, fields, causal, caplog):
+    caplog.set_level(logging.WARNING)
+    config = IlaConfig.from_pretrained(clip_folder, **fields) if "zero_shot" not in fields else None
+    if config is None:
+        config = IlaForVideoClassification.from_pretrained(clip_folder, labels=LABELS, **fields).config
+    assert config.vision_config.alignment_causal is causal and "alignment_causal" not in caplog.text
+
+
+def test_every_door_begins_causal_and_what_was_trained_stays_as_it_was(clip_folder, vit_folder, tmp_path):
+    for kind in (IlaForVideoClassification, IlaModel, IlaVisionModel):
+        config = kind.from_pretrained(clip_folder).config
+        assert getattr(config, "vision_config", config).alignment_causal
+    assert IlaForVideoClassification.from_pretrained(vit_folder, labels=LABELS).config.vision_config.alignment_causal
+    of_clip = CLIPConfig.from_pretrained(clip_folder)
+    assert IlaModel.from_pretrained(clip_folder, config=of_clip).config.vision_config.alignment_causal
+    assert not FrozenClipConfig.from_pretrained(clip_folder).vision_config.alignment_causal  # its decoder looks ahead
+    for plain in (IlaConfig(), IlaConfig.paper(), IlaConfig.released()):
+        assert not plain.vision_config.alignment_causal
+    for causal in (False, True):
+        model = IlaForVideoClassification.from_pretrained(clip_folder, labels=LABELS, alignment_causal=causal)
+        model.save_pretrained(tmp_path / str(causal))
+        for fields in ({}, {"num_frames": 3}):
+            again = IlaForVideoClassification.from_pretrained(tmp_path / str(causal), **fields)
+            assert again.config.vision_config.alignment_causal is causal
 
 
 @pytest.mark.parametrize("frames,size", [(7, 28), (4, 36)])

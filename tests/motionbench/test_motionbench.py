@@ -89,7 +89,8 @@ class Clips(torch.utils.data.Dataset):
 
 clips = cache(Clips)  # both proofs below see the same videos
 
-PLAIN = {"temporal_module": "none", "mit_num_hidden_layers": 0}  # fields of the tower's configuration
+# Fields of the tower's configuration.
+PLAIN = {"temporal_module": "none", "alignment_causal": False, "mit_num_hidden_layers": 0}
 
 
 def learned(folder, fields, *, videos, steps, rate):
@@ -128,7 +129,7 @@ def learned(folder, fields, *, videos, steps, rate):
 @pytest.mark.slow
 @pytest.mark.proof
 def test_the_demos_model_learns_which_way(tmp_path):
-    accuracy, line, way = learned(tmp_path, {}, videos=3200, steps=600, rate=3e-3)  # the demo trains longer, on more
+    accuracy, line, way = learned(tmp_path, {}, videos=3200, steps=800, rate=3e-3)  # the demo trains longer, on more
     assert accuracy >= 0.85 and way >= 0.9, (accuracy, line, way)
 
 

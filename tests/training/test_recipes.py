@@ -437,12 +437,13 @@ def test_a_run_of_before_goes_on_with_what_it_decided(tmp_path):
     recipe, args = parsed("small_b16_8f", tmp_path, "--val_fraction", "0")
     recipe.flip = "0.5"
     values = resolved_values(recipe, args)
-    old = {key: value for key, value in values.items() if key not in ("val_fraction", "from_scratch")}
+    absent = ("val_fraction", "from_scratch", "alignment_causal")
+    old = {key: value for key, value in values.items() if key not in absent}
     old["stand_ins"] = old.pop("max_replacements")
     old["flip"], old["multi_label"] = "auto", None
     (tmp_path / "training.yaml").write_text(yaml.safe_dump(old))
     again, args = parsed("small_b16_8f", tmp_path, "--resume")
-    assert again.val_fraction == 0.0
+    assert again.val_fraction == 0.0 and again.alignment_causal is False  # towers looked ahead
     again.flip = "0.5"
     for again.multi_label in (False, True):  # the earlier version found it out
         check_same_run(resolved_values(again, args), tmp_path, class_names=["walk", "run"])

@@ -105,7 +105,9 @@ def pretrain_on_frames(
         if progress is not None:
             progress(step + 1, loss.item())
     model.set_labels(["picture", "other"])  # what read the states off is not kept
-    whole = IlaConfig(**fields).vision_config  # who loads the tower gets the rest, drawn anew
+    # who loads the tower gets the rest, drawn anew: in its own module, and causal or not
+    plain = {"temporal_module": "none"}
+    whole = IlaConfig(**{**IlaConfig.fields_in_use(fields, plain), **plain}).vision_config
     for name in _VISION_FIELDS:
         setattr(model.config.vision_config, name, getattr(whole, name))
     return model.eval().cpu()

@@ -52,7 +52,8 @@ OTHER_TASKS = -1e4  # logit of a class of another task
 KEPT_BYTES = 8 * 2**30  # of processed training videos; sets that need more are read anew in every epoch
 MEASURED = 64  # test videos whose frames are compared
 PROVENANCE = "made_of.json"  # beside a tower or checkpoints: the numbers that they depend on
-VARIANT_DEFAULTS = {"temporal_module": "ila"}  # of a variant that does not say so, whatever its weights come from
+# Of a variant that does not say so, whatever its weights come from.
+VARIANT_DEFAULTS = {"temporal_module": "ila", "alignment_causal": False}
 RIGHT, WRONG, UNREADABLE = "1", "0", "-"  # of a test video, in a result's "right"
 
 

@@ -86,6 +86,7 @@ class FrozenClipConfig(IlaConfig):
     model_type = "ila_frozen_clip"
     loads = frozenset({"ila_frozen_clip", "ila", "clip"})
     vision_kind = FrozenClipVisionConfig
+    starts_causal = False  # the decoder looks at all frames, whatever the tower does
     sub_configs_defaults = {**IlaConfig.sub_configs_defaults, "vision_config": FrozenClipVisionConfig}
     uses = (
         *(use for use in IlaConfig.uses if use.fields != ("alignment_loss_weight",)),

@@ -96,6 +96,7 @@ def small_config(args: DemoOptions, labels: list[str]) -> IlaConfig:
         "num_attention_heads": 2,
     }
     vision |= {"image_size": 32, "patch_size": 8, "num_frames": args.num_frames, "alignment_hidden_size": 32}
+    vision["alignment_causal"] = True  # so that the model can be tried on a stream
     vision["hidden_act"] = "gelu"  # one fused operation; CLIP's quick_gelu takes half of the time at this size
     return IlaConfig(
         vision_config=vision,

@@ -374,6 +374,8 @@ def _temporal_module(vision: IlaVisionConfig) -> str:
         parts += [f"`{name}={getattr(vision, name)}`" for name in fields]
         if form == "alignment_conv" and vision.alignment_conv == "standard":
             parts[2] += STANDARD_CONVOLUTIONS
+    if vision.alignment_causal:
+        parts.append("`alignment_causal=True`: no frame depends on a later one")
     if len(vision.temporal_layers) < vision.num_hidden_layers:
         parts.append(f"in layers {', '.join(map(str, sorted(vision.temporal_layers)))}, counted from 0")
     return ", ".join(parts)
@@ -385,6 +387,8 @@ def _data(config: IlaConfig, processor: IlaVideoProcessor) -> str:
     rule = f"`{processor.frame_sampling}`"
     if processor.frame_sampling == "dense":
         rule += f", every {processor.frame_stride}th" if processor.frame_stride > 1 else ", one after the other"
+    if config.frame_rate is not None:
+        rule += f"; in training {config.frame_rate:.3g} a second"
     return "\n".join(
         [
             f"- Classes: {len(names)} ({shown}).",

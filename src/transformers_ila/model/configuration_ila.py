@@ -33,6 +33,7 @@ from .validation_ila import (
     aligns,
     check_model_type,
     fields_in_use,
+    has_causal_form,
     looks_ahead,
     refuse_unknown,
     require,
@@ -70,6 +71,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "paper": {
         **_ADJACENT,
         "alignment_fusion": "mi_token",
+        "alignment_causal": False,
         "alignment_distance": "euclidean",
         "alignment_jitter": 0.0,
     },
@@ -89,6 +91,9 @@ PLAIN_CLIP = {
     "use_video_prompt": False,
 }
 
+# Types of models that have seen pictures only.
+OF_PICTURES = frozenset({"clip", "clip_vision_model", *TOWERS})
+
 # Fields that decide which network a checkpoint is of; its file says so, whatever a later default becomes.
 ALWAYS_SAVED = ("temporal_module", "alignment_fusion")
 
@@ -100,7 +105,34 @@ def preset_fields(kind: Any, preset: str, given: dict[str, Any]) -> dict[str, An
         kind: the class of a tower's configuration, whose `uses` say what has an effect.
         preset: a key of `PRESETS`.
     """
-    return {**fields_in_use(kind, PRESETS[preset], given), **given}
+    own = {name: value for name, value in PRESETS[preset].items() if hasattr(kind, name)}
+    return {**fields_in_use(kind, own, given), **given}
+
+
+def causal_start(kind: Any, stored: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, bool]:
+    """Return `alignment_causal` for a tower of pictures that begins to learn from videos; nothing where it is decided.
+
+    It is true wherever it has an effect: what is trained from then on can go on with a stream.
+
+    Args:
+        kind: the class of the tower's configuration.
+        stored: fields of the tower.
+        given: fields that replace them, of the tower or with a `vision_config` of the whole model.
+    """
+    inner = given.get("vision_config") or {}
+    asked = {**(inner if isinstance(inner, dict) else inner.to_dict()), **given}
+    if "alignment_causal" in asked or not has_causal_form(with_defaults(kind, {**stored, **asked})):
+        return {}
+    return {"alignment_causal": True}
+
+
+def begin_with_clip(kind: Any, config: Any) -> Any:
+    """Return the configuration, of class `kind`, of a model that begins with the weights of a CLIP configuration."""
+    made = kind.from_dict(config.to_dict())
+    vision = getattr(made, "vision_config", made)
+    if kind.starts_causal:
+        vision.alignment_causal = vision.alignment_causal or has_causal_form(vision)
+    return made
 
 
 def take_fields(kind: Any, kwargs: dict[str, Any], inside: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -258,6 +290,7 @@ class IlaVisionConfig(CLIPVisionConfig):
     # types of models whose weights have a place
     loads = frozenset({"ila_vision_model", "ila", "ila_frozen_clip", "clip", "clip_vision_model", *TOWERS})
     uses = (*ALIGNMENT_USES, *MASK_USES, *TOWER_USES)
+    starts_causal = True  # from weights that have seen pictures only
 
     image_size: int = 224
     patch_size: int = 32
@@ -302,12 +335,15 @@ class IlaVisionConfig(CLIPVisionConfig):
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         config_dict, unused = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
         check_model_type(config_dict, pretrained_model_name_or_path, cls.loads)
+        of_pictures = config_dict.get("model_type") in OF_PICTURES
         if config_dict.get("model_type") in TOWERS:
             config_dict = config_dict_of_tower(config_dict, pretrained_model_name_or_path, **kwargs)
         if "vision_config" in config_dict:  # of both towers, CLIP's or ours
             untrained = config_dict.get("untrained_weights")
             config_dict = IlaConfig.from_dict(without_label_fields(config_dict)).vision_config.to_dict()
             config_dict["untrained_weights"] = untrained
+        if of_pictures:
+            config_dict = {**config_dict, **causal_start(cls, config_dict, kwargs)}
         return config_dict, unused
 
     @classmethod
@@ -461,6 +497,7 @@ class IlaConfig(CLIPConfig):
         Use(("alignment_loss_weight",), lambda config: aligns(config.vision_config), ALIGNING, off=0),
     )
     vision_kind = IlaVisionConfig
+    starts_causal = True  # as in `IlaVisionConfig`
     sub_configs_defaults = {"vision_config": IlaVisionConfig, "text_config": IlaTextConfig}
     # The Trainer gathers every output that is not named here over the whole evaluation set.
     keys_to_ignore_at_inference = [
@@ -549,6 +586,7 @@ class IlaConfig(CLIPConfig):
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         config_dict, unused = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
         check_model_type(config_dict, pretrained_model_name_or_path, cls.loads)
+        of_pictures = config_dict.get("model_type") in OF_PICTURES
         if config_dict.get("model_type") == "clip":  # expected here, so no warning about another model's type
             config_dict = {**config_dict, "model_type": cls.model_type}
             count = len(config_dict.get("id2label") or range(2))
@@ -556,6 +594,10 @@ class IlaConfig(CLIPConfig):
                 config_dict = {**without_label_fields(config_dict), "problem_type": None}
         if config_dict.get("model_type") in TOWERS:
             config_dict = config_dict_of_tower(config_dict, pretrained_model_name_or_path, **kwargs)
+        if of_pictures and cls.starts_causal:
+            vision = config_dict.get("vision_config") or {}
+            vision = {**vision, **causal_start(cls.vision_kind, vision, kwargs)}
+            config_dict = {**config_dict, "vision_config": vision}
         return config_dict, unused
 
     @classmethod

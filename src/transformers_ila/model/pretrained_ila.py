@@ -19,7 +19,7 @@ from transformers.models.x_clip.modeling_x_clip import XCLIPMultiframeIntegratio
 from transformers.utils import ModelOutput, logging
 from transformers.utils.output_capturing import OutputRecorder
 
-from .configuration_ila import IlaConfig
+from .configuration_ila import IlaConfig, begin_with_clip
 from .fusing_ila import FusableModel
 from .layers_ila import IlaEncoderLayer, resize_frame_positions, resize_patch_positions, resize_time_parameters
 from .loading_ila import (
@@ -309,7 +309,7 @@ class IlaPreTrainedModel(UntrainedWeights, FusableModel, CLIPPreTrainedModel):
         wants_info = kwargs.pop("output_loading_info", False)
         refuse_adapter(pretrained_model_name_or_path)
         if isinstance(config, PreTrainedConfig) and config.model_type in ("clip", "clip_vision_model"):
-            config = cls.config_class.from_dict(config.to_dict())
+            config = begin_with_clip(cls.config_class, config)
         if isinstance(config, PreTrainedConfig) and config.model_type in TOWERS:
             kind = cls.config_class.__name__
             raise ValueError(f"`config` is a {type(config).__name__}; allowed: `{kind}.from_pretrained(...)` of it.")

@@ -365,12 +365,12 @@ class IlaStreamOutput(ModelOutput):
         in front, (B, k); `None` of a tower alone.
     """
 
-    logits: torch.Tensor | None = None
-    frame_embeds: torch.Tensor | None = None
-    pooler_output: torch.Tensor | None = None
+    logits: torch.Tensor = None  # type: ignore[assignment]
+    frame_embeds: torch.Tensor = None  # type: ignore[assignment]
+    pooler_output: torch.Tensor = None  # type: ignore[assignment]
     last_hidden_state: torch.Tensor | None = None
-    frames: torch.Tensor | None = None
-    warming_up: torch.Tensor | None = None
+    frames: torch.Tensor = None  # type: ignore[assignment]
+    warming_up: torch.Tensor = None  # type: ignore[assignment]
 
 
 class Answer(NamedTuple):

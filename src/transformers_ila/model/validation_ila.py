@@ -348,6 +348,11 @@ def looks_ahead(vision: Any) -> str | None:
     return None
 
 
+def has_causal_form(vision: Any) -> bool:
+    """Return whether `alignment_causal` may be set in a tower, and has an effect there."""
+    return mixes_time(vision) and looks_ahead(vision) is None
+
+
 def _has_module(name: str) -> Callable[[Any], bool]:
     return lambda vision: vision.temporal_module == name
 

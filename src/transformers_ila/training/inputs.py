@@ -19,7 +19,7 @@ from ..data.shards import shard_sizes
 from ..data.video_folder import warn_of_single_videos
 from ..evaluation.inference import named_in_errors, require_checkpoint
 from ..model.class_names_ila import label_fields
-from ..model.configuration_ila import CLIP_SIZES, IlaConfig
+from ..model.configuration_ila import CLIP_SIZES, IlaConfig, causal_start
 from ..model.loading_ila import refuse_adapter
 from ..model.modeling_ila import IlaForVideoClassification
 from ..model.validation_ila import MULTI_LABEL
@@ -36,6 +36,7 @@ def config_of(recipe: RecipeArguments, class_names: Sequence[str], *, multi_labe
         ValueError: an unknown tower, or fields and values that IlaConfig does not have.
     """
     fields = {"problem_type": _problem(multi_label), **validate_config_fields(recipe.model_fields())}
+    fields |= causal_start(IlaConfig.vision_kind, {}, fields)
     return IlaConfig.from_clip_size(recipe.tower, **label_fields(class_names), **fields)
 
 

@@ -74,6 +74,12 @@ class ModelArguments:
         default=None, metadata={"help": "mi_token, residual, ...; default: the preset's, else interaction"}
     )
     alignment_conv: str = field(default="depthwise_separable", metadata={"help": "standard for SSv2"})
+    alignment_causal: bool | None = field(
+        default=None,
+        metadata={
+            "help": "no frame looks ahead; default: the preset's, that of ILA weights, else true where it can be"
+        },
+    )
     config: str | None = field(default=None, metadata={"help": "more fields of IlaConfig, as a JSON object"})
 
     def model_fields(self) -> dict[str, Any]:
@@ -85,7 +91,8 @@ class ModelArguments:
         if self.preset is not None and self.preset not in PRESETS:
             raise ValueError(f"`preset` must be one of {', '.join(PRESETS)}, got {self.preset!r}.")
         names = ("num_frames", "classification_head", "use_video_prompt", "temporal_module")
-        named = {name: getattr(self, name) for name in (*names, "alignment_fusion", "alignment_conv")}
+        forms = ("alignment_fusion", "alignment_conv", "alignment_causal")
+        named = {name: getattr(self, name) for name in (*names, *forms)}
         try:
             given = {name: value for name, value in named.items() if value is not None} | json.loads(
                 self.config or "{}"
@@ -438,9 +445,17 @@ def _resolved(
     if recipe.alignment_fusion is None:  # what it means, so that a later version's defaults change no run
         chosen = PRESETS.get(str(recipe.preset), {}) if recipe.temporal_module == "ila" else {}
         recipe.alignment_fusion = chosen.get("alignment_fusion", IlaVisionConfig.alignment_fusion)
+    before = Path(str(args.output_dir)) / RESOLVED
+    if recipe.alignment_causal is None and recipe.resume and before.is_file():
+        recipe.alignment_causal = _before_causal_towers(read_recipe(before))["alignment_causal"]
     _check_numbers(recipe, args)
     _divide_batch(recipe, args, fixed="gradient_accumulation_steps" in asked)
     return recipe, args
+
+
+def _before_causal_towers(values: dict[str, Any]) -> dict[str, Any]:
+    """Return a run's resolved values with `alignment_causal`, which older files lack, as their towers look ahead."""
+    return {"alignment_causal": False, **values}
 
 
 def _val_fraction(recipe: RecipeArguments, output_dir: str) -> float:
@@ -543,7 +558,7 @@ def check_same_run(values: dict[str, Any], folder: str | Path, *, class_names: S
     file = Path(folder) / RESOLVED
     if not file.is_file():
         raise ValueError(f"{str(folder)!r} holds checkpoints and no {RESOLVED}: they are not of such a run.")
-    before = vars(RecipeArguments()) | read_recipe(file)  # which may be older than some of the keys
+    before = vars(RecipeArguments()) | _before_causal_towers(read_recipe(file))  # older than some of the keys, maybe
     if before["multi_label"] is None:  # likewise
         before["multi_label"] = values["multi_label"]
     before, values = ({**found, "flip": resolved_flip(found["flip"], class_names)} for found in (before, values))

@@ -52,7 +52,9 @@ def train(
     with only_run(str(args.output_dir), writes=args.should_save):
         checkpoint = find_checkpoint(recipe, args, tell)
         trainer = build_trainer(recipe, args, tell)
-        all_succeed(lambda: settle(recipe, args, checkpoint, trainer.model.config.class_names))
+        config = trainer.model.config
+        recipe.alignment_causal = config.vision_config.alignment_causal
+        all_succeed(lambda: settle(recipe, args, checkpoint, config.class_names))
         tell(f"{args.world_size} processes, {recipe.global_batch_size} videos a step; {args.output_dir}/{RESOLVED}")
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     return trainer

@@ -3,8 +3,9 @@
 from ..moved import old_names
 from .alignment import plot_alignment
 from .confusion import plot_confusion_matrix
+from .timeline import plot_timeline
 
 
-__all__ = ["plot_alignment", "plot_confusion_matrix"]
+__all__ = ["plot_alignment", "plot_confusion_matrix", "plot_timeline"]
 
 __getattr__ = old_names("visualization")
