@@ -31,7 +31,8 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # examples that load what the example "trainer" saves
 TRAINED = ("pipeline", "smaller", "fused", "export", "timeline", "weights")
 UNTRAINED = tuple(
-    "zeroshot vit dinov2 reading sources adapters lora features search words plain stream timelinefiles live faiss".split()
+    "zeroshot vit dinov2 reading sources adapters lora features search words plain stream timelinefiles live "
+    "faiss".split()
 )
 ELSEWHERE = ("mteb",)  # tests/extra/check_mteb.py runs it
 WORDS = "".join(f"{motion}\n" for motion in MOTIONS)

@@ -28,7 +28,7 @@ from .options import TimelineOptions
 from .scores import RESTART, Sampling, Score, prepare_frames
 from .segments import Change, Segment, SegmentOptions, SegmentTracker
 from .sources import SOURCE_LIMITS, FrameSource, SourceNote, TimedFrame, open_frames
-from .timeline import BROKEN_OFF, DEFAULTS, SEGMENT_DEFAULTS, choose_settings, lag_of, lag_of
+from .timeline import BROKEN_OFF, DEFAULTS, SEGMENT_DEFAULTS, choose_settings, lag_of
 
 
 Row = dict[str, Any]
