@@ -288,7 +288,9 @@ def test_labels_that_overlap(watch):
 
 
 def test_interrupted_sources_are_ended_and_summed_up(watch):
-    live = watch([*frames(BRIGHT), KeyboardInterrupt()])
+    source = Source([*frames(BRIGHT), KeyboardInterrupt()])
+    source.duration = 600.0  # of which only the beginning was seen
+    live = watch(source)
     rows = []
     with pytest.raises(KeyboardInterrupt):
         for row in live.rows():
@@ -296,6 +298,7 @@ def test_interrupted_sources_are_ended_and_summed_up(watch):
     assert all(camera.frames.closed for camera in live.cameras)
     label, end, summary = live.ending()
     assert label["ended"]["label"] == "bright" and end["reason"] == "interrupted" and not end["failed"]
+    assert label["ended"]["end"] == end["time"] == 1.5
     assert summary["interrupted"] and summary["used"] == 6
 
 

@@ -94,6 +94,7 @@ class Camera:
     frames: FrameSource | None = None
     failure: str | None = None
     ended: bool = False
+    complete: bool = False  # read to its end
     told: bool = False  # that it has ended
     seen: int = 0  # frames since the clip started
     used: int = 0
@@ -128,7 +129,7 @@ class Camera:
             self.fail(error)
             return None
         if item is None and self.frames.finished:
-            self.ended = True
+            self.ended = self.complete = True
         return item
 
     def fail(self, error: Exception) -> None:
@@ -166,7 +167,7 @@ class Camera:
         """Return the seconds at which the source ends, as far as it was read."""
         if self.last is None:
             return 0.0
-        known = None if self.frames is None or not self.frames.finished else self.frames.duration
+        known = self.frames.duration if self.frames is not None and self.complete else None
         return max(self.last.time, self.last.time + 1 / rate if known is None else known)
 
     def close(self) -> None:
