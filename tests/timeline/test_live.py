@@ -30,7 +30,7 @@ from transformers_ila.timeline.timeline import lag_of
 
 SIDE, CLIP, RATE = 8, 4, 4.0
 LABELS = ["dark", "bright"]
-PLAIN = SegmentOptions(smoothing=0, min_length=0, max_gap=0, threshold=0.6)
+PLAIN = SegmentOptions(smoothing=0, min_length=0, max_gap=0, threshold=0.6, lag=0)
 ENDED = "the source has ended"
 
 
@@ -57,10 +57,10 @@ class Source:
         self.closed = True
 
 
-def frames(brightness, *, start=0.0, rate=RATE):
+def frames(brightness, *, start=0.0, rate=RATE, side=SIDE):
     """Frames of these grey values, from 0 to 255, one after the other."""
     return [
-        TimedFrame(start + number / rate, np.full((SIDE, SIDE, 3), value, np.uint8), number, 0.0)
+        TimedFrame(start + number / rate, np.full((side, side, 3), value, np.uint8), number, 0.0)
         for number, value in enumerate(brightness)
     ]
 
@@ -88,9 +88,13 @@ class Pushed:
             self.resets.append(rows)
             seen[rows] = 0
 
-        return SimpleNamespace(seen=seen, reset=reset)
+        return SimpleNamespace(seen=seen, reset=reset, size=None)
 
     def push(self, pixel_values, cache, rows, logits_to_keep):
+        if pixel_values.shape[-1] > 2 * SIDE:
+            raise ValueError("`pixel_values` are too large")
+        assert cache.size in (None, pixel_values.shape[-2:])
+        cache.size = pixel_values.shape[-2:]
         self.pushes.append((rows, logits_to_keep))
         cache.seen[rows] += 1
         seen = cache.seen[rows][:, None]
@@ -101,9 +105,7 @@ class Pushed:
 @pytest.fixture
 def watch(monkeypatch):
     """Start a `Live` of sources that are lists of items; its model is `Pushed`."""
-    processor = IlaVideoProcessor(
-        num_frames=CLIP, size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE}, do_normalize=False
-    )
+    processor = IlaVideoProcessor(num_frames=CLIP, do_resize=False, do_center_crop=False, do_normalize=False)
 
     @contextmanager
     def network(model, options):
@@ -150,8 +152,7 @@ def test_a_row_for_each_change_of_label(watch, why):
     assert (start["rate"], start["rate_from"]) == (RATE, "configuration")
     assert [row["label"] for row in (first, second, last)] == ["dark", "bright", None]
     assert [row["labels"] for row in (first, second, last)] == [["dark"], ["bright"], []]
-    # a stream knows its first label as soon as that holds for some time after the lag, which is half a clip
-    assert first["warming_up"] == (why is not None) and first["ended"] is None and not second["warming_up"]
+    assert first["warming_up"] and first["ended"] is None and not second["warming_up"]
     assert second["time"] == 6 / RATE and second["ended"]["label"] == "dark" and second["ended"]["start"] == 0
     assert second["ended"]["end"] == second["start"] < 6 / RATE and last["ended"]["end"] == 3.0
     assert second["delay_ms"] >= 0 and second["label_delay_ms"] >= 0 and last["delay_ms"] is None
@@ -161,7 +162,7 @@ def test_a_row_for_each_change_of_label(watch, why):
 
 def test_rows_say_what_find_segments_finds(watch):
     pattern = np.random.default_rng(0).choice([0, 100, 155, 255], 60)
-    segments = SegmentOptions(smoothing=0.3, min_length=0.5, max_gap=0.3)
+    segments = SegmentOptions(smoothing=0.3, min_length=0.5, max_gap=0.3, lag=0)
     live = watch(frames(pattern), segments=segments, scores=True)
     rows = all_rows(live)
     scores = [
@@ -192,6 +193,16 @@ def test_a_batch_has_at_most_batch_size_frames(watch):
     model = Pushed()
     all_rows(watch(*[frames(DARK)] * 5, model=model, options=TimelineOptions(batch_size=2)))
     assert [rows for rows, _ in model.pushes] == [[0, 1], [2, 3], [4]] * 6
+
+
+def test_frames_of_several_sizes(watch):
+    """Each size has a batch of its own, and one that the model does not take ends its sources alone."""
+    model = Pushed()
+    sides = (SIDE, 2 * SIDE, SIDE, 3 * SIDE)
+    rows = all_rows(watch(*[frames(DARK, side=side) for side in sides], model=model))
+    assert sorted(map(tuple, (rows for rows, _ in model.pushes))) == [(0, 2)] * 6 + [(1,)] * 6
+    assert [row["failed"] for row in sorted(of(rows, "end"), key=lambda row: row["source"])] == [0, 0, 0, 1]
+    assert "too large" in of(rows, "end", "source 4")[0]["reason"]
 
 
 def test_a_source_that_fails_ends_alone(watch):
@@ -235,7 +246,7 @@ def test_after_a_gap_a_new_clip_starts(watch, why):
     labels = of(rows, "label")
     assert [row["label"] for row in labels] == ["dark", None, "dark", None]
     assert labels[1]["ended"]["end"] == 1.5 and labels[2]["start"] == 60.0
-    assert labels[2]["warming_up"] == (why is not None)
+    assert labels[2]["warming_up"]
     assert why or model.resets == [[0], [0]]
 
 
@@ -277,7 +288,9 @@ def test_labels_that_overlap(watch):
 
 
 def test_interrupted_sources_are_ended_and_summed_up(watch):
-    live = watch([*frames(BRIGHT), KeyboardInterrupt()])
+    source = Source([*frames(BRIGHT), KeyboardInterrupt()])
+    source.duration = 600.0  # of which only the beginning was seen
+    live = watch(source)
     rows = []
     with pytest.raises(KeyboardInterrupt):
         for row in live.rows():
@@ -285,6 +298,7 @@ def test_interrupted_sources_are_ended_and_summed_up(watch):
     assert all(camera.frames.closed for camera in live.cameras)
     label, end, summary = live.ending()
     assert label["ended"]["label"] == "bright" and end["reason"] == "interrupted" and not end["failed"]
+    assert label["ended"]["end"] == end["time"] == 1.5
     assert summary["interrupted"] and summary["used"] == 6
 
 

@@ -94,6 +94,7 @@ class Camera:
     frames: FrameSource | None = None
     failure: str | None = None
     ended: bool = False
+    complete: bool = False  # read to its end
     told: bool = False  # that it has ended
     seen: int = 0  # frames since the clip started
     used: int = 0
@@ -128,7 +129,7 @@ class Camera:
             self.fail(error)
             return None
         if item is None and self.frames.finished:
-            self.ended = True
+            self.ended = self.complete = True
         return item
 
     def fail(self, error: Exception) -> None:
@@ -166,7 +167,7 @@ class Camera:
         """Return the seconds at which the source ends, as far as it was read."""
         if self.last is None:
             return 0.0
-        known = None if self.frames is None or not self.frames.finished else self.frames.duration
+        known = self.frames.duration if self.frames is not None and self.complete else None
         return max(self.last.time, self.last.time + 1 / rate if known is None else known)
 
     def close(self) -> None:
@@ -301,8 +302,7 @@ class Live:
         """Yield the start, then each change of label, note and end of a source as it happens, until all have ended."""
         yield self._start()
         with evaluating(self.model, self.options.inference_options()) as network:
-            scorer = StreamRows if self.settings["mode"] == "stream" else WindowRows
-            give = scorer(network, len(self.cameras), self.sampling.num_frames)
+            give: dict[tuple[int, ...], Any] = {}  # of frames of one shape
             try:
                 for camera in self.cameras:
                     threading.Thread(target=camera.open, kwargs=self._opening, daemon=True).start()
@@ -319,7 +319,7 @@ class Live:
                 yield from self._end(camera, reason)
         yield self._summary(reason)
 
-    def _turn(self, network: Network, give: "StreamRows | WindowRows", running: list[Camera]) -> Iterator[Row]:
+    def _turn(self, network: Network, give: dict[tuple[int, ...], Any], running: list[Camera]) -> Iterator[Row]:
         """Take the next frame of each source that has one, and score them together."""
         taken: dict[int, Taken] = {}
         alone = len(running) == 1
@@ -332,16 +332,31 @@ class Live:
                 if camera.is_gap(item, self.sampling):
                     yield from self._restart(camera, item)
                 taken[camera.number] = self._take(network, camera, item)
-        waiting = sorted(taken)
-        for first in range(0, len(waiting), self.sampling.batch_size):
-            some = {number: taken[number] for number in waiting[first : first + self.sampling.batch_size]}
-            for number, (logits, warming_up) in give.logits(some).items():
+        for some in self._batches(taken):
+            shape = next(iter(some.values())).pixels.shape
+            if shape not in give:
+                rows = StreamRows if self.settings["mode"] == "stream" else WindowRows
+                give[shape] = rows(network, len(self.cameras), self.sampling.num_frames)
+            try:
+                found = give[shape].logits(some)
+            except ValueError as error:  # such as a size that the model does not take
+                for number in some:
+                    self.cameras[number].fail(error)
+                continue
+            for number, (logits, warming_up) in found.items():
                 yield from self._scored(self.cameras[number], some[number].frame, logits, warming_up)
         for camera in running:
             if camera.ended:
                 yield from self._end(camera, "the source has ended")
         if not (taken or alone):
             time.sleep(PAUSE)
+
+    def _batches(self, taken: dict[int, Taken]) -> Iterator[dict[int, Taken]]:
+        """Yield the frames that go through the model together: of one shape, and not too many."""
+        for shape in {frame.pixels.shape for frame in taken.values()}:
+            alike = sorted(number for number, frame in taken.items() if frame.pixels.shape == shape)
+            for first in range(0, len(alike), self.sampling.batch_size):
+                yield {number: taken[number] for number in alike[first : first + self.sampling.batch_size]}
 
     def _take(self, network: Network, camera: Camera, frame: TimedFrame) -> Taken:
         views = prepare_frames(self.processor, [frame.image])
