@@ -125,6 +125,8 @@ def test_streaming_judges():
     assert streaming.judged(1.3, 1.25) == "1.300 (at most 1.25: MISSED)"
     assert streaming.judged(6.9, 7, least=True) == "6.900 (at least 7: MISSED)"
     assert streaming.judged(3.0, None) == "3.000"
+
+
 def test_timeline(monkeypatch, tmp_path, capsys):
     monkeypatch.setitem(SEQUENCE_SIZES, "tiny", {"train": 1, "val": 1, "test": 1, "seconds": 6})
     monkeypatch.setattr(timeline, "CHOSEN", {"thresholds chosen": ("threshold",)})

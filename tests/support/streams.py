@@ -66,10 +66,10 @@ def stream_config(**fields: Any) -> IlaConfig:
 
 
 def strong(model: Any, seed: int = 0) -> Any:
-    """The model in eval mode with weights that pass on as much as they take in, and statistics as training leaves them.
+    """The model in eval mode, its weights strong enough to pass on what they take in, statistics as after training.
 
-    A new model's points lie in the centre, its new layers add 0, and its attention hardly changes a frame: a stream that
-    mixed up its frames would not show.
+    A new model's points lie in the centre, its new layers add 0, and its attention hardly changes a frame: a stream
+    that mixed up its frames would not show.
     """
     generator = torch.Generator().manual_seed(seed)
 
