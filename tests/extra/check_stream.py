@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from functools import cached_property
 
 import numpy as np
@@ -70,10 +71,11 @@ class Watched:
         self.thread.start()
 
     def _read(self):
-        for line in self.process.stdout:
-            with self.came:
-                self.rows.append({**json.loads(line), "read": time.monotonic()})
-                self.came.notify_all()
+        with suppress(OSError):  # a test closes it
+            for line in self.process.stdout:
+                with self.came:
+                    self.rows.append({**json.loads(line), "read": time.monotonic()})
+                    self.came.notify_all()
 
     def wait_for(self, event):
         """The first row of an event, as soon as it is there."""
