@@ -22,8 +22,9 @@ from transformers_ila.timeline.calibration import GRIDS, calibrate, segments_of,
 from transformers_ila.timeline.detection_metrics import VideoSegments, evaluate_segments, read_segments
 from transformers_ila.timeline.formats import read_timeline, write_timeline
 from transformers_ila.timeline.options import TimelineOptions
+from transformers_ila.timeline.rules import SegmentRules
 from transformers_ila.timeline.scores import Score
-from transformers_ila.timeline.segments import SegmentRules, SegmentTracker
+from transformers_ila.timeline.segments import SegmentTracker
 from transformers_ila.timeline.timeline import Timeline, lag_of, timelines
 
 

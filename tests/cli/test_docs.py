@@ -23,7 +23,7 @@ from transformers_ila import IlaConfig, IlaForVideoClassification
 from transformers_ila.cli.main import read_verb
 from transformers_ila.conversion.state_dicts import to_released_state_dict
 from transformers_ila.motionbench.tasks import MOTIONS, make_videos, write_folder
-from transformers_ila.timeline.segments import CALIBRATION
+from transformers_ila.timeline.rules import CALIBRATION
 from transformers_ila.video_writing import write_mp4
 
 

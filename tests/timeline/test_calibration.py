@@ -9,8 +9,9 @@ import pytest
 from support.timelines import make_timeline
 from transformers_ila.timeline.calibration import calibrate, segments_of, write_calibration
 from transformers_ila.timeline.detection_metrics import VideoSegments
+from transformers_ila.timeline.rules import SegmentOptions, SegmentRules
 from transformers_ila.timeline.scores import RESTART
-from transformers_ila.timeline.segments import Segment, SegmentOptions, SegmentRules
+from transformers_ila.timeline.segments import Segment
 from transformers_ila.timeline.sources import SourceNote
 
 

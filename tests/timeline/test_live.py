@@ -22,8 +22,9 @@ from transformers_ila.model.class_names_ila import label_fields
 from transformers_ila.timeline import live as live_module
 from transformers_ila.timeline.live import CLOCK_SECONDS, ArrivalClock, Live, names_of
 from transformers_ila.timeline.options import TimelineOptions
+from transformers_ila.timeline.rules import SegmentOptions
 from transformers_ila.timeline.scores import Sampling, stream_scores, window_scores
-from transformers_ila.timeline.segments import SegmentOptions, find_segments
+from transformers_ila.timeline.segments import find_segments
 from transformers_ila.timeline.sources import SourceNote, TimedFrame, open_frames
 from transformers_ila.timeline.timeline import lag_of
 

@@ -10,16 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from transformers_ila.timeline.rules import CALIBRATION, CalibrationError, SegmentOptions, SegmentRules
 from transformers_ila.timeline.scores import Score
-from transformers_ila.timeline.segments import (
-    CALIBRATION,
-    CalibrationError,
-    Segment,
-    SegmentOptions,
-    SegmentRules,
-    SegmentTracker,
-    find_segments,
-)
+from transformers_ila.timeline.segments import Segment, SegmentTracker, find_segments
 
 
 PLAIN = SegmentRules(smoothing=0.0, hysteresis=0.0, min_length=0.0, max_gap=0.0)

@@ -27,7 +27,7 @@ from ..evaluation.inference import require_checkpoint
 from ..evaluation.options import require_seconds
 from ..timeline.live import Live, Row
 from ..timeline.options import TimelineOptions
-from ..timeline.segments import SegmentOptions
+from ..timeline.rules import SegmentOptions
 from .predict import interrupted_by_sigterm
 from .words import WordsArguments, open_words_or_classes
 

@@ -35,7 +35,7 @@ from ..timeline.detection_metrics import VideoSegments, evaluate_segments, read_
 from ..timeline.formats import FORMATS, format_of, write_timeline
 from ..timeline.options import TimelineOptions
 from ..timeline.page import require_embeddable
-from ..timeline.segments import SegmentOptions
+from ..timeline.rules import SegmentOptions
 from ..timeline.timeline import Timeline, TimelineInterrupted, timelines
 from .predict import interrupted_by_sigterm
 from .words import WordsArguments, open_words_or_classes

@@ -5,8 +5,9 @@ from .detection_metrics import VideoSegments, evaluate_segments, read_segments
 from .formats import read_timeline, write_timeline
 from .live import Live
 from .options import TimelineOptions
+from .rules import SegmentOptions
 from .scores import Score
-from .segments import Change, Segment, SegmentOptions, SegmentTracker, find_segments
+from .segments import Change, Segment, SegmentTracker, find_segments
 from .sources import FrameSource, SourceNote, TimedFrame, open_frames
 from .timeline import Timeline, TimelineInterrupted, timeline, timelines
 

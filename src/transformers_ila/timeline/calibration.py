@@ -15,16 +15,9 @@ from typing import Any
 
 from ..files import atomic_write
 from .detection_metrics import OVERLAPS, VideoSegments, evaluate_segments, truth_of
+from .rules import CALIBRATION, CALIBRATION_VERSION, DEFAULTS, SegmentOptions, SegmentRules
 from .scores import RESTART, Score
-from .segments import (
-    CALIBRATION,
-    CALIBRATION_VERSION,
-    DEFAULTS,
-    Segment,
-    SegmentOptions,
-    SegmentRules,
-    find_segments,
-)
+from .segments import Segment, find_segments
 from .timeline import Timeline, lag_of
 
 

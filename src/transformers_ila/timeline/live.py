@@ -25,8 +25,9 @@ from ..evaluation.inference import Network, evaluating, multi_view_logits, proba
 from ..model.video_processing_ila import IlaVideoProcessor
 from ..model.video_urls_ila import redact
 from .options import TimelineOptions
+from .rules import SegmentOptions
 from .scores import RESTART, Sampling, Score, prepare_frames
-from .segments import Change, Segment, SegmentOptions, SegmentTracker
+from .segments import Change, Segment, SegmentTracker
 from .sources import SOURCE_LIMITS, FrameSource, SourceNote, TimedFrame, open_frames
 from .timeline import BROKEN_OFF, DEFAULTS, SEGMENT_DEFAULTS, choose_settings, lag_of
 

@@ -27,8 +27,9 @@ from ..model.video_processing_ila import IlaVideoProcessor
 from ..model.video_urls_ila import redact
 from ..version import __version__
 from .options import DEFAULT_RATE, TimelineOptions
+from .rules import SegmentOptions
 from .scores import RESTART, Cost, Sampling, Score, stream_scores, window_scores
-from .segments import Segment, SegmentOptions, SegmentTracker
+from .segments import Segment, SegmentTracker
 from .sources import SOURCE_LIMITS, FrameSource, SourceNote, open_frames
 
 
