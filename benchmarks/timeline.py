@@ -23,7 +23,7 @@ from transformers_ila.timeline.detection_metrics import VideoSegments, evaluate_
 from transformers_ila.timeline.formats import read_timeline, write_timeline
 from transformers_ila.timeline.options import TimelineOptions
 from transformers_ila.timeline.rules import SegmentRules
-from transformers_ila.timeline.scores import Score
+from transformers_ila.timeline.scores import Score, last_frame_time
 from transformers_ila.timeline.segments import SegmentTracker
 from transformers_ila.timeline.timeline import Timeline, lag_of, timelines
 
@@ -102,7 +102,7 @@ def found_in(timeline: Timeline, rules: SegmentRules) -> VideoSegments:
     tracker = SegmentTracker(timeline.labels, rules, lag=lag_of(timeline.settings))
     announced = []
     for moment, row, start in zip(timeline.times.tolist(), timeline.scores, timeline.starts.tolist()):
-        known = moment if timeline.settings["mode"] == "stream" else 2 * moment - start
+        known = last_frame_time(moment, start, timeline.settings["mode"])
         for change in tracker.push(Score(moment, row, False, start)):
             announced += [(change.segment.label, known)] * (change.kind == "start")
     return VideoSegments(segments_of(timeline, rules), timeline.duration, announced)

@@ -20,7 +20,9 @@ from transformers_ila import IlaForVideoClassification, IlaVideoProcessor
 from transformers_ila.evaluation.inference import Network, evaluating
 from transformers_ila.model.class_names_ila import label_fields
 from transformers_ila.timeline import live as live_module
-from transformers_ila.timeline.live import CLOCK_SECONDS, ArrivalClock, Live, names_of
+from transformers_ila.timeline import scores as scores_module
+from transformers_ila.timeline.cameras import CLOCK_SECONDS, ArrivalClock
+from transformers_ila.timeline.live import Live, names_of
 from transformers_ila.timeline.options import TimelineOptions
 from transformers_ila.timeline.rules import SegmentOptions
 from transformers_ila.timeline.scores import Sampling, stream_scores, window_scores
@@ -113,7 +115,7 @@ def watch(monkeypatch):
         yield Network(model, torch.device("cpu"), torch.float32, None)
 
     monkeypatch.setattr(live_module, "evaluating", network)
-    monkeypatch.setattr(live_module, "open_frames", lambda source, **options: source)
+    monkeypatch.setattr(scores_module, "open_frames", lambda source, **options: source)
     monkeypatch.setattr(live_module.threading, "Thread", RunsAtOnce)
     why = SimpleNamespace(answer=None)
     monkeypatch.setattr(import_module("transformers_ila.timeline.timeline"), "why_windows", lambda *of: why.answer)
@@ -223,7 +225,7 @@ def test_a_source_that_cannot_be_opened_ends_alone(watch, monkeypatch):
             raise OSError("no such file")
         return source
 
-    monkeypatch.setattr(live_module, "open_frames", opened)
+    monkeypatch.setattr(scores_module, "open_frames", opened)
     rows = all_rows(watch([], frames(DARK)))
     assert of(rows, "end", "source 1")[0]["reason"] == "no such file" and of(rows, "end", "source 2")[0]["used"] == 6
 
@@ -379,7 +381,7 @@ def test_scores_are_those_of_each_source_alone(monkeypatch, causal):
         [TimedFrame(n / RATE, rng.integers(0, 255, (32, 40, 3), np.uint8), n, 0.0) for n in range(count)]
         for count in (7, 3, 5)
     ]
-    monkeypatch.setattr(live_module, "open_frames", lambda source, **options: source)
+    monkeypatch.setattr(scores_module, "open_frames", lambda source, **options: source)
     monkeypatch.setattr(live_module.threading, "Thread", RunsAtOnce)
     options = TimelineOptions(rate=RATE)
     given = [Source(items[:1] + [None] * wait + items[1:]) for wait, items in enumerate(sources)]

@@ -19,6 +19,7 @@ from transformers_ila.timeline.sources import SourceNote, TimedFrame
 
 
 MODULE = sys.modules[timelines.__module__]  # whose name in the room is the function's
+SCORES = import_module("transformers_ila.timeline.scores")
 SURE = SegmentOptions(smoothing=0.0, threshold=0.15, min_length=0.0, max_gap=0.0)
 
 
@@ -57,7 +58,7 @@ def source(monkeypatch):
                     yield item
 
         opened = Source(duration=duration, decoded=0, start=0.0, closed=False)
-        monkeypatch.setattr(MODULE, "open_frames", lambda *args, **kwargs: opened)
+        monkeypatch.setattr(SCORES, "open_frames", lambda *args, **kwargs: opened)
         return opened
 
     return set_items

@@ -16,7 +16,7 @@ from typing import Any
 from ..files import atomic_write
 from .detection_metrics import OVERLAPS, VideoSegments, evaluate_segments, truth_of
 from .rules import CALIBRATION, CALIBRATION_VERSION, DEFAULTS, SegmentOptions, SegmentRules
-from .scores import RESTART, Score
+from .scores import RESTART, Score, last_frame_time
 from .segments import Segment, find_segments
 from .timeline import Timeline, lag_of
 
@@ -53,8 +53,8 @@ def segments_of(timeline: Timeline, options: SegmentOptions | SegmentRules = DEF
         raise ValueError(f"The timeline of {timeline.video!r} has no scores; allowed is one with `keep_scores`.")
     columns = zip(timeline.times.tolist(), timeline.scores, timeline.warming_up.tolist(), timeline.starts.tolist())
     scores = [Score(*row) for row in columns]
-    step = 1 / timeline.settings["rate"]
-    ends = [score.time if timeline.settings["mode"] == "stream" else 2 * score.time - score.start for score in scores]
+    step, mode = 1 / timeline.settings["rate"], timeline.settings["mode"]
+    ends = [last_frame_time(score.time, score.start, mode) for score in scores]
     breaks = []
     for note in timeline.notes:
         before = bisect_left(ends, note.time)

@@ -9,60 +9,31 @@ What is unusual here:
 Shapes: `C` x `H` x `W` pixels of a frame, `K` classes.
 """
 
-import math
 import threading
 import time
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from ..evaluation.inference import Network, evaluating, multi_view_logits, probabilities
+from ..evaluation.inference import Network, evaluating, multi_view_logits
 from ..model.video_processing_ila import IlaVideoProcessor
 from ..model.video_urls_ila import redact
+from .cameras import PAUSE, Camera
 from .options import TimelineOptions
 from .rules import SegmentOptions
-from .scores import RESTART, Sampling, Score, prepare_frames
+from .scores import GapDetector, Score, checked_probabilities, pixels_of, restart_note, window_of
 from .segments import Change, Segment, SegmentTracker
-from .sources import SOURCE_LIMITS, FrameSource, SourceNote, TimedFrame, open_frames
+from .sources import SourceNote, TimedFrame
 from .timeline import BROKEN_OFF, DEFAULTS, SEGMENT_DEFAULTS, choose_settings, lag_of
 
 
 Row = dict[str, Any]
-PAUSE = 0.005  # seconds between two looks at several sources of which none has a frame
 LONGEST_WAIT = 0.2  # seconds of one look at a single source
-CLOCK_SECONDS = 60.0  # of frames, among which the quickest one sets the source's clock, twice
 DELAYS = 10_000  # the latest ones, of which the summary tells mean and 95 %
-FAILURES = (ValueError, OSError)  # of a source; what ends all of them is no failure of one
-
-
-class ArrivalClock:
-    """Tell how late frames come, by the source's own clock.
-
-    Nobody says when a frame was filmed. The quickest frame of the last one or two minutes counts as on time, so what
-    all frames share (the camera's exposure, its encoder, the network at its best) is in no delay. It is of minutes
-    only, so that a clock which goes wrong by parts in ten thousand does no harm, and a source that stood still is on
-    time again soon.
-    """
-
-    def __init__(self) -> None:
-        self._offsets = (math.inf, math.inf)  # of the minute before, and of this one
-        self._since = -math.inf
-
-    def see(self, frame_time: float, arrived: float) -> None:
-        """Take notice of a frame: its time in the source, and `time.monotonic()` when it came; both in seconds."""
-        before, now = self._offsets
-        if arrived - self._since >= CLOCK_SECONDS:
-            before, now, self._since = now, math.inf, arrived
-        self._offsets = before, min(now, arrived - frame_time)
-
-    def lateness(self, frame_time: float, moment: float) -> float:
-        """Return the seconds from when a frame was due to a moment of `time.monotonic()`."""
-        return moment - frame_time - min(self._offsets)
 
 
 class Taken(NamedTuple):
@@ -80,111 +51,13 @@ class Taken(NamedTuple):
     scored: bool
 
 
-@dataclass
-class Camera:
-    """Hold one source while it runs.
-
-    number: its row in the model's cache. name: without secrets.
-    """
-
-    number: int
-    name: str
-    source: Any
-    tracker: SegmentTracker
-    clip: deque[float]  # times of the frames of the last clip
-    frames: FrameSource | None = None
-    failure: str | None = None
-    ended: bool = False
-    complete: bool = False  # read to its end
-    told: bool = False  # that it has ended
-    seen: int = 0  # frames since the clip started
-    used: int = 0
-    changes: int = 0
-    on: list[str] = field(default_factory=list)  # labels that hold
-    clock: ArrivalClock = field(default_factory=ArrivalClock)
-    last: TimedFrame | None = None
-    interval: float = math.inf  # seconds between the last two frames
-
-    def open(self, **options: Any) -> None:
-        """Open the source, in a thread of its own: one that gives nothing keeps nobody waiting."""
-        try:
-            frames = open_frames(self.source, live=True, **options)
-        except FAILURES as error:
-            self.failure = redact(str(error)) or type(error).__name__
-        else:
-            self.frames = frames
-            if self.ended:  # meanwhile
-                frames.close()
-
-    def poll(self, timeout: float) -> TimedFrame | SourceNote | None:
-        """Return the next frame or note, or None where none came in so many seconds; set `ended` behind the last."""
-        if self.frames is None:
-            if self.failure is not None:
-                self.ended = True
-            elif timeout:
-                time.sleep(min(timeout, PAUSE))
-            return None
-        try:
-            item = self.frames.poll(timeout)
-        except FAILURES as error:
-            self.fail(error)
-            return None
-        if item is None and self.frames.finished:
-            self.ended = self.complete = True
-        return item
-
-    def fail(self, error: Exception) -> None:
-        """End the source with a reason."""
-        self.failure, self.ended = redact(str(error)) or type(error).__name__, True
-
-    def is_gap(self, frame: TimedFrame, sampling: Sampling) -> bool:
-        """Return whether nothing came before a frame for longer than a clip lasts."""
-        return (
-            self.last is not None
-            and self.interval < math.inf
-            and sampling.is_gap(frame.time - self.last.time, self.interval)
-        )
-
-    def restart(self) -> None:
-        """Start a new clip with the next frame."""
-        self.clip.clear()
-        self.last, self.seen = None, 0
-
-    def take(self, frame: TimedFrame) -> bool:
-        """Take the next frame, and return whether a clip starts with it."""
-        if self.last is not None:
-            self.interval = frame.time - self.last.time
-        self.last, self.seen, self.used = frame, self.seen + 1, self.used + 1
-        self.clip.append(frame.time)
-        self.clock.see(frame.time, frame.arrived)
-        return self.seen == 1
-
-    def delays(self, frame: TimedFrame) -> tuple[float, float]:
-        """Return the seconds since a frame arrived, and since it was due by the source's clock."""
-        moment = time.monotonic()
-        return moment - frame.arrived, self.clock.lateness(frame.time, moment)
-
-    def end(self, rate: float) -> float:
-        """Return the seconds at which the source ends, as far as it was read."""
-        if self.last is None:
-            return 0.0
-        known = self.frames.duration if self.frames is not None and self.complete else None
-        return max(self.last.time, self.last.time + 1 / rate if known is None else known)
-
-    def close(self) -> None:
-        """Let go of the source."""
-        self.ended = True
-        if self.frames is not None:
-            self.frames.close()
-
-
 # -- scores ----------------------------------------------------------------------------------------------------------
 
 
 class StreamRows:
     """Score cameras by a model that can stream: each has a row of one cache, and every frame is computed once."""
 
-    def __init__(self, network: Network, cameras: int, num_frames: int) -> None:
+    def __init__(self, network: Network, cameras: int) -> None:
         self.network, self.cache = network, network.module.start_stream(cameras)
 
     def logits(self, taken: dict[int, Taken]) -> dict[int, tuple[torch.Tensor, bool]]:
@@ -221,13 +94,15 @@ class WindowRows:
             if frame.fresh:
                 clip.clear()
             clip.append(frame.pixels)
-            lacks = self.num_frames - len(clip)
             if frame.scored:
-                windows[row], warming_up[row] = torch.stack([clip[0]] * lacks + list(clip)), lacks > 0
+                windows[row], warming_up[row] = window_of(clip, self.num_frames), len(clip) < self.num_frames
         if not windows:
             return {}
         logits = multi_view_logits(self.network.module, torch.stack(list(windows.values())))
         return {row: (logits[index], warming_up[row]) for index, row in enumerate(windows)}
+
+
+Scorers = dict[tuple[int, ...], StreamRows | WindowRows]  # by the shape (C, H, W) of the frames
 
 
 # -- the loop --------------------------------------------------------------------------------------------------------
@@ -278,18 +153,16 @@ class Live:
                 source,
                 SegmentTracker(self.labels, segment_options, several, lag=lag),
                 deque(maxlen=clip),
+                GapDetector(self.sampling),
             )
             for number, (name, source) in enumerate(zip(names_of(sources), sources))
         ]
-        own: Any = processor.read_limits or {}
-        reader: Any = processor.reader()
         self._opening = {
-            "rate": self.sampling.rate,
+            "processor": processor,
+            "sampling": self.sampling,
             "format": format,
             "patience": patience,
             "give_up": give_up,
-            "limits": replace(SOURCE_LIMITS, **own),
-            "size": reader.keywords["short_side"],
         }
         self._delays: deque[tuple[float, float]] = deque(maxlen=DELAYS)
         self._started = time.monotonic()
@@ -303,12 +176,12 @@ class Live:
         """Yield the start, then each change of label, note and end of a source as it happens, until all have ended."""
         yield self._start()
         with evaluating(self.model, self.options.inference_options()) as network:
-            give: dict[tuple[int, ...], Any] = {}  # of frames of one shape
+            scorers: Scorers = {}
             try:
                 for camera in self.cameras:
                     threading.Thread(target=camera.open, kwargs=self._opening, daemon=True).start()
                 while running := [camera for camera in self.cameras if not camera.ended]:
-                    yield from self._turn(network, give, running)
+                    yield from self._turn(network, scorers, running)
             finally:
                 for camera in self.cameras:
                     camera.close()
@@ -320,7 +193,9 @@ class Live:
                 yield from self._end(camera, reason)
         yield self._summary(reason)
 
-    def _turn(self, network: Network, give: dict[tuple[int, ...], Any], running: list[Camera]) -> Iterator[Row]:
+    def _turn(
+        self, network: Network, scorers: dict[tuple[int, ...], StreamRows | WindowRows], running: list[Camera]
+    ) -> Iterator[Row]:
         """Take the next frame of each source that has one, and score them together."""
         taken: dict[int, Taken] = {}
         alone = len(running) == 1
@@ -330,16 +205,16 @@ class Live:
                 if item.kind == BROKEN_OFF:
                     camera.failure = item.text
             if item is not None:
-                if camera.is_gap(item, self.sampling):
-                    yield from self._restart(camera, item)
+                gap = camera.gaps.gap_before(item.time)
+                if gap is not None:
+                    yield from self._restart(camera, item, gap)
                 taken[camera.number] = self._take(network, camera, item)
         for some in self._batches(taken):
             shape = next(iter(some.values())).pixels.shape
-            if shape not in give:
-                rows = StreamRows if self.settings["mode"] == "stream" else WindowRows
-                give[shape] = rows(network, len(self.cameras), self.sampling.num_frames)
+            if shape not in scorers:
+                scorers[shape] = self._scorer(network)
             try:
-                found = give[shape].logits(some)
+                found = scorers[shape].logits(some)
             except ValueError as error:  # such as a size that the model does not take
                 for number in some:
                     self.cameras[number].fail(error)
@@ -352,6 +227,11 @@ class Live:
         if not (taken or alone):
             time.sleep(PAUSE)
 
+    def _scorer(self, network: Network) -> StreamRows | WindowRows:
+        if self.settings["mode"] == "stream":
+            return StreamRows(network, len(self.cameras))
+        return WindowRows(network, len(self.cameras), self.sampling.num_frames)
+
     def _batches(self, taken: dict[int, Taken]) -> Iterator[dict[int, Taken]]:
         """Yield the frames that go through the model together: of one shape, and not too many."""
         for shape in {frame.pixels.shape for frame in taken.values()}:
@@ -360,16 +240,17 @@ class Live:
                 yield {number: taken[number] for number in alike[first : first + self.sampling.batch_size]}
 
     def _take(self, network: Network, camera: Camera, frame: TimedFrame) -> Taken:
-        views = prepare_frames(self.processor, [frame.image])
-        pixels = self.processor.normalize_on(network.device, views)[0]
+        pixels = pixels_of(self.processor, frame.image, network.device)
         fresh = camera.take(frame)
         return Taken(frame, pixels, fresh, self.sampling.is_scored(camera.seen))
 
     def _scored(self, camera: Camera, frame: TimedFrame, logits: torch.Tensor, warming_up: bool) -> Iterator[Row]:
-        if not bool(logits.isfinite().all()):
-            camera.fail(ValueError(f"the model's logits are not finite (NaN or infinite) at {frame.time:.2f} s"))
+        try:
+            several = self.settings["multi_label"]
+            (chances,) = checked_probabilities(logits[None], [frame.time], multi_label=several)
+        except ValueError as error:
+            camera.fail(error)
             return
-        chances = probabilities(logits[None], multi_label=self.settings["multi_label"])[0].float().numpy()
         start = camera.clip[0]
         at = frame.time if self.settings["mode"] == "stream" else (start + frame.time) / 2
         score = Score(at, chances, warming_up, start)
@@ -411,13 +292,11 @@ class Live:
             )
             ended = None
 
-    def _restart(self, camera: Camera, frame: TimedFrame) -> Iterator[Row]:
-        """End what held before a gap: no clip and no segment reaches over one."""
-        assert camera.last is not None
+    def _restart(self, camera: Camera, frame: TimedFrame, gap: float) -> Iterator[Row]:
+        """End what held before a gap of so many seconds: no clip and no segment reaches over one."""
         yield from self._changes(camera, camera.tracker.finish(camera.end(self.sampling.rate)), None)
-        gap = frame.time - camera.last.time
-        text = f"nothing came for {gap:.2f} s, longer than a clip lasts: a new clip starts"
-        yield self._row("note", camera, frame.time, kind=RESTART, text=text)
+        note = restart_note(frame.time, gap)
+        yield self._row("note", camera, note.time, kind=note.kind, text=note.text)
         camera.restart()
 
     def _end(self, camera: Camera, reason: str) -> Iterator[Row]:

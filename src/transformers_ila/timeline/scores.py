@@ -14,7 +14,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,7 +23,7 @@ import torch
 from ..evaluation.inference import Network, multi_view_logits, probabilities
 from ..model.validation_ila import MULTI_LABEL
 from ..model.video_processing_ila import IlaVideoProcessor
-from .sources import SourceNote, TimedFrame
+from .sources import SOURCE_LIMITS, FrameSource, SourceNote, TimedFrame, open_frames
 
 
 ROUNDING = 1e-6  # frames, by which products of seconds and rates may be off
@@ -97,6 +97,38 @@ class Sampling:
         return slot > before
 
 
+class GapDetector:
+    """Tell where a source has a gap: where nothing came for longer than a clip lasts, and a new clip starts."""
+
+    def __init__(self, sampling: Sampling) -> None:
+        self.sampling = sampling
+        self._last: float | None = None  # seconds, of the last frame
+        self._usual = math.inf  # seconds between the last two frames without a gap
+
+    def gap_before(self, frame_time: float) -> float | None:
+        """Take the next frame's time in seconds; return how long nothing came before it, or None without a gap."""
+        interval = math.inf if self._last is None else frame_time - self._last
+        self._last = frame_time
+        if self._usual < math.inf and self.sampling.is_gap(interval, self._usual):
+            return interval
+        self._usual = interval
+        return None
+
+
+def restart_note(frame_time: float, gap: float) -> SourceNote:
+    """Return the note that a new clip starts with the frame of a time, as nothing came for `gap` seconds."""
+    text = f"nothing came for {gap:.2f} s, longer than a clip lasts: a new clip starts"
+    return SourceNote(frame_time, RESTART, text)
+
+
+def last_frame_time(time: float, start: float, mode: str) -> float:
+    """Return the seconds of the last frame of a score's clip.
+
+    time, start: those of the score (`Score`). mode: "stream" or "windows".
+    """
+    return time if mode == "stream" else 2 * time - start
+
+
 @dataclass
 class Cost:
     """Count what was computed: frames taken, seconds of preparing them and of the model."""
@@ -104,6 +136,17 @@ class Cost:
     frames: int = 0
     preparing: float = 0.0
     computing: float = 0.0
+
+
+def open_for_model(source: Any, processor: IlaVideoProcessor, sampling: Sampling, **options: Any) -> FrameSource:
+    """Open a source at the rate and size at which a model sees it, within the limits of its processor.
+
+    options: further ones of `open_frames`, whose errors are raised.
+    """
+    own: Any = processor.read_limits or {}
+    reader: Any = processor.reader()
+    limits, size = replace(SOURCE_LIMITS, **own), reader.keywords["short_side"]
+    return open_frames(source, rate=sampling.rate, limits=limits, size=size, **options)
 
 
 def prepare_frames(processor: IlaVideoProcessor, images: Sequence[np.ndarray]) -> torch.Tensor:
@@ -127,6 +170,28 @@ def prepare_frames(processor: IlaVideoProcessor, images: Sequence[np.ndarray]) -
         input_data_format="channels_last",
     )["pixel_values"]
     return torch.cat(list(views))
+
+
+def pixels_of(processor: IlaVideoProcessor, image: np.ndarray, device: torch.device) -> torch.Tensor:
+    """Return the pixel values (C, H, W) of a frame (H, W, 3) uint8 RGB, as a call of the processor gives them."""
+    return processor.normalize_on(device, prepare_frames(processor, [image]))[0]
+
+
+def window_of(frames: Sequence[torch.Tensor], num_frames: int) -> torch.Tensor:
+    """Return a clip (T, C, H, W) of at most T frames (C, H, W), the first one repeated in front where some lack."""
+    return torch.stack([frames[0]] * (num_frames - len(frames)) + list(frames))
+
+
+def checked_probabilities(logits: torch.Tensor, times: Sequence[float], *, multi_label: bool) -> np.ndarray:
+    """Return the probabilities (N, K) float32 of logits (N, K).
+
+    Raises:
+        ValueError: logits that are not finite; it names their time, of `times` (N,) in seconds.
+    """
+    for row, moment in zip(logits, times):
+        if not bool(row.isfinite().all()):
+            raise ValueError(f"The model's logits are not finite (NaN or infinite) at {moment:.2f} s.")
+    return probabilities(logits, multi_label=multi_label).float().numpy()
 
 
 class _Frame(NamedTuple):
@@ -159,22 +224,19 @@ def _chunks(
     cost: Cost,
 ) -> Iterator[_Chunk]:
     """Yield the frames of a source, `batch_size` of them together; the last one before an end always has a score."""
-    chunk, seen, last, interval = _Chunk(fresh=True), 0, None, math.inf
+    chunk, seen, gaps = _Chunk(fresh=True), 0, GapDetector(sampling)
     for item in source:
         if isinstance(item, SourceNote):
             chunk.notes.append(item)
             continue
         started = time.perf_counter()
-        views = prepare_frames(processor, [item.image])
-        frame = _Frame(item.time, processor.normalize_on(device, views)[0])
+        frame = _Frame(item.time, pixels_of(processor, item.image, device))
         cost.preparing += time.perf_counter() - started
-        before, interval = interval, math.inf if last is None else frame.time - last
-        last = frame.time
-        if before < math.inf and sampling.is_gap(interval, before):
-            text = f"nothing came for {interval:.2f} s, longer than a clip lasts: a new clip starts"
-            chunk.notes.append(SourceNote(frame.time, RESTART, text))
+        gap = gaps.gap_before(frame.time)
+        if gap is not None:
+            chunk.notes.append(restart_note(frame.time, gap))
             yield _closed(chunk)
-            chunk, seen, interval = _Chunk(fresh=True), 0, before
+            chunk, seen = _Chunk(fresh=True), 0
         elif len(chunk.frames) == sampling.batch_size:
             yield chunk
             chunk = _Chunk(fresh=False)
@@ -291,8 +353,8 @@ def _window_batch(network: Network, windows: list[list[_Frame]], sampling: Sampl
         return
     started = time.perf_counter()
     missing = [sampling.num_frames - len(window) for window in windows]
-    clips = [[window[0]] * lacks + window for window, lacks in zip(windows, missing)]
-    pixel_values = torch.stack([torch.stack([frame.pixels for frame in clip]) for clip in clips])
+    clips = [window_of([frame.pixels for frame in window], sampling.num_frames) for window in windows]
+    pixel_values = torch.stack(clips)
     logits = multi_view_logits(network.module, pixel_values)
     cost.computing += time.perf_counter() - started
     middles = [(window[0].time + window[-1].time) / 2 for window in windows]
@@ -304,8 +366,4 @@ def _window_batch(network: Network, windows: list[list[_Frame]], sampling: Sampl
 
 
 def _probabilities(network: Network, logits: torch.Tensor, times: Sequence[float]) -> np.ndarray:
-    for row, moment in zip(logits, times):
-        if not bool(row.isfinite().all()):
-            raise ValueError(f"The model's logits are not finite (NaN or infinite) at {moment:.2f} s.")
-    several = network.module.config.problem_type == MULTI_LABEL
-    return probabilities(logits, multi_label=several).float().numpy()
+    return checked_probabilities(logits, times, multi_label=network.module.config.problem_type == MULTI_LABEL)

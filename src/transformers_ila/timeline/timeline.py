@@ -13,7 +13,7 @@ import time
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +28,9 @@ from ..model.video_urls_ila import redact
 from ..version import __version__
 from .options import DEFAULT_RATE, TimelineOptions
 from .rules import SegmentOptions
-from .scores import RESTART, Cost, Sampling, Score, stream_scores, window_scores
+from .scores import RESTART, Cost, Sampling, Score, last_frame_time, open_for_model, stream_scores, window_scores
 from .segments import Segment, SegmentTracker
-from .sources import SOURCE_LIMITS, FrameSource, SourceNote, open_frames
+from .sources import FrameSource, SourceNote
 
 
 logger = logging.get_logger(__name__)
@@ -53,7 +53,8 @@ class Timeline:
     warming_up: (N,) bool, where fewer than `num_frames` frames were seen.
     segments: in the order of their starts.
     notes: what was remarkable about the video, in its order.
-    settings: how it was computed, and with which delays (`TimelineSettings`).
+    settings: how it was computed (`choose_settings`: model, mode, rate, ...), and what was measured: frames, seconds,
+        and `label_delay_ms`.
     duration: seconds, up to the end of the last frame that was read.
     start: seconds from where players begin to count to the first frame; players and subtitles count from there.
     stopped: why the timeline ends before the video does ("interrupted", or an error); None where it is complete.
@@ -237,12 +238,9 @@ class _Run:
         """Read the video, and return its timeline; raise the error where nothing of it was found."""
         if self.settings["rate_from"] != "option" and isinstance(video, (str, Path)) and Path(video).is_dir():
             raise ValueError(f"Nothing says how many pictures of {str(video)!r} are a second: set a rate.")
-        own: Any = self.processor.read_limits or {}
-        reader: Any = self.processor.reader()
-        limits, size = replace(SOURCE_LIMITS, **own), reader.keywords["short_side"]
         give = stream_scores if self.settings["mode"] == "stream" else window_scores
         stopped: str | None = None
-        with open_frames(video, rate=self.sampling.rate, limits=limits, size=size) as source:
+        with open_for_model(video, self.processor, self.sampling) as source:
             scores = give(self.network, self.processor, source, self.sampling, self.cost)
             try:
                 with closing(scores):
@@ -265,9 +263,8 @@ class _Run:
             if item.kind == RESTART:
                 self.finish(min(self.end, item.time))
             return
-        last = item.time if self.settings["mode"] == "stream" else 2 * item.time - item.start
         self.count += 1
-        self.end = last + 1 / self.sampling.rate
+        self.end = last_frame_time(item.time, item.start, self.settings["mode"]) + 1 / self.sampling.rate
         self.segments += [change.segment for change in self.tracker.push(item) if change.kind == "end"]
         if self.keep_scores:
             self.times.append(item.time)
