@@ -16,7 +16,7 @@ too. "Whole pair" is a form that no configuration has: a frame takes both halves
 predecessor, where `alignment_causal` gives it the half that belongs to the current frame.
 
 Every run is a file below `--output`, so that a broken series goes on, and `causality.jsonl` there holds all of them,
-as docs/ablation/causality.jsonl does those that docs/streaming.md reports. A run takes two minutes of one core.
+as docs/ablation/causality.jsonl does those that docs/ablation.md reports. A run takes two minutes of one core.
 """
 
 import json

@@ -39,7 +39,9 @@ import transformers_ila
 assert "site-packages" in transformers_ila.__file__ and "/wheel/" in transformers_ila.__file__, transformers_ila.__file__
 recipes = list(files("transformers_ila.training").joinpath("recipes").iterdir())
 labels = list(files("transformers_ila.data").joinpath("labels").iterdir())
-assert recipes and labels and files("transformers_ila.hub").joinpath("model_card_template.md").is_file()
+for room, file in (("hub", "model_card_template.md"), ("timeline", "page.html")):
+    assert files(f"transformers_ila.{room}").joinpath(file).is_file(), file
+assert recipes and labels
 print(f"{transformers_ila.__file__}: {len(recipes)} recipes, {len(labels)} lists of labels")
 END
     "$work/wheel/bin/ila" --help > help.txt

@@ -1,7 +1,6 @@
 """A video to a timeline: times, settings, what is kept when it ends early, and what stays in memory."""
 
 import logging
-import sys
 import weakref
 from types import SimpleNamespace
 
@@ -13,13 +12,12 @@ from support.evaluation_models import LABELS, make_model
 from support.videos import write_video
 from transformers_ila import IlaVideoProcessor, VideoDecodingError
 from transformers_ila.timeline import SegmentOptions, TimelineInterrupted, TimelineOptions, timelines
+from transformers_ila.timeline import scores as scores_module
 from transformers_ila.timeline import timeline as read_timeline_of
 from transformers_ila.timeline.calibration import segments_of
 from transformers_ila.timeline.sources import SourceNote, TimedFrame
 
 
-MODULE = sys.modules[timelines.__module__]  # whose name in the room is the function's
-SCORES = import_module("transformers_ila.timeline.scores")
 SURE = SegmentOptions(smoothing=0.0, threshold=0.15, min_length=0.0, max_gap=0.0)
 
 
@@ -58,7 +56,7 @@ def source(monkeypatch):
                     yield item
 
         opened = Source(duration=duration, decoded=0, start=0.0, closed=False)
-        monkeypatch.setattr(SCORES, "open_frames", lambda *args, **kwargs: opened)
+        monkeypatch.setattr(scores_module, "open_frames", lambda *args, **kwargs: opened)
         return opened
 
     return set_items

@@ -3,7 +3,7 @@
 The criterion is the mean of the F1 of segments at the temporal overlaps 0.3, 0.5 and 0.7; of equal ones the share of
 the time with the right labels decides. Numbers are tried one after the other, each over its grid, twice; a number
 changes only where that is better. A temperature is not among them: what it gained on validation sequences it lost on
-test sequences (docs/streaming.md).
+test sequences (docs/evaluation.md).
 """
 
 import json

@@ -26,7 +26,7 @@ def _require_number(name: str, value: Any, allowed: str, least: float, most: flo
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentRules:
-    """Hold the numbers by which scores become segments; the defaults were chosen on data (docs/streaming.md).
+    """Hold the numbers by which scores become segments; the defaults were chosen on data (docs/evaluation.md).
 
     smoothing: seconds, time constant of the exponential mean over scores; 0 for none.
     threshold: probability, smoothed, from which on a label begins.
