@@ -23,7 +23,8 @@ from ..evaluation.prediction import count_share
 from ..evaluation.report_files import check_folder_can_be_made
 from ..evaluation.search import VideoIndex
 from ..markup import plain_line
-from .predict import interrupted, interrupted_by_sigterm, print_summary
+from .predict import interrupted, print_summary
+from .signals import interrupted_by_sigterm
 from .videos import VideoArguments
 from .words import TemplateArguments
 

@@ -13,10 +13,8 @@ why; of several processes none says so, as a launcher would end the others), 2 b
 interrupted.
 """
 
-import signal
 import sys
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -26,7 +24,6 @@ from tqdm import tqdm
 
 from ..data.lists import iter_videos
 from ..distributed import Rank, rank_from_environment
-from ..evaluation.inference import require_checkpoint
 from ..evaluation.options import LabelOptions
 from ..evaluation.prediction import Summary, count_share, iter_labels, label_videos, own_share
 from ..evaluation.prediction_files import check_output
@@ -35,8 +32,9 @@ from ..markup import plain_line
 from ..model.video_processing_ila import IlaVideoProcessor
 from ..model.video_urls_ila import redact
 from ..stores.addresses import is_address
+from .signals import interrupted_by_sigterm
 from .videos import VideoArguments
-from .words import WordsArguments, open_model, read_words, require_words
+from .words import ModelArguments, open_model, read_words, require_words
 
 
 EXAMPLES = (
@@ -48,17 +46,11 @@ POSITIONAL = "videos"
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictArguments(WordsArguments, VideoArguments, LabelOptions):
+class PredictArguments(ModelArguments, VideoArguments, LabelOptions):
     """Hold what is labelled, and where the results go."""
 
-    _argument_group_name = "model and results"
+    _argument_group_name = "results"
 
-    model: str = field(
-        metadata={
-            "help": "folder or Hub id of a model saved with its processor; with --labels also of a CLIP, SigLIP or "
-            "SigLIP 2"
-        }
-    )
     output: str | None = field(
         default=None,
         metadata={
@@ -68,10 +60,9 @@ class PredictArguments(WordsArguments, VideoArguments, LabelOptions):
     )
 
     def __post_init__(self) -> None:
-        WordsArguments.__post_init__(self)  # first: of `--labels a, b` without quotes `b` would be taken for a video
+        ModelArguments.__post_init__(self)  # first: of `--labels a, b` without quotes `b` would be taken for a video
         VideoArguments.__post_init__(self)
         LabelOptions.__post_init__(self)
-        require_checkpoint(self.model)
         self.check_videos(self, "label")
         if self.output is not None:
             if is_address(self.output):
@@ -137,16 +128,6 @@ def interrupted(output: str | None) -> int:
     goes_on = "" if output is None else "; the same command goes on from here"
     print(f"Interrupted{goes_on}.", file=sys.stderr)
     return 130
-
-
-@contextmanager
-def interrupted_by_sigterm() -> Iterator[None]:
-    """Turn SIGTERM into a KeyboardInterrupt, so that what waits to be written is written."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def table(row: dict[str, Any]) -> str:

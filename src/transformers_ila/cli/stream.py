@@ -23,13 +23,12 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 
 from ..distributed import rank_from_environment
-from ..evaluation.inference import require_checkpoint
 from ..evaluation.options import require_seconds
 from ..timeline.live import Live, Row
 from ..timeline.options import TimelineOptions
 from ..timeline.rules import SegmentOptions
-from .predict import interrupted_by_sigterm
-from .words import WordsArguments, open_words_or_classes
+from .signals import interrupted_by_sigterm
+from .words import ModelArguments
 
 
 EXAMPLES = (
@@ -42,17 +41,11 @@ LOOK = 0.5  # seconds between two looks at whether somebody reads the lines
 
 
 @dataclass(frozen=True, kw_only=True)
-class StreamArguments(WordsArguments):
+class StreamArguments(ModelArguments):
     """Hold what is watched, by which model, and which lines are printed."""
 
-    _argument_group_name = "model and sources"
+    _argument_group_name = "sources"
 
-    model: str = field(
-        metadata={
-            "help": "folder or Hub id of a model saved with its processor; with --labels also of a CLIP, SigLIP or "
-            "SigLIP 2"
-        }
-    )
     sources: list[str] = field(
         default_factory=list,
         metadata={"help": "- (standard input), cameras such as /dev/video0, URLs, named pipes or files"},
@@ -69,7 +62,6 @@ class StreamArguments(WordsArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()  # first: of `--labels a, b` without quotes `b` would be taken for a source
-        require_checkpoint(self.model)
         if not self.sources:
             raise ValueError("there is nothing to watch: name sources, such as - for standard input.")
         if twice := {source for source in self.sources if self.sources.count(source) > 1}:
@@ -82,7 +74,7 @@ def run(args: StreamArguments, options: TimelineOptions, segment_options: Segmen
     """Watch the sources and print a line for each change; return 1 if a source failed, 130 after Ctrl-C."""
     if "-" in args.sources and sys.stdin.isatty():
         raise ValueError("standard input is a terminal: pipe a stream into it, or name another source than -.")
-    model, processor = open_words_or_classes(args.model, args.labels, args.templates)
+    model, processor = args.open()
     options = replace(options, device=options.device or rank_from_environment().device())
     live = Live(
         model,

@@ -24,7 +24,6 @@ from tqdm import tqdm
 
 from ..data.lists import iter_videos
 from ..distributed import rank_from_environment
-from ..evaluation.inference import require_checkpoint
 from ..evaluation.report_files import check_folder_can_be_made
 from ..markup import plain_line
 from ..model.video_reading_ila import VIDEO_SUFFIXES
@@ -37,8 +36,8 @@ from ..timeline.options import TimelineOptions
 from ..timeline.page import require_embeddable
 from ..timeline.rules import SegmentOptions
 from ..timeline.timeline import Timeline, TimelineInterrupted, timelines
-from .predict import interrupted_by_sigterm
-from .words import WordsArguments, open_words_or_classes
+from .signals import interrupted_by_sigterm
+from .words import ModelArguments
 
 
 EXAMPLES = (
@@ -51,17 +50,11 @@ UNSAFE = re.compile(r"[^\w.-]+")  # in the name of a file
 
 
 @dataclass(frozen=True, kw_only=True)
-class TimelineArguments(WordsArguments):
+class TimelineArguments(ModelArguments):
     """Hold which videos are read, by which model, and where the results go."""
 
-    _argument_group_name = "model, videos and results"
+    _argument_group_name = "videos and results"
 
-    model: str = field(
-        metadata={
-            "help": "folder or Hub id of a model saved with its processor; with --labels also of a CLIP, SigLIP or "
-            "SigLIP 2"
-        }
-    )
     videos: list[str] = field(
         default_factory=list,
         metadata={"help": "files, folders, patterns, lists, URLs, addresses, or - (standard input)"},
@@ -106,7 +99,6 @@ class TimelineArguments(WordsArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()  # first: of `--labels a, b` without quotes `b` would be taken for a video
-        require_checkpoint(self.model)
         if not self.videos:
             raise ValueError("there is nothing to read: name video files, folders, patterns, lists or URLs.")
         found = list_sources(self.videos, self.root)
@@ -167,7 +159,7 @@ def run(args: TimelineArguments, options: TimelineOptions, segment_options: Segm
     rank = rank_from_environment()
     if args.calibrate is not None and not tuned_by(segment_options):
         raise ValueError(f"--calibrate has nothing to choose: leave out one of {', '.join(GRIDS)}.")
-    model, processor = open_words_or_classes(args.model, args.labels, args.templates)
+    model, processor = args.open()
     options = replace(options, device=options.device or rank.device())
     sources = list_sources(args.videos, args.root)[rank.rank :: rank.world_size]
     truth = args.true_segments(sources)

@@ -9,7 +9,7 @@ from transformers import AutoConfig
 from ..backbones.siglip_configuration import SiglipVideoConfig
 from ..backbones.zero_shot import PLAIN
 from ..data.class_names import DATA_SETS, class_names
-from ..evaluation.inference import load_for_words, load_trained, named_in_errors
+from ..evaluation.inference import load_for_words, load_trained, named_in_errors, require_checkpoint
 from ..model.class_features_ila import check_templates
 from ..model.class_names_ila import check_labels, explicit_class_names, label_fields
 from ..model.validation_ila import MULTI_LABEL
@@ -62,6 +62,33 @@ class WordsArguments(TemplateArguments):
         if self.labels is not None:
             read_words(self.labels)
         super().__post_init__()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelArguments(WordsArguments):
+    """Hold which model is asked: about its own classes, or about words."""
+
+    _argument_group_name = "model"
+
+    model: str = field(
+        metadata={
+            "help": "folder or Hub id of a model saved with its processor; with --labels also of a CLIP, SigLIP or "
+            "SigLIP 2"
+        }
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()  # first: of `--labels a, b` without quotes `b` would be taken for something to read
+        require_checkpoint(self.model)
+
+    def open(self) -> tuple[Any, Any]:
+        """Open the model for the words of --labels, or for its own classes where none are given, and its processor.
+
+        Errors are those of `require_words`, `read_words` and `open_model`.
+        """
+        require_words(self.model, self.labels)
+        names = None if self.labels is None else read_words(self.labels)
+        return open_model(self.model, names, self.templates)[:2]
 
 
 def word_source(text: str) -> str | list[str]:
@@ -119,15 +146,6 @@ def require_words(source: str, labels: str | None) -> None:
             f"{source!r} is a CLIP or SigLIP, which was trained on no classes: say by --labels which words it "
             'chooses among, such as --labels "juggling, waving", or a file with one a line.'
         )
-
-
-def open_words_or_classes(source: str, labels: str | None, templates: str | list[str] | None) -> tuple[Any, Any]:
-    """Open a model for the words of --labels, or for its own classes where none are given, and its processor.
-
-    Errors are those of `require_words`, `read_words` and `open_model`.
-    """
-    require_words(source, labels)
-    return open_model(source, None if labels is None else read_words(labels), templates)[:2]
 
 
 def open_model(source: str, names: list[str] | None, templates: str | list[str] | None) -> tuple[Any, Any, bool]:
