@@ -286,8 +286,7 @@ def main(arguments: Arguments) -> None:
         return
     folder.mkdir(parents=True, exist_ok=True)
     runs._prepare_tower(ablation, folder, print)
-    with mock.patch.object(tasks, "FRAMES", LENGTH):  # the number of frames that scenes are drawn with
-        tasks.write_bench(folder / "bench", size=ablation.bench, seed=ablation.bench_seed)
+    tasks.write_bench(folder / "bench", size=ablation.bench, seed=ablation.bench_seed, num_frames=LENGTH)
     config = IlaConfig.from_pretrained(folder / "tower", num_frames=LENGTH)
     processor = IlaVideoProcessor.for_model(config, size={"shortest_edge": config.vision_config.image_size})
     training, test = (clips_of(folder, split, processor) for split in ("train", "test"))

@@ -135,6 +135,15 @@ def test_files(tmp_path, monkeypatch):
         write_bench(tmp_path / "other", size="week")
 
 
+def test_longer_files(tmp_path, monkeypatch):
+    monkeypatch.setitem(SIZES, "minute", {"train": 1, "val": 1, "test": 1, "side": 32})
+    folders = write_bench(tmp_path, tasks=["rotation"], num_frames=FRAMES + 8)
+    frames, _ = read_video(folders["test"] / "rotation, clockwise" / "00000.mp4", range)
+    assert len(frames) == FRAMES + 8
+    with pytest.raises(ValueError, match="holds another bench"):
+        write_bench(tmp_path, tasks=["rotation"])
+
+
 @pytest.mark.slow
 @pytest.mark.proof
 def test_single_frames_carry_no_label(tmp_path):

@@ -371,16 +371,16 @@ def _frames_cut_off(video: OpenVideo, last: int | None) -> int:
     rate = stream.average_rate or stream.guessed_rate
     if last is None or not rate or not is_cut_off(video):
         return 0
-    declared = _seconds(stream.metadata.get("DURATION", ""))
+    declared = tagged_seconds(stream)
     if declared is None and len(video.container.streams) == 1 and video.container.duration:
         declared = video.container.duration / av.time_base  # with sound it may be the sound's
     missing = 0.0 if declared is None else declared - float(last * stream.time_base + 1 / rate)
     return int(missing * rate) if missing > END_SLACK else 0
 
 
-def _seconds(clock: str) -> float | None:
-    """Turn hours:minutes:seconds, as Matroska's tags have it, into seconds."""
-    match = re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)", clock)
+def tagged_seconds(stream: Any) -> float | None:
+    """Return the duration that Matroska's tag of a stream says, as hours:minutes:seconds, in seconds; else None."""
+    match = re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)", stream.metadata.get("DURATION", ""))
     return None if match is None else 3600 * int(match[1]) + 60 * int(match[2]) + float(match[3])
 
 

@@ -38,7 +38,6 @@ SIZES: dict[str, dict[str, int]] = {  # videos of each class, and their side in 
     "night": {"train": 5000, "val": 100, "test": 200, "side": 64},
 }
 FRAMES, FPS = 16, 8
-TICKS = np.arange(FRAMES)  # when frames are shown, in units of 1 / FPS seconds
 
 
 # -- what a picture shows --------------------------------------------------------------------------------------------
@@ -231,7 +230,9 @@ def bench_labels(tasks: Sequence[str] = tuple(TASKS)) -> list[str]:
     return sorted(f"{task}, {kind}" for task in tasks for kind in TASKS[task].classes)
 
 
-def bench_video(label: str, split: str, *, seed: int, index: int, side: int = 32) -> tuple[MotionVideo, Scene]:
+def bench_video(
+    label: str, split: str, *, seed: int, index: int, side: int = 32, num_frames: int = FRAMES
+) -> tuple[MotionVideo, Scene]:
     """Make one video of a class; it depends on the arguments alone.
 
     Raises:
@@ -242,7 +243,7 @@ def bench_video(label: str, split: str, *, seed: int, index: int, side: int = 32
     task, _, kind = label.partition(", ")
     place = bench_labels().index(label)
     rng = np.random.default_rng([seed, SPLITS.index(split), place, index])
-    scene = TASKS[task].scene(kind, split, rng, TICKS)
+    scene = TASKS[task].scene(kind, split, rng, np.arange(num_frames))
     return MotionVideo(render(scene.sprites, draw_ground(scene, split, rng, side=side)), label), scene
 
 
@@ -257,9 +258,16 @@ def bench_videos(
 
 
 def write_bench(
-    folder: str | Path, *, size: str = "minute", seed: int = 0, tasks: Sequence[str] = tuple(TASKS)
+    folder: str | Path,
+    *,
+    size: str = "minute",
+    seed: int = 0,
+    tasks: Sequence[str] = tuple(TASKS),
+    num_frames: int = FRAMES,
 ) -> dict[str, Path]:
     """Write H.264 files as `folder/<split>/<label>/<number>.mp4`, and return the splits' folders.
+
+    num_frames: of each video.
 
     What is there already is kept, so that a broken run goes on. `bench.plan.json` says what is written.
 
@@ -270,6 +278,8 @@ def write_bench(
         raise ValueError(f"`size` must be one of {', '.join(SIZES)}, got {size!r}.")
     folder, numbers = Path(folder), SIZES[size]
     described = {"size": size, "seed": seed, "tasks": list(tasks), **numbers}
+    if num_frames != FRAMES:  # which plans of older versions do not say
+        described["num_frames"] = num_frames
     plan = folder / "bench.plan.json"
     if plan.is_file() and json.loads(plan.read_text()) != described:
         raise ValueError(f"{str(folder)!r} holds another bench: {plan.read_text().strip()}.")
@@ -282,7 +292,9 @@ def write_bench(
     for split, label, index in logging.tqdm(videos, desc="Writing MotionBench", disable=None):  # only where one looks
         file = folder / split / label / f"{index:05}.mp4"
         if not file.is_file():
-            video, scene = bench_video(label, split, seed=seed, index=index, side=numbers["side"])
+            video, scene = bench_video(
+                label, split, seed=seed, index=index, side=numbers["side"], num_frames=num_frames
+            )
             with atomic_write(file, "wb") as draft:
                 write_mp4(draft, video.frames, fps=FPS, times=scene.times)
     return {split: folder / split for split in SPLITS}

@@ -1,6 +1,5 @@
 """An open source to frames with times, each decoded once and in order, and what there is to say about them."""
 
-import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +21,7 @@ from ..model.video_container_ila import (
     opened,
     reason_of,
 )
-from ..model.video_decoding_ila import END_SLACK, FrameConverter, scaled_size
+from ..model.video_decoding_ila import END_SLACK, FrameConverter, scaled_size, tagged_seconds
 from ..model.video_packets_ila import is_cut_off
 from ..model.video_reading_ila import open_picture, pictures_of
 from .clock import SourceClock, Stamped, Timed
@@ -389,9 +388,9 @@ class Decoder:
 def _declared_seconds(video: OpenVideo) -> float | None:
     """Return the seconds that the header promises of the video stream, else of the file; None where it does not."""
     stream = video.stream
-    clock = re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)", stream.metadata.get("DURATION", ""))
-    if clock is not None:
-        return 3600 * int(clock[1]) + 60 * int(clock[2]) + float(clock[3])
+    tagged = tagged_seconds(stream)
+    if tagged is not None:
+        return tagged
     if stream.duration is not None:
         return float(stream.duration * stream.time_base)
     return video.container.duration / av.time_base if video.container.duration else None
