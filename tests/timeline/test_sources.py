@@ -553,14 +553,15 @@ def test_a_slow_consumer_of_a_live_source_gets_the_newest_frame(ts):
 
 def test_a_live_source_keeps_so_many_frames_at_most(monkeypatch):
     monkeypatch.setattr(sources, "LOOK", 0.01)
-    with open_frames(Unseekable(encoded(range(100))), live=True, lag=PATIENT, frame_rate=1000) as source:
+    with open_frames(Unseekable(encoded(range(100))), live=True, lag=0.001, frame_rate=1000) as source:
         until(lambda: not source._thread.is_alive())
+        source.lag = PATIENT  # so that none of those kept is late
         frames = [item for item in source if isinstance(item, TimedFrame)]
     assert [frame.index for frame in frames] == list(range(68, 100)) and source.dropped == 68
 
 
 def test_a_burst_is_not_dropped_while_it_is_ahead_of_its_own_time():
-    with open_frames(Unseekable(encoded(range(100))), live=True, lag=0.001, frame_rate=1) as source:
+    with open_frames(Unseekable(encoded(range(100))), live=True, lag=0.001, frame_rate=0.01) as source:
         next(source)
         time.sleep(0.02)
         assert len([item for item in source if isinstance(item, TimedFrame)]) == 99 and source.dropped == 0
