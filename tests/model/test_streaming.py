@@ -13,6 +13,7 @@ from transformers_ila import IlaConfig, IlaForVideoClassification, IlaModel, Ila
 from transformers_ila.backbones.frozen_clip import FrozenClipConfig, FrozenClipForVideoClassification
 from transformers_ila.backbones.timesformer import AlignedTimesformerConfig
 from transformers_ila.model.pretrained_ila import IlaVisionModelOutput
+from transformers_ila.model.streaming_ila import owned
 
 
 SIDE, T = 12, 4
@@ -220,10 +221,30 @@ def test_the_state_is_saved_and_loaded(tmp_path, fusion):
         ({"frames_seen": None}, "holds `frames_seen`"),
         ({"layers.0": state["layers.0"][:1]}, r"`layers.0` is \(1, 1, 3, 3, 8\)"),
         ({"frame_embeds": state["frame_embeds"][:, :1]}, "`frame_embeds` is"),
+        ({"frame_embeds": torch.tensor(0.0)}, r"`frame_embeds` is \(\)"),
+        ({"layers.0": state["layers.0"][:, :, 0, 0]}, r"`layers.0` is \(2, 1, 8\)"),
+        ({"layers.0": state["layers.0"][:, :, :2]}, "different sizes"),
+        ({"layers.0": state["layers.0"].long()}, "`layers.0` is of torch.int64"),
+        ({"frames_seen": [4, 4]}, "other things: .'frames_seen'."),
+        ({"frames_seen": torch.tensor([-1, 4])}, "`frames_seen` is"),
+        ({"frames_seen": torch.tensor([1.5, 4])}, "`frames_seen` is"),
+        ({"frames_seen": torch.tensor([[4], [4]])}, "`frames_seen` is"),
+        ({"frames_seen": torch.zeros(0, dtype=torch.long)}, "`frames_seen` is"),
+        ({"size": torch.tensor(12)}, "`size` is"),
+        ({"size": torch.tensor([-12, 12])}, "`size` is"),
+        ({"precision": torch.zeros(1, dtype=torch.long)}, "`precision` is of torch.int64"),
     ):
         broken = {name: tensor for name, tensor in {**state, **change}.items() if tensor is not None}
         with pytest.raises(ValueError, match=message):
             model.start_stream().load_state_dict(broken)
+
+
+@pytest.mark.slow
+def test_what_a_stream_owns_is_told_apart_in_compiled_code():
+    """With sizes that are not known, of which `nbytes` is an error."""
+    compiled = torch.compile(lambda frames: owned(frames * 2), backend="eager", dynamic=True)
+    frames = torch.ones(3, 4)
+    torch.testing.assert_close(compiled(frames), frames * 2)
 
 
 def test_a_tower_and_a_model_without_classes(model):
@@ -341,6 +362,17 @@ def test_models_without_a_stream_say_why(fields, reason):
     with pytest.raises(ValueError, match=f"has no stream, as .*{reason}"):
         IlaVisionModel(config.vision_config).start_stream()
     assert why_no_stream(IlaConfig(alignment_causal=True)) is None
+
+
+@pytest.mark.parametrize(
+    "fields", [{}, {"alignment_fusion": "mi_token"}, {"temporal_module": "shift"}], ids=["interaction", "mi", "shift"]
+)
+def test_a_configuration_that_is_changed_later_makes_no_stream(fields):
+    model = small(**fields, alignment_causal=False)
+    model.config.vision_config.alignment_causal = True
+    for changed in (model, model.vision_model):
+        with pytest.raises(ValueError, match="the model was made with False; allowed: False"):
+            changed.start_stream()
 
 
 def test_other_backbones_have_none():

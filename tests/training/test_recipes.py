@@ -432,6 +432,22 @@ def test_the_recipe_says_how_many_labels_a_video_has(tmp_path):
             assert config.label_smoothing == (0.1 if (several, folder) == (False, "one") else 0.0)
 
 
+def test_alignment_causal_is_said_once(tmp_path):
+    """Beside `config`, which wins over other options; and a run from before the option may have it there."""
+    inside = ("--config", '{"alignment_causal": true}')
+    recipe, args = parsed("small_b16_8f", tmp_path, *inside)
+    with pytest.raises(ValueError, match="`alignment_causal` is False, and True in `config`"):
+        parsed("small_b16_8f", tmp_path, *inside, "--alignment_causal", "false")[0].model_fields()
+    assert parsed("small_b16_8f", tmp_path, *inside, "--alignment_causal", "true")[0].model_fields()[
+        "alignment_causal"
+    ]
+    old = {key: value for key, value in resolved_values(recipe, args).items() if key != "alignment_causal"}
+    (tmp_path / "training.yaml").write_text(yaml.safe_dump(old))
+    again, args = parsed("small_b16_8f", tmp_path, *inside, "--resume")
+    assert again.alignment_causal is True
+    check_same_run(resolved_values(again, args), tmp_path, class_names=["walk", "run"])
+
+
 def test_a_run_of_before_goes_on_with_what_it_decided(tmp_path):
     """Its `training.yaml` has other keys, and nothing was held out."""
     recipe, args = parsed("small_b16_8f", tmp_path, "--val_fraction", "0")

@@ -230,14 +230,21 @@ class IlaStreamCache:
         """Take what `state_dict` returned of a cache of the same form, with all its rows.
 
         Raises:
-            ValueError: missing or unknown names, or shapes of another model.
+            ValueError: missing or unknown names, shapes of another model, and what no stream keeps, such as a number
+                of frames below 0. The cache is then as it was.
         """
         state = dict(state_dict)
+        others = sorted(name for name, tensor in state.items() if not isinstance(tensor, torch.Tensor))
+        if others:
+            raise ValueError(f"The state of a stream holds tensors, and this one other things: {others}.")
         if "frames_seen" not in state:
             raise ValueError(f"The state of a stream holds `frames_seen`, this one only {sorted(state)}.")
-        seen = state["frames_seen"].cpu().long()
+        seen = state["frames_seen"].cpu()
+        if seen.ndim != 1 or not len(seen) or seen.dtype != torch.long or (seen < 0).any():
+            raise ValueError(f"`frames_seen` is {seen}; allowed: whole numbers of 0 or more, one for each stream.")
         needed = {"frames_seen", *(("size", "precision") if seen.any() else ())}
         needed |= {*self._names()} if (seen > int(self.form.waits)).any() else set()
+        needed |= {"waiting"} if self.form.waits and (seen == 1).any() else set()
         known = {"frames_seen", "size", "precision", *self._names(), *(("waiting",) if self.form.waits else ())}
         if not needed <= {*state} <= known:
             raise ValueError(
@@ -245,18 +252,32 @@ class IlaStreamCache:
                 f"unknown: {sorted({*state} - known)}."
             )
         size, precision = state.pop("size", None), state.pop("precision", None)
+        if size is not None and (size.shape != (2,) or size.is_floating_point() or (size < 1).any()):
+            raise ValueError(f"`size` is {size}; allowed: the height and width of the frames.")
+        if precision is not None and not precision.is_floating_point():
+            raise ValueError(f"`precision` is of {precision.dtype}; allowed: a floating-point one, as models have.")
         del state["frames_seen"]
-        widths = {f"layers.{index}": width for index, width in self.form.layers.items()}
-        widths |= {"frame_embeds": self.form.embeds, "frame_tokens": self.form.tokens}
-        for name, tensor in state.items():
-            frames = self.form.num_frames - 1 if name.startswith("frame_") else 1
-            given = (*tensor.shape[:2], tensor.shape[-1])
-            wanted = (len(seen), frames, widths.get(name, tensor.shape[-1]))
-            if given != wanted:
-                raise ValueError(f"`{name}` is {tuple(tensor.shape)}; its first two and last sizes must be {wanted}.")
+        self._check_shapes(state, len(seen))
         self.frames_seen, self.tensors = seen, state
         self.size = None if size is None else (int(size[0]), int(size[1]))
         self.precision = None if precision is None else precision.dtype
+
+    def _check_shapes(self, kept: Mapping[str, torch.Tensor], rows: int) -> None:
+        """Raise a ValueError for tensors that are not those of `rows` streams of this form, or fit no other one."""
+        widths = {f"layers.{index}": width for index, width in self.form.layers.items()}
+        widths |= {"frame_embeds": self.form.embeds, "frame_tokens": self.form.tokens}
+        ranks = {"frame_embeds": (3,), "frame_tokens": (4,), "waiting": (5,)}  # those of layers: 5, of "shift" 4
+        for name, tensor in kept.items():
+            frames = self.form.num_frames - 1 if name.startswith("frame_") else 1
+            given = (*tensor.shape[:2], *tensor.shape[-1:])
+            wanted = (rows, frames, widths.get(name, given[-1] if given else 1))
+            if given != wanted or tensor.ndim not in ranks.get(name, (4, 5)):
+                raise ValueError(f"`{name}` is {tuple(tensor.shape)}; its first two and last sizes must be {wanted}.")
+            if not tensor.is_floating_point():
+                raise ValueError(f"`{name}` is of {tensor.dtype}; allowed: a floating-point one, as models have.")
+        grids = {tuple(tensor.shape[2:-1]) for name, tensor in kept.items() if name.startswith("layers.")}
+        if len(grids) > 1:
+            raise ValueError(f"The layers keep frames of different sizes, in patches: {sorted(grids)}; allowed: one.")
 
     def require_form(self, form: StreamForm) -> None:
         """Raise a ValueError where the cache was made by a model of another form."""
@@ -389,8 +410,10 @@ class StreamingTower:
         """Return the state of streams that have seen nothing yet, one row for each.
 
         Raises:
-            ValueError: the model has no stream (`why_no_stream`), or `batch_size` is no number of 1 or more.
+            ValueError: the model has no stream (`why_no_stream`), its configuration was given another
+                `alignment_causal` after it was made, or `batch_size` is no number of 1 or more.
         """
+        self._refuse_changed_form()
         return IlaStreamCache(self._stream_form(), batch_size)
 
     @torch.no_grad()
@@ -518,6 +541,18 @@ class StreamingTower:
     def _stream_form(self) -> StreamForm:
         return stream_form(self.config)
 
+    def _refuse_changed_form(self) -> None:
+        """Raise a ValueError where the configuration names another form than the one that the layers have."""
+        tower = self._streaming_tower()
+        wanted = tower.config.alignment_causal
+        for layer in tower.encoder.layers:
+            made = getattr(layer.temporal, "causal", wanted)
+            if made != wanted:
+                raise ValueError(
+                    f"`alignment_causal` of the configuration is {wanted}, and the model was made with {made}; "
+                    f"allowed: {made}. It is how weights were trained, and setting it later changes no layer."
+                )
+
     def _head(
         self, outputs: IlaVisionModelOutput, cache: IlaStreamCache, rows: torch.Tensor, keep: int | None
     ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
@@ -598,7 +633,8 @@ def row_groups(cache: IlaStreamCache, rows: torch.Tensor) -> list[torch.Tensor]:
 
 def owned(tensor: torch.Tensor) -> torch.Tensor:
     """Return a tensor that keeps no larger one in memory."""
-    return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
+    is_all = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()  # `nbytes` does not compile
+    return tensor if is_all else tensor.clone()
 
 
 def with_recent(name: str, frames: torch.Tensor, cache: IlaStreamCache, rows: torch.Tensor) -> torch.Tensor:

@@ -86,19 +86,24 @@ class ModelArguments:
         """Return the fields of `IlaConfig` that the recipe sets.
 
         Raises:
-            ValueError: `config` is no JSON object, or there is no such preset.
+            ValueError: `config` is no JSON object or has another `alignment_causal`, or there is no such preset.
         """
         if self.preset is not None and self.preset not in PRESETS:
             raise ValueError(f"`preset` must be one of {', '.join(PRESETS)}, got {self.preset!r}.")
         names = ("num_frames", "classification_head", "use_video_prompt", "temporal_module")
         forms = ("alignment_fusion", "alignment_conv", "alignment_causal")
         named = {name: getattr(self, name) for name in (*names, *forms)}
+        named = {name: value for name, value in named.items() if value is not None}
         try:
-            given = {name: value for name, value in named.items() if value is not None} | json.loads(
-                self.config or "{}"
-            )
+            given = named | json.loads(self.config or "{}")
         except (ValueError, TypeError) as error:
             raise ValueError(f"`config` must be a JSON object, got {self.config!r} ({error}).") from error
+        causal = given.get("alignment_causal")
+        if named.get("alignment_causal", causal) != causal:
+            raise ValueError(
+                f"`alignment_causal` is {self.alignment_causal}, and {causal} in `config`; allowed: one of them, or "
+                "twice the same."
+            )
         return {**IlaConfig.fields_in_use(PRESETS.get(str(self.preset), {}), given), **given}
 
 
@@ -454,8 +459,11 @@ def _resolved(
 
 
 def _before_causal_towers(values: dict[str, Any]) -> dict[str, Any]:
-    """Return a run's resolved values with `alignment_causal`, which older files lack, as their towers look ahead."""
-    return {"alignment_causal": False, **values}
+    """Return a run's resolved values with `alignment_causal`, which older files lack, as their towers look ahead.
+
+    Unless their `config` says otherwise.
+    """
+    return {"alignment_causal": json.loads(values.get("config") or "{}").get("alignment_causal", False), **values}
 
 
 def _val_fraction(recipe: RecipeArguments, output_dir: str) -> float:
