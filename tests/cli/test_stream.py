@@ -52,6 +52,8 @@ def lines(text):
         (["a.ts", "cam", "a.ts"], "watched once, got 'a.ts'"),
         (["-", "--patience", "0"], "patience must be a number of seconds"),
         (["-", "--give_up", "nan"], "give_up must be a number of seconds"),
+        (["-", "--patience", "5", "--give_up", "3"], "give_up must be at least patience=5 seconds, got 3"),
+        (["-", "--format", "bogus"], "format must be one of .* got 'bogus'"),
         (["-", "--rate", "0"], "rate must be frames a second"),
         (["-", "--threshold", "2"], "threshold must be a number"),
         (["-", "--labels", "a,,b"], "empty word"),

@@ -87,10 +87,11 @@ def encoded(
     rate: int = 30,
     size: tuple[int, int] = (WIDTH, HEIGHT),
     sound=False,
+    **container_options: str,
 ) -> bytes:
     """A barcode video of which frame k is shown at ticks[k] / rate; `sound`: a second of it, from 0 on, goes first."""
     file = io.BytesIO()
-    with av.open(file, "w", format=format) as container:
+    with av.open(file, "w", format=format, container_options=container_options) as container:
         video = container.add_stream("libx264", rate=rate, options={"preset": "ultrafast", "tune": "zerolatency"})
         video.width, video.height = size
         video.pix_fmt = "yuv420p"

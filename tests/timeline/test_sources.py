@@ -336,6 +336,28 @@ def test_what_breaks_off_in_the_middle_says_so(format):
     assert "end_early" not in kinds(read(Unseekable(data))[2])
 
 
+@pytest.mark.parametrize("format", ["mpegts", "matroska"])
+def test_bytes_that_do_not_belong_there_are_no_end(format):
+    """Wherever they lie, and whatever they move; a stream that then breaks off says so."""
+    data = encoded(range(90), format=format, **({"cluster_time_limit": "200"} if format == "matroska" else {}))
+    for place in (len(data) // 2, len(data) // 3):
+        noise = np.random.default_rng(place).bytes(1001)
+        damaged = data[:place] + noise + data[place:]
+        frames, _, notes = read(Unseekable(damaged))
+        assert len(frames) > 50 and "end_early" not in kinds(notes)
+        assert "end_early" in kinds(read(Unseekable(damaged[:-50]))[2])
+
+
+@pytest.mark.parametrize("before, after", [(4, 0), (0, 16)])
+def test_longer_packets_of_mpeg_are_whole(before, after):
+    """Those of Blu-rays begin with a time, those of broadcasts end with parity."""
+    data = encoded(range(30))
+    packets = [bytes(before) + data[place : place + 188] + bytes(after) for place in range(0, len(data), 188)]
+    found, _, notes = read(Unseekable(b"".join(packets)))
+    assert len(found) == 30 and notes == []
+    assert kinds(read(Unseekable(b"".join(packets)[:-50]))[2])[-1:] == ["end_early"]
+
+
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".flv", ".avi"])
 def test_a_file_that_is_cut_off_says_so(tmp_path, suffix):
     options = {"movflags": "faststart"} if suffix == ".mp4" else {}
@@ -498,10 +520,10 @@ def test_a_source_that_stays_silent_is_given_up(ts):
         open_frames(os.fdopen(pipe, "rb"), patience=PATIENT, give_up=PATIENT) as source,
     ):
         frames = [next(source) for _ in range(20)]
-        source.patience, source.give_up = 0.05, 0.2
+        source.patience, source.give_up = 0.05, 0.15
         rest = list(source)
         assert isinstance(frames[-1], TimedFrame) and source.finished
-        assert kinds(rest[-2:]) == ["stall", "end_early"] and "given up" in rest[-1].text
+        assert rest[-1].kind == "end_early" and "given up" in rest[-1].text
 
 
 def test_a_source_that_never_gives_anything_is_an_error():
@@ -553,16 +575,16 @@ def test_a_slow_consumer_of_a_live_source_gets_the_newest_frame(ts):
 
 def test_a_live_source_keeps_so_many_frames_at_most(monkeypatch):
     monkeypatch.setattr(sources, "LOOK", 0.01)
-    with open_frames(Unseekable(encoded(range(100))), live=True, lag=0.001, frame_rate=1000) as source:
+    with open_frames(Unseekable(encoded(range(100))), live=True, lag=0.01, frame_rate=1000) as source:
         until(lambda: not source._thread.is_alive())
-        source.lag = PATIENT  # so that none of those kept is late
+        source.lag = PATIENT  # what is left is not dropped, too
         frames = [item for item in source if isinstance(item, TimedFrame)]
     assert [frame.index for frame in frames] == list(range(68, 100)) and source.dropped == 68
 
 
 def test_a_burst_is_not_dropped_while_it_is_ahead_of_its_own_time():
     with open_frames(Unseekable(encoded(range(100))), live=True, lag=0.001, frame_rate=0.01) as source:
-        next(source)
+        next(source)  # the next one is due in 100 s, on however slow a machine
         time.sleep(0.02)
         assert len([item for item in source if isinstance(item, TimedFrame)]) == 99 and source.dropped == 0
 
@@ -577,8 +599,8 @@ def test_what_arrives_but_is_not_live_waits_for_its_consumer():
 
 def test_a_live_file_is_read_at_its_own_speed():
     began = time.monotonic()
-    frames, times, notes = read(encoded(range(10), format="mp4"), live=True, rate=30, lag=PATIENT)
-    assert time.monotonic() - began > times[-1] > 0.29 and len(frames) == 10 and not notes
+    frames, times, notes = read(encoded(range(5), format="mp4"), live=True, rate=30, lag=PATIENT)
+    assert time.monotonic() - began > times[-1] > 0.13 and len(frames) == 5 and not notes
     assert all(frame.arrived - began > frame.time - 0.05 for frame in frames[1:])
 
 

@@ -27,6 +27,7 @@ from ..evaluation.options import require_seconds
 from ..timeline.live import Live, Row
 from ..timeline.options import TimelineOptions
 from ..timeline.rules import SegmentOptions
+from ..timeline.sources import SOURCE_LIMITS, require_format, require_waiting
 from .signals import interrupted_by_sigterm
 from .words import ModelArguments
 
@@ -68,6 +69,8 @@ class StreamArguments(ModelArguments):
             raise ValueError(f"each source can be watched once, got {min(twice)!r} several times.")
         for name in ("patience", "give_up"):
             require_seconds(name, getattr(self, name))
+        require_waiting(self.patience, self.give_up)
+        require_format(self.format, SOURCE_LIMITS)
 
 
 def run(args: StreamArguments, options: TimelineOptions, segment_options: SegmentOptions) -> int:

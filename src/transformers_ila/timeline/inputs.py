@@ -24,25 +24,43 @@ STANDARD_INPUT = "-"
 CAMERA = "v4l2"  # FFmpeg's name of Linux' cameras
 ARRIVING = {"fpsprobesize": "0"}  # FFmpeg else waits for a second of frames to guess their rate, which nobody asks for
 ONCE_MORE = 0.1  # seconds after which a wait looks whether it is still wanted
-TS_PACKET = 188  # bytes of one packet of an MPEG transport stream
+TS_PACKETS = (188, 204)  # bytes of a packet of an MPEG transport stream: as it is, with parity behind it
+TS_SYNC = b"\x47"  # its first byte
 MATROSKA = b"\x1a\x45\xdf\xa3"  # its first bytes
-MATROSKA_PARENTS = (b"\x18\x53\x80\x67", b"\x1f\x43\xb6\x75")  # segment and cluster, of whose elements it is made
+MATROSKA_CLUSTER = b"\x1f\x43\xb6\x75"
+MATROSKA_PARENTS = (b"\x18\x53\x80\x67", MATROSKA_CLUSTER)  # segment and cluster, of whose elements it is made
+MATROSKA_ELEMENTS = frozenset(  # identifiers of those elements, and of what stands beside a segment
+    bytes.fromhex(name)
+    for name in "1a45dfa3 18538067 114d9b74 1549a966 1654ae6b 1f43b675 1c53bb6b 1941a469 1043a770 1254c367 ec bf "
+    "e7 5854 a7 ab a3 a0 af".split()
+)
 BUFFERED = 2**16  # bytes that a file object may have read ahead
 
 Source = Any  # str, Path, bytes, a binary file object, or a dict with "path" or "bytes"
 
 
 class MatroskaEnd:
-    """Follow the elements of a Matroska stream, in order to tell at its end whether it broke off inside one."""
+    """Follow the elements of a Matroska stream, in order to tell at its end whether it broke off inside one.
+
+    Where damaged bytes lead to what is no element, nothing is known until the next cluster.
+    """
 
     def __init__(self) -> None:
         self.head = b""  # the first bytes of an element whose size is not known yet
         self.rest = 0  # bytes to the end of an element
+        self.lost = False  # looking for the next cluster
 
     def feed(self, piece: bytes) -> None:
         """Take the bytes that come next."""
         place = 0
         while place < len(piece):
+            if self.lost:
+                piece, place = self.head + piece[place:], 0
+                found = piece.find(MATROSKA_CLUSTER)
+                if found < 0:
+                    self.head = piece[1 - len(MATROSKA_CLUSTER) :]
+                    return
+                self.lost, self.head, place = False, b"", found
             if self.rest:
                 step = min(self.rest, len(piece) - place)
                 self.rest -= step
@@ -51,7 +69,9 @@ class MatroskaEnd:
             self.head += piece[place : place + 1]
             place += 1
             name = 9 - self.head[0].bit_length()  # bytes of the element's identifier, then of its size
-            if len(self.head) > name:
+            if name > 4 or (len(self.head) == name and self.head not in MATROSKA_ELEMENTS):
+                self.lost = True
+            elif len(self.head) > name:
                 width = 9 - self.head[name].bit_length()
                 if len(self.head) >= name + width:
                     size = int.from_bytes(self.head[name : name + width], "big") & (1 << 7 * width) - 1
@@ -62,7 +82,7 @@ class MatroskaEnd:
     @property
     def inside(self) -> bool:
         """Return whether the last byte was not the last one of its element."""
-        return bool(self.rest or self.head)
+        return not self.lost and bool(self.rest or self.head)
 
 
 class ArrivingBytes:
@@ -74,6 +94,7 @@ class ArrivingBytes:
     def __init__(self, file: Any, stopped: threading.Event, *, already: bytes = b"") -> None:
         self.file, self.stopped, self.already = file, stopped, already
         self.received = 0
+        self.tail = b""  # the last bytes, as many as a packet has at most
         self.matroska: MatroskaEnd | None = None
         self.failure: OSError | None = None
         self.descriptor: int | None = file if isinstance(file, int) else None
@@ -103,13 +124,15 @@ class ArrivingBytes:
         if self.matroska is not None:
             self.matroska.feed(piece)
         self.received += len(piece)
+        self.tail = (self.tail + piece[-TS_PACKETS[-1] :])[-TS_PACKETS[-1] :]
         return piece
 
     def ends_inside(self, format: str) -> bool:
         """Return whether what came, of a container format, ends inside something that was to go on."""
         if self.matroska is not None:
             return self.matroska.inside
-        return format == "mpegts" and self.received % TS_PACKET != 0
+        whole = any(self.tail[-size:].startswith(TS_SYNC) for size in TS_PACKETS if len(self.tail) >= size)
+        return format == "mpegts" and not whole
 
     def _wait_and_read(self, size: int) -> bytes:
         if self.descriptor is None:

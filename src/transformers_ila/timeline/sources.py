@@ -351,14 +351,12 @@ def open_frames(
     for name, seconds in (("patience", patience), ("give_up", give_up), ("lag", lag)):
         if not isinstance(seconds, (int, float)) or isinstance(seconds, bool) or not seconds > 0:
             raise ValueError(f"{name} must be seconds above 0, got {seconds!r}.")
-    if give_up < patience:
-        raise ValueError(f"give_up must be at least patience={patience:g} seconds, got {give_up!r}.")
+    require_waiting(patience, give_up)
     if not isinstance(live, bool):
         raise ValueError(f"live must be True or False, got {live!r}.")
     if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < 1):
         raise ValueError(f"size must be a short side of at least 1 pixel, got {size!r}.")
-    if format is not None and format not in (CAMERA, *limits.formats.split(",")):
-        raise ValueError(f"format must be one of {limits.formats}, or {CAMERA} for a camera; got {format!r}.")
+    require_format(format, limits)
     return FrameSource(
         source,
         rate=rate,
@@ -371,3 +369,15 @@ def open_frames(
         size=size,
         frame_rate=frame_rate,
     )
+
+
+def require_waiting(patience: float, give_up: float) -> None:
+    """Raise a ValueError if a source would be ended before its silence is noted."""
+    if give_up < patience:
+        raise ValueError(f"give_up must be at least patience={patience:g} seconds, got {give_up!r}.")
+
+
+def require_format(format: str | None, limits: ReadLimits) -> None:
+    """Raise a ValueError if a container format is none that is read."""
+    if format is not None and format not in (CAMERA, *limits.formats.split(",")):
+        raise ValueError(f"format must be one of {limits.formats}, or {CAMERA} for a camera; got {format!r}.")
