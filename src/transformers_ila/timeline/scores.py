@@ -158,31 +158,38 @@ def _chunks(
     sampling: Sampling,
     cost: Cost,
 ) -> Iterator[_Chunk]:
-    """Yield the frames of a source, `batch_size` of them together; the last one before an end always has a score."""
+    """Yield the frames of a source, `batch_size` of them together; the last one before an end always has a score.
+
+    Where the source raises an error or is interrupted, those before come first.
+    """
     chunk, seen, last, interval = _Chunk(fresh=True), 0, None, math.inf
-    for item in source:
-        if isinstance(item, SourceNote):
-            chunk.notes.append(item)
-            continue
-        started = time.perf_counter()
-        views = prepare_frames(processor, [item.image])
-        frame = _Frame(item.time, processor.normalize_on(device, views)[0])
-        cost.preparing += time.perf_counter() - started
-        before, interval = interval, math.inf if last is None else frame.time - last
-        last = frame.time
-        if before < math.inf and sampling.is_gap(interval, before):
-            text = f"nothing came for {interval:.2f} s, longer than a clip lasts: a new clip starts"
-            chunk.notes.append(SourceNote(frame.time, RESTART, text))
-            yield _closed(chunk)
-            chunk, seen, interval = _Chunk(fresh=True), 0, before
-        elif len(chunk.frames) == sampling.batch_size:
-            yield chunk
-            chunk = _Chunk(fresh=False)
-        seen += 1
-        cost.frames += 1
-        if sampling.is_scored(seen):
-            chunk.scored.append(len(chunk.frames))
-        chunk.frames.append(frame)
+    try:
+        for item in source:
+            if isinstance(item, SourceNote):
+                chunk.notes.append(item)
+                continue
+            started = time.perf_counter()
+            views = prepare_frames(processor, [item.image])
+            frame = _Frame(item.time, processor.normalize_on(device, views)[0])
+            cost.preparing += time.perf_counter() - started
+            before, interval = interval, math.inf if last is None else frame.time - last
+            last = frame.time
+            if before < math.inf and sampling.is_gap(interval, before):
+                text = f"nothing came for {interval:.2f} s, longer than a clip lasts: a new clip starts"
+                chunk.notes.append(SourceNote(frame.time, RESTART, text))
+                yield _closed(chunk)
+                chunk, seen, interval = _Chunk(fresh=True), 0, before
+            elif len(chunk.frames) == sampling.batch_size:
+                yield chunk
+                chunk = _Chunk(fresh=False)
+            seen += 1
+            cost.frames += 1
+            if sampling.is_scored(seen):
+                chunk.scored.append(len(chunk.frames))
+            chunk.frames.append(frame)
+    except (Exception, KeyboardInterrupt):  # what came before it is scored, too
+        yield _closed(chunk)
+        raise
     yield _closed(chunk)
 
 
@@ -279,7 +286,7 @@ def window_scores(
                 waiting.append(list(ring))
             if len(waiting) == sampling.batch_size:
                 yield from _window_batch(network, waiting, sampling, cost)
-        if chunk.notes:
+        if chunk.notes or chunk.last:
             yield from _window_batch(network, waiting, sampling, cost)
             yield from chunk.notes
     yield from _window_batch(network, waiting, sampling, cost)
