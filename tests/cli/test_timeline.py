@@ -57,6 +57,15 @@ def run(place, *words, model="stream"):
         (["{videos}/one.mp4", "--format", "srt"], "--format srt is for a folder"),
         (["{videos}/one.mp4", "--output", "a.srt", "--every", "2"], "--every would have no effect"),
         (["{videos}/one.mp4", "--output", "a.json", "--embed"], "--embed would have no effect"),
+        (
+            ["https://host/a.mp4?key=secret", "--output", "a.html", "--embed"],
+            "needs a video's file, got https[^ ]*[*]",
+        ),
+        (["-", "--output", "a.html", "--embed"], "needs a video's file, got standard input"),
+        (["{videos}/one.mp4", "--every", "0"], "every must be"),
+        (["{videos}/one.mp4", "--output", "a.json", "--every", "-1"], "every must be"),
+        (["{videos}/one.mp4", "--output", "a.json", "--every", "nan"], "every must be"),
+        (["{videos}/one.mp4", "--output", ""], "names neither a file nor a folder"),
         (["{videos}/one.mp4", "--rate", "-1"], "rate must be frames a second"),
         (["{videos}/one.mp4", "--stride", "0"], "stride must be a number of seconds"),
         (["{videos}/one.mp4", "--labels", "a,,b"], "empty word"),
@@ -74,6 +83,16 @@ def test_what_contradicts_the_model_is_an_error(place, capsys):
     assert "no stream, as" in capsys.readouterr().err
     assert run(place, one, "--rate", 5, "--stride", 0.1) == 2
     assert "stride must be 0.2 s or more" in capsys.readouterr().err
+    truth = ["--truth", place / "truth.csv"]
+    (place / "truth.csv").write_text("label,start,end\na,0,0.5\n")
+    for words in (
+        ["--output", place / "a.scores.csv"],
+        ["--output", place / "out", "--format", "SCORES.csv"],
+        ["--output", place / "a.json", "--every", 1],
+        [*truth, "--calibrate", place / "rules.json"],
+    ):
+        assert run(place, one, "--rate", 5, "--no_keep_scores", *words) == 2
+        assert "--no_keep_scores leaves out the scores that --" in capsys.readouterr().err
     assert run(place, one, model="clip") == 2
     assert "say by --labels" in capsys.readouterr().err
     assert run(place, one, "--rate", 5, "--background", "c") == 2
@@ -154,6 +173,29 @@ def test_ctrl_c_keeps_what_is_there(place, tmp_path, monkeypatch, capsys):
     assert run(place, one, "--rate", 5, "--output", output) == 130
     assert json.loads(output.read_text())["complete"] is False
     assert "Interrupted at 0:00:01.0" in capsys.readouterr().err
+
+
+def test_a_file_that_cannot_be_written_loses_no_timeline(place, tmp_path, monkeypatch, capsys):
+    """Nor do the other files and videos."""
+    write = timeline.write_timeline
+
+    def full(result, path, **options):
+        if path.suffix == ".json" and "one" in path.name:
+            raise OSError(28, "No space left on device")
+        write(result, path, **options)
+
+    monkeypatch.setattr(timeline, "write_timeline", full)
+    videos, output = [place / "videos/one.mp4", place / "videos/two.mp4"], tmp_path / "out"
+    assert run(place, *videos, "--rate", 5, "--output", output, "--format", "json", "--format", "srt") == 1
+    assert sorted(path.name for path in output.iterdir()) == ["one.mp4.srt", "two.mp4.json", "two.mp4.srt"]
+    assert "one.mp4.json cannot be written: No space left on device" in capsys.readouterr().out
+    assert run(place, videos[0], "--rate", 5, "--threshold", 0, "--output", output / "one.json") == 1
+    assert "0:00:00.0 - 0:00:01.0" in capsys.readouterr().out
+
+
+def test_no_two_videos_share_a_file():
+    found = list_sources(["https://a/x.mp4", "https://b/x.mp4", "https://c/x.mp4-2", "https://d/x.mp4"], None)
+    assert [source.file_name for source in found] == ["x.mp4", "x.mp4-3", "x.mp4-2", "x.mp4-4"]
 
 
 def test_sources_and_their_files(place, tmp_path):

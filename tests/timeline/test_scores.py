@@ -77,6 +77,26 @@ def test_windows_are_each_clip_by_itself(model, processor, seed):
     assert [item.kind for item in items if isinstance(item, SourceNote)] == [RESTART] * (len(runs) - 1)
 
 
+@pytest.mark.parametrize("scores", [stream_scores, window_scores])
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError("broke off")])
+def test_what_came_before_an_interruption_is_scored(scores, error):
+    """Though they were no whole batch, and so are notes among them."""
+    model = make_model(alignment_causal=scores is stream_scores)
+    stall = SourceNote(1.5, "stall", "nothing more came")
+
+    def source():
+        yield from [*frames_at([0, 0.5, 1, 1.5]), stall]
+        raise error
+
+    found = []
+    with evaluating(model, InferenceOptions()) as network, pytest.raises(type(error)):
+        for item in scores(
+            network, IlaVideoProcessor.for_model(model.config), source(), Sampling(rate=2.0, num_frames=4)
+        ):
+            found.append(item)
+    assert [item.start for item in found[:-1]] == [0.0] * 4 and found[-1] == stall
+
+
 def test_frames_are_prepared_as_a_clip_is(processor):
     images = [frame.image for frame in frames_at([0, 1, 2, 3])]
     together = processor([np.stack(images)], do_rescale=False, do_normalize=False, return_tensors="pt")["pixel_values"]

@@ -8,7 +8,8 @@ other computes a clip for every score (windows).
 Without --output the segments are printed. With it they are written beside the scores, in the format that the suffix
 chooses; for several videos --output names a folder, and --format the formats. Ctrl-C keeps what was found until then:
 the file says `"complete": false`. Exit code: 0 all videos were read to their ends, 1 some could not be, or broke off,
-2 bad arguments or nothing to read, 130 interrupted.
+2 bad arguments or nothing to read, 130 interrupted. A file that cannot be written ends with 1, too; where none can,
+the segments are printed.
 """
 
 import os
@@ -16,6 +17,7 @@ import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -24,6 +26,7 @@ from tqdm import tqdm
 
 from ..data.lists import iter_videos
 from ..distributed import rank_from_environment
+from ..evaluation.options import require_seconds
 from ..evaluation.report_files import check_folder_can_be_made
 from ..markup import plain_line
 from ..model.video_reading_ila import VIDEO_SUFFIXES
@@ -46,6 +49,7 @@ EXAMPLES = (
 )
 POSITIONAL = "videos"
 STDIN = "-"
+SCORES = ".scores.csv"  # the format that holds nothing but scores
 UNSAFE = re.compile(r"[^\w.-]+")  # in the name of a file
 
 
@@ -102,7 +106,10 @@ class TimelineArguments(ModelArguments):
         if not self.videos:
             raise ValueError("there is nothing to read: name video files, folders, patterns, lists or URLs.")
         found = list_sources(self.videos, self.root)
+        require_seconds("every", self.every)
         for path in self.output:
+            if not path:
+                raise ValueError("--output '' names neither a file nor a folder; . is the folder you are in.")
             if is_folder(path):
                 check_folder_can_be_made(Path(path))
                 continue
@@ -116,7 +123,8 @@ class TimelineArguments(ModelArguments):
         self.true_segments(found)
         for name, value in (("embed", self.embed), ("every", self.every)):
             users = [suffix for suffix, form in FORMATS.items() if name in form.options]
-            if value and not any(name in format_of(form).options for form in written):
+            given = value is not None and value is not False
+            if given and not any(name in format_of(form).options for form in written):
                 raise ValueError(f"--{name} would have no effect; allowed: beside --output of {' or '.join(users)}.")
         if self.calibrate is not None:
             if rank_from_environment().world_size > 1:
@@ -125,6 +133,8 @@ class TimelineArguments(ModelArguments):
                 raise ValueError("--calibrate needs the true segments of the videos: name their file by --truth.")
             check_folder_can_be_made(Path(self.calibrate).parent)
         for source in found if self.embed else ():
+            if is_no_file(source.place):
+                raise ValueError(f"--embed needs a video's file, got {shown(source.name)}.")
             if os.path.isfile(source.place):
                 require_embeddable(source.place)
 
@@ -159,13 +169,15 @@ def run(args: TimelineArguments, options: TimelineOptions, segment_options: Segm
     rank = rank_from_environment()
     if args.calibrate is not None and not tuned_by(segment_options):
         raise ValueError(f"--calibrate has nothing to choose: leave out one of {', '.join(GRIDS)}.")
+    if not options.keep_scores:
+        require_no_scores(args)
     model, processor = args.open()
     options = replace(options, device=options.device or rank.device())
     sources = list_sources(args.videos, args.root)[rank.rank :: rank.world_size]
     truth = args.true_segments(sources)
     found_segments: dict[str, VideoSegments] = {}
     held_out: list[Timeline] = []
-    failed = 0
+    failed = unwritten = 0
     with interrupted_by_sigterm(), tqdm(unit="s", disable=rank.rank > 0) as bar:
         videos = shown_on(bar, sources)
         found = timelines(model, processor, videos, options, segment_options, progress=progress_on(bar))
@@ -183,7 +195,7 @@ def run(args: TimelineArguments, options: TimelineOptions, segment_options: Segm
                 continue
             if not found_segments:
                 tqdm.write(method(result.settings), file=sys.stdout)
-            keep(result, source, args, truth)
+            unwritten += not keep(result, source, args, truth)
             found_segments[source.name] = VideoSegments(result.segments, result.duration)
             held_out += [result] * (args.calibrate is not None)
             failed += not result.complete
@@ -193,7 +205,16 @@ def run(args: TimelineArguments, options: TimelineOptions, segment_options: Segm
         print(metrics_table(evaluate_segments(found_segments, truth)))
     if truth is not None and args.calibrate is not None and held_out:
         print(choose_rules(held_out, truth, args.calibrate, segment_options))
-    return 1 if failed and rank.world_size == 1 else 0
+    return 1 if unwritten or (failed and rank.world_size == 1) else 0
+
+
+def require_no_scores(args: TimelineArguments) -> None:
+    """Raise a ValueError if something is asked for that is made of the scores, which --no_keep_scores leaves out."""
+    written = [form.lower() for path in args.output for form in args.forms(path)]
+    uses = [f"--output of {SCORES}"] * any(form.endswith(SCORES) for form in written)
+    uses += ["--calibrate"] * (args.calibrate is not None) + ["--every"] * (args.every is not None)
+    if uses:
+        raise ValueError(f"--no_keep_scores leaves out the scores that {uses[0]} needs; leave out one of the two.")
 
 
 # -- what is read ----------------------------------------------------------------------------------------------------
@@ -210,7 +231,7 @@ class Source:
 
 def list_sources(words: list[str], root: str | None) -> list[Source]:
     """Return the videos that words name; a ValueError or OSError says what is wrong with them."""
-    direct = [word for word in words if word == STDIN or is_url(word) or is_address(word) or is_picture_folder(word)]
+    direct = [word for word in words if is_no_file(word)]
     others = [word for word in words if word not in direct]
     if direct.count(STDIN) > 1:
         raise ValueError("standard input (-) can be read once; it is named several times.")
@@ -219,11 +240,12 @@ def list_sources(words: list[str], root: str | None) -> list[Source]:
         local = list(iter_videos(others, root=root))
         above = os.path.commonpath([os.path.dirname(path) for _, path in local])
         sources += [Source(name, path, os.path.relpath(path, above)) for name, path in local]
-    taken: dict[str, int] = {}
+    own, taken = {source.file_name for source in sources}, set[str]()
     for index, source in enumerate(sources):  # names of URLs may be alike
-        count = taken[source.file_name] = taken.get(source.file_name, 0) + 1
-        if count > 1:
-            sources[index] = replace(source, file_name=f"{source.file_name}-{count}")
+        if source.file_name in taken:
+            numbered = (f"{source.file_name}-{number}" for number in count(2))
+            source = sources[index] = replace(source, file_name=next(n for n in numbered if n not in own | taken))
+        taken.add(source.file_name)
     return sources
 
 
@@ -233,6 +255,11 @@ def file_name(word: str) -> str:
         return "stdin"
     path = urlsplit(word).path if "://" in word else os.path.abspath(word)
     return UNSAFE.sub("_", path.rstrip("/").rpartition("/")[2]) or "video"
+
+
+def is_no_file(word: str) -> bool:
+    """Return whether a word names standard input, a URL, an address of a store or a folder of pictures."""
+    return word == STDIN or is_url(word) or is_address(word) or is_picture_folder(word)
 
 
 def is_picture_folder(word: str) -> bool:
@@ -269,20 +296,27 @@ def progress_on(bar: Any) -> Any:
     return show
 
 
-def keep(timeline: Timeline, source: Source, args: TimelineArguments, truth: dict[str, VideoSegments] | None) -> None:
-    """Write a timeline to its files, or print it where there are none."""
-    files = args.files(source.file_name)
-    for path in files:
-        path.parent.mkdir(parents=True, exist_ok=True)
+def keep(timeline: Timeline, source: Source, args: TimelineArguments, truth: dict[str, VideoSegments] | None) -> bool:
+    """Write a timeline to its files, and print it where none is written; return whether all files are."""
+    written, failures = [], []
+    local = Path(source.place) if os.path.isfile(source.place) else None
+    given: dict[str, Any] = {"video": local, "embed": args.embed and local is not None, "every": args.every}
+    given["truth"] = None if truth is None else truth[source.name].segments
+    for path in args.files(source.file_name):
         takes = format_of(path).options
-        local = Path(source.place) if os.path.isfile(source.place) else None
-        given: dict[str, Any] = {"video": local, "embed": args.embed and local is not None, "every": args.every}
-        given["truth"] = None if truth is None else truth[source.name].segments
-        write_timeline(timeline, path, **{name: value for name, value in given.items() if name in takes and value})
-    where = f"   written: {', '.join(shown(str(path)) for path in files)}" if files else table(timeline)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_timeline(timeline, path, **{name: value for name, value in given.items() if name in takes and value})
+        except OSError as error:
+            failures.append(f"   {shown(str(path))} cannot be written: {error.strerror or error}")
+        else:
+            written.append(shown(str(path)))
+    where = [f"   written: {', '.join(written)}"] if written else []
+    where += failures if written else [*failures, table(timeline)]
     notes = [f"   {clock(note.time)}  {note.kind}: {plain_line(note.text, None)}" for note in timeline.notes]
     stopped = [] if timeline.complete else [f"   ends early: {plain_line(timeline.stopped or '', None)}"]
-    tqdm.write("\n".join([summary(timeline), *notes, *stopped, where]), file=sys.stdout)
+    tqdm.write("\n".join([summary(timeline), *notes, *stopped, *where]), file=sys.stdout)
+    return not failures
 
 
 def shown(name: str) -> str:

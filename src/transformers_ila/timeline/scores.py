@@ -223,28 +223,35 @@ def _chunks(
     sampling: Sampling,
     cost: Cost,
 ) -> Iterator[_Chunk]:
-    """Yield the frames of a source, `batch_size` of them together; the last one before an end always has a score."""
+    """Yield the frames of a source, `batch_size` of them together; the last one before an end always has a score.
+
+    Where the source raises an error or is interrupted, those before come first.
+    """
     chunk, seen, gaps = _Chunk(fresh=True), 0, GapDetector(sampling)
-    for item in source:
-        if isinstance(item, SourceNote):
-            chunk.notes.append(item)
-            continue
-        started = time.perf_counter()
-        frame = _Frame(item.time, pixels_of(processor, item.image, device))
-        cost.preparing += time.perf_counter() - started
-        gap = gaps.gap_before(frame.time)
-        if gap is not None:
-            chunk.notes.append(restart_note(frame.time, gap))
-            yield _closed(chunk)
-            chunk, seen = _Chunk(fresh=True), 0
-        elif len(chunk.frames) == sampling.batch_size:
-            yield chunk
-            chunk = _Chunk(fresh=False)
-        seen += 1
-        cost.frames += 1
-        if sampling.is_scored(seen):
-            chunk.scored.append(len(chunk.frames))
-        chunk.frames.append(frame)
+    try:
+        for item in source:
+            if isinstance(item, SourceNote):
+                chunk.notes.append(item)
+                continue
+            started = time.perf_counter()
+            frame = _Frame(item.time, pixels_of(processor, item.image, device))
+            cost.preparing += time.perf_counter() - started
+            gap = gaps.gap_before(frame.time)
+            if gap is not None:
+                chunk.notes.append(restart_note(frame.time, gap))
+                yield _closed(chunk)
+                chunk, seen = _Chunk(fresh=True), 0
+            elif len(chunk.frames) == sampling.batch_size:
+                yield chunk
+                chunk = _Chunk(fresh=False)
+            seen += 1
+            cost.frames += 1
+            if sampling.is_scored(seen):
+                chunk.scored.append(len(chunk.frames))
+            chunk.frames.append(frame)
+    except (Exception, KeyboardInterrupt):  # what came before it is scored, too
+        yield _closed(chunk)
+        raise
     yield _closed(chunk)
 
 
@@ -341,7 +348,7 @@ def window_scores(
                 waiting.append(list(ring))
             if len(waiting) == sampling.batch_size:
                 yield from _window_batch(network, waiting, sampling, cost)
-        if chunk.notes:
+        if chunk.notes or chunk.last:
             yield from _window_batch(network, waiting, sampling, cost)
             yield from chunk.notes
     yield from _window_batch(network, waiting, sampling, cost)
