@@ -521,7 +521,7 @@ class StreamingTower:
         elif cache.form.waits and pixels.shape[1] == 1 and (first == 0).any():
             kept["waiting"], pixels = pixels.clone(), pixels[:, :0]
         tower = self._streaming_tower()
-        outputs = tower.nothing(pixels)
+        outputs = tower._empty_output(pixels)
         if pixels.shape[1]:
             past = cache.past(rows, tower.config.num_hidden_layers)
             outputs = tower(pixels, interpolate_pos_encoding=any_size, past=past, return_dict=True)
@@ -559,8 +559,8 @@ class StreamingTower:
         """Return fields of the output and what the cache is to keep, of the tower's output for rows of the cache."""
         return {"pooler_output": outputs.pooler_output, "last_hidden_state": outputs.last_hidden_state}, {}
 
-    def nothing(self, pixel_values: torch.Tensor) -> IlaVisionModelOutput:
-        """Return the output for no frames, (B, 0, C, H, W)."""
+    def _empty_output(self, pixel_values: torch.Tensor) -> IlaVisionModelOutput:
+        """Return the tower's output for pixel values of no frame, (B, 0, C, H, W)."""
         patch, weight = self.config.patch_size, self._streaming_tower().post_layernorm.weight
         rows, (height, width) = pixel_values.shape[0], pixel_values.shape[-2:]
         tokens = 1 + (height // patch) * (width // patch)

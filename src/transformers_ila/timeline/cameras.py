@@ -44,16 +44,23 @@ class ArrivalClock:
 
 @dataclass
 class Camera:
-    """Hold one source while it runs.
+    """Hold one source of any kind while it is watched.
 
-    number: its row in the model's cache. name: without secrets.
+    number: its row in the model's cache.
+    name: without secrets.
+    source: what `open_frames` takes.
+    tracker: turns its scores into labels that start and end.
+    clip: times in seconds of the last `num_frames` frames, oldest first.
+    gaps: tells where a new clip starts.
+    frames: the open source; None until the thread that opens it is done.
+    failure: why it ended, None while nothing went wrong.
     """
 
     number: int
     name: str
     source: Any
     tracker: SegmentTracker
-    clip: deque[float]  # times of the frames of the last clip
+    clip: deque[float]
     gaps: GapDetector
     frames: FrameSource | None = None
     failure: str | None = None

@@ -99,11 +99,11 @@ def plot_timeline(
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: clock(value, 1 if step < 1 else 0)))
     axes.set_xlabel("time" + (f"; {rest} more {'label is' if rest == 1 else 'labels are'} not shown" if rest else ""))
     axes.set_title(legible(title, "", longest=100), loc="left", fontsize=10, parse_math=False)
-    _legend(figure, axes, truth is not None, bool(warming_spans(times, warming_up)))
+    _legend(figure, truth is not None, bool(warming_spans(times, warming_up)))
     return figure
 
 
-def _legend(figure: "Figure", axes: Any, has_truth: bool, has_warming: bool) -> None:
+def _legend(figure: "Figure", has_truth: bool, has_warming: bool) -> None:
     """Say below the picture what line and bars are."""
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
