@@ -137,12 +137,17 @@ def check_pixel_values(
                 return
             raise ValueError(f"`pixel_values` must be normalised by the processor, got {pixel_values.dtype}.")
     several = "with several views (videos, views, ...), " if views or shape is None or len(shape) != 5 else ""
+    count, otherwise = "1 or more", "Another image size: `interpolate_pos_encoding=True`."
+    if not any_frames:
+        count = str(frames)
+        otherwise = (
+            "Another number of frames or image size: `from_pretrained(..., num_frames=..., image_size=...)`. Any "
+            "number, of the tower alone: `vision_model(..., any_num_frames=True)`; frame after frame: `push`."
+        )
     raise ValueError(
         "`pixel_values` must be (videos, frames, channels, height, width) = "
-        f"(any, {frames}, {channels}, {size}, {size}), {several}"
-        f"got {type(pixel_values).__name__ if shape is None else shape}. Another number of frames or image size: "
-        "`from_pretrained(..., num_frames=..., image_size=...)`. Any number, of the tower alone: "
-        "`vision_model(..., any_num_frames=True)`; frame after frame: `push`."
+        f"(any, {count}, {channels}, {size}, {size}), {several}"
+        f"got {type(pixel_values).__name__ if shape is None else shape}. {otherwise}"
     )
 
 

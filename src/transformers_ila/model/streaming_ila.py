@@ -310,7 +310,19 @@ class IlaStreamCache:
             return tensor
         return tensor[rows.to(tensor.device)]
 
-    def put(self, name: str, rows: torch.Tensor, values: torch.Tensor) -> None:
+    def take(
+        self, answers: Iterable["Answer"], rows: torch.Tensor, pixel_values: torch.Tensor, precision: torch.dtype
+    ) -> None:
+        """Keep what frames (B, n, C, H, W) pushed to rows gave: all of it, or after an error nothing."""
+        after = self._with(self.frames_seen, dict(self.tensors))
+        for answer in answers:
+            for name, values in answer.kept.items():
+                after._put(name, answer.rows, values)
+        after.frames_seen = self.frames_seen.index_add(0, rows, torch.full_like(rows, pixel_values.shape[1]))
+        after.size, after.precision = (pixel_values.shape[-2], pixel_values.shape[-1]), precision
+        vars(self).update(vars(after._released()))
+
+    def _put(self, name: str, rows: torch.Tensor, values: torch.Tensor) -> None:
         """Replace one of the kept tensors in rows; `values` (B, ...) must be no view of something larger."""
         if self._are_all(rows):
             self.tensors[name] = values
@@ -319,11 +331,6 @@ class IlaStreamCache:
         if kept is None:
             kept = values.new_zeros(self.batch_size, *values.shape[1:])
         self.tensors[name] = kept.index_copy(0, rows.to(kept.device), values)
-
-    def advance(self, rows: torch.Tensor, num_frames: int) -> None:
-        """Count frames that were pushed to rows, and let go of those that wait no more."""
-        self.frames_seen = self.frames_seen.index_add(0, rows, torch.full_like(rows, num_frames))
-        self._released()
 
     def _are_all(self, rows: torch.Tensor) -> bool:
         return len(rows) == self.batch_size and torch.equal(rows, torch.arange(self.batch_size))
@@ -454,12 +461,7 @@ class StreamingTower:
             pixels = pixel_values[of_group.to(pixel_values.device)] if len(of_group) < len(rows) else pixel_values
             answers.append(self._answer(pixels, cache, rows[of_group], logits_to_keep, interpolate_pos_encoding))
         output = joined_output(answers, rows)
-        for answer in answers:
-            for name, values in answer.kept.items():
-                cache.put(name, answer.rows, values)
-        cache.advance(rows, pixel_values.shape[1])
-        cache.size = (pixel_values.shape[-2], pixel_values.shape[-1])
-        cache.precision = precision_of(self._streaming_tower())
+        cache.take(answers, rows, pixel_values, precision_of(self._streaming_tower()))
         return output
 
     def _check_push(
