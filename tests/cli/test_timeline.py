@@ -153,6 +153,8 @@ def test_rules_are_chosen_on_true_segments_and_used_by_others(place, tmp_path, c
     everything = [word for name in GRIDS for word in (f"--{name}", "0")]
     for words, complaint in (
         (["--calibrate", rules], "--calibrate needs the true segments"),
+        (["--calibrate", tmp_path, "--truth", truth], "--calibrate needs the name of a file"),
+        (["--calibrate", "", "--truth", truth], "--calibrate needs the name of a file, got ''"),
         (["--calibrate", rules, "--truth", truth, *everything], "--calibrate has nothing to choose"),
     ):
         capsys.readouterr()

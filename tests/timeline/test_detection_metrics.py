@@ -217,6 +217,8 @@ def test_files(tmp_path, name):
         ('{"database": {"v": {"annotations": {}}}}', "video 'v': segments must be a list"),
         ('{"results": {"v": [{"segment": [1, NaN], "label": "a"}]}}', "segment 1: a number was expected, got nan"),
         ('{"results": {"v": [{"segment": [1, 2], "label": " "}]}}', "segment 1: label must be a text, got ' '"),
+        ('{"database": {"v": {"duration": -1}}}', "video 'v': duration must be seconds, 0 or more, got -1"),
+        ("label,start,end,duration\na,0,1,-2\n", "line 2: duration must be seconds, 0 or more, got '-2'"),
         ('{"results": {"v": [7]}}', "label must be a text, got None"),
     ],
 )

@@ -131,6 +131,8 @@ class TimelineArguments(ModelArguments):
                 raise ValueError("--calibrate needs all videos in one process; this is one of several.")
             if self.truth is None:
                 raise ValueError("--calibrate needs the true segments of the videos: name their file by --truth.")
+            if not self.calibrate or os.path.isdir(self.calibrate):
+                raise ValueError(f"--calibrate needs the name of a file, got {self.calibrate!r}.")
             check_folder_can_be_made(Path(self.calibrate).parent)
         for source in found if self.embed else ():
             if is_no_file(source.place):

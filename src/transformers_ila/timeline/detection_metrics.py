@@ -313,14 +313,20 @@ def _from_json(text: str, stem: str) -> dict[str, VideoSegments]:
         return {name: VideoSegments(_listed(name, rows)) for name, rows in content["results"].items()}
     if isinstance(content.get("segments"), list):
         name = str(content.get("video") or stem)
-        return {name: VideoSegments(_listed(name, content["segments"]), _seconds(content.get("duration"), name))}
+        return {
+            name: VideoSegments(
+                _listed(name, content["segments"]), _length(content.get("duration"), f"video {name!r}")
+            )
+        }
     raise SegmentFileError('it has none of "database" (ActivityNet), "results" and "segments" (ila timeline).')
 
 
 def _annotated(name: str, entry: Any) -> VideoSegments:
     if not isinstance(entry, dict):
         raise SegmentFileError(f"video {name!r} must be an object, got {entry!r:.80}.")
-    return VideoSegments(_listed(name, entry.get("annotations", [])), _seconds(entry.get("duration"), name))
+    return VideoSegments(
+        _listed(name, entry.get("annotations", [])), _length(entry.get("duration"), f"video {name!r}")
+    )
 
 
 def _listed(name: str, rows: Any) -> list[Segment]:
@@ -356,6 +362,14 @@ def _seconds(value: Any, place: str) -> float | None:
     return number
 
 
+def _length(value: Any, place: str) -> float | None:
+    """Return how long a video is; None for None and for an empty cell."""
+    seconds = _seconds(value, place)
+    if seconds is not None and seconds < 0:
+        raise SegmentFileError(f"{place}: duration must be seconds, 0 or more, got {value!r:.80}.")
+    return seconds
+
+
 def _from_csv(text: str, stem: str) -> dict[str, VideoSegments]:
     reader = csv.DictReader(text.splitlines(), restkey="")
     columns = {str(name).strip().lower(): name for name in reader.fieldnames or ()}
@@ -375,6 +389,6 @@ def _from_csv(text: str, stem: str) -> dict[str, VideoSegments]:
         if not video:
             raise SegmentFileError(f"{place}: the video has no name.")
         segments.setdefault(video, []).append(_segment(cells, place))
-        if (duration := _seconds(cells.get("duration"), place)) is not None:
+        if (duration := _length(cells.get("duration"), place)) is not None:
             durations[video] = duration
     return {video: VideoSegments(found, durations.get(video)) for video, found in segments.items()}
