@@ -583,8 +583,9 @@ def test_a_live_source_keeps_so_many_frames_at_most(monkeypatch):
 
 
 def test_a_burst_is_not_dropped_while_it_is_ahead_of_its_own_time():
-    with open_frames(Unseekable(encoded(range(100))), live=True, lag=0.001, frame_rate=0.01) as source:
-        next(source)  # the next one is due in 100 s, on however slow a machine
+    with open_frames(Unseekable(encoded(range(100))), live=True, lag=PATIENT, frame_rate=0.01) as source:
+        next(source)
+        source.lag = 0.001  # the next one is due in 100 s, on however slow a machine
         time.sleep(0.02)
         assert len([item for item in source if isinstance(item, TimedFrame)]) == 99 and source.dropped == 0
 
