@@ -25,7 +25,7 @@ from transformers_ila.timeline.options import TimelineOptions
 from transformers_ila.timeline.rules import SegmentRules
 from transformers_ila.timeline.scores import Score, last_frame_time
 from transformers_ila.timeline.segments import SegmentTracker
-from transformers_ila.timeline.timeline import Timeline, lag_of, timelines
+from transformers_ila.timeline.timeline import Timeline, clip_lag_of, timelines
 
 
 MODELS = ("causal", "two-sided")
@@ -99,7 +99,7 @@ def found_in(timeline: Timeline, rules: SegmentRules) -> VideoSegments:
 
     A window is known with its last frame, half a clip after its middle. The time that computing takes is not in it.
     """
-    tracker = SegmentTracker(timeline.labels, rules, lag=lag_of(timeline.settings))
+    tracker = SegmentTracker(timeline.labels, rules, clip_lag=clip_lag_of(timeline.settings))
     announced = []
     for moment, row, start in zip(timeline.times.tolist(), timeline.scores, timeline.starts.tolist()):
         known = last_frame_time(moment, start, timeline.settings["mode"])

@@ -34,7 +34,13 @@ def labelled(name="a.mp4", *, high=0.8, several=False, **settings):
     rows = rows.clip(0, 1) if several else rows / rows.sum(1, keepdims=True)
     all_settings = {**SETTINGS, "multi_label": several, **settings}
     timeline = make_timeline(
-        LABELS, 20.0, scores=rows.astype(np.float32), video=name, starts=times, settings=all_settings, notes=[]
+        LABELS,
+        20.0,
+        scores=rows.astype(np.float32),
+        video=name,
+        starts=np.maximum(0, times - 1.75),
+        settings=all_settings,
+        notes=[],
     )
     truth = VideoSegments([Segment("walking", 3.0, 8.0, 1.0), Segment("running", 12.0, 17.0, 1.0)], 20.0)
     return timeline, truth

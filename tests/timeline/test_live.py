@@ -28,7 +28,7 @@ from transformers_ila.timeline.rules import SegmentOptions
 from transformers_ila.timeline.scores import Sampling, stream_scores, window_scores
 from transformers_ila.timeline.segments import find_segments
 from transformers_ila.timeline.sources import SourceNote, TimedFrame, open_frames
-from transformers_ila.timeline.timeline import lag_of
+from transformers_ila.timeline.timeline import clip_lag_of
 
 
 SIDE, CLIP, RATE = 8, 4, 4.0
@@ -176,7 +176,7 @@ def test_rows_say_what_find_segments_finds(watch):
         for row in of(rows, "score")
     ]
     assert len(scores) == 60
-    found = find_segments(scores, LABELS, segments, end=15.0, lag=lag_of(live.settings))
+    found = find_segments(scores, LABELS, segments, end=15.0, clip_lag=clip_lag_of(live.settings))
     ended = [row["ended"] for row in of(rows, "label") if row["ended"]]
     assert [(s.label, round(s.start, 3), round(s.end, 3)) for s in found] == [
         (row["label"], row["start"], row["end"]) for row in ended

@@ -50,7 +50,7 @@ def test_a_score_speaks_halfway_to_its_neighbours():
 
 
 def test_lag_moves_borders_back_and_not_the_ends():
-    tracker = SegmentTracker(LABELS, PLAIN, lag=0.75)
+    tracker = SegmentTracker(LABELS, replace(PLAIN, lag=0.75), clip_lag=0.5)  # the options' lag is all of it
     changes = [change for score in one_label(*"lllrr") for change in tracker.push(score)] + tracker.finish(6.0)
     assert [(change.kind, change.segment.label, change.time, change.segment.start) for change in changes] == [
         ("start", "left", 2.0, 0.0),  # the first score whose border lies after the start
@@ -59,9 +59,19 @@ def test_lag_moves_borders_back_and_not_the_ends():
         ("end", "right", 6.0, 1.75),
     ]
     assert changes[1].segment.end == 1.75 and changes[-1].segment.end == 6.0
-    assert SegmentTracker(LABELS, replace(PLAIN, lag=0.25), lag=0.75).rules.lag == 0.25  # the options come first
-    early = find_segments(one_label(*"rl"), LABELS, PLAIN, end=2.0, lag=60.0)
+    assert (tracker.rules.lag, tracker.clip_lag) == (0.75, 0.0)
+    early = find_segments(one_label(*"rl"), LABELS, replace(PLAIN, lag=60.0), end=2.0)
     assert spans(early) == [("left", 0.0, 2.0)]  # before the stretch began there is nothing
+
+
+def test_a_streams_score_speaks_for_the_middle_of_what_was_seen():
+    times, starts = [0.0, 0.5, 3.0, 5.0, 6.0, 6.5], [0.0, 0.0, 0.5, 3.0, 4.0, 6.5]  # frames come as they like
+    rows = np.stack([score.probabilities for score in one_label(*"rrlllr")])
+    stream = [Score(time, row, False, start) for time, row, start in zip(times, rows, starts)]
+    windows = [Score((time + start) / 2, row, False, start) for time, row, start in zip(times, rows, starts)]
+    found = find_segments(stream, LABELS, PLAIN, end=7.0, clip_lag=0.5)
+    assert found == find_segments(windows, LABELS, PLAIN, end=7.0) and len(found) == 3
+    assert spans(found)[1] == ("left", 1.0, 5.75)
 
 
 def test_nothing():

@@ -18,7 +18,7 @@ from .detection_metrics import OVERLAPS, VideoSegments, evaluate_segments, truth
 from .rules import CALIBRATION, CALIBRATION_VERSION, DEFAULTS, SegmentOptions, SegmentRules
 from .scores import RESTART, Score, last_frame_time
 from .segments import Segment, find_segments
-from .timeline import Timeline, lag_of
+from .timeline import Timeline, clip_lag_of
 
 
 GRIDS: dict[str, tuple[float, ...]] = {  # what is tried of each number
@@ -60,9 +60,11 @@ def segments_of(timeline: Timeline, options: SegmentOptions | SegmentRules = DEF
         before = bisect_left(ends, note.time)
         if note.kind == RESTART and before:
             breaks.append(min(ends[before - 1] + step, note.time))
-    lag = lag_of(timeline.settings)
+    clip_lag = clip_lag_of(timeline.settings)
     several = timeline.settings["multi_label"]
-    return find_segments(scores, timeline.labels, options, several, timeline.duration, lag=lag, breaks=breaks)
+    return find_segments(
+        scores, timeline.labels, options, several, timeline.duration, clip_lag=clip_lag, breaks=breaks
+    )
 
 
 def calibrate(

@@ -28,7 +28,7 @@ from .rules import SegmentOptions
 from .scores import GapDetector, Score, checked_probabilities, pixels_of, restart_note, window_of
 from .segments import Change, Segment, SegmentTracker
 from .sources import SourceNote, TimedFrame
-from .timeline import BROKEN_OFF, DEFAULTS, SEGMENT_DEFAULTS, choose_settings, lag_of
+from .timeline import BROKEN_OFF, DEFAULTS, SEGMENT_DEFAULTS, choose_settings, clip_lag_of
 
 
 Row = dict[str, Any]
@@ -145,13 +145,13 @@ class Live:
         self.model, self.processor, self.options, self.scores = model, processor, options, scores
         self.sampling, self.settings = choose_settings(model, processor, options)
         self.labels = list(model.config.class_names)
-        clip, several, lag = self.sampling.num_frames, self.settings["multi_label"], lag_of(self.settings)
+        clip, several = self.sampling.num_frames, self.settings["multi_label"]
         self.cameras = [
             Camera(
                 number,
                 name,
                 source,
-                SegmentTracker(self.labels, segment_options, several, lag=lag),
+                SegmentTracker(self.labels, segment_options, several, clip_lag=clip_lag_of(self.settings)),
                 deque(maxlen=clip),
                 GapDetector(self.sampling),
             )

@@ -1,8 +1,9 @@
 """Scores over time to segments: one label each, with a start, an end and a score.
 
 A score is known at a time and speaks for the time around it: the border between two scores lies halfway between their
-times, less the `lag` by which scores come after what they name. The first score of a stretch speaks from its `start`,
-the last one until the stretch's end.
+times, less what they come late by: the `lag`, and of a stream half of the clip that was seen, as its scores have the
+time of the clip's last frame. The first score of a stretch speaks from its `start`, the last one until the stretch's
+end.
 
 The path of a score: smoothing -> thresholds with hysteresis -> runs of a label -> runs joined over short gaps -> runs
 that are too short dropped. `SegmentTracker` does this score by score, and `find_segments` is that tracker fed with a
@@ -103,8 +104,9 @@ class SegmentTracker:
         labels: the K class names.
         options: how scores become segments.
         multi_label: whether segments of several labels may overlap.
-        lag: seconds by which these scores, not smoothed, come after what they name: of a stream half of its clip, as
-            its scores are known with the clip's last frame; of windows 0. Options that say a lag mean all of it.
+        clip_lag: share of its clip, from `start` to `time`, by which a score comes after what it names: 0.5 of a
+            stream, whose scores have the time of the clip's last frame; 0 of windows, whose time is the clip's
+            middle. Options that say a lag mean all of it, and this has no part in it.
 
     Raises:
         ValueError: no labels, one twice, or a background or threshold of none of them.
@@ -116,12 +118,13 @@ class SegmentTracker:
         options: SegmentOptions | SegmentRules = DEFAULTS,
         multi_label: bool = False,
         *,
-        lag: float = 0.0,
+        clip_lag: float = 0.0,
     ) -> None:
         rules = options.rules() if isinstance(options, SegmentOptions) else options
         rules.require_labels(labels)
         self.labels, self.multi_label = tuple(labels), multi_label
-        self.rules = replace(rules, lag=lag + SMOOTHING_LAG * rules.smoothing if rules.lag is None else rules.lag)
+        self.clip_lag = clip_lag if rules.lag is None else 0.0
+        self.rules = replace(rules, lag=SMOOTHING_LAG * rules.smoothing if rules.lag is None else rules.lag)
         self._background = None if rules.background is None else self.labels.index(rules.background)
         self._on = np.array([rules.thresholds.get(label, rules.threshold) for label in self.labels])
         self._off = self._on * (1 - rules.hysteresis)
@@ -131,7 +134,8 @@ class SegmentTracker:
     def _forget(self) -> None:
         self._smoothed = np.zeros(len(self.labels))
         self._last: tuple[float, np.ndarray] | None = None  # time and probabilities of the last score
-        self._held = bool(self.rules.lag)  # whether the next score may speak from the same border on
+        self._moment = -math.inf  # seconds, the middle of what the last score was made of
+        self._held = bool(self.rules.lag or self.clip_lag)  # whether the next score may speak from the same border on
         self._runs: dict[int, _Run] = {}  # class -> what it has been, by start; with one label at a time one is on
 
     def push(self, score: TimedScore) -> list[Change]:
@@ -141,15 +145,16 @@ class SegmentTracker:
             ValueError: a time that is not after the last one's, or probabilities that are none.
         """
         time, probabilities = float(score.time), self._checked(score)
+        moment = time - self.clip_lag * (time - float(score.start))
         if score.warming_up and self.rules.skip_warming_up:
             return []
         if self._last is None:
             self._border, self._smoothed = max(self._border, float(score.start)), probabilities.copy()
         else:
             before = self._last[0]
-            self._advance((before + time) / 2 - (self.rules.lag or 0.0))
+            self._advance((self._moment + moment) / 2 - (self.rules.lag or 0.0))
             self._smooth(probabilities, time - before)
-        self._last = time, probabilities
+        self._last, self._moment = (time, probabilities), moment
         return self._decide(self._labels_on(), time)
 
     def finish(self, end: float) -> list[Change]:
@@ -265,21 +270,21 @@ def find_segments(
     multi_label: bool = False,
     end: float | None = None,
     *,
-    lag: float = 0.0,
+    clip_lag: float = 0.0,
     breaks: Iterable[float] = (),
 ) -> list[Segment]:
     """Return the segments of scores over time, sorted by start; no scores give none.
 
     Args:
         scores: in order of time.
-        labels, options, multi_label, lag: as of `SegmentTracker`.
+        labels, options, multi_label, clip_lag: as of `SegmentTracker`.
         end: seconds at which the source ends; by default the last score's time.
         breaks: seconds of the last moment before each gap of the source; no segment reaches over one.
 
     Raises:
         ValueError: as `SegmentTracker`.
     """
-    tracker = SegmentTracker(labels, options, multi_label, lag=lag)
+    tracker = SegmentTracker(labels, options, multi_label, clip_lag=clip_lag)
     found = [change.segment for change in _changes(tracker, scores, end, sorted(breaks)) if change.kind == "end"]
     return sorted(found, key=lambda segment: (segment.start, segment.end, tracker.labels.index(segment.label)))
 

@@ -141,9 +141,9 @@ def timelines(
     """
     sampling, settings = choose_settings(model, processor, options)
     tracker = SegmentTracker(
-        list(model.config.class_names), segment_options, settings["multi_label"], lag=lag_of(settings)
+        list(model.config.class_names), segment_options, settings["multi_label"], clip_lag=clip_lag_of(settings)
     )
-    settings["segments"] = asdict(tracker.rules)
+    settings["segments"] = {**asdict(tracker.rules), "clip_lag": tracker.clip_lag}
     with evaluating(model, options.inference_options()) as network:
         settings |= {"device": str(network.device), **network.describe()}
         for name, video in videos:
@@ -196,9 +196,9 @@ def choose_settings(
     return sampling, settings
 
 
-def lag_of(settings: dict[str, Any]) -> float:
-    """Return the seconds by which scores come after what they name: a stream's clip ends with the score's frame."""
-    return (settings["num_frames"] - 1) / settings["rate"] / 2 if settings["mode"] == "stream" else 0.0
+def clip_lag_of(settings: dict[str, Any]) -> float:
+    """Return the share of its clip by which a score comes late (`SegmentTracker`): a stream's has its end's time."""
+    return 0.5 if settings["mode"] == "stream" else 0.0
 
 
 def why_windows(model: Any, processor: IlaVideoProcessor) -> str | None:
@@ -225,13 +225,16 @@ class _Run:
         self.network, self.processor, self.name, self.sampling = network, processor, name, sampling
         self.settings, self.keep_scores = settings, keep_scores
         self.labels = list(network.module.config.class_names)
-        self.tracker = SegmentTracker(self.labels, segment_options, settings["multi_label"], lag=lag_of(settings))
+        self.tracker = SegmentTracker(
+            self.labels, segment_options, settings["multi_label"], clip_lag=clip_lag_of(settings)
+        )
         # of all scores, as compact as they can be: a number each for `times` and `starts`, K numbers for `scores`
         self.times, self.starts, self.scores, self.warming_up = array("d"), array("d"), array("f"), array("b")
         self.segments: list[Segment] = []
         self.notes: list[SourceNote] = []
         self.cost, self.started = Cost(), time.perf_counter()
         self.count = 0  # of scores
+        self.shortest = math.inf  # seconds from the first to the last frame of a whole clip
         self.end = 0.0  # seconds, of what the last score has seen
 
     def read(self, video: Any, progress: Progress | None) -> Timeline:
@@ -264,7 +267,10 @@ class _Run:
                 self.finish(min(self.end, item.time))
             return
         self.count += 1
-        self.end = last_frame_time(item.time, item.start, self.settings["mode"]) + 1 / self.sampling.rate
+        last = last_frame_time(item.time, item.start, self.settings["mode"])
+        self.end = last + 1 / self.sampling.rate
+        if not item.warming_up:
+            self.shortest = min(self.shortest, last - item.start)
         self.segments += [change.segment for change in self.tracker.push(item) if change.kind == "end"]
         if self.keep_scores:
             self.times.append(item.time)
@@ -301,9 +307,11 @@ class _Run:
         """Return what was measured of the video: frames, seconds, and the delay from an action to its label.
 
         Of an action that has just begun, half of the clip shows it after half a clip, and all of it after a whole one;
-        then computing takes its time.
+        then computing takes its time. A source that gives fewer frames than `rate` has longer clips.
         """
-        cost, rate = self.cost, self.sampling.rate
+        cost, frames, step = self.cost, self.sampling.num_frames, 1 / self.sampling.rate
+        if frames > 1 and self.shortest < math.inf:
+            step = max(step, self.shortest / (frames - 1))
         per_score = 1000 * (cost.preparing + cost.computing) / max(1, self.count)
         return {
             "frames_decoded": source.decoded,
@@ -312,8 +320,8 @@ class _Run:
             "seconds": time.perf_counter() - self.started,
             "seconds_computing": cost.preparing + cost.computing,
             "label_delay_ms": {
-                "half_clip": 1000 * math.ceil(self.sampling.num_frames / 2) / rate,
-                "whole_clip": 1000 * self.sampling.num_frames / rate,
+                "half_clip": 1000 * math.ceil(frames / 2) * step,
+                "whole_clip": 1000 * frames * step,
                 "computing": per_score,
             },
         }
