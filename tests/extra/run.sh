@@ -130,7 +130,7 @@ examples() {
 streams() {
     borrow "$work/streams"
     "$work/streams/bin/python" -m pip install --quiet 'playwright>=1.50' axe-playwright-python pysubs2 webvtt-py
-    with_source "$work/streams" -s tests/extra/check_streaming_exactness.py tests/extra/check_page.py tests/extra/check_stream.py
+    with_source "$work/streams" -s tests/extra/check_streaming_exactness.py tests/extra/check_page.py tests/extra/check_stream.py tests/extra/check_sources.py
 }
 
 # docker: installs hadolint. Checks the Dockerfile; where root has debootstrap, runs its steps in a fresh Debian (some
