@@ -1,7 +1,7 @@
 """`ila stream` on live sources: another process writes MPEG-TS into a pipe in real time, without ffmpeg.
 
 Run by `make test-extra PARTS=streams`, with `-s` so that the delays are seen. A small causal network learns
-MotionBench's motions first, in a few minutes; the tests take it.
+MotionBench's motions first, in five minutes; the tests take it.
 """
 
 import json
@@ -25,7 +25,7 @@ from transformers_ila.cli.demo import DemoOptions, small_config
 from transformers_ila.motionbench.sequences import BACKGROUND, MotionSequence, clips_of
 
 
-STEPS, BATCH = 700, 32
+STEPS, BATCH = 2000, 32
 RATE = 4.0  # frames a second of a clip of 8 out of the 16 at 8 frames a second
 CAMERA = [sys.executable, str(ROOT / "tests" / "support" / "camera.py")]
 ILA = [sys.executable, "-W", "ignore", "-m", "transformers_ila", "stream"]
@@ -43,7 +43,7 @@ def model(tmp_path_factory):
     config.frame_rate = RATE
     network = IlaForVideoClassification(config)
     processor = IlaVideoProcessor.for_model(config, size={"shortest_edge": config.vision_config.image_size})
-    sequences = [MotionSequence(split="train", index=index, seconds=60) for index in range(60)]
+    sequences = [MotionSequence(split="train", index=index, seconds=60) for index in range(120)]
     clips = [(labels.index(label), clip[::2]) for sequence in sequences for label, clip in clips_of(sequence)]
     truth = torch.tensor([label for label, _ in clips])
     views = torch.from_numpy(np.stack([clip for _, clip in clips])).permute(0, 1, 4, 2, 3)
