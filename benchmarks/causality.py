@@ -60,7 +60,7 @@ CAUSAL = {"alignment_causal": True}
 
 @dataclass(frozen=True)
 class Form:
-    """Hold a variant.
+    """Hold a variant of the experiment: its network, and how it is trained.
 
     fields: of IlaConfig.
     warm_up: frames before the clip that the tower sees in training.
@@ -141,7 +141,7 @@ def clips_of(folder: Path, split: str, processor: IlaVideoProcessor) -> tuple[to
 
 
 class Clips(Dataset):
-    """Serve the last `frames` of what is taken."""
+    """Hold clips: the last `frames` of the frames that were taken of each video."""
 
     def __init__(self, taken: torch.Tensor, labels: torch.Tensor, frames: int) -> None:
         self.clips, self.labels = taken[:, -frames:], labels

@@ -119,7 +119,7 @@ def _on_ray(args: PredictArguments, names: list[str] | None, rank: Rank) -> int:
 def open_for_labels(
     source: str, names: list[str] | None, templates: str | list[str] | None
 ) -> tuple[Any, IlaVideoProcessor]:
-    """Return the model and the processor that `open_model` opens, and nothing else."""
+    """Return a model that labels by the names given, or by its own classes where these are None, and its processor."""
     return open_model(source, names, templates)[:2]
 
 

@@ -122,7 +122,7 @@ def run(args: SearchArguments) -> int:
 
 
 def _source_of(video: str, processor: IlaVideoProcessor) -> Any:
-    """Return an example in a store as an open file; None where the processor opens the example itself."""
+    """Return the open file of an example that lies in a store; None for an example on disk or at a URL."""
     if not is_address(video) or is_url(video):
         return None
     from ..scale.sources import PlannedVideo, open_source  # which needs pyarrow

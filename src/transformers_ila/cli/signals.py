@@ -1,4 +1,4 @@
-"""What a verb does when it is told to end."""
+"""SIGTERM ends a command as Ctrl-C does, so that it keeps what it has found."""
 
 import signal
 from collections.abc import Iterator

@@ -232,7 +232,7 @@ class Source:
 
 
 def list_sources(words: list[str], root: str | None) -> list[Source]:
-    """Return the videos that words name; a ValueError or OSError says what is wrong with them."""
+    """Return the videos that the command line's words name; raise a ValueError or OSError for what is no video."""
     direct = [word for word in words if is_no_file(word)]
     others = [word for word in words if word not in direct]
     if direct.count(STDIN) > 1:
@@ -265,7 +265,7 @@ def is_no_file(word: str) -> bool:
 
 
 def is_picture_folder(word: str) -> bool:
-    """Return whether a word names a folder with files of which none is a video, nor in a folder below it."""
+    """Return whether a word names a folder that has files, and no video in it or in a folder below it."""
     if not os.path.isdir(word):
         return False
     files = [file for _, _, names in os.walk(word, followlinks=True) for file in names]
@@ -281,7 +281,7 @@ def is_folder(output: str) -> bool:
 
 
 def shown_on(bar: Any, sources: list[Source]) -> Iterator[tuple[str, str]]:
-    """Yield name and place of each video, and show on the bar which one is read."""
+    """Yield the name and the source of each video, and name on the progress bar the one that is being read."""
     for source in sources:
         bar.reset()
         bar.set_description(shown(source.name))
@@ -289,7 +289,7 @@ def shown_on(bar: Any, sources: list[Source]) -> Iterator[tuple[str, str]]:
 
 
 def progress_on(bar: Any) -> Any:
-    """Return what shows the seconds that are done, and the time that is left where the duration is known."""
+    """Return a function that moves the bar to the seconds done; with a known duration the bar shows the time left."""
 
     def show(done: float, duration: float | None) -> None:
         bar.total = None if duration is None else round(max(done, duration), 1)
@@ -299,7 +299,7 @@ def progress_on(bar: Any) -> Any:
 
 
 def keep(timeline: Timeline, source: Source, args: TimelineArguments, truth: dict[str, VideoSegments] | None) -> bool:
-    """Write a timeline to its files, and print it where none is written; return whether all files are."""
+    """Write a timeline to its files, or print its segments if no file was written; return whether all files were."""
     written, failures = [], []
     local = Path(source.place) if os.path.isfile(source.place) else None
     given: dict[str, Any] = {"video": local, "embed": args.embed and local is not None, "every": args.every}

@@ -253,7 +253,7 @@ class AttendingConvolution(nn.Sequential, PairConvolution):
     """
 
     def previous_half(self, frames: torch.Tensor) -> torch.Tensor:
-        """Return the frames, (B, T, h, w, D)."""
+        """Return the frames unchanged, (B, T, h, w, D): attention needs both frames of a pair whole."""
         return frames
 
     current_half = previous_half

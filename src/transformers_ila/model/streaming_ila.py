@@ -346,7 +346,7 @@ class IlaStreamCache:
         return other
 
     def _released(self) -> "IlaStreamCache":
-        """Let go of what no row needs any more."""
+        """Drop first frames that no row needs any more, and everything where no row has seen a frame; return self."""
         if not (self.frames_seen == 1).any():
             self.tensors.pop("waiting", None)
         if not self.frames_seen.any():
@@ -634,7 +634,7 @@ def row_groups(cache: IlaStreamCache, rows: torch.Tensor) -> list[torch.Tensor]:
 
 
 def owned(tensor: torch.Tensor) -> torch.Tensor:
-    """Return a tensor that keeps no larger one in memory."""
+    """Return a copy of a tensor that is a view of a larger one, so that the larger one is freed; else the tensor."""
     is_all = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()  # `nbytes` does not compile
     return tensor if is_all else tensor.clone()
 

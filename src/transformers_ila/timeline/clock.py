@@ -100,7 +100,7 @@ class SourceClock:
         return (step + MPEG_TICKS // 2) % MPEG_TICKS - MPEG_TICKS // 2 if self.wraps else step
 
     def _timed(self, stamped: Stamped, *, wrong: bool = False) -> Timed:
-        """Set the clock to the next frame."""
+        """Take the next frame's timestamp, and set the time at which it is shown."""
         ticks = None if wrong else stamped.ticks
         note = self._advance(ticks, stamped.arrived - self.arrived)
         if wrong:

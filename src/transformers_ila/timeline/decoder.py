@@ -275,7 +275,7 @@ class Decoder:
         self.pending.clear()
 
     def _note(self, kind: str, text: str) -> None:
-        """Add a note on what lies behind the last frame."""
+        """Add a note of this kind and text, at the time of the last frame that was read."""
         self.pending += self.notes.add(self.seconds, kind, text)
 
     def _stamped(self, video: OpenVideo, clock: SourceClock) -> Iterator[Stamped]:
@@ -397,7 +397,7 @@ def _declared_seconds(video: OpenVideo) -> float | None:
 
 
 def _why_nothing_arrived(source: ArrivingBytes, error: VideoDecodingError) -> str:
-    """Say why what arrived is no video."""
+    """Return the reason, in words, why the bytes that arrived are no video."""
     if source.failure is not None:
         return f"it broke off after {source.received} bytes: {reason_of(source.failure)}"
     if source.received == 0:

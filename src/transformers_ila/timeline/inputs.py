@@ -51,7 +51,7 @@ class MatroskaEnd:
         self.lost = False  # looking for the next cluster
 
     def feed(self, piece: bytes) -> None:
-        """Take the bytes that come next."""
+        """Follow the container's elements through the next bytes that arrived."""
         place = 0
         while place < len(piece):
             if self.lost:

@@ -382,6 +382,6 @@ def in_json(segment: Segment) -> Row:
 
 
 def in_ms(delay: float | None, label_delay: float | None) -> Row:
-    """Return two delays, in seconds, as entries of a row."""
+    """Return the two delays, given in seconds, as the millisecond fields of a row; None stays None."""
     values = {"delay_ms": delay, "label_delay_ms": label_delay}
     return {name: None if value is None else round(1000 * value, 1) for name, value in values.items()}

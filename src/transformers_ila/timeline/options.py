@@ -67,7 +67,7 @@ class TimelineOptions:
         self.inference_options()  # which checks the others
 
     def inference_options(self) -> InferenceOptions:
-        """Return what `evaluating` takes."""
+        """Return the options of device, number type and fusing under which the model computes."""
         same: dict[str, Any] = {name: getattr(self, name) for name in ("batch_size", "device", "dtype", "fuse")}
         return InferenceOptions(**same)
 

@@ -206,7 +206,7 @@ class SegmentTracker:
         return [index for index in current if smoothed[index] >= self._off[index]]
 
     def _advance(self, border: float) -> None:
-        """Let the last score speak from the border before to this one."""
+        """Count the last score for the time between the last border and this one, in seconds."""
         assert self._last is not None
         self._held = border <= self._border
         border = max(border, self._border)
@@ -219,7 +219,7 @@ class SegmentTracker:
         self._border = border
 
     def _decide(self, on: list[int], time: float) -> list[Change]:
-        """Take over which labels are on from the border on."""
+        """Begin, continue and end the runs of labels at the border; return the changes that this decides."""
         changes = self._announce(time)  # what has just ended may be long enough
         for index, run in list(self._runs.items()):
             if self._border - run.end > self.rules.max_gap:  # also of one that would come back too late

@@ -104,7 +104,7 @@ def plot_timeline(
 
 
 def _legend(figure: "Figure", has_truth: bool, has_warming: bool) -> None:
-    """Say below the picture what line and bars are."""
+    """Add a legend below the picture that names the line and the bars."""
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
@@ -128,7 +128,7 @@ def _spans(segments: Sequence[TimedLabel], end: float) -> list[tuple[float, floa
 
 
 def _broken(times: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return a line with a hole in each gap."""
+    """Return times and scores with a NaN in each gap of the source, so that no line is drawn over it."""
     holes = np.flatnonzero(np.diff(times) > gap_of(times)) + 1
     return np.insert(times, holes, np.nan), np.insert(values, holes, np.nan)
 
