@@ -21,7 +21,7 @@ import torch
 from transformers import HfArgumentParser
 
 from transformers_ila.distributed import usable_cpus
-from transformers_ila.evaluation.search import VideoIndex
+from transformers_ila.search.search import VideoIndex
 
 
 ROWS_OF_A_PIECE = 250_000

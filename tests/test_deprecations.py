@@ -81,7 +81,14 @@ OLD_NAMES = {
         "import_evaluate evaluate Metric CITATION SCORES TopKAccuracy MeanClassAccuracy MeanAveragePrecision "
         "METRICS load"
     ),
-    "evaluation": "predict evaluate",
+    "evaluation": "predict evaluate index_videos evaluate_retrieval VideoIndex search_texts",
+    "evaluation.index_files": "Span WHOLE IndexWriter local_folder open_parts",
+    "evaluation.indexing": "index_videos load_for_index",
+    "evaluation.mteb": "",  # whose names need mteb
+    "evaluation.retrieval": "evaluate_retrieval",
+    "evaluation.search": "VideoIndex search_texts",
+    "evaluation.video_places": "Moves are_there",
+    "evaluation.windows": "SomeWindows read_windows",
     "evaluation_files": "SHOWN TITLES files_of write_files write_report markdown percent scores_of seconds_of",
     "evaluation_report": (
         "REPORT_SCHEMA BATCH_STATISTICS_NOTE MOST_CONFUSED Predictions report_of describe_software "

@@ -17,8 +17,8 @@ FLOORS = {  # room -> floor; a room imports only rooms of lower floors
     "stores": 1,
     **dict.fromkeys(("backbones", "data", "cost", "visualization"), 2),
     **dict.fromkeys(("evaluation", "motionbench", "pipelines"), 3),
-    **dict.fromkeys(("training", "hub", "scale", "timeline"), 4),
-    **dict.fromkeys(("conversion", "ablation"), 5),
+    **dict.fromkeys(("training", "hub", "search", "timeline"), 4),
+    **dict.fromkeys(("conversion", "ablation", "scale", "app"), 5),
     "cli": 6,
 }
 ENTRIES = {"__init__", "__main__"}  # of the package: above all rooms

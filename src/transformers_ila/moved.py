@@ -27,6 +27,7 @@ SAME_NAMES = {  # room -> modules that moved there and kept their names
     "model": "layers_ila modeling_ila temporal_ila video_container_ila video_decoding_ila video_packets_ila",
     "training": "augmentation",
 }
+TO_SEARCH = "index_files indexing mteb retrieval search video_places windows"  # from `evaluation`
 HOMES = {
     **{module: f"{room}.{module}" for room, modules in SAME_NAMES.items() for module in modules.split()},
     "ablation": "ablation.ablation ablation.runs ablation.results",
@@ -47,7 +48,8 @@ HOMES = {
     "conversion": "conversion.state_dicts",
     "data": "data.video_folder",
     "evaluate_metrics": "evaluation.hf_metrics",
-    "evaluation": "evaluation.evaluator",
+    "evaluation": "evaluation.evaluator search.indexing search.retrieval search.search",
+    **{f"evaluation.{module}": f"search.{module}" for module in TO_SEARCH.split()},
     "evaluation_files": "evaluation.report_files",
     "evaluation_report": "evaluation.report data.samples",
     "evaluation_samples": "data.samples evaluation.evaluator",

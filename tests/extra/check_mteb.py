@@ -20,8 +20,8 @@ from transformers import AutoProcessor, CLIPImageProcessor, CLIPModel
 from support.paths import ROOT
 from support.tiny_models import save_clip, save_vit
 from transformers_ila import IlaForVideoClassification, IlaVideoProcessor, read_video
-from transformers_ila.evaluation.mteb import MtebEncoder
 from transformers_ila.model.video_frames_ila import segment_indices
+from transformers_ila.search.mteb import MtebEncoder
 from transformers_ila.video_writing import write_mp4
 
 

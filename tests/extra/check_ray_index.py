@@ -22,11 +22,11 @@ from support.paths import ROOT
 from support.ray_index import open_slow_model
 from support.videos import write_video
 from transformers_ila.data.lists import iter_videos
-from transformers_ila.evaluation.index_files import open_parts, read_settings
-from transformers_ila.evaluation.indexing import index_videos
 from transformers_ila.evaluation.options import IndexOptions
-from transformers_ila.evaluation.search import VideoIndex
 from transformers_ila.scale import EngineOptions, index_on_ray
+from transformers_ila.search.index_files import open_parts, read_settings
+from transformers_ila.search.indexing import index_videos
+from transformers_ila.search.search import VideoIndex
 
 
 ENGINE = {"readers": 1, "replicas": 1, "retries": 1, "video_timeout": 60.0}

@@ -10,10 +10,10 @@ from support.evaluation_models import make_model
 from support.videos import write_video
 from transformers_ila import IlaVideoProcessor
 from transformers_ila.data.lists import iter_videos
-from transformers_ila.evaluation import windows
-from transformers_ila.evaluation.indexing import WindowRows, index_settings, iter_features
 from transformers_ila.evaluation.options import IndexOptions
 from transformers_ila.evaluation.views import Video
+from transformers_ila.search import windows
+from transformers_ila.search.indexing import WindowRows, index_settings, iter_features
 
 
 pyarrow = pytest.importorskip("pyarrow")

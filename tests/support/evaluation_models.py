@@ -4,11 +4,12 @@ import os
 import subprocess
 import sys
 
+import pytest
 import torch
 
 from support.paths import SCRIPTS
 from support.tiny_models import tiny_config
-from transformers_ila import IlaForVideoClassification
+from transformers_ila import IlaForVideoClassification, IlaVideoProcessor
 from transformers_ila.evaluation.options import PROTOCOLS
 from transformers_ila.model.alignment_ila import PointLayer
 from transformers_ila.motionbench.tasks import MOTIONS
@@ -47,3 +48,16 @@ def torchrun(*command: object, processes: int = 2) -> subprocess.CompletedProces
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     return subprocess.run([*launch, *map(str, command)], capture_output=True, text=True, env=environment)
+
+
+# -- fixtures: the `conftest.py` of a folder imports those that its tests ask for -----------------------------------
+
+
+@pytest.fixture(scope="module")
+def model():
+    return make_model()
+
+
+@pytest.fixture(scope="module")
+def processor(model):
+    return IlaVideoProcessor.for_model(model.config)

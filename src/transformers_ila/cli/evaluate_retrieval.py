@@ -21,7 +21,7 @@ from ..distributed import Rank, all_gather, all_succeed, process_group
 from ..evaluation.inference import load_for_words, require_checkpoint
 from ..evaluation.options import RetrievalOptions
 from ..evaluation.report_files import check_folder_can_be_made, precision_of, write_report
-from ..evaluation.retrieval import RECALLS, evaluate_retrieval
+from ..search.retrieval import RECALLS, evaluate_retrieval
 from .words import WordsArguments, word_source
 
 

@@ -15,14 +15,14 @@ from tqdm import tqdm
 
 from ..data.lists import iter_videos
 from ..distributed import Rank, rank_from_environment
-from ..evaluation.index_files import local_folder, read_model
-from ..evaluation.indexing import index_videos, load_for_index
 from ..evaluation.inference import require_checkpoint
 from ..evaluation.options import IndexOptions
 from ..evaluation.prediction import count_share
 from ..evaluation.report_files import check_folder_can_be_made
-from ..evaluation.search import VideoIndex
 from ..markup import plain_line
+from ..search.index_files import local_folder, read_model
+from ..search.indexing import index_videos, load_for_index
+from ..search.search import VideoIndex
 from .predict import interrupted, print_summary
 from .signals import interrupted_by_sigterm
 from .videos import VideoArguments

@@ -12,16 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from ..distributed import Rank
-from ..evaluation.index_files import local_folder, read_model, read_settings
-from ..evaluation.indexing import feature_of_video, load_for_index
 from ..evaluation.inference import require_checkpoint
 from ..evaluation.report_files import check_folder_can_be_made
-from ..evaluation.search import Hit, VideoIndex, search_texts
 from ..files import atomic_write
 from ..markup import plain_line
 from ..model.video_container_ila import ReadLimits
 from ..model.video_processing_ila import IlaVideoProcessor
 from ..model.video_urls_ila import is_url, redact
+from ..search.index_files import local_folder, read_model, read_settings
+from ..search.indexing import feature_of_video, load_for_index
+from ..search.search import Hit, VideoIndex, search_texts
 from ..stores.addresses import is_address
 from .words import TemplateArguments
 

@@ -1,15 +1,12 @@
-"""A trained model asked about videos: logits, metrics, reports, labels, probes, search."""
+"""A trained model asked about videos: logits, metrics, reports, labels, probes."""
 
 from ..moved import old_names
 from .evaluator import evaluate
-from .indexing import index_videos
 from .inference import load_trained
 from .options import EvaluationOptions, IndexOptions, InferenceOptions, LabelOptions, ProbeOptions, RetrievalOptions
 from .prediction import label_videos
 from .probing import extract_features
 from .report import Evaluation, fingerprint
-from .retrieval import evaluate_retrieval
-from .search import VideoIndex, search_texts
 
 
 __all__ = [
@@ -20,15 +17,11 @@ __all__ = [
     "LabelOptions",
     "ProbeOptions",
     "RetrievalOptions",
-    "VideoIndex",
     "evaluate",
-    "evaluate_retrieval",
     "extract_features",
     "fingerprint",
-    "index_videos",
     "label_videos",
     "load_trained",
-    "search_texts",
 ]
 
 __getattr__ = old_names("evaluation")

@@ -11,8 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from ..distributed import Rank
-from ..evaluation.index_files import local_folder
-from ..evaluation.indexing import (
+from ..evaluation.options import IndexOptions
+from ..evaluation.prediction import Row
+from ..evaluation.views import Video, in_batches
+from ..model.video_container_ila import ReadLimits
+from ..model.video_processing_ila import IlaVideoProcessor
+from ..search.index_files import local_folder
+from ..search.indexing import (
     IndexedVideos,
     IndexSummary,
     WindowRows,
@@ -21,12 +26,7 @@ from ..evaluation.indexing import (
     open_index,
     window_features,
 )
-from ..evaluation.options import IndexOptions
-from ..evaluation.prediction import Row
-from ..evaluation.views import Video, in_batches
-from ..evaluation.windows import SomeWindows, WindowReader
-from ..model.video_container_ila import ReadLimits
-from ..model.video_processing_ila import IlaVideoProcessor
+from ..search.windows import SomeWindows, WindowReader
 from .cluster import import_ray, join_cluster
 from .options import EngineOptions
 from .pipeline import (

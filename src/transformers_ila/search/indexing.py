@@ -20,13 +20,8 @@ from transformers import PreTrainedConfig
 
 from ..backbones.zero_shot import PLAIN
 from ..distributed import Rank
-from ..model.loading_ila import checkpoint_names
-from ..model.modeling_ila import IlaForVideoClassification
-from ..model.video_processing_ila import IlaVideoProcessor
-from ..model.video_urls_ila import redact
-from .hashing import hash_tensors
-from .index_files import WHOLE, IndexWriter, Span, drop_lines, local_folder, open_parts, write_model
-from .inference import (
+from ..evaluation.hashing import hash_tensors
+from ..evaluation.inference import (
     Network,
     evaluating,
     later_settings,
@@ -36,11 +31,16 @@ from .inference import (
     require_checkpoint,
     unit_features,
 )
-from .options import IndexOptions
-from .prediction import NamedVideo, Summary, own_share, shown
-from .prediction_files import check_settings, video_id
+from ..evaluation.options import IndexOptions
+from ..evaluation.prediction import NamedVideo, Summary, own_share, shown
+from ..evaluation.prediction_files import check_settings, video_id
+from ..evaluation.views import Batch, Video, VideoReader, read_views, workers_beside
+from ..model.loading_ila import checkpoint_names
+from ..model.modeling_ila import IlaForVideoClassification
+from ..model.video_processing_ila import IlaVideoProcessor
+from ..model.video_urls_ila import redact
+from .index_files import WHOLE, IndexWriter, Span, drop_lines, local_folder, open_parts, write_model
 from .video_places import Moves
-from .views import Batch, Video, VideoReader, read_views, workers_beside
 from .windows import SomeWindows, read_windows
 
 

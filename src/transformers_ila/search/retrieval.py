@@ -27,13 +27,19 @@ from ..data.captions import CAPTIONS
 from ..data.samples import Annotations, Sample, named_source, path_of
 from ..data.text import preview
 from ..distributed import Rank, all_gather, current_rank
+from ..evaluation.inference import Network, evaluating
+from ..evaluation.options import InferenceOptions, RetrievalOptions
+from ..evaluation.report import (
+    describe_model,
+    describe_preprocessing,
+    describe_protocol,
+    describe_samples,
+    describe_software,
+)
+from ..evaluation.views import read_views, workers_beside
 from ..model.class_features_ila import BARE_NAME, check_templates, fill_in, tokenize_texts
 from ..model.modeling_ila import IlaForVideoClassification
 from ..model.video_processing_ila import IlaVideoProcessor
-from .inference import Network, evaluating
-from .options import InferenceOptions, RetrievalOptions
-from .report import describe_model, describe_preprocessing, describe_protocol, describe_samples, describe_software
-from .views import read_views, workers_beside
 
 
 REPORT_SCHEMA = 1  # raised when a field of the report changes its name or meaning

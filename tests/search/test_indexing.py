@@ -3,9 +3,9 @@
 import pytest
 
 from transformers_ila.distributed import Rank
-from transformers_ila.evaluation.indexing import IndexedVideos
 from transformers_ila.evaluation.prediction_files import video_id
-from transformers_ila.evaluation.search import VideoIndex
+from transformers_ila.search.indexing import IndexedVideos
+from transformers_ila.search.search import VideoIndex
 
 
 def test_videos_of_an_index_are_known_by_name(tmp_path):

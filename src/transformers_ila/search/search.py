@@ -23,6 +23,7 @@ from transformers.utils import logging
 
 from ..data.text import preview
 from ..distributed import Rank, usable_cpus
+from ..evaluation.prediction_files import check_settings
 from ..model.modeling_ila import IlaForVideoClassification
 from ..model.video_processing_ila import IlaVideoProcessor
 from .index_files import (
@@ -38,7 +39,6 @@ from .index_files import (
     read_settings,
 )
 from .indexing import describe_frames, describe_tower
-from .prediction_files import check_settings
 from .video_places import are_there
 
 

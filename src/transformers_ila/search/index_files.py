@@ -24,11 +24,11 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 
 from ..distributed import Rank
+from ..evaluation.options import LabelOptions
+from ..evaluation.prediction_files import SETTINGS, ResultWriter, part_files
 from ..files import atomic_write, only_writer
 from ..model.video_urls_ila import redact
 from ..stores.addresses import is_address, plain_place
-from .options import LabelOptions
-from .prediction_files import SETTINGS, ResultWriter, part_files
 
 
 MODEL = "_model.json"

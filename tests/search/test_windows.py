@@ -5,10 +5,10 @@ import torch
 
 from support.videos import write_video
 from transformers_ila import IlaVideoProcessor
-from transformers_ila.evaluation import windows
-from transformers_ila.evaluation.indexing import WindowRows
 from transformers_ila.evaluation.options import IndexOptions
-from transformers_ila.evaluation.windows import WindowReader
+from transformers_ila.search import windows
+from transformers_ila.search.indexing import WindowRows
+from transformers_ila.search.windows import WindowReader
 
 
 @pytest.fixture(scope="module")

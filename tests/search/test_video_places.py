@@ -6,9 +6,9 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from transformers_ila.evaluation.search import VideoIndex
-from transformers_ila.evaluation.video_places import Moves, are_there, is_there
 from transformers_ila.model.video_urls_ila import redact
+from transformers_ila.search.search import VideoIndex
+from transformers_ila.search.video_places import Moves, are_there, is_there
 
 
 @pytest.fixture

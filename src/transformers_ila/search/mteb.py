@@ -2,7 +2,7 @@
 
 ```python
 import mteb
-from transformers_ila.evaluation.mteb import MtebEncoder
+from transformers_ila.search.mteb import MtebEncoder
 
 mteb.evaluate(MtebEncoder("openai/clip-vit-base-patch32"), mteb.get_tasks(modalities=["video"]))
 ```
@@ -28,10 +28,10 @@ from transformers.utils.peft_utils import find_adapter_config_file
 from transformers.video_utils import VideoMetadata
 
 from ..backbones.zero_shot import load_zero_shot
+from ..evaluation.inference import CLASSIFIERS, load_classifier, load_encoder, load_processor, require_checkpoint
+from ..evaluation.report import fingerprint
 from ..model.loading_ila import HUB_KWARGS, TOWERS
 from ..model.pretrained_ila import warn_of_untrained
-from .inference import CLASSIFIERS, load_classifier, load_encoder, load_processor, require_checkpoint
-from .report import fingerprint
 
 
 try:

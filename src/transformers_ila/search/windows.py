@@ -11,13 +11,13 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from transformers.video_utils import VideoMetadata
 
+from ..evaluation.options import PROTOCOLS, IndexOptions
+from ..evaluation.views import TimedIterator, Video, draw_seed, drawing_from
 from ..model.video_container_ila import ReadLimits, VideoDecodingError
 from ..model.video_processing_ila import IlaVideoProcessor
 from ..model.video_reading_ila import list_frames
 from ..model.video_urls_ila import redact
 from .index_files import Span
-from .options import PROTOCOLS, IndexOptions
-from .views import TimedIterator, Video, draw_seed, drawing_from
 
 
 BYTES_AT_ONCE = 2**28  # of decoded frames, and of views, that are in memory together

@@ -18,12 +18,12 @@ from transformers_ila import IlaVideoProcessor
 from transformers_ila.cli.main import run_verb
 from transformers_ila.data.lists import iter_videos
 from transformers_ila.distributed import Rank
-from transformers_ila.evaluation import search
-from transformers_ila.evaluation.index_files import open_parts
-from transformers_ila.evaluation.indexing import NOT_FINITE, index_videos, load_for_index
 from transformers_ila.evaluation.options import IndexOptions
-from transformers_ila.evaluation.search import VideoIndex, search_texts
 from transformers_ila.motionbench.tasks import make_videos, write_folder
+from transformers_ila.search import search
+from transformers_ila.search.index_files import open_parts
+from transformers_ila.search.indexing import NOT_FINITE, index_videos, load_for_index
+from transformers_ila.search.search import VideoIndex, search_texts
 from transformers_ila.video_writing import write_mp4
 
 
@@ -210,8 +210,8 @@ def test_rows_are_the_features_of_the_model(tmp_path, model, processor, folder, 
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_windows_are_seconds_of_the_video(tmp_path, monkeypatch, model, processor, folder, workers):
     """60 frames at 8 a second; windows that are read a few at a time are those of the frames cut out by hand."""
-    from transformers_ila.evaluation import windows
     from transformers_ila.model.video_reading_ila import list_frames, read_video
+    from transformers_ila.search import windows
 
     frames = read_video(folder / "long.mp4", range)[0]
     rate = list_frames(folder / "long.mp4").fps
@@ -242,13 +242,13 @@ def test_windows_are_seconds_of_the_video(tmp_path, monkeypatch, model, processo
     ],
 )
 def test_windows_of(duration, window, stride, expected):
-    from transformers_ila.evaluation.windows import windows_of
+    from transformers_ila.search.windows import windows_of
 
     assert windows_of(duration, window=window, stride=stride, slack=0.02) == [pytest.approx(span) for span in expected]
 
 
 def test_frames_between_changing_rates():
-    from transformers_ila.evaluation.windows import frames_between
+    from transformers_ila.search.windows import frames_between
 
     edges = np.array([0.0, 0.1, 0.2, 1.0, 5.0, 5.5])
     assert frames_between(edges, 0.0, 0.2) == (0, 2) and frames_between(edges, 0.2, 5.5) == (2, 5)
@@ -461,7 +461,7 @@ def test_another_video_of_a_name_is_refused(tmp_path, model, processor):
 GATED = """
 import sys
 from transformers_ila.cli.main import main
-from transformers_ila.evaluation.index_files import IndexWriter, ResultWriter
+from transformers_ila.search.index_files import IndexWriter, ResultWriter
 
 append = ResultWriter.append
 

@@ -21,10 +21,10 @@ from transformers_ila.cli.main import run_verb
 from transformers_ila.data.annotations import read_annotations
 from transformers_ila.data.captions import read_captions
 from transformers_ila.distributed import Rank
-from transformers_ila.evaluation import retrieval
 from transformers_ila.evaluation.options import RetrievalOptions
-from transformers_ila.evaluation.retrieval import Scores, best_ranks, evaluate_retrieval, ranks_in_chunks, recalls
 from transformers_ila.motionbench.tasks import write_folder
+from transformers_ila.search import retrieval
+from transformers_ila.search.retrieval import Scores, best_ranks, evaluate_retrieval, ranks_in_chunks, recalls
 
 
 # -- ranks -----------------------------------------------------------------------------------------------------------
