@@ -78,17 +78,16 @@ def serving(options: AppOptions) -> Iterator[Server]:
         stack.enter_context(_environment(root))
         import gradio  # which reads the environment
 
-        from .page import build_page
+        from .page import build_page, launch_options
 
         stack.enter_context(_own_folders_of_uploads())
         inputs, shelf = Inputs(options, root), ModelShelf(options)
         stack.callback(inputs.close)
-        demo = build_page(options, shelf, inputs)
-        _forget_who_leaves(demo, inputs, gradio)
+        demo = build_page(options, inputs, shelf)
         for block in demo.blocks.values():
             _fetch_nothing(block, gradio)
             inputs.shared |= {Path(file).resolve() for file in getattr(block, "keep_in_cache", ())}
-        demo.queue(max_size=options.queue + 1, default_concurrency_limit=options.jobs, api_open=False)
+        demo.queue(max_size=options.queue, default_concurrency_limit=options.jobs, api_open=False)
         stack.callback(demo.close, verbose=False)
         _, address, public = demo.launch(
             prevent_thread_lock=True,
@@ -103,7 +102,7 @@ def serving(options: AppOptions) -> Iterator[Server]:
             ssr_mode=False,
             pwa=False,
             app_kwargs={"middleware": [_middleware(options, inputs, demo)]},
-            **getattr(demo, "look", {}),
+            **launch_options(),
         )
         stack.enter_context(_sweeping(inputs))
         yield Server(address, public or None, demo, inputs, shelf)
@@ -199,14 +198,6 @@ def _own_folders_of_uploads() -> Iterator[None]:
         yield
     finally:
         route_utils.GradioUploadFile, processing_utils.hash_seed = plain, seed  # type: ignore[misc]
-
-
-def _forget_who_leaves(demo: Any, inputs: Inputs, gradio: Any) -> None:
-    def leave(request: gradio.Request) -> None:
-        inputs.forget(request.session_hash)
-
-    with demo:
-        demo.unload(leave)
 
 
 def _fetch_nothing(block: Any, gradio: Any) -> None:
