@@ -16,15 +16,16 @@ from ..files import atomic_write, only_writer
 from ..markup import csv_text, markdown_table, markdown_text
 from ..model.video_urls_ila import redact
 from ..visualization.confusion import plot_confusion_matrix
+from ..visualization.files import write_figure
 from .metrics import confusion_matrix, label_ranks, predicted_classes
 from .report import Evaluation
-from .report_fields import check_report, no_report, title_of
+from .report_fields import about_report, check_report, no_report, title_of
 
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-DPI = 120  # of the picture
+DPI, COLOURS = 120, 64  # of the picture, whose colours are the shades of one
 SHOWN = 20  # rows of a table in the Markdown; the other files have all
 TITLES = {
     "top1": "top-1",
@@ -76,8 +77,7 @@ def write(evaluation: Evaluation, output: str | Path) -> list[Path]:
             with atomic_write(files[kind], "wb") as file:
                 file.write(content)
         if picture is not None:
-            with atomic_write(files["picture"], "wb") as file:
-                picture.savefig(file, format="png", dpi=DPI)
+            write_figure(picture, files["picture"], about_report(report, "confusion"), dpi=DPI, colours=COLOURS)
     return [files[kind] for kind in (*written, *(["picture"] if picture else []))]
 
 
