@@ -22,6 +22,11 @@ def texts_of(figure: Figure) -> list[tuple[str, tuple[float, float, float, float
     return found
 
 
+def words_of(figure: Figure) -> str:
+    """Return all words of a figure in a line, without placing them."""
+    return " ".join(" ".join(text.get_text().split()) for text in figure.findobj(Text))
+
+
 def overlaps(figure: Figure) -> list[tuple[str, str]]:
     """Return the pairs of texts whose boxes overlap."""
     return [
