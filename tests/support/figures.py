@@ -31,6 +31,11 @@ def texts_of(figure: Figure) -> list[Drawn]:
     return found
 
 
+def words_of(figure: Figure) -> str:
+    """Return all words of a figure in a line, without placing them."""
+    return " ".join(" ".join(text.get_text().split()) for text in figure.findobj(Text))
+
+
 def overlaps(texts: list[Drawn]) -> list[tuple[str, str]]:
     """Return the pairs of texts whose boxes overlap."""
     return [
