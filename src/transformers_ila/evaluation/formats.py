@@ -98,6 +98,7 @@ class Labelling:
     multi_label: whether a video may have several labels at once: those with a probability of `SURE` or more.
     timelines: whether labels are segments.
     model: name and fingerprint of the model.
+    embeddings: whether clips have an embedding.
     document_root: folder from which Label Studio serves files.
     """
 
@@ -105,6 +106,7 @@ class Labelling:
     multi_label: bool
     model: str
     timelines: bool = False
+    embeddings: bool = False
     document_root: str = os.sep
 
 
@@ -240,6 +242,7 @@ def _fiftyone_fields(labelling: Labelling) -> list[dict[str, Any]]:
     ]
     if not labelling.timelines:
         fields.append(_field(TOP_K, "EmbeddedDocumentField", f"{LABELS}.Classifications"))
+    if labelling.embeddings:
         fields.append(_field(EMBEDDING, "ListField", of="FloatField"))
     return fields
 
@@ -318,7 +321,7 @@ def _fiftyone_labels(video: LabelledVideo, labelling: Labelling, path: str) -> d
         ]
         return {SEGMENTS: {"_cls": "TemporalDetections", "detections": found}}
     if video.reason is not None:
-        return {PREDICTION: None, TOP_K: None, EMBEDDING: None}
+        return {PREDICTION: None, TOP_K: None}
     sure, ranked = (
         [label("Classification", field, name, score) for name, score in labels]
         for field, labels in ((PREDICTION, _sure(video, labelling)), (TOP_K, video.labels))
@@ -327,7 +330,7 @@ def _fiftyone_labels(video: LabelledVideo, labelling: Labelling, path: str) -> d
     return {
         PREDICTION: several if labelling.multi_label else sure[0],
         TOP_K: {"_cls": "Classifications", "classifications": ranked},
-        EMBEDDING: None if video.embedding is None else list(video.embedding),
+        **({} if video.embedding is None else {EMBEDDING: list(video.embedding)}),
     }
 
 
@@ -359,7 +362,7 @@ def local_files_url(path: str, document_root: str) -> str:
     root, path = os.path.join(os.path.abspath(document_root), ""), os.path.abspath(path)
     if not path.startswith(root):
         raise ValueError(f"{path!r} does not lie below {root!r}, from where Label Studio serves files.")
-    return f"/data/local-files/?d={quote(path.removeprefix(root))}"
+    return f"/data/local-files/?d={quote(path.removeprefix(root), errors='surrogateescape')}"
 
 
 def _tasks(videos: Iterable[LabelledVideo], labelling: Labelling, counts: Counter[str]) -> Iterator[dict[str, Any]]:
