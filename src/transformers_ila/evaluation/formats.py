@@ -29,6 +29,7 @@ from xml.sax.saxutils import quoteattr
 
 from transformers.utils import logging
 
+from ..data.label_studio import CONFIG
 from ..data.text import preview
 from ..files import atomic_write
 from ..model.video_urls_ila import redact
@@ -43,7 +44,6 @@ FIFTYONE_VERSION = "1.0.0"  # of the format: later versions of FiftyOne bring it
 MANY = 12  # classes, above which Label Studio shows a list to open in place of a button each
 PREDICTION, TOP_K, SEGMENTS, EMBEDDING, REASON = "prediction", "top_k", "segments", "embedding", "reason"
 CONTROL, OBJECT = "label", "video"  # names in the labelling interface
-CONFIG = "label_config.xml"
 FRACTION_OF_TIME = 25.0  # frames a second of a video whose own nobody knows: Label Studio then counts in 40 ms
 NO_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 
@@ -183,15 +183,10 @@ def _id(*parts: object) -> str:
 
 
 def frame_range(video: LabelledVideo, start: float, end: float) -> tuple[int, int]:
-    """Return the first and the last frame of some seconds of a video, from 1 on; at least one frame."""
+    """Return the first and the last frame of some seconds of a video, from 1 on: the reverse of `seconds_of_range`."""
     most = video.frames or 2**53
     first = min(round(start * video.frame_rate) + 1, most)
     return first, min(max(first, round(end * video.frame_rate)), most)
-
-
-def seconds_of_range(first: float, last: float, frame_rate: float) -> tuple[float, float]:
-    """Return the seconds of the frames `first` to `last`: the reverse of `frame_range`."""
-    return (first - 1) / frame_rate, last / frame_rate
 
 
 def _sure(video: LabelledVideo, labelling: Labelling) -> list[tuple[str, float]]:
