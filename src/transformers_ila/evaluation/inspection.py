@@ -40,12 +40,14 @@ from .inference import evaluating, load_trained, probabilities
 from .layer_patches import alignments_of, grid_of, handed_on, layers_of, watch_patches, watch_points
 from .options import InferenceOptions
 from .report import fingerprint
+from .temporal_inspection import TEMPORAL_WHAT, TemporalInspection, inspect_temporal
 from .views import draw_seed, drawing_from, frames_between
 
 
 OF_ALIGNMENT = ("points", "masks")
 OF_PAIRS = ("information", "distances")
-WHAT = (*OF_ALIGNMENT, "features", *OF_PAIRS)
+OF_PATCHES = ("features", *OF_PAIRS)
+WHAT = (*OF_ALIGNMENT, *OF_PATCHES, *TEMPORAL_WHAT)
 REDUCTIONS = ("mean", "norm")
 BEST = 5  # labels
 CENTRE = 1e-6  # how far from it a point counts as standing in the centre
@@ -92,7 +94,7 @@ class Inspection:
     features: dict[int, torch.Tensor] = field(default_factory=dict)
     information: dict[int, torch.Tensor] = field(default_factory=dict)
     distances: dict[int, torch.Tensor] = field(default_factory=dict)
-    temporal: Any = None
+    temporal: TemporalInspection | None = None
     notes: tuple[str, ...] = ()
     about: dict[str, Any] = field(default_factory=dict)
 
@@ -108,6 +110,7 @@ def inspect_video(
     end: float | None = None,
     seed: int | None = None,
     reduce: str = "mean",
+    query: Sequence[int] | None = None,
 ) -> Inspection:
     """Look at what a model sees in a video: one clip, one centre crop.
 
@@ -120,14 +123,14 @@ def inspect_video(
         start, end: seconds of the video, between which the frames are taken; None: its start, its end.
         seed: from which frames are drawn at random, as `ila evaluate --random_frames` draws them; None: not at random.
         reduce: how features become a map: "mean" over the channels, or their "norm".
+        query: frame, row and column of the patch that "query_attention" is about, as in `inspect_temporal`.
 
     Raises:
         ValueError: what a model does not have, such as points without ILA; layers or seconds that are not there; a
             video that cannot be read (`VideoDecodingError`).
     """
-    return inspect_same_frames(
-        [(model, processor)], video, layers=layers, what=what, start=start, end=end, seed=seed, reduce=reduce
-    )[0]
+    how: dict[str, Any] = {"layers": layers, "what": what, "reduce": reduce, "query": query}
+    return inspect_same_frames([(model, processor)], video, start=start, end=end, seed=seed, **how)[0]
 
 
 def inspect_same_frames(
@@ -140,6 +143,7 @@ def inspect_same_frames(
     end: float | None = None,
     seed: int | None = None,
     reduce: str = "mean",
+    query: Sequence[int] | None = None,
 ) -> list[Inspection]:
     """Look at what several models see in the very same frames, which the first one's processor chooses.
 
@@ -153,13 +157,18 @@ def inspect_same_frames(
     if reduce not in REDUCTIONS:
         raise ValueError(f"reduce must be one of {', '.join(REDUCTIONS)}, got {reduce!r}.")
     asked = _asked(what)
+    if asked is not None and "features" not in asked and reduce != REDUCTIONS[0]:
+        raise ValueError(f'reduce={reduce!r} has an effect on "features" alone; what is asked for is {asked}.')
+    if query is not None and "query_attention" not in (asked or ()):
+        raise ValueError(f'query={query} has an effect on "query_attention" alone; what is asked for is {asked}.')
     opened = [open_model(model, processor) for model, processor in models]
     if not opened:
         raise ValueError("No model was given to inspect the video with; allowed: one or more.")
     clip = read_clip(opened[0].processor, video, start=start, end=end, seed=seed)
     seen = [_see(one.processor, clip) for one in opened]
     _require_same(opened, seen, clip)
-    return [_inspect(one, clip, view, layers=layers, asked=asked, reduce=reduce) for one, view in zip(opened, seen)]
+    how: dict[str, Any] = {"layers": layers, "asked": asked, "reduce": reduce, "query": query}
+    return [_inspect(one, clip, view, **how) for one, view in zip(opened, seen)]
 
 
 def _asked(what: str | Sequence[str] | None) -> tuple[str, ...] | None:
@@ -376,6 +385,7 @@ def _inspect(
     layers: int | Sequence[int] | None,
     asked: tuple[str, ...] | None,
     reduce: str,
+    query: Sequence[int] | None,
 ) -> Inspection:
     model, processor, name = opened
     grid = grid_of(model, *view.views.shape[-2:])
@@ -391,11 +401,16 @@ def _inspect(
         pixels = processor.normalize_on(network.device, view.views)[None].to(network.dtype)
         watched.network, watched.grid = network, grid
         watched.predictors = {index: of for index, of in alignments_of(network).items() if index in chosen}
-        if not {"features", *OF_PAIRS}.isdisjoint(asked):
+        if not {*OF_PATCHES}.isdisjoint(asked):
             stack.enter_context(watch_patches(network, chosen, frames, math.prod(grid), watched.see_patches))
         if not {*OF_ALIGNMENT}.isdisjoint(asked):
             stack.enter_context(watch_points(watched.predictors, watched.see_points))
         labels = _labels(network, network.get_video_features(pixels))
+    of_time = [name for name in asked if name in TEMPORAL_WHAT]
+    temporal = None
+    if of_time:
+        given = None if layers is None else chosen
+        temporal = inspect_temporal(network, pixels, what=of_time, layers=given, query=query)
     shown, crop = _covered(view, grid, model, processor)
     about = {
         "model": name,
@@ -432,6 +447,7 @@ def _inspect(
         features=watched.features,
         information=watched.information,
         distances=watched.distances,
+        temporal=temporal,
         about=about,
     )
     object.__setattr__(inspection, "notes", tuple(notes_of(model, processor, clip, inspection)))
@@ -569,6 +585,8 @@ def notes_of(model: Any, processor: IlaVideoProcessor, clip: Clip, inspection: I
         notes.append(
             f"Mutual information takes the softmax of cosines over {TEMPERATURE} for what the paper leaves open."
         )
+    if inspection.temporal is not None:
+        notes += inspection.temporal.notes
     if not inspection.labels:
         notes.append("The model's classes have no names, so there is no label.")
     if getattr(model, "_has_placeholders", bool)():
