@@ -78,12 +78,12 @@ def serving(options: AppOptions) -> Iterator[Server]:
         stack.enter_context(_environment(root))
         import gradio  # which reads the environment
 
-        from .page import build_page, launch_options
+        from .page import build_page
 
         stack.enter_context(_own_folders_of_uploads())
         inputs, shelf = Inputs(options, root), ModelShelf(options)
         stack.callback(inputs.close)
-        demo = build_page(options, inputs, shelf)
+        demo = build_page(options, shelf, inputs)
         for block in demo.blocks.values():
             _fetch_nothing(block, gradio)
             inputs.shared |= {Path(file).resolve() for file in getattr(block, "keep_in_cache", ())}
@@ -102,7 +102,7 @@ def serving(options: AppOptions) -> Iterator[Server]:
             ssr_mode=False,
             pwa=False,
             app_kwargs={"middleware": [_middleware(options, inputs, demo)]},
-            **launch_options(),
+            **demo.look,
         )
         stack.enter_context(_sweeping(inputs))
         yield Server(address, public or None, demo, inputs, shelf)
