@@ -30,6 +30,7 @@ from ..evaluation.inference import (
 from ..model.class_names_ila import explicit_class_names
 from ..model.video_processing_ila import IlaVideoProcessor
 from ..model.video_urls_ila import redact
+from ..search.index_files import local_folder, read_model
 from .limits import AppError, Busy, quoted
 from .options import MEBIBYTE, AppOptions
 
@@ -106,6 +107,12 @@ class ModelShelf:
         """Return the names of the models that the page offers, the first one first."""
         return list(dict.fromkeys(self.options.chosen_models))
 
+    @property
+    def offered(self) -> list[str]:
+        """Return the models that whoever started the page has named: the choices, and the model of the index."""
+        index = None if self.options.index is None else read_model(local_folder(self.options.index))
+        return [*self.choices, *([index] if index else [])]
+
     def open(self, name: str) -> Opened:
         """Return a model, loaded where it is not yet; another one's loading is not waited for.
 
@@ -154,7 +161,7 @@ class ModelShelf:
         name = str(name or "").strip()
         if not name:
             raise AppError("Choose a model first: a folder or a Hub id, such as user/name.")
-        if name in self.choices:
+        if name in self.offered:
             return name
         if self.options.fixed_models:
             raise AppError(f"{quoted(name)} is not offered here. Choose among: {', '.join(self.choices)}.")
@@ -173,7 +180,7 @@ class ModelShelf:
     def _load(self, source: str, name: str) -> Opened:
         """Load a model and its processor; an AppError says why that is not possible."""
         try:
-            if source not in self.choices:
+            if source not in self.offered:
                 self._check(source)
             with named_in_errors(source):
                 kind = AutoConfig.from_pretrained(source).model_type
