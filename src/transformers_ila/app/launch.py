@@ -78,12 +78,13 @@ def serving(options: AppOptions) -> Iterator[Server]:
         stack.enter_context(_environment(root))
         import gradio  # which reads the environment
 
-        from .page import build_page, launch_options
+        from .page import build_page
 
         stack.enter_context(_own_folders_of_uploads())
         inputs, shelf = Inputs(options, root), ModelShelf(options)
         stack.callback(inputs.close)
-        demo = build_page(options, inputs, shelf)
+        demo = build_page(options, shelf, inputs)
+        _forget_who_leaves(demo, inputs, gradio)
         for block in demo.blocks.values():
             _fetch_nothing(block, gradio)
             inputs.shared |= {Path(file).resolve() for file in getattr(block, "keep_in_cache", ())}
@@ -102,7 +103,7 @@ def serving(options: AppOptions) -> Iterator[Server]:
             ssr_mode=False,
             pwa=False,
             app_kwargs={"middleware": [_middleware(options, inputs, demo)]},
-            **launch_options(),
+            **demo.look,
         )
         stack.enter_context(_sweeping(inputs))
         yield Server(address, public or None, demo, inputs, shelf)
@@ -198,6 +199,14 @@ def _own_folders_of_uploads() -> Iterator[None]:
         yield
     finally:
         route_utils.GradioUploadFile, processing_utils.hash_seed = plain, seed  # type: ignore[misc]
+
+
+def _forget_who_leaves(demo: Any, inputs: Inputs, gradio: Any) -> None:
+    def leave(request: gradio.Request) -> None:
+        inputs.forget(request.session_hash)
+
+    with demo:
+        demo.unload(leave)
 
 
 def _fetch_nothing(block: Any, gradio: Any) -> None:

@@ -517,24 +517,24 @@ class Page:
         default = self.shelf.choices[0] if self.shelf.choices else ""
 
         def label(  # type: ignore[no-untyped-def]
-            video=None, path="", model=default, words="", request: gr.Request = None
+            request: gr.Request, video=None, path="", model=default, words=""
         ):
             return self.label(session_of(request), video, path, model, words).as_json()
 
         def look(  # type: ignore[no-untyped-def]
-            video=None, path="", model=default, picture=FIRST_PICTURE, layer=-1, request: gr.Request = None
+            request: gr.Request, video=None, path="", model=default, picture=FIRST_PICTURE, layer=-1
         ):
             answer = self.look(session_of(request), video, path, model, picture, layer, silent)
             return answer.as_json(), str(answer.file)
 
         def timeline(  # type: ignore[no-untyped-def]
-            video=None, path="", model=default, words="", rate=0, request: gr.Request = None
+            request: gr.Request, video=None, path="", model=default, words="", rate=0
         ):
             answer, files = self.timeline(session_of(request), video, path, model, words, rate, silent)
             return answer.as_json(), [str(file) for file in files]
 
         def search(  # type: ignore[no-untyped-def]
-            query="", video=None, path="", top_k=5, request: gr.Request = None
+            request: gr.Request, query="", video=None, path="", top_k=5
         ):
             by_video = bool(video or path.strip())
             if by_video and query.strip():
