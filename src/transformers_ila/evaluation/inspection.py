@@ -239,6 +239,8 @@ def open_model(model: Any, processor: Any = None) -> Opened:
             f"Got a {type(model).__name__} to look into; allowed: {', '.join(CLASSIFIERS.values())}, or the folder or "
             "Hub id of one."
         )
+    if any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
+        raise ValueError(f"Weights of this {type(model).__name__} are offloaded: load it onto one device.")
     if processor is None:
         processor = IlaVideoProcessor.for_model(model.config)
     processor = getattr(processor, "video_processor", processor)
@@ -262,6 +264,9 @@ def with_own_names(opened: Sequence[Opened]) -> list[Opened]:
 
 def private_copy(model: Any) -> Any:
     """Return another tree of modules on the very same weights, so that hooks and modes on it are nobody else's."""
+    if getattr(model, "_text_is_frozen", bool)() and model._may_keep_class_features():
+        with torch.no_grad():
+            model.class_text_features()  # which the model keeps; the copy would compute them every time
     shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     tokenizer = getattr(model, "tokenizer", None)
     return copy.deepcopy(model, {**shared, **({} if tokenizer is None else {id(tokenizer): tokenizer})})
