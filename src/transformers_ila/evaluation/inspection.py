@@ -28,7 +28,6 @@ from transformers.video_utils import VideoMetadata
 from ..backbones.frozen_clip import FrozenClipForVideoClassification
 from ..backbones.siglip import SiglipForVideoClassification
 from ..backbones.zero_shot import PLAIN, load_zero_shot
-from ..model.alignment_ila import PointPredictor
 from ..model.configuration_ila import OF_PICTURES
 from ..model.pairs_ila import pairs_to_frames
 from ..model.pretrained_ila import describe_untrained, untrained_weights
@@ -48,7 +47,7 @@ from .inference import (
     probabilities,
     require_checkpoint,
 )
-from .layer_patches import alignments_of, grid_of, handed_on, layers_of, watch_patches, watch_points
+from .layer_patches import Alignment, alignments_of, grid_of, handed_on, layers_of, watch_patches, watch_points
 from .options import InferenceOptions
 from .report import fingerprint
 from .temporal_inspection import TEMPORAL_WHAT, TemporalInspection, inspect_temporal
@@ -496,11 +495,11 @@ def _inspect(
     if asked is None:
         asked = ("features", *(OF_ALIGNMENT if {*aligning} & {*chosen} and frames > 1 else ()))
     _require_pairs(asked, frames)
-    watched = _Watched(asked, reduce)
+    watched = Watched(asked, reduce)
     with ExitStack() as stack:
         network = stack.enter_context(evaluating(private_copy(model), InferenceOptions(fuse=False))).module
         pixels = processor.normalize_on(network.device, view.views)[None].to(network.dtype)
-        watched.network, watched.frames, watched.grid = network, frames, grid
+        watched.network, watched.grid = network, grid
         watched.predictors = {index: of for index, of in alignments_of(network).items() if index in chosen}
         if not {*OF_PATCHES}.isdisjoint(asked):
             stack.enter_context(watch_patches(network, chosen, frames, math.prod(grid), watched.see_patches))
@@ -595,13 +594,12 @@ def _require_pairs(asked: Sequence[str], frames: int) -> None:
         )
 
 
-class _Watched:
+class Watched:
     """Collect what layers give while the model computes, reduced as it comes."""
 
     network: Any
-    frames: int
     grid: tuple[int, int]
-    predictors: dict[int, PointPredictor]
+    predictors: dict[int, Alignment]
 
     def __init__(self, asked: Sequence[str], reduce: str) -> None:
         self.asked, self.reduce = asked, reduce
@@ -632,15 +630,15 @@ class _Watched:
 
     def see_points(self, layer: int, points: torch.Tensor) -> None:
         """Give each frame the point and the mask of its pair: (pairs, 2, 2)."""
-        predictor = self.predictors[layer]
-        masks = predictor.masks(points[None], *self.grid)
+        alignment = self.predictors[layer]
+        masks = alignment.pairs.masks(points[None], *self.grid)
         for name, of_pairs in (("points", points[None]), ("masks", masks)):
             if name not in self.asked:
                 continue
-            if len(points) == self.frames:  # of a causal tower: in each of T pairs a frame is the current one
+            if getattr(alignment, "causal", False):  # T pairs, and each frame is the current one of one
                 of_frames = of_pairs[0, :, 1]
             else:
-                of_frames = pairs_to_frames(of_pairs, predictor.config.alignment_pairing)[0]
+                of_frames = pairs_to_frames(of_pairs, alignment.pairing)[0]
             getattr(self, name)[layer] = of_frames.float().cpu()
 
 
@@ -685,7 +683,7 @@ def notes_of(model: Any, processor: IlaVideoProcessor, clip: Clip, inspection: I
     if untrained:
         notes.append(f"The model is random in part: {describe_untrained(untrained, model.new_parameters)}.")
     if inspection.points or inspection.masks:
-        notes += _notes_of_alignment(model, inspection)
+        notes += notes_of_alignment(model, inspection.points, inspection.masks)
     notes += _notes_of_tower(model, inspection)
     if inspection.information:
         notes.append(
@@ -701,9 +699,9 @@ def notes_of(model: Any, processor: IlaVideoProcessor, clip: Clip, inspection: I
     return notes
 
 
-def _notes_of_alignment(model: Any, inspection: Inspection) -> list[str]:
-    predictors = alignments_of(model)
-    config = next(iter(predictors.values())).config
+def notes_of_alignment(model: Any, points: dict[int, torch.Tensor], masks: dict[int, torch.Tensor]) -> list[str]:
+    """Return sentences that say what pictures of points and masks, as an inspection has them, do not mean."""
+    config = next(iter(alignments_of(model).values())).pairs.config
     fusion, notes = config.alignment_fusion, []
     if fusion in ("interaction", "residual"):
         notes.append(
@@ -714,12 +712,12 @@ def _notes_of_alignment(model: Any, inspection: Inspection) -> list[str]:
         notes.append("The label does not hang on the points alone: each frame also keeps all of its own patches.")
     if fusion == "residual":
         notes.append("A frame is weighted by the mean of its masks in all its pairs; shown is that as current frame.")
-    centred = [layer for layer, points in inspection.points.items() if points.abs().max() < CENTRE]
+    centred = [layer for layer, of_layer in points.items() if of_layer.abs().max() < CENTRE]
     if centred:
         notes.append(
             f"In layers {', '.join(map(str, centred))} all points stand in the centre, where untrained ones begin."
         )
-    if inspection.masks and config.alignment_jitter:
+    if masks and config.alignment_jitter:
         notes.append("The masks are those of inference; in training they jitter around their points.")
     return notes
 
