@@ -16,7 +16,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch.nn import functional as F
 
-from ..backbones.siglip import SiglipForVideoClassification
+from .layer_patches import grid_of, handed_on, layers_of, watch_patches
 
 
 TEMPERATURE = 0.1  # of `mutual_information`
@@ -54,10 +54,10 @@ def mutual_information(patches: torch.Tensor, *, temperature: float = TEMPERATUR
 
 @torch.no_grad()
 def last_patches(model: Any, pixel_values: torch.Tensor) -> torch.Tensor:
-    """Compute the patch features of the tower's last layer: (B, T, C, H, W) -> (B, T, N, D)."""
-    if isinstance(model, SiglipForVideoClassification):  # which has no class token
-        return model.get_video_features(pixel_values).last_hidden_state
-    if hasattr(model, "vision_model"):
-        return model.vision_model(pixel_values).last_hidden_state[:, :, 1:]
-    patches = model.timesformer(pixel_values).last_hidden_state[:, 1:]  # (B, N * T, D), patch by patch
-    return patches.unflatten(1, (-1, pixel_values.shape[1])).transpose(1, 2)
+    """Compute the patch features that a tower hands on of its last layer: (B, T, C, H, W) -> (B, T, N, D)."""
+    found: list[torch.Tensor] = []
+    rows, columns = grid_of(model, *pixel_values.shape[-2:])
+    last = len(layers_of(model)) - 1
+    with watch_patches(model, [last], pixel_values.shape[1], rows * columns, lambda _, patches: found.append(patches)):
+        model.get_video_features(pixel_values)
+    return handed_on(model, found[-1])

@@ -63,6 +63,8 @@ class IlaVideoMetadata(VideoMetadata):
     frames_lost: packets that gave no frame, as far as they were decoded, and what is cut off at the end. 0 for a long
         video of which only some groups were decoded.
     frames_corrupt: frames that the decoder says it patched up because their data is damaged; not all decoders say.
+    first_time: seconds on the container's clock at which the first frame is shown; of `frame_times` alone, and None
+        where packets have no time.
     """
 
     timestamps: list[float | None] | None = None  # type: ignore[assignment]
@@ -71,6 +73,7 @@ class IlaVideoMetadata(VideoMetadata):
     pixel_aspect: float = 1.0
     frames_lost: int = 0
     frames_corrupt: int = 0
+    first_time: float | None = None
 
 
 def decode_video(
@@ -132,7 +135,7 @@ def frame_times(file: VideoFile) -> IlaVideoMetadata:
         VideoDecodingError: no frame, or neither times nor a rate.
     """
     with opened(file) as video:
-        stream, rate = video.stream, video.stream.average_rate or video.stream.guessed_rate
+        stream, rate, first = video.stream, video.stream.average_rate or video.stream.guessed_rate, None
         ticks: Any = [p.pts for p in video.packets() if p is not None and p.size > 0 and not p.is_discard]
         if not ticks:
             raise VideoDecodingError(file.name, "its video stream is empty")
@@ -142,7 +145,8 @@ def frame_times(file: VideoFile) -> IlaVideoMetadata:
             times: Any = np.arange(len(ticks)) / float(rate)
         else:
             times = np.sort(np.array(ticks, dtype=np.int64)) * float(stream.time_base)
-            times -= times[0]
+            first = float(times[0])
+            times -= first
         last = 1 / float(rate) if rate else float(np.median(np.diff(times))) if len(times) > 1 else 0.0
         return IlaVideoMetadata(
             total_num_frames=len(times),
@@ -153,6 +157,7 @@ def frame_times(file: VideoFile) -> IlaVideoMetadata:
             video_backend="pyav",
             frames_indices=[],
             timestamps=times.tolist(),
+            first_time=first,
         )
 
 

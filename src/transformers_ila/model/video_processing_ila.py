@@ -270,6 +270,32 @@ class IlaVideoProcessor(BaseVideoProcessor):
             return _sides(_size_of_patches(height, width, self.max_num_patches, self.patch_size))
         return _resized(height, width, sizes["size"]) if self.do_resize else (height, width)
 
+    def crop_of(self, height: int, width: int) -> tuple[float, float, float, float]:
+        """Return what a single view shows of frames of this size: left, top, right and bottom in their pixels.
+
+        Where the crop is larger than what it is cut from, zeros are around that, and the rectangle is larger than the
+        frame: its first two numbers are below 0.
+        """
+        square = self.default_to_square
+        sizes = self._standardize_kwargs(self.size, self.crop_size, default_to_square=square)
+        rows, columns = height, width
+        if self.do_resize:
+            size = sizes["size"]
+            if self.max_num_patches is not None:
+                size = _size_of_patches(height, width, self.max_num_patches, self.patch_size)
+            frame = torch.zeros(1, 1, height, width, dtype=torch.uint8)
+            rows, columns = self.resize(frame, size=size, resample=self.resample).shape[-2:]
+        top = left = 0
+        shown = (rows, columns)
+        if self.do_center_crop:
+            shown = _sides(sizes["crop_size"])
+            top, left = (
+                -((crop - side) // 2) if crop > side else int((side - crop) / 2)  # as `center_crop` rounds
+                for side, crop in zip((rows, columns), shown)
+            )
+        down, across = height / rows, width / columns
+        return left * across, top * down, (left + shown[1]) * across, (top + shown[0]) * down
+
     def normalize_on(self, device: torch.device | str, views: torch.Tensor) -> torch.Tensor:
         """Send views to a device, then rescale and normalise them there, as a call of the processor does here.
 

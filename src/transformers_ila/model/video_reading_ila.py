@@ -14,7 +14,7 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from http.client import HTTPException
 from pathlib import Path
@@ -79,6 +79,62 @@ def read_video(
         if pictures is not None:
             return _read_pictures(pictures, video, index_rule, short_side=short_side)
         return decode_video(video, index_rule, short_side=short_side)
+
+
+TimedRule = Callable[[int, np.ndarray | None], Sequence[int]]
+
+
+def read_timed(
+    source: VideoSource, index_rule: TimedRule, *, short_side: int | None = None, limits: ReadLimits = DEFAULT_LIMITS
+) -> tuple[np.ndarray, IlaVideoMetadata, list[float] | None, tuple[int, int]]:
+    """Read frames as `read_video` does, and say when they are shown and how large they are before any scaling.
+
+    Args:
+        source, short_side, limits: as in `read_video`.
+        index_rule: is given the number of frames F, and when each begins and the last one ends, (F + 1,) seconds after
+            the first begins; None of pictures, and where nothing tells. Where a file turns out to have more or fewer
+            frames than packets, they are spread evenly.
+
+    Returns:
+        Frames (T, H, W, 3) uint8 RGB, upright, and their metadata; T seconds after the first frame of the video, None
+        where nothing tells; width and height of the upright video in pixels.
+    """
+    with as_file(source, limits) as video:
+        pictures = pictures_of(video)
+        if pictures is not None:
+            frames, metadata = _read_pictures(pictures, video, lambda n: index_rule(n, None), short_side=short_side)
+            size = (metadata.width, metadata.height)
+            return frames, metadata, None, size if short_side is None else open_picture(pictures[0], video).size
+        edges, listed = None, None
+        try:
+            listed = frame_times(video)
+            edges = np.array([*(listed.timestamps or ()), listed.duration])
+        except VideoDecodingError:  # it has no times, or nothing can be read of it, which decoding finds
+            pass
+
+        def rule(total: int) -> Sequence[int]:
+            if edges is None or len(edges) == total + 1:
+                return index_rule(total, edges)
+            return index_rule(total, np.linspace(0, edges[-1], total + 1))
+
+        frames, metadata = decode_video(video, rule, short_side=short_side)
+        size = (metadata.width, metadata.height)
+        if listed is not None and short_side is not None:
+            size = (listed.width, listed.height)[:: -1 if metadata.rotation % 180 else 1]
+        return frames, metadata, _seconds(metadata, listed), size
+
+
+def _seconds(metadata: IlaVideoMetadata, listed: IlaVideoMetadata | None) -> list[float] | None:
+    """Return when the frames of `metadata` are shown, in seconds after the first one of the `listed` ones."""
+    if listed is None:
+        return None
+    times, indices = metadata.timestamps or [None], metadata.frames_indices
+    if listed.first_time is not None and None not in times:
+        return [time - listed.first_time for time in times]  # type: ignore[operator]
+    assert listed.timestamps is not None and listed.duration is not None
+    step = listed.duration / metadata.total_num_frames
+    is_whole = len(listed.timestamps) == metadata.total_num_frames
+    return [listed.timestamps[index] if is_whole else index * step for index in indices]  # type: ignore[misc]
 
 
 def check_video(source: VideoSource, *, limits: ReadLimits = DEFAULT_LIMITS) -> IlaVideoMetadata:

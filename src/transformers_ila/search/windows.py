@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from transformers.video_utils import VideoMetadata
 
 from ..evaluation.options import PROTOCOLS, IndexOptions
-from ..evaluation.views import TimedIterator, Video, draw_seed, drawing_from
+from ..evaluation.views import TimedIterator, Video, draw_seed, drawing_from, frames_between
 from ..model.video_container_ila import ReadLimits, VideoDecodingError
 from ..model.video_processing_ila import IlaVideoProcessor
 from ..model.video_reading_ila import list_frames
@@ -173,19 +173,3 @@ class _Windows(Dataset):
 
     def __getitem__(self, key: SomeWindows) -> Video:
         return self.read(key)
-
-
-def frames_between(edges: np.ndarray, start: float, end: float) -> tuple[int, int]:
-    """Return the first frame that begins in these seconds and the one behind the last, at least one frame apart.
-
-    Where none begins there it is the frame that is shown.
-
-    Args:
-        edges: (F + 1,), when each frame begins, and when the last one ends.
-        start, end: seconds.
-    """
-    first, last = np.searchsorted(edges[:-1], [start - 1e-6, end - 1e-6]).tolist()  # of a microsecond, as clocks round
-    if last <= first:
-        first = max(0, min(first, len(edges) - 1) - 1)
-        last = first + 1
-    return first, last
