@@ -17,6 +17,8 @@ from torch import nn
 from ..backbones.siglip import SiglipForVideoClassification
 from ..backbones.siglip_configuration import sides
 from ..model.alignment_ila import PointPredictor
+from ..model.temporal_ila import aligned_routes, rearranged
+from .temporal_inspection import keeps_routes
 
 
 See = Callable[[int, torch.Tensor], None]
@@ -44,18 +46,29 @@ def watch_patches(model: Any, layers: list[int], num_frames: int, num_patches: i
         model: a classifier of this package.
         layers: indices of the layers that are watched.
         num_frames, num_patches: T and N of what the model is given.
-        see: is given the patches as the layer returns them, without class token, registers and any norm behind it.
+        see: is given the patches as the layer returns them, without class token, registers and any norm behind it,
+            row after row: those that ATA left on their routes (`ata_dealignment=False`) are put back.
     """
     all_layers = layers_of(model)
+    order: torch.Tensor | None = None  # (B, T, N): the patch that lies in each place, once layers have moved them
+
+    def move(module: nn.Module, args: Any) -> None:
+        nonlocal order
+        routes = aligned_routes(args[0][:, :, 1:])
+        order = routes if order is None else order.gather(2, routes)
 
     def hook_of(index: int) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
             tokens = output[0] if isinstance(output, tuple) else output
-            see(index, _by_frame(model, tokens.detach(), num_frames, num_patches))
+            patches = _by_frame(model, tokens.detach(), num_frames, num_patches)
+            see(index, patches if order is None else rearranged(patches, order.argsort(-1)))
 
         return hook
 
     with ExitStack() as stack:
+        for layer in all_layers:
+            if keeps_routes(layer):
+                stack.callback(layer.temporal.register_forward_pre_hook(move).remove)  # type: ignore[union-attr,operator]
         for index in layers:
             stack.callback(all_layers[index].register_forward_hook(hook_of(index)).remove)
         yield
