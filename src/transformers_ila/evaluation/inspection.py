@@ -496,7 +496,7 @@ def _inspect(
     if asked is None:
         asked = ("features", *(OF_ALIGNMENT if {*aligning} & {*chosen} and frames > 1 else ()))
     _require_pairs(asked, frames)
-    watched = _Watched(asked, reduce)
+    watched = Watched(asked, reduce)
     with ExitStack() as stack:
         network = stack.enter_context(evaluating(private_copy(model), InferenceOptions(fuse=False))).module
         pixels = processor.normalize_on(network.device, view.views)[None].to(network.dtype)
@@ -595,7 +595,7 @@ def _require_pairs(asked: Sequence[str], frames: int) -> None:
         )
 
 
-class _Watched:
+class Watched:
     """Collect what layers give while the model computes, reduced as it comes."""
 
     network: Any
@@ -685,7 +685,7 @@ def notes_of(model: Any, processor: IlaVideoProcessor, clip: Clip, inspection: I
     if untrained:
         notes.append(f"The model is random in part: {describe_untrained(untrained, model.new_parameters)}.")
     if inspection.points or inspection.masks:
-        notes += _notes_of_alignment(model, inspection)
+        notes += notes_of_alignment(model, inspection.points, inspection.masks)
     notes += _notes_of_tower(model, inspection)
     if inspection.information:
         notes.append(
@@ -701,7 +701,8 @@ def notes_of(model: Any, processor: IlaVideoProcessor, clip: Clip, inspection: I
     return notes
 
 
-def _notes_of_alignment(model: Any, inspection: Inspection) -> list[str]:
+def notes_of_alignment(model: Any, points: dict[int, torch.Tensor], masks: dict[int, torch.Tensor]) -> list[str]:
+    """Return sentences that say what pictures of points and masks, as an inspection has them, do not mean."""
     predictors = alignments_of(model)
     config = next(iter(predictors.values())).config
     fusion, notes = config.alignment_fusion, []
@@ -714,12 +715,12 @@ def _notes_of_alignment(model: Any, inspection: Inspection) -> list[str]:
         notes.append("The label does not hang on the points alone: each frame also keeps all of its own patches.")
     if fusion == "residual":
         notes.append("A frame is weighted by the mean of its masks in all its pairs; shown is that as current frame.")
-    centred = [layer for layer, points in inspection.points.items() if points.abs().max() < CENTRE]
+    centred = [layer for layer, of_layer in points.items() if of_layer.abs().max() < CENTRE]
     if centred:
         notes.append(
             f"In layers {', '.join(map(str, centred))} all points stand in the centre, where untrained ones begin."
         )
-    if inspection.masks and config.alignment_jitter:
+    if masks and config.alignment_jitter:
         notes.append("The masks are those of inference; in training they jitter around their points.")
     return notes
 
