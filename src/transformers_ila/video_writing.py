@@ -7,6 +7,7 @@ from typing import IO
 
 import av
 import numpy as np
+from av.codec.context import Flags
 
 
 TIME_BASE = Fraction(1, 90_000)  # of videos whose frames have times of their own: whole for all usual rates
@@ -67,16 +68,22 @@ def write_mp4(
             coder.sample_aspect_ratio = Fraction(pixel_aspect).limit_denominator(1000)
         if times is not None:
             coder.time_base = TIME_BASE
+            coder.flags |= Flags.frame_duration
+            coder.max_b_frames = 0  # reordered frames of uneven times would shorten what the file says of its duration
+        converter = av.video.reformatter.VideoReformatter()
+        step = round(1 / rate / TIME_BASE)
         while first is not None:
             frame, start = first
             if frame.shape != shape:
                 raise ValueError(f"Frames of a video have one size; {frame.shape} comes after {shape}.")
             following = next(timed, None)
             picture = av.VideoFrame.from_ndarray(_even(frame), format="rgb24")
+            picture = converter.reformat(picture, format="yuv420p", threads=1)  # else threads are started for each
             if start is not None:
                 picture.pts, picture.time_base = start, TIME_BASE
                 if following is not None and following[1] is not None:
-                    picture.duration = following[1] - start
+                    step = following[1] - start
+                picture.duration = step  # the last frame is shown as long as the one before it
             container.mux(stream.encode(picture))
             first = following
         container.mux(stream.encode())

@@ -17,8 +17,7 @@ from torch import nn
 from ..backbones.siglip import SiglipForVideoClassification
 from ..backbones.siglip_configuration import sides
 from ..model.alignment_ila import PointPredictor
-from ..model.temporal_ila import aligned_routes, rearranged
-from .temporal_inspection import keeps_routes
+from ..model.temporal_ila import AlignedAttention, aligned_routes, rearranged
 
 
 See = Callable[[int, torch.Tensor], None]
@@ -36,6 +35,11 @@ def grid_of(model: Any, height: int, width: int) -> tuple[int, int]:
     vision = getattr(model.config, "vision_config", model.config)
     down, across = sides(vision.patch_size)
     return height // down, width // across
+
+
+def keeps_routes(layer: Any) -> bool:
+    """Return whether a layer with ATA leaves the patches rearranged (`ata_dealignment=False`)."""
+    return isinstance(getattr(layer, "temporal", None), AlignedAttention) and not layer.temporal.dealignment
 
 
 @contextmanager
@@ -60,7 +64,7 @@ def watch_patches(model: Any, layers: list[int], num_frames: int, num_patches: i
     def hook_of(index: int) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
             tokens = output[0] if isinstance(output, tuple) else output
-            patches = _by_frame(model, tokens.detach(), num_frames, num_patches)
+            patches = by_frame(model, tokens.detach(), num_frames, num_patches)
             see(index, patches if order is None else rearranged(patches, order.argsort(-1)))
 
         return hook
@@ -74,7 +78,7 @@ def watch_patches(model: Any, layers: list[int], num_frames: int, num_patches: i
         yield
 
 
-def _by_frame(model: Any, tokens: torch.Tensor, num_frames: int, num_patches: int) -> torch.Tensor:
+def by_frame(model: Any, tokens: torch.Tensor, num_frames: int, num_patches: int) -> torch.Tensor:
     """Return a layer's patches frame by frame, (B, T, N, D)."""
     if hasattr(model, "timesformer"):  # (B, 1 + N * T, D), patch by patch
         return tokens[:, 1:].unflatten(1, (num_patches, num_frames)).transpose(1, 2)
