@@ -75,7 +75,7 @@ def trainer_for(folder, data, processor, *, model=None, **options):
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """Collect the figures in place of the pixels, which take most of the time."""
+    """Collect the figures, of one layer each, in place of the pixels, which take most of the time."""
     figures = []
 
     def kept(figure, dpi):
@@ -83,6 +83,7 @@ def drawn(monkeypatch):
         return np.zeros((4, 4, 3), np.uint8)
 
     monkeypatch.setattr(pictures, "pixels_of", kept)
+    monkeypatch.setattr(pictures, "LAYERS", 1)
     return figures
 
 
@@ -117,18 +118,6 @@ def images_in(folder):
 
 
 # -- what is shown ---------------------------------------------------------------------------------------------------
-
-
-def test_what_the_event_file_holds(videos, processor, tmp_path, monkeypatch):
-    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "log"))
-    trainer = trainer_for(tmp_path, EvaluationClips(videos, processor, normalise=False), processor)
-    metrics = trainer.evaluate()
-    found = images_in(tmp_path / "log")
-    assert found.keys() == {"eval/confusion_matrix", "eval/clip_1", "eval/clip_2"} and metrics["eval_top1"] >= 0
-    for images in found.values():
-        (image,) = images
-        picture = np.asarray(Image.open(io.BytesIO(image.encoded_image_string)))
-        assert image.step == 0 and picture.shape[2] == 3 and min(picture.shape[:2]) > 200 and picture.std() > 10
 
 
 def test_words_and_numbers_of_the_pictures(videos, processor, tmp_path, drawn):
@@ -268,10 +257,11 @@ def test_a_training_ends_with_the_same_weights(videos, processor, tmp_path):
         ends[-1]["rng"] = torch.get_rng_state()
     assert all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())
     found = images_in(tmp_path / "with")
-    assert {tag: [image.step for image in images] for tag, images in found.items()} == {
-        "eval/confusion_matrix": [2, 4],
-        "eval/clip_1": [2, 4],
-    }
+    assert found.keys() == {"eval/confusion_matrix", "eval/clip_1"}
+    for images in found.values():
+        assert [image.step for image in images] == [2, 4]
+        picture = np.asarray(Image.open(io.BytesIO(images[-1].encoded_image_string)))
+        assert picture.shape[2] == 3 and min(picture.shape[:2]) > 200 and picture.std() > 10
     assert not images_in(tmp_path / "without")
 
 
