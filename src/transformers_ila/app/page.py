@@ -403,15 +403,15 @@ class Page:
                 found = answers.describe(opened)
         except Exception as error:
             return rendering.status(words_of(error), is_error=True), gr.skip(), gr.skip(), gr.skip()
-        info = "This model has no text tower: it reads no words."
-        if found.reads_words:
+        info = f"This model reads no words: it has {found.lacks_for_words}."
+        if not found.lacks_for_words:
             own = " Empty: the model's own labels." if found.classes else ""
             info = f"To choose among, with commas between them.{own}"
         pictures = [key for key in PICTURES if key == "features" or found.aligning]
         last = found.aligning[-1] if found.aligning else found.layers - 1
         return (
             rendering.facts(found),
-            gr.update(interactive=found.reads_words, info=info),
+            gr.update(interactive=not found.lacks_for_words, info=info),
             gr.update(choices=[(PICTURES[key], key) for key in pictures], value=pictures[0]),
             gr.update(maximum=max(found.layers - 1, 1), value=last),
         )
