@@ -11,7 +11,7 @@ Every answer has an `about`, the sentences that say which model was asked what, 
 import copy
 import re
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -170,6 +170,8 @@ def read_words(text: str) -> list[str]:
         raise ValueError(
             f"The word {plain_line(longest, 40)!r} has {len(longest)} letters; allowed are {LONGEST_WORD}."
         )
+    if twice := [word for word, times in Counter(words).items() if times > 1]:
+        raise ValueError(f"These words stand there twice: {plain_line(', '.join(twice), 80)}.")
     return check_labels(words, "words") if words else []
 
 
@@ -195,6 +197,11 @@ def _asked(model: Any, words: Sequence[str], template: str) -> Any:
     Raises:
         ValueError: neither words nor labels, or a template without words.
     """
+    if words and not getattr(model.config, "has_text_tower", False):
+        raise ValueError(
+            f"This model reads no words: it has no text tower, and chooses among {_asked_for(model, [])}. Leave the "
+            "words empty, or choose a CLIP, a SigLIP, or an ILA model with its text tower."
+        )
     if words:
         return with_words(model, words, template)
     if template.strip():

@@ -239,9 +239,8 @@ class Page:
             include_audio=True,  # of uploads, which stay as they are; without it FFmpeg's program is needed
             webcam_options=gr.WebcamOptions(mirror=False),  # left stays left
             elem_id="ila-video",
-            height=300,
         )
-        names = [(Path(example).name, number) for number, example in enumerate(options.examples)]
+        names = [(Path(example).name, number) for number, example in enumerate(options.chosen_examples)]
         self.example = gr.Dropdown(
             names, value=None, label="Or choose an example", visible=bool(names), elem_id="ila-example"
         )
@@ -295,7 +294,7 @@ class Page:
                 "Show where it looked", variant="primary", elem_id="ila-look-button", elem_classes="ila-ask"
             )
             self.overlay = gr.Video(
-                label="The video, with what the model saw", interactive=False, elem_id="ila-overlay", height=360
+                label="The video, with what the model saw", interactive=False, elem_id="ila-overlay"
             )
             self.look_notes = gr.HTML(elem_id="ila-look-notes", padding=False)
 
@@ -341,9 +340,7 @@ class Page:
                     "Search by the words", variant="primary", elem_id="ila-search-button", elem_classes="ila-ask"
                 )
                 self.ask_like = gr.Button("Search by the video", elem_id="ila-like-button", elem_classes="ila-ask")
-            self.found = gr.Video(
-                label="What was found", interactive=False, elem_id="ila-found", height=300, visible=False
-            )
+            self.found = gr.Video(label="What was found", interactive=False, elem_id="ila-found", visible=False)
             self.hits = gr.HTML(
                 elem_id="ila-hits", padding=False, visible=there, js_on_load=(HERE / "page_hits.js").read_text("utf-8")
             )
@@ -402,8 +399,9 @@ class Page:
         if not (model or "").strip():
             return rendering.status(NO_MODEL), gr.skip(), gr.skip(), gr.skip()
         try:
-            with self.shelf.open(model) as opened:
-                found = answers.describe(opened)
+            found = answers.describe(
+                self.shelf.open(model)
+            )  # not in `with`, which waits until others have their answers
         except Exception as error:
             return rendering.status(words_of(error), is_error=True), gr.skip(), gr.skip(), gr.skip()
         info = "This model has no text tower: it reads no words."
@@ -420,9 +418,9 @@ class Page:
         )
 
     def _show_example(self, number: int | None, request: gr.Request) -> tuple[Any, Any]:
-        if number is None or not 0 <= number < len(self.options.examples):
+        if number is None or not 0 <= number < len(self.options.chosen_examples):
             return gr.skip(), gr.skip()
-        example = Path(self.options.examples[number])
+        example = Path(self.options.chosen_examples[number])
         return "", self._copied(example, session_of(request))
 
     def _show_path(self, path: str, request: gr.Request) -> tuple[Any, Any, Any]:
@@ -520,24 +518,24 @@ class Page:
         default = self.shelf.choices[0] if self.shelf.choices else ""
 
         def label(  # type: ignore[no-untyped-def]
-            request: gr.Request, video=None, path="", model=default, words=""
+            video=None, path="", model=default, words="", request: gr.Request = None
         ):
             return self.label(session_of(request), video, path, model, words).as_json()
 
         def look(  # type: ignore[no-untyped-def]
-            request: gr.Request, video=None, path="", model=default, picture=FIRST_PICTURE, layer=-1
+            video=None, path="", model=default, picture=FIRST_PICTURE, layer=-1, request: gr.Request = None
         ):
             answer = self.look(session_of(request), video, path, model, picture, layer, silent)
             return answer.as_json(), str(answer.file)
 
         def timeline(  # type: ignore[no-untyped-def]
-            request: gr.Request, video=None, path="", model=default, words="", rate=0
+            video=None, path="", model=default, words="", rate=0, request: gr.Request = None
         ):
             answer, files = self.timeline(session_of(request), video, path, model, words, rate, silent)
             return answer.as_json(), [str(file) for file in files]
 
         def search(  # type: ignore[no-untyped-def]
-            request: gr.Request, query="", video=None, path="", top_k=5
+            query="", video=None, path="", top_k=5, request: gr.Request = None
         ):
             by_video = bool(video or path.strip())
             if by_video and query.strip():

@@ -113,8 +113,9 @@ def _segments(found: Timeline) -> str:
     rest = f"<p>{more} more are in the files below.</p>" if more > 0 else ""
     head = "".join(f'<th scope="col">{title}</th>' for title in ("Start", "End", "Label", "Mean score"))
     return (
+        '<div class="ila-rows" role="region" tabindex="0" aria-label="Segments">'
         f'<table class="ila-table"><caption>Segments</caption><thead><tr>{head}</tr></thead>'
-        f"<tbody>{rows}</tbody></table>{rest}"
+        f"<tbody>{rows}</tbody></table></div>{rest}"
     )
 
 
