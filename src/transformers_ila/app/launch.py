@@ -88,7 +88,7 @@ def serving(options: AppOptions) -> Iterator[Server]:
         for block in demo.blocks.values():
             _fetch_nothing(block, gradio)
             inputs.shared |= {Path(file).resolve() for file in getattr(block, "keep_in_cache", ())}
-        demo.queue(max_size=options.queue + 1, default_concurrency_limit=options.jobs, api_open=False)
+        demo.queue(max_size=options.queue, default_concurrency_limit=options.jobs, api_open=False)
         stack.callback(demo.close, verbose=False)
         _, address, public = demo.launch(
             prevent_thread_lock=True,
@@ -103,7 +103,7 @@ def serving(options: AppOptions) -> Iterator[Server]:
             ssr_mode=False,
             pwa=False,
             app_kwargs={"middleware": [_middleware(options, inputs, demo)]},
-            **getattr(demo, "look", {}),
+            **demo.look,
         )
         stack.enter_context(_sweeping(inputs))
         yield Server(address, public or None, demo, inputs, shelf)

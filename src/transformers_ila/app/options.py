@@ -9,10 +9,12 @@ from ..evaluation.inference import require_checkpoint
 from ..evaluation.options import DTYPES, InferenceOptions, require_one_of, require_whole_number
 from ..model.video_container_ila import ReadLimits
 from ..model.video_urls_ila import is_url
+from ..search.index_files import read_settings
 
 
 DEMO_MODEL = "demo_output/model"  # where `ila demo` and `make demo` leave theirs
 MEBIBYTE = 2**20
+MOST_EXAMPLES = 6  # of the demo's videos
 LONGEST_HOST = 253  # letters of a name in DNS
 
 
@@ -132,6 +134,8 @@ class AppOptions(LimitOptions):
         for example in self.examples:
             if not Path(example).is_file():
                 raise ValueError(f"examples: there is no file {example!r}.")
+        if self.index is not None:
+            read_settings(self.index)
         if self.fixed_models and not self.chosen_models:
             raise ValueError("fixed_models needs models to choose among, got none.")
         if not self.host or len(self.host) > LONGEST_HOST or is_url(self.host) or not self.host.isprintable():
@@ -144,6 +148,15 @@ class AppOptions(LimitOptions):
     def chosen_models(self) -> list[str]:
         """Return the models that are offered: those named, or the demo's where it lies in the working folder."""
         return self.models or ([DEMO_MODEL] if Path(DEMO_MODEL, "config.json").is_file() else [])
+
+    @property
+    def chosen_examples(self) -> list[str]:
+        """Return the videos that are offered: those named, or one of each class that the demo held out."""
+        if self.examples or self.chosen_models != [DEMO_MODEL]:
+            return self.examples
+        classes = sorted(folder for folder in Path(DEMO_MODEL).parent.glob("videos/held_out/*") if folder.is_dir())
+        videos = [min(folder.glob("*.mp4"), default=None) for folder in classes]
+        return [str(video) for video in videos if video is not None][:MOST_EXAMPLES]
 
     def inference_options(self, **others: Any) -> InferenceOptions:
         """Return the options of device and number type under which the models compute."""

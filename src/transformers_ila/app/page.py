@@ -240,7 +240,7 @@ class Page:
             webcam_options=gr.WebcamOptions(mirror=False),  # left stays left
             elem_id="ila-video",
         )
-        names = [(Path(example).name, number) for number, example in enumerate(options.examples)]
+        names = [(Path(example).name, number) for number, example in enumerate(options.chosen_examples)]
         self.example = gr.Dropdown(
             names, value=None, label="Or choose an example", visible=bool(names), elem_id="ila-example"
         )
@@ -399,8 +399,9 @@ class Page:
         if not (model or "").strip():
             return rendering.status(NO_MODEL), gr.skip(), gr.skip(), gr.skip()
         try:
-            with self.shelf.open(model) as opened:
-                found = answers.describe(opened)
+            found = answers.describe(
+                self.shelf.open(model)
+            )  # not in `with`, which waits until others have their answers
         except Exception as error:
             return rendering.status(words_of(error), is_error=True), gr.skip(), gr.skip(), gr.skip()
         info = f"This model reads no words: it has {found.lacks_for_words}."
@@ -417,9 +418,9 @@ class Page:
         )
 
     def _show_example(self, number: int | None, request: gr.Request) -> tuple[Any, Any]:
-        if number is None or not 0 <= number < len(self.options.examples):
+        if number is None or not 0 <= number < len(self.options.chosen_examples):
             return gr.skip(), gr.skip()
-        example = Path(self.options.examples[number])
+        example = Path(self.options.chosen_examples[number])
         return "", self._copied(example, session_of(request))
 
     def _show_path(self, path: str, request: gr.Request) -> tuple[Any, Any, Any]:
