@@ -100,7 +100,8 @@ class ModelFacts:
     kind: its class. classes: how many labels it has of its own; 0 for a CLIP that waits for words.
     num_frames: of a clip. layers: how many its tower has. aligning: indices of those with points and masks.
     device, dtype: where and in which precision it computes.
-    lacks_for_words: why it reads no words, in words that follow "it has"; empty where it does. gives_none: whether "none of these" has a score.
+    lacks_for_words: why it reads no words, in words that follow "it has"; empty where it does.
+    gives_none: whether "none of these" has a score.
     why_windows: why it reads a long video as windows, in words that follow "as"; None: as a stream.
     untrained: a sentence on weights that are random; empty where all were trained.
     """
@@ -379,7 +380,7 @@ def look(
     except ValueError as error:
         raise ValueError(without_path(str(error), video)) from error
     if picture == "features":
-        notes.append("A feature map is the mean over a patch's channels: what differs in a layer, not why a label won.")
+        notes.append("A feature map is the mean over a patch's channels: it does not say why a label won.")
     frames = _counted(len(seen.frames), "frame")
     notes.append(f"The model saw {frames}; each moment shows the map of the nearest one, on one scale of colours.")
     return LookAnswer(file=file, model=opened.name, picture=picture, layer=layer, notes=[*notes, *seen.notes])
