@@ -21,7 +21,7 @@ from transformers import pipeline
 
 import transformers_ila  # noqa: F401  # which registers the pipelines
 from support.app_server import AppProcess, app_process
-from support.paths import SHARED
+from support.paths import ROOT, SHARED
 from support.tiny_models import save_clip
 from transformers_ila.video_writing import write_mp4
 
@@ -356,6 +356,16 @@ def test_the_api(client, videos, truth, place):
     answer, files = client.predict(path="long.mp4", api_name="/timeline")
     assert answer["duration"] == pytest.approx(20, abs=0.2) and any(file.endswith(".json") for file in files)
     assert len(client.predict(query="waving", api_name="/search")["hits"]) == 2
+
+
+def test_the_example_of_the_docs(app, videos, tmp_path, monkeypatch, capsys):
+    (code,) = re.findall(
+        r"<!-- test: app -->\n```python\n(.*?)```", (ROOT / "docs" / "app.md").read_text("utf-8"), re.DOTALL
+    )
+    shutil.copy(videos[0], tmp_path / "video.mp4")
+    monkeypatch.chdir(tmp_path)
+    exec(code.replace("http://127.0.0.1:7860", app.address), {})
+    assert "'score'" in capsys.readouterr().out
 
 
 def question(app, video, name="label"):
