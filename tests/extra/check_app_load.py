@@ -97,8 +97,8 @@ def test_every_answer_is_right_or_busy(demo, tmp_path, queue):
         last, highest = app.megabytes, max(found for _, found in memory)
         print(
             f"{USERS} users, {seconds:.0f} s, queue {queue}: {dict(counts)}; longest answer "
-            f"{max(user.longest for user in users):.1f} s; memory {settled:.0f} MB at {SETTLED:.0f} s, {last:.0f} at the "
-            f"end, {highest:.0f} at most; {files} temporary files under load, {len(app.files())} afterwards"
+            f"{max(user.longest for user in users):.1f} s; memory {settled:.0f} MB at {SETTLED:.0f} s, {last:.0f} at "
+            f"the end, {highest:.0f} at most; {files} temporary files under load, {len(app.files())} afterwards"
         )
         assert not [words for user in users for words in user.wrong], users[0].wrong
         assert counts["/label"] > USERS and all(user.counts["/label"] for user in users if queue >= USERS)
