@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from support.evaluation_models import make_model
+from support.hub_stand_in import HubStandIn
 from transformers_ila import IlaVideoProcessor
 from transformers_ila.app import models
 from transformers_ila.app.limits import AppError, Busy
@@ -147,15 +148,52 @@ def test_broken_models_are_sentences(saved, tmp_path):
 
 
 def test_hub_ids_are_bounded_before_they_are_downloaded(monkeypatch):
-    def info(self, source, **_):
+    def tree(self, source):
         if source == "user/none":
             raise TimeoutError("no route")
         files = {"model.safetensors": 5 * 2**20, "pytorch_model.bin": 2**30, "config.json": 10}
-        return SimpleNamespace(siblings=[SimpleNamespace(rfilename=name, size=size) for name, size in files.items()])
+        return [SimpleNamespace(path=name, size=size) for name, size in files.items()] + [SimpleNamespace(path="onnx")]
 
-    monkeypatch.setattr(models.HfApi, "model_info", info)
+    monkeypatch.setattr(models.HfApi, "list_repo_tree", tree)
     shelf = ModelShelf(AppOptions(model_megabytes=4))
     with pytest.raises(AppError, match="weights of 5 megabytes; at most 4 are taken here"):
         shelf.open("user/large")
     with pytest.raises(AppError, match="user/none” cannot be opened"):
         shelf.open("user/none")
+
+
+VISITORS = """
+import json
+from pathlib import Path
+from huggingface_hub import HfApi
+from huggingface_hub.constants import HF_HUB_CACHE
+from transformers_ila.app.limits import AppError
+from transformers_ila.app.models import ModelShelf
+from transformers_ila.app.options import AppOptions
+
+names = ["me/first", "me/second"]
+for name in names:
+    HfApi().create_repo(name)
+    HfApi().upload_folder(repo_id=name, folder_path=FOLDER)
+there = lambda: sorted(path.name for path in Path(HF_HUB_CACHE).glob("models--*") if any(path.rglob("*.safetensors")))
+shelf = ModelShelf(AppOptions(models_in_memory=1, device="cpu"))
+for name in names:
+    assert shelf.open(name).has_classes
+print(json.dumps(there()))
+shelf.close()
+print(json.dumps(there()))
+try:
+    ModelShelf(AppOptions(model_megabytes=0.001)).open("me/first")
+except AppError as error:
+    print(json.dumps(str(error)))
+print(json.dumps(there()))
+"""
+
+
+@pytest.mark.slow
+def test_what_was_downloaded_for_users_goes_again(saved, tmp_path):
+    with HubStandIn(users={"token-me": "me"}) as hub:
+        printed = hub.run(tmp_path / "home", VISITORS.replace("FOLDER", repr(str(saved / "first"))))
+    found = [json.loads(line) for line in printed.splitlines()]
+    assert found[0] == ["models--me--second"] and found[1] == found[3] == []
+    assert "megabytes; at most 0.001 are taken here" in found[2]

@@ -100,7 +100,8 @@ class ModelFacts:
     kind: its class. classes: how many labels it has of its own; 0 for a CLIP that waits for words.
     num_frames: of a clip. layers: how many its tower has. aligning: indices of those with points and masks.
     device, dtype: where and in which precision it computes.
-    reads_words: whether it scores any words. gives_none: whether "none of these" has a score.
+    lacks_for_words: why it reads no words, in words that follow "it has"; empty where it does.
+    gives_none: whether "none of these" has a score.
     why_windows: why it reads a long video as windows, in words that follow "as"; None: as a stream.
     untrained: a sentence on weights that are random; empty where all were trained.
     """
@@ -113,7 +114,7 @@ class ModelFacts:
     aligning: tuple[int, ...]
     device: str
     dtype: str
-    reads_words: bool
+    lacks_for_words: str
     gives_none: bool
     why_windows: str | None
     untrained: str
@@ -125,8 +126,8 @@ class ModelFacts:
             f"{self.kind}, {_counted(self.num_frames, 'frame')} a clip, {_counted(self.layers, 'layer')}; "
             f"on {self.device} in {self.dtype}.",
             knows.get(self.classes, f"It has {self.classes} labels of its own.")
-            + (" It also reads words of yours." if self.reads_words and self.classes else "")
-            + ("" if self.reads_words else " It reads no words of yours: it has no text tower."),
+            + (" It also reads words of yours." if self.classes and not self.lacks_for_words else "")
+            + (f" It reads no words of yours: it has {self.lacks_for_words}." if self.lacks_for_words else ""),
         ]
         return [*found, self.untrained] if self.untrained else found
 
@@ -136,23 +137,30 @@ def describe(opened: Opened) -> ModelFacts:
     model: Any = opened.model
     config = model.config
     names = explicit_class_names(config)
-    reads_words = bool(getattr(config, "has_text_tower", False))
+    lacks = lacks_for_words(model)
     untrained = untrained_weights(model)
     random = describe_untrained(untrained, model.new_parameters) if untrained else ""
     return ModelFacts(
         name=opened.name,
         kind=type(model).__name__,
-        classes=len(names) if names is not None else 0 if reads_words else len(config.class_names),
+        classes=len(config.class_names) if names is not None or lacks else 0,
         num_frames=opened.processor.num_frames,
         layers=len(layers_of(model)),
         aligning=tuple(alignments_of(model)),
         device=str(model.device),
         dtype=str(model.dtype).removeprefix("torch."),
-        reads_words=reads_words,
+        lacks_for_words=lacks,
         gives_none=config.problem_type == MULTI_LABEL,
         why_windows=why_no_stream(config),
         untrained=f"Part of what it answers is random: {random}." if random else "",
     )
+
+
+def lacks_for_words(model: Any) -> str:
+    """Return what a model lacks to read any words, in words that follow "it has"; empty where it reads them."""
+    if not getattr(model.config, "has_text_tower", False):
+        return "no text tower"
+    return "" if model._find_tokenizer() is not None else "no tokenizer beside it"
 
 
 def read_words(text: str) -> list[str]:
@@ -197,16 +205,16 @@ def _asked(model: Any, words: Sequence[str], template: str) -> Any:
     Raises:
         ValueError: neither words nor labels, or a template without words.
     """
-    if words and not getattr(model.config, "has_text_tower", False):
+    if words and (lacks := lacks_for_words(model)):
         raise ValueError(
-            f"This model reads no words: it has no text tower, and chooses among {_asked_for(model, [])}. Leave the "
-            "words empty, or choose a CLIP, a SigLIP, or an ILA model with its text tower."
+            f"This model reads no words: it has {lacks}, and chooses among {_asked_for(model, [])}. Leave the words "
+            "empty, or choose a CLIP, a SigLIP, or an ILA model with its text tower."
         )
     if words:
         return with_words(model, words, template)
     if template.strip():
         raise ValueError("A sentence for words needs words: the model's own labels are read as it was trained.")
-    if getattr(model.config, "has_text_tower", False) and explicit_class_names(model.config) is None:
+    if explicit_class_names(model.config) is None and not lacks_for_words(model):
         raise ValueError(
             "This model has no labels of its own. Give it words to choose among, such as: waving, jumping"
         )
@@ -371,6 +379,10 @@ def look(
         _write_overlay(seen, picture, layer, opened, video, file, progress)
     except ValueError as error:
         raise ValueError(without_path(str(error), video)) from error
+    if picture == "features":
+        notes.append("A feature map is the mean over a patch's channels: it does not say why a label won.")
+    frames = _counted(len(seen.frames), "frame")
+    notes.append(f"The model saw {frames}; each moment shows the map of the nearest one, on one scale of colours.")
     return LookAnswer(file=file, model=opened.name, picture=picture, layer=layer, notes=[*notes, *seen.notes])
 
 

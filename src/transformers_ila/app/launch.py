@@ -83,6 +83,7 @@ def serving(options: AppOptions) -> Iterator[Server]:
         stack.enter_context(_own_folders_of_uploads())
         inputs, shelf = Inputs(options, root), ModelShelf(options)
         stack.callback(inputs.close)
+        stack.callback(shelf.close)
         demo = build_page(options, shelf, inputs)
         _forget_who_leaves(demo, inputs, gradio)
         for block in demo.blocks.values():

@@ -4,14 +4,14 @@ import os
 import re
 import threading
 import time
-from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError, StrictDataclassError
+from huggingface_hub import HfApi, scan_cache_dir, try_to_load_from_cache
+from huggingface_hub.errors import CacheNotFound, HfHubHTTPError, StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.utils.peft_utils import find_adapter_config_file
@@ -100,6 +100,7 @@ class ModelShelf:
         self._opened: dict[str, Opened] = {}
         self._failed: dict[str, tuple[float, str]] = {}  # when and why
         self._loading: dict[str, threading.Lock] = {}
+        self._fetched: set[str] = set()  # what users have named and nobody had downloaded before
         self._lock = threading.Lock()
 
     @property
@@ -139,9 +140,12 @@ class ModelShelf:
                 raise AppError(why)
             try:
                 self._make_room()
+                if source not in self.offered and not Path(source).is_dir() and not _is_downloaded(source):
+                    self._fetched.add(source)
                 opened = self._load(source, name)
             except AppError as error:
                 self._note(source, error)
+                self._delete(source)
                 raise
             with self._lock:
                 self._opened[source] = opened
@@ -240,7 +244,26 @@ class ModelShelf:
                     if more:
                         raise Busy("Busy: all models that fit in memory are at work. Try again in a few minutes.")
                     return
-                del self._opened[min(free, key=lambda source: self._opened[source].last_used)]
+                oldest = min(free, key=lambda source: self._opened[source].last_used)
+                del self._opened[oldest]
+                self._delete(oldest)
+
+    def close(self) -> None:
+        """Let go of all models, and delete what was downloaded for users alone."""
+        with self._lock:
+            self._opened.clear()
+            for source in list(self._fetched):
+                self._delete(source)
+
+    def _delete(self, source: str) -> None:
+        """Delete a model from the Hub's cache, if a user has named it and nobody had downloaded it before."""
+        if source not in self._fetched:
+            return
+        self._fetched.discard(source)
+        with suppress(CacheNotFound, OSError):
+            cache = scan_cache_dir()
+            found = [repo for repo in cache.repos if (repo.repo_id, repo.repo_type) == (source, "model")]
+            cache.delete_revisions(*(revision.commit_hash for repo in found for revision in repo.revisions)).execute()
 
     def _note(self, source: str, error: AppError) -> None:
         """Keep why a model cannot be opened, so that who asks for it again and again does not load it as often."""
@@ -250,6 +273,10 @@ class ModelShelf:
             self._failed[source] = (time.monotonic(), str(error))
             while len(self._failed) > KEPT_FAILURES:
                 del self._failed[next(iter(self._failed))]
+
+
+def _is_downloaded(source: str) -> bool:
+    return isinstance(try_to_load_from_cache(source, "config.json"), str)
 
 
 def _folder(path: Path) -> Path | None:
@@ -262,15 +289,14 @@ def _folder(path: Path) -> Path | None:
 
 
 def _sizes_on_hub(source: str) -> dict[str, int]:
-    """Return the bytes of each file of a repository, by name; an AppError where the Hub does not say."""
+    """Return the bytes of each file at the top of a repository, by name; an AppError where the Hub does not say."""
     try:
-        info = HfApi().model_info(source, files_metadata=True, timeout=20)
+        found = list(HfApi().list_repo_tree(source))
     except (HfHubHTTPError, OSError, ValueError) as error:
         raise AppError(f"{quoted(source)} cannot be opened: {_words(error)}") from error
     except Exception as error:  # of whatever carries the request: no network, a time-out
         raise AppError(f"{quoted(source)} cannot be opened: the Hub does not answer.") from error
-    files: Iterable[Any] = info.siblings or ()
-    return {file.rfilename: file.size or 0 for file in files if "/" not in file.rfilename}
+    return {item.path: getattr(item, "size", 0) for item in found}
 
 
 def _words(error: BaseException) -> str:

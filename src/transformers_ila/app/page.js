@@ -58,6 +58,12 @@
     cursor.style.left = `${100 * (left + share * (right - left))}%`;
   }, true);
 
+  document.addEventListener("error", (event) => {
+    if (event.target === player() && event.target.error?.code === 4) {
+      say("This browser does not play this kind of file. The model reads it all the same.");
+    }
+  }, true);
+
   document.documentElement.lang = "en";
   announce();
   new MutationObserver((changes) => {

@@ -50,6 +50,7 @@ NO_INDEX = (
     "This page has no index to search. Make one with `ila index VIDEOS --model MODEL --output INDEX`, and start the "
     "page with --index INDEX."
 )
+KEPT_RESULTS = 4  # of a kind, for a session: who asks a program may still be fetching one
 STOPPED = "its user stopped it"
 SANS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif")  # of the reader's machine
 # where the theme's own colours are too near to each other to be read by everybody
@@ -132,7 +133,7 @@ class Page:
     ) -> answers.LookAnswer:
         """Answer the tab "Where it looked"."""
         with self._asked(session, video, path, model) as (opened, checked), self._watched(session, progress) as watch:
-            file = self.inputs.folder(session) / f"overlay_{secrets.token_hex(8)}.mp4"
+            file = self._new(session, "overlay").with_suffix(".mp4")
             return answers.look(opened, checked, file, picture=picture, layer=int(layer), progress=watch)
 
     def timeline(
@@ -149,7 +150,7 @@ class Page:
         with self._asked(session, video, path, model) as (opened, checked), self._watched(session, progress) as watch:
             found = answers.read_words(words)
             answer = answers.timeline(opened, checked, found, rate=rate or None, progress=watch)
-        folder = self.inputs.folder(session) / f"timeline_{secrets.token_hex(8)}"
+        folder = self._new(session, "timeline")
         folder.mkdir(mode=0o700)
         return answer, answer.write(folder)
 
@@ -178,6 +179,14 @@ class Page:
             self.shelf.open(model) as opened,
         ):
             yield opened, checked
+
+    def _new(self, session: str, kind: str) -> Path:
+        """Return a path that nobody guesses for a result of a session; of this kind its older results are deleted."""
+        folder = self.inputs.folder(session)
+        older = sorted(folder.glob(f"{kind}_*"), key=lambda path: path.stat().st_mtime)
+        for path in older[: max(0, len(older) - KEPT_RESULTS + 1)]:
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        return folder / f"{kind}_{secrets.token_hex(16)}"
 
     @contextmanager
     def _watched(self, session: str, progress: Callable[..., object]) -> Iterator[answers.Progress]:
@@ -240,7 +249,7 @@ class Page:
             webcam_options=gr.WebcamOptions(mirror=False),  # left stays left
             elem_id="ila-video",
         )
-        names = [(Path(example).name, number) for number, example in enumerate(options.examples)]
+        names = [(Path(example).name, number) for number, example in enumerate(options.chosen_examples)]
         self.example = gr.Dropdown(
             names, value=None, label="Or choose an example", visible=bool(names), elem_id="ila-example"
         )
@@ -399,27 +408,28 @@ class Page:
         if not (model or "").strip():
             return rendering.status(NO_MODEL), gr.skip(), gr.skip(), gr.skip()
         try:
-            with self.shelf.open(model) as opened:
-                found = answers.describe(opened)
+            found = answers.describe(
+                self.shelf.open(model)
+            )  # not in `with`, which waits until others have their answers
         except Exception as error:
             return rendering.status(words_of(error), is_error=True), gr.skip(), gr.skip(), gr.skip()
-        info = "This model has no text tower: it reads no words."
-        if found.reads_words:
+        info = f"This model reads no words: it has {found.lacks_for_words}."
+        if not found.lacks_for_words:
             own = " Empty: the model's own labels." if found.classes else ""
             info = f"To choose among, with commas between them.{own}"
         pictures = [key for key in PICTURES if key == "features" or found.aligning]
         last = found.aligning[-1] if found.aligning else found.layers - 1
         return (
             rendering.facts(found),
-            gr.update(interactive=found.reads_words, info=info),
+            gr.update(interactive=not found.lacks_for_words, info=info),
             gr.update(choices=[(PICTURES[key], key) for key in pictures], value=pictures[0]),
             gr.update(maximum=max(found.layers - 1, 1), value=last),
         )
 
     def _show_example(self, number: int | None, request: gr.Request) -> tuple[Any, Any]:
-        if number is None or not 0 <= number < len(self.options.examples):
+        if number is None or not 0 <= number < len(self.options.chosen_examples):
             return gr.skip(), gr.skip()
-        example = Path(self.options.examples[number])
+        example = Path(self.options.chosen_examples[number])
         return "", self._copied(example, session_of(request))
 
     def _show_path(self, path: str, request: gr.Request) -> tuple[Any, Any, Any]:
@@ -438,7 +448,7 @@ class Page:
 
     def _copied(self, file: Path, session: str, name: str = "") -> str:
         """Return a copy of a file in the folder of a session, from where the player has it."""
-        folder = self.inputs.folder(session) / f"video_{secrets.token_hex(8)}"
+        folder = self._new(session, "video")
         folder.mkdir(mode=0o700)
         return str(shutil.copyfile(file, folder / Path(name or file.name).name))
 
@@ -497,7 +507,7 @@ class Page:
         if not isinstance(number, int) or not 0 <= number < len(hits):
             return rendering.status("Search again: what was found is no longer known.", is_error=True), gr.skip()
         hit = hits[number]
-        file = self.inputs.folder(session_of(request)) / f"found_{secrets.token_hex(8)}.mp4"
+        file = self._new(session_of(request), "found").with_suffix(".mp4")
         try:
             start, end = answers.preview(hit, file, self.options.read_limits())
         except Exception as error:
@@ -517,24 +527,24 @@ class Page:
         default = self.shelf.choices[0] if self.shelf.choices else ""
 
         def label(  # type: ignore[no-untyped-def]
-            request: gr.Request, video=None, path="", model=default, words=""
+            video=None, path="", model=default, words="", request: gr.Request = None
         ):
             return self.label(session_of(request), video, path, model, words).as_json()
 
         def look(  # type: ignore[no-untyped-def]
-            request: gr.Request, video=None, path="", model=default, picture=FIRST_PICTURE, layer=-1
+            video=None, path="", model=default, picture=FIRST_PICTURE, layer=-1, request: gr.Request = None
         ):
             answer = self.look(session_of(request), video, path, model, picture, layer, silent)
             return answer.as_json(), str(answer.file)
 
         def timeline(  # type: ignore[no-untyped-def]
-            request: gr.Request, video=None, path="", model=default, words="", rate=0
+            video=None, path="", model=default, words="", rate=0, request: gr.Request = None
         ):
             answer, files = self.timeline(session_of(request), video, path, model, words, rate, silent)
             return answer.as_json(), [str(file) for file in files]
 
         def search(  # type: ignore[no-untyped-def]
-            request: gr.Request, query="", video=None, path="", top_k=5
+            query="", video=None, path="", top_k=5, request: gr.Request = None
         ):
             by_video = bool(video or path.strip())
             if by_video and query.strip():
