@@ -17,10 +17,10 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+from extra.app_server import AppProcess, app_process
 from transformers import pipeline
 
 import transformers_ila  # noqa: F401  # which registers the pipelines
-from support.app_server import AppProcess, app_process
 from support.paths import ROOT, SHARED
 from support.tiny_models import save_clip
 from transformers_ila.video_writing import write_mp4
