@@ -96,8 +96,8 @@ def annotations_of_export(
             before, where = samples[key]
             if start is None or not multi_label:
                 raise fault_in(file, item.where, f"the video {name!r} is that of {where}, too")
-            indices = tuple(dict.fromkeys((*before.labels, *indices)))
-        samples[key] = (Sample(path, indices, name, start, end), item.where)
+            indices = (*before.labels, *indices)
+        samples[key] = (Sample(path, tuple(sorted({*indices})), name, start, end), item.where)
     return annotations_of_samples([sample for sample, _ in samples.values()], classes, format, file, sha256=sha256)
 
 
@@ -200,7 +200,8 @@ class MediaFinder:
 
 def first_keys(head: str) -> set[str]:
     """Return the keys of a JSON's object, or of the first object of its list, as far as its beginning shows them."""
-    keys, depth, outer, last = set[str](), 0, 0, ""
+    keys, depth, outer = set[str](), 0, 0
+    last: str | None = None
     for match in TOKEN.finditer(head):
         token = match[0]
         if token in "[{":
@@ -213,7 +214,7 @@ def first_keys(head: str) -> set[str]:
             depth -= 1
             if outer and depth < outer or depth == 0:
                 break
-        elif token == ":" and depth == outer:
+        elif token == ":" and depth == outer and last is not None:
             keys.add(last)
-        last = token[1:-1] if token.startswith('"') else ""
+        last = token[1:-1] if token.startswith('"') else None
     return keys

@@ -17,6 +17,7 @@ What is unusual here:
 
 import hashlib
 import json
+import math
 import os
 import re
 from collections import Counter
@@ -83,6 +84,11 @@ class LabelledVideo:
     offset: float = 0.0
     reason: str | None = None
     embedding: Sequence[float] | None = None
+
+    @property
+    def is_unreadable(self) -> bool:
+        """Return whether nothing is known of the video."""
+        return self.reason is not None and self.segments is None
 
     @property
     def frame_rate(self) -> float:
@@ -182,11 +188,15 @@ def _id(*parts: object) -> str:
     return hashlib.blake2b(repr(parts).encode(), digest_size=12).hexdigest()
 
 
-def frame_range(video: LabelledVideo, start: float, end: float) -> tuple[int, int]:
-    """Return the first and the last frame of some seconds of a video, from 1 on: the reverse of `seconds_of_range`."""
-    most = video.frames or 2**53
-    first = min(round(start * video.frame_rate) + 1, most)
-    return first, min(max(first, round(end * video.frame_rate)), most)
+def frame_range(video: LabelledVideo, start: float, end: float, *, offset: float = 0.0) -> tuple[int, int]:
+    """Return the first and the last frame of some seconds of a video, from 1 on: the reverse of `seconds_of_range`.
+
+    offset: seconds that are counted before the first frame.
+    """
+    rate = video.frame_rate
+    most = 2**53 if video.frames is None else video.frames + round(offset * rate)
+    first = min(round((start + offset) * rate) + 1, most)
+    return first, min(max(first, round((end + offset) * rate)), most)
 
 
 def _sure(video: LabelledVideo, labelling: Labelling) -> list[tuple[str, float]]:
@@ -278,12 +288,14 @@ def _fiftyone_samples(
             raise ValueError(
                 f"FiftyOne opens files, and {redact(video.path)!r} is an address: label a copy, or take label-studio."
             )
-        counts["unreadable" if video.reason is not None and not video.segments else "written"] += 1
+        if video.segments and video.frames is None:
+            raise ValueError(f"FiftyOne counts frames, and nothing tells those of {video.name!r}: take label-studio.")
+        counts["unreadable" if video.is_unreadable else "written"] += 1
         path = os.path.abspath(video.path)
         yield {
             "_id": {"$oid": _id(path)},
             "filepath": path,
-            "tags": [] if video.reason is None else ["incomplete" if video.segments else "unreadable"],
+            "tags": [] if video.reason is None else ["unreadable" if video.is_unreadable else "incomplete"],
             "metadata": _video_metadata(video),
             "_media_type": "video",
             "_rand": int(_id("order", path)[:12], 16) / 2**48,
@@ -307,7 +319,8 @@ def _video_metadata(video: LabelledVideo) -> dict[str, Any] | None:
 def _fiftyone_labels(video: LabelledVideo, labelling: Labelling, path: str) -> dict[str, Any]:
     def label(kind: str, field: str, name: str, score: float, number: int = 0, **more: Any) -> dict[str, Any]:
         own = {"$oid": _id(path, field, number, name)}
-        return {"_id": own, "_cls": kind, "tags": [], "label": name, "confidence": score, **more}
+        sure = score if math.isfinite(score) else None
+        return {"_id": own, "_cls": kind, "tags": [], "label": name, "confidence": sure, **more}
 
     if labelling.timelines:
         found = [
@@ -362,7 +375,7 @@ def local_files_url(path: str, document_root: str) -> str:
 
 def _tasks(videos: Iterable[LabelledVideo], labelling: Labelling, counts: Counter[str]) -> Iterator[dict[str, Any]]:
     for video in videos:
-        if video.reason is not None and not video.segments:
+        if video.is_unreadable:
             counts["unreadable"] += 1
             continue
         counts["written"] += 1
@@ -387,8 +400,8 @@ def _tasks(videos: Iterable[LabelledVideo], labelling: Labelling, counts: Counte
 
 
 def _result(video: LabelledVideo, kind: str, value: dict[str, Any], score: float, number: int = 0) -> dict[str, Any]:
-    id = _id(video.path, kind, number, sorted(value.items()))
-    return {"id": id, "from_name": CONTROL, "to_name": OBJECT, "type": kind, "value": value, "score": score}
+    id, sure = _id(video.path, kind, number, sorted(value.items())), score if math.isfinite(score) else 0.0
+    return {"id": id, "from_name": CONTROL, "to_name": OBJECT, "type": kind, "value": value, "score": sure}
 
 
 def _choices(video: LabelledVideo, labelling: Labelling) -> tuple[list[dict[str, Any]], float]:
@@ -401,7 +414,7 @@ def _choices(video: LabelledVideo, labelling: Labelling) -> tuple[list[dict[str,
 def _timeline_results(video: LabelledVideo, labelling: Labelling) -> tuple[list[dict[str, Any]], float]:
     results = []
     for number, segment in enumerate(video.segments or ()):
-        first, last = frame_range(video, segment.start + video.offset, segment.end + video.offset)
+        first, last = frame_range(video, segment.start, segment.end, offset=video.offset)
         value = {"ranges": [{"start": first, "end": last}], "timelinelabels": [segment.label]}
         results.append(_result(video, "timelinelabels", value, segment.score, number))
     return results, sum(result["score"] for result in results) / len(results) if results else 0.0
