@@ -133,24 +133,21 @@ def plot_routes(
     frames, routes, similarities = _checked(frames, routes, grid, similarities)
     names, count = frame_names(len(frames), times), len(frames)
     lengths = _distances(routes, grid).sum(0)  # (N,), in patches
+    asked = len(patches) if patches is not None else 5 if most is None else most
+    if not 1 <= asked <= MOST_ROUTES:
+        raise ValueError(f"{asked} routes are asked for; allowed: 1 to {MOST_ROUTES}.")
     if patches is not None:
         if most is not None or by is not None:
             raise ValueError(f"`patches` are given, so `most`={most} and `by`={by!r} would have no effect.")
-        chosen = [_route_of(routes, grid, patch) for patch in patches]
-        left_out = ""
+        chosen, remarks = [_route_of(routes, grid, patch) for patch in patches], []
     else:
-        wanted = 5 if most is None else most
         chosen_by = _by(by or "distance", similarities)
         worth = lengths if chosen_by == "distance" or similarities is None else similarities.mean(0)
         moving = [n for n in worth.argsort(descending=True, stable=True).tolist() if lengths[n] > 0]
-        chosen = moving[: min(wanted, MOST_ROUTES + 1)] if wanted > 0 else []
-        says = "move farthest" if chosen_by == "distance" else "are the most similar of those that move"
-        left_out = f"The {len(chosen)} routes that {says}; {len(moving)} of {routes.shape[1]} move."
-        if not moving:
-            left_out, chosen = "No patch moves: all routes stay in place.", []
-    if len(chosen) > MOST_ROUTES or (not chosen and (patches is not None or wanted < 1)):
-        asked = len(chosen) if patches is not None else most
-        raise ValueError(f"{asked} routes are asked for; allowed: 1 to {MOST_ROUTES}.")
+        chosen = moving[:asked]
+        says = "move farthest in all" if chosen_by == "distance" else "have the most similar patches"
+        remarks = [f"Drawn: {len(chosen)} of the {len(moving)} routes that move, those that {says}."]
+        remarks[0] += f" The other {routes.shape[1] - len(moving)} stay in place."
     aspect, gap, caption = frames.shape[2] / frames.shape[3], 0.12, 0.2
     columns = min(count, PER_ROW)
     side = min((WIDTH - 0.1 + gap) / columns - gap, 1.6, 1.6 / aspect)
@@ -159,7 +156,7 @@ def plot_routes(
     beside = 2 if width >= WIDTH * 0.9 else 1  # entries of the legend
     lines = -(-len(legend) // beside) * 0.16
     rows = -(-count // columns)
-    page = Page(width, rows * (high + caption) + lines, title, [*([left_out] if left_out else []), *notes])
+    page = Page(width, rows * (high + caption) + lines, title, [*remarks, *notes])
     canvas = page.canvas()
     places = [(0.05 + t % columns * (side + gap), t // columns * (high + caption), side, high) for t in range(count)]
     for place, frame, name in zip(places, frames, names):

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 MAP = "Blues"  # darker is more, as in GTA's Figure 15, and as ink on paper
 LEVELS = ("pixels", "regions")
 BAR = 0.09  # inches of a colour bar's width
+DIGIT = 0.06  # inches of a digit
 MOST_LINES = len(COLOURS) * len(LINES)  # that differ in colour or line, and by markers every few
 
 
@@ -121,7 +122,8 @@ def plot_frame_attention(
     shown = (thumb[0], thumb[0] * aspect) if aspect <= 1 else (thumb[1] / aspect, thumb[1])
     heads = max(len(one) for one in attention.values()) if per_head else 0
     small, beside = 0.78, 6  # of a head's map; maps in a row
-    left, above, below = 0.62 + shown[0], 0.22 + shown[1], 0.46
+    label = DIGIT * max(map(len, names)) + 0.06  # inches of the longest name
+    left, above, below = 0.3 + label + shown[0], 0.22 + shown[1], 0.46
     lines = -(-heads // beside)
     block = above + side + below + lines * (small + 0.2) + (0.3 if lines else 0)
     width = max(left + side + 0.7, 0.4 + min(heads, beside) * (small + 0.12), LEAST)
@@ -135,7 +137,7 @@ def plot_frame_attention(
             put_image(canvas, frame, (left - 0.04 - shown[0], top + middle - shown[1] / 2, *shown))
         axes = page.axes(left, top, side, side)
         image = _draw_map(axes, mean, highest, MAP)
-        indices = tick_indices(count, int(side / 0.42))
+        indices = tick_indices(count, max(1, int(side / label)))
         axes.set_xticks(indices, [names[index].removeprefix("frame ") for index in indices], parse_math=False)
         axes.set_yticks(range(count), [])
         axes.tick_params(labelsize=SMALL, length=2, pad=1.5)
@@ -197,9 +199,10 @@ def plot_information(
         values = information[layer].float().cpu().tolist()
         axes.plot(middles, values, label=f"layer {layer}", **_style(index), linewidth=1.2, ms=3.5)
     long = places[-1] - places[0]
-    shown = _apart([(place - places[0]) / long * (WIDTH - 1) for place in places], 0.42)
-    digits = 0 if times is None else 2
-    axes.set_xticks([places[index] for index in shown], [f"{clock[index]:.{digits}f}" for index in shown])
+    names = [f"{time:.{0 if times is None else 2}f}" for time in clock]
+    apart = DIGIT * max(map(len, names)) + 0.08
+    shown = _apart([(place - places[0]) / long * (WIDTH - 1) for place in places], apart)
+    axes.set_xticks([places[index] for index in shown], [names[index] for index in shown])
     axes.set_xticks(places, minor=True)
     axes.set_xlim(places[0] - 0.02 * long, places[-1] + 0.02 * long)
     axes.grid(axis="x", which="both", color="#dddddd", linewidth=0.4)
