@@ -12,27 +12,43 @@ SLACK = 0.5  # pixels that the boxes of two texts may share: a box ends between 
 
 
 class Drawn(NamedTuple):
-    """Hold a text that is drawn: its words, its size in points, and its box in pixels: left, bottom, right, top."""
+    """Hold a text that is drawn: its words, its box in pixels (left, bottom, right, top), and its size in points."""
 
     words: str
-    size: float
     box: tuple[float, float, float, float]
+    size: float
 
 
-def texts_of(figure: Figure) -> list[Drawn]:
+def texts_of(figure: Figure) -> list[tuple[str, tuple[float, float, float, float]]]:
+    """Return each text that is drawn, and its box in pixels: left, bottom, right, top."""
+    return [(text.words, text.box) for text in _measured(figure)]
+
+
+def words_of(figure: Figure) -> list[str]:
     """Return each text that is drawn."""
+    return [text.words for text in _measured(figure)]
+
+
+def assert_legible(figure: Figure, *, points: float = 6) -> None:
+    """Fail where texts overlap, run out of the figure, or are smaller than `points`, and name them."""
+    texts = _measured(figure)  # drawn once, which takes most of the time
+    assert not (over := _overlaps(texts)), f"texts overlap: {over[:5]}"
+    assert not (out := _outside(figure, texts)), f"texts run out of the figure: {out[:5]}"
+    assert not (small := [text for text in texts if text.size < points]), f"texts below {points} points: {small[:5]}"
+
+
+def _measured(figure: Figure) -> list[Drawn]:
     canvas = FigureCanvasAgg(figure)
     canvas.draw()  # places ticks and what a layout moves
     found = []
     for text in _drawn_texts(figure):
         box = text.get_window_extent(canvas.get_renderer())
         if box.width > 0 and box.height > 0:
-            found.append(Drawn(text.get_text(), text.get_fontsize(), (box.x0, box.y0, box.x1, box.y1)))
+            found.append(Drawn(text.get_text(), (box.x0, box.y0, box.x1, box.y1), text.get_fontsize()))
     return found
 
 
-def overlaps(texts: list[Drawn]) -> list[tuple[str, str]]:
-    """Return the pairs of texts whose boxes overlap."""
+def _overlaps(texts: list[Drawn]) -> list[tuple[str, str]]:
     return [
         (one.words, other.words)
         for one, other in combinations(texts, 2)
@@ -41,8 +57,7 @@ def overlaps(texts: list[Drawn]) -> list[tuple[str, str]]:
     ]
 
 
-def outside(figure: Figure, texts: list[Drawn]) -> list[str]:
-    """Return the texts that run out of the figure."""
+def _outside(figure: Figure, texts: list[Drawn]) -> list[str]:
     width, height = figure.bbox.width, figure.bbox.height
     return [
         text.words
@@ -50,14 +65,6 @@ def outside(figure: Figure, texts: list[Drawn]) -> list[str]:
         for left, bottom, right, top in (text.box,)
         if left < -SLACK or bottom < -SLACK or right > width + SLACK or top > height + SLACK
     ]
-
-
-def assert_legible(figure: Figure, *, points: float = 6) -> None:
-    """Fail where texts overlap, run out of the figure, or are smaller than `points`, and name them."""
-    texts = texts_of(figure)  # drawn once, which takes most of the time
-    assert not (over := overlaps(texts)), f"texts overlap: {over[:5]}"
-    assert not (out := outside(figure, texts)), f"texts run out of the figure: {out[:5]}"
-    assert not (small := [text for text in texts if text.size < points]), f"texts below {points} points: {small[:5]}"
 
 
 def _drawn_texts(figure: Figure) -> list[Text]:
