@@ -190,7 +190,7 @@ def test_one_layers_patches_are_in_memory_at_a_time(model, monkeypatch):
         assert all(before() is None for before in seen)
         seen.append(weakref.ref(patches))
 
-    monkeypatch.setattr(inspection._Watched, "see_patches", see)
+    monkeypatch.setattr(inspection.Watched, "see_patches", see)
     inspect_video(model, None, CLIP)
     assert len(seen) == 2
 

@@ -28,7 +28,6 @@ from transformers.video_utils import VideoMetadata
 from ..backbones.frozen_clip import FrozenClipForVideoClassification
 from ..backbones.siglip import SiglipForVideoClassification
 from ..backbones.zero_shot import PLAIN, load_zero_shot
-from ..model.alignment_ila import PointPredictor
 from ..model.configuration_ila import OF_PICTURES
 from ..model.pairs_ila import pairs_to_frames
 from ..model.pretrained_ila import describe_untrained, untrained_weights
@@ -48,7 +47,7 @@ from .inference import (
     probabilities,
     require_checkpoint,
 )
-from .layer_patches import alignments_of, grid_of, handed_on, layers_of, watch_patches, watch_points
+from .layer_patches import Alignment, alignments_of, grid_of, handed_on, layers_of, watch_patches, watch_points
 from .options import InferenceOptions
 from .report import fingerprint
 from .temporal_inspection import TEMPORAL_WHAT, TemporalInspection, inspect_temporal
@@ -217,12 +216,14 @@ def open_model(model: Any, processor: Any = None) -> Opened:
 
     Args:
         model: a classifier of this package, or the folder or Hub id of one; there it may also be CLIP, SigLIP or an
-            image tower that nobody trained on videos, which have no classes then.
+            image tower that nobody trained on videos, which have no classes then. What was opened is returned.
         processor: of the model; None: that of its folder, or one of its configuration.
 
     Raises:
         ValueError: no classifier of this package, or no processor of videos.
     """
+    if isinstance(model, Opened):
+        return model
     source, has_classes = getattr(model, "name_or_path", ""), True
     if isinstance(model, (str, Path)):
         source = model
@@ -500,7 +501,7 @@ def _inspect(
     with ExitStack() as stack:
         network = stack.enter_context(evaluating(private_copy(model), InferenceOptions(fuse=False))).module
         pixels = processor.normalize_on(network.device, view.views)[None].to(network.dtype)
-        watched.network, watched.frames, watched.grid = network, frames, grid
+        watched.network, watched.grid = network, grid
         watched.predictors = {index: of for index, of in alignments_of(network).items() if index in chosen}
         if not {*OF_PATCHES}.isdisjoint(asked):
             stack.enter_context(watch_patches(network, chosen, frames, math.prod(grid), watched.see_patches))
@@ -599,9 +600,8 @@ class Watched:
     """Collect what layers give while the model computes, reduced as it comes."""
 
     network: Any
-    frames: int
     grid: tuple[int, int]
-    predictors: dict[int, PointPredictor]
+    predictors: dict[int, Alignment]
 
     def __init__(self, asked: Sequence[str], reduce: str) -> None:
         self.asked, self.reduce = asked, reduce
@@ -632,15 +632,15 @@ class Watched:
 
     def see_points(self, layer: int, points: torch.Tensor) -> None:
         """Give each frame the point and the mask of its pair: (pairs, 2, 2)."""
-        predictor = self.predictors[layer]
-        masks = predictor.masks(points[None], *self.grid)
+        alignment = self.predictors[layer]
+        masks = alignment.pairs.masks(points[None], *self.grid)
         for name, of_pairs in (("points", points[None]), ("masks", masks)):
             if name not in self.asked:
                 continue
-            if len(points) == self.frames:  # of a causal tower: in each of T pairs a frame is the current one
+            if getattr(alignment, "causal", False):  # T pairs, and each frame is the current one of one
                 of_frames = of_pairs[0, :, 1]
             else:
-                of_frames = pairs_to_frames(of_pairs, predictor.config.alignment_pairing)[0]
+                of_frames = pairs_to_frames(of_pairs, alignment.pairing)[0]
             getattr(self, name)[layer] = of_frames.float().cpu()
 
 
@@ -703,8 +703,7 @@ def notes_of(model: Any, processor: IlaVideoProcessor, clip: Clip, inspection: I
 
 def notes_of_alignment(model: Any, points: dict[int, torch.Tensor], masks: dict[int, torch.Tensor]) -> list[str]:
     """Return sentences that say what pictures of points and masks, as an inspection has them, do not mean."""
-    predictors = alignments_of(model)
-    config = next(iter(predictors.values())).config
+    config = next(iter(alignments_of(model).values())).pairs.config
     fusion, notes = config.alignment_fusion, []
     if fusion in ("interaction", "residual"):
         notes.append(
