@@ -197,7 +197,7 @@ def _looked_at(trainer: Any, batch: dict[str, Any]) -> _Seen:
     base = network.get_base_model() if hasattr(network, "get_base_model") else network  # PEFT's adapters are in it
     inputs = trainer._prepare_inputs({name: value for name, value in batch.items() if name != "labels"})
     frames, _, height, width = inputs["pixel_values"].shape[-4:]
-    grid, aligning = grid_of(base, height, width), alignments_of(base)
+    grid, aligning = grid_of(base, height, width), alignments_of(base) if frames > 1 else {}
     layers = _some([*aligning] or [*range(len(layers_of(base)))])
     watched = Watched(("points", "masks") if aligning else ("features",), "mean")
     watched.network, watched.grid = base, grid
