@@ -18,18 +18,17 @@ from torch.nn import functional as F
 from ..backbones.frozen_clip import FrozenClipForVideoClassification
 from ..backbones.siglip import SiglipForVideoClassification, in_eval_mode
 from ..backbones.timesformer import AlignedTimesformerLayer
-from ..model.temporal_ila import (
-    AlignedAttention,
-    DividedAttention,
-    GlobalTemporalAttention,
-    JointAttention,
-    aligned_routes,
-)
+from ..model.temporal_ila import aligned_routes
 from .layer_patches import by_frame, grid_of, keeps_routes, layers_of
 
 
 TEMPORAL_WHAT = ("routes", "weights", "regions", "frame_attention", "query_attention")
-KINDS = {AlignedAttention: "ata", DividedAttention: "divided", JointAttention: "joint", GlobalTemporalAttention: "gta"}
+KINDS = {  # by name, as a checkpoint may have brought code of its own
+    "AlignedAttention": "ata",
+    "DividedAttention": "divided",
+    "JointAttention": "joint",
+    "GlobalTemporalAttention": "gta",
+}
 
 NOT_ATA = "No layer attends along these matches: they are what ATA's rule would match in this model."
 ONE_TO_ONE = "Matches are one to one: a patch without a counterpart in the next frame gets one all the same."
@@ -361,14 +360,14 @@ def kind_of(layer: Any) -> str:
     """Return what a layer of a tower does over time: "ata", "divided", "joint", "gta", or "" for anything else."""
     if isinstance(layer, AlignedTimesformerLayer):
         return {"ata": "ata", "own": "divided"}.get(layer.temporal_module, "")
-    return KINDS.get(type(getattr(layer, "temporal", None)), "")  # type: ignore[arg-type]
+    return KINDS.get(type(getattr(layer, "temporal", None)).__name__, "")
 
 
 def has_effect(layer: Any) -> bool:
     """Return whether a layer's temporal part has other output weights than the zeros that it starts with."""
     if isinstance(layer, AlignedTimesformerLayer):
         return layer.temporal_module in ("ata", "own") and bool(layer.temporal_dense.weight.any())
-    if isinstance(layer.temporal, GlobalTemporalAttention):
+    if kind_of(layer) == "gta":
         return bool(layer.temporal.pixel_out.weight.any() or layer.temporal.region_out.weight.any())
     return kind_of(layer) in ("ata", "divided") and bool(layer.temporal.attention.projection.weight.any())
 

@@ -3,7 +3,6 @@
 The suffix chooses the format. Files appear whole or not at all.
 """
 
-import io
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -12,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
+from ..evaluation.report import describe_software
 from ..files import atomic_write
 from ..markup import csv_text, plain_line
+from ..visualization.files import figure_bytes
 from ..visualization.timeline import TimedLabel, plot_timeline
 from .page import timeline_page
 from .segments import Segment
@@ -281,13 +281,10 @@ def _picture(timeline: Timeline, path: Path, *, truth: Sequence[TimedLabel] | No
         warming_up=timeline.warming_up,
         title=timeline.video,
     )
-    content = io.BytesIO()
-    form = path.suffix[1:].lower()
-    figure.savefig(content, format=form, dpi=DPI)
-    if form == "png":  # three colours and the edges of letters: with a palette it is a third as large
-        picture, content = Image.open(content).convert("RGB").quantize(COLOURS), io.BytesIO()
-        picture.save(content, "png", optimize=True)
-    yield content.getvalue()
+    facts = {"picture": "timeline", "video": timeline.video, "settings": _tidy(timeline.settings)}
+    facts |= {"truth": truth is not None, "complete": timeline.complete, **describe_software()}
+    # three colours and the edges of letters: a palette is enough
+    yield figure_bytes(figure, path.suffix.lower(), facts, dpi=DPI, colours=COLOURS)
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,7 @@ MAY_CHANGE = {  # between the parts of one run: where files lie, what is written
     *("activation_checkpointing", "gradient_checkpointing", "ddp_find_unused_parameters", "eval_accumulation_steps"),
     *("report_to", "run_name", "project", "disable_tqdm", "log_level", "log_level_replica", "save_total_limit"),
     *("logging_steps", "logging_strategy", "logging_first_step", "max_unreadable", "ddp_timeout", "use_cpu"),
+    "tensorboard_pictures",
 }
 ALWAYS_WRITTEN = {*IlaTrainingArguments.__annotations__, "seed", "max_steps", "max_grad_norm", "optim", "bf16", "fp16"}
 NEVER_WRITTEN = {"hub_token", "accelerator_config", "debug"}  # secret, or derived
