@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from support.evaluation_models import make_model
-from support.figures import texts_of
+from support.figures import words_of
 from transformers_ila.data.samples import Sample
 from transformers_ila.evaluation.options import FRAME_ORDERS, EvaluationOptions
 from transformers_ila.evaluation.report import Predictions, describe_evaluation
@@ -56,10 +56,6 @@ def written(processor, tmp_path_factory):
 @pytest.fixture
 def folder(written, tmp_path):
     return shutil.copytree(written, tmp_path / "report")
-
-
-def words_of(figure) -> str:
-    return " ".join(words for words, _ in texts_of(figure))
 
 
 def change(file, **parts):

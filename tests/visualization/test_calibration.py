@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from support.figures import assert_legible, texts_of
+from support.figures import assert_legible, words_of
 from transformers_ila.evaluation.metrics import calibration
 from transformers_ila.visualization.calibration import plot_calibration, wilson_interval
 
@@ -33,7 +33,7 @@ def test_bars_are_accuracies_and_points_confidences():
     assert gap.get_y() == 0.75 and gap.get_height() == pytest.approx(0.15) and gap.get_hatch()
     assert [0.9] in [list(line.get_xdata()) for line in upper.lines]
     assert [text.get_text() for text in lower.texts] == ["4"]
-    words = " ".join(words for words, _ in texts_of(plot_calibration(found)))
+    words = words_of(plot_calibration(found))
     assert "4 statements, 75.0% true, said with 90.0%" in words and "calibration error 15.0% (2 bins)" in words
 
 

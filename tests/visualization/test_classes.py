@@ -2,7 +2,7 @@
 
 import pytest
 
-from support.figures import assert_legible, texts_of
+from support.figures import assert_legible, words_of
 from transformers_ila.visualization.classes import plot_classes, precision
 
 
@@ -22,10 +22,6 @@ def made(classes, *, several=False, orders=(), names=None):
 
 def names_of(figure) -> list[str]:
     return [tick.get_text() for tick in figure.axes[0].get_yticklabels()]
-
-
-def words_of(figure) -> str:
-    return " ".join(words for words, _ in texts_of(figure))
 
 
 @pytest.mark.parametrize(

@@ -216,12 +216,14 @@ def open_model(model: Any, processor: Any = None) -> Opened:
 
     Args:
         model: a classifier of this package, or the folder or Hub id of one; there it may also be CLIP, SigLIP or an
-            image tower that nobody trained on videos, which have no classes then.
+            image tower that nobody trained on videos, which have no classes then. What was opened is returned.
         processor: of the model; None: that of its folder, or one of its configuration.
 
     Raises:
         ValueError: no classifier of this package, or no processor of videos.
     """
+    if isinstance(model, Opened):
+        return model
     source, has_classes = getattr(model, "name_or_path", ""), True
     if isinstance(model, (str, Path)):
         source = model

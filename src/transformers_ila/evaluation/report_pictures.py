@@ -210,12 +210,12 @@ def read_confusion(report_file: str | Path, per_class: list[dict[str, Any]]) -> 
     if rows[0] != expected[0] or [row[0] for row in rows] != [row[0] for row in expected]:
         raise ValueError(f"{shown!r} has other classes than the report: {_first_other(rows, expected)}.")
     matrix = torch.tensor(cells, dtype=torch.long)
-    for what, column, counts in (("videos", "videos", matrix.sum(1)), ("predictions", "predicted", matrix.sum(0))):
-        for row, count in zip(per_class, counts.tolist()):
-            if row.get(column) != count:
+    for what, field, counts in (("videos", "videos", matrix.sum(1)), ("predictions", "predicted", matrix.sum(0))):
+        for of_class, count in zip(per_class, counts.tolist()):
+            if of_class.get(field) != count:
                 raise ValueError(
-                    f"{shown!r} is of another evaluation, or was edited: it has {count} {what} of {row['name']!r}, "
-                    f"and the report {row.get(column)!r}."
+                    f"{shown!r} is of another evaluation, or was edited: it has {count} {what} of "
+                    f"{of_class['name']!r}, and the report {of_class.get(field)!r}."
                 )
     return matrix
 

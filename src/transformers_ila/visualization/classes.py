@@ -140,7 +140,7 @@ def _legend(figure: "Figure", score: str, orders: Sequence[str], *, with_top5: b
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-    line = {"linestyle": "", "markersize": 5}
+    line: dict[str, Any] = {"linestyle": "", "markersize": 5}
     handles: list[Any] = [Patch(facecolor=BAR, label="top-1" if score == "top1" else "average precision")]
     if with_top5:
         handles.append(Patch(facecolor="none", edgecolor=GREY, label="top-5"))
