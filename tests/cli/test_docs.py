@@ -35,7 +35,7 @@ UNTRAINED = tuple(
     "zeroshot vit dinov2 reading sources adapters lora features search words plain stream timelinefiles live "
     "faiss".split()
 )
-ELSEWHERE = ("mteb",)  # tests/extra/check_mteb.py runs it
+ELSEWHERE = ("mteb", "app")  # tests/extra/check_mteb.py and check_app.py run them
 WORDS = "".join(f"{motion}\n" for motion in MOTIONS)
 MODEL_FILES = ("config.json", "model.safetensors", "video_preprocessor_config.json", "README.md")
 OFFLINE = {**os.environ, "HF_HUB_OFFLINE": "1"}
