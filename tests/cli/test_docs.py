@@ -30,7 +30,7 @@ from transformers_ila.video_writing import write_mp4
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # examples that load what the example "trainer" saves
-TRAINED = ("pipeline", "smaller", "fused", "export", "timeline", "weights", "visualize")
+TRAINED = ("pipeline", "smaller", "fused", "export", "timeline", "shared", "weights", "visualize")
 UNTRAINED = tuple(
     "zeroshot vit dinov2 reading sources adapters lora features search words plain stream timelinefiles live "
     "faiss".split()
@@ -178,7 +178,7 @@ def test_the_examples_run_one_after_the_other(place):
     run(place, OFFLINE, code["trainer"].replace("num_train_epochs=10", "num_train_epochs=1"))
     pieces = [code[name] for name in TRAINED if name != "weights" or find_spec("torchao")]
     printed = run(place, OFFLINE, *pieces)
-    silent = ("export", "timeline", "visualize")
+    silent = ("export", "timeline", "shared", "visualize")
     assert all("'label'" in text for name, text in zip(TRAINED, printed) if name not in silent)
     assert json.loads((place / "video.json").read_text())["settings"]["rate"] == 5
     assert "model.safetensors" in {path.name for path in (place / "my-ila-merged").iterdir()}
