@@ -7,6 +7,7 @@ from typing import IO
 
 import av
 import numpy as np
+from av.codec.context import Flags
 
 
 TIME_BASE = Fraction(1, 90_000)  # of videos whose frames have times of their own: whole for all usual rates
@@ -67,6 +68,9 @@ def write_mp4(
             coder.sample_aspect_ratio = Fraction(pixel_aspect).limit_denominator(1000)
         if times is not None:
             coder.time_base = TIME_BASE
+            coder.flags |= Flags.frame_duration
+            coder.max_b_frames = 0  # reordered frames of uneven times would shorten what the file says of its duration
+        step = round(1 / rate / TIME_BASE)
         while first is not None:
             frame, start = first
             if frame.shape != shape:
@@ -76,7 +80,8 @@ def write_mp4(
             if start is not None:
                 picture.pts, picture.time_base = start, TIME_BASE
                 if following is not None and following[1] is not None:
-                    picture.duration = following[1] - start
+                    step = following[1] - start
+                picture.duration = step  # the last frame is shown as long as the one before it
             container.mux(stream.encode(picture))
             first = following
         container.mux(stream.encode())

@@ -217,8 +217,8 @@ def test_gta():
             wanted = sum(own[head, group] for head in range(4) for group in range(4)) / 16
             torch.testing.assert_close(found.weights[index][name], wanted.abs(), atol=TOLERANCE, rtol=0)
         assert torch.equal(found.query_attention[index]["temporal"], found.weights[index]["pixels"][1])
-        seen = []
-        handle = layer.temporal.norm.register_forward_hook(lambda module, args, output: seen.append(output))
+        seen: list[torch.Tensor] = []
+        handle = layer.temporal.norm.register_forward_hook(lambda module, args, output, to=seen: to.append(output))
         model.get_video_features(clip())
         handle.remove()
         wanted = torch.einsum("kd,tnd->tkn", layer.temporal.regions.weight, seen[0][0, :, 1:]) / 3  # root of N

@@ -1,6 +1,7 @@
 """Measures on the Agg renderer whether the texts of a figure can be read: none over another, none cut, none tiny."""
 
 from itertools import combinations
+from typing import NamedTuple
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -10,48 +11,53 @@ from matplotlib.text import Text
 SLACK = 0.5  # pixels that the boxes of two texts may share: a box ends between pixels
 
 
-def texts_of(figure: Figure) -> list[tuple[str, tuple[float, float, float, float]]]:
-    """Return each text that is drawn, and its box in pixels: left, bottom, right, top."""
+class Drawn(NamedTuple):
+    """Hold a text that is drawn: its words, its size in points, and its box in pixels: left, bottom, right, top."""
+
+    words: str
+    size: float
+    box: tuple[float, float, float, float]
+
+
+def texts_of(figure: Figure) -> list[Drawn]:
+    """Return each text that is drawn."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()  # places ticks and what a layout moves
     found = []
     for text in _drawn_texts(figure):
         box = text.get_window_extent(canvas.get_renderer())
         if box.width > 0 and box.height > 0:
-            found.append((text.get_text(), (box.x0, box.y0, box.x1, box.y1)))
+            found.append(Drawn(text.get_text(), text.get_fontsize(), (box.x0, box.y0, box.x1, box.y1)))
     return found
 
 
-def overlaps(figure: Figure) -> list[tuple[str, str]]:
+def overlaps(texts: list[Drawn]) -> list[tuple[str, str]]:
     """Return the pairs of texts whose boxes overlap."""
     return [
-        (one, other)
-        for (one, a), (other, b) in combinations(texts_of(figure), 2)
-        if min(a[2], b[2]) - max(a[0], b[0]) > SLACK and min(a[3], b[3]) - max(a[1], b[1]) > SLACK
+        (one.words, other.words)
+        for one, other in combinations(texts, 2)
+        if min(one.box[2], other.box[2]) - max(one.box[0], other.box[0]) > SLACK
+        and min(one.box[3], other.box[3]) - max(one.box[1], other.box[1]) > SLACK
     ]
 
 
-def outside(figure: Figure) -> list[str]:
+def outside(figure: Figure, texts: list[Drawn]) -> list[str]:
     """Return the texts that run out of the figure."""
     width, height = figure.bbox.width, figure.bbox.height
     return [
-        text
-        for text, (left, bottom, right, top) in texts_of(figure)
+        text.words
+        for text in texts
+        for left, bottom, right, top in (text.box,)
         if left < -SLACK or bottom < -SLACK or right > width + SLACK or top > height + SLACK
     ]
 
 
-def smallest_size(figure: Figure) -> float:
-    """Return the size in points of the smallest text that is drawn."""
-    FigureCanvasAgg(figure).draw()
-    return min(text.get_fontsize() for text in _drawn_texts(figure))
-
-
 def assert_legible(figure: Figure, *, points: float = 6) -> None:
     """Fail where texts overlap, run out of the figure, or are smaller than `points`, and name them."""
-    assert not overlaps(figure), f"texts overlap: {overlaps(figure)[:5]}"
-    assert not outside(figure), f"texts run out of the figure: {outside(figure)[:5]}"
-    assert smallest_size(figure) >= points, f"a text has {smallest_size(figure)} points"
+    texts = texts_of(figure)  # drawn once, which takes most of the time
+    assert not (over := overlaps(texts)), f"texts overlap: {over[:5]}"
+    assert not (out := outside(figure, texts)), f"texts run out of the figure: {out[:5]}"
+    assert not (small := [text for text in texts if text.size < points]), f"texts below {points} points: {small[:5]}"
 
 
 def _drawn_texts(figure: Figure) -> list[Text]:

@@ -13,31 +13,41 @@ import copy
 import math
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from numbers import Integral
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 import transformers
+from transformers import PreTrainedConfig
 from transformers.video_utils import VideoMetadata
 
 from ..backbones.frozen_clip import FrozenClipForVideoClassification
 from ..backbones.siglip import SiglipForVideoClassification
-from ..data.text import preview
-from ..model.alignment_ila import PointPredictor
+from ..backbones.zero_shot import PLAIN, load_zero_shot
+from ..model.configuration_ila import OF_PICTURES
 from ..model.pairs_ila import pairs_to_frames
 from ..model.pretrained_ila import describe_untrained, untrained_weights
-from ..model.validation_ila import MULTI_LABEL
+from ..model.validation_ila import MULTI_LABEL, mixes_time
 from ..model.video_frames_ila import frames_first, in_memory, list_videos
 from ..model.video_processing_ila import IlaVideoProcessor
 from ..model.video_reading_ila import read_timed
 from ..model.video_urls_ila import is_url, redact
 from ..version import __version__
 from .frame_information import TEMPERATURE, earth_movers_distance, mutual_information
-from .inference import evaluating, load_trained, probabilities
-from .layer_patches import alignments_of, grid_of, handed_on, layers_of, watch_patches, watch_points
+from .inference import (
+    CLASSIFIERS,
+    check_logits,
+    evaluating,
+    load_encoder,
+    load_trained,
+    probabilities,
+    require_checkpoint,
+)
+from .layer_patches import Alignment, alignments_of, grid_of, handed_on, layers_of, watch_patches, watch_points
 from .options import InferenceOptions
 from .report import fingerprint
 from .temporal_inspection import TEMPORAL_WHAT, TemporalInspection, inspect_temporal
@@ -151,8 +161,11 @@ def inspect_same_frames(
         models: pairs of a model and its processor, each as in `inspect_video`.
         others: as in `inspect_video`.
 
+    Models whose processors would show them another part of the frames are shown the first one's, stretched to their
+    size; a note says so.
+
     Raises:
-        ValueError: as in `inspect_video`, and models that see another number of frames or another part of them.
+        ValueError: as in `inspect_video`, and models that take other numbers of frames.
     """
     if reduce not in REDUCTIONS:
         raise ValueError(f"reduce must be one of {', '.join(REDUCTIONS)}, got {reduce!r}.")
@@ -161,12 +174,13 @@ def inspect_same_frames(
         raise ValueError(f'reduce={reduce!r} has an effect on "features" alone; what is asked for is {asked}.')
     if query is not None and "query_attention" not in (asked or ()):
         raise ValueError(f'query={query} has an effect on "query_attention" alone; what is asked for is {asked}.')
-    opened = [open_model(model, processor) for model, processor in models]
+    opened = with_own_names([open_model(model, processor) for model, processor in models])
     if not opened:
-        raise ValueError("No model was given to inspect the video with; allowed: one or more.")
-    clip = read_clip(opened[0].processor, video, start=start, end=end, seed=seed)
-    seen = [_see(one.processor, clip) for one in opened]
-    _require_same(opened, seen, clip)
+        raise ValueError("No model was given to look into; allowed: one or more.")
+    clip = read_clip(opened[0].processor, video, start=start, end=end, seed=seed, num_frames=_num_frames(opened))
+    first = _see(opened[0].processor, clip)
+    seen = [first, *(_see_same(one, opened[0], clip, first) for one in opened[1:])]
+    _require_frames(opened, clip)
     how: dict[str, Any] = {"layers": layers, "asked": asked, "reduce": reduce, "query": query}
     return [_inspect(one, clip, view, **how) for one, view in zip(opened, seen)]
 
@@ -174,7 +188,7 @@ def inspect_same_frames(
 def _asked(what: str | Sequence[str] | None) -> tuple[str, ...] | None:
     if what is None:
         return None
-    asked = (what,) if isinstance(what, str) else tuple(what)
+    asked = tuple(what) if isinstance(what, Iterable) and not isinstance(what, str) else (what,)
     wrong = [name for name in asked if name not in WHAT]
     if wrong or not asked:
         raise ValueError(f"what must be one or several of {', '.join(WHAT)}, got {what!r}.")
@@ -185,49 +199,73 @@ def _asked(what: str | Sequence[str] | None) -> tuple[str, ...] | None:
 
 
 class Opened(NamedTuple):
-    """Hold a model, its processor, and the model's name without the folder it lies in."""
+    """Hold a model, its processor, the model's name without the folder it lies in, and whether its classes mean any.
+
+    folder: the name of the folder that it lies in, empty where there is none.
+    """
 
     model: Any
     processor: IlaVideoProcessor
     name: str
+    folder: str = ""
+    has_classes: bool = True
 
 
 def open_model(model: Any, processor: Any = None) -> Opened:
     """Return a model to look into, its processor and its name.
 
     Args:
-        model: a classifier of this package, or the folder or Hub id of one.
+        model: a classifier of this package, or the folder or Hub id of one; there it may also be CLIP, SigLIP or an
+            image tower that nobody trained on videos, which have no classes then.
         processor: of the model; None: that of its folder, or one of its configuration.
 
     Raises:
         ValueError: no classifier of this package, or no processor of videos.
     """
+    source, has_classes = getattr(model, "name_or_path", ""), True
     if isinstance(model, (str, Path)):
-        model, own = load_trained(model)
+        source = model
+        require_checkpoint(source)
+        kind = PreTrainedConfig.get_config_dict(source)[0].get("model_type")
+        has_classes = kind not in OF_PICTURES and kind not in PLAIN
+        load: Any = load_zero_shot if kind in PLAIN and kind != "clip" else load_encoder
+        model, own = load_trained(source) if has_classes else load(source)
         processor = own if processor is None else processor
     model = getattr(model, "_orig_mod", model)  # compiled: the program does not let its layers be watched
     model = model.get_base_model() if hasattr(model, "get_base_model") else model  # of PEFT, with its adapters in it
     if not (hasattr(model, "classify") and (hasattr(model, "vision_model") or hasattr(model, "timesformer"))):
         raise ValueError(
-            f"Got a {type(model).__name__} to look into; allowed: a classifier of this package (IlaForVideo"
-            "Classification, AlignedTimesformer..., FrozenClip..., Siglip...), or the folder or Hub id of one."
+            f"Got a {type(model).__name__} to look into; allowed: {', '.join(CLASSIFIERS.values())}, or the folder or "
+            "Hub id of one."
         )
+    if any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
+        raise ValueError(f"Weights of this {type(model).__name__} are offloaded: load it onto one device.")
     if processor is None:
         processor = IlaVideoProcessor.for_model(model.config)
     processor = getattr(processor, "video_processor", processor)
     if not hasattr(processor, "crop_of"):
         raise ValueError(f"Got a {type(processor).__name__} as processor; allowed: an IlaVideoProcessor, or None.")
-    return Opened(model, processor, name_of_model(model))
+    name, folder = str(source or ""), ""
+    if os.path.isabs(name) or os.path.isdir(name):
+        path = Path(os.path.abspath(name))
+        name, folder = path.name, path.parent.name
+    return Opened(model, processor, name or type(model).__name__, folder, has_classes)
 
 
-def name_of_model(model: Any) -> str:
-    """Return a model's Hub id, the last part of the folder that it came from, or the name of its class."""
-    name = str(getattr(model, "name_or_path", "") or "")
-    return (Path(name).name if os.path.isabs(name) or os.path.isdir(name) else name) or type(model).__name__
+def with_own_names(opened: Sequence[Opened]) -> list[Opened]:
+    """Return models with names that differ: where several have one, with their folders', else with numbers."""
+    counts = Counter(one.name for one in opened)
+    names = [f"{one.folder}/{one.name}" if counts[one.name] > 1 and one.folder else one.name for one in opened]
+    counts = Counter(names)
+    names = [name if counts[name] == 1 else f"{name} ({number})" for number, name in enumerate(names, 1)]
+    return [one._replace(name=name) for one, name in zip(opened, names)]
 
 
 def private_copy(model: Any) -> Any:
     """Return another tree of modules on the very same weights, so that hooks and modes on it are nobody else's."""
+    if getattr(model, "_text_is_frozen", bool)() and model._may_keep_class_features():
+        with torch.no_grad():
+            model.class_text_features()  # which the model keeps; the copy would compute them every time
     shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     tokenizer = getattr(model, "tokenizer", None)
     return copy.deepcopy(model, {**shared, **({} if tokenizer is None else {id(tokenizer): tokenizer})})
@@ -261,8 +299,14 @@ def read_clip(
     start: float | None = None,
     end: float | None = None,
     seed: int | None = None,
+    num_frames: int | None = None,
 ) -> Clip:
-    """Read one clip's frames, which the processor chooses, with their times; arguments as in `inspect_video`."""
+    """Read one clip's frames, which the processor chooses, with their times.
+
+    Args:
+        processor, video, start, end, seed: as in `inspect_video`.
+        num_frames: T; None: the processor's.
+    """
     _check_span(start, end)
     if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or seed < 0):
         raise ValueError(f"seed must be a whole number of at least 0, or None for no random frames, got {seed!r}.")
@@ -273,13 +317,13 @@ def read_clip(
 
     def rule(total: int, edges: Any = None) -> list[int]:
         if start is None and end is None:
-            return _indices(processor, total, name, seed)
+            return _indices(processor, total, name, seed, num_frames)
         if edges is None:
             raise ValueError(f"start={start}, end={end} need a video whose frames have times, which {name} has not.")
         if (start or 0) >= edges[-1]:
             raise ValueError(f"start={start} lies behind the end of {name}, which is {edges[-1]:g} seconds long.")
         first, last = frames_between(edges, start or 0.0, math.inf if end is None else end)
-        return [first + index for index in _indices(processor, last - first, name, seed)]
+        return [first + index for index in _indices(processor, last - first, name, seed, num_frames)]
 
     if in_memory(source):
         frames = frames_first(source, processor.input_data_format)
@@ -288,7 +332,7 @@ def read_clip(
                 "The frames' values end at 1, and the processor would divide them by 255: give values up to 255, or a "
                 "processor with do_rescale=False."
             )
-        as_is = len(frames) == processor.num_frames and seed is None and start is None and end is None
+        as_is = len(frames) == (num_frames or processor.num_frames) and seed is None and start is None and end is None
         indices = [*range(len(frames))] if as_is else rule(len(frames))  # as the processor does
         size = (frames.shape[-1], frames.shape[-2])
         return Clip(name, frames[indices], indices, None, size, 0, start, end, seed)
@@ -299,13 +343,17 @@ def read_clip(
     return Clip(name, frames, indices, times, size, metadata.frames_lost, start, end, seed)
 
 
-def _indices(processor: IlaVideoProcessor, total: int, name: str, seed: int | None) -> list[int]:
+def _indices(
+    processor: IlaVideoProcessor, total: int, name: str, seed: int | None, num_frames: int | None
+) -> list[int]:
     """Return which of so many frames one clip of the processor takes."""
     if not processor.do_sample_frames:
         return list(range(total))
     with drawing_from(draw_seed(seed or 0, name)):
         metadata = VideoMetadata(total_num_frames=total)
-        return processor.sample_frames(metadata, num_clips=1, random_frames=seed is not None).tolist()
+        return processor.sample_frames(
+            metadata, num_frames=num_frames, num_clips=1, random_frames=seed is not None
+        ).tolist()
 
 
 def _check_span(start: float | None, end: float | None) -> None:
@@ -336,42 +384,94 @@ def name_of_video(source: Any) -> str:
 
 
 class View(NamedTuple):
-    """Hold what one model sees of a clip: views (T, 3, H, W) for `normalize_on`; crop as in `Inspection`."""
+    """Hold what one model sees of a clip.
+
+    views: (T, 3, H, W) for `normalize_on`. crop: as in `Inspection`.
+    other: the name of the model whose part of the frames it sees in place of its own; empty for its own.
+    """
 
     views: torch.Tensor
     crop: tuple[float, float, float, float]
+    other: str = ""
 
 
 def _see(processor: IlaVideoProcessor, clip: Clip) -> View:
-    inputs = processor.preprocess(
-        clip.frames,
-        do_sample_frames=False,
-        num_clips=1,
-        num_crops=1,
-        random_frames=False,
-        do_rescale=False,
-        do_normalize=False,
-        input_data_format="channels_first",
-        return_tensors="pt",
-    )
     height, width = clip.frames.shape[-2:]
     left, top, right, bottom = processor.crop_of(height, width)
     across, down = clip.size[0] / width, clip.size[1] / height  # the reader may have scaled them
-    return View(inputs["pixel_values"][0], (left * across, top * down, right * across, bottom * down))
+    views = _preprocessed(processor, clip.frames)
+    return View(views, (left * across, top * down, right * across, bottom * down))
 
 
-def _require_same(opened: Sequence[Opened], seen: Sequence[View], clip: Clip) -> None:
-    """Raise a ValueError where models take another number of frames than the clip has, or see another part of them."""
-    for one, view in zip(opened[1:], seen[1:]):
-        if max(abs(a - b) for a, b in zip(view.crop, seen[0].crop)) > 1:
+def _preprocessed(processor: IlaVideoProcessor, frames: torch.Tensor, **options: Any) -> torch.Tensor:
+    """Return what a model sees of frames (T, C, H, W) in one crop, (T, 3, H', W'), for `normalize_on`."""
+    fixed = {"do_sample_frames": False, "num_clips": 1, "num_crops": 1, "random_frames": False}
+    unscaled = {"do_rescale": False, "do_normalize": False, "input_data_format": "channels_first"}
+    inputs = processor.preprocess(frames, return_tensors="pt", **fixed, **unscaled, **options)
+    return inputs["pixel_values"][0]
+
+
+def _num_frames(opened: Sequence[Opened]) -> int | None:
+    """Return how many frames the models take, None where any number will do; a ValueError where they disagree."""
+    fixed = {one.name: one.model.config.num_frames for one in opened if not _takes_any_number(one.model)}
+    if len({*fixed.values()}) > 1:
+        raise ValueError(
+            f"The models take clips of other numbers of frames: {fixed}. Load them with one (`num_frames=...`)."
+        )
+    return next(iter(fixed.values()), None) if _takes_any_number(opened[0].model) else None
+
+
+def _takes_any_number(model: Any) -> bool:
+    if isinstance(model, SiglipForVideoClassification):
+        return True
+    vision = getattr(model.config, "vision_config", None)
+    return vision is not None and vision.temporal_module == "none" and bool(vision.normalize_frames)
+
+
+def _require_frames(opened: Sequence[Opened], clip: Clip) -> None:
+    """Raise a ValueError where a model takes another number of frames than the clip has."""
+    frames = len(clip.indices)
+    for one in opened:
+        if not _takes_any_number(one.model) and one.model.config.num_frames != frames:
             raise ValueError(
-                f"{one.name} and {opened[0].name} see other parts of the frames of {clip.size[0]} x {clip.size[1]} "
-                f"pixels, {_rectangle(view.crop)} and {_rectangle(seen[0].crop)}: give both processors one crop."
+                f"{one.name} takes clips of {one.model.config.num_frames} frames, and the processor gives {frames}."
             )
 
 
-def _rectangle(crop: tuple[float, float, float, float]) -> str:
-    return "({:.0f}, {:.0f}) to ({:.0f}, {:.0f})".format(*crop)
+def _see_same(one: Opened, other: Opened, clip: Clip, first: View) -> View:
+    """Return the part of the frames that another model sees, as `first` says, in the form that this one takes.
+
+    Where its own processor would show it another part, that part is cut out and stretched to the model's size.
+
+    Raises:
+        ValueError: the part reaches beyond the frames.
+    """
+    own = _see(one.processor, clip)
+    pixel = max(_pixel(own), _pixel(first))  # cuts are rounded to pixels of the smaller picture
+    if max(abs(a - b) for a, b in zip(own.crop, first.crop)) <= pixel:
+        return own
+    height, width = clip.frames.shape[-2:]
+    across, down = clip.size[0] / width, clip.size[1] / height
+    left, right = (round(side / across) for side in first.crop[::2])
+    top, bottom = (round(side / down) for side in first.crop[1::2])
+    if left < 0 or top < 0 or right > width or bottom > height:
+        raise ValueError(
+            f"{one.name} and {other.name} see other parts of the frames, and that of {other.name}, {first.crop}, "
+            f"reaches beyond their {clip.size[0]} x {clip.size[1]} pixels: give both processors one crop."
+        )
+    sides = dict(zip(("height", "width"), own.views.shape[-2:]))
+    shape = {} if one.processor.max_num_patches is not None else {"size": sides}
+    part = clip.frames[..., top:bottom, left:right]
+    stretched = _preprocessed(
+        one.processor, part, do_center_crop=False, do_resize=True, scale_in_decoder=False, **shape
+    )
+    return View(stretched, (left * across, top * down, right * across, bottom * down), other.name)
+
+
+def _pixel(view: View) -> float:
+    """Return how many pixels of the video one of a model's is wide, or high if that is more."""
+    left, top, right, bottom = view.crop
+    return max((right - left) / view.views.shape[-1], (bottom - top) / view.views.shape[-2])
 
 
 # -- looking ---------------------------------------------------------------------------------------------------------
@@ -387,15 +487,15 @@ def _inspect(
     reduce: str,
     query: Sequence[int] | None,
 ) -> Inspection:
-    model, processor, name = opened
+    model, processor, name = opened[:3]
     grid = grid_of(model, *view.views.shape[-2:])
     frames = len(clip.indices)
     aligning = [*alignments_of(model)]
+    chosen = _chosen_layers(model, layers, asked or ("features",), aligning)
     if asked is None:
-        asked = ("features", *(OF_ALIGNMENT if aligning and frames > 1 else ()))
-    chosen = _chosen_layers(model, layers, asked, aligning)
+        asked = ("features", *(OF_ALIGNMENT if {*aligning} & {*chosen} and frames > 1 else ()))
     _require_pairs(asked, frames)
-    watched = _Watched(asked, reduce)
+    watched = Watched(asked, reduce)
     with ExitStack() as stack:
         network = stack.enter_context(evaluating(private_copy(model), InferenceOptions(fuse=False))).module
         pixels = processor.normalize_on(network.device, view.views)[None].to(network.dtype)
@@ -405,7 +505,8 @@ def _inspect(
             stack.enter_context(watch_patches(network, chosen, frames, math.prod(grid), watched.see_patches))
         if not {*OF_ALIGNMENT}.isdisjoint(asked):
             stack.enter_context(watch_points(watched.predictors, watched.see_points))
-        labels = _labels(network, network.get_video_features(pixels))
+        outputs = network.get_video_features(pixels)
+        labels = _labels(network, outputs, clip.name) if opened.has_classes else []
     of_time = [name for name in asked if name in TEMPORAL_WHAT]
     temporal = None
     if of_time:
@@ -450,7 +551,10 @@ def _inspect(
         temporal=temporal,
         about=about,
     )
-    object.__setattr__(inspection, "notes", tuple(notes_of(model, processor, clip, inspection)))
+    notes = notes_of(model, processor, clip, inspection)
+    if view.other:
+        notes.append(f"{name} is shown the part of the frames that {view.other} sees, stretched to its own size.")
+    object.__setattr__(inspection, "notes", tuple(notes))
     return inspection
 
 
@@ -468,18 +572,18 @@ def _chosen_layers(
         )
     if layers is None:
         return [*aligning] if len(of_alignment) == len(asked) else [*range(count)]
-    given = [layers] if isinstance(layers, int) else [*layers]
+    given = [*layers] if isinstance(layers, Iterable) else [layers]
     if not given or not all(_is_layer(layer, count) for layer in given):
         raise ValueError(f"layers must be whole numbers from {-count} to {count - 1}, got {layers!r}.")
-    chosen = sorted({layer % count for layer in given})
+    chosen = sorted({int(layer) % count for layer in given})
     without = [layer for layer in chosen if layer not in aligning]
     if of_alignment and without:
-        raise ValueError(f"Of the layers {chosen}, {without} align nothing; those that do: {preview([*aligning])}.")
+        raise ValueError(f"Of the layers {chosen}, {without} align nothing; those that do: {[*aligning]}.")
     return chosen
 
 
 def _is_layer(layer: Any, count: int) -> bool:
-    return isinstance(layer, int) and not isinstance(layer, bool) and -count <= layer < count
+    return isinstance(layer, Integral) and not isinstance(layer, bool) and -count <= int(layer) < count
 
 
 def _require_pairs(asked: Sequence[str], frames: int) -> None:
@@ -490,12 +594,12 @@ def _require_pairs(asked: Sequence[str], frames: int) -> None:
         )
 
 
-class _Watched:
+class Watched:
     """Collect what layers give while the model computes, reduced as it comes."""
 
     network: Any
     grid: tuple[int, int]
-    predictors: dict[int, PointPredictor]
+    predictors: dict[int, Alignment]
 
     def __init__(self, asked: Sequence[str], reduce: str) -> None:
         self.asked, self.reduce = asked, reduce
@@ -526,25 +630,25 @@ class _Watched:
 
     def see_points(self, layer: int, points: torch.Tensor) -> None:
         """Give each frame the point and the mask of its pair: (pairs, 2, 2)."""
-        predictor, config = self.predictors[layer], self.predictors[layer].config
-        masks = predictor.masks(points[None], *self.grid)
+        alignment = self.predictors[layer]
+        masks = alignment.pairs.masks(points[None], *self.grid)
         for name, of_pairs in (("points", points[None]), ("masks", masks)):
             if name not in self.asked:
                 continue
-            if config.alignment_causal:  # T pairs, in each of which a frame is the current one
+            if getattr(alignment, "causal", False):  # T pairs, and each frame is the current one of one
                 of_frames = of_pairs[0, :, 1]
             else:
-                of_frames = pairs_to_frames(of_pairs, config.alignment_pairing)[0]
+                of_frames = pairs_to_frames(of_pairs, alignment.pairing)[0]
             getattr(self, name)[layer] = of_frames.float().cpu()
 
 
-def _labels(network: Any, outputs: Any) -> list[tuple[str, float]]:
+def _labels(network: Any, outputs: Any, video: str) -> list[tuple[str, float]]:
     """Return the best labels of `get_video_features`' output and their probabilities; none of unnamed classes."""
     if isinstance(network, SiglipForVideoClassification) and network.class_embeds is None:
         return []
-    chances = probabilities(
-        network.classify(outputs).float().cpu(), multi_label=network.config.problem_type == MULTI_LABEL
-    )[0]
+    logits = network.classify(outputs).float().cpu()
+    check_logits(logits, [video])
+    chances = probabilities(logits, multi_label=network.config.problem_type == MULTI_LABEL)[0]
     best = chances.topk(min(BEST, len(chances)))
     names = network.config.class_names
     return [(names[index], float(chance)) for chance, index in zip(best.values, best.indices.tolist())]
@@ -579,7 +683,7 @@ def notes_of(model: Any, processor: IlaVideoProcessor, clip: Clip, inspection: I
     if untrained:
         notes.append(f"The model is random in part: {describe_untrained(untrained, model.new_parameters)}.")
     if inspection.points or inspection.masks:
-        notes += _notes_of_alignment(model, inspection)
+        notes += notes_of_alignment(model, inspection.points, inspection.masks)
     notes += _notes_of_tower(model, inspection)
     if inspection.information:
         notes.append(
@@ -595,9 +699,9 @@ def notes_of(model: Any, processor: IlaVideoProcessor, clip: Clip, inspection: I
     return notes
 
 
-def _notes_of_alignment(model: Any, inspection: Inspection) -> list[str]:
-    predictors = alignments_of(model)
-    config = next(iter(predictors.values())).config
+def notes_of_alignment(model: Any, points: dict[int, torch.Tensor], masks: dict[int, torch.Tensor]) -> list[str]:
+    """Return sentences that say what pictures of points and masks, as an inspection has them, do not mean."""
+    config = next(iter(alignments_of(model).values())).pairs.config
     fusion, notes = config.alignment_fusion, []
     if fusion in ("interaction", "residual"):
         notes.append(
@@ -608,22 +712,28 @@ def _notes_of_alignment(model: Any, inspection: Inspection) -> list[str]:
         notes.append("The label does not hang on the points alone: each frame also keeps all of its own patches.")
     if fusion == "residual":
         notes.append("A frame is weighted by the mean of its masks in all its pairs; shown is that as current frame.")
-    centred = [layer for layer, points in inspection.points.items() if points.abs().max() < CENTRE]
+    centred = [layer for layer, of_layer in points.items() if of_layer.abs().max() < CENTRE]
     if centred:
-        notes.append(f"In layers {preview(centred)} all points stand in the centre, where untrained ones begin.")
-    if inspection.masks and config.alignment_jitter:
+        notes.append(
+            f"In layers {', '.join(map(str, centred))} all points stand in the centre, where untrained ones begin."
+        )
+    if masks and config.alignment_jitter:
         notes.append("The masks are those of inference; in training they jitter around their points.")
     return notes
 
 
 def _notes_of_tower(model: Any, inspection: Inspection) -> list[str]:
-    vision = getattr(model.config, "vision_config", model.config)
-    module = getattr(vision, "temporal_module", "none")
-    notes = []
-    if inspection.features and isinstance(model, FrozenClipForVideoClassification):
-        notes.append("The tower is CLIP's and frozen: its feature maps are those of before the training.")
-    if module in ("none", "average"):
-        notes.append("No frame sees another in this tower: nothing here shows motion.")
+    if not (inspection.features or inspection.information or inspection.distances):
+        return []
+    if hasattr(model, "timesformer"):
+        if all(layer.temporal_module == "none" for layer in layers_of(model)):
+            return ["Frames see each other by the one class token alone: feature maps show hardly any motion."]
+        return []
+    mixes = not isinstance(model, SiglipForVideoClassification) and mixes_time(model.config.vision_config)
+    notes = [] if mixes else ["No frame sees another in this tower: its feature maps show no motion."]
+    if isinstance(model, FrozenClipForVideoClassification):
+        trained = "only what is temporal in it was trained" if mixes else "its feature maps are of before the training"
+        notes.append(f"The tower is CLIP's and frozen: {trained}.")
     return notes
 
 

@@ -16,12 +16,12 @@ from torch import nn
 
 from ..backbones.siglip import SiglipForVideoClassification
 from ..backbones.siglip_configuration import sides
-from ..model.alignment_ila import PointPredictor
-from ..model.temporal_ila import aligned_routes, rearranged
-from .temporal_inspection import keeps_routes
+from ..model.alignment_ila import ImplicitAlignment, ResidualAlignment
+from ..model.temporal_ila import AlignedAttention, aligned_routes, rearranged
 
 
 See = Callable[[int, torch.Tensor], None]
+Alignment = ImplicitAlignment | ResidualAlignment
 
 
 def layers_of(model: Any) -> list[nn.Module]:
@@ -36,6 +36,11 @@ def grid_of(model: Any, height: int, width: int) -> tuple[int, int]:
     vision = getattr(model.config, "vision_config", model.config)
     down, across = sides(vision.patch_size)
     return height // down, width // across
+
+
+def keeps_routes(layer: Any) -> bool:
+    """Return whether a layer with ATA leaves the patches rearranged (`ata_dealignment=False`)."""
+    return isinstance(getattr(layer, "temporal", None), AlignedAttention) and not layer.temporal.dealignment
 
 
 @contextmanager
@@ -60,7 +65,7 @@ def watch_patches(model: Any, layers: list[int], num_frames: int, num_patches: i
     def hook_of(index: int) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
             tokens = output[0] if isinstance(output, tuple) else output
-            patches = _by_frame(model, tokens.detach(), num_frames, num_patches)
+            patches = by_frame(model, tokens.detach(), num_frames, num_patches)
             see(index, patches if order is None else rearranged(patches, order.argsort(-1)))
 
         return hook
@@ -74,7 +79,7 @@ def watch_patches(model: Any, layers: list[int], num_frames: int, num_patches: i
         yield
 
 
-def _by_frame(model: Any, tokens: torch.Tensor, num_frames: int, num_patches: int) -> torch.Tensor:
+def by_frame(model: Any, tokens: torch.Tensor, num_frames: int, num_patches: int) -> torch.Tensor:
     """Return a layer's patches frame by frame, (B, T, N, D)."""
     if hasattr(model, "timesformer"):  # (B, 1 + N * T, D), patch by patch
         return tokens[:, 1:].unflatten(1, (num_patches, num_frames)).transpose(1, 2)
@@ -98,27 +103,28 @@ def handed_on(model: Any, patches: torch.Tensor) -> torch.Tensor:
 # -- alignments ------------------------------------------------------------------------------------------------------
 
 
-def alignments_of(model: Any) -> dict[int, PointPredictor]:
-    """Return what predicts points in the layers of a model that align: the layer's index -> its predictor.
+def alignments_of(model: Any) -> dict[int, Alignment]:
+    """Return the alignments of a model: the layer's index -> the module in it.
 
-    The alignments in a frozen CLIP's decoder count as those of the tower's layers whose features they align, unless
-    the tower aligns itself.
+    Those in a frozen CLIP's decoder count as the tower's layers' whose features they align, unless the tower aligns
+    itself.
     """
     layers = layers_of(model)
-    found = {index: predictor for index, layer in enumerate(layers) if (predictor := _predictor_in(layer)) is not None}
+    found = {index: module for index, layer in enumerate(layers) if (module := _alignment_in(layer)) is not None}
     if not found and hasattr(model, "decoder"):
-        of_decoder = [_predictor_in(layer) for layer in model.decoder.layers]
+        of_decoder = [_alignment_in(layer) for layer in model.decoder.layers]
         first = len(layers) - len(of_decoder)
-        found = {first + index: predictor for index, predictor in enumerate(of_decoder) if predictor is not None}
+        found = {first + index: module for index, module in enumerate(of_decoder) if module is not None}
     return found
 
 
-def _predictor_in(layer: nn.Module) -> PointPredictor | None:
-    return next((module for module in layer.modules() if isinstance(module, PointPredictor)), None)
+def _alignment_in(layer: nn.Module) -> Any:
+    """Return the alignment in a layer, also of a class that came with a checkpoint (`trust_remote_code`), or None."""
+    return next((module for module in layer.modules() if hasattr(getattr(module, "pairs", None), "point_head")), None)
 
 
 @contextmanager
-def watch_points(alignments: dict[int, PointPredictor], see: See) -> Iterator[None]:
+def watch_points(alignments: dict[int, Alignment], see: See) -> Iterator[None]:
     """Call `see` with a layer's index and the points of its pairs, (B * pairs, 2, 2), when they have been predicted.
 
     Index 0 of the first 2 is the previous frame and 1 the current one, of the second x and y, in [-1, 1]. There are
@@ -129,6 +135,6 @@ def watch_points(alignments: dict[int, PointPredictor], see: See) -> Iterator[No
         return lambda module, args, output: see(index, output.detach())
 
     with ExitStack() as stack:
-        for index, predictor in alignments.items():
-            stack.callback(predictor.point_head.register_forward_hook(hook_of(index)).remove)
+        for index, alignment in alignments.items():
+            stack.callback(alignment.pairs.point_head.register_forward_hook(hook_of(index)).remove)
         yield

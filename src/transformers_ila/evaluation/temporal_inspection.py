@@ -25,6 +25,7 @@ from ..model.temporal_ila import (
     JointAttention,
     aligned_routes,
 )
+from .layer_patches import by_frame, grid_of, keeps_routes, layers_of
 
 
 TEMPORAL_WHAT = ("routes", "weights", "regions", "frame_attention", "query_attention")
@@ -136,18 +137,12 @@ class _Watch:
     ) -> None:
         self.model, self.asked = model, asked
         self.is_timesformer = hasattr(model, "timesformer")
-        vision = model.config if self.is_timesformer else model.config.vision_config
-        self.tower: list[Any] = list(
-            model.timesformer.encoder.layer if self.is_timesformer else model.vision_model.encoder.layers
-        )
-        patch = vision.patch_size
-        patches = (patch, patch) if isinstance(patch, int) else tuple(patch)
+        self.tower: list[Any] = layers_of(model)
         self.num_frames, (height, width) = pixel_values.shape[1], pixel_values.shape[-2:]
-        self.grid = (height // patches[0], width // patches[1])
+        self.grid = grid_of(model, height, width)
         self.first = 0 if isinstance(model, SiglipForVideoClassification) else 1  # patch of a frame's tokens
-        self.other_size = isinstance(getattr(vision, "image_size", None), int) and {height, width} != {
-            vision.image_size
-        }
+        size = getattr(getattr(model.config, "vision_config", model.config), "image_size", None)
+        self.other_size = isinstance(size, int) and {height, width} != {size}
         self.chosen = self._choose(layers)
         self.query = self._check_query(query) if "query_attention" in asked else None
         self.routes: dict[int, torch.Tensor] = {}
@@ -262,7 +257,7 @@ class _Watch:
             self.query_place = int((before[frame] == row * self.grid[1] + column).nonzero())
         if index not in self.chosen["routes"] and not (is_ata and (self.query is not None or keeps_routes(layer))):
             return
-        patches = self._patches(hidden_states)
+        patches = by_frame(self.model, hidden_states, self.num_frames, self.num_patches)[0]  # (T, N, D)
         places = aligned_routes(patches[None])[0]  # as the layer itself does, on its own input
         unit = F.normalize(patches.float().gather(1, places[..., None].expand_as(patches)), dim=-1)
         places = places.cpu()
@@ -279,14 +274,6 @@ class _Watch:
             self.order = routes
         if self.query is not None and keeps_routes(layer):
             self.query_place = route
-
-    def _patches(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """Return the patches of what enters a layer, (T, N, D)."""
-        if self.is_timesformer:  # (1, 1 + N * T, D), patch by patch
-            return hidden_states[0, 1:].unflatten(0, (-1, self.num_frames)).transpose(0, 1)
-        if hidden_states.ndim == 4:
-            hidden_states = hidden_states[0]
-        return hidden_states[:, self.first : self.first + self.num_patches]
 
     def _temporal_attention(self, index: int, attention: nn.Module, hidden_states: torch.Tensor) -> None:
         """Read the weights over frames of (N, T, D), which are places, or with ATA routes."""
@@ -370,11 +357,6 @@ def kind_of(layer: Any) -> str:
     if isinstance(layer, AlignedTimesformerLayer):
         return {"ata": "ata", "own": "divided"}.get(layer.temporal_module, "")
     return KINDS.get(type(getattr(layer, "temporal", None)), "")  # type: ignore[arg-type]
-
-
-def keeps_routes(layer: Any) -> bool:
-    """Return whether a layer with ATA leaves the patches rearranged (`ata_dealignment=False`)."""
-    return isinstance(getattr(layer, "temporal", None), AlignedAttention) and not layer.temporal.dealignment
 
 
 def has_effect(layer: Any) -> bool:

@@ -2,10 +2,25 @@
 
 from ..moved import old_names
 from .alignment import plot_alignment
+from .attention import plot_query_attention
 from .confusion import plot_confusion_matrix
+from .matches import plot_matches, plot_routes
+from .regions import plot_regions
+from .temporal import plot_frame_attention, plot_information, plot_temporal_weights
 from .timeline import plot_timeline
 
 
-__all__ = ["plot_alignment", "plot_confusion_matrix", "plot_timeline"]
+__all__ = [
+    "plot_alignment",
+    "plot_confusion_matrix",
+    "plot_frame_attention",
+    "plot_information",
+    "plot_matches",
+    "plot_query_attention",
+    "plot_regions",
+    "plot_routes",
+    "plot_temporal_weights",
+    "plot_timeline",
+]
 
 __getattr__ = old_names("visualization")

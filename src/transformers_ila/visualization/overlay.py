@@ -45,8 +45,8 @@ def overlay(
         point: (2,), or (L, 2) for several layers: x and y in [-1, 1], from the centre of the first patch to that of
             the last, as the model gives them (`Inspection.points`).
         box: the side of a square around each point, as a share of the crop's short side; without it a ring.
-        crop: left, top, right and bottom, in pixels of the image, of what the model saw; the rest is darkened. By
-            default the model saw everything.
+        crop: left, top, right and bottom, in pixels of the image, of what the model saw; the rest is darkened. It may
+            reach beyond the image, where the model saw padding. By default the model saw the image.
         caption: a line at the lower edge, cut where it is too long.
         grid: rows and columns of patches, which say where their centres are; by default those of the heat, and without
             heat -1 and 1 are the edges.
@@ -65,19 +65,21 @@ def overlay(
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise ValueError(f"`image` must be (height, width, 3) uint8, got {image.shape} {image.dtype}.")
     height, width = image.shape[:2]
-    left, top, right, bottom = _inside(crop, width, height)
+    left, top, right, bottom = _edges(crop, width, height)
+    inside = slice(max(top, 0), bottom), slice(max(left, 0), right)
     if heat is None and limits is not None:
         raise ValueError("`limits` without `heat` have no effect.")
     if point is None and (box is not None or names):
         raise ValueError("`box` and `names` without `point` have no effect.")
     drawn = image.copy()
-    if (left, top, right, bottom) != (0, 0, width, height):
+    if image[inside].shape != image.shape:
         drawn = (drawn * UNSEEN).astype(np.uint8)
-        drawn[top:bottom, left:right] = image[top:bottom, left:right]
+        drawn[inside] = image[inside]
     if heat is not None:
         heat = _heat(heat)
         grid = grid or heat.shape
-        drawn[top:bottom, left:right] = _blended(image[top:bottom, left:right], heat, limits, map)
+        levels = _levels(heat, limits, (right - left, bottom - top))[max(-top, 0) :, max(-left, 0) :]
+        drawn[inside] = _blended(image[inside], levels[: drawn[inside].shape[0], : drawn[inside].shape[1]], map)
     picture = Image.fromarray(drawn)
     draw, short = ImageDraw.Draw(picture), min(height, width)
     if point is not None:
@@ -112,12 +114,14 @@ def in_frame(points: torch.Tensor, grid: tuple[int, int] | None) -> torch.Tensor
     return (shares * (patches - 1) + 0.5) / patches
 
 
-def _inside(crop: Sequence[float] | None, width: int, height: int) -> tuple[int, int, int, int]:
+def _edges(crop: Sequence[float] | None, width: int, height: int) -> tuple[int, int, int, int]:
     if crop is None:
         return 0, 0, width, height
     left, top, right, bottom = (round(float(edge)) for edge in crop)
-    if not (0 <= left < right <= width and 0 <= top < bottom <= height):
-        raise ValueError(f"`crop` must lie inside the {width} x {height} pixels of the image, got {tuple(crop)}.")
+    if not (left < right and top < bottom and left < width and top < height and right > 0 and bottom > 0):
+        raise ValueError(
+            f"`crop` must be left, top, right, bottom of a part of the {width} x {height} pixels, got {tuple(crop)}."
+        )
     return left, top, right, bottom
 
 
@@ -134,19 +138,20 @@ def _share(box: float) -> float:
     return box
 
 
-def _blended(image: np.ndarray, heat: np.ndarray, limits: tuple[float, float] | None, map: str) -> np.ndarray:
-    """Lay heat over an image in grey."""
+def _levels(heat: np.ndarray, limits: tuple[float, float] | None, size: tuple[int, int]) -> np.ndarray:
+    """Return heat as 0 to 255, uint8, in the width and height of what the model saw."""
     low, high = (float(heat.min()), float(heat.max())) if limits is None else limits
     if not np.isfinite([low, high]).all() or low > high:
         raise ValueError(f"`limits` must be two finite numbers, the smaller one first, got {limits}.")
-    height, width = image.shape[:2]
     levels = np.clip((heat - low) / ((high - low) or 1.0), 0, 1) * np.float32(255)
-    smooth = np.asarray(Image.fromarray(levels).resize((width, height), Image.Resampling.BILINEAR))
-    grey = np.asarray(Image.fromarray(image).convert("L"), dtype=np.uint16)
-    return (
-        _colours(map)[np.round(smooth).astype(np.uint8)]
-        + ((grey * round(256 * (1 - OPACITY))) >> 8).astype(np.uint8)[..., None]
-    )
+    smooth = np.asarray(Image.fromarray(levels).resize(size, Image.Resampling.BILINEAR))
+    return np.round(smooth).astype(np.uint8)
+
+
+def _blended(image: np.ndarray, levels: np.ndarray, map: str) -> np.ndarray:
+    """Lay the colours of levels over an image in grey."""
+    grey = np.asarray(Image.fromarray(image).convert("L"), dtype=np.uint16) * round(256 * (1 - OPACITY)) >> 8
+    return _colours(map)[levels] + grey.astype(np.uint8)[..., None]
 
 
 @cache
@@ -168,8 +173,9 @@ def _mark(draw: ImageDraw.ImageDraw, centre: tuple[float, float], side: float | 
     line = max(1, round(LINE * short))
     radius = max(2.0, DOT * short) if side is None else side / 2
     shape = draw.ellipse if side is None else draw.rectangle
-    shape(_around(centre, radius + line), outline=DARK, width=3 * line)
-    shape(_around(centre, radius), outline=LIGHT, width=line)
+    left, top, right, bottom = (round(edge) for edge in _around(centre, radius))
+    shape((left - line, top - line, right + line, bottom + line), outline=DARK, width=3 * line)
+    shape((left, top, right, bottom), outline=LIGHT, width=line)
     if name:
         font = _font(max(LEAST_LETTERS, round(LETTERS * short)))
         word, (width, height) = legible(name, "?"), draw.im.size
