@@ -208,21 +208,6 @@ def test_what_nobody_asks_about_goes_by_age(tmp_path, video, monkeypatch):
     assert left_in(inputs) == []
 
 
-def test_the_last_results_stay(tmp_path, video):
-    inputs = make(tmp_path)
-    copy = inputs.folder("s") / "video_0" / "clip.mp4"
-    copy.parent.mkdir()
-    copy.write_bytes(video)
-    os.utime(copy.parent, (1, 1))
-    with inputs.open("s", upload=str(copy)):
-        pass
-    for number in range(15):
-        result = inputs.folder("s") / f"{number}.mp4"
-        result.touch()
-        os.utime(result, (number, number))
-    assert left_in(inputs) == sorted(["clip.mp4", *(f"{number}.mp4" for number in range(5, 15))])
-
-
 def test_no_more_users_than_allowed(tmp_path, video):
     inputs = make(tmp_path, users=1)
     with inputs.open("one", upload=str(sent(inputs, video))):

@@ -13,10 +13,10 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from extra.app_server import app_process
 from transformers import pipeline
 
 import transformers_ila  # noqa: F401  # which registers the pipelines
-from support.app_server import app_process
 
 
 gradio_client = pytest.importorskip("gradio_client")

@@ -25,7 +25,6 @@ from .options import MEBIBYTE, AppOptions
 
 
 GRACE = 20.0  # seconds for which a user who left may come back, as a phone does that lost its network
-MOST_RESULTS = 10  # files or folders that are kept for a user
 RESULTS = "results"  # of the root, a folder for each session in it
 
 
@@ -99,14 +98,10 @@ class Inputs:
             yield Video(file, os.path.basename(name), check_video(file, name, self.options))
 
     def folder(self, session: str) -> Path:
-        """Return the folder of a user's results, of which the last `MOST_RESULTS` stay; it goes when the user does."""
+        """Return the folder of a user's results; it goes when the user does."""
         with self._lock:
             kept = self._session(session)
             kept.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            results = sorted(kept.folder.iterdir(), key=_newest)
-            for old in results[: 1 - MOST_RESULTS]:  # one more will lie there
-                if kept.upload is None or not kept.upload.is_relative_to(old):
-                    shutil.rmtree(old, ignore_errors=True) if old.is_dir() else old.unlink(missing_ok=True)
             return kept.folder
 
     def forget(self, session: str) -> None:
