@@ -72,7 +72,8 @@ def serving(options: AppOptions) -> Iterator[Server]:
     """
     if find_spec("gradio") is None:
         raise ImportError(HINT)
-    port = _free_port(options.host, options.port)
+    host = options.host.strip("[]")
+    port = _free_port(host, options.port)
     with ExitStack() as stack:
         root = stack.enter_context(_temporary_folder())
         stack.enter_context(_environment(root))
@@ -95,7 +96,7 @@ def serving(options: AppOptions) -> Iterator[Server]:
             prevent_thread_lock=True,
             quiet=True,
             share=options.share,
-            server_name=options.host,
+            server_name=f"[{host}]" if ":" in host else host,
             server_port=port,
             max_file_size=int(options.megabytes * MEBIBYTE),
             footer_links=["api"],
@@ -227,7 +228,7 @@ def _fetch_nothing(block: Any, gradio: Any) -> None:
 def _free_port(host: str, port: int) -> int:
     """Return the port if it is free, or any free one for 0; an OSError says that it is taken."""
     try:
-        found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except OSError as error:
         raise OSError(f"--host {host!r} is no address of this machine: {error.strerror}.") from error
     with socket.socket(found[0], socket.SOCK_STREAM) as probe:
