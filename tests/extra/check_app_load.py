@@ -103,7 +103,8 @@ def test_every_answer_is_right_or_busy(demo, tmp_path, queue):
         print(
             f"{USERS} users, {seconds:.0f} s, queue {queue}: {dict(counts)}; longest answer "
             f"{max(user.longest for user in users):.1f} s; memory {settled:.0f} MB at {SETTLED:.0f} s, {last:.0f} at "
-            f"the end, {highest:.0f} at most; wrong: {wrong[:3]}; {files} temporary files under load, {len(app.files())} afterwards"
+            f"the end, {highest:.0f} at most; wrong: {wrong[:3]}; {files} temporary files under load, "
+            f"{len(app.files())} afterwards"
         )
         assert not wrong, wrong[:5]
         assert counts["/label"] > USERS and all(user.counts["/label"] for user in users if queue >= USERS)
