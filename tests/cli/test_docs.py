@@ -190,6 +190,10 @@ def test_the_examples_run_one_after_the_other(place):
     assert "video.mp4" in table and "48 videos labelled, 0 unreadable" in predicted
     assert "linear" in probed and "48 videos, neighbouring frames" in analysed
     assert "4 clips x 3 crops" in (place / "my-ila-export" / "README.md").read_text()
+    labelling = [words[1:] for verb in ("predict", "timeline") for words in commands("labelling.md", verb)]
+    fiftyone, studio, segments = run(place, OFFLINE, *labelling)
+    assert "samples.json: 48 videos, and 0 unreadable" in fiftyone and "tasks.json: 48 videos" in studio
+    assert "48 done before" in studio and "samples.json: 48 videos" in segments and "tasks.json: 48 videos" in segments
     with HubStandIn({"token-user": "user"}) as hub:
         (printed,) = run(place, hub.environment(place / "home"), only("hub.md", "publish"))
         assert printed.endswith(f"Published: {hub.endpoint}/user/my-ila\n") and hub.repositories["user/my-ila"].private
