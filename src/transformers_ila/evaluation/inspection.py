@@ -77,8 +77,9 @@ class Inspection:
         than the video, and the first two are below 0.
     grid: h and w.
     layers: indices of the layers that were looked at.
-    points: layer -> (T, 2), the interactive point of each frame, x and y from -1 to 1: that of the pair in which it is
-        the current frame (`pairs_to_frames`).
+    points: layer -> (T, 2), the interactive point of each frame, x and y from -1, the centre of the first patch, to 1,
+        that of the last: of the pair in which it is the current frame (`pairs_to_frames`). Of a causal tower the first
+        frame's is that of its pair with itself.
     masks: layer -> (T, h, w), the alignment masks around these points.
     features: layer -> (T, h, w), the mean over the channels of the layer's output, or its norm.
     information: layer -> (T-1,), the mutual information of neighbouring frames in nats (`mutual_information`).
@@ -686,6 +687,9 @@ def notes_of(model: Any, processor: IlaVideoProcessor, clip: Clip, inspection: I
         notes.append(f"The model is random in part: {describe_untrained(untrained, model.new_parameters)}.")
     if inspection.points or inspection.masks:
         notes += notes_of_alignment(model, inspection.points, inspection.masks)
+    if inspection.features:
+        high = {"mean": "mean over its channels", "norm": "norm"}[inspection.about["reduce"]]
+        notes.append(f"A place with a high value has a high {high}; the label need not hang on it.")
     notes += _notes_of_tower(model, inspection)
     if inspection.information:
         notes.append(
