@@ -32,7 +32,7 @@ from ..model.configuration_ila import OF_PICTURES
 from ..model.pairs_ila import pairs_to_frames
 from ..model.pretrained_ila import describe_untrained, untrained_weights
 from ..model.validation_ila import MULTI_LABEL, mixes_time
-from ..model.video_frames_ila import frames_first, in_memory, list_videos
+from ..model.video_frames_ila import frames_between, frames_first, in_memory, list_videos
 from ..model.video_processing_ila import IlaVideoProcessor
 from ..model.video_reading_ila import read_timed
 from ..model.video_urls_ila import is_url, redact
@@ -51,7 +51,7 @@ from .layer_patches import Alignment, alignments_of, grid_of, handed_on, layers_
 from .options import InferenceOptions
 from .report import fingerprint
 from .temporal_inspection import TEMPORAL_WHAT, TemporalInspection, inspect_temporal
-from .views import draw_seed, drawing_from, frames_between
+from .views import draw_seed, drawing_from
 
 
 OF_ALIGNMENT = ("points", "masks")
