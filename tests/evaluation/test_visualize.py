@@ -37,6 +37,7 @@ def video(tmp_path_factory):
 MODULES = {"matches": "ata", "routes": "ata", "weights": "gta", "regions": "gta", "attention": "divided"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("picture", PICTURES)
 def test_every_picture_is_drawn_and_shows_in_a_notebook(picture, ila, video):
     own = opened(temporal_module=MODULES[picture]) if picture in MODULES else ila
@@ -45,6 +46,7 @@ def test_every_picture_is_drawn_and_shows_in_a_notebook(picture, ila, video):
     assert figure._repr_png_().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_several_models_stand_side_by_side(ila, video, tmp_path):
     other = opened(temporal_module="divided")
     models, processors = [ila[0], other[0]], [ila[1], other[1]]
@@ -108,6 +110,7 @@ def test_a_folder_of_pictures_is_no_mp4(tmp_path):
         next(iter(SourceFrames(tmp_path, ReadLimits())))
 
 
+@pytest.mark.slow
 def test_a_video_shorter_than_a_clip_is_animated(ila, tmp_path):
     video = write_video(tmp_path / "short.mp4", 2)
     for name in ("a.gif", "a.mp4"):
