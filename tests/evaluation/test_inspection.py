@@ -464,4 +464,6 @@ def test_a_folder_opens_with_its_processor(model, tmp_path):
     IlaVideoProcessor.for_model(model.config, frame_sampling="uniform").save_pretrained(tmp_path / "mine")
     opened = open_model(tmp_path / "mine")
     assert (opened.name, opened.processor.frame_sampling) == ("mine", "uniform")
+    again = open_model(IlaForVideoClassification.from_pretrained(tmp_path / "mine", num_frames=6))
+    assert (again.name, again.processor.frame_sampling, again.processor.num_frames) == ("mine", "uniform", 6)
     torch.testing.assert_close(opened.model.state_dict()["logit_scale"], model.logit_scale.detach())
