@@ -18,6 +18,7 @@ VERBS = {
     "index": "compute features of videos for a search",
     "search": "find videos by words or by an example",
     "evaluate-retrieval": "measure how well texts find videos, and videos texts",
+    "app": "serve a page on which anybody can ask a model about a video",
     "shard": "write videos and labels as tar shards, to a folder or a store",
     "check-videos": "find videos that cannot be read, are damaged or too short",
     "convert": "turn a checkpoint of the release or of OpenAI's CLIP into a folder that loads anywhere",

@@ -1,7 +1,7 @@
 """Measures on the Agg renderer whether the texts of a figure can be read: none over another, none cut, none tiny."""
 
-from collections.abc import Sequence
 from itertools import combinations
+from typing import NamedTuple
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -9,40 +9,50 @@ from matplotlib.text import Text
 
 
 SLACK = 0.5  # pixels that the boxes of two texts may share: a box ends between pixels
-Placed = tuple[str, tuple[float, float, float, float]]  # a text; left, bottom, right, top of its box in pixels
 
 
-def texts_of(figure: Figure) -> list[Placed]:
-    """Return each text that is drawn, and its box in pixels: left, bottom, right, top."""
+class Drawn(NamedTuple):
+    """Hold a text that is drawn: its words, its size in points, and its box in pixels: left, bottom, right, top."""
+
+    words: str
+    size: float
+    box: tuple[float, float, float, float]
+
+
+def texts_of(figure: Figure) -> list[Drawn]:
+    """Return each text that is drawn."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()  # places ticks and what a layout moves
     found = []
     for text in _drawn_texts(figure):
         box = text.get_window_extent(canvas.get_renderer())
         if box.width > 0 and box.height > 0:
-            found.append((text.get_text(), (box.x0, box.y0, box.x1, box.y1)))
+            found.append(Drawn(text.get_text(), text.get_fontsize(), (box.x0, box.y0, box.x1, box.y1)))
     return found
 
 
-def words_of(figure: Figure) -> list[str]:
-    """Return each text that is drawn."""
-    return [words for words, _ in texts_of(figure)]
+def words_of(figure: Figure) -> str:
+    """Return all words of a figure in a line, without placing them."""
+    return " ".join(" ".join(text.get_text().split()) for text in figure.findobj(Text))
 
 
-def overlaps(texts: Sequence[Placed]) -> list[tuple[str, str]]:
+def overlaps(texts: list[Drawn]) -> list[tuple[str, str]]:
     """Return the pairs of texts whose boxes overlap."""
     return [
-        (one, other)
-        for (one, a), (other, b) in combinations(texts, 2)
-        if min(a[2], b[2]) - max(a[0], b[0]) > SLACK and min(a[3], b[3]) - max(a[1], b[1]) > SLACK
+        (one.words, other.words)
+        for one, other in combinations(texts, 2)
+        if min(one.box[2], other.box[2]) - max(one.box[0], other.box[0]) > SLACK
+        and min(one.box[3], other.box[3]) - max(one.box[1], other.box[1]) > SLACK
     ]
 
 
-def outside(texts: Sequence[Placed], width: float, height: float) -> list[str]:
-    """Return the texts that run out of a figure of so many pixels."""
+def outside(figure: Figure, texts: list[Drawn]) -> list[str]:
+    """Return the texts that run out of the figure."""
+    width, height = figure.bbox.width, figure.bbox.height
     return [
-        text
-        for text, (left, bottom, right, top) in texts
+        text.words
+        for text in texts
+        for left, bottom, right, top in (text.box,)
         if left < -SLACK or bottom < -SLACK or right > width + SLACK or top > height + SLACK
     ]
 
@@ -50,11 +60,9 @@ def outside(texts: Sequence[Placed], width: float, height: float) -> list[str]:
 def assert_legible(figure: Figure, *, points: float = 6) -> None:
     """Fail where texts overlap, run out of the figure, or are smaller than `points`, and name them."""
     texts = texts_of(figure)  # drawn once, which takes most of the time
-    over, out = overlaps(texts), outside(texts, figure.bbox.width, figure.bbox.height)
-    small = [text.get_text() for text in _drawn_texts(figure) if text.get_fontsize() < points]
-    assert not over, f"texts overlap: {over[:5]}"
-    assert not out, f"texts run out of the figure: {out[:5]}"
-    assert not small, f"texts have less than {points} points: {small[:5]}"
+    assert not (over := overlaps(texts)), f"texts overlap: {over[:5]}"
+    assert not (out := outside(figure, texts)), f"texts run out of the figure: {out[:5]}"
+    assert not (small := [text for text in texts if text.size < points]), f"texts below {points} points: {small[:5]}"
 
 
 def _drawn_texts(figure: Figure) -> list[Text]:

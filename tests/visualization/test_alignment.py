@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from support.figures import words_of
+from support.figures import texts_of
 from transformers_ila.visualization.alignment import plot_alignment
 
 
@@ -36,7 +36,7 @@ def test_chosen_layers_only():
     points, masks = [torch.zeros(1, 2, 2)] * 5, [torch.ones(1, 2, 3, 3)] * 5
     options = {"times": [0.5, 1], "title": "a label", "notes": ["a note"]}
     figure = plot_alignment(torch.rand(2, 3, 8, 8), points, masks, layers=[0, 4], **options)
-    words = words_of(figure)
+    words = [text.words for text in texts_of(figure)]
     assert [word for word in words if word.startswith("layer")] == ["layer 0", "layer 4"]
     assert {"0.50 s", "1.00 s", "a label", "a note"} <= set(words)
     assert len(plot_alignment(torch.rand(2, 3, 8, 8), points, masks).axes[0].images) == 2 + 5 * 3
