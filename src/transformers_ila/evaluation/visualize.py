@@ -21,7 +21,7 @@ from ..visualization.regions import plot_regions
 from ..visualization.sheets import Row, plot_frames, robust_limits
 from ..visualization.temporal import plot_frame_attention, plot_information, plot_temporal_weights
 from .animation import Panel, write_animation
-from .inspection import REDUCTIONS, Inspection, inspect_same_frames, open_model
+from .inspection import REDUCTIONS, Inspection, Opened, inspect_same_frames, open_model
 from .layer_patches import alignments_of, layers_of
 from .temporal_inspection import TemporalInspection, layers_with
 
@@ -83,7 +83,7 @@ def visualize(
             video that cannot be read.
         OSError: no such checkpoint, or the file cannot be written.
     """
-    models = [*model] if isinstance(model, (list, tuple)) else [model]
+    models = [model] if isinstance(model, Opened) or not isinstance(model, (list, tuple)) else [*model]
     processors = [*processor] if isinstance(processor, (list, tuple)) else [processor] * len(models)
     if len(models) != len(processors):
         raise ValueError(f"`processor` must be one for each of {len(models)} models, got {len(processors)}.")
