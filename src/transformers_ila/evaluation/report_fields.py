@@ -85,7 +85,8 @@ OTHERWISE: dict[str, Kind] = {  # what some versions, models or options add
     "model.untrained_weights": _whole(1),
     "data_set.list": _or_none(ENTRIES),
     "data_set.samples_sha256": TEXT,
-    "data_set.read_beyond_clip": _whole(0),
+    "data_set.excerpts": _whole(0),
+    "data_set.read_beyond_clip": _whole(0),  # of earlier versions, which read files whole
     "protocol.name": PROTOCOL,
     "protocol.frame_sampling": TEXT,
     "protocol.frame_stride": _or_none(_whole(1)),

@@ -257,7 +257,9 @@ def _circumstances(report: Mapping[str, Any]) -> list[tuple[Any, ...]]:
         ("decoder", f"PyAV {report['decoder']['pyav']}, FFmpeg {report['decoder']['ffmpeg']}"),
         ("versions", ", ".join(f"{name} {version}" for name, version in report["versions"].items())),
     ]
-    if origin["read_beyond_clip"]:
+    if origin.get("excerpts"):
+        rows.append(("parts", f"{origin['excerpts']} videos are some seconds of their files"))
+    if origin.get("read_beyond_clip"):
         rows.append(("taken whole", f"{origin['read_beyond_clip']} files that may be longer than the clip listed"))
     return [row for row in rows if row[1] is not None]
 

@@ -159,6 +159,9 @@ class VideoArguments:
     multi_label: bool = field(
         default=False, metadata={"help": "read several labels a video, which are an error without it"}
     )
+    label_field: str | None = field(
+        default=None, metadata={"help": "which labels to read, where a labelling tool's export has several"}
+    )
     train_list_sha256: str | None = field(default=None, metadata={"help": "refuse another list than this"})
     train_samples_sha256: str | None = field(default=None, metadata={"help": "refuse other names and labels in it"})
     stream: bool = field(default=False, metadata={"help": "read tar shards from beginning to end, each by one rank"})

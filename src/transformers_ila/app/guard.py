@@ -1,0 +1,103 @@
+"""What is let through to the page's server: the routes that the page needs, in sizes that the limits allow.
+
+Gradio has more routes, for other kinds of pages: some fetch addresses for whoever asks, write a user's state to disk,
+or start programs. What is not named here is answered as if it were not there.
+"""
+
+import asyncio
+import json
+import re
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from .limits import Busy
+from .options import MEBIBYTE, LimitOptions
+from .uploads import Inputs
+
+
+API = "/gradio_api"
+READ = re.compile(  # GET and HEAD
+    rf"/|/(config|favicon\.ico|theme\.css|manifest\.json|robots\.txt|pwa_icon(/\d+)?)/?|/(assets|static|svelte)/.+"
+    rf"|{API}/(info|openapi\.json|startup-events|app_id|heartbeat/[^/]+|queue/(data|status)|upload_progress|theme\.css)/?"
+    rf"|{API}/call/(v2/)?[^/]+/[^/]+|{API}/file=.+"
+)
+ASK = re.compile(rf"{API}/(queue/join|call/(v2/)?[^/]+|run/[^/]+|api/[^/]+)/?")  # POST: questions
+TELL = re.compile(rf"{API}/(cancel|reset)/?")  # POST: about a question
+UPLOAD = re.compile(rf"{API}/upload/?")
+ADDRESS = re.compile(rf"{API}/file=\s*[A-Za-z][A-Za-z0-9+.-]*:/", re.IGNORECASE)
+QUESTION = MEBIBYTE  # bytes of a question, at most: words, paths and numbers, no video
+ENVELOPE = 64 * 1024  # bytes that a form has beside its file
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+
+class Guard:
+    """Stand between the network and the page, as ASGI middleware.
+
+    Args:
+        app: what is guarded.
+        options: the limits.
+        inputs: that says whether there is room for an upload.
+        waiting: that says how many questions wait.
+    """
+
+    def __init__(self, app: Any, options: LimitOptions, inputs: Inputs, waiting: Callable[[], int]) -> None:
+        self.app, self.options, self.inputs, self.waiting = app, options, inputs, waiting
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hand a request on, or answer why not."""
+        if scope["type"] == "lifespan":
+            await self.app(scope, receive, send)
+            return
+        refused = (404, "Not Found") if scope["type"] != "http" else await self._why_not(scope)
+        if refused is None:
+            await self.app(scope, receive, send)
+        else:
+            await _answer(scope, send, *refused)
+
+    async def _why_not(self, scope: Scope) -> tuple[int, str] | None:
+        """Return the status and the words with which a request is refused, or None."""
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        if scope["method"] in ("GET", "HEAD"):
+            return None if READ.fullmatch(path) and not ADDRESS.match(path) else (404, "Not Found")
+        if scope["method"] == "OPTIONS":
+            return None
+        if scope["method"] != "POST":
+            return 405, "Method Not Allowed"
+        size = _length(scope)
+        if UPLOAD.fullmatch(path):
+            if size is None:
+                return 411, "Say how long the upload is (Content-Length)."
+            if size > self.options.megabytes * MEBIBYTE + ENVELOPE:
+                allowed = f"at most {self.options.megabytes:g} are taken here"
+                return 413, f"The video has {size / MEBIBYTE:.1f} megabytes; {allowed}."
+            try:
+                await asyncio.to_thread(self.inputs.check_room, size)
+            except Busy as busy:
+                return 503, str(busy)
+            return None
+        if not (ASK.fullmatch(path) or TELL.fullmatch(path)):
+            return 404, "Not Found"
+        if size is None or size > QUESTION:
+            return 413, f"A question has at most {QUESTION} bytes, and says how many (Content-Length)."
+        if ASK.fullmatch(path) and (waiting := self.waiting()) >= self.options.queue:
+            return 503, f"Busy: {waiting} questions wait already, as many as may. Try again in a minute."
+        return None
+
+
+def _length(scope: Scope) -> int | None:
+    """Return the bytes that a request says it has, or None."""
+    found = [value for name, value in scope["headers"] if name == b"content-length"]
+    return int(found[0]) if len(found) == 1 and found[0].isdigit() else None
+
+
+async def _answer(scope: Scope, send: Send, status: int, words: str) -> None:
+    if scope["type"] != "http":
+        await send({"type": "websocket.close", "code": 1000})
+        return
+    body = json.dumps({"detail": words}).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

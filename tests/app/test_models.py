@@ -1,0 +1,199 @@
+"""Models of the page: who may open which, how many stay, and what is said where one cannot be opened."""
+
+import json
+import shutil
+import threading
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from support.evaluation_models import make_model
+from support.hub_stand_in import HubStandIn
+from transformers_ila import IlaVideoProcessor
+from transformers_ila.app import models
+from transformers_ila.app.limits import AppError, Busy
+from transformers_ila.app.models import ModelShelf, Opened
+from transformers_ila.app.options import AppOptions
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models") / "first"
+    model = make_model()
+    model.save_pretrained(folder)
+    IlaVideoProcessor.for_model(model.config).save_pretrained(folder)
+    for name in ("second", "third"):
+        shutil.copytree(folder, folder.with_name(name))
+    return folder.parent
+
+
+def test_models_are_shared_and_read_within_the_limits(saved):
+    shelf = ModelShelf(AppOptions(models=[str(saved / "first")], pixels=12345, dtype="bfloat16", device="cpu"))
+    assert shelf.choices == [str(saved / "first")]
+    with shelf.open(shelf.choices[0]) as opened:
+        assert opened is shelf.open(shelf.choices[0])
+        assert (opened.device.type, opened.dtype, opened.model.training) == ("cpu", torch.bfloat16, False)
+        assert opened.has_classes and opened.processor.read_limits["max_pixels"] == 12345
+        assert opened.name == shelf.choices[0]
+
+
+class Shelf(ModelShelf):
+    """Opens names without anything behind them; waits where `go_on` has an event for one."""
+
+    def __init__(self, *names, **options):
+        super().__init__(SimpleNamespace(**vars(AppOptions(**options)), chosen_models=list(names)))
+        self.loads, self.go_on = [], {}
+
+    def _load(self, source, name):
+        self.loads.append(source)
+        if source in self.go_on:
+            assert self.go_on[source].wait(60)
+        return Opened(None, None, name, self.options.job_seconds)
+
+
+def test_the_least_recently_used_goes_and_never_one_at_work():
+    shelf = Shelf("first", "second", "third", models_in_memory=2)
+    with shelf.open("first") as opened:
+        shelf.open("second")
+        shelf.open("third")
+        assert shelf.open("first") is opened and list(shelf._opened) == ["first", "third"]
+        with shelf.open("third"), pytest.raises(Busy, match="all models that fit in memory are at work"):
+            shelf.open("second")
+    shelf.open("second")
+    assert len(shelf._opened) == 2
+
+
+def test_one_at_a_time_computes_with_a_model():
+    shelf = Shelf("first", job_seconds=0.01)
+    with shelf.open("first") as opened:
+        with pytest.raises(Busy, match="is answering other questions"):
+            opened.__enter__()
+    with opened:
+        assert opened.users == 1
+    assert opened.users == 0
+
+
+def test_a_slow_load_keeps_nobody_from_another_model():
+    shelf = Shelf("first", "second")
+    shelf.go_on["first"] = threading.Event()
+    found = []
+    threads = [threading.Thread(target=lambda: found.append(shelf.open("first"))) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    shelf.open("second")
+    shelf.go_on["first"].set()
+    for thread in threads:
+        thread.join()
+    assert shelf.loads.count("first") == 1 and len(set(map(id, found))) == 1 and len(found) == 3
+
+
+@pytest.mark.parametrize(
+    "name", ["../models/first", "/etc", "first/../..", "~", "up", "nul\0", "n" * 5000, "a/b/c", "-x/y"]
+)
+def test_folders_outside_are_refused_in_the_same_words(name, saved, tmp_path):
+    allowed = tmp_path / "allowed"
+    allowed.mkdir()
+    (allowed / "up").symlink_to(saved)
+    with pytest.raises(AppError, match="is neither offered here, nor a folder that this page may read, nor a Hub id"):
+        ModelShelf(AppOptions(folders=[str(allowed)])).open(name)
+
+
+def test_folders_inside_are_opened(saved):
+    shelf = ModelShelf(AppOptions(folders=[str(saved)]))
+    assert shelf.open("first").name == "first" and shelf.open(str(saved / "first")) is shelf.open("first")
+
+
+def test_a_local_folder_is_no_hub_id(saved, monkeypatch):
+    monkeypatch.chdir(saved.parent)
+    with pytest.raises(AppError, match="is neither offered here"):
+        ModelShelf(AppOptions()).open(f"{saved.name}/first")
+
+
+def test_fixed_models(saved):
+    shelf = ModelShelf(AppOptions(models=[str(saved / "first")], fixed_models=True, folders=[str(saved)]))
+    for name in ("user/name", "second"):
+        with pytest.raises(AppError, match="is not offered here. Choose among"):
+            shelf.open(name)
+    with pytest.raises(AppError, match="Choose a model first"):
+        shelf.open(" ")
+
+
+def test_broken_models_are_sentences(saved, tmp_path):
+    def changed(name, **fields):
+        folder = shutil.copytree(saved / "first", tmp_path / name)
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**config, **fields}))
+        return folder
+
+    changed("bert", model_type="bert")
+    changed("code", model_type="unheard", auto_map={"AutoConfig": "evil.Evil"})
+    (changed("cut") / "model.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0{}")
+    (changed("weightless") / "model.safetensors").unlink()
+    (changed("adapter") / "adapter_config.json").write_text('{"base_model_name_or_path": "/etc"}')
+    (changed("torn") / "config.json").write_text("{")
+    shelf = ModelShelf(AppOptions(folders=[str(tmp_path)]))
+    for name, message in {
+        "bert": "of kind 'bert'; this page opens: ila",
+        "code": "of kind 'unheard'",
+        "cut": "“cut” cannot be opened",
+        "weightless": "holds no weights",
+        "adapter": "is an adapter",
+        "torn": "cannot be opened",
+    }.items():
+        for _ in range(2):  # the second time from memory
+            with pytest.raises(AppError, match=message):
+                shelf.open(name)
+    assert not shelf._opened
+
+
+def test_hub_ids_are_bounded_before_they_are_downloaded(monkeypatch):
+    def tree(self, source):
+        if source == "user/none":
+            raise TimeoutError("no route")
+        files = {"model.safetensors": 5 * 2**20, "pytorch_model.bin": 2**30, "config.json": 10}
+        return [SimpleNamespace(path=name, size=size) for name, size in files.items()] + [SimpleNamespace(path="onnx")]
+
+    monkeypatch.setattr(models.HfApi, "list_repo_tree", tree)
+    shelf = ModelShelf(AppOptions(model_megabytes=4))
+    with pytest.raises(AppError, match="weights of 5 megabytes; at most 4 are taken here"):
+        shelf.open("user/large")
+    with pytest.raises(AppError, match="user/none” cannot be opened"):
+        shelf.open("user/none")
+
+
+VISITORS = """
+import json
+from pathlib import Path
+from huggingface_hub import HfApi
+from huggingface_hub.constants import HF_HUB_CACHE
+from transformers_ila.app.limits import AppError
+from transformers_ila.app.models import ModelShelf
+from transformers_ila.app.options import AppOptions
+
+names = ["me/first", "me/second"]
+for name in names:
+    HfApi().create_repo(name)
+    HfApi().upload_folder(repo_id=name, folder_path=FOLDER)
+there = lambda: sorted(path.name for path in Path(HF_HUB_CACHE).glob("models--*") if any(path.rglob("*.safetensors")))
+shelf = ModelShelf(AppOptions(models_in_memory=1, device="cpu"))
+for name in names:
+    assert shelf.open(name).has_classes
+print(json.dumps(there()))
+shelf.close()
+print(json.dumps(there()))
+try:
+    ModelShelf(AppOptions(model_megabytes=0.001)).open("me/first")
+except AppError as error:
+    print(json.dumps(str(error)))
+print(json.dumps(there()))
+"""
+
+
+@pytest.mark.slow
+def test_what_was_downloaded_for_users_goes_again(saved, tmp_path):
+    with HubStandIn(users={"token-me": "me"}) as hub:
+        printed = hub.run(tmp_path / "home", VISITORS.replace("FOLDER", repr(str(saved / "first"))))
+    found = [json.loads(line) for line in printed.splitlines()]
+    assert found[0] == ["models--me--second"] and found[1] == found[3] == []
+    assert "megabytes; at most 0.001 are taken here" in found[2]
