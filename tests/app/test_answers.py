@@ -73,6 +73,11 @@ def test_words_are_asked_without_a_trace_in_the_shared_model(clip, video):
     assert all(torch.equal(before[name], tensor) for name, tensor in clip.model.state_dict().items())
 
 
+def test_words_that_are_cut_are_named(clip, video):
+    assert "reads 32 tokens" in answers.label(clip, video, ["a dog", "long " * 50]).notes[1]
+    assert len(answers.label(clip, video, ["a dog", "a cat"]).notes) == 1
+
+
 def test_none_of_these_where_words_have_probabilities_of_their_own(tmp_path, video):
     save_siglip(tmp_path, "siglip2")
     answer = answers.label(opened(*load_zero_shot(tmp_path)), video, ["a dog", "a cat"])

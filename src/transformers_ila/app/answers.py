@@ -29,7 +29,7 @@ from ..evaluation.options import LabelOptions
 from ..evaluation.prediction import label_batch
 from ..evaluation.views import Batch, VideoReader
 from ..markup import plain_line
-from ..model.class_features_ila import check_templates
+from ..model.class_features_ila import BARE_NAME, check_templates, fill_in
 from ..model.class_names_ila import check_labels, explicit_class_names
 from ..model.pretrained_ila import describe_untrained, untrained_weights
 from ..model.streaming_ila import why_no_stream
@@ -221,6 +221,19 @@ def _asked(model: Any, words: Sequence[str], template: str) -> Any:
     return model
 
 
+def _cut_words(model: Any, words: Sequence[str]) -> list[str]:
+    """Return the sentence that words are longer than the text tower reads; of most there is none."""
+    if not words:
+        return []
+    limit = model.config.text_config.max_position_embeddings
+    tokenizer, templates = model._find_tokenizer(), [*(model.config.label_templates or BARE_NAME)]
+    lengths = [max(map(len, tokenizer(fill_in(templates, [word]))["input_ids"])) for word in words]
+    cut = [plain_line(word, 40) for word, length in zip(words, lengths) if length > limit]
+    return (
+        [f"The text tower reads {limit} tokens; of these words the rest is cut: {', '.join(cut[:5])}."] if cut else []
+    )
+
+
 def _asked_for(model: Any, words: Sequence[str]) -> str:
     count = len(model.config.class_names)
     return f"your {_counted(count, 'word')}" if words else f"its own {_counted(count, 'label')}"
@@ -290,7 +303,7 @@ def label(
         labels=list(zip(row["labels"], row["scores"])),
         model=opened.name,
         asked=_asked_for(model, words),
-        notes=[*_meaning(model), *_faults(read.frames_lost, opened)],
+        notes=[*_meaning(model), *_cut_words(model, words), *_faults(read.frames_lost, opened)],
         seconds=time.perf_counter() - started,
     )
 
@@ -523,7 +536,7 @@ def timeline(
         timeline=found,
         model=opened.name,
         asked=_asked_for(model, words),
-        notes=[*_method(found.settings), *_meaning(model), *_faults(0, opened)],
+        notes=[*_method(found.settings), *_meaning(model), *_cut_words(model, words), *_faults(0, opened)],
     )
 
 

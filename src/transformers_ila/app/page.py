@@ -43,8 +43,8 @@ HERE = Path(__file__).parent
 FIRST_PICTURE = next(iter(PICTURES))
 TITLE = "What happens in this video?"
 NO_MODEL = (
-    "There is no model yet. Run `ila demo` in the folder from which the page is started and start it again, start it "
-    "with --models and a folder or a Hub id, or name a Hub id (user/name) here."
+    "There is no model yet. Name a Hub id (user/name) here; or start the page with a model, `ila app FOLDER`; or run "
+    "`ila demo` in the folder from which the page is started, and start it again."
 )
 NO_INDEX = (
     "This page has no index to search. Make one with `ila index VIDEOS --model MODEL --output INDEX`, and start the "
@@ -299,9 +299,11 @@ class Page:
                 elem_id="ila-picture",
             )
             self.layer = gr.Slider(0, 11, value=0, step=1, label="Layer, from the first one on", elem_id="ila-layer")
-            self.ask_look = gr.Button(
-                "Show where it looked", variant="primary", elem_id="ila-look-button", elem_classes="ila-ask"
-            )
+            with gr.Row():
+                self.ask_look = gr.Button(
+                    "Show where it looked", variant="primary", elem_id="ila-look-button", elem_classes="ila-ask"
+                )
+                self.stop_look = gr.Button("Stop", elem_id="ila-look-stop-button")
             self.overlay = gr.Video(
                 label="The video, with what the model saw", interactive=False, elem_id="ila-overlay"
             )
@@ -314,7 +316,6 @@ class Page:
                 value=0,
                 label="Frames a second that the model sees",
                 info="0: as the model was trained.",
-                minimum=0,
                 elem_id="ila-rate",
             )
             with gr.Row():
@@ -394,7 +395,7 @@ class Page:
             **private,
             **answering,
         )
-        self.ask_stop.click(self._stop, None, [self.status], queue=False, **helper)
+        gr.on([self.ask_stop.click, self.stop_look.click], self._stop, None, [self.status], queue=False, **helper)
         asked = [self.query, self.video, self.path, self.top_k]
         shown = [self.status, self.hits, self.known_hits, self.found]
         searching = {"inputs": asked, "outputs": shown, "show_progress_on": [self.hits], **private, **answering}
@@ -482,7 +483,7 @@ class Page:
 
     def _stop(self, request: gr.Request) -> str:
         stopping = self.stop(session_of(request))
-        return rendering.status("It stops, and shows what is there." if stopping else "There is nothing to stop.")
+        return rendering.status("It stops." if stopping else "There is nothing to stop.")
 
     def _search_words(self, query: str, video: Any, path: str, top_k: float, request: gr.Request) -> tuple:
         return self._search(session_of(request), query, video, path, top_k, by_video=False)
