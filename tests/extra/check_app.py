@@ -201,6 +201,7 @@ def test_where_it_looked_plays_and_changes_with_the_layer(browser, app, place):
         slider = page.locator("#ila-layer input[type=range]")
         slider.focus()
         slider.press("ArrowLeft")
+        page.click("#ila-look-button")  # letting go of the slider by the mouse asks by itself
         page.wait_for_function("first => document.querySelector('#ila-overlay video')?.src !== first", arg=first)
         overlay.wait_for()
         assert overlay.evaluate("video => video.readyState") >= 0
