@@ -183,7 +183,6 @@ def test_label_of_an_upload_and_own_words(browser, app, videos, truth, place):
         page.click("#ila-label-button")
         said(page, "your 3 words")
         assert labels_of(page) == per_cent(truth(videos[0], WORDS))
-        shot(page, "app_label")
 
 
 def test_where_it_looked_plays_and_changes_with_the_layer(browser, app, place):
@@ -320,7 +319,6 @@ def test_a_phone_and_axe(browser, app, videos, scheme):
             ]
             print(scheme, tab, [(violation["id"], len(violation["nodes"])) for violation in found])
             assert not ours, ours
-        shot(page, f"app_phone_{scheme}")
 
 
 def test_by_the_keyboard_alone(browser, app, videos, truth):
