@@ -5,6 +5,7 @@ What is unusual here:
 - Gradio fetches what a program names by an address in place of a file. Here nothing is fetched.
 """
 
+import ctypes
 import os
 import secrets
 import shutil
@@ -26,6 +27,7 @@ from .uploads import Inputs
 
 PREFIX = "transformers_ila_app_"  # of the folder of temporary files
 EVERY = 5.0  # seconds between two looks at what can be deleted
+HELPERS = 8  # threads beside those that compute; each one has memory of its own that it keeps
 # What others may have set for Gradio, and what would let more through than the options say.
 NOT_HEEDED = (
     "GRADIO_ALLOWED_PATHS", "GRADIO_BLOCKED_PATHS", "GRADIO_LOCAL_DEV_MODE", "GRADIO_MCP_SERVER", "GRADIO_NUM_WORKERS",
@@ -93,6 +95,7 @@ def serving(options: AppOptions) -> Iterator[Server]:
         demo.queue(max_size=options.queue, default_concurrency_limit=options.jobs, api_open=False)
         stack.callback(demo.close, verbose=False)
         _, address, public = demo.launch(
+            max_threads=options.jobs + HELPERS,
             prevent_thread_lock=True,
             quiet=True,
             share=options.share,
@@ -156,12 +159,14 @@ def _environment(root: Path) -> Iterator[None]:
 
 @contextmanager
 def _sweeping(inputs: Inputs) -> Iterator[None]:
-    """Delete what users left behind, every few seconds, while the block runs."""
-    done = threading.Event()
+    """Delete what users left behind, and give back memory that is free, every few seconds, while the block runs."""
+    done, trim = threading.Event(), _glibc_trim()
 
     def sweep() -> None:
         while not done.wait(EVERY):
             inputs.sweep()
+            if trim is not None:
+                trim(0)
 
     thread = threading.Thread(target=sweep, daemon=True)
     thread.start()
@@ -170,6 +175,11 @@ def _sweeping(inputs: Inputs) -> Iterator[None]:
     finally:
         done.set()
         thread.join(timeout=EVERY)
+
+
+def _glibc_trim() -> Any:
+    """Return what gives free memory back to the system, which glibc else keeps for each thread; None elsewhere."""
+    return getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
 
 
 # -- Gradio ----------------------------------------------------------------------------------------------------------
