@@ -1,6 +1,7 @@
-# make demo | make test | make test-slow | make test-extra | make lint. Needs Python >= 3.11 and make, nothing else.
+# make demo | make test | make test-slow | make test-extra | make lint | make pictures. Needs Python >= 3.11 and make.
 #   make demo CLIP=<hub id or folder> VIDEOS=<folder with one sub-folder per class>
 #   make test VENV=<an existing environment, used as it is>
+#   make pictures PARTS=ablation             makes the pictures of README.md and docs/ anew, half an hour for all
 #   make space MODEL=<folder>      build/space: the page as a Hugging Face Space, with the demo's model or this one
 #   make test-extra PARTS="wheel oldest"     what needs an environment of its own; each part says what it installs
 
@@ -17,7 +18,7 @@ TESTS := $(BIN)/python -m pytest -q -n auto --maxprocesses 16 --dist worksteal
 # Tests start many processes: without compiled files each of them would compile all modules anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup demo space test test-slow test-extra lint
+.PHONY: setup demo space test test-slow test-extra lint pictures
 setup: $(READY)
 
 demo: setup
@@ -45,6 +46,9 @@ test-slow: setup
 
 test-extra: setup
 	tests/extra/run.sh $(BIN)/python $(PARTS)
+
+pictures: setup
+	$(BIN)/python benchmarks/pictures.py $(if $(PARTS),--parts $(PARTS))
 
 lint: setup
 	$(BIN)/ruff check .

@@ -14,6 +14,7 @@ VERBS = {
     "predict": "label videos, by a model's classes or by words of your own",
     "timeline": "find what happens when in a video of any length",
     "stream": "watch cameras and streams, and print every change of label with its delay",
+    "show": "draw where a model looked in a video, or what a report or a timeline says",
     "index": "compute features of videos for a search",
     "search": "find videos by words or by an example",
     "evaluate-retrieval": "measure how well texts find videos, and videos texts",

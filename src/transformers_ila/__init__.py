@@ -4,6 +4,7 @@ Importing the package registers its classes with Transformers' Auto classes and 
 """
 
 import sys
+from typing import TYPE_CHECKING, Any
 
 from transformers import (
     AutoConfig,
@@ -33,6 +34,9 @@ from .pipelines import ZeroShotVideoClassificationPipeline, register
 from .version import __version__
 
 
+if TYPE_CHECKING:
+    from .evaluation.visualize import visualize
+
 __all__ = [
     "AlignedTimesformerConfig",
     "AlignedTimesformerForVideoClassification",
@@ -61,6 +65,7 @@ __all__ = [
     "check_video",
     "load_zero_shot",
     "read_video",
+    "visualize",
     "why_no_stream",
 ]
 
@@ -91,3 +96,11 @@ register()
 
 if old_modules not in sys.meta_path:
     sys.meta_path.append(old_modules)
+
+
+def __getattr__(name: str) -> Any:
+    if name != "visualize":  # which few need, and which takes a second to import
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from .evaluation.visualize import visualize
+
+    return visualize

@@ -70,6 +70,7 @@ def write_mp4(
             coder.time_base = TIME_BASE
             coder.flags |= Flags.frame_duration
             coder.max_b_frames = 0  # reordered frames of uneven times would shorten what the file says of its duration
+        converter = av.video.reformatter.VideoReformatter()
         step = round(1 / rate / TIME_BASE)
         while first is not None:
             frame, start = first
@@ -77,6 +78,7 @@ def write_mp4(
                 raise ValueError(f"Frames of a video have one size; {frame.shape} comes after {shape}.")
             following = next(timed, None)
             picture = av.VideoFrame.from_ndarray(_even(frame), format="rgb24")
+            picture = converter.reformat(picture, format="yuv420p", threads=1)  # else threads are started for each
             if start is not None:
                 picture.pts, picture.time_base = start, TIME_BASE
                 if following is not None and following[1] is not None:

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from importlib import import_module
@@ -29,7 +30,7 @@ from transformers_ila.video_writing import write_mp4
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # examples that load what the example "trainer" saves
-TRAINED = ("pipeline", "smaller", "fused", "export", "timeline", "weights")
+TRAINED = ("pipeline", "smaller", "fused", "export", "timeline", "shared", "weights", "visualize")
 UNTRAINED = tuple(
     "zeroshot vit dinov2 reading sources adapters lora features search words plain stream timelinefiles live "
     "faiss".split()
@@ -117,7 +118,7 @@ def test_every_command_is_one_that_there_is(tmp_path, monkeypatch):
         for file in MODEL_FILES
     ]
     videos = ["video.mp4", "path/to/videos/waving/a.mp4", "path/to/other_videos/waving/a.mp4"]
-    for file in (*models, *videos, "k400_b16_8f.pth", "results/report.json", "train.txt", "test.txt"):
+    for file in (*models, *videos, "k400_b16_8f.pth", "results/report.json", "train.txt", "test.txt", "video.json"):
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).write_text("")
     (tmp_path / "words.txt").write_text(WORDS)
@@ -177,7 +178,8 @@ def test_the_examples_run_one_after_the_other(place):
     run(place, OFFLINE, code["trainer"].replace("num_train_epochs=10", "num_train_epochs=1"))
     pieces = [code[name] for name in TRAINED if name != "weights" or find_spec("torchao")]
     printed = run(place, OFFLINE, *pieces)
-    assert all("'label'" in text for name, text in zip(TRAINED, printed) if name not in ("export", "timeline"))
+    silent = ("export", "timeline", "shared", "visualize")
+    assert all("'label'" in text for name, text in zip(TRAINED, printed) if name not in silent)
     assert json.loads((place / "video.json").read_text())["settings"]["rate"] == 5
     assert "model.safetensors" in {path.name for path in (place / "my-ila-merged").iterdir()}
     assert (place / "my-ila-export" / "modeling_ila.py").is_file()
@@ -190,6 +192,11 @@ def test_the_examples_run_one_after_the_other(place):
     assert "video.mp4" in table and "48 videos labelled, 0 unreadable" in predicted
     assert "linear" in probed and "48 videos, neighbouring frames" in analysed
     assert "4 clips x 3 crops" in (place / "my-ila-export" / "README.md").read_text()
+    shutil.copytree(place / "my-ila", place / "my-run")
+    drawn = [words[1:] for words in commands("pictures.md", "show")]
+    run(place, OFFLINE, *drawn)
+    shutil.rmtree(place / "my-run")  # which another command trains
+    assert all((place / words[words.index("--output") + 1]).is_file() for words in drawn)
     with HubStandIn({"token-user": "user"}) as hub:
         (printed,) = run(place, hub.environment(place / "home"), only("hub.md", "publish"))
         assert printed.endswith(f"Published: {hub.endpoint}/user/my-ila\n") and hub.repositories["user/my-ila"].private

@@ -266,12 +266,12 @@ def test_the_report_says_what_was_listed(model, processor, samples):
         return evaluate(model, processor, listed).report()["data_set"]
 
     first = described(samples[:2])
-    assert first == described(samples[:2]) and first["list"] is None and first["read_beyond_clip"] == 0
+    assert first == described(samples[:2]) and first["list"] is None and first["excerpts"] == 0
     hashes = {first["samples_sha256"]}
     for listed in (samples[1::-1], samples[:1], [samples[0], samples[1]._replace(labels=(3,))]):
         hashes.add(described(listed)["samples_sha256"])
     assert len(hashes) == 4
-    assert described([samples[0]._replace(start=1.0, end=3.0)])["read_beyond_clip"] == 1
+    assert described([samples[0]._replace(start=1.0, end=3.0)])["excerpts"] == 1
 
 
 # -- several processes -----------------------------------------------------------------------------------------------

@@ -350,7 +350,7 @@ def test_report_says_what_was_done(residual, samples, tmp_path):
         "name": "motions",
         "split": "test",
         "list": {"name": "list.txt", "sha256": sha256, "format": "list"},
-        "read_beyond_clip": 0,
+        "excerpts": 0,
     }
     protocol = report["protocol"]
     assert "depend on batch size and order" in protocol.pop("note")

@@ -390,7 +390,9 @@ def test_notes_say_what_the_pictures_do_not_mean(model):
     assert "exchange features" in said and "jitter" in said
     assert not any(words in said for words in ("mean of its masks", "centre", "repeats", "seed", "views"))
     assert "mean of its masks" in notes_of(make_model(alignment_fusion="residual"), what="masks")
-    assert "points" not in notes_of(model, what="features")
+    of_features = notes_of(model, what="features", reduce="norm")
+    assert "points" not in of_features and "has a high norm; the label need not hang on it" in of_features
+    assert "pairs with the first frame" in notes_of(make_model(alignment_pairing="first"), what="points")
     fresh = notes_of(IlaForVideoClassification(tiny_config(alignment_fusion="mi_token")).eval(), what="points")
     assert "In layers 0, 1 all points stand in the centre" in fresh and "keeps all of its own patches" in fresh
     assert "No frame sees another" in notes_of(make_model(temporal_module="none"), what="features")

@@ -58,7 +58,7 @@ def videos(tmp_path_factory):
         ),
         (InferenceOptions, {"device": "gpu"}, "device must be one such as cpu or cuda:0, got 'gpu'"),
         (InferenceOptions, {"device": "cuda:99"}, "device must be one that is there, got 'cuda:99'; .* GPU"),
-        (LabelOptions, {"format": "csv"}, "format must be one of jsonl, parquet, got 'csv'"),
+        (LabelOptions, {"format": "csv"}, "format must be one of jsonl, parquet, fiftyone, label-studio, got 'csv'"),
         (LabelOptions, {"top_k": 0}, "top_k must be a whole number of 1 or more, got 0"),
         (LabelOptions, {"batch_size": 0}, "batch_size must be"),
         (ProbeOptions, {"probes": []}, "probes must be some of knn, linear, got \\[\\]"),

@@ -298,6 +298,7 @@ def test_what_cannot_be_asked():
         ({"what": ()}, "allowed: one or several"),
         ({"what": "weights"}, "\"weights\" are GTA's.*temporal_module='ila'"),
         ({"what": "routes", "layers": [2]}, r"`layers` is \[2\]; allowed: one or several of 0 to 1, or -2 to -1"),
+        ({"what": "routes", "layers": [True]}, r"`layers` is \[True\]"),
         ({"what": "routes", "layers": []}, r"`layers` is \[\]"),
         ({"what": "routes", "query": (0, 0, 0)}, 'has an effect on "query_attention" only'),
         ({"what": "query_attention", "query": (4, 0, 0)}, "frame 0 to 3, row 0 to 2, column 0 to 2"),

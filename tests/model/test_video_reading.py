@@ -51,6 +51,7 @@ from transformers_ila.model.video_reading_ila import (
     read_video,
 )
 from transformers_ila.model.video_urls_ila import is_public, redact
+from transformers_ila.video_writing import write_mp4
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +113,41 @@ def test_times_are_listed_without_decoding(tmp_path, name, codec, options):
     Image.new("RGB", (8, 8)).save(tmp_path / "picture.tiff")
     with pytest.raises(VideoDecodingError, match="pictures have no times"):
         list_frames(tmp_path / "picture.tiff")
+
+
+@pytest.mark.parametrize("changing", [False, True])
+def test_a_part_is_read_as_if_it_were_all(tmp_path, changing):
+    levels = np.repeat(np.arange(30, dtype=np.uint8) * 8, 32 * 32 * 3).reshape(30, 32, 32, 3)
+    times = np.cumsum([0.0, *([0.1] * 14), *([0.2] * 15)]) if changing else np.arange(30) / 10
+    write_mp4(tmp_path / "v.mp4", levels, fps=10, times=times)
+    path, content = str(tmp_path / "v.mp4"), (tmp_path / "v.mp4").read_bytes()
+    for start, end in ((0.0, 1.0), (0.95, 2.05), (1.5, None), (None, 0.3), (2.9, 99.0)):
+        inside = [i for i, time in enumerate(times) if (start or 0) - 1e-6 <= time < (end or 99) - 1e-6]
+        for source in ({"path": path}, {"bytes": content}):
+            part = {**source, "start": start, "end": end}
+            frames, _ = read_video(part, range)
+            assert np.round(frames.mean((1, 2, 3)) / 8).astype(int).tolist() == inside
+            listed = list_frames(part)
+            assert listed.timestamps == pytest.approx(times[inside] - times[inside[0]], abs=2e-3)
+            assert listed.total_num_frames == len(inside)
+    one, _ = read_video({"path": path, "start": 1.01, "end": 1.02}, lambda total: list(range(total)))
+    assert len(one) == 1 and round(one.mean() / 8) == 10  # none begins there: the one that is shown
+
+
+def test_parts_that_are_none(tmp_path):
+    write_mp4(tmp_path / "v.mp4", np.zeros((10, 16, 16, 3), np.uint8), fps=10)
+    path = str(tmp_path / "v.mp4")
+    for start, end in ((2, 1), (1, 1), (-1, 2), ("a", 2), (float("nan"), 2), (True, 2)):
+        with pytest.raises(ValueError, match="0 <= start < end, in seconds; got start="):
+            read_video({"path": path, "start": start, "end": end}, lambda total: [0])
+    with pytest.raises(VideoDecodingError, match="from 20 s on is behind its end at 1 s; was it cut out before"):
+        read_video({"path": path, "start": 20, "end": 30}, lambda total: [0])
+    (tmp_path / "frames").mkdir()
+    Image.new("RGB", (16, 16)).save(tmp_path / "frames" / "1.png")
+    with pytest.raises(VideoDecodingError, match="pictures have no times"):
+        read_video({"path": str(tmp_path / "frames"), "end": 30}, lambda total: [0])
+    with pytest.raises(ValueError, match="at least one index in"):
+        read_video({"path": path, "start": 0.5}, lambda total: [total])
 
 
 def test_metadata(video):

@@ -31,6 +31,11 @@ def texts_of(figure: Figure) -> list[Drawn]:
     return found
 
 
+def words_of(figure: Figure) -> str:
+    """Return all words of a figure in a line, without placing them."""
+    return " ".join(" ".join(text.get_text().split()) for text in figure.findobj(Text))
+
+
 def overlaps(texts: list[Drawn]) -> list[tuple[str, str]]:
     """Return the pairs of texts whose boxes overlap."""
     return [
@@ -72,8 +77,8 @@ def _drawn_texts(figure: Figure) -> list[Text]:
         if hasattr(artist, "_update_ticks"):  # an axis: its children hold ticks outside of its limits, not drawn
             if artist.axes.axison:
                 ticks = artist._update_ticks()
-                waiting += [label for tick in ticks for label in (tick.label1, tick.label2)]
-                waiting += [artist.label, artist.offsetText]
+                waiting += [label for tick in reversed(ticks) for label in (tick.label2, tick.label1)]
+                waiting += [artist.offsetText, artist.label]
             continue
-        waiting += artist.get_children()
+        waiting += reversed(artist.get_children())
     return found

@@ -11,6 +11,7 @@ import pytest
 from support.timelines import HOSTILE, make_timeline
 from transformers_ila.timeline.formats import FORMATS, read_timeline, write_timeline
 from transformers_ila.timeline.segments import Segment
+from transformers_ila.visualization.files import read_about
 
 
 def written(timeline, path, **options) -> str:
@@ -42,6 +43,9 @@ def test_json_gives_the_timeline_back(tmp_path, labels):
 
 def test_a_timeline_without_scores(tmp_path):
     write_timeline(make_timeline(seconds=0.0), tmp_path / "a.svg")
+    about = read_about(tmp_path / "a.svg")
+    assert about["video"] == make_timeline().video and about["settings"] == make_timeline().settings
+    assert about["picture"] == "timeline" and "transformers_ila" in about["versions"]
     for timeline in (make_timeline(seconds=0.0), make_timeline(seconds=0.0, segments=[], notes=[], settings={})):
         for suffix in FORMATS.keys() - {".png", ".svg", ".pdf"}:
             write_timeline(timeline, tmp_path / f"a{suffix}")

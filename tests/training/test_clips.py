@@ -6,17 +6,19 @@ import tarfile
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader
 
 from support.tiny_models import tiny_config
 from transformers_ila import IlaVideoProcessor
-from transformers_ila.data.annotations import read_annotations
+from transformers_ila.data.annotations import Annotations, Sample, read_annotations
 from transformers_ila.motionbench.tasks import write_folder
 from transformers_ila.training.augmentation import ClipAugmentation, MixClips, MixingCollator
 from transformers_ila.training.clips import IGNORE_INDEX, ClipCollator, EpochSampler, EvaluationClips, TrainingClips
 from transformers_ila.training.unreadable import REPORT, UnreadableVideos, merged
+from transformers_ila.video_writing import write_mp4
 
 
 @pytest.fixture(scope="module")
@@ -153,11 +155,19 @@ def test_arguments_that_do_not_fit_are_refused(videos, processor, options, messa
         TrainingClips(read_annotations(videos), processor, **{"augment": ClipAugmentation(size=28), **options})
 
 
-def test_parts_of_longer_files_are_refused(videos, processor, tmp_path):
-    (tmp_path / "abc.mp4").symlink_to(next(videos.rglob("*.mp4")))
-    (tmp_path / "k.csv").write_text("label,youtube_id,time_start,time_end,split\nwaving,abc,3,13,train\n")
-    with pytest.raises(ValueError, match="seconds 3.* to 13.*Cut the clips out"):
-        training_clips(tmp_path / "k.csv", processor)
+def test_only_a_part_of_a_longer_file_is_read(processor, tmp_path):
+    levels = np.repeat(np.arange(0, 240, 8, dtype=np.uint8), 32 * 32 * 3).reshape(30, 32, 32, 3)
+    write_mp4(tmp_path / "long.mp4", levels, fps=10)
+    seconds = [
+        Sample(str(tmp_path / "long.mp4"), (0,), f"{start}", start, end) for start, end in ((0, 1.0), (2.0, None))
+    ]
+    annotations = Annotations(seconds, ["a", "b"], False, "list", "long")
+    plain = ClipAugmentation(size=28, jitter=0.0, grayscale=0.0)
+    training = TrainingClips(annotations, processor, augment=plain, normalise=False)
+    for clips in (training, EvaluationClips(annotations, processor, normalise=False)):
+        early, late = (clips[index]["pixel_values"].float().mean((1, 2, 3)) for index in (0, 1))
+        assert early.max() < 80 and late.min() > 150 and early.diff().min() > 0
+    assert training.frame_rate() == pytest.approx(EvaluationClips(annotations, processor).frame_rate())
 
 
 def test_several_labels_become_a_vector(videos, processor, tmp_path):

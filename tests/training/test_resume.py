@@ -113,6 +113,12 @@ def random_deaths(seed=0):
     return [*deaths, *({"during": draw.randrange(1, STEPS - 4)} for _ in range(2))]
 
 
+def with_pictures(*jobs):
+    """Let these attempts write pictures to TensorBoard, which must change nothing."""
+    for job in jobs:
+        job["options"] = [*job["options"], "--report_to=tensorboard", "--tensorboard_pictures=1"]
+
+
 @pytest.mark.slow
 def test_ten_killed_runs_end_with_the_weights_of_an_unbroken_one(material, tmp_path):
     clip, videos = material
@@ -121,6 +127,7 @@ def test_ten_killed_runs_end_with_the_weights_of_an_unbroken_one(material, tmp_p
     for index, death in enumerate(deaths):
         job = {"options": options_of(tmp_path / f"run{index}", clip, videos), "log": str(tmp_path / f"run{index}.log")}
         jobs += [{**job, "when": death}, {**job, "when": {}}]
+    with_pictures(jobs[1], jobs[4])  # of one run the part before its death, of another the part behind it
     codes = drive(tmp_path, jobs)
     assert codes == [0] + [-9, 0] * 10, [(tmp_path / f"run{i}.log").read_text()[-2000:] for i in range(10)][:1]
     whole, batches = state_of(tmp_path / "whole"), batches_of(tmp_path / "whole.log")
@@ -314,8 +321,10 @@ def test_two_processes_resume_and_stop_together(material, tmp_path):
     jobs += [
         {"options": options_of(tmp_path / "stop", clip, videos, **bad), "log": str(tmp_path / "stop.log"), "when": {}}
     ]
+    with_pictures(jobs[1], jobs[3])
     codes = drive(tmp_path, [{**job, "world": 2} for job in jobs])
     assert codes == [0, -9, 0, 0, 2]
+    assert len([*(tmp_path / "run").rglob("events.out.tfevents*")]) == 2  # by the first process of each attempt
     expected, found = state_of(tmp_path / "whole"), state_of(tmp_path / "run")
     assert not [name for name, value in expected.items() if not torch.equal(value, found[name])]
     report = json.loads((tmp_path / "run" / "unreadable_videos.json").read_text())

@@ -42,6 +42,7 @@ WORKS = {
     "ema_decay": "test_trainer.py::test_what_is_saved_are_the_averaged_weights",
     "sync_batch_norm": "test_arguments.py",
     "max_unreadable": "test_trainer.py::test_too_many_damaged_videos_stop_the_run",
+    "tensorboard_pictures": "test_pictures.py",
     "train_sampling_strategy": "test_data_in_their_own_order_know_the_epoch",
     "optim": "test_optimizers_without_groups_are_refused",
     "optim_args": "Trainer.get_optimizer_cls_and_kwargs",

@@ -1,28 +1,44 @@
-import numpy as np
+"""The alignment's contact sheet: which frame has which mask and point."""
+
+import pytest
 import torch
 
-from transformers_ila.visualization.alignment import CELL, GAP, plot_alignment
+from support.figures import texts_of
+from transformers_ila.visualization.alignment import plot_alignment
 
 
-def test_the_ring_is_where_the_point_is_and_the_rest_is_dark():
-    frames = torch.ones(3, 3, 16, 16)
-    points = [torch.zeros(2, 2, 2)]
-    points[0][:, :, 0], points[0][:, :, 1] = 0.5, -0.5  # right of the centre, above it
-    masks = [torch.zeros(2, 2, 4, 4)]
-    masks[0][:, :, 0, 3] = 1
-    picture = np.asarray(plot_alignment(frames, points, masks)).astype(int)
-    assert picture.shape == (2 * CELL + GAP, 3 * CELL + 2 * GAP, 3)
-    assert (picture[:CELL, :CELL] == 255).all()
-    for index in range(3):
-        left = index * (CELL + GAP)
-        cell = picture[CELL + GAP :, left : left + CELL]
-        red = np.argwhere((cell[..., 0] > 200) & (cell[..., 1] < 80) & (cell[..., 2] < 80))
-        y, x = red.mean(0)
-        assert abs(x - 0.75 * CELL) < 3 and abs(y - 0.25 * CELL) < 3
-        assert cell[-1, 0].max() < 60 and cell[0, -1].min() > 200
+def centres(figure) -> list[tuple[float, float]]:
+    """Where the rings are in their cells, as shares of the width and height."""
+    cells = [image.get_extent() for image in figure.axes[0].images if image.get_array().shape[:2] == (16, 16)]
+    found = []
+    for ring in figure.axes[0].patches[::2]:
+        x, y = ring.get_center()
+        left, right, bottom, top = next(e for e in cells if e[0] <= x <= e[1] and e[3] <= y <= e[2])
+        found.append((round((x - left) / (right - left), 3), round((y - top) / (bottom - top), 3)))
+    return found
+
+
+def test_frames_have_the_points_and_masks_of_their_pairs():
+    points, masks = torch.zeros(2, 2, 2), torch.zeros(2, 2, 4, 4)
+    points[0, 0] = torch.tensor([1.0, -1.0])  # the first frame, as the previous one of its pair
+    points[1, 0] = 0.5
+    points[1, 1] = torch.tensor([-1.0, 1.0])  # the last one, as the current one
+    masks[1, 1, 3, 0] = 1
+    figure = plot_alignment(torch.ones(3, 3, 16, 16), [points], [masks])
+    assert centres(figure) == [(0.875, 0.125), (0.5, 0.5), (0.125, 0.875)]
+    first, middle, last = (image.get_array().astype(int) for image in figure.axes[0].images[3:6])
+    assert (first == middle).all() and last[-1, 0, 0] - last[-1, 0, 2] > 50 + last[0, -1, 0] - last[0, -1, 2]
+    figure = plot_alignment(torch.ones(3, 3, 16, 16), [points], [masks], pairing="middle")
+    assert centres(figure) == [(0.5, 0.5), (0.875, 0.125), (0.125, 0.875)]
 
 
 def test_chosen_layers_only():
     points, masks = [torch.zeros(1, 2, 2)] * 5, [torch.ones(1, 2, 3, 3)] * 5
-    picture = plot_alignment(torch.rand(2, 3, 8, 8), points, masks, layers=[0, 4])
-    assert picture.height == 3 * CELL + 2 * GAP
+    options = {"times": [0.5, 1], "title": "a label", "notes": ["a note"]}
+    figure = plot_alignment(torch.rand(2, 3, 8, 8), points, masks, layers=[0, 4], **options)
+    words = [text for text, _ in texts_of(figure)]
+    assert [word for word in words if word.startswith("layer")] == ["layer 0", "layer 4"]
+    assert {"0.50 s", "1.00 s", "a label", "a note"} <= set(words)
+    assert len(plot_alignment(torch.rand(2, 3, 8, 8), points, masks).axes[0].images) == 2 + 5 * 3
+    with pytest.raises(ValueError, match="frames"):
+        plot_alignment(torch.rand(2, 8, 8), points, masks)

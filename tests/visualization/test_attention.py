@@ -31,7 +31,7 @@ def test_the_cross_and_the_map_in_space():
     figure = plot_query_attention(torch.rand(3, 3, 8, 16), (1, 1, 2), {4: one})
     frame, _, heat = figure.axes[0].images
     torch.testing.assert_close(torch.tensor(heat.get_array().tolist()), one["spatial"])
-    assert heat.get_clim() == (0, pytest.approx(float(one["spatial"].max())))
+    assert heat.get_clim() == (float(one["spatial"].min()), float(one["spatial"].max()))
     for image, (x, y) in zip((frame, heat), crosses_of(figure)):
         left, right, bottom, top = image.get_extent()
         assert (x - left) / (right - left) == pytest.approx(2.5 / 4) and (y - top) / (bottom - top) == pytest.approx(
@@ -61,7 +61,9 @@ def test_space_and_time_together():
     for frame in range(3):
         assert f"{float(one['spatiotemporal'][frame].sum()):.1%}" in words
     maps = [image for image in figure.axes[0].images if image.get_array().shape == (2, 4)]
-    assert {image.get_clim() for image in maps} == {(0, float(one["spatiotemporal"].max()))} and len(maps) == 3
+    assert {image.get_clim() for image in maps} == {
+        (float(one["spatiotemporal"].min()), float(one["spatiotemporal"].max()))
+    } and len(maps) == 3
     assert len(crosses_of(figure)) == 2
 
 

@@ -114,6 +114,7 @@ def test_what_does_not_fit():
         (lambda: plot_matches(frames, routes, grid, times=[0.0]), "as many as frames, 3; got 1"),
         (lambda: plot_matches(frames, routes, grid, similarities=routes.float()), r"must be \(2, 8\), got \(3, 8\)"),
         (lambda: plot_matches(frames[0], routes, grid), r"`frames` must be .*got \(3, 8, 16\)"),
+        (lambda: plot_matches((255 * frames).byte(), routes, grid), "floats from 0 to 1; got .*torch.uint8"),
         (lambda: plot_routes(frames, routes, grid, patches=[(0, 2, 0)]), "row 0 to 1, column 0 to 3"),
         (lambda: plot_routes(frames, routes, grid, patches=[]), "0 routes are asked for; allowed: 1 to 12"),
         (lambda: plot_routes(frames, routes, grid, most=13), "13 routes are asked for"),

@@ -59,6 +59,9 @@ class EvaluateArguments(WordsArguments):
     read_split: str | None = field(
         default=None, metadata={"help": "the split to read, where the list or folder holds several"}
     )
+    label_field: str | None = field(
+        default=None, metadata={"help": "which labels to read, where a labelling tool's export has several"}
+    )
     output: str = field(default="evaluation.json", metadata={"help": "report to write, .json; its folder is made"})
 
     def __post_init__(self) -> None:
@@ -144,6 +147,7 @@ def _read(args: EvaluateArguments, *, labels: Any, several: bool) -> Annotations
         labels=labels,
         split=args.read_split,
         multi_label=several and takes_several_labels(format),
+        label_field=args.label_field,
     )
 
 

@@ -5,7 +5,8 @@ ILA model with a text head, which keeps its own tower. Else the labels are those
 
 Without --output the best labels of each video are printed. With it they are written to a folder of results, as JSON
 lines or Parquet, for any number of videos: the same command goes on after a kill, what is done is skipped, and nothing
-is done twice. With --engine ray actors of a Ray cluster share the work, and videos may lie at addresses (`s3://...`),
+is done twice. With --format fiftyone or label-studio the folder also has what these tools open (docs/labelling.md).
+With --engine ray actors of a Ray cluster share the work, and videos may lie at addresses (`s3://...`),
 in Parquet manifests and in WebDataset shards, too: see docs/scale.md. Else processes or machines share the videos by
 RANK and WORLD_SIZE (`torchrun --nproc_per_node 2 -m transformers_ila predict ...`), or as Slurm's `srun` numbers them,
 and each writes a part of its own. Exit code: 0 all videos of the run were read, 1 some could not be (their rows say
@@ -13,6 +14,8 @@ why; of several processes none says so, as a launcher would end the others), 2 b
 interrupted.
 """
 
+import os
+import shlex
 import sys
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -24,8 +27,9 @@ from tqdm import tqdm
 
 from ..data.lists import iter_videos
 from ..distributed import Rank, rank_from_environment
+from ..evaluation.formats import TOOLS
 from ..evaluation.options import LabelOptions
-from ..evaluation.prediction import Summary, count_share, iter_labels, label_videos, own_share
+from ..evaluation.prediction import Summary, check_for_tool, count_share, iter_labels, label_videos, own_share
 from ..evaluation.prediction_files import check_output
 from ..evaluation.report_files import check_folder_can_be_made
 from ..markup import plain_line
@@ -41,6 +45,7 @@ EXAMPLES = (
     "ila predict --model my-ila video.mp4 clips/*.mp4",
     'ila predict --model path/to/clip --labels "juggling, waving" video.mp4',
     "ila predict --model my-ila path/to/videos --output labels --format parquet",
+    "ila predict --model my-ila path/to/videos --output labels --format fiftyone",
 )
 POSITIONAL = "videos"
 
@@ -64,6 +69,13 @@ class PredictArguments(ModelArguments, VideoArguments, LabelOptions):
         VideoArguments.__post_init__(self)
         LabelOptions.__post_init__(self)
         self.check_videos(self, "label")
+        if self.format in TOOLS and self.engine == "ray":
+            raise ValueError(
+                f"--format {self.format} is written by one process: leave out --engine ray, or label with it in the "
+                "format jsonl first."
+            )
+        if self.format in TOOLS and self.output is not None:
+            check_for_tool(self.format, self.output, rank_from_environment())
         if self.output is not None:
             if is_address(self.output):
                 check_output(self.output, self.format)
@@ -98,7 +110,24 @@ def run(args: PredictArguments) -> int:
         except KeyboardInterrupt:
             return interrupted(args.output)
     print_summary(summary, args.output, rank)
+    if args.format in TOOLS:
+        print(opened_by(args.format, str(args.output), summary.in_tool))
     return 1 if summary.unreadable and rank.world_size == 1 else 0
+
+
+def opened_by(tool: str, folder: str, counts: dict[str, int]) -> str:
+    """Return the lines about a labelling tool's files: what they hold, and how the tool opens them."""
+    file, beside = os.path.join(folder, TOOLS[tool].file), os.path.join(folder, TOOLS[tool].beside)
+    unreadable = counts.get("unreadable", 0)
+    fate = "with the tag 'unreadable'" if tool == "fiftyone" else "left out"
+    lines = [f"{plain_line(file, None)}: {counts.get('written', 0)} videos, and {unreadable} unreadable {fate}."]
+    if tool == "fiftyone":
+        kind = "fiftyone.types.FiftyOneDataset"
+        options = f"--name ila --dataset-dir {shlex.quote(folder)} --type {kind}"
+        lines.append(f"Open it: fiftyone datasets create {options}; fiftyone app launch ila")
+    else:
+        lines.append(f"Open it: paste {plain_line(beside, None)} as the labelling interface, then import the tasks.")
+    return "\n".join(lines)
 
 
 def _on_ray(args: PredictArguments, names: list[str] | None, rank: Rank) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ..data.annotations import FORMATS, Annotations, read_annotations
+from ..data.annotations import FORMATS, Annotations, read_annotations, takes_root
 from ..data.samples import refuse_common_videos
 from ..distributed import rank_from_environment
 from ..evaluation.inference import load_encoder, require_checkpoint
@@ -47,6 +47,9 @@ class ProbeArguments(ProbeOptions):
     format: str | None = field(
         default=None, metadata={"help": "of lists or folders; found out by default", "choices": tuple(FORMATS)}
     )
+    label_field: str | None = field(
+        default=None, metadata={"help": "which labels to read, where a labelling tool's export has several"}
+    )
     cache: str = field(  # type: ignore[assignment]
         default="probe_features", metadata={"help": "folder for features, made if it is missing"}
     )
@@ -70,7 +73,7 @@ def read_both(args: ProbeArguments) -> tuple[Annotations, Annotations]:
     Raises:
         ValueError: a fault in one of them, or a video in both.
     """
-    common: dict[str, Any] = {"format": args.format, "labels": args.labels}
+    common: dict[str, Any] = {"format": args.format, "labels": args.labels, "label_field": args.label_field}
     train = _read(args.train, args, common)
     common["labels"] = train.labels()
     test = _read(args.test, args, common)
@@ -84,7 +87,7 @@ def read_both(args: ProbeArguments) -> tuple[Annotations, Annotations]:
 
 
 def _read(source: str, args: ProbeArguments, common: dict[str, Any]) -> Annotations:
-    root = None if Path(source).is_dir() else args.videos
+    root = args.videos if takes_root(source) else None
     return read_annotations(source, root=root, multi_label=False, **common)
 
 

@@ -48,6 +48,9 @@ class ShardArguments(ShardOptions):
     format: str | None = field(default=None, metadata={"help": "format of the annotations; found out where not given"})
     labels: str | None = field(default=None, metadata={"help": "class names: kinetics400, ssv2, or a file"})
     split: str | None = field(default=None, metadata={"help": "split to write, where the source holds several"})
+    label_field: str | None = field(
+        default=None, metadata={"help": "which labels to read, where a labelling tool's export has several"}
+    )
     multi_label: bool = field(
         default=False, metadata={"help": "read several labels a video, which are an error without it"}
     )
@@ -61,7 +64,8 @@ class ShardArguments(ShardOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        given = {name: getattr(self, name) for name in ("format", "labels", "split", "multi_label")}
+        named = ("format", "labels", "split", "label_field", "multi_label")
+        given = {name: getattr(self, name) for name in named}
         if self.check:
             given |= {name: getattr(self, name) for name in ("source", "videos", "unlabelled", "skip_missing")}
             usual = {entry.name: entry.default for entry in fields(ShardOptions)}
@@ -120,7 +124,8 @@ def _videos(args: ShardArguments) -> Annotations | list[Sample]:
         if len(named) < len(listed):
             print(f"{len(listed) - len(named)} videos stand there again and are written once.")
         return [Sample(path, (), name) for name, path in named.items()]
-    options = {"root": args.videos, "format": args.format, "labels": args.labels, "split": args.split}
+    options = {name: getattr(args, name) for name in ("format", "labels", "split", "label_field")}
+    options |= {"root": args.videos}
     given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     return read_annotations(args.source, multi_label=args.multi_label or None, **given)
 

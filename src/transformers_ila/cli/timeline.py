@@ -9,7 +9,7 @@ Without --output the segments are printed. With it they are written beside the s
 chooses; for several videos --output names a folder, and --format the formats. Ctrl-C keeps what was found until then:
 the file says `"complete": false`. Exit code: 0 all videos were read to their ends, 1 some could not be, or broke off,
 2 bad arguments or nothing to read, 130 interrupted. A file that cannot be written ends with 1, too; where none can,
-the segments are printed.
+the segments are printed. --format fiftyone or label-studio writes one file for all videos (docs/labelling.md).
 """
 
 import os
@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from ..data.lists import iter_videos
 from ..distributed import rank_from_environment
+from ..evaluation.formats import TOOLS, LabelledVideo, Labelling, local_files_url, write_labels
 from ..evaluation.options import require_seconds
 from ..evaluation.report_files import check_folder_can_be_made
 from ..markup import plain_line
@@ -34,11 +35,12 @@ from ..model.video_urls_ila import is_url, redact
 from ..stores.addresses import is_address
 from ..timeline.calibration import GRIDS, calibrate, write_calibration
 from ..timeline.detection_metrics import VideoSegments, evaluate_segments, read_segments, truth_of
-from ..timeline.formats import FORMATS, format_of, write_timeline
+from ..timeline.formats import FORMATS, format_of, labelled_video, write_timeline
 from ..timeline.options import TimelineOptions
 from ..timeline.page import require_embeddable
 from ..timeline.rules import SegmentOptions
 from ..timeline.timeline import Timeline, TimelineInterrupted, timelines
+from .predict import opened_by
 from .signals import interrupted_by_sigterm
 from .words import ModelArguments
 
@@ -77,8 +79,16 @@ class TimelineArguments(ModelArguments):
     format: list[str] = field(
         default_factory=list,
         metadata={
-            "help": "format of the files in a folder, such as srt; may be given several times; default: json",
+            "help": "format of the files in a folder, such as srt; may be given several times; fiftyone and "
+            "label-studio write what these tools open, of all videos together; default: json",
             "action": "append",
+        },
+    )
+    document_root: str | None = field(
+        default=None,
+        metadata={
+            "help": "label-studio: folder above all videos from which Label Studio serves files, its "
+            "LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT; default: /"
         },
     )
     truth: str | None = field(
@@ -120,6 +130,7 @@ class TimelineArguments(ModelArguments):
         if self.format and not any(map(is_folder, self.output)):
             raise ValueError(f"--format {self.format[0]} is for a folder: name one by --output.")
         written = [form for path in self.output for form in self.forms(path)]
+        self.check_tools(found)
         self.true_segments(found)
         for name, value in (("embed", self.embed), ("every", self.every)):
             users = [suffix for suffix, form in FORMATS.items() if name in form.options]
@@ -140,6 +151,25 @@ class TimelineArguments(ModelArguments):
             if os.path.isfile(source.place):
                 require_embeddable(source.place)
 
+    def tools(self) -> list[str]:
+        """Return the labelling tools among the formats."""
+        return [form for form in dict.fromkeys(self.format) if form in TOOLS]
+
+    def check_tools(self, sources: "list[Source]") -> None:
+        """Raise a ValueError where a labelling tool cannot open a video, or another process would write its file."""
+        tools = self.tools()
+        if self.document_root is not None and "label-studio" not in tools:
+            raise ValueError("--document_root would have no effect; allowed: beside --format label-studio.")
+        if tools and rank_from_environment().world_size > 1:
+            raise ValueError(f"--format {tools[0]} needs all videos in one process; this is one of several.")
+        for source in sources:
+            address = is_url(source.place) or is_address(source.place)
+            if tools and is_no_file(source.place) and not (address and "fiftyone" not in tools):
+                allowed = "a video's file" if "fiftyone" in tools else "a video's file or address"
+                raise ValueError(f"--format {tools[0]} needs {allowed}, got {shown(source.name)}.")
+            if "label-studio" in tools and not address:
+                local_files_url(source.place, self.document_root or os.sep)
+
     def true_segments(self, sources: "list[Source]") -> dict[str, VideoSegments] | None:
         """Return the true segments of each video by its name; a ValueError says of which there are none."""
         if self.truth is None:
@@ -154,7 +184,7 @@ class TimelineArguments(ModelArguments):
         """Return the suffixes of what is written to an output; a ValueError names one that is unknown."""
         if not is_folder(output):
             return [output]
-        forms = [f".{form.lstrip('.')}" for form in self.format or ["json"]]
+        forms = [f".{form.lstrip('.')}" for form in self.format or ["json"] if form not in TOOLS]
         for form in forms:
             format_of(form)
         return forms
@@ -179,6 +209,8 @@ def run(args: TimelineArguments, options: TimelineOptions, segment_options: Segm
     truth = args.true_segments(sources)
     found_segments: dict[str, VideoSegments] = {}
     held_out: list[Timeline] = []
+    labelled: list[LabelledVideo] = []
+    last: Timeline | None = None
     failed = unwritten = 0
     with interrupted_by_sigterm(), tqdm(unit="s", disable=rank.rank > 0) as bar:
         videos = shown_on(bar, sources)
@@ -188,19 +220,27 @@ def run(args: TimelineArguments, options: TimelineOptions, segment_options: Segm
                 result = next(found)
             except TimelineInterrupted as stop:
                 keep(stop.timeline, source, args, truth)
+                if args.tools():
+                    keep_for_tools([*labelled, labelled_video(stop.timeline, source.place)], stop.timeline, args)
                 print(f"Interrupted at {clock(stop.timeline.duration)} of {shown(source.name)}.", file=sys.stderr)
                 return 130
             if isinstance(result, Exception):
                 failed += 1
                 reason = plain_line(redact(str(result)) or type(result).__name__, None)
                 tqdm.write(f"{shown(source.name)}\n   unreadable: {reason}", file=sys.stdout)
+                labelled.append(LabelledVideo(name=source.name, path=source.place, reason=reason))
                 continue
             if not found_segments:
                 tqdm.write(method(result.settings), file=sys.stdout)
             unwritten += not keep(result, source, args, truth)
+            if args.tools():
+                labelled.append(labelled_video(result, source.place))
+            last = result
             found_segments[source.name] = VideoSegments(result.segments, result.duration)
             held_out += [result] * (args.calibrate is not None)
             failed += not result.complete
+    if args.tools() and last is not None:
+        unwritten += not keep_for_tools(labelled, last, args)
     if len(sources) > 1:
         print(f"{len(sources) - failed} videos were read to their ends, {failed} were not.")
     if truth is not None and found_segments:
@@ -319,6 +359,28 @@ def keep(timeline: Timeline, source: Source, args: TimelineArguments, truth: dic
     stopped = [] if timeline.complete else [f"   ends early: {plain_line(timeline.stopped or '', None)}"]
     tqdm.write("\n".join([summary(timeline), *notes, *stopped, *where]), file=sys.stdout)
     return not failures
+
+
+def keep_for_tools(videos: list[LabelledVideo], last: Timeline, args: TimelineArguments) -> bool:
+    """Write the files of labelling tools for all videos; return whether all were written. `last` names the model."""
+    labelling = Labelling(
+        class_names=list(last.labels),
+        multi_label=False,
+        model=os.path.basename(str(last.settings.get("model"))),
+        timelines=True,
+        document_root=args.document_root or os.sep,
+    )
+    good = True
+    for tool in args.tools():
+        for folder in filter(is_folder, args.output):
+            try:
+                counts = write_labels(folder, tool, videos, labelling)
+            except (OSError, ValueError) as error:
+                good = False
+                print(f"{shown(folder)}: the file for {tool} cannot be written: {error}")
+            else:
+                print(opened_by(tool, folder, dict(counts)))
+    return good
 
 
 def shown(name: str) -> str:

@@ -24,6 +24,9 @@ from transformers.utils import logging
 from ..model.video_reading_ila import VIDEO_SUFFIXES, why_no_path
 from ..stores.addresses import is_address, plain_place
 from .data_sets import SSV2_LABELS, files_of_splits, read_class_folders, read_kinetics, read_ssv2
+from .exports import first_keys
+from .fiftyone import holds_fiftyone, is_fiftyone, read_fiftyone
+from .label_studio import is_row, is_task, read_label_studio
 from .lists import (
     COMMENT,
     TO_SUFFIX,
@@ -45,8 +48,8 @@ logger = logging.get_logger(__name__)
 
 __all__ = [
     "FORMATS", "AnnotationError", "Annotations", "DatasetRow", "Labels", "Sample", "ShardMember",
-    "list_shards", "read_annotations", "read_class_folders", "read_dataset", "read_frame_list", "read_kinetics",
-    "read_list", "read_shards", "read_ssv2", "stream_shard",
+    "list_shards", "read_annotations", "read_class_folders", "read_dataset", "read_fiftyone", "read_frame_list",
+    "read_kinetics", "read_label_studio", "read_list", "read_shards", "read_ssv2", "stream_shard",
 ]  # fmt: skip
 
 
@@ -58,6 +61,7 @@ def read_annotations(
     labels: Labels | None = None,
     split: str | None = None,
     multi_label: bool | None = None,
+    label_field: str | None = None,
     check_files: bool = False,
 ) -> Annotations:
     """Read the samples of an annotation file, a folder, shards or a `datasets` data set.
@@ -70,6 +74,8 @@ def read_annotations(
             ("kinetics400", "ssv2") or a file of them. They win over the names in the source, which then count by name.
         split: the part that is read, where the source has several.
         multi_label: True reads videos with several labels, which are an error without it.
+        label_field: which labels are read, where a labelling tool's export has several: a field of FiftyOne, a control
+            of Label Studio.
         check_files: look whether every video exists, and list those that do not in `missing`.
 
     Raises:
@@ -81,7 +87,7 @@ def read_annotations(
     format = detect_format(source, root, multi_label=bool(multi_label)) if format is None else format
     if format not in FORMATS:
         raise ValueError(f"`format` must be one of {_formats()}; got {format!r}.")
-    given = {"root": root, "labels": labels, "split": split, "multi_label": multi_label}
+    given = {"root": root, "labels": labels, "split": split, "multi_label": multi_label, "label_field": label_field}
     given = {name: value for name, value in given.items() if value is not None}
     excess = sorted(given.keys() - inspect.signature(FORMATS[format]).parameters.keys())
     if excess == ["multi_label"] and not multi_label:  # such a format gives one label anyway
@@ -95,6 +101,11 @@ def read_annotations(
 def takes_several_labels(format: str) -> bool:
     """Return whether a format, a key of `FORMATS`, can give a video several labels."""
     return "multi_label" in inspect.signature(FORMATS[format]).parameters
+
+
+def takes_root(source: str | Path) -> bool:
+    """Return whether the paths of an annotation may start from a `root`: not where a folder holds the videos."""
+    return not Path(source).is_dir() or holds_fiftyone(Path(source))
 
 
 JSON = re.compile(r"\s*(\[\s*)?(\{\s*\"[^\"]*\"\s*:|\]\s*$)")  # a name may begin with `[` or `{`, too
@@ -130,6 +141,8 @@ def _format_of_folder(folder: Path) -> str:
     names = os.listdir(folder)
     if any(name in SSV2_LABELS for name in names) and files_of_splits(folder):
         return "ssv2"
+    if holds_fiftyone(folder):
+        return "fiftyone"
     shards = any(map(names_shards, names)) and not any((folder / name).is_dir() for name in names)
     return "shards" if shards else "folders"
 
@@ -139,9 +152,13 @@ def _format_of_text(head: str, path: Path, root: str | Path, *, multi_label: boo
     if "\0" in head or path.suffix.lower() in VIDEO_SUFFIXES or not lines:
         raise ValueError(f"{str(path)!r} is no annotation. What is read: {_formats()}.")
     if JSON.match(head):
-        return "ssv2"
-    if {"youtube_id", "time_start"} <= {cell.lower() for cell, _ in cells_of(lines[0])}:
+        keys = first_keys(head)
+        return "label-studio" if is_task(keys) else "fiftyone" if is_fiftyone(keys) else "ssv2"
+    columns_of_csv = {cell.lower() for cell, _ in cells_of(lines[0])}
+    if {"youtube_id", "time_start"} <= columns_of_csv:
         return "kinetics"
+    if is_row(columns_of_csv):
+        return "label-studio"
     if lines[0].startswith(("original_vido_id", "original_video_id")):  # SlowFast's own has the slip of the pen
         raise ValueError(
             f"{str(path)!r} is a SlowFast frame list, one line a frame, which is not read; give a list with one line "
@@ -229,4 +246,6 @@ FORMATS: dict[str, Callable[..., Annotations]] = {
     "folders": read_class_folders,
     "shards": read_shards,
     "datasets": read_dataset,
+    "fiftyone": read_fiftyone,
+    "label-studio": read_label_studio,
 }

@@ -53,7 +53,7 @@ def read_kinetics(
 
     A video is `{id}_{start:06d}_{end:06d}.mp4` in the root. Another suffix, a folder per label (with blanks or with
     underscores) and the bare id are found, too; `found_as` says how often. A file named by the bare id may be longer
-    than the clip, so its sample has `start` and `end`.
+    than the clip, so its sample has `start` and `end`, and only these seconds are read.
 
     Class names are those of the whole file, sorted, unless `labels` gives them: a file that lacks a class has other
     indices than one that does not. Arguments and errors are as in `read_annotations`; `split` takes one of the file's.
@@ -74,7 +74,10 @@ def read_kinetics(
         times = (clip.start, clip.end) if pattern.endswith(BARE) else (None, None)
         samples.add(Sample(path, (classes.by_name[clip.label],), clip.name, *times), clip.line)
     if any(sample.start is not None for sample in samples.samples):
-        logger.warning(f"Videos of {text.file!r} lie there without times in their names; they may be whole videos.")
+        logger.warning(
+            f"Videos of {text.file!r} lie there without times in their names; they may be whole videos, of which only "
+            "the seconds listed are read."
+        )
     return samples.annotations(text.file, "kinetics", classes, sha256=text.sha256, found_as=dict(directory.found_as))
 
 

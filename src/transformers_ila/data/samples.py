@@ -68,6 +68,16 @@ class DatasetRow:
         return self.dataset[self.index][self.column]
 
 
+class Excerpt(NamedTuple):
+    """Name the part of a video that a sample means."""
+
+    sample: "Sample"
+
+    def load(self) -> Any:
+        """Return what the reader takes: the video with the part's start and end."""
+        return self.sample.source()
+
+
 class Sample(NamedTuple):
     """Hold one video and its labels.
 
@@ -75,7 +85,8 @@ class Sample(NamedTuple):
     labels: class indices; one, unless the annotations are multi-label. Where the classes have names, each is a
         `ClassIndex` and carries its own, by which it is found again among the classes of a model.
     name: what the annotation calls it: path relative to the root, id, key of a shard, row.
-    start, end: the seconds that the annotation means, where the file may be longer; None: all of it.
+    start, end: the seconds that the annotation means, where the file may be longer, and which alone are read; None:
+        from its beginning, to its end.
     num_frames: what the annotation says; the reader counts for itself.
     """
 
@@ -88,7 +99,11 @@ class Sample(NamedTuple):
 
     def source(self) -> str | bytes | dict[str, Any]:
         """Return what the processor and `read_video` take; a video that has `load()` is loaded now."""
-        return self.video if isinstance(self.video, (str, bytes)) else self.video.load()
+        video = self.video if isinstance(self.video, (str, bytes)) else self.video.load()
+        if self.start is None and self.end is None:
+            return video
+        named = video if isinstance(video, dict) else {"bytes" if isinstance(video, bytes) else "path": video}
+        return {**named, "start": self.start, "end": self.end}
 
 
 @dataclass(frozen=True)
@@ -483,4 +498,5 @@ def path_of(sample: Sample) -> str:
 
 def named_source(samples: Sequence[Sample], index: int) -> tuple[str, Any]:
     """Return the name and the video of one of the samples, as `read_views` asks for them."""
-    return samples[index].name, samples[index].video
+    sample = samples[index]
+    return sample.name, sample.video if sample.start is None and sample.end is None else Excerpt(sample)

@@ -1,8 +1,9 @@
-"""A trained model asked about videos: logits, metrics, reports, labels, probes."""
+"""A trained model asked about videos: logits, metrics, reports, labels, probes, and what it sees in them."""
 
 from ..moved import old_names
 from .evaluator import evaluate
 from .inference import load_trained
+from .inspection import Inspection, inspect_same_frames, inspect_video
 from .options import EvaluationOptions, IndexOptions, InferenceOptions, LabelOptions, ProbeOptions, RetrievalOptions
 from .prediction import label_videos
 from .probing import extract_features
@@ -14,12 +15,15 @@ __all__ = [
     "EvaluationOptions",
     "IndexOptions",
     "InferenceOptions",
+    "Inspection",
     "LabelOptions",
     "ProbeOptions",
     "RetrievalOptions",
     "evaluate",
     "extract_features",
     "fingerprint",
+    "inspect_same_frames",
+    "inspect_video",
     "label_videos",
     "load_trained",
 ]

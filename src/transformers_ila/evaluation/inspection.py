@@ -15,7 +15,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from numbers import Integral
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,7 +32,7 @@ from ..model.configuration_ila import OF_PICTURES
 from ..model.pairs_ila import pairs_to_frames
 from ..model.pretrained_ila import describe_untrained, untrained_weights
 from ..model.validation_ila import MULTI_LABEL, mixes_time
-from ..model.video_frames_ila import frames_first, in_memory, list_videos
+from ..model.video_frames_ila import frames_between, frames_first, in_memory, list_videos
 from ..model.video_processing_ila import IlaVideoProcessor
 from ..model.video_reading_ila import read_timed
 from ..model.video_urls_ila import is_url, redact
@@ -51,7 +51,7 @@ from .layer_patches import Alignment, alignments_of, grid_of, handed_on, layers_
 from .options import InferenceOptions
 from .report import fingerprint
 from .temporal_inspection import TEMPORAL_WHAT, TemporalInspection, inspect_temporal
-from .views import draw_seed, drawing_from, frames_between
+from .views import draw_seed, drawing_from
 
 
 OF_ALIGNMENT = ("points", "masks")
@@ -77,8 +77,9 @@ class Inspection:
         than the video, and the first two are below 0.
     grid: h and w.
     layers: indices of the layers that were looked at.
-    points: layer -> (T, 2), the interactive point of each frame, x and y from -1 to 1: that of the pair in which it is
-        the current frame (`pairs_to_frames`).
+    points: layer -> (T, 2), the interactive point of each frame, x and y from -1, the centre of the first patch, to 1,
+        that of the last: of the pair in which it is the current frame (`pairs_to_frames`). Of a causal tower the first
+        frame's is that of its pair with itself.
     masks: layer -> (T, h, w), the alignment masks around these points.
     features: layer -> (T, h, w), the mean over the channels of the layer's output, or its norm.
     information: layer -> (T-1,), the mutual information of neighbouring frames in nats (`mutual_information`).
@@ -131,7 +132,7 @@ def inspect_video(
         layers: indices of layers, of which negative ones count from the last; None: all that have what is asked for.
         what: one or several of `WHAT`; None: features, and points and masks where the model has them.
         start, end: seconds of the video, between which the frames are taken; None: its start, its end.
-        seed: from which frames are drawn at random, as `ila evaluate --random_frames` draws them; None: not at random.
+        seed: from it and the video's name frames are drawn at random; None: not at random.
         reduce: how features become a map: "mean" over the channels, or their "norm".
         query: frame, row and column of the patch that "query_attention" is about, as in `inspect_temporal`.
 
@@ -216,12 +217,14 @@ def open_model(model: Any, processor: Any = None) -> Opened:
 
     Args:
         model: a classifier of this package, or the folder or Hub id of one; there it may also be CLIP, SigLIP or an
-            image tower that nobody trained on videos, which have no classes then.
+            image tower that nobody trained on videos, which have no classes then. What was opened is returned.
         processor: of the model; None: that of its folder, or one of its configuration.
 
     Raises:
         ValueError: no classifier of this package, or no processor of videos.
     """
+    if isinstance(model, Opened):
+        return model
     source, has_classes = getattr(model, "name_or_path", ""), True
     if isinstance(model, (str, Path)):
         source = model
@@ -528,8 +531,9 @@ def _inspect(
         "frames": clip.indices,
         "times": None if clip.times is None else [round(time, 6) for time in clip.times],
         "crop": [round(side, 3) for side in crop],
+        "what": [*asked],
         "layers": chosen,
-        "reduce": reduce,
+        **({"reduce": reduce} if "features" in asked else {}),
         "labels": [[label, round(score, 6)] for label, score in labels],
     }
     inspection = Inspection(
@@ -554,8 +558,7 @@ def _inspect(
     notes = notes_of(model, processor, clip, inspection)
     if view.other:
         notes.append(f"{name} is shown the part of the frames that {view.other} sees, stretched to its own size.")
-    object.__setattr__(inspection, "notes", tuple(notes))
-    return inspection
+    return replace(inspection, notes=tuple(notes))
 
 
 def _chosen_layers(
@@ -684,6 +687,9 @@ def notes_of(model: Any, processor: IlaVideoProcessor, clip: Clip, inspection: I
         notes.append(f"The model is random in part: {describe_untrained(untrained, model.new_parameters)}.")
     if inspection.points or inspection.masks:
         notes += notes_of_alignment(model, inspection.points, inspection.masks)
+    if inspection.features:
+        high = {"mean": "mean over its channels", "norm": "norm"}[inspection.about["reduce"]]
+        notes.append(f"A place with a high value has a high {high}; the label need not hang on it.")
     notes += _notes_of_tower(model, inspection)
     if inspection.information:
         notes.append(
@@ -712,6 +718,10 @@ def notes_of_alignment(model: Any, points: dict[int, torch.Tensor], masks: dict[
         notes.append("The label does not hang on the points alone: each frame also keeps all of its own patches.")
     if fusion == "residual":
         notes.append("A frame is weighted by the mean of its masks in all its pairs; shown is that as current frame.")
+    if config.alignment_pairing != "adjacent":
+        notes.append(f"Points and masks are of pairs with the {config.alignment_pairing} frame of the clip.")
+    if not config.alignment_beta:
+        notes.append("The masks are flat (alignment_beta=0), so it makes no difference where the points are.")
     centred = [layer for layer, of_layer in points.items() if of_layer.abs().max() < CENTRE]
     if centred:
         notes.append(

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import torch
 
 from ..distributed import MOST_WORKERS, Rank
+from .formats import TOOLS
 
 
 MOST = 2**63 - 1  # that torch takes
@@ -142,7 +143,20 @@ class LabelOptions(InferenceOptions):
 
     _argument_group_name = "what results hold"
 
-    format: str = field(default="jsonl", metadata={"help": "format of the results", "choices": RESULT_FORMATS})
+    format: str = field(
+        default="jsonl",
+        metadata={
+            "help": "format of the results; fiftyone and label-studio write what these tools open beside JSON lines",
+            "choices": (*RESULT_FORMATS, *TOOLS),
+        },
+    )
+    document_root: str | None = field(
+        default=None,
+        metadata={
+            "help": "label-studio: folder above all videos from which Label Studio serves files, its "
+            "LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT; default: /"
+        },
+    )
     top_k: int = field(default=5, metadata={"help": "labels that a video gets, at most"})
     embeddings: bool = field(default=False, metadata={"help": "also write the video's feature, of unit length"})
     retry: bool = field(default=False, metadata={"help": "try again what could not be read in earlier runs"})
@@ -156,7 +170,11 @@ class LabelOptions(InferenceOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_one_of("format", self.format, RESULT_FORMATS)
+        require_one_of("format", self.format, (*RESULT_FORMATS, *TOOLS))
+        if self.document_root is not None and self.format != "label-studio":
+            raise ValueError(f"document_root has no effect on the format {self.format!r}; allowed: label-studio.")
+        if self.embeddings and self.format == "label-studio":
+            raise ValueError("Label Studio has no use for embeddings; allowed: another format.")
         require_whole_number("top_k", self.top_k, least=1)
         if self.seed and not self.random_frames:
             raise ValueError(f"seed is {self.seed} and would have no effect; allowed: 0, or random_frames beside it.")

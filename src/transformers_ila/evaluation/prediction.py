@@ -9,22 +9,26 @@ What is unusual here:
 
 import hashlib
 import json
+import os
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..backbones.siglip import NONE_OF_THESE, none_of_these
+from ..backbones.siglip_configuration import SiglipVideoConfig
 from ..distributed import Rank
 from ..model.modeling_ila import IlaForVideoClassification
 from ..model.validation_ila import MULTI_LABEL
 from ..model.video_processing_ila import IlaVideoProcessor
 from ..model.video_urls_ila import redact
+from ..stores.addresses import is_address
 from ..stores.folder import open_folder
+from .formats import TOOLS, LabelledVideo, Labelling, check_labels_for, local_files_url, remove_labels, write_labels
 from .inference import (
     Network,
     evaluating,
@@ -34,7 +38,7 @@ from .inference import (
     probabilities,
 )
 from .options import LabelOptions, with_keywords
-from .prediction_files import ResultWriter, check_settings, done_videos, video_id
+from .prediction_files import SETTINGS, ResultWriter, check_settings, done_videos, read_results, video_id
 from .report import fingerprint
 from .views import Batch, Video, read_views, workers_beside
 
@@ -54,6 +58,7 @@ class Summary:
     seconds, waited: for reading and computing, on the clock, and how many of them it waited for videos.
     reasons: of the first few unreadable videos, by name.
     actors: who read and computed, where it was not this process.
+    in_tool: how many videos the file of a labelling tool holds, and how many it leaves out.
     """
 
     seen: int = 0
@@ -64,6 +69,7 @@ class Summary:
     waited: float = 0.0
     reasons: dict[str, str] = field(default_factory=dict)
     actors: str = ""
+    in_tool: dict[str, int] = field(default_factory=dict)
 
     def count(self, rows: list[Row]) -> None:
         """Count the rows of a batch."""
@@ -95,6 +101,8 @@ def label_videos(
         output: folder for the results, or an address such as `s3://bucket/labels` (Parquet only): one `part-...` file
             or more of each process, see `prediction_files.py`.
         options: see `LabelOptions`. All processes must have the same. `batch_size` videos are also written together.
+            The format of a labelling tool (`formats.TOOLS`) is written at the end, by a single process, from JSON
+            lines in the same folder, which hold what earlier runs did.
         rank: which of how many processes this is, all of which are given the same videos; by default the only one.
         progress: called with the number of this process's videos that are done since its last call, those that were
             done before included.
@@ -103,11 +111,15 @@ def label_videos(
     Raises:
         ValueError: "none of these" of a model that gives it no score; a folder with results of another model, other
             words or other options, a part that another process writes at the same time, or one with a line that is no
-            result before others that are.
+            result before others that are; a labelling tool's format of several processes, or of labels or places that
+            it cannot have.
         OSError: results cannot be written; what was written before holds.
     """
     options, rank = with_keywords(options, rank, keywords)
-    rank, summary, folder = rank or Rank(), Summary(), open_folder(output)
+    rank = rank or Rank()
+    if options.format in TOOLS:
+        return _label_for_tool(model, processor, videos, output, options, rank, progress)
+    summary, folder = Summary(), open_folder(output)
     check_none_of_these(model, options)
     check_settings(folder, label_settings(model, processor, options))
     with ResultWriter(folder, options, rank) as writer:
@@ -120,6 +132,68 @@ def label_videos(
                 if progress is not None:
                     progress(len(rows))
     return summary
+
+
+def check_for_tool(tool: str, output: str | Path, rank: Rank) -> None:
+    """Raise a ValueError where the file of a labelling tool cannot be written."""
+    if rank.world_size > 1:
+        raise ValueError(
+            f"The file for {tool} is written by one process from all results; this is one of {rank.world_size}. Label "
+            "with the format jsonl, and then start one process with the same options and this format: nothing is "
+            "labelled again."
+        )
+    if is_address(output):
+        raise ValueError(f"The file for {tool} is written to a local folder, got {redact(str(output))!r}.")
+
+
+def _label_for_tool(
+    model: IlaForVideoClassification,
+    processor: IlaVideoProcessor,
+    videos: Iterable[NamedVideo],
+    output: str | Path,
+    options: LabelOptions,
+    rank: Rank,
+    progress: Callable[[int], object] | None,
+) -> Summary:
+    """Label as JSON lines, and then write the labelling tool's file of those videos that are listed now."""
+    check_for_tool(options.format, output, rank)
+    names = [*model.config.class_names, *([NONE_OF_THESE] * options.none_of_these)]
+    check_labels_for(options.format, names)
+    root = options.document_root or os.sep
+    paths: dict[bytes, str] = {}
+
+    def listed() -> Iterator[NamedVideo]:
+        for name, path in videos:
+            if options.format == "label-studio":
+                local_files_url(path, root)  # which finds what is not served now, and not when all is done
+            paths[video_id(shown(name))] = path
+            yield name, path
+
+    remove_labels(output, options.format)
+    lines = replace(options, format="jsonl", document_root=None)
+    summary = label_videos(model, processor, listed(), output, lines, rank=rank, progress=progress)
+    settings = json.loads((Path(output) / SETTINGS).read_text(encoding="ascii"))
+    labelling = Labelling(
+        class_names=names,
+        # the words of a SigLIP have sigmoids, and it is asked for the best one
+        multi_label=model.config.problem_type == MULTI_LABEL and not isinstance(model.config, SiglipVideoConfig),
+        model=f"{os.path.basename(model.name_or_path) or type(model).__name__} {settings['model'][:12]}",
+        embeddings=options.embeddings,
+        document_root=root,
+    )
+    found = (_for_tool(row, paths) for row in read_results(output) if video_id(row["video"]) in paths)
+    summary.in_tool = dict(write_labels(output, options.format, found, labelling))
+    return summary
+
+
+def _for_tool(row: Row, paths: dict[bytes, str]) -> LabelledVideo:
+    return LabelledVideo(
+        name=row["video"],
+        path=paths[video_id(row["video"])],
+        labels=list(zip(row["labels"] or (), row["scores"] or ())),
+        reason=row["reason"],
+        embedding=row.get("embedding"),
+    )
 
 
 def iter_labels(

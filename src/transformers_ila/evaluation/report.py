@@ -202,8 +202,7 @@ def describe_samples(samples: LabelledVideos, listed: list[Sample]) -> dict[str,
     described: dict[str, Any] = {
         "list": None,
         "samples_sha256": samples_hash(listed),
-        # the reader has no seconds: a file that is longer than its clip was taken whole
-        "read_beyond_clip": sum(sample.start is not None or sample.end is not None for sample in listed),
+        "excerpts": sum(sample.start is not None or sample.end is not None for sample in listed),
     }
     if isinstance(samples, Annotations) and samples.sha256 is not None:
         name = Path(samples.source).name

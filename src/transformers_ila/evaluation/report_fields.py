@@ -1,7 +1,7 @@
 """What a report of `evaluate` has in each field: a report that is read from a file may have been changed by hand."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -85,7 +85,8 @@ OTHERWISE: dict[str, Kind] = {  # what some versions, models or options add
     "model.untrained_weights": _whole(1),
     "data_set.list": _or_none(ENTRIES),
     "data_set.samples_sha256": TEXT,
-    "data_set.read_beyond_clip": _whole(0),
+    "data_set.excerpts": _whole(0),
+    "data_set.read_beyond_clip": _whole(0),  # of earlier versions, which read files whole
     "protocol.name": PROTOCOL,
     "protocol.frame_sampling": TEXT,
     "protocol.frame_stride": _or_none(_whole(1)),
@@ -147,6 +148,33 @@ def _entry(part: Any, name: str, place: str, must_be: bool) -> Any:
     if must_be and name not in part:
         raise no_report(f"{name!r}{place} is missing")
     return part.get(name, _ABSENT)
+
+
+def about_report(report: Mapping[str, Any], picture: str) -> dict[str, Any]:
+    """Return what a picture of a report keeps in its file: what was measured, on what, and by which versions.
+
+    picture: its kind, such as "confusion".
+    """
+    model, origin, protocol = report["model"], report["data_set"], report["protocol"]
+    return {
+        "picture": picture,
+        "model": model.get("name"),
+        "fingerprint": model["fingerprint"],
+        "data_set": origin["name"],
+        "split": origin["split"],
+        "samples_sha256": origin.get("samples_sha256"),  # earlier reports lack it
+        "protocol": protocol.get("name"),
+        "seed": protocol.get("seed"),
+        "date": report["date"],
+        "versions": dict(report["versions"]),
+    }
+
+
+def title_of(report: Mapping[str, Any]) -> str:
+    """Return which model was evaluated on what, as the title of a picture."""
+    model, origin = report["model"], report["data_set"]
+    split = f", {origin['split']}" if origin["split"] else ""
+    return f"{model.get('name') or 'a model'} on {origin['name'] or 'an unnamed data set'}{split}"
 
 
 def no_report(reason: str) -> ValueError:

@@ -5,23 +5,27 @@ Each file is whole or not there. `evaluation.json` stands beside
 `evaluation_confusion.csv` and `evaluation_confusion.png`.
 """
 
-import io
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..data.samples import path_of
 from ..files import atomic_write, only_writer
 from ..markup import csv_text, markdown_table, markdown_text
 from ..model.video_urls_ila import redact
 from ..visualization.confusion import plot_confusion_matrix
+from ..visualization.files import write_figure
 from .metrics import confusion_matrix, label_ranks, predicted_classes
 from .report import Evaluation
-from .report_fields import check_report, no_report
+from .report_fields import about_report, check_report, no_report, title_of
 
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+DPI, COLOURS = 120, 64  # of the picture, whose colours are the shades of one
 SHOWN = 20  # rows of a table in the Markdown; the other files have all
 TITLES = {
     "top1": "top-1",
@@ -57,6 +61,7 @@ def write(evaluation: Evaluation, output: str | Path) -> list[Path]:
         OSError: a file cannot be written.
     """
     files, report, names = files_of(output), evaluation.report(), evaluation.class_names
+    picture: Figure | None = None
     written = {"report": _json(report), "markdown": markdown(report).encode("utf-8", "backslashreplace")}
     written["classes"] = _csv(_table(report["per_class"]))
     written["videos"] = _csv(_video_rows(evaluation))
@@ -65,15 +70,15 @@ def write(evaluation: Evaluation, output: str | Path) -> list[Path]:
             files[kind].unlink(missing_ok=True)
     else:
         matrix = confusion_matrix(evaluation.predictions.logits, evaluation.predictions.labels)
-        written["confusion"] = _csv([["label", *names], *([name, *row.tolist()] for name, row in zip(names, matrix))])
-        picture = io.BytesIO()
-        plot_confusion_matrix(matrix, names).save(picture, "png", optimize=True)
-        written["picture"] = picture.getvalue()
+        written["confusion"] = confusion_csv(matrix.tolist(), names)
+        picture = plot_confusion_matrix(matrix, names, title=title_of(report))
     with only_writer(files["report"].parent, f".{files['report'].stem}.lock", wait=True):  # no files of two are mixed
         for kind, content in written.items():
             with atomic_write(files[kind], "wb") as file:
                 file.write(content)
-    return [files[kind] for kind in written]
+        if picture is not None:
+            write_figure(picture, files["picture"], about_report(report, "confusion"), dpi=DPI, colours=COLOURS)
+    return [files[kind] for kind in (*written, *(["picture"] if picture else []))]
 
 
 def write_report(report: Mapping[str, Any], output: str | Path) -> None:
@@ -122,6 +127,11 @@ def _json(report: Mapping[str, Any]) -> bytes:
 def _csv(rows: Iterable[Sequence[Any]]) -> bytes:
     """Return rows as CSV in UTF-8 (`csv_text`); bytes of a path that are no text become escapes."""
     return csv_text(rows).encode("utf-8", "backslashreplace")
+
+
+def confusion_csv(matrix: Sequence[Sequence[Any]], names: Sequence[str]) -> bytes:
+    """Return the counts of a confusion matrix, rows the labels, as CSV with the names of its rows and columns."""
+    return _csv([["label", *names], *([name, *row] for name, row in zip(names, matrix))])
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
@@ -247,7 +257,9 @@ def _circumstances(report: Mapping[str, Any]) -> list[tuple[Any, ...]]:
         ("decoder", f"PyAV {report['decoder']['pyav']}, FFmpeg {report['decoder']['ffmpeg']}"),
         ("versions", ", ".join(f"{name} {version}" for name, version in report["versions"].items())),
     ]
-    if origin["read_beyond_clip"]:
+    if origin.get("excerpts"):
+        rows.append(("parts", f"{origin['excerpts']} videos are some seconds of their files"))
+    if origin.get("read_beyond_clip"):
         rows.append(("taken whole", f"{origin['read_beyond_clip']} files that may be longer than the clip listed"))
     return [row for row in rows if row[1] is not None]
 

@@ -38,7 +38,7 @@ NO_EFFECT = (
     "What is read over time adds nothing to the frames yet: the weights behind it are 0, as before any training."
 )
 LEARNED = "GTA's weights over time are learned: they are the same for every video and every place."
-READS = "Attention says what a layer reads, the mean over its heads; not what the label hangs on."
+READS = "Attention says what a layer reads, not what the label hangs on."
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def inspect_temporal(
     pixel_values: torch.Tensor,
     *,
     what: str | Sequence[str] = TEMPORAL_WHAT[:1],
-    layers: Iterable[int] | None = None,
+    layers: int | Iterable[int] | None = None,
     query: Sequence[int] | None = None,
 ) -> TemporalInspection:
     """Run a model on one clip and return what it does over time.
@@ -132,7 +132,7 @@ class _Watch:
         model: Any,
         pixel_values: torch.Tensor,
         asked: tuple[str, ...],
-        layers: Iterable[int] | None,
+        layers: int | Iterable[int] | None,
         query: Sequence[int] | None,
     ) -> None:
         self.model, self.asked = model, asked
@@ -162,11 +162,11 @@ class _Watch:
 
     # -- what is asked ------------------------------------------------------------------------------------------------
 
-    def _choose(self, layers: Iterable[int] | None) -> dict[str, list[int]]:
+    def _choose(self, layers: int | Iterable[int] | None) -> dict[str, list[int]]:
         """Return the layers that each thing is asked of."""
         count = len(self.tower)
-        given = None if layers is None else list(layers)
-        wrong = [index for index in given or () if not isinstance(index, int) or not -count <= index < count]
+        given = None if layers is None else [layers] if isinstance(layers, int) else list(layers)
+        wrong = [index for index in given or () if not is_index(index) or not -count <= index < count]
         if wrong or given == []:
             raise ValueError(f"`layers` is {given}; allowed: one or several of 0 to {count - 1}, or -{count} to -1.")
         every = list(range(count)) if given is None else sorted({index % count for index in given})
@@ -213,7 +213,7 @@ class _Watch:
         sizes = (self.num_frames, *self.grid)
         if query is None:
             return sizes[0] // 2, sizes[1] // 2, sizes[2] // 2
-        whole = [index for index in query if isinstance(index, int) and not isinstance(index, bool)]
+        whole = [index for index in query if is_index(index)]
         if len(query) != 3 or len(whole) != 3 or not all(0 <= index < size for index, size in zip(whole, sizes)):
             allowed = ", ".join(f"{name} 0 to {size - 1}" for name, size in zip(("frame", "row", "column"), sizes))
             raise ValueError(f"`query` is {tuple(query)}; allowed: {allowed}.")
@@ -347,6 +347,11 @@ class _Watch:
             READS: bool(self.query_attention or self.frame_attention),
         }
         return [note for note, holds in said.items() if holds]
+
+
+def is_index(value: Any) -> bool:
+    """Return whether a value is a whole number."""
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 # -- parts of a layer ------------------------------------------------------------------------------------------------

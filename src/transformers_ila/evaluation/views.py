@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, Generic, NamedTuple, TypeVar
 
-import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
@@ -189,22 +188,6 @@ def in_batches(videos: Iterable[Video], *, batch_size: int) -> Iterator[Batch]:
             unreadable = []
     if read or unreadable:
         yield Batch(read, unreadable)
-
-
-def frames_between(edges: np.ndarray, start: float, end: float) -> tuple[int, int]:
-    """Return the first frame that begins in these seconds and the one behind the last, at least one frame apart.
-
-    Where none begins there it is the frame that is shown.
-
-    Args:
-        edges: (F + 1,), when each frame begins, and when the last one ends.
-        start, end: seconds.
-    """
-    first, last = np.searchsorted(edges[:-1], [start - 1e-6, end - 1e-6]).tolist()  # of a microsecond, as clocks round
-    if last <= first:
-        first = max(0, min(first, len(edges) - 1) - 1)
-        last = first + 1
-    return first, last
 
 
 # -- what is drawn ---------------------------------------------------------------------------------------------------

@@ -144,6 +144,22 @@ def dense_indices(
     return np.minimum(start + stride * np.arange(num_frames, dtype=np.int64), total - 1)
 
 
+def frames_between(edges: np.ndarray, start: float, end: float) -> tuple[int, int]:
+    """Return the first frame that begins in these seconds and the one behind the last, at least one frame apart.
+
+    Where none begins there it is the frame that is shown.
+
+    Args:
+        edges: (F + 1,), when each frame begins, and when the last one ends.
+        start, end: seconds.
+    """
+    first, last = np.searchsorted(edges[:-1], [start - 1e-6, end - 1e-6]).tolist()  # of a microsecond, as clocks round
+    if last <= first:
+        first = max(0, min(first, len(edges) - 1) - 1)
+        last = first + 1
+    return first, last
+
+
 def _check_sampling(total: int, num_frames: int, clip: int, num_clips: int) -> None:
     for name, value in {"total": total, "num_frames": num_frames, "num_clips": num_clips}.items():
         if value < 1:

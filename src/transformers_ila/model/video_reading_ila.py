@@ -4,12 +4,14 @@ What is unusual here:
 - the index rule is given the *true* number of frames, never what a header promises;
 - packets that cannot be decoded are skipped and counted, so that a damaged file gives what it still holds;
 - repeated indices give repeated frames; only wanted frames are converted and kept, so memory is that of the result;
-- what a file may cost (pixels, frames, seconds, bytes) and which formats it may have is limited (`ReadLimits`).
+- what a file may cost (pixels, frames, seconds, bytes) and which formats it may have is limited (`ReadLimits`);
+- a part of a file is read as if it were all of it: the index rule sees its frames alone.
 
 This file knows the sources; `video_decoding_ila.py` decodes.
 """
 
 import io
+import math
 import os
 import re
 import tempfile
@@ -33,7 +35,7 @@ from .video_decoding_ila import (
     frame_times,
     scaled_size,
 )
-from .video_frames_ila import upright_rgb
+from .video_frames_ila import frames_between, upright_rgb
 from .video_urls_ila import copy_bytes, download, is_url, redact
 
 
@@ -57,7 +59,9 @@ def read_video(
 
     Args:
         source: path (`str`, `pathlib.Path`), http(s) URL, the file's bytes, a binary file object (read from its
-            start, left open), a folder of frame images in natural order, or `{"path": ..., "bytes": ...}`.
+            start, left open), a folder of frame images in natural order, or `{"path": ..., "bytes": ...}`. Such a
+            dict may have "start" and "end", too: only the frames shown in these seconds are read, which count from
+            the first frame; None or nothing is the file's start and its end.
         index_rule: maps the number of frames the video really has to the indices wanted, each in `[0, total)`. It is
             called once, and again where a file turns out to have more or fewer frames than its packets promised.
         short_side: scale frames down to this short side (pixels) while converting them to RGB. Cheaper than scaling
@@ -74,8 +78,11 @@ def read_video(
     """
     if short_side is not None and short_side < 1:
         raise ValueError(f"short_side must be at least 1 pixel, got {short_side}.")
+    seconds = seconds_of(source)
     with as_file(source, limits) as video:
         pictures = pictures_of(video)
+        if seconds is not None:
+            index_rule = _within(index_rule, _times_of(pictures, video), seconds, video)
         if pictures is not None:
             return _read_pictures(pictures, video, index_rule, short_side=short_side)
         return decode_video(video, index_rule, short_side=short_side)
@@ -140,7 +147,8 @@ def _seconds(metadata: IlaVideoMetadata, listed: IlaVideoMetadata | None) -> lis
 def check_video(source: VideoSource, *, limits: ReadLimits = DEFAULT_LIMITS) -> IlaVideoMetadata:
     """Decode all of a video, keep no frame, and return its metadata with every lost or corrupt frame counted.
 
-    `frames_indices` and `timestamps` are empty. Arguments and errors as in `read_video`.
+    `frames_indices` and `timestamps` are empty. Arguments and errors as in `read_video`; a part of a file is checked
+    with all of the file.
     """
     with as_file(source, limits) as video:
         pictures = pictures_of(video)
@@ -150,13 +158,76 @@ def check_video(source: VideoSource, *, limits: ReadLimits = DEFAULT_LIMITS) -> 
 def list_frames(source: VideoSource, *, limits: ReadLimits = DEFAULT_LIMITS) -> IlaVideoMetadata:
     """Return when each frame of a video is shown, without decoding any.
 
-    `timestamps` are seconds after the first frame, ascending; `duration` is when the last one ends. Arguments and
-    errors as in `read_video`; pictures have no times, which is a VideoDecodingError.
+    `timestamps` are seconds after the first frame, ascending; `duration` is when the last one ends. Of a part of a
+    file both count from its first frame. Arguments and errors as in `read_video`; pictures have no times, which is a
+    VideoDecodingError.
     """
+    seconds = seconds_of(source)
     with as_file(source, limits) as video:
-        if pictures_of(video) is not None:
-            raise VideoDecodingError(video.name, "pictures have no times")
-        return frame_times(video)
+        times = _times_of(pictures_of(video), video)
+        if seconds is not None:
+            edges = _edges(times)
+            first, last = _part_of(edges, seconds, video)
+            edges = edges[first : last + 1] - edges[first]
+            times.timestamps, times.duration = edges[:-1].tolist(), float(edges[-1])
+            times.total_num_frames = last - first
+        return times
+
+
+# -- parts of files --------------------------------------------------------------------------------------------------
+
+
+def seconds_of(source: Any) -> tuple[float, float] | None:
+    """Return the start and the end of the part of a file that a source names, in seconds; None of a whole file.
+
+    Raises:
+        ValueError: they are no numbers, below 0, or the end is not behind the start.
+    """
+    given = [source.get(name) for name in ("start", "end")] if isinstance(source, dict) else [None, None]
+    if given == [None, None]:
+        return None
+    start, end = given[0] or 0.0, math.inf if given[1] is None else given[1]
+    numbers = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in (start, end))
+    if not numbers or not 0 <= start < end or not math.isfinite(start):
+        raise ValueError(
+            f"A part of a video needs 0 <= start < end, in seconds; got start={given[0]!r}, end={given[1]!r}."
+        )
+    return float(start), float(end)
+
+
+def _times_of(pictures: list[Any] | None, video: VideoFile) -> IlaVideoMetadata:
+    if pictures is not None:
+        raise VideoDecodingError(video.name, "pictures have no times")
+    return frame_times(video)
+
+
+def _edges(times: IlaVideoMetadata) -> np.ndarray:
+    """Return (F + 1,) seconds: when each frame begins, and when the last one ends."""
+    return np.array([*(times.timestamps or ()), times.duration], dtype=np.float64)
+
+
+def _part_of(edges: np.ndarray, seconds: tuple[float, float], video: VideoFile) -> tuple[int, int]:
+    """Return the first frame of a part and the one behind its last; `edges` are as in `frames_between`."""
+    start, end = seconds
+    if start >= edges[-1]:
+        raise VideoDecodingError(
+            video.name, f"the part from {start:g} s on is behind its end at {edges[-1]:.3g} s; was it cut out before?"
+        )
+    return frames_between(edges, start, min(end, float(edges[-1])))
+
+
+def _within(
+    index_rule: IndexRule, times: IlaVideoMetadata, seconds: tuple[float, float], video: VideoFile
+) -> IndexRule:
+    """Return the rule that picks of a whole file what `index_rule` picks of the part."""
+    edges = _edges(times)
+
+    def rule(total: int) -> list[int]:
+        fitting = edges if len(edges) == total + 1 else np.linspace(0, edges[-1], total + 1)  # unlike its packets
+        first, last = _part_of(fitting, seconds, video)
+        return [first + index for index in checked_indices(index_rule(last - first), total=last - first)]
+
+    return rule
 
 
 # -- sources ---------------------------------------------------------------------------------------------------------

@@ -12,8 +12,9 @@ from torch.utils.data import DataLoader, Dataset
 from transformers.video_utils import VideoMetadata
 
 from ..evaluation.options import PROTOCOLS, IndexOptions
-from ..evaluation.views import TimedIterator, Video, draw_seed, drawing_from, frames_between
+from ..evaluation.views import TimedIterator, Video, draw_seed, drawing_from
 from ..model.video_container_ila import ReadLimits, VideoDecodingError
+from ..model.video_frames_ila import frames_between
 from ..model.video_processing_ila import IlaVideoProcessor
 from ..model.video_reading_ila import list_frames
 from ..model.video_urls_ila import redact

@@ -3,7 +3,6 @@
 The suffix chooses the format. Files appear whole or not at all.
 """
 
-import io
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -12,14 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
+from ..evaluation.formats import LabelledVideo
+from ..evaluation.report import describe_software
 from ..files import atomic_write
 from ..markup import csv_text, plain_line
+from ..model.video_container_ila import VideoDecodingError
+from ..model.video_reading_ila import list_frames
+from ..visualization.files import figure_bytes
 from ..visualization.timeline import TimedLabel, plot_timeline
 from .page import timeline_page
 from .segments import Segment
-from .sources import SourceNote
+from .sources import SOURCE_LIMITS, SourceNote
 from .timeline import Timeline
 
 
@@ -84,6 +87,31 @@ def format_of(path: str | Path) -> "Format":
     if suffix is None:
         raise ValueError(f"The suffix of {plain_line(path)!r} names no format; allowed are {', '.join(FORMATS)}.")
     return FORMATS[suffix]
+
+
+def labelled_video(timeline: Timeline, place: str) -> LabelledVideo:
+    """Return a timeline as labelling tools have it, whose files `write_labels` writes for many videos together.
+
+    Args:
+        timeline: what `timeline` returns.
+        place: the video's file, whose frames are counted; or its address, of which they are not.
+    """
+    frames = duration = None
+    if Path(place).is_file():
+        try:
+            listed = list_frames(place, limits=SOURCE_LIMITS)
+            frames, duration = listed.total_num_frames, listed.duration
+        except (VideoDecodingError, OSError):
+            pass  # what counts by frames refuses it
+    return LabelledVideo(
+        name=timeline.video,
+        path=place,
+        segments=timeline.segments,
+        frames=frames,
+        duration=duration,
+        offset=max(0.0, timeline.start),
+        reason=timeline.stopped,
+    )
 
 
 # -- JSON ------------------------------------------------------------------------------------------------------------
@@ -281,13 +309,10 @@ def _picture(timeline: Timeline, path: Path, *, truth: Sequence[TimedLabel] | No
         warming_up=timeline.warming_up,
         title=timeline.video,
     )
-    content = io.BytesIO()
-    form = path.suffix[1:].lower()
-    figure.savefig(content, format=form, dpi=DPI)
-    if form == "png":  # three colours and the edges of letters: with a palette it is a third as large
-        picture, content = Image.open(content).convert("RGB").quantize(COLOURS), io.BytesIO()
-        picture.save(content, "png", optimize=True)
-    yield content.getvalue()
+    facts = {"picture": "timeline", "video": timeline.video, "settings": _tidy(timeline.settings)}
+    facts |= {"truth": truth is not None, "complete": timeline.complete, **describe_software()}
+    # three colours and the edges of letters: a palette is enough
+    yield figure_bytes(figure, path.suffix.lower(), facts, dpi=DPI, colours=COLOURS)
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,13 @@ from typing import Any
 
 from torch import nn
 from transformers import TrainingArguments
+from transformers.integrations import is_tensorboard_available
 from transformers.trainer_utils import SchedulerType
 
 from ..distributed import MOST_WORKERS
 
 
+MOST_PICTURES = 64  # example clips in TensorBoard
 SCALARS = ("logit_scale",)  # parameters without any dimension
 
 # Fields of `TrainingArguments` that would have no effect on these models, or a wrong one, and why.
@@ -45,10 +47,13 @@ class IlaTrainingArguments(TrainingArguments):
         ema_decay: keep a moving average of the weights, and evaluate and save that. None: no average.
         sync_batch_norm: normalise by the statistics of all processes' batches.
         max_unreadable: the share of readings that may fail in training; more ends it, on all processes.
+        tensorboard_pictures: at each evaluation TensorBoard gets the confusion matrix, and this many example clips
+            with where the model looked (`training/pictures.py`). 0: no pictures.
 
     Raises:
         ValueError: a number out of its range; a field of `TrainingArguments` that would have no effect (`REFUSED`), or
             two of which one would have none.
+        ImportError: `tensorboard_pictures` without tensorboard.
     """
 
     _argument_group_name = "optimisation"
@@ -73,6 +78,9 @@ class IlaTrainingArguments(TrainingArguments):
     ema_decay: float | None = field(default=None, metadata={"help": "moving average of the weights, e.g. 0.9999"})
     sync_batch_norm: bool = field(default=True, metadata={"help": "batch statistics over all processes"})
     max_unreadable: float = field(default=0.2, metadata={"help": "share of readings that may fail in training"})
+    tensorboard_pictures: int = field(
+        default=0, metadata={"help": "example clips in TensorBoard at each evaluation, with the confusion matrix"}
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -83,6 +91,10 @@ class IlaTrainingArguments(TrainingArguments):
             "min_lr_rate": (0 <= self.min_lr_rate < 1, "0 <= rate < 1"),
             "ema_decay": (self.ema_decay is None or 0 < self.ema_decay < 1, "None or 0 < decay < 1"),
             "max_unreadable": (0 <= self.max_unreadable <= 1, "a share from 0 to 1"),
+            "tensorboard_pictures": (
+                0 <= self.tensorboard_pictures <= MOST_PICTURES,
+                f"from 0 to {MOST_PICTURES}, as each is read and drawn at every evaluation",
+            ),
             "dataloader_num_workers": (
                 0 <= self.dataloader_num_workers <= MOST_WORKERS,
                 f"from 0 to {MOST_WORKERS}, as each is a process",
@@ -102,6 +114,8 @@ class IlaTrainingArguments(TrainingArguments):
                 raise ValueError(f"`{name}` must be {values}, got {getattr(self, name)!r}.")
         for name, reason in REFUSED.items():
             self.require_default(name, reason)
+        if self.tensorboard_pictures:
+            self._require_tensorboard()
         if self.warmup_steps and self.warmup_epochs:
             self.require_default("warmup_epochs", f"`warmup_steps` is {self.warmup_steps}; beside it take 0")
         if SchedulerType(self.lr_scheduler_type) in WITH_MIN_LR_RATE and not self.lr_scheduler_kwargs:
@@ -114,6 +128,15 @@ class IlaTrainingArguments(TrainingArguments):
             raise ValueError(
                 "`auto_find_batch_size` changes the batch that `lr_batch_size` scales to: give one of them."
             )
+
+    def _require_tensorboard(self) -> None:
+        if "tensorboard" not in (self.report_to or ()):
+            raise ValueError(
+                f"`tensorboard_pictures` is {self.tensorboard_pictures} and `report_to` {self.report_to}: set "
+                "`report_to` to tensorboard (or to all), or `tensorboard_pictures` to 0."
+            )
+        if not is_tensorboard_available():
+            raise ImportError("`tensorboard_pictures` needs tensorboard: pip install 'transformers-ila[train]'")
 
     def require_default(self, name: str, reason: str) -> None:
         """Raise a ValueError, which says the reason, unless a field has its default."""

@@ -50,9 +50,8 @@ class Clips(Dataset):
             of no names, and gets wrong labels wherever the annotations' order is not the model's.
 
     Raises:
-        ValueError: samples that mean a part of their file, which must be cut out first; several labels a video
-            without class names, or where the annotations give one; classes that are none of `labels`, or two orders
-            of classes.
+        ValueError: several labels a video without class names, or where the annotations give one; classes that are
+            none of `labels`, or two orders of classes.
     """
 
     def __init__(
@@ -68,12 +67,6 @@ class Clips(Dataset):
         if labels is not None:
             self.join(classes_of(labels).order.names)
         refuse_two_orders(label for sample in self.samples for label in sample.labels)
-        parts = next((sample for sample in self.samples if sample.start is not None), None)
-        if parts is not None:
-            raise ValueError(
-                f"{parts.name!r} means seconds {parts.start} to {parts.end} of a longer file. Cut the clips out first "
-                "and name them `id_start_end`, as the data set's own tools do."
-            )
         several = [shown_with_labels(sample) for sample in self.samples if len(sample.labels) != 1]
         if several and not self.multi_label:
             raise ValueError(f"Annotations of one label a video have {len(several)} with others: {preview(several)}.")

@@ -13,7 +13,7 @@ from transformers import PreTrainedConfig
 from transformers.utils import logging
 
 from ..backbones.frozen_clip import FrozenClipConfig, FrozenClipForVideoClassification
-from ..data.annotations import Annotations, read_annotations
+from ..data.annotations import Annotations, read_annotations, takes_root
 from ..data.samples import samples_hash
 from ..data.shards import shard_sizes
 from ..data.video_folder import warn_of_single_videos
@@ -165,9 +165,9 @@ def annotations_of(recipe: RecipeArguments, *, seed: int = 0) -> tuple[Annotatio
     """
     if recipe.train_list is None:
         raise ValueError("`train_list` must name what to train on: --train_list.")
-    options = {"root": recipe.videos, "format": recipe.format, "labels": recipe.labels}
+    options = {name: getattr(recipe, name) for name in ("format", "labels", "label_field")} | {"root": recipe.videos}
     given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
-    if Path(recipe.train_list).is_dir():
+    if not takes_root(recipe.train_list):
         given.pop("root", None)
     given["multi_label"] = recipe.multi_label or None  # not False: the error is to say how to ask for them
     training = read_annotations(recipe.train_list, split=recipe.train_split, **given)
@@ -182,10 +182,11 @@ def annotations_of(recipe: RecipeArguments, *, seed: int = 0) -> tuple[Annotatio
     recipe.train_samples_sha256 = found
     if recipe.val_list is None:
         return *hold_out_videos(training, recipe.val_fraction or 0.0, seed=seed), training.class_names
-    if Path(recipe.val_list).is_dir():
+    if not takes_root(recipe.val_list):
         given.pop("root", None)
-        if not Path(recipe.train_list).is_dir():
-            given.pop("format", None)  # of another kind of annotation
+    if Path(recipe.val_list).is_dir() and not Path(recipe.train_list).is_dir():
+        given.pop("format", None)  # of another kind of annotation
+        given.pop("label_field", None)
     given["labels"] = training.labels()  # by which those of the other list are found, and the number of the first
     evaluation = read_annotations(recipe.val_list, split=recipe.val_split, **given)
     return training, evaluation, training.class_names

@@ -47,6 +47,7 @@ MAY_CHANGE = {  # between the parts of one run: where files lie, what is written
     *("activation_checkpointing", "gradient_checkpointing", "ddp_find_unused_parameters", "eval_accumulation_steps"),
     *("report_to", "run_name", "project", "disable_tqdm", "log_level", "log_level_replica", "save_total_limit"),
     *("logging_steps", "logging_strategy", "logging_first_step", "max_unreadable", "ddp_timeout", "use_cpu"),
+    "tensorboard_pictures",
 }
 ALWAYS_WRITTEN = {*IlaTrainingArguments.__annotations__, "seed", "max_steps", "max_grad_norm", "optim", "bf16", "fp16"}
 NEVER_WRITTEN = {"hub_token", "accelerator_config", "debug"}  # secret, or derived
@@ -157,6 +158,9 @@ class VideoArguments:
     )
     multi_label: bool = field(
         default=False, metadata={"help": "read several labels a video, which are an error without it"}
+    )
+    label_field: str | None = field(
+        default=None, metadata={"help": "which labels to read, where a labelling tool's export has several"}
     )
     train_list_sha256: str | None = field(default=None, metadata={"help": "refuse another list than this"})
     train_samples_sha256: str | None = field(default=None, metadata={"help": "refuse other names and labels in it"})

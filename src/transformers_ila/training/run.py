@@ -155,6 +155,7 @@ def _tell_evaluation(
 ) -> None:
     """Say which videos are held out; where there is nothing to evaluate on, say why and switch evaluation off."""
     if evaluation is None:
+        args.require_default("tensorboard_pictures", "nothing is evaluated: --val_list names videos")
         tell(_why_no_evaluation(recipe))
         args.eval_strategy, args.do_eval, args.load_best_model_at_end = IntervalStrategy.NO, False, False
     elif recipe.val_list is None:

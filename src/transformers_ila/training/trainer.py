@@ -55,6 +55,7 @@ from .checkpoints import (
     write_manifest,
 )
 from .clips import UNREADABLE, ClipCollator, Clips, EpochSampler, TrainingClips
+from .pictures import TensorBoardPictures, require_effect
 from .shard_clips import ShardClips
 from .signals import with_outliving_workers
 from .sync_batch_norm import synchronise_batch_norm
@@ -164,6 +165,10 @@ class IlaTrainer(Trainer):
         if self.model_init is None:
             self.model = self.model_wrapped = self._prepared(self.model)
         self._require_effects()
+        self.pictures: TensorBoardPictures | None = None
+        if self.args.tensorboard_pictures:
+            require_effect(self)
+            self.pictures = TensorBoardPictures(self.args.tensorboard_pictures)
         self.average: MovingAverage | None = None
         if self.args.ema_decay is not None:
             if self.is_fsdp_enabled or self.is_deepspeed_enabled:
@@ -691,7 +696,18 @@ class IlaTrainer(Trainer):
         texts_once = getattr(model, "constant_class_features", nullcontext)  # TimeSformer has no texts
         with self._clock_stopped(), self.averaged(), texts_once():
             with torch.random.fork_rng(devices=[]):  # so that evaluating more or less changes no weight
-                return super().evaluate(*args, **kwargs)
+                metrics = super().evaluate(*args, **kwargs)
+                if self.pictures is not None:
+                    self.pictures.write(self)
+                return metrics
+
+    def evaluation_loop(
+        self, dataloader: DataLoader, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any
+    ) -> Any:
+        output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
+        if self.pictures is not None:
+            self.pictures.remember(dataloader.dataset, output, metric_key_prefix)
+        return output
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the averaged weights where there are any; a checkpoint to resume from has the last step's."""

@@ -3,6 +3,8 @@
 from ..moved import old_names
 from .alignment import plot_alignment
 from .attention import plot_query_attention
+from .calibration import plot_calibration
+from .classes import plot_classes
 from .confusion import plot_confusion_matrix
 from .matches import plot_matches, plot_routes
 from .regions import plot_regions
@@ -12,6 +14,8 @@ from .timeline import plot_timeline
 
 __all__ = [
     "plot_alignment",
+    "plot_calibration",
+    "plot_classes",
     "plot_confusion_matrix",
     "plot_frame_attention",
     "plot_information",

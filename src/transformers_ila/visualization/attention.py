@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 MAP, OPACITY = "cividis", 0.65  # of attention over a frame in grey
 PER_ROW = 8  # frames in a row
-GAP, NAMES = 0.06, 0.62  # inches between frames, and for the names of rows
+GAP, NAMES = 0.06, 0.8  # inches between frames, and for the names of rows
 BARS = 0.46  # inches of a row of bars
 MOST_ROUTES = 4  # layers whose routes are marked in the frames
 SHARES = ("spatial", "temporal", "spatiotemporal")
@@ -49,9 +49,10 @@ def plot_query_attention(
 ) -> "Figure":
     """Draw what a patch reads, layer by layer, as far as each layer has it.
 
-    In space: its frame in grey under the attention, each layer with the scale that stands below it. Over time: bars
-    below the frames, on one scale for all layers, with marks where ATA's routes go. In space and time together, with
-    joint attention: all frames under the attention, one scale a layer, below each frame its share.
+    In space: its frame in grey under the attention, each layer on the scale that stands below it, from its lowest to
+    its highest value. Over time: bars below the frames, on one scale for all layers, with marks where ATA's routes go.
+    In space and time together, with joint attention: all frames under the attention, one scale a layer, below each
+    frame its share.
 
     Args:
         frames: (T, 3, H, W), values 0 to 1.
@@ -111,7 +112,9 @@ def _checked(frames: torch.Tensor, query: tuple[int, int, int], attention: Found
 
 
 def _remarks(attention: Found, having: Mapping[str, list[int]]) -> list[str]:
-    remarks = ["The cross marks the patch that reads."]
+    remarks = [
+        "The cross marks the patch that reads; drawn is the mean over the heads. Colours of a layer reach from its lowest to its highest attention."
+    ]
     if any("elsewhere" in found for found in attention.values()):
         remarks[0] += " Elsewhere: the share of tokens that are no patches, such as the class token."
     routes = [layer for layer in having["temporal"] if "route" in attention[layer]]
@@ -139,7 +142,7 @@ class _Sheet:
         self.blocks = [range(start, min(start + columns, len(frames))) for start in range(0, len(frames), columns)]
         self.patch = query[1] * grid[1] + query[2]
         self.grey = frames.mean(1, keepdim=True).expand_as(frames)
-        self.cell = max(side, 0.95)  # of a map in space, which has two lines of words below
+        self.cell = max(side, 0.95)  # of a map in space, which has three lines of words below
         self.beside = max(1, int((WIDTH - 0.1 + GAP) / (self.cell + GAP)))  # of these in a row
 
     def page_width(self, having: Mapping[str, Sequence[int]]) -> float:
@@ -153,7 +156,7 @@ class _Sheet:
     def space_height(self, layers: Sequence[int]) -> float:
         """Return the height of the maps of the query's frame."""
         lines = -(-(len(layers) + 1) // self.beside)
-        return 0.18 + lines * (self.cell * self.high / self.side + 0.44) if layers else 0.0
+        return 0.18 + lines * (self.cell * self.high / self.side + 0.56) if layers else 0.0
 
     def draw_space(self, page: Page, canvas: "Axes", found: Found, top: float) -> None:
         """Draw the query's frame as it is, and under the attention of each layer."""
@@ -161,14 +164,15 @@ class _Sheet:
         page.text(0.05, top, "in space, within its frame", TEXT, va="top", weight="bold")
         for number, layer in enumerate([None, *found]):
             line, column = divmod(number, self.beside)
-            place = (0.05 + column * (self.cell + GAP), top + 0.18 + line * (high + 0.44), self.cell, high)
+            place = (0.05 + column * (self.cell + GAP), top + 0.18 + line * (high + 0.56), self.cell, high)
             words = f"{self.names[frame]}\nrow {self.query[1]}, column {self.query[2]}"
             if layer is None:
                 put_image(canvas, self.frames[frame], place)
             else:
                 spatial = found[layer]["spatial"].float()
-                self._draw_heat(canvas, frame, spatial, float(spatial.max()), place)
-                words = f"layer {layer}: 0 to {float(spatial.max()):.2g}"
+                limits = float(spatial.min()), float(spatial.max())
+                self._draw_heat(canvas, frame, spatial, limits, place)
+                words = f"layer {layer}\n{limits[0]:.2g} to {limits[1]:.2g}"
                 if "elsewhere" in found[layer]:
                     words += f"\nelsewhere {float(found[layer]['elsewhere']):.0%}"
             draw_cross(canvas, patch_centre(place, self.grid, self.patch), 5)
@@ -232,11 +236,13 @@ class _Sheet:
             start = top + 0.18 + number * ((len(found) + 1) * (self.high + 0.22) + 0.08)
             for line, layer in enumerate([None, *found]):
                 above = start + line * (self.high + 0.22)
-                highest = 0.0 if layer is None else float(found[layer]["spatiotemporal"].max())
+                limits = (0.0, 1.0)
                 if layer is not None:
-                    words = (
-                        f"layer {layer}\n0 to {highest:.2g}\nelsewhere\n{float(found[layer].get('elsewhere', 0)):.0%}"
-                    )
+                    every = found[layer]["spatiotemporal"]
+                    limits = float(every.min()), float(every.max())
+                    words = f"layer {layer}\n{limits[0]:.2g}\nto {limits[1]:.2g}"
+                    if "elsewhere" in found[layer]:
+                        words += f"\nelsewhere {float(found[layer]['elsewhere']):.0%}"
                     page.text(0.05, above + self.high / 2, words, SMALL, va="center")
                 for column, frame in enumerate(shown):
                     place = self._place(column, above)
@@ -245,7 +251,7 @@ class _Sheet:
                         self._name(page, frame, place)
                     else:
                         heat = found[layer]["spatiotemporal"][frame].float()
-                        self._draw_heat(canvas, frame, heat, highest, place)
+                        self._draw_heat(canvas, frame, heat, limits, place)
                         middle, below = place[0] + self.side / 2, place[1] + self.high + 0.03
                         page.text(middle, below, f"{float(heat.sum()):.1%}", SMALL, ha="center", va="top")
                     if frame == self.query[0]:
@@ -261,8 +267,17 @@ class _Sheet:
             place[0] + self.side / 2, place[1] + self.high + 0.03, self.names[frame], SMALL, ha="center", va="top"
         )
 
-    def _draw_heat(self, canvas: "Axes", frame: int, heat: torch.Tensor, highest: float, place: Place) -> None:
+    def _draw_heat(
+        self, canvas: "Axes", frame: int, heat: torch.Tensor, limits: tuple[float, float], place: Place
+    ) -> None:
         """Draw a frame in grey and a map over it, each patch in one colour."""
         put_image(canvas, self.grey[frame], place)
-        style = {"cmap": MAP, "vmin": 0, "vmax": highest or 1.0, "alpha": OPACITY, "interpolation": "nearest"}
+        low, high = limits
+        style = {
+            "cmap": MAP,
+            "vmin": low,
+            "vmax": high if high > low else low + 1,
+            "alpha": OPACITY,
+            "interpolation": "nearest",
+        }
         put_image(canvas, heat, place, **style)

@@ -55,9 +55,18 @@ def write_figure(
         ValueError: another suffix; facts that JSON cannot hold, or more than a MiB of them.
         OSError: the file cannot be written.
     """
+    content = figure_bytes(figure, _suffix(path, FIGURES), about, dpi=dpi, colours=colours)
+    with atomic_write(path, "wb") as file:
+        file.write(content)
+
+
+def figure_bytes(
+    figure: "Figure", suffix: str, about: Mapping[str, Any], *, dpi: int = DPI, colours: int | None = None
+) -> bytes:
+    """Return the content of the file that `write_figure` writes; `suffix` is .png, .svg or .pdf."""
     from matplotlib import rc_context  # here, as most who import this draw nothing
 
-    form, facts = _suffix(path, FIGURES)[1:], _facts(about)
+    form, facts = suffix[1:], _facts(about)
     words: dict[str, dict[str, Any]] = {
         "png": {"Software": MAKER, "Description": facts},
         "svg": {"Creator": MAKER, "Description": facts, "Date": None},
@@ -72,8 +81,7 @@ def write_figure(
         figure.savefig(content, format=form, **options)
     if form == "png" and colours is not None:
         content = _few_colours(content, words[form], dpi, colours)
-    with atomic_write(path, "wb") as file:
-        file.write(content.getvalue())
+    return content.getvalue()
 
 
 def _few_colours(content: io.BytesIO, metadata: Mapping[str, str], dpi: int, colours: int) -> io.BytesIO:

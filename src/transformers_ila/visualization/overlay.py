@@ -151,17 +151,18 @@ def _levels(heat: np.ndarray, limits: tuple[float, float] | None, size: tuple[in
 def _blended(image: np.ndarray, levels: np.ndarray, map: str) -> np.ndarray:
     """Lay the colours of levels over an image in grey."""
     grey = np.asarray(Image.fromarray(image).convert("L"), dtype=np.uint16) * round(256 * (1 - OPACITY)) >> 8
-    return _colours(map)[levels] + grey.astype(np.uint8)[..., None]
+    colours = (colours_of(map) * 255 * OPACITY).astype(np.uint8)
+    return colours[levels] + grey.astype(np.uint8)[..., None]
 
 
 @cache
-def _colours(map: str) -> np.ndarray:
-    """Return the (256, 3) colours of a map, as bright as heat is drawn."""
-    from matplotlib import colormaps
+def colours_of(map: str) -> np.ndarray:
+    """Return the 256 colours of one of matplotlib's maps, (256, 3) from 0 to 1."""
+    from matplotlib import colormaps  # here, as most who import this draw nothing
 
     if map not in colormaps:
         raise ValueError(f"There is no colour map {map!r}; matplotlib's are allowed, such as cividis.")
-    return (colormaps[map](np.arange(256))[:, :3] * 255 * OPACITY).astype(np.uint8)
+    return colormaps[map](np.arange(256))[:, :3]
 
 
 def _around(centre: tuple[float, float], radius: float) -> tuple[float, float, float, float]:

@@ -116,11 +116,13 @@ def check_frames(frames: torch.Tensor) -> torch.Tensor:
     """Return frames (T, 3, H, W) in float32 on the CPU.
 
     Raises:
-        ValueError: another shape, or no frame.
+        ValueError: another shape, no frame, or integers.
     """
     shape = tuple(frames.shape) if isinstance(frames, torch.Tensor) else type(frames).__name__
-    if not isinstance(frames, torch.Tensor) or frames.ndim != 4 or frames.shape[1] != 3 or not frames.numel():
-        raise ValueError(f"`frames` must be (frames, 3, height, width), values 0 to 1; got {shape}.")
+    is_video = isinstance(frames, torch.Tensor) and frames.ndim == 4 and frames.shape[1] == 3 and frames.numel()
+    if not is_video or not frames.is_floating_point():
+        kind = f"{shape}, {frames.dtype}" if isinstance(frames, torch.Tensor) else shape
+        raise ValueError(f"`frames` must be (frames, 3, height, width), floats from 0 to 1; got {kind}.")
     return frames.detach().float().cpu()
 
 

@@ -7,14 +7,14 @@ import math
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 
 from ..markup import plain_line
-from .confusion import legible
-from .overlay import OPACITY, in_frame, overlay
+from .overlay import OPACITY, colours_of, in_frame, overlay
 
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 COLUMNS = 8  # frames side by side; more are put below each other
 WIDTH, LEAST_WIDTH, LARGEST = 7.0, 4.2, 1.3  # of a page without margins, of a sheet with few frames; of a frame
 MARGIN, GAP, BLOCK_GAP = 0.06, 0.03, 0.12  # around the sheet; between frames; between lines of frames
-NAMES, SAMPLE, BAR, NUMBERS = 0.95, 0.3, 0.09, 0.45  # widths: rows' names, a stroke, a colour bar, its numbers
+NAMES, SAMPLE, BAR = 0.95, 0.3, 0.09  # widths: of rows' names, of a stroke that is explained, of a colour bar
 TITLE, WORDS, SMALL = 9.0, 7.0, 6.5  # points: the title, names of rows and notes, times and limits
 POINT, SPACING = 1 / 72, 1.25  # inches; lines of text from each other, in letters' heights
 ROBUST = (1, 99)  # percentiles of a row's heat that have the first and last colour
@@ -138,7 +138,8 @@ class _Size:
         self.lines = math.ceil(count / COLUMNS)
         self.columns = math.ceil(count / self.lines)
         self.left = MARGIN + (NAMES if any(row.words.name or row.keys for row in rows) else 0)
-        right = MARGIN + (BAR + NUMBERS if any(row.heat is not None for row in rows) else 0)
+        numbers = [_inches(number(limit), SMALL) for row in rows if row.heat is not None for limit in row.limits]
+        right = MARGIN + (0.1 + BAR + max(numbers) if numbers else 0)
         room = (WIDTH - self.left - right - (self.columns - 1) * GAP) / self.columns
         self.cell = min(room, LARGEST, LARGEST * wide / high)
         self.cell_height = self.cell * high / wide
@@ -166,15 +167,14 @@ def _line(size: float) -> float:
     return size * POINT * SPACING
 
 
-def wrapped(
-    text: str, width: float, size: float, *, lines: int, otherwise: str = "(letters the font lacks)"
-) -> list[str]:
+def wrapped(text: str, width: float, size: float, *, lines: int) -> list[str]:
     """Break a text into at most `lines` lines that fit into `width` inches at `size` points.
 
-    A word that is too long is broken, too; the last line ends in "..." where something is left out. What the font has
-    no letters for is replaced by `otherwise`.
+    A word that is too long is broken, too; the last line ends in "..." where something is left out. Letters that the
+    font lacks are shown as a question mark on a black ground.
     """
-    rest = legible(plain_line(text, None), otherwise, longest=2000) if text.strip() else ""
+    known = letters_of_font()
+    rest = "".join(letter if ord(letter) in known else "\ufffd" for letter in plain_line(text, 2000))
     found: list[str] = []
     while rest and len(found) < lines:
         fitting = _fitting(rest, width, size)
@@ -194,6 +194,14 @@ def wrapped(
 def _fitting(text: str, width: float, size: float) -> int:
     """Return how many letters of a text fit into a width, 1 at least."""
     return max(1, bisect_right(range(1, len(text) + 1), width, key=lambda end: _inches(text[:end], size)))
+
+
+@cache
+def letters_of_font() -> frozenset[int]:
+    """Return the code points of the letters that pictures can show."""
+    from matplotlib.font_manager import findfont, get_font
+
+    return frozenset(get_font(findfont("DejaVu Sans")).get_charmap())
 
 
 def _inches(text: str, size: float) -> float:
@@ -245,14 +253,14 @@ def _checked(row: Row, count: int) -> _Drawn:
     """
     if row.style not in ("heat", "mask", "boxes"):
         raise ValueError(f"The style of a row must be heat, mask or boxes, got {row.style!r} ({row.name!r}).")
-    if (row.style == "boxes") != (row.heat is None) and row.points is None:
-        raise ValueError(
-            f"Row {row.name!r} of style {row.style!r} needs {'points' if row.style == 'boxes' else 'heat'}."
-        )
-    if row.style != "boxes" and row.heat is None:
-        raise ValueError(f"Row {row.name!r} of style {row.style!r} needs heat.")
+    needed = "points" if row.style == "boxes" else "heat"
+    if getattr(row, needed) is None:
+        raise ValueError(f"Row {row.name!r} of style {row.style!r} needs {needed}.")
+    if row.style == "boxes" and row.heat is not None:
+        raise ValueError(f"Row {row.name!r} of style 'boxes' shows no heat: heat has no effect.")
     heat, limits, grid = None, (0.0, 1.0), row.grid
-    if row.heat is not None and row.style != "boxes":
+    if row.heat is not None:
+        colours_of(row.map)
         heat = _array(row.heat)
         if heat.ndim != 3 or len(heat) != count or not heat.size or not np.isfinite(heat).all():
             raise ValueError(
@@ -371,10 +379,8 @@ def _draw_points(axes: "Axes", row: _Drawn, index: int, left: float, top: float,
 
 def _draw_bar(axes: "Axes", row: _Drawn, size: _Size, middle: float, height: float) -> None:
     """Draw the colours of a row at its right, with the values of the last and the first one."""
-    from matplotlib import colormaps
-
     tall, left = min(size.cell_height, height), size.right + 0.06
-    colours = colormaps[row.words.map](np.linspace(1, 0, 256))[:, None, :3]
+    colours = colours_of(row.words.map)[::-1, None]
     if row.words.style == "mask":  # as heat looks over grey
         colours = OPACITY * colours + (1 - OPACITY) * GREY
     limits = axes.get_xlim(), axes.get_ylim()
@@ -383,7 +389,12 @@ def _draw_bar(axes: "Axes", row: _Drawn, size: _Size, middle: float, height: flo
     low, high = row.limits
     half = max(tall / 2, _line(SMALL))
     for value, place, side in ((high, middle - half, "top"), (low, middle + half, "bottom")):
-        _text(axes, (left + BAR + 0.04, place), f"{value:.3g}", SMALL, ha="left", va=side)
+        _text(axes, (left + BAR + 0.04, place), number(value), SMALL, ha="left", va=side)
+
+
+def number(value: float) -> str:
+    """Return a number with three digits that count."""
+    return f"{value:.3g}"
 
 
 def _lines(axes: "Axes", lines: Sequence[str], top: float, size: float) -> float:

@@ -147,7 +147,10 @@ def plot_frame_attention(
             words = names[index].removeprefix("frame ")
             page.text(left - 0.08 - shown[0], top + (index + 0.5) * cell, words, SMALL, ha="right", va="center")
         page.text(0.08, top + side / 2, "frame that reads", TEXT, rotation=90, va="center")
-        heading = f"layer {layer} of the frame integration, mean over {len(attention[layer])} heads"
+        heads_of = len(attention[layer])
+        heading = f"layer {layer} of the frame integration, " + (
+            f"mean over {heads_of} heads" if heads_of > 1 else "one head"
+        )
         page.text(left, top - shown[1] - 0.08, heading, TEXT, va="bottom")
         _bar(page, image, left + side + 0.1, top, side)
         if per_head:
