@@ -12,7 +12,7 @@ import shutil
 import socket
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -94,6 +94,10 @@ def serving(options: AppOptions) -> Iterator[Server]:
             inputs.shared |= {Path(file).resolve() for file in getattr(block, "keep_in_cache", ())}
         demo.queue(max_size=options.queue, default_concurrency_limit=options.jobs, api_open=False)
         stack.callback(demo.close, verbose=False)
+
+        def waiting() -> int:
+            return len(demo._queue)
+
         _, address, public = demo.launch(
             max_threads=options.jobs + HELPERS,
             prevent_thread_lock=True,
@@ -107,10 +111,10 @@ def serving(options: AppOptions) -> Iterator[Server]:
             enable_monitoring=False,
             ssr_mode=False,
             pwa=False,
-            app_kwargs={"middleware": [_middleware(options, inputs, demo)]},
+            app_kwargs={"middleware": [_middleware(options, inputs, waiting)]},
             **demo.look,
         )
-        stack.enter_context(_sweeping(inputs))
+        stack.enter_context(_sweeping(inputs, waiting))
         yield Server(address, public or None, demo, inputs, shelf)
 
 
@@ -158,13 +162,16 @@ def _environment(root: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _sweeping(inputs: Inputs) -> Iterator[None]:
+def _sweeping(inputs: Inputs, waiting: Callable[[], int]) -> Iterator[None]:
     """Delete what users left behind, and give back memory that is free, every few seconds, while the block runs."""
     done, trim = threading.Event(), _glibc_trim()
 
     def sweep() -> None:
+        before = 0
         while not done.wait(EVERY):
-            inputs.sweep()
+            now = waiting()
+            inputs.sweep(max(before, now))  # one that waited just now may not have opened its video yet
+            before = now
             if trim is not None:
                 trim(0)
 
@@ -185,10 +192,10 @@ def _glibc_trim() -> Any:
 # -- Gradio ----------------------------------------------------------------------------------------------------------
 
 
-def _middleware(options: AppOptions, inputs: Inputs, demo: Any) -> Any:
+def _middleware(options: AppOptions, inputs: Inputs, waiting: Callable[[], int]) -> Any:
     from starlette.middleware import Middleware  # which Gradio needs
 
-    return Middleware(Guard, options=options, inputs=inputs, waiting=lambda: len(demo._queue))
+    return Middleware(Guard, options=options, inputs=inputs, waiting=waiting)
 
 
 @contextmanager
