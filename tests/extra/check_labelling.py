@@ -48,7 +48,7 @@ for number, sample in enumerate(dataset):
 dataset.export(export_dir=f"{out}/dataset", dataset_type=kinds.FiftyOneDataset, export_media=False)
 if field == "segments":
     for name, seconds in (("frames", False), ("seconds", True)):
-        options = {"label_field": "ground_truth", "export_media": "manifest", "use_timestamps": seconds}
+        options = {"label_field": "ground_truth", "export_media": True, "use_timestamps": seconds}
         dataset.export(export_dir=f"{out}/{name}", dataset_type=kinds.FiftyOneTemporalDetectionDataset, **options)
 found = []
 for sample in dataset:
@@ -164,7 +164,9 @@ def test_fiftyone_opens_timelines_and_gives_them_back(tmp_path, videos):
     for name, slack in (("dataset", 1e-6), ("frames", 1e-6), ("seconds", 0.11)):  # it stretches 49 gaps over 5 s
         back = said(read_annotations(tmp_path / "out" / name))
         for (video, labels, start, end), (path, names, first, last) in zip(back, expected_parts(videos), strict=True):
-            assert (video, labels) == (path, names) and abs(start - first) < slack and abs(end - last) < slack, name
+            own = Path(path).name if name == "dataset" else Path(path).name.replace("%", "-")  # as it calls its copies
+            assert (Path(video).name, labels) == (own, names), name
+            assert abs(start - first) < slack and abs(end - last) < slack, name
 
 
 @pytest.mark.parametrize("several", [False, True])
