@@ -145,8 +145,11 @@ def _described(entry: Field, cls: type) -> Iterator[str]:
     lines = textwrap.wrap(meaning.strip(), _width() - INDENT) or [""]
     if len(form) < INDENT - 1:
         yield f"{form:{INDENT}}{lines.pop(0)}".rstrip()
-    else:
+    elif len(form) <= _width():
         yield form
+    else:  # many choices
+        spaced = form.strip().replace(",", ", ")
+        yield from textwrap.wrap(spaced, _width(), initial_indent="  ", subsequent_indent=" " * INDENT)
     yield from (" " * INDENT + line for line in lines)
 
 
