@@ -188,6 +188,8 @@ GONE = {  # a blank stands between names that share a reason
     "confusion_picture.SIDE confusion_picture.CAPTION confusion_picture.GAP": "matplotlib lays the picture out",
     "evaluate_metrics.import_evaluate": "`import evaluate` does",
     "evaluation_files.write_files": "`write(evaluation, output)` of transformers_ila.evaluation.report_files does",
+    "visualization.CELL": "`transformers_ila.visualization.sheets` measures figures in inches",
+    "visualization.GAP": "`transformers_ila.visualization.sheets` measures figures in inches",
     "confusion_picture.DARK": "`SHARES` of `transformers_ila.visualization.confusion` names the scale of colours",
     "fast_path_ila.is_followed fast_path_ila.is_precise": "`fuse()` of a model asks for speed",
     "inference.class_names_of": "`model.config.class_names` says them",

@@ -73,6 +73,11 @@ def test_words_are_asked_without_a_trace_in_the_shared_model(clip, video):
     assert all(torch.equal(before[name], tensor) for name, tensor in clip.model.state_dict().items())
 
 
+def test_words_that_are_cut_are_named(clip, video):
+    assert "reads 32 tokens" in answers.label(clip, video, ["a dog", "long " * 50]).notes[1]
+    assert len(answers.label(clip, video, ["a dog", "a cat"]).notes) == 1
+
+
 def test_none_of_these_where_words_have_probabilities_of_their_own(tmp_path, video):
     save_siglip(tmp_path, "siglip2")
     answer = answers.label(opened(*load_zero_shot(tmp_path)), video, ["a dog", "a cat"])
@@ -139,7 +144,7 @@ def test_overlays_are_videos_with_their_facts(trained, video, tmp_path, picture)
     assert (answer.picture, answer.layer, answer.file) == (picture, 1, file) and answer.notes
     with av.open(str(file)) as container:
         stream = container.streams.video[0]
-        assert (stream.codec_context.name, stream.width, stream.height) == ("h264", 64, 48)
+        assert (stream.codec_context.name, stream.width, stream.height) == ("h264", 384, 288)  # six times as large
         times = [float(frame.pts * frame.time_base) for frame in container.decode(stream)]
     assert len(times) == len(seen) == 18 and times[-1] == pytest.approx(29 / 25, abs=0.01)  # 15 of 25 a second
     assert read_about(file)["layers"] == [1]

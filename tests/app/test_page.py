@@ -82,6 +82,12 @@ def test_answers_and_errors_at_the_page(folder, tmp_path):
     options = AppOptions(models=[str(folder / "model")], folders=[str(folder)], index=str(folder / "index"))
     page = page_of(options, tmp_path)
     model = str(folder / "model")
+    facts, words, pictures, layer = page._describe(model)
+    assert "IlaForVideoClassification" in facts and (words["interactive"], words["value"]) == (False, "")
+    assert len(pictures["choices"]) == 2 and (layer["maximum"], layer["value"]) == (1, 1)
+    facts, words, pictures, _ = page._describe(str(folder / "clip"))
+    assert words["interactive"] and "value" not in words and pictures["value"] == "features"
+    assert "Not done" in page._describe("nobody/../etc")[0]
     status, bars = page._label(None, "clip.mp4", model, "", ASKING)
     assert "Most likely" in status and bars.count("<tr>") == 6
     status, bars = page._label(None, "clip.mp4", model, "a dog, <b>", ASKING)

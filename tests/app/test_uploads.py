@@ -201,6 +201,8 @@ def test_what_nobody_asks_about_goes_by_age(tmp_path, video, monkeypatch):
     asked, never = sent(inputs, video, "asked.mp4", "a"), sent(inputs, video, "never.mp4", "b")
     with inputs.open("s", upload=str(asked)):
         time.sleep(0.001)
+        inputs.sweep(waiting=3)  # who has sent it may have asked, too
+        assert left_in(inputs) == ["asked.mp4", "never.mp4"]
         inputs.sweep()
         assert left_in(inputs) == ["asked.mp4"] and not never.parent.exists()
     time.sleep(0.001)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from transformers_ila import IlaForVideoClassification, IlaVideoProcessor
 from transformers_ila.cli import timeline
 from transformers_ila.cli.main import read_verb, run_verb
 from transformers_ila.cli.timeline import Source, list_sources
+from transformers_ila.data.annotations import read_annotations
 from transformers_ila.evaluation.inference import load_trained, probabilities
 from transformers_ila.model.class_names_ila import label_fields
 from transformers_ila.model.video_reading_ila import read_video
@@ -66,6 +68,18 @@ def run(place, *words, model="stream"):
         (["{videos}/one.mp4", "--output", "a.json", "--every", "-1"], "every must be"),
         (["{videos}/one.mp4", "--output", "a.json", "--every", "nan"], "every must be"),
         (["{videos}/one.mp4", "--output", ""], "names neither a file nor a folder"),
+        (["-", "--output", "out", "--format", "fiftyone"], "fiftyone needs a video's file, got standard input"),
+        (
+            ["https://host/a.mp4?key=secret", "--output", "out", "--format", "fiftyone"],
+            "needs a video's file, got https[^ ]*[*]",
+        ),
+        (["-", "--output", "out", "--format", "label-studio"], "needs a video's file or address"),
+        (["{videos}/one.mp4", "--output", "out", "--document_root", "/"], "--document_root would have no effect"),
+        (
+            ["{videos}/one.mp4", "--output", "out", "--format", "label-studio", "--document_root", "/usr"],
+            "does not lie below '/usr/', from where Label Studio serves files",
+        ),
+        (["{videos}/one.mp4", "--output", "a.json", "--format", "fiftyone"], "is for a folder"),
         (["{videos}/one.mp4", "--rate", "-1"], "rate must be frames a second"),
         (["{videos}/one.mp4", "--stride", "0"], "stride must be a number of seconds"),
         (["{videos}/one.mp4", "--labels", "a,,b"], "empty word"),
@@ -124,6 +138,18 @@ def test_several_videos_go_to_a_folder_and_one_failure_ends_one_alone(place, tmp
     out = capsys.readouterr().out
     assert "none.mp4\n   unreadable: " in out and "2 videos were read to their ends, 1 were not." in out
     assert read_timeline(output / "one.mp4.json").settings["mode"] == "stream"
+
+
+def test_labelling_tools_get_one_file_of_all_videos(place, tmp_path, capsys):
+    words = ["--output", tmp_path, "--format", "fiftyone", "--format", "label-studio", "--rate", 5, "--threshold", 0]
+    assert run(place, place / "videos", *words) == 1  # one cannot be read
+    printed = capsys.readouterr().out
+    assert "samples.json: 2 videos, and 1 unreadable with" in printed and "tasks.json: 2 videos" in printed
+    samples = read_annotations(tmp_path, label_field="segments").samples
+    tasks = read_annotations(tmp_path / "tasks.json", label_field="predictions").samples
+    assert samples == tasks and {Path(s.video).name for s in samples} == {"one.mp4"}
+    assert json.loads((tmp_path / "samples.json").read_text())["samples"][1]["metadata"]["total_frame_count"] == 26
+    assert all(sample.end > sample.start for sample in samples)
 
 
 def test_words_of_your_own_and_true_segments(place, tmp_path, capsys):

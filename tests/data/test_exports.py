@@ -307,7 +307,7 @@ def test_labels_of_fiftyone_alone(tmp_path):
     (found,) = read_annotations(tmp_path).samples
     assert (found.video, found.labels, found.start, found.end) == (str(tmp_path / "data/x/one.mp4"), (1,), 0.5, 2)
     write(tmp_path / "labels.json", json.dumps({"classes": None, "labels": {"two": "r", "x/one": {"label": "w"}}}))
-    write(tmp_path / "data.json", json.dumps({"two": "/far/two.webm", "x/one": "data/x/one.mp4"}))
+    write(tmp_path / "data.json", json.dumps({"two.webm": "/far/two.webm", "x/one": "data/x/one.mp4"}))
     assert [s.video for s in read_annotations(tmp_path).samples] == ["/far/two.webm", str(tmp_path / "data/x/one.mp4")]
     with pytest.raises(ValueError, match="neither tags nor fields"):
         read_annotations(tmp_path, split="train")

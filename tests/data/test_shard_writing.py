@@ -72,6 +72,17 @@ def test_shards_hold_what_they_were_made_of(videos, tmp_path):
     assert all("." not in s.name and "/" not in s.name for s in scanned.samples)  # read alike by all
 
 
+def test_parts_of_a_video_stay_parts(videos, tmp_path):
+    first = videos.samples[0]
+    parts = [first._replace(name=f"{start}", start=start, end=end) for start, end in ((0.5, 2.0), (2.0, None))]
+    write_shards([*parts, first], tmp_path / "shards")
+    (shard,) = (tmp_path / "shards").glob("*.tar")
+    streamed = [(sample.start, sample.end) for sample in stream_shard(shard, labels=["a", "b", "c"])]
+    listed = [(sample.start, sample.end) for sample in read_annotations(tmp_path / "shards").samples]
+    assert sorted(map(str, streamed)) == sorted(map(str, listed))
+    assert {*streamed} == {(0.5, 2.0), (2.0, None), (None, None)}
+
+
 def test_the_same_bytes_each_time_and_everywhere(videos, tmp_path):
     write_shards(videos, tmp_path / "a", SMALL)
     os.utime(videos.samples[0].video, (1, 1))

@@ -390,7 +390,9 @@ def test_notes_say_what_the_pictures_do_not_mean(model):
     assert "exchange features" in said and "jitter" in said
     assert not any(words in said for words in ("mean of its masks", "centre", "repeats", "seed", "views"))
     assert "mean of its masks" in notes_of(make_model(alignment_fusion="residual"), what="masks")
-    assert "points" not in notes_of(model, what="features")
+    of_features = notes_of(model, what="features", reduce="norm")
+    assert "points" not in of_features and "has a high norm; the label need not hang on it" in of_features
+    assert "pairs with the first frame" in notes_of(make_model(alignment_pairing="first"), what="points")
     fresh = notes_of(IlaForVideoClassification(tiny_config(alignment_fusion="mi_token")).eval(), what="points")
     assert "In layers 0, 1 all points stand in the centre" in fresh and "keeps all of its own patches" in fresh
     assert "No frame sees another" in notes_of(make_model(temporal_module="none"), what="features")
@@ -462,4 +464,6 @@ def test_a_folder_opens_with_its_processor(model, tmp_path):
     IlaVideoProcessor.for_model(model.config, frame_sampling="uniform").save_pretrained(tmp_path / "mine")
     opened = open_model(tmp_path / "mine")
     assert (opened.name, opened.processor.frame_sampling) == ("mine", "uniform")
+    again = open_model(IlaForVideoClassification.from_pretrained(tmp_path / "mine", num_frames=6))
+    assert (again.name, again.processor.frame_sampling, again.processor.num_frames) == ("mine", "uniform", 6)
     torch.testing.assert_close(opened.model.state_dict()["logit_scale"], model.logit_scale.detach())

@@ -322,3 +322,21 @@ def test_what_cannot_be_asked():
         with pytest.raises(ValueError, match=how):
             inspect_temporal(other, pixels, what="frame_attention")
     assert {field.name for field in dataclasses.fields(inspect_temporal(model, pixels))} >= {*TEMPORAL_WHAT}
+
+
+@pytest.mark.parametrize(
+    "form",
+    [{"temporal_module": "ata", "ata_dealignment": False}, {"temporal_module": "gta", "gta_groups": 4}],
+    ids=str,
+)
+def test_code_that_came_with_a_checkpoint_is_known_by_its_names(form):
+    model = ila(**form)
+    wanted = inspect_temporal(model, clip(), what=("routes", "query_attention"))
+    for layer in model.vision_model.encoder.layers:  # another class of that name, as the Hub's code is
+        own = type(layer.temporal)
+        layer.temporal.__class__ = type(own.__name__, own.__bases__, dict(vars(own)))
+    found = inspect_temporal(model, clip(), what=("routes", "query_attention"))
+    assert found.aligned == wanted.aligned and found.notes == wanted.notes
+    for index, own in wanted.query_attention.items():
+        assert own.keys() == found.query_attention[index].keys()
+        assert all(torch.equal(own[name], found.query_attention[index][name]) for name in own)

@@ -19,11 +19,11 @@ PATIENCE = 300  # seconds until the page is there, on a machine that has much el
 class AppProcess:
     """A page that is served: its address, its log, and its process."""
 
-    def __init__(self, log: Path, *arguments: object) -> None:
+    def __init__(self, log: Path, *arguments: object, cwd: Path | None = None) -> None:
         self.log = log
         command = [sys.executable, "-m", "transformers_ila", "app", *map(str, arguments), "--port", "0"]
         with log.open("w") as file:
-            self.process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
+            self.process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, cwd=cwd)
         end = time.monotonic() + PATIENCE
         while (found := re.search(r"The page: (\S+)", self.text)) is None:
             assert self.process.poll() is None and time.monotonic() < end, self.text
@@ -58,9 +58,9 @@ class AppProcess:
 
 
 @contextmanager
-def app_process(log: Path, *arguments: object) -> Iterator[AppProcess]:
+def app_process(log: Path, *arguments: object, cwd: Path | None = None) -> Iterator[AppProcess]:
     """Serve a page in a process of its own while the block runs."""
-    app = AppProcess(log, *arguments)
+    app = AppProcess(log, *arguments, cwd=cwd)
     try:
         yield app
     finally:

@@ -145,6 +145,20 @@ app() {
     with_source "$work/app" -s tests/app/test_page.py tests/extra/check_app.py tests/extra/check_app_load.py tests/extra/check_space.py
 }
 
+# labelling: installs FiftyOne without the database that its installation would download, an imitation of that database
+# in memory, and Label Studio's SDK, each in an environment of its own. What `ila` writes goes through their importers
+# and converters, and what they export is read back.
+labelling() {
+    "$python" -m venv "$work/fiftyone"
+    "$python" -m venv "$work/label-studio"
+    echo "fiftyone-db; python_version < '3'" > "$work/overrides.txt"
+    "$python" -m uv pip install --quiet --python "$work/fiftyone/bin/python" --override "$work/overrides.txt" \
+        'fiftyone==1.22.1' 'mongomock==4.3.0'
+    "$python" -m uv pip install --quiet --python "$work/label-studio/bin/python" 'label-studio-sdk==2.1.2'
+    export FIFTYONE_PYTHON="$work/fiftyone/bin/python" LABEL_STUDIO_PYTHON="$work/label-studio/bin/python"
+    with_source "$(dirname "$(dirname "$python")")" tests/extra/check_labelling.py
+}
+
 # docker: installs hadolint. Checks the Dockerfile; where root has debootstrap, runs its steps in a fresh Debian (some
 # GB with torch as PyPI has it).
 docker() {
@@ -168,7 +182,7 @@ with_source() {
         "$1/bin/python" -m pytest -q -rs -m "not slow" -p no:cacheprovider "${@:2}"
 }
 
-all=(wheel exporters proofs torchao mteb faiss siglip ray store shards examples streams app docker oldest)
+all=(wheel exporters proofs torchao mteb faiss siglip ray store shards examples streams app labelling docker oldest)
 parts=("${@:-}")
 [[ -n "${parts[0]}" ]] || parts=("${all[@]}")
 for part in "${parts[@]}"; do

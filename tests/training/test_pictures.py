@@ -160,6 +160,16 @@ def test_examples_stay_the_same_and_what_cannot_be_read_is_no_example(videos, pr
     assert caplog.text.count(f"The example clip {chosen[1]} has no picture") == 1
 
 
+def test_a_diverged_model_has_no_picture_and_ends_nothing(videos, processor, tmp_path, drawn, caplog):
+    trainer = trainer_for(tmp_path, EvaluationClips(videos, processor, normalise=False), processor)
+    writer = with_writer(trainer)
+    with torch.no_grad():
+        trainer.model.vision_model.encoder.layers[0].mlp.fc1.weight.fill_(torch.nan)
+    trainer.evaluate()
+    assert [tag for tag, _ in writer.written] == ["eval/confusion_matrix"]
+    assert "has no picture: " in caplog.text and "finite" in caplog.text
+
+
 def test_models_without_masks_show_feature_maps(videos, processor, tmp_path, drawn):
     model = tiny_model(temporal_module="divided")
     trainer = trainer_for(
@@ -283,7 +293,7 @@ def test_arguments_that_do_not_fit(fields, message, tmp_path):
 
 
 def test_tensorboard_is_not_installed(tmp_path, monkeypatch):
-    monkeypatch.setattr("transformers_ila.training.arguments.is_tensorboard_available", lambda: False)
+    monkeypatch.setattr("transformers.integrations.is_tensorboard_available", lambda: False)
     with pytest.raises(ImportError, match=r"pip install 'transformers-ila\[train\]'"):
         arguments(tmp_path)
 

@@ -42,10 +42,10 @@ def test_attention_of_the_integration():
     attention, frames = attention_of(3, (0,)), torch.rand(3, 3, 8, 12)
     (mean, limits), *heads = maps_of(plot_frame_attention(attention, frames, per_head=True))
     torch.testing.assert_close(mean, sum(attention[0]) / 4)
-    assert limits[1] == pytest.approx(float(mean.max())) and len(heads) == 4
+    assert limits == pytest.approx((float(mean.min()), float(mean.max()))) and len(heads) == 4
     for (values, limits), own in zip(heads, attention[0]):
         torch.testing.assert_close(values, own)
-        assert limits[1] == pytest.approx(float(attention[0].max()))
+        assert limits == pytest.approx((float(attention[0].min()), float(attention[0].max())))
 
 
 def test_information_stands_between_the_frames():

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from PIL import Image
 
 from ..backbones.siglip import NONE_OF_THESE
 from ..backbones.zero_shot import zero_shot_model
@@ -29,7 +30,7 @@ from ..evaluation.options import LabelOptions
 from ..evaluation.prediction import label_batch
 from ..evaluation.views import Batch, VideoReader
 from ..markup import plain_line
-from ..model.class_features_ila import check_templates
+from ..model.class_features_ila import BARE_NAME, check_templates, fill_in
 from ..model.class_names_ila import check_labels, explicit_class_names
 from ..model.pretrained_ila import describe_untrained, untrained_weights
 from ..model.streaming_ila import why_no_stream
@@ -57,6 +58,7 @@ BEST = 5  # labels of an answer
 MOST_WORDS, LONGEST_WORD = 400, 300  # words of one question; letters of a word
 PICTURES = {"masks": "Masks and interactive points", "features": "Feature maps"}  # of a layer, and their titles
 OVERLAY_RATE, OVERLAY_SIDE, MOST_FRAMES = 15.0, 360, 900  # frames a second, pixels, and frames of an overlay, at most
+LEAST_SIDE, LARGEST_SIDE = 320, 1280  # pixels, to which small videos are enlarged, and beyond which none is
 LAST = -1
 FILES = (".json", ".csv", ".srt", ".html")  # that a timeline is handed on as
 PREVIEW_RATE, PREVIEW_SIDE, LONGEST_PREVIEW = 10.0, 240, 12.0  # frames a second, pixels, seconds
@@ -221,6 +223,19 @@ def _asked(model: Any, words: Sequence[str], template: str) -> Any:
     return model
 
 
+def _cut_words(model: Any, words: Sequence[str]) -> list[str]:
+    """Return the sentence that words are longer than the text tower reads; of most there is none."""
+    if not words:
+        return []
+    limit = model.config.text_config.max_position_embeddings
+    tokenizer, templates = model._find_tokenizer(), [*(model.config.label_templates or BARE_NAME)]
+    lengths = [max(map(len, tokenizer(fill_in(templates, [word]))["input_ids"])) for word in words]
+    cut = [plain_line(word, 40) for word, length in zip(words, lengths) if length > limit]
+    return (
+        [f"The text tower reads {limit} tokens; of these words the rest is cut: {', '.join(cut[:5])}."] if cut else []
+    )
+
+
 def _asked_for(model: Any, words: Sequence[str]) -> str:
     count = len(model.config.class_names)
     return f"your {_counted(count, 'word')}" if words else f"its own {_counted(count, 'label')}"
@@ -290,7 +305,7 @@ def label(
         labels=list(zip(row["labels"], row["scores"])),
         model=opened.name,
         asked=_asked_for(model, words),
-        notes=[*_meaning(model), *_faults(read.frames_lost, opened)],
+        notes=[*_meaning(model), *_cut_words(model, words), *_faults(read.frames_lost, opened)],
         seconds=time.perf_counter() - started,
     )
 
@@ -415,15 +430,25 @@ def _write_overlay(
                     progress(min(frame.time, seconds), seconds)
                 nearest = int((seen_at - frame.time).abs().argmin())
                 shown_at.append(frame.time)
+                image = _enlarged(frame.image)
                 yield overlay(
-                    frame.image,
+                    image,
                     heat=heat[nearest],
                     limits=limits,
                     point=None if points is None else points[nearest],
-                    crop=_scaled(seen, frame.image),
+                    crop=_scaled(seen, image),
                 )
 
     write_video(images(), file, seen.about, times=times())
+
+
+def _enlarged(image: np.ndarray) -> np.ndarray:
+    """Return a small image a whole number of times as large, so that points and lines on it are sharp."""
+    height, width = image.shape[:2]
+    times = max(1, min(LEAST_SIDE // min(height, width), LARGEST_SIDE // max(height, width)))
+    if times == 1:
+        return image
+    return np.asarray(Image.fromarray(image).resize((times * width, times * height), Image.Resampling.BILINEAR))
 
 
 def _scaled(seen: Inspection, image: np.ndarray) -> tuple[float, float, float, float]:
@@ -523,7 +548,7 @@ def timeline(
         timeline=found,
         model=opened.name,
         asked=_asked_for(model, words),
-        notes=[*_method(found.settings), *_meaning(model), *_faults(0, opened)],
+        notes=[*_method(found.settings), *_meaning(model), *_cut_words(model, words), *_faults(0, opened)],
     )
 
 

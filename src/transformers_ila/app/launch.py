@@ -5,13 +5,14 @@ What is unusual here:
 - Gradio fetches what a program names by an address in place of a file. Here nothing is fetched.
 """
 
+import ctypes
 import os
 import secrets
 import shutil
 import socket
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,6 +27,7 @@ from .uploads import Inputs
 
 PREFIX = "transformers_ila_app_"  # of the folder of temporary files
 EVERY = 5.0  # seconds between two looks at what can be deleted
+HELPERS = 8  # threads beside those that compute; each one has memory of its own that it keeps
 # What others may have set for Gradio, and what would let more through than the options say.
 NOT_HEEDED = (
     "GRADIO_ALLOWED_PATHS", "GRADIO_BLOCKED_PATHS", "GRADIO_LOCAL_DEV_MODE", "GRADIO_MCP_SERVER", "GRADIO_NUM_WORKERS",
@@ -72,7 +74,8 @@ def serving(options: AppOptions) -> Iterator[Server]:
     """
     if find_spec("gradio") is None:
         raise ImportError(HINT)
-    port = _free_port(options.host, options.port)
+    host = options.host.strip("[]")
+    port = _free_port(host, options.port)
     with ExitStack() as stack:
         root = stack.enter_context(_temporary_folder())
         stack.enter_context(_environment(root))
@@ -91,11 +94,16 @@ def serving(options: AppOptions) -> Iterator[Server]:
             inputs.shared |= {Path(file).resolve() for file in getattr(block, "keep_in_cache", ())}
         demo.queue(max_size=options.queue, default_concurrency_limit=options.jobs, api_open=False)
         stack.callback(demo.close, verbose=False)
+
+        def waiting() -> int:
+            return len(demo._queue)
+
         _, address, public = demo.launch(
+            max_threads=options.jobs + HELPERS,
             prevent_thread_lock=True,
             quiet=True,
             share=options.share,
-            server_name=options.host,
+            server_name=f"[{host}]" if ":" in host else host,
             server_port=port,
             max_file_size=int(options.megabytes * MEBIBYTE),
             footer_links=["api"],
@@ -103,10 +111,10 @@ def serving(options: AppOptions) -> Iterator[Server]:
             enable_monitoring=False,
             ssr_mode=False,
             pwa=False,
-            app_kwargs={"middleware": [_middleware(options, inputs, demo)]},
+            app_kwargs={"middleware": [_middleware(options, inputs, waiting)]},
             **demo.look,
         )
-        stack.enter_context(_sweeping(inputs))
+        stack.enter_context(_sweeping(inputs, waiting))
         yield Server(address, public or None, demo, inputs, shelf)
 
 
@@ -154,13 +162,18 @@ def _environment(root: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _sweeping(inputs: Inputs) -> Iterator[None]:
-    """Delete what users left behind, every few seconds, while the block runs."""
-    done = threading.Event()
+def _sweeping(inputs: Inputs, waiting: Callable[[], int]) -> Iterator[None]:
+    """Delete what users left behind, and give back memory that is free, every few seconds, while the block runs."""
+    done, trim = threading.Event(), _glibc_trim()
 
     def sweep() -> None:
+        before = 0
         while not done.wait(EVERY):
-            inputs.sweep()
+            now = waiting()
+            inputs.sweep(max(before, now))  # one that waited just now may not have opened its video yet
+            before = now
+            if trim is not None:
+                trim(0)
 
     thread = threading.Thread(target=sweep, daemon=True)
     thread.start()
@@ -171,13 +184,18 @@ def _sweeping(inputs: Inputs) -> Iterator[None]:
         thread.join(timeout=EVERY)
 
 
+def _glibc_trim() -> Any:
+    """Return what gives free memory back to the system, which glibc else keeps for each thread; None elsewhere."""
+    return getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
+
+
 # -- Gradio ----------------------------------------------------------------------------------------------------------
 
 
-def _middleware(options: AppOptions, inputs: Inputs, demo: Any) -> Any:
+def _middleware(options: AppOptions, inputs: Inputs, waiting: Callable[[], int]) -> Any:
     from starlette.middleware import Middleware  # which Gradio needs
 
-    return Middleware(Guard, options=options, inputs=inputs, waiting=lambda: len(demo._queue))
+    return Middleware(Guard, options=options, inputs=inputs, waiting=waiting)
 
 
 @contextmanager
@@ -227,7 +245,7 @@ def _fetch_nothing(block: Any, gradio: Any) -> None:
 def _free_port(host: str, port: int) -> int:
     """Return the port if it is free, or any free one for 0; an OSError says that it is taken."""
     try:
-        found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except OSError as error:
         raise OSError(f"--host {host!r} is no address of this machine: {error.strerror}.") from error
     with socket.socket(found[0], socket.SOCK_STREAM) as probe:

@@ -20,10 +20,11 @@
   };
 
   // Gradio's own errors, such as that all is busy, are for the eye only
+  const NOT_PLAYED = "This browser does not play this kind of file. The model reads it all the same.";
   const repeat = (node) => {
-    const toast = node.matches?.(".toast-body") ? node : node.querySelector?.(".toast-body");
-    const words = toast?.querySelector(".toast-text, .toast-message-text, .toast-details")?.textContent.trim();
-    if (words) say(`Not done: ${words}`);
+    const told = ".toast-message-text";
+    const words = [...(node.querySelectorAll?.(told) ?? []), ...(node.matches?.(told) ? [node] : [])].pop()?.textContent;
+    if (words) say(words.trim() === "Video not playable" ? NOT_PLAYED : `Not done: ${words.trim()}`);
   };
 
   const seek = (seconds) => {
@@ -56,12 +57,6 @@
     const cursor = plot.querySelector(".ila-cursor");
     cursor.hidden = !(share >= 0 && share <= 1);
     cursor.style.left = `${100 * (left + share * (right - left))}%`;
-  }, true);
-
-  document.addEventListener("error", (event) => {
-    if (event.target === player() && event.target.error?.code === 4) {
-      say("This browser does not play this kind of file. The model reads it all the same.");
-    }
   }, true);
 
   document.documentElement.lang = "en";

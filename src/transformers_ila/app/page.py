@@ -11,6 +11,7 @@ What is unusual here:
 import secrets
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,22 +38,22 @@ except ImportError as error:
 
 logger = logging.get_logger(__name__)
 
-PROGRESS = gr.Progress()  # as a default it asks Gradio for the progress of the question
-
 HERE = Path(__file__).parent
 FIRST_PICTURE = next(iter(PICTURES))
 TITLE = "What happens in this video?"
 NO_MODEL = (
-    "There is no model yet. Run `ila demo` in the folder from which the page is started and start it again, start it "
-    "with --models and a folder or a Hub id, or name a Hub id (user/name) here."
+    "There is no model yet. Name a Hub id (user/name) here; or start the page with a model, `ila app FOLDER`; or run "
+    "`ila demo` in the folder from which the page is started, and start it again."
 )
 NO_INDEX = (
     "This page has no index to search. Make one with `ila index VIDEOS --model MODEL --output INDEX`, and start the "
     "page with --index INDEX."
 )
+PROGRESS = gr.Progress()  # as a default of a parameter it stands for that of the question
 KEPT_RESULTS = 4  # of a kind, for a session: who asks a program may still be fetching one
 STOPPED = "its user stopped it"
 SANS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif")  # of the reader's machine
+MONO = ("ui-monospace", "Consolas", "monospace")
 # where the theme's own colours are too near to each other to be read by everybody
 CONTRAST = {
     "block_label_background_fill": "*primary_100",
@@ -77,7 +78,6 @@ CONTRAST = {
     "link_text_color": "*primary_700",
     "link_text_color_dark": "*primary_300",
 }
-MONO = ("ui-monospace", "Consolas", "monospace")
 
 
 def look_of_page() -> dict[str, Any]:
@@ -183,10 +183,10 @@ class Page:
     def _new(self, session: str, kind: str) -> Path:
         """Return a path that nobody guesses for a result of a session; of this kind its older results are deleted."""
         folder = self.inputs.folder(session)
-        older = sorted(folder.glob(f"{kind}_*"), key=lambda path: path.stat().st_mtime)
+        older = sorted(folder.glob(f"{kind}_*"))  # by the time in their names
         for path in older[: max(0, len(older) - KEPT_RESULTS + 1)]:
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-        return folder / f"{kind}_{secrets.token_hex(16)}"
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+        return folder / f"{kind}_{time.time_ns():020}_{secrets.token_hex(16)}"
 
     @contextmanager
     def _watched(self, session: str, progress: Callable[..., object]) -> Iterator[answers.Progress]:
@@ -299,12 +299,12 @@ class Page:
                 elem_id="ila-picture",
             )
             self.layer = gr.Slider(0, 11, value=0, step=1, label="Layer, from the first one on", elem_id="ila-layer")
-            self.ask_look = gr.Button(
-                "Show where it looked", variant="primary", elem_id="ila-look-button", elem_classes="ila-ask"
-            )
-            self.overlay = gr.Video(
-                label="The video, with what the model saw", interactive=False, elem_id="ila-overlay"
-            )
+            with gr.Row():
+                self.ask_look = gr.Button(
+                    "Show where it looked", variant="primary", elem_id="ila-look-button", elem_classes="ila-ask"
+                )
+                self.stop_look = gr.Button("Stop", elem_id="ila-look-stop-button")
+            self.overlay = gr.Video(label="What the model saw", interactive=False, elem_id="ila-overlay")
             self.look_notes = gr.HTML(elem_id="ila-look-notes", padding=False)
 
     def _timeline_tab(self) -> None:
@@ -314,7 +314,6 @@ class Page:
                 value=0,
                 label="Frames a second that the model sees",
                 info="0: as the model was trained.",
-                minimum=0,
                 elem_id="ila-rate",
             )
             with gr.Row():
@@ -394,7 +393,7 @@ class Page:
             **private,
             **answering,
         )
-        self.ask_stop.click(self._stop, None, [self.status], queue=False, **helper)
+        gr.on([self.ask_stop.click, self.stop_look.click], self._stop, None, [self.status], queue=False, **helper)
         asked = [self.query, self.video, self.path, self.top_k]
         shown = [self.status, self.hits, self.known_hits, self.found]
         searching = {"inputs": asked, "outputs": shown, "show_progress_on": [self.hits], **private, **answering}
@@ -413,15 +412,16 @@ class Page:
             )  # not in `with`, which waits until others have their answers
         except Exception as error:
             return rendering.status(words_of(error), is_error=True), gr.skip(), gr.skip(), gr.skip()
-        info = f"This model reads no words: it has {found.lacks_for_words}."
-        if not found.lacks_for_words:
-            own = " Empty: the model's own labels." if found.classes else ""
-            info = f"To choose among, with commas between them.{own}"
+        own = " Empty: the model's own labels." if found.classes else ""
+        words = gr.update(interactive=True, info=f"To choose among, with commas between them.{own}")
+        if found.lacks_for_words:
+            info = f"This model reads no words: it has {found.lacks_for_words}."
+            words = gr.update(interactive=False, info=info, value="")
         pictures = [key for key in PICTURES if key == "features" or found.aligning]
         last = found.aligning[-1] if found.aligning else found.layers - 1
         return (
             rendering.facts(found),
-            gr.update(interactive=not found.lacks_for_words, info=info),
+            words,
             gr.update(choices=[(PICTURES[key], key) for key in pictures], value=pictures[0]),
             gr.update(maximum=max(found.layers - 1, 1), value=last),
         )
@@ -482,7 +482,7 @@ class Page:
 
     def _stop(self, request: gr.Request) -> str:
         stopping = self.stop(session_of(request))
-        return rendering.status("It stops, and shows what is there." if stopping else "There is nothing to stop.")
+        return rendering.status("It stops." if stopping else "There is nothing to stop.")
 
     def _search_words(self, query: str, video: Any, path: str, top_k: float, request: gr.Request) -> tuple:
         return self._search(session_of(request), query, video, path, top_k, by_video=False)

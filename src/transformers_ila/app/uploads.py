@@ -110,9 +110,13 @@ class Inputs:
             if session in self._sessions:
                 self._sessions[session].left = time.monotonic()
 
-    def sweep(self) -> None:
-        """Delete what users left behind: of those who are gone, and what is older than the options allow."""
-        now, oldest = time.monotonic(), 60 * self.options.idle_minutes
+    def sweep(self, waiting: int = 0) -> None:
+        """Delete what users left behind: of those who are gone, and what is older than the options allow.
+
+        waiting: questions that wait; what they ask about may become older by as long as they may have to wait.
+        """
+        now = time.monotonic()
+        oldest = 60 * self.options.idle_minutes + waiting * self.options.job_seconds / self.options.jobs
         with self._lock:
             for name, kept in list(self._sessions.items()):
                 gone = kept.left is not None and now - kept.left > GRACE

@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from tqdm import tqdm
 from transformers import set_seed
 
 from ..data.video_folder import VideoFolder, find_videos, hold_out
 from ..evaluation.inference import named_in_errors, require_checkpoint
-from ..evaluation.report import describe_software, fingerprint
+from ..evaluation.inspection import inspect_video
 from ..files import only_writer
 from ..markup import plain_line
 from ..model.class_names_ila import label_fields
@@ -29,8 +28,8 @@ from ..model.configuration_ila import IlaConfig
 from ..model.modeling_ila import IlaForVideoClassification
 from ..model.video_processing_ila import IlaVideoProcessor
 from ..motionbench.tasks import write_folder
-from ..visualization.alignment import plot_alignment
 from ..visualization.files import write_figure
+from ..visualization.sheets import Row, plot_frames
 
 
 # What a user types to get a label; run in a fresh process.
@@ -46,8 +45,6 @@ print(json.dumps(classify(sys.argv[2], top_k=5)))
 
 MARKER = ".ila_demo"  # in a folder of videos that `ila demo` wrote and may delete
 
-
-NOTE = "The label does not hang on masks and points alone: frames also exchange features."
 
 EXAMPLES = (
     "ila demo",
@@ -221,30 +218,14 @@ def classify_in_fresh_process(folder: Path, video: Path) -> list[dict]:
 
 
 def draw(folder: Path, video: Path, picture: Path) -> None:
-    """Write a picture of the video's frames with the points and masks of up to four layers."""
-    model = IlaForVideoClassification.from_pretrained(folder).eval()
-    processor = IlaVideoProcessor.from_pretrained(folder)
-    inputs = processor(video, return_metadata=True, return_tensors="pt")
-    pixel_values, times = inputs["pixel_values"], inputs["video_metadata"][0].timestamps
-    with torch.no_grad():
-        output = model(pixel_values, output_alignment=True)
-    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (processor.image_mean, processor.image_std))
-    points = [layer[0] for layer in output.interactive_points]
-    masks = [layer[0] for layer in output.alignment_masks]
-    layers = np.linspace(0, len(points) - 1, min(4, len(points))).round().astype(int).tolist()
-    best = output.logits[0].softmax(0).max(0)
-    figure = plot_alignment(
-        pixel_values[0] * std + mean,
-        points,
-        masks,
-        layers=layers,
-        pairing=model.config.vision_config.alignment_pairing,
-        times=times,
-        title=f"{model.config.id2label[int(best.indices)]} {float(best.values):.2f} ({video.name})",
-        notes=[NOTE],
-    )
-    about = {"picture": "alignment", "model": folder.name, "fingerprint": fingerprint(model), "video": video.name}
-    write_figure(figure, picture, about | {"layers": layers, "software": describe_software()})
+    """Write a contact sheet of the video's frames with the points and masks of up to four layers."""
+    seen = inspect_video(folder, None, video, what=("points", "masks"))
+    places = np.linspace(0, len(seen.layers) - 1, min(4, len(seen.layers))).round().astype(int)
+    layers = [seen.layers[place] for place in places]
+    rows = [Row(f"layer {n}", heat=seen.masks[n], points=seen.points[n], style="mask") for n in layers]
+    title = f"{seen.video}: " + ", ".join(f"{label} {score:.2f}" for label, score in seen.labels[:2])
+    figure = plot_frames(seen.frames, rows, times=seen.times, title=title, notes=seen.notes)
+    write_figure(figure, picture, seen.about | {"picture": "masks", "layers": layers})
 
 
 def run(args: DemoOptions) -> int:

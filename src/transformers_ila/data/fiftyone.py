@@ -236,7 +236,8 @@ def _media(text: Text, finder: MediaFinder) -> dict[str, str]:
     folder = Path(text.file).parent
     if (folder / MANIFEST).is_file():
         content = json.loads((folder / MANIFEST).read_text("utf-8"))
-        return {str(key): str(path) for key, path in content.items()} if isinstance(content, dict) else {}
+        pairs = content.items() if isinstance(content, dict) else ()
+        return {os.path.splitext(key)[0] if is_video_name(key) else key: str(path) for key, path in pairs}
     data = finder.root.folder if finder.given else str(folder / "data")
     if not os.path.isdir(data):
         return {}

@@ -32,7 +32,7 @@ from ..stores.addresses import is_address, join_address, plain_place
 from ..stores.folder import StoreFolder
 from ..stores.reading import open_file, read_file
 from .samples import Annotations, Sample, ShardMember, path_of
-from .shards import INDEX, INDEX_KIND, SETTINGS, TABLE, names_shards, read_index
+from .shards import INDEX, INDEX_KIND, SECONDS_KEY, SETTINGS, TABLE, names_shards, read_index
 from .text import is_index, preview
 
 
@@ -228,7 +228,7 @@ def _path_and_size(sample: Sample) -> tuple[str, int | None]:
 
 
 def _members(sample: Sample, names: Sequence[str] | None, *, several: bool) -> dict[str, bytes]:
-    """Return what stands beside a video: its name and its labels, as names and as indices."""
+    """Return what stands beside a video: its name, its labels, as names and as indices, and the part that is meant."""
     indices = [int(label) for label in sample.labels]
     # a number among the names would be read as an index
     named = names is not None and not any(map(is_index, names))
@@ -238,6 +238,8 @@ def _members(sample: Sample, names: Sequence[str] | None, *, several: bool) -> d
         table |= {"labels": values, "class_indices": indices}
     elif indices:
         table |= {"label": values[0], "class_index": indices[0]}
+    if sample.start is not None or sample.end is not None:
+        table[SECONDS_KEY] = [sample.start, sample.end]
     cls = {".cls": str(indices[0]).encode()} if indices and not several else {}
     return {**cls, ".json": json.dumps(table).encode()}
 

@@ -170,6 +170,7 @@ def _scanned(shards: Iterable[str], classes: LabelMap) -> list[Sample]:
 # -- what `ila shard` wrote ------------------------------------------------------------------------------------------
 
 INDEX = "shards.json"  # as `wids` has it: name, number of samples and size of each shard; and our settings and hashes
+SECONDS_KEY = "seconds"  # of a `key.json`: start and end of the part of the video that is meant
 TABLE = "samples.jsonl"  # a line for each video: shard, member, offset, size, labels, name, start, end
 SETTINGS = "_settings.json"  # of shards that are not all written yet
 INDEX_KIND = {"__kind__": "wids-shard-index-v1", "wids_version": 1}
@@ -328,7 +329,7 @@ def _samples_of_shard(tar: tarfile.TarFile, shard: str, classes: LabelMap, *, ke
             raise annotation_error(
                 shard, f"beside the video of {key!r} stands neither {key + '.cls'!r} nor {key + '.json'!r}"
             )
-        yield Sample(videos[0], labels, key)
+        yield Sample(videos[0], labels, key, *_seconds_of_json(members.get(".json")))
     if without_video:
         logger.warning_once(
             f"{shard!r}: {len(without_video)} keys have labels and no video, and are left out: "
@@ -390,6 +391,19 @@ def _labels_of_cls(content: bytes, file: str, classes: LabelMap) -> tuple[int, .
     if len(lines) > 1:
         raise lines[1].fault(0, "a label is one line")
     return classes.indices(lines[0], 0)
+
+
+def _seconds_of_json(content: bytes | None) -> tuple[float | None, float | None]:
+    """Return the start and the end of the part that a `key.json` of ours means; None of all of the video."""
+    if content is None or SECONDS_KEY.encode() not in content:
+        return None, None
+    try:
+        table = json.loads(content)
+    except ValueError:
+        return None, None
+    span: Any = table.get(SECONDS_KEY) if isinstance(table, dict) else None
+    given = isinstance(span, list) and len(span) == 2 and all(v is None or type(v) in (int, float) for v in span)
+    return (span[0], span[1]) if given else (None, None)
 
 
 def _names_class(content: bytes | None, classes: LabelMap) -> bool:

@@ -93,7 +93,7 @@ class LabelledVideo:
     @property
     def frame_rate(self) -> float:
         """Return the mean number of frames a second."""
-        return self.frames / self.duration if self.frames and self.duration else FRACTION_OF_TIME
+        return float(f"{self.frames / self.duration:.9g}") if self.frames and self.duration else FRACTION_OF_TIME
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,7 +27,7 @@ from transformers.video_utils import VideoMetadata
 
 from ..backbones.frozen_clip import FrozenClipForVideoClassification
 from ..backbones.siglip import SiglipForVideoClassification
-from ..backbones.zero_shot import PLAIN, load_zero_shot
+from ..backbones.zero_shot import PLAIN, load_zero_shot, zero_shot_processor
 from ..model.configuration_ila import OF_PICTURES
 from ..model.pairs_ila import pairs_to_frames
 from ..model.pretrained_ila import describe_untrained, untrained_weights
@@ -43,6 +43,7 @@ from .inference import (
     check_logits,
     evaluating,
     load_encoder,
+    load_processor,
     load_trained,
     probabilities,
     require_checkpoint,
@@ -77,8 +78,9 @@ class Inspection:
         than the video, and the first two are below 0.
     grid: h and w.
     layers: indices of the layers that were looked at.
-    points: layer -> (T, 2), the interactive point of each frame, x and y from -1 to 1: that of the pair in which it is
-        the current frame (`pairs_to_frames`).
+    points: layer -> (T, 2), the interactive point of each frame, x and y from -1, the centre of the first patch, to 1,
+        that of the last: of the pair in which it is the current frame (`pairs_to_frames`). Of a causal tower the first
+        frame's is that of its pair with itself.
     masks: layer -> (T, h, w), the alignment masks around these points.
     features: layer -> (T, h, w), the mean over the channels of the layer's output, or its norm.
     information: layer -> (T-1,), the mutual information of neighbouring frames in nats (`mutual_information`).
@@ -126,7 +128,7 @@ def inspect_video(
 
     Args:
         model: a classifier of this package, or the folder or Hub id of one.
-        processor: of the model; None: that of its folder, or one of its configuration.
+        processor: of the model; None: the one beside its weights, or one of its configuration.
         video: what `IlaVideoProcessor` takes as one video.
         layers: indices of layers, of which negative ones count from the last; None: all that have what is asked for.
         what: one or several of `WHAT`; None: features, and points and masks where the model has them.
@@ -217,7 +219,7 @@ def open_model(model: Any, processor: Any = None) -> Opened:
     Args:
         model: a classifier of this package, or the folder or Hub id of one; there it may also be CLIP, SigLIP or an
             image tower that nobody trained on videos, which have no classes then. What was opened is returned.
-        processor: of the model; None: that of its folder, or one of its configuration.
+        processor: of the model; None: the one beside its weights on this machine, or one of its configuration.
 
     Raises:
         ValueError: no classifier of this package, or no processor of videos.
@@ -243,7 +245,7 @@ def open_model(model: Any, processor: Any = None) -> Opened:
     if any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
         raise ValueError(f"Weights of this {type(model).__name__} are offloaded: load it onto one device.")
     if processor is None:
-        processor = IlaVideoProcessor.for_model(model.config)
+        processor = _processor_of(model)
     processor = getattr(processor, "video_processor", processor)
     if not hasattr(processor, "crop_of"):
         raise ValueError(f"Got a {type(processor).__name__} as processor; allowed: an IlaVideoProcessor, or None.")
@@ -252,6 +254,22 @@ def open_model(model: Any, processor: Any = None) -> Opened:
         path = Path(os.path.abspath(name))
         name, folder = path.name, path.parent.name
     return Opened(model, processor, name or type(model).__name__, folder, has_classes)
+
+
+def _processor_of(model: Any) -> IlaVideoProcessor:
+    """Return the processor beside a model's weights, for the frames and the size that the model has now, or a new one.
+
+    A new one is made where there is none on this machine.
+    """
+    source, config = getattr(model, "name_or_path", ""), model.config
+    try:
+        if source and hasattr(config, "vision_config"):
+            return zero_shot_processor(source, config, local_files_only=True)
+        if source and (own := load_processor(source, local_files_only=True)).num_frames == config.num_frames:
+            return own
+    except (OSError, ValueError):
+        pass
+    return IlaVideoProcessor.for_model(config)
 
 
 def with_own_names(opened: Sequence[Opened]) -> list[Opened]:
@@ -686,6 +704,9 @@ def notes_of(model: Any, processor: IlaVideoProcessor, clip: Clip, inspection: I
         notes.append(f"The model is random in part: {describe_untrained(untrained, model.new_parameters)}.")
     if inspection.points or inspection.masks:
         notes += notes_of_alignment(model, inspection.points, inspection.masks)
+    if inspection.features:
+        high = {"mean": "mean over its channels", "norm": "norm"}[inspection.about["reduce"]]
+        notes.append(f"A place with a high value has a high {high}; the label need not hang on it.")
     notes += _notes_of_tower(model, inspection)
     if inspection.information:
         notes.append(

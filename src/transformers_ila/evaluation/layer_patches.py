@@ -17,7 +17,7 @@ from torch import nn
 from ..backbones.siglip import SiglipForVideoClassification
 from ..backbones.siglip_configuration import sides
 from ..model.alignment_ila import ImplicitAlignment, ResidualAlignment
-from ..model.temporal_ila import AlignedAttention, aligned_routes, rearranged
+from ..model.temporal_ila import aligned_routes, rearranged
 
 
 See = Callable[[int, torch.Tensor], None]
@@ -40,7 +40,7 @@ def grid_of(model: Any, height: int, width: int) -> tuple[int, int]:
 
 def keeps_routes(layer: Any) -> bool:
     """Return whether a layer with ATA leaves the patches rearranged (`ata_dealignment=False`)."""
-    return isinstance(getattr(layer, "temporal", None), AlignedAttention) and not layer.temporal.dealignment
+    return not getattr(getattr(layer, "temporal", None), "dealignment", True)
 
 
 @contextmanager

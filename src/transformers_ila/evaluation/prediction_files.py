@@ -43,7 +43,7 @@ from ..distributed import Rank
 from ..files import atomic_write, describe_signature, open_lock, sign_lock, signature_of
 from ..stores.addresses import is_address
 from ..stores.folder import StoreFile, StoreFolder, open_folder
-from .options import RESULT_FORMATS, LabelOptions
+from .options import RESULT_FORMATS, LabelOptions, require_one_of
 from .result_pieces import encode, read_piece, readable, to_table
 
 
@@ -74,6 +74,7 @@ def video_id(name: str) -> bytes:
 
 def check_output(output: Folder, format: str) -> None:
     """Raise a ValueError where results of a format cannot be at a place."""
+    require_one_of("format", format, RESULT_FORMATS)  # a labelling tool's is written from one of them
     folder = open_folder(output) if is_address(output) else output
     if isinstance(folder, StoreFolder) and format != "parquet":
         raise ValueError(

@@ -166,7 +166,7 @@ def about_report(report: Mapping[str, Any], picture: str) -> dict[str, Any]:
         "protocol": protocol.get("name"),
         "seed": protocol.get("seed"),
         "date": report["date"],
-        "versions": dict(report["versions"]),
+        **report["versions"],
     }
 
 

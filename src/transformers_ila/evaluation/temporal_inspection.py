@@ -18,18 +18,17 @@ from torch.nn import functional as F
 from ..backbones.frozen_clip import FrozenClipForVideoClassification
 from ..backbones.siglip import SiglipForVideoClassification, in_eval_mode
 from ..backbones.timesformer import AlignedTimesformerLayer
-from ..model.temporal_ila import (
-    AlignedAttention,
-    DividedAttention,
-    GlobalTemporalAttention,
-    JointAttention,
-    aligned_routes,
-)
+from ..model.temporal_ila import aligned_routes
 from .layer_patches import by_frame, grid_of, keeps_routes, layers_of
 
 
 TEMPORAL_WHAT = ("routes", "weights", "regions", "frame_attention", "query_attention")
-KINDS = {AlignedAttention: "ata", DividedAttention: "divided", JointAttention: "joint", GlobalTemporalAttention: "gta"}
+KINDS = {  # by name, as a checkpoint may have brought code of its own
+    "AlignedAttention": "ata",
+    "DividedAttention": "divided",
+    "JointAttention": "joint",
+    "GlobalTemporalAttention": "gta",
+}
 
 NOT_ATA = "No layer attends along these matches: they are what ATA's rule would match in this model."
 ONE_TO_ONE = "Matches are one to one: a patch without a counterpart in the next frame gets one all the same."
@@ -169,30 +168,24 @@ class _Watch:
         wrong = [index for index in given or () if not is_index(index) or not -count <= index < count]
         if wrong or given == []:
             raise ValueError(f"`layers` is {given}; allowed: one or several of 0 to {count - 1}, or -{count} to -1.")
-        every = list(range(count)) if given is None else sorted({index % count for index in given})
         chosen: dict[str, list[int]] = {name: [] for name in TEMPORAL_WHAT}
         for name in self.asked:
-            if name in ("weights", "regions"):
-                chosen[name] = self._of_kind("gta", every, given, name)
-            elif name == "routes":
-                aligned = [index for index in every if kind_of(self.tower[index]) == "ata"]
-                chosen[name] = aligned if given is None and aligned else every
-            elif name == "query_attention":
-                chosen[name] = every
-            else:
+            if name == "frame_attention":
                 self._require_integration()
+                continue
+            having = layers_with(self.model, name)
+            chosen[name] = having if given is None else sorted({index % count for index in given})
+            if name in ("weights", "regions"):
+                self._require_gta(name, chosen[name], having)
         return chosen
 
-    def _of_kind(self, kind: str, every: list[int], given: list[int] | None, name: str) -> list[int]:
-        having = [index for index, layer in enumerate(self.tower) if kind_of(layer) == kind]
-        chosen = [index for index in every if index in having]
-        if not chosen or (given is not None and chosen != every):
-            lacking = f"layers {[index for index in every if index not in having]} have none" if having else "has none"
-            where = (
-                f"; its layers {having} have them" if having else f'; models with `temporal_module="{kind}"` have them'
-            )
-            raise ValueError(f'"{name}" are GTA\'s, and of this {_named(self.model)} {lacking}{where}.')
-        return chosen
+    def _require_gta(self, name: str, chosen: list[int], having: list[int]) -> None:
+        lacking = [index for index in chosen if index not in having]
+        if lacking or not having:
+            none, where = "has none", 'models with `temporal_module="gta"` have them'
+            if having:
+                none, where = f"layers {lacking} have none", f"its layers {having} have them"
+            raise ValueError(f'"{name}" are GTA\'s, and of this {_named(self.model)} {none}; {where}.')
 
     def _require_integration(self) -> None:
         if getattr(self.model, "mit", None) is not None:
@@ -354,6 +347,17 @@ def is_index(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
+def layers_with(model: Any, name: str) -> list[int]:
+    """Return the layers of a model's tower that are inspected by default for a thing of `TEMPORAL_WHAT`.
+
+    "routes": those with ATA, or all of a model without; "weights", "regions": those with GTA; else all.
+    """
+    kinds = [kind_of(layer) for layer in layers_of(model)]
+    wanted = {"routes": "ata", "weights": "gta", "regions": "gta"}.get(name)
+    having = [index for index, kind in enumerate(kinds) if wanted in (None, kind)]
+    return [*range(len(kinds))] if name == "routes" and not having else having
+
+
 # -- parts of a layer ------------------------------------------------------------------------------------------------
 
 
@@ -361,14 +365,14 @@ def kind_of(layer: Any) -> str:
     """Return what a layer of a tower does over time: "ata", "divided", "joint", "gta", or "" for anything else."""
     if isinstance(layer, AlignedTimesformerLayer):
         return {"ata": "ata", "own": "divided"}.get(layer.temporal_module, "")
-    return KINDS.get(type(getattr(layer, "temporal", None)), "")  # type: ignore[arg-type]
+    return KINDS.get(type(getattr(layer, "temporal", None)).__name__, "")
 
 
 def has_effect(layer: Any) -> bool:
     """Return whether a layer's temporal part has other output weights than the zeros that it starts with."""
     if isinstance(layer, AlignedTimesformerLayer):
         return layer.temporal_module in ("ata", "own") and bool(layer.temporal_dense.weight.any())
-    if isinstance(layer.temporal, GlobalTemporalAttention):
+    if kind_of(layer) == "gta":
         return bool(layer.temporal.pixel_out.weight.any() or layer.temporal.region_out.weight.any())
     return kind_of(layer) in ("ata", "divided") and bool(layer.temporal.attention.projection.weight.any())
 

@@ -23,7 +23,7 @@ from ..visualization.temporal import plot_frame_attention, plot_information, plo
 from .animation import Panel, write_animation
 from .inspection import REDUCTIONS, Inspection, Opened, inspect_same_frames, open_model
 from .layer_patches import alignments_of, layers_of
-from .temporal_inspection import TemporalInspection
+from .temporal_inspection import TemporalInspection, layers_with
 
 
 if TYPE_CHECKING:
@@ -168,8 +168,10 @@ class Picture:
             having = [*alignments_of(model)]
         elif set(self.asks) <= {"features", "information"}:
             having = [*range(len(layers_of(model)))]
+        elif self.asks == ("frame_attention",):
+            return None
         else:
-            return [-1] if wanted == LAST and self.asks == ("query_attention",) else None
+            having = layers_with(model, self.asks[0])
         if wanted == ALL or not having:  # where none has it, the inspection says so
             return None
         if wanted == LAST:
@@ -344,6 +346,12 @@ def _layer(of_layers: Mapping[int, Any]) -> tuple[int, Any]:
     return layer, of_layers[layer]
 
 
+def _title_of_routes(found: Sequence[Inspection], layer: int) -> str:
+    """Return the line above matches, which says where they are not the model's own."""
+    own = "" if layer in _over_time(found[0]).aligned else ", as ATA would match its patches"
+    return f"{_title(found)}, layer {layer}{own}"
+
+
 def _matches(found: Sequence[Inspection], *, count: int = 10) -> "Figure":
     (one,) = found
     layer, routes = _layer(_over_time(one).routes)
@@ -354,7 +362,7 @@ def _matches(found: Sequence[Inspection], *, count: int = 10) -> "Figure":
         similarities=_over_time(one).similarities[layer],
         times=one.times,
         most=count,
-        title=f"{_title(found)}, layer {layer}",
+        title=_title_of_routes(found, layer),
         notes=_notes(found),
     )
 
@@ -370,7 +378,7 @@ def _routes(found: Sequence[Inspection], *, count: int | None = None, query: Seq
         times=one.times,
         patches=None if query is None else [(query[0], query[1], query[2])],
         most=count,
-        title=f"{_title(found)}, layer {layer}",
+        title=_title_of_routes(found, layer),
         notes=_notes(found),
     )
 

@@ -6,7 +6,6 @@ from typing import Any
 
 from torch import nn
 from transformers import TrainingArguments
-from transformers.integrations import is_tensorboard_available
 from transformers.trainer_utils import SchedulerType
 
 from ..distributed import MOST_WORKERS
@@ -130,6 +129,8 @@ class IlaTrainingArguments(TrainingArguments):
             )
 
     def _require_tensorboard(self) -> None:
+        from transformers.integrations import is_tensorboard_available  # here, as few ask for it
+
         if "tensorboard" not in (self.report_to or ()):
             raise ValueError(
                 f"`tensorboard_pictures` is {self.tensorboard_pictures} and `report_to` {self.report_to}: set "

@@ -24,7 +24,6 @@ from ..evaluation.layer_patches import alignments_of, grid_of, layers_of, watch_
 from ..evaluation.metrics import predicted_classes
 from ..model.targets_ila import IGNORE_INDEX
 from ..model.validation_ila import MULTI_LABEL
-from ..model.video_container_ila import VideoDecodingError
 from ..visualization.confusion import legible, plot_confusion_matrix
 from ..visualization.sheets import Row, plot_frames
 
@@ -80,17 +79,18 @@ class TensorBoardPictures:
         evaluated, self._evaluated = self._evaluated, None
         if evaluated is None or not trainer.is_world_process_zero():
             return
+        data, output, prefix = evaluated
         callbacks = trainer.callback_handler.callbacks
         writer = next((one.tb_writer for one in callbacks if isinstance(one, TensorBoardCallback)), None)
         if writer is None:
             self._say("There are no pictures: the trainer's TensorBoardCallback was removed.")
             return
-        data, output, prefix = evaluated
         step = trainer.state.global_step
-        labels = None if output.label_ids is None else torch.as_tensor(output.label_ids)
-        if labels is None:
-            self._say("There are no pictures: the evaluation data have no labels.")
+        if output.label_ids is None or isinstance(data, IterableDataset):
+            why = "have no labels" if output.label_ids is None else "are a stream"
+            self._say(f"There are no pictures: the evaluation data {why}.")
             return
+        labels = torch.as_tensor(output.label_ids)
         matrix = self._matrix(trainer.model.config, output.predictions, labels)
         if matrix is not None:
             figure = plot_confusion_matrix(matrix, trainer.model.config.class_names, title=f"{prefix}, step {step}")
@@ -134,20 +134,22 @@ class TensorBoardPictures:
         return self._examples[prefix]
 
     def _draw(self, trainer: Any, data: Any, index: int, step: int) -> np.ndarray | None:
-        """Return the picture of a clip (H, W, 3); None, which is logged, where it cannot be read now."""
+        """Return the picture of a clip (H, W, 3); None, which is logged, where there is none now.
+
+        An error here would end the first process alone, while the others wait for it.
+        """
         try:
             batch = trainer.data_collator([data[index]])
-        except (VideoDecodingError, OSError) as error:
-            self._say(f"The example clip {index} has no picture, as it cannot be read: {error}")
+            label = torch.as_tensor(batch["labels"])[0]
+            if bool((label == IGNORE_INDEX).all()):
+                raise ValueError("it cannot be read now")
+            seen = _looked_at(trainer, batch)
+            title = f"step {step} - {_title(trainer.model.config, label, seen.chances)}"
+            frames = _frames(getattr(data, "processor", None) or trainer.processing_class, batch["pixel_values"])
+            figure = plot_frames(frames, seen.rows, title=title, notes=seen.notes)
+        except (ValueError, OSError) as error:  # of reading, or of what a model gives that has diverged (NaN)
+            self._say(f"The example clip {index} has no picture: {error}")
             return None
-        label = torch.as_tensor(batch["labels"])[0]
-        if bool((label == IGNORE_INDEX).all()):
-            self._say(f"The example clip {index} has no picture, as it cannot be read now.")
-            return None
-        seen = _looked_at(trainer, batch)
-        title = _title(trainer.model.config, label, seen.chances)
-        frames = _frames(trainer.processing_class, batch["pixel_values"])
-        figure = plot_frames(frames, seen.rows, title=f"step {step} - {title}", notes=seen.notes)
         return pixels_of(figure, CLIP_DPI)
 
 
@@ -197,7 +199,7 @@ def _looked_at(trainer: Any, batch: dict[str, Any]) -> _Seen:
     base = network.get_base_model() if hasattr(network, "get_base_model") else network  # PEFT's adapters are in it
     inputs = trainer._prepare_inputs({name: value for name, value in batch.items() if name != "labels"})
     frames, _, height, width = inputs["pixel_values"].shape[-4:]
-    grid, aligning = grid_of(base, height, width), alignments_of(base)
+    grid, aligning = grid_of(base, height, width), alignments_of(base) if frames > 1 else {}
     layers = _some([*aligning] or [*range(len(layers_of(base)))])
     watched = Watched(("points", "masks") if aligning else ("features",), "mean")
     watched.network, watched.grid = base, grid
@@ -211,6 +213,8 @@ def _looked_at(trainer: Any, batch: dict[str, Any]) -> _Seen:
         else:
             stack.enter_context(watch_patches(base, layers, frames, grid[0] * grid[1], watched.see_patches))
         logits = network(**inputs).logits[0].float().cpu()
+    if not bool(logits.isfinite().all()):
+        raise ValueError("the model's logits are not finite numbers")
     chances = probabilities(logits[None], multi_label=base.config.problem_type == MULTI_LABEL)[0]
     if not aligning:
         rows = [Row(f"layer {index}, features", heat=watched.features[index]) for index in layers]

@@ -112,9 +112,9 @@ def _checked(frames: torch.Tensor, query: tuple[int, int, int], attention: Found
 
 
 def _remarks(attention: Found, having: Mapping[str, list[int]]) -> list[str]:
-    remarks = [
-        "The cross marks the patch that reads; drawn is the mean over the heads. Colours of a layer reach from its lowest to its highest attention."
-    ]
+    remarks = ["The cross marks the patch that reads; drawn is the mean over the heads."]
+    if having["spatial"] or having["spatiotemporal"]:
+        remarks[0] += " Colours of a layer reach from its lowest to its highest value."
     if any("elsewhere" in found for found in attention.values()):
         remarks[0] += " Elsewhere: the share of tokens that are no patches, such as the class token."
     routes = [layer for layer in having["temporal"] if "route" in attention[layer]]

@@ -107,9 +107,9 @@ def _draw_bin(axes: Any, row: Mapping[str, Any]) -> None:
 
 
 def _draw_counts(axes: Any, bins: Sequence[Mapping[str, Any]]) -> None:
-    """Draw how many statements each bin has: in tenfold steps where they differ by more than a hundred times."""
+    """Draw how many statements each bin has: in tenfold steps where they differ by more than thirty times."""
     counts = [row["statements"] for row in bins]
-    is_log = max(counts) > 100 * min(count for count in counts if count)
+    is_log = max(counts) > 30 * min(count for count in counts if count)
     widths = [row["to"] - row["from"] for row in bins]
     axes.bar([row["from"] for row in bins], counts, widths, align="edge", color="#c8c8c8", edgecolor="white")
     if is_log:

@@ -18,7 +18,7 @@ SHOWN = 48  # letters of a name
 NAME, LINES = 28, 2  # letters and lines of a name at an axis
 CELL, SIDE = (0.29, 0.6), 6.0  # inches: the smallest and the largest cell with a name; a matrix between these
 LETTER, HEADING_LETTER, SMALLEST = 0.065, 0.082, 5.4  # inches: of letters of names and headings; the least width
-OVERVIEW = 9.0  # inches of a matrix without names; a hundredth of an inch for each class at least
+OVERVIEW = 9.0  # inches of a matrix without names; an eightieth of an inch for each class at least
 SHARES, EMPTY, CONTRAST = "Blues", "#d0d0d0", 0.5  # colours; the exponent that makes rare errors visible
 
 
@@ -45,7 +45,7 @@ def plot_confusion_matrix(matrix: torch.Tensor, names: Sequence[str], *, title: 
     classes, videos = len(names), matrix.sum(1)
     shares = (matrix.double() / videos[:, None]).numpy()  # nan: a label without videos
     is_named = classes <= NAMED
-    cell = min(max(SIDE / classes, CELL[0]), CELL[1]) if is_named else max(OVERVIEW / classes, 0.01)
+    cell = min(max(SIDE / classes, CELL[0]), CELL[1]) if is_named else max(OVERVIEW / classes, 1 / 80)
     side = cell * classes
     shown = [wrapped(name, f"class {index}", NAME, LINES) for index, name in enumerate(names)]
     longest = LETTER * max(len(line) for name in shown for line in name.splitlines()) if is_named else 0.4
@@ -85,6 +85,7 @@ def plot_confusion_matrix(matrix: torch.Tensor, names: Sequence[str], *, title: 
 
 def _counts(matrix: torch.Tensor, classes: int) -> torch.Tensor:
     """Return a confusion matrix as int64, or raise the errors of `plot_confusion_matrix`."""
+    matrix = torch.as_tensor(matrix)
     if matrix.ndim != 2 or matrix.shape != (classes, classes) or not classes:
         raise ValueError(f"A confusion matrix of {classes} classes cannot be {tuple(matrix.shape)}.")
     counts = matrix.long()

@@ -32,7 +32,7 @@ DPI = 300  # of PNG files, and of pictures inside of the others
 MAKER = f"transformers-ila {__version__}"
 MOST = 2**20  # bytes of the facts, so that each format holds them
 SHORTEST = 2  # hundredths of a second: browsers show a frame of a GIF that is shorter five times as long
-PALETTE_PIXELS = 2**20  # of all frames, from which the colours of a GIF are chosen
+PALETTE_PIXELS = 2**17  # of all frames, from which the colours of a GIF are chosen
 DESCRIPTION = "{http://purl.org/dc/elements/1.1/}description"
 
 

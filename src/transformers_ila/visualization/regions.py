@@ -11,8 +11,6 @@ from .sheets import Row, plot_frames
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-MAP = "PuOr"  # 0 in the middle
-
 
 def plot_regions(
     frames: torch.Tensor,
@@ -26,7 +24,7 @@ def plot_regions(
 ) -> "Figure":
     """Draw the frames, and a row for each region: how much each patch belongs to it.
 
-    All rows have one scale, 0 in its middle.
+    Each row has one scale for all frames: of a region its lows and highs matter, and its mean may be far from 0.
 
     Args:
         frames: (T, 3, H, W), values 0 to 1.
@@ -63,7 +61,6 @@ def plot_regions(
         if not which or not all(0 <= index < count for index in which):
             raise ValueError(f"`which` is {list(which)}; allowed: one or several of 0 to {count - 1}.")
         remark = f"{len(which)} of {count} regions."
-    limit = float(regions[:, which].abs().max()) or 1.0
-    rows = [Row(f"region {index}", heat=regions[:, index], limits=(-limit, limit), map=MAP) for index in which]
-    sign = "One scale for all regions; which side of 0 a patch is on tells patches apart, and no sign means more."
+    rows = [Row(f"region {index}", heat=regions[:, index]) for index in which]
+    sign = "What a region has of all patches, and its sign, mean nothing: only how patches differ does."
     return plot_frames(frames, rows, times=times, title=title, notes=[f"{remark} {sign}", *notes])

@@ -27,6 +27,7 @@ MARGIN, GAP, BLOCK_GAP = 0.06, 0.03, 0.12  # around the sheet; between frames; b
 NAMES, SAMPLE, BAR = 0.95, 0.3, 0.09  # widths: of rows' names, of a stroke that is explained, of a colour bar
 TITLE, WORDS, SMALL = 9.0, 7.0, 6.5  # points: the title, names of rows and notes, times and limits
 POINT, SPACING = 1 / 72, 1.25  # inches; lines of text from each other, in letters' heights
+SMOOTH = 160  # pixels of a frame's short side, at least, where heat lies over it
 ROBUST = (1, 99)  # percentiles of a row's heat that have the first and last colour
 STROKES: tuple[tuple[str, Any], ...] = (  # tell layers apart by dashes and by colours, all light on a dark line
     ("#ffffff", "solid"),
@@ -324,7 +325,8 @@ def _draw_line(
             if row.heat is None:
                 _image(axes, images[index], left, start, size)
             elif row.words.style == "mask":
-                mixed = overlay(images[index], heat=row.heat[index], limits=row.limits, map=row.words.map)
+                large = _enlarged(images[index])
+                mixed = overlay(large, heat=row.heat[index], limits=row.limits, map=row.words.map)
                 _image(axes, mixed, left, start, size)
             else:
                 low, high = row.limits
@@ -334,6 +336,12 @@ def _draw_line(
         if row.heat is not None:
             _draw_bar(axes, row, size, middle, height)
         top += height
+
+
+def _enlarged(image: np.ndarray) -> np.ndarray:
+    """Return an image whose pixels are repeated until heat over it is smooth."""
+    times = math.ceil(SMOOTH / min(image.shape[:2]))
+    return image.repeat(times, 0).repeat(times, 1)
 
 
 def _draw_names(axes: "Axes", size: _Size, number: int, middle: float) -> None:

@@ -3,7 +3,7 @@
 Shapes: `T` frames. In all maps a row is the frame that gets, a column the frame that gives, both numbered from 0.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -65,13 +65,13 @@ def plot_temporal_weights(
     blocks = [layers[start : start + columns] for start in range(0, len(layers), columns)]
     block = 0.2 + 2 * side + 0.12 + below
     page = Page(width, len(blocks) * block, title, notes)
-    highest = {level: max(float(maps[layer, level].max()) for layer in layers) for level in LEVELS}
+    limits = {level: (0.0, max(float(maps[layer, level].max()) for layer in layers)) for level in LEVELS}
     for number, shown in enumerate(blocks):
         for line, level in enumerate(LEVELS):
             top = number * block + 0.2 + line * (side + 0.12)
             for column, layer in enumerate(shown):
                 axes = page.axes(left + column * (side + gap), top, side, side)
-                image = _draw_map(axes, maps[layer, level].float().cpu(), highest[level], MAP)
+                image = _draw_map(axes, maps[layer, level].float().cpu(), limits[level])
                 _number(axes, count, side, below=line == 1, beside=column == 0)
                 if line == 0:
                     axes.set_title(f"layer {layer}", fontsize=TEXT, pad=3)
@@ -95,6 +95,8 @@ def plot_frame_attention(
 ) -> "Figure":
     """Draw which frames each frame reads in the frame integration: a T x T map, frames at its axes, for each layer.
 
+    Colours reach from the lowest to the highest value of all layers.
+
     Args:
         attention: for each layer of the integration (heads, T, T) probabilities: `TemporalInspection.frame_attention`.
         frames: (T, 3, H, W), values 0 to 1.
@@ -113,8 +115,7 @@ def plot_frame_attention(
     if wrong or not attention:
         raise ValueError(f"`attention` must be (heads, {count}, {count}) for each of one or more layers; got {wrong}.")
     means = {layer: attention[layer].float().cpu().mean(0) for layer in sorted(attention)}
-    highest = max(float(one.max()) for one in means.values())
-    of_heads = max(float(one.max()) for one in attention.values())
+    limits, of_heads = _limits(means.values()), _limits(attention.values())
     side = min(4.4, max(2.2, 0.55 * count))  # of the map of one layer
     cell = side / count
     aspect = frames.shape[2] / frames.shape[3]
@@ -127,7 +128,7 @@ def plot_frame_attention(
     lines = -(-heads // beside)
     block = above + side + below + lines * (small + 0.2) + (0.3 if lines else 0)
     width = max(left + side + 0.7, 0.4 + min(heads, beside) * (small + 0.12), LEAST)
-    page = Page(width, len(means) * block, title, notes)
+    page = Page(width, len(means) * block, title, [f"Attention to all frames alike is {1 / count:.3g}.", *notes])
     for number, (layer, mean) in enumerate(means.items()):
         top = number * block + above
         canvas = page.canvas()
@@ -136,7 +137,7 @@ def plot_frame_attention(
             put_image(canvas, frame, (left + middle - shown[0] / 2, top - 0.04 - shown[1], *shown))
             put_image(canvas, frame, (left - 0.04 - shown[0], top + middle - shown[1] / 2, *shown))
         axes = page.axes(left, top, side, side)
-        image = _draw_map(axes, mean, highest, MAP)
+        image = _draw_map(axes, mean, limits)
         indices = tick_indices(count, max(1, int(side / label)))
         axes.set_xticks(indices, [names[index].removeprefix("frame ") for index in indices], parse_math=False)
         axes.set_yticks(range(count), [])
@@ -148,17 +149,16 @@ def plot_frame_attention(
             page.text(left - 0.08 - shown[0], top + (index + 0.5) * cell, words, SMALL, ha="right", va="center")
         page.text(0.08, top + side / 2, "frame that reads", TEXT, rotation=90, va="center")
         heads_of = len(attention[layer])
-        heading = f"layer {layer} of the frame integration, " + (
-            f"mean over {heads_of} heads" if heads_of > 1 else "one head"
-        )
+        heading = f"frame integration, layer {layer}, " + (f"mean of {heads_of} heads" if heads_of > 1 else "one head")
         page.text(left, top - shown[1] - 0.08, heading, TEXT, va="bottom")
         _bar(page, image, left + side + 0.1, top, side)
         if per_head:
-            page.text(0.2, top + side + below, f"single heads, on one scale from 0 to {of_heads:.3g}", TEXT, va="top")
+            words = f"single heads, on one scale from {of_heads[0]:.3g} to {of_heads[1]:.3g}"
+            page.text(0.2, top + side + below, words, TEXT, va="top")
         for head, own in enumerate(attention[layer].float().cpu() if per_head else ()):
             line, column = divmod(head, beside)
             place = 0.2 + column * (small + 0.12), top + side + below + 0.34 + line * (small + 0.2)
-            _draw_map(page.axes(*place, small, small), own, of_heads, MAP).axes.set(xticks=[], yticks=[])
+            _draw_map(page.axes(*place, small, small), own, of_heads).axes.set(xticks=[], yticks=[])
             page.text(place[0], place[1] - 0.02, f"head {head}", SMALL, va="bottom")
     return page.figure
 
@@ -240,10 +240,16 @@ def _apart(places: Sequence[float], least: float) -> list[int]:
     return found
 
 
-def _draw_map(axes: "Axes", values: torch.Tensor, highest: float, colours: str) -> Any:
-    return axes.imshow(
-        values.numpy(), cmap=colours, vmin=0, vmax=highest or 1.0, aspect="auto", interpolation="nearest"
-    )
+def _limits(maps: Iterable[torch.Tensor]) -> tuple[float, float]:
+    """Return the lowest and the highest value of all maps."""
+    every = [(float(one.min()), float(one.max())) for one in maps]
+    return min(low for low, _ in every), max(high for _, high in every)
+
+
+def _draw_map(axes: "Axes", values: torch.Tensor, limits: tuple[float, float]) -> Any:
+    low, high = limits
+    style: dict[str, Any] = {"cmap": MAP, "aspect": "auto", "interpolation": "nearest"}
+    return axes.imshow(values.numpy(), vmin=low, vmax=high if high > low else low + 1, **style)
 
 
 def _number(axes: "Axes", count: int, side: float, *, below: bool, beside: bool) -> None:
