@@ -16,7 +16,7 @@ from support.tiny_models import tiny_config
 from transformers_ila import IlaForVideoClassification, IlaVideoProcessor
 from transformers_ila.cli import check_videos, demo, evaluate, train
 from transformers_ila.cli.main import run_verb
-from transformers_ila.cli.parsing import help_text, read_options
+from transformers_ila.cli.shared.parsing import help_text, read_options
 from transformers_ila.distributed import RemoteRankError
 from transformers_ila.files import LOCK
 from transformers_ila.model.class_names_ila import label_fields

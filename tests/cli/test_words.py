@@ -15,7 +15,7 @@ from transformers_ila import IlaForVideoClassification, IlaVideoProcessor
 from transformers_ila.backbones.zero_shot import load_zero_shot
 from transformers_ila.cli import evaluate, predict
 from transformers_ila.cli.main import run_verb
-from transformers_ila.cli.words import read_words
+from transformers_ila.cli.shared.words import read_words
 from transformers_ila.data.annotations import read_annotations
 from transformers_ila.evaluation import evaluate as evaluate_samples
 from transformers_ila.evaluation.prediction_files import read_results

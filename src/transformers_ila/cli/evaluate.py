@@ -28,7 +28,7 @@ from ..evaluation.report import Evaluation
 from ..evaluation.report_files import check_output, precision_of, scores_of, seconds_of, words_of, write
 from ..model.class_names_ila import explicit_class_names
 from ..model.validation_ila import MULTI_LABEL
-from .words import WordsArguments, gives_sigmoids, is_plain, open_model, word_source
+from .shared.words import WordsArguments, gives_sigmoids, is_plain, open_model, word_source
 
 
 logger = logging.get_logger(__name__)

@@ -22,7 +22,7 @@ from ..evaluation.inference import load_for_words, require_checkpoint
 from ..evaluation.options import RetrievalOptions
 from ..evaluation.report_files import check_folder_can_be_made, precision_of, write_report
 from ..search.retrieval import RECALLS, evaluate_retrieval
-from .words import WordsArguments, word_source
+from .shared.words import WordsArguments, word_source
 
 
 EXAMPLES = (

@@ -24,9 +24,9 @@ from ..search.index_files import local_folder, read_model
 from ..search.indexing import index_videos, load_for_index
 from ..search.search import VideoIndex
 from .predict import interrupted, print_summary
-from .signals import interrupted_by_sigterm
-from .videos import VideoArguments
-from .words import TemplateArguments
+from .shared.signals import interrupted_by_sigterm
+from .shared.videos import VideoArguments
+from .shared.words import TemplateArguments
 
 
 EXAMPLES = (

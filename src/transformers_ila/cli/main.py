@@ -23,7 +23,7 @@ from transformers.utils import logging
 from ..distributed import RemoteRankError, is_first_of_machine
 from ..markup import plain_line
 from ..model.video_urls_ila import redact
-from .parsing import HELP, help_text, read_options
+from .shared.parsing import HELP, help_text, read_options
 
 
 logger = logging.get_logger(__name__)

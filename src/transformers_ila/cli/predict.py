@@ -36,9 +36,9 @@ from ..markup import plain_line
 from ..model.video_processing_ila import IlaVideoProcessor
 from ..model.video_urls_ila import redact
 from ..stores.addresses import is_address
-from .signals import interrupted_by_sigterm
-from .videos import VideoArguments
-from .words import ModelArguments, open_model, read_words, require_words
+from .shared.signals import interrupted_by_sigterm
+from .shared.videos import VideoArguments
+from .shared.words import ModelArguments, open_model, read_words, require_words
 
 
 EXAMPLES = (

@@ -23,7 +23,7 @@ from ..search.index_files import local_folder, read_model, read_settings
 from ..search.indexing import feature_of_video, load_for_index
 from ..search.search import Hit, VideoIndex, search_texts
 from ..stores.addresses import is_address
-from .words import TemplateArguments
+from .shared.words import TemplateArguments
 
 
 EXAMPLES = (

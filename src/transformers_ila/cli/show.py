@@ -31,8 +31,8 @@ from ..timeline.formats import read_timeline, write_timeline
 from ..timeline.options import TimelineOptions
 from ..timeline.timeline import Timeline, timeline
 from ..visualization.files import write_figure
-from .signals import interrupted_by_sigterm
-from .words import WordsArguments, open_model, read_words, require_words
+from .shared.signals import interrupted_by_sigterm
+from .shared.words import WordsArguments, open_model, read_words, require_words
 
 
 EXAMPLES = (

@@ -28,8 +28,8 @@ from ..timeline.live import Live, Row
 from ..timeline.options import TimelineOptions
 from ..timeline.rules import SegmentOptions
 from ..timeline.sources import SOURCE_LIMITS, require_format, require_waiting
-from .signals import interrupted_by_sigterm
-from .words import ModelArguments
+from .shared.signals import interrupted_by_sigterm
+from .shared.words import ModelArguments
 
 
 EXAMPLES = (

@@ -41,8 +41,8 @@ from ..timeline.page import require_embeddable
 from ..timeline.rules import SegmentOptions
 from ..timeline.timeline import Timeline, TimelineInterrupted, timelines
 from .predict import opened_by
-from .signals import interrupted_by_sigterm
-from .words import ModelArguments
+from .shared.signals import interrupted_by_sigterm
+from .shared.words import ModelArguments
 
 
 EXAMPLES = (

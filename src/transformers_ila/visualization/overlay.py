@@ -73,7 +73,7 @@ def overlay(
         raise ValueError("`box` and `names` without `point` have no effect.")
     drawn = image.copy()
     if image[inside].shape != image.shape:
-        drawn = (drawn * UNSEEN).astype(np.uint8)
+        drawn = (np.arange(256) * UNSEEN).astype(np.uint8)[drawn]
         drawn[inside] = image[inside]
     if heat is not None:
         heat = _heat(heat)
@@ -152,7 +152,7 @@ def _blended(image: np.ndarray, levels: np.ndarray, map: str) -> np.ndarray:
     """Lay the colours of levels over an image in grey."""
     grey = np.asarray(Image.fromarray(image).convert("L"), dtype=np.uint16) * round(256 * (1 - OPACITY)) >> 8
     colours = (colours_of(map) * 255 * OPACITY).astype(np.uint8)
-    return colours[levels] + grey.astype(np.uint8)[..., None]
+    return np.take(colours, levels, axis=0) + grey.astype(np.uint8)[..., None]
 
 
 @cache

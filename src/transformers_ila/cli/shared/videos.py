@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass, field
 
-from ..data.lists import iter_videos
-from ..distributed import Rank
-from ..evaluation.options import InferenceOptions
-from ..scale.options import EngineOptions
+from ...data.lists import iter_videos
+from ...distributed import Rank
+from ...evaluation.options import InferenceOptions
+from ...scale.options import EngineOptions
 
 
 @dataclass(frozen=True, kw_only=True)

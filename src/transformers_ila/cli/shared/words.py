@@ -6,13 +6,13 @@ from typing import Any
 
 from transformers import AutoConfig
 
-from ..backbones.siglip_configuration import SiglipVideoConfig
-from ..backbones.zero_shot import PLAIN
-from ..data.class_names import DATA_SETS, class_names
-from ..evaluation.inference import load_for_words, load_trained, named_in_errors, require_checkpoint
-from ..model.class_features_ila import check_templates
-from ..model.class_names_ila import check_labels, explicit_class_names, label_fields
-from ..model.validation_ila import MULTI_LABEL
+from ...backbones.siglip_configuration import SiglipVideoConfig
+from ...backbones.zero_shot import PLAIN
+from ...data.class_names import DATA_SETS, class_names
+from ...evaluation.inference import load_for_words, load_trained, named_in_errors, require_checkpoint
+from ...model.class_features_ila import check_templates
+from ...model.class_names_ila import check_labels, explicit_class_names, label_fields
+from ...model.validation_ila import MULTI_LABEL
 
 
 SIGMOIDS = ("siglip", "siglip2")  # by `model_type`, those of `PLAIN` that give each word a probability of its own

@@ -1,0 +1,1 @@
+"""What several verbs share: how options are read, words, videos, and the end by a signal."""
