@@ -42,7 +42,7 @@ def run(place, *words):
         (["{place}/nowhere.mp4", "--output", "a.png"], "there is no '.*nowhere.mp4'"),
         (["{place}/video.mp4"], "name the file to write by --output"),
         (["{place}/video.mp4", "--output", "a.png"], "name a model by --model"),
-        (["{place}/video.mp4", "--output", "a.png", "--picture", "faces"], "invalid choice: 'faces'"),
+        (["{place}/video.mp4", "--output", "a.png", "--picture", "faces"], "--picture must be one of .*; got 'faces'"),
         (["{place}/video.mp4", "--output", "a.jpg", "--model", "{place}/ila"], "must end in .png"),
         (["{place}/video.mp4", "--output", "{place}/folder.png", "--model", "{place}/ila"], "is a folder"),
         (["{place}/video.mp4", "--output", "{place}/video.mp4", "--model", "{place}/ila"], "would overwrite"),

@@ -7,9 +7,10 @@ from PIL import Image
 
 from support.figures import assert_legible
 from support.tiny_models import tiny_config
-from support.videos import barcodes, write_video
+from support.videos import SHARED, barcodes, needs_shared, write_video
 from transformers_ila import IlaForVideoClassification, IlaVideoProcessor, visualize
 from transformers_ila.evaluation.animation import SourceFrames
+from transformers_ila.evaluation.inspection import open_model
 from transformers_ila.evaluation.visualize import PICTURES, check_options, read_layers
 from transformers_ila.model.class_names_ila import label_fields
 from transformers_ila.model.video_container_ila import ReadLimits, VideoDecodingError
@@ -91,6 +92,19 @@ def test_source_frames_are_those_of_the_reader(video):
     assert barcodes(np.stack([frame.image for frame in frames])) == list(range(30))
     np.testing.assert_array_equal(frames[7].image, read_video(video, lambda total: [7])[0][0])
     np.testing.assert_allclose([frame.seconds for frame in frames], list_frames(video).timestamps, atol=1e-6)
+
+
+@needs_shared
+def test_frames_of_an_avi_are_all_there():
+    """AVI holds no times, and what FFmpeg makes of its order is out of turn."""
+    video = SHARED / "real" / "hmdb51_wave_RATRACE.avi"
+    seconds = [frame.seconds for frame in SourceFrames(video, ReadLimits())]
+    assert len(seconds) == 72  # as the reader counts
+    np.testing.assert_allclose(np.diff(seconds), 1 / 30, atol=1e-6)
+
+
+def test_what_was_opened_is_one_model(ila, video):
+    assert visualize(open_model(*ila), video, layers=0, seed=1).axes
 
 
 def test_a_gif_of_frames_without_times_needs_fps(ila, tmp_path):

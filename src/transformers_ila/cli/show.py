@@ -38,7 +38,7 @@ from .shared.words import WordsArguments, open_model, read_words, require_words
 EXAMPLES = (
     "ila show video.mp4 --model my-ila --output masks.png",
     "ila show video.mp4 --model my-ila --picture points --layers last --output points.mp4",
-    "ila show video.mp4 --model divided --model ata --model my-ila --picture features --output features.png",
+    "ila show video.mp4 --model ata --model my-ila --picture features --output features.png",
     "ila show report.json --picture calibration --output calibration.png",
     "ila show timeline.json --picture timeline --output timeline.png",
 )
@@ -65,7 +65,7 @@ class ShowArguments(WordsArguments):
             "action": "append",
         },
     )
-    picture: str = field(default="masks", metadata={"help": "what is drawn", "choices": ALL})
+    picture: str = field(default="masks", metadata={"help": f"what is drawn: {', '.join(ALL)}"})
     output: str = field(
         default="",
         metadata={

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..model.video_container_ila import AV_ERRORS, ReadLimits, VideoDecodingError, opened, reason_of
+from ..model.video_container_ila import AV_ERRORS, ORDERED, ReadLimits, VideoDecodingError, opened, reason_of
 from ..model.video_decoding_ila import PATIENCE, FrameConverter
 from ..model.video_frames_ila import in_memory
 from ..model.video_reading_ila import as_file, pictures_of
@@ -175,9 +175,10 @@ class SourceFrames:
                             break
                         continue
                     for frame in frames:
-                        if frame.pts is not None:
-                            first = frame.pts if first is None else first
-                            seconds = float((frame.pts - first) * stream.time_base)
+                        ticks = frame.dts if video.format in ORDERED or frame.pts is None else frame.pts
+                        if ticks is not None:
+                            first = ticks if first is None else first
+                            seconds = float((ticks - first) * stream.time_base)
                         else:
                             seconds = count / float(rate) if rate else last + 1 / 25
                         count += 1

@@ -295,13 +295,17 @@ def _sheet(found: Sequence[Inspection], rows: Sequence[Row]) -> "Figure":
     return plot_frames(first.frames, rows, times=first.times, title=_title(found), notes=_notes(found))
 
 
-def _prefix(found: Sequence[Inspection], one: Inspection) -> str:
-    return f"{_named(one)}, " if len(found) > 1 else ""
+def _row_name(found: Sequence[Inspection], one: Inspection, words: str) -> str:
+    """Return the name of a row: its layers, and of several models whose they are and what the model says."""
+    if len(found) == 1:
+        return words
+    label = f": {one.labels[0][0]} {one.labels[0][1]:.0%}" if one.labels else ""
+    return f"{one.model}, {words}{label}"
 
 
 def _masks(found: Sequence[Inspection]) -> "Figure":
     rows = [
-        Row(_prefix(found, one) + f"layer {layer}", heat=mask, points=one.points[layer], style="mask")
+        Row(_row_name(found, one, f"layer {layer}"), heat=mask, points=one.points[layer], style="mask")
         for one in found
         for layer, mask in one.masks.items()
     ]
@@ -317,14 +321,16 @@ def _points(found: Sequence[Inspection], *, size: float = BOX) -> "Figure":
             names = [f"layer {layer}" for layer in some]
             words = names[0] if len(some) == 1 else f"layers {some[0]} to {some[-1]}"
             points = torch.stack([one.points[layer] for layer in some])
-            row = Row(_prefix(found, one) + words, points=points, style="boxes", box=size, grid=one.grid)
+            row = Row(_row_name(found, one, words), points=points, style="boxes", box=size, grid=one.grid)
             rows.append(replace(row, point_names=names) if len(some) > 1 else row)
     return _sheet(found, rows)
 
 
 def _features(found: Sequence[Inspection]) -> "Figure":
     rows = [
-        Row(_prefix(found, one) + f"layer {layer}", heat=heat) for one in found for layer, heat in one.features.items()
+        Row(_row_name(found, one, f"layer {layer}"), heat=heat)
+        for one in found
+        for layer, heat in one.features.items()
     ]
     return _sheet(found, rows)
 

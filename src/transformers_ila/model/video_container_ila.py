@@ -27,6 +27,7 @@ MEDIA_FORMATS = (  # FFmpeg's demuxer names: media only, nothing that names furt
     "ivf,obu,av1,h263,h264,hevc,vvc,mjpeg,mjpeg_2000,vc1,yuv4mpegpipe,jpeg_pipe,png_pipe,webp_pipe,bmp_pipe,swf,wtv"
 )
 ONE_FRAME_PER_PACKET = ("h264", "hevc", "av1", "vp9", "mjpeg")  # not VP8 (hidden frames), not MPEG-4 in AVI (packed)
+ORDERED = ("avi",)  # formats that hold the order of decoding alone; what FFmpeg makes of it is out of turn
 DEMUXER_RETRIES = 100  # unreadable places of one file that are stepped over
 LARGEST_LIMIT = 2**53  # FFmpeg's own are near
 FIELDS_UNKNOWN, FIELDS_NONE = 0, 1  # FFmpeg's numbers of field orders

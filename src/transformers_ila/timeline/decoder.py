@@ -15,6 +15,7 @@ from ..model.video_container_ila import (
     AV_ERRORS,
     DEMUX_ERRORS,
     DEMUXER_RETRIES,
+    ORDERED,
     OpenVideo,
     VideoDecodingError,
     VideoFile,
@@ -33,7 +34,6 @@ NOMINAL = 1 / 25  # seconds from frame to frame where nothing says how many
 COARSEST = 1 / 200  # seconds: a clock with coarser ticks counts frames, and rounds nothing
 NOTES_AT_ONCE, NOTES_EVERY = 10, 10.0  # notes of one kind: so many as they come, then one in so many seconds
 MPEG_CLOCKS = ("mpegts", "mpeg")  # formats whose clock starts anywhere and runs over
-ORDERED = ("avi",)  # formats that hold the order of decoding alone; what FFmpeg makes of it is out of turn
 UNTIMED = ("h263", "h264", "hevc", "vvc", "m4v", "mpegvideo", "mjpeg", "mjpeg_2000", "vc1", "obu")  # bare frames
 ARRIVAL_TICK = Fraction(1, 1_000_000)  # seconds, where frames have the times of their arrival
 DECLARING = ("flv", "avi", "asf")  # formats whose headers say how long the video is
