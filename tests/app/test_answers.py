@@ -144,7 +144,7 @@ def test_overlays_are_videos_with_their_facts(trained, video, tmp_path, picture)
     assert (answer.picture, answer.layer, answer.file) == (picture, 1, file) and answer.notes
     with av.open(str(file)) as container:
         stream = container.streams.video[0]
-        assert (stream.codec_context.name, stream.width, stream.height) == ("h264", 64, 48)
+        assert (stream.codec_context.name, stream.width, stream.height) == ("h264", 384, 288)  # six times as large
         times = [float(frame.pts * frame.time_base) for frame in container.decode(stream)]
     assert len(times) == len(seen) == 18 and times[-1] == pytest.approx(29 / 25, abs=0.01)  # 15 of 25 a second
     assert read_about(file)["layers"] == [1]

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from PIL import Image
 
 from ..backbones.siglip import NONE_OF_THESE
 from ..backbones.zero_shot import zero_shot_model
@@ -57,6 +58,7 @@ BEST = 5  # labels of an answer
 MOST_WORDS, LONGEST_WORD = 400, 300  # words of one question; letters of a word
 PICTURES = {"masks": "Masks and interactive points", "features": "Feature maps"}  # of a layer, and their titles
 OVERLAY_RATE, OVERLAY_SIDE, MOST_FRAMES = 15.0, 360, 900  # frames a second, pixels, and frames of an overlay, at most
+LEAST_SIDE, LARGEST_SIDE = 320, 1280  # pixels, to which small videos are enlarged, and beyond which none is
 LAST = -1
 FILES = (".json", ".csv", ".srt", ".html")  # that a timeline is handed on as
 PREVIEW_RATE, PREVIEW_SIDE, LONGEST_PREVIEW = 10.0, 240, 12.0  # frames a second, pixels, seconds
@@ -428,15 +430,25 @@ def _write_overlay(
                     progress(min(frame.time, seconds), seconds)
                 nearest = int((seen_at - frame.time).abs().argmin())
                 shown_at.append(frame.time)
+                image = _enlarged(frame.image)
                 yield overlay(
-                    frame.image,
+                    image,
                     heat=heat[nearest],
                     limits=limits,
                     point=None if points is None else points[nearest],
-                    crop=_scaled(seen, frame.image),
+                    crop=_scaled(seen, image),
                 )
 
     write_video(images(), file, seen.about, times=times())
+
+
+def _enlarged(image: np.ndarray) -> np.ndarray:
+    """Return a small image a whole number of times as large, so that points and lines on it are sharp."""
+    height, width = image.shape[:2]
+    times = max(1, min(LEAST_SIDE // min(height, width), LARGEST_SIDE // max(height, width)))
+    if times == 1:
+        return image
+    return np.asarray(Image.fromarray(image).resize((times * width, times * height), Image.Resampling.BILINEAR))
 
 
 def _scaled(seen: Inspection, image: np.ndarray) -> tuple[float, float, float, float]:

@@ -304,9 +304,7 @@ class Page:
                     "Show where it looked", variant="primary", elem_id="ila-look-button", elem_classes="ila-ask"
                 )
                 self.stop_look = gr.Button("Stop", elem_id="ila-look-stop-button")
-            self.overlay = gr.Video(
-                label="The video, with what the model saw", interactive=False, elem_id="ila-overlay"
-            )
+            self.overlay = gr.Video(label="What the model saw", interactive=False, elem_id="ila-overlay")
             self.look_notes = gr.HTML(elem_id="ila-look-notes", padding=False)
 
     def _timeline_tab(self) -> None:
