@@ -1,5 +1,6 @@
 """`ila app` as its users start it: a process of its own, its address, its memory, and what it leaves."""
 
+import os
 import re
 import signal
 import subprocess
@@ -48,8 +49,8 @@ class AppProcess:
         return next(mark.parent for mark in marks if f'"process": {self.process.pid}}}' in mark.read_text())
 
     def files(self) -> list[Path]:
-        """What lies there of its users."""
-        return [path for path in (self.folder / "files").rglob("*") if path.is_file()]
+        """What lies there of its users, also while it is deleted."""
+        return [Path(folder, name) for folder, _, names in os.walk(self.folder / "files") for name in names]
 
     def end(self, how: int = signal.SIGINT) -> int:
         """End it and return its exit code."""
