@@ -9,7 +9,7 @@ Exit code: 130 ended by Ctrl-C, 2 bad arguments, a port that is taken, or Gradio
 
 from ..app.launch import launch
 from ..app.options import AppOptions
-from .signals import interrupted_by_sigterm
+from .main import interrupted_by_sigterm
 
 
 EXAMPLES = (

@@ -23,8 +23,8 @@ from ..markup import plain_line
 from ..search.index_files import local_folder, read_model
 from ..search.indexing import index_videos, load_for_index
 from ..search.search import VideoIndex
+from .main import interrupted_by_sigterm
 from .predict import interrupted, print_summary
-from .signals import interrupted_by_sigterm
 from .videos import VideoArguments
 from .words import TemplateArguments
 

@@ -10,8 +10,10 @@ A verb is a module with
 - optionally `parse_arguments(arguments)`: reads the options in another way than `read_options`.
 """
 
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -67,6 +69,16 @@ def run_verb(verb: ModuleType, arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print(f"ila {name}: interrupted", file=sys.stderr)
         return 130
+
+
+@contextmanager
+def interrupted_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM end a verb as Ctrl-C does: a KeyboardInterrupt, so that it keeps what it has found."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def read_verb(verb: ModuleType, arguments: Sequence[str]) -> Sequence[Any]:

@@ -36,7 +36,7 @@ from ..markup import plain_line
 from ..model.video_processing_ila import IlaVideoProcessor
 from ..model.video_urls_ila import redact
 from ..stores.addresses import is_address
-from .signals import interrupted_by_sigterm
+from .main import interrupted_by_sigterm
 from .videos import VideoArguments
 from .words import ModelArguments, open_model, read_words, require_words
 

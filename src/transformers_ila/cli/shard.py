@@ -21,7 +21,7 @@ from ..data.samples import Annotations, Sample
 from ..data.shard_writing import ShardFolder, ShardOptions, ShardSummary, check_shards, write_shards
 from ..distributed import rank_from_environment
 from ..model.video_urls_ila import redact
-from .signals import interrupted_by_sigterm
+from .main import interrupted_by_sigterm
 
 
 POSITIONAL = "source"

@@ -31,7 +31,7 @@ from ..timeline.formats import read_timeline, write_timeline
 from ..timeline.options import TimelineOptions
 from ..timeline.timeline import Timeline, timeline
 from ..visualization.files import write_figure
-from .signals import interrupted_by_sigterm
+from .main import interrupted_by_sigterm
 from .words import WordsArguments, open_model, read_words, require_words
 
 

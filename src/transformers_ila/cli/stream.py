@@ -28,7 +28,7 @@ from ..timeline.live import Live, Row
 from ..timeline.options import TimelineOptions
 from ..timeline.rules import SegmentOptions
 from ..timeline.sources import SOURCE_LIMITS, require_format, require_waiting
-from .signals import interrupted_by_sigterm
+from .main import interrupted_by_sigterm
 from .words import ModelArguments
 
 

@@ -40,8 +40,8 @@ from ..timeline.options import TimelineOptions
 from ..timeline.page import require_embeddable
 from ..timeline.rules import SegmentOptions
 from ..timeline.timeline import Timeline, TimelineInterrupted, timelines
+from .main import interrupted_by_sigterm
 from .predict import opened_by
-from .signals import interrupted_by_sigterm
 from .words import ModelArguments
 
 
