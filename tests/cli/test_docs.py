@@ -30,7 +30,7 @@ from transformers_ila.video_writing import write_mp4
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # examples that load what the example "trainer" saves
-TRAINED = ("pipeline", "smaller", "fused", "export", "timeline", "shared", "weights", "visualize")
+TRAINED = ("pipeline", "smaller", "fused", "export", "timeline", "shared", "visualize", "weights")
 UNTRAINED = tuple(
     "zeroshot vit dinov2 reading sources adapters lora features search words plain stream timelinefiles live "
     "faiss".split()
