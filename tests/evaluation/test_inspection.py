@@ -20,9 +20,10 @@ from transformers_ila.backbones.timesformer import (
     AlignedTimesformerConfig,
     AlignedTimesformerForVideoClassification,
 )
-from transformers_ila.evaluation import inspection
 from transformers_ila.evaluation.frame_information import earth_movers_distance, last_patches, mutual_information
-from transformers_ila.evaluation.inspection import WHAT, inspect_same_frames, inspect_video, open_model
+from transformers_ila.evaluation.inspection.inspection import WHAT, inspect_same_frames, inspect_video
+from transformers_ila.evaluation.inspection.models import open_model
+from transformers_ila.evaluation.inspection.watched import Watched
 from transformers_ila.model.pairs_ila import pairs_to_frames
 
 
@@ -190,7 +191,7 @@ def test_one_layers_patches_are_in_memory_at_a_time(model, monkeypatch):
         assert all(before() is None for before in seen)
         seen.append(weakref.ref(patches))
 
-    monkeypatch.setattr(inspection.Watched, "see_patches", see)
+    monkeypatch.setattr(Watched, "see_patches", see)
     inspect_video(model, None, CLIP)
     assert len(seen) == 2
 

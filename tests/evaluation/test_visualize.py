@@ -10,7 +10,7 @@ from support.tiny_models import tiny_config
 from support.videos import SHARED, barcodes, needs_shared, write_video
 from transformers_ila import IlaForVideoClassification, IlaVideoProcessor, visualize
 from transformers_ila.evaluation.animation import SourceFrames
-from transformers_ila.evaluation.inspection import open_model
+from transformers_ila.evaluation.inspection.models import open_model
 from transformers_ila.evaluation.visualize import PICTURES, check_options, read_layers
 from transformers_ila.model.class_names_ila import label_fields
 from transformers_ila.model.video_container_ila import ReadLimits, VideoDecodingError

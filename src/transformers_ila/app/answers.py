@@ -24,7 +24,8 @@ from PIL import Image
 from ..backbones.siglip import NONE_OF_THESE
 from ..backbones.zero_shot import zero_shot_model
 from ..evaluation.inference import evaluating
-from ..evaluation.inspection import Inspection, inspect_video
+from ..evaluation.inspection.inspection import inspect_video
+from ..evaluation.inspection.result import Inspection
 from ..evaluation.layer_patches import alignments_of, layers_of
 from ..evaluation.options import LabelOptions
 from ..evaluation.prediction import label_batch

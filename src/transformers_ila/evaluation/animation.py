@@ -22,7 +22,7 @@ from ..model.video_frames_ila import in_memory
 from ..model.video_reading_ila import as_file, pictures_of
 from ..visualization.files import write_gif, write_video
 from ..visualization.overlay import overlay
-from .inspection import Inspection
+from .inspection.result import Inspection
 
 
 TILE = 256  # pixels, the least short side of a frame in a GIF

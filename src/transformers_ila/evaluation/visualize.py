@@ -21,9 +21,11 @@ from ..visualization.regions import plot_regions
 from ..visualization.sheets import Row, plot_frames, robust_limits
 from ..visualization.temporal import plot_frame_attention, plot_information, plot_temporal_weights
 from .animation import Panel, write_animation
-from .inspection import REDUCTIONS, Inspection, Opened, inspect_same_frames, open_model
+from .inspection.inspection import REDUCTIONS, inspect_same_frames
+from .inspection.models import Opened, open_model
+from .inspection.result import Inspection
+from .inspection.temporal_inspection import TemporalInspection, layers_with
 from .layer_patches import alignments_of, layers_of
-from .temporal_inspection import TemporalInspection, layers_with
 
 
 if TYPE_CHECKING:
@@ -61,8 +63,8 @@ def visualize(
     `visualization.files.read_about` reads.
 
     Args:
-        model: a classifier of this package, its folder or Hub id, or what `inspection.open_model` returned; or a
-            list of these, drawn side by side on the same frames (masks, points, features).
+        model: a classifier of this package, its folder or Hub id, or what `inspection.models.open_model` returned; or
+            a list of these, drawn side by side on the same frames (masks, points, features).
         video: what the processor takes as one video, such as a path or an http(s) URL.
         picture: a name of `PICTURES`.
         processor: of the model, or a list of the models'; by default the one beside the model's weights.

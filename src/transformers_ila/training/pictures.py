@@ -19,7 +19,8 @@ from transformers.integrations import TensorBoardCallback
 from transformers.utils import logging
 
 from ..evaluation.inference import probabilities
-from ..evaluation.inspection import Watched, notes_of_alignment
+from ..evaluation.inspection.notes import notes_of_alignment
+from ..evaluation.inspection.watched import Watched
 from ..evaluation.layer_patches import alignments_of, grid_of, layers_of, watch_patches, watch_points
 from ..evaluation.metrics import predicted_classes
 from ..model.targets_ila import IGNORE_INDEX

@@ -15,11 +15,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ..backbones.frozen_clip import FrozenClipForVideoClassification
-from ..backbones.siglip import SiglipForVideoClassification, in_eval_mode
-from ..backbones.timesformer import AlignedTimesformerLayer
-from ..model.temporal_ila import aligned_routes
-from .layer_patches import by_frame, grid_of, keeps_routes, layers_of
+from ...backbones.frozen_clip import FrozenClipForVideoClassification
+from ...backbones.siglip import SiglipForVideoClassification, in_eval_mode
+from ...backbones.timesformer import AlignedTimesformerLayer
+from ...model.temporal_ila import aligned_routes
+from ..layer_patches import by_frame, grid_of, keeps_routes, layers_of
 
 
 TEMPORAL_WHAT = ("routes", "weights", "regions", "frame_attention", "query_attention")
