@@ -25,8 +25,9 @@ from ..evaluation.layer_patches import alignments_of, grid_of, layers_of, watch_
 from ..evaluation.metrics import predicted_classes
 from ..model.targets_ila import IGNORE_INDEX
 from ..model.validation_ila import MULTI_LABEL
-from ..visualization.confusion import legible, plot_confusion_matrix
+from ..visualization.confusion import plot_confusion_matrix
 from ..visualization.sheets import Row, plot_frames
+from ..visualization.words import legible
 
 
 logger = logging.get_logger(__name__)
