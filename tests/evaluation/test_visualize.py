@@ -40,20 +40,19 @@ MODULES = {"matches": "ata", "routes": "ata", "weights": "gta", "regions": "gta"
 
 @pytest.mark.slow
 @pytest.mark.parametrize("picture", PICTURES)
-def test_every_picture_is_drawn_and_shows_in_a_notebook(picture, ila, video):
+def test_every_picture_is_drawn(picture, ila, video):
     own = opened(temporal_module=MODULES[picture]) if picture in MODULES else ila
     figure = visualize(own[0], video, picture, processor=own[1])
     assert_legible(figure)
-    assert figure._repr_png_().startswith(b"\x89PNG")
 
 
 @pytest.mark.slow
 def test_several_models_stand_side_by_side(ila, video, tmp_path):
     other = opened(temporal_module="divided")
     models, processors = [ila[0], other[0]], [ila[1], other[1]]
-    figure = visualize(models, video, "features", processor=processors, layers="all", output=tmp_path / "a.png")
+    figure = visualize(models, video, "features", processor=processors, layers="all", output=tmp_path / "a.svg")
     assert_legible(figure)
-    about = read_about(tmp_path / "a.png")
+    about = read_about(tmp_path / "a.svg")
     assert about["picture"] == "features" and [one["layers"] for one in about["models"]] == [[0, 1], [0, 1]]
     assert about["models"][0]["fingerprint"] != about["models"][1]["fingerprint"]
     visualize(models, video, "features", processor=processors, output=tmp_path / "a.gif")
@@ -104,7 +103,8 @@ def test_frames_of_an_avi_are_all_there():
 
 
 def test_what_was_opened_is_one_model(ila, video):
-    assert visualize(open_model(*ila), video, layers=0, seed=1).axes
+    figure = visualize(open_model(*ila), video, layers=0, seed=1)
+    assert figure._repr_png_().startswith(b"\x89PNG")  # by which notebooks show it
 
 
 def test_a_gif_of_frames_without_times_needs_fps(ila, tmp_path):
