@@ -24,7 +24,7 @@ from .animation import Panel, write_animation
 from .inspection.inspection import REDUCTIONS, inspect_same_frames
 from .inspection.models import Opened, open_model
 from .inspection.result import Inspection
-from .inspection.temporal_inspection import TemporalInspection, layers_with
+from .inspection.temporal_inspection import TemporalInspection, is_whole, layers_with
 from .layer_patches import alignments_of, layers_of
 
 
@@ -241,18 +241,14 @@ def check_options(
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if value is not None and not (number and 0 < value <= most):
             raise ValueError(f"{name} must be a number above 0, at most {most:g}; got {value!r}.")
-    if (count := given.get("count")) is not None and not (_is_whole(count) and count > 0):
+    if (count := given.get("count")) is not None and not (is_whole(count) and count > 0):
         raise ValueError(f"count must be a whole number, 1 or more; got {count!r}.")
     if (query := given.get("query")) is not None:
         indices = [*query] if isinstance(query, (list, tuple)) else []
-        if len(indices) != 3 or not all(_is_whole(index) and index >= 0 for index in indices):
+        if len(indices) != 3 or not all(is_whole(index) and index >= 0 for index in indices):
             raise ValueError(f"query must be a patch's frame, row and column, whole numbers from 0; got {query!r}.")
     if "query" in given and "count" in given:
         raise ValueError("count would have no effect beside query, which names one route.")
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def about_picture(found: Sequence[Inspection], picture: str, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,6 @@ What is unusual here:
 Shapes: `T` frames, `h`, `w` patch rows and columns, `N = h * w`, `D` width of the tower.
 """
 
-import math
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -24,7 +23,7 @@ from ...model.validation_ila import MULTI_LABEL
 from ...model.video_processing_ila import IlaVideoProcessor
 from ...version import __version__
 from ..inference import check_logits, evaluating, probabilities
-from ..layer_patches import alignments_of, grid_of, layers_of, watch_patches, watch_points
+from ..layer_patches import alignments_of, grid_of, layers_of
 from ..options import InferenceOptions
 from ..report import fingerprint
 from .clips import Clip, View, num_frames_of, read_clip, require_frames, see, see_same
@@ -32,12 +31,9 @@ from .models import Opened, open_model, private_copy, with_own_names
 from .notes import notes_of
 from .result import Inspection
 from .temporal_inspection import TEMPORAL_WHAT, inspect_temporal
-from .watched import Watched
+from .watched import OF_ALIGNMENT, OF_PAIRS, OF_PATCHES, Watched
 
 
-OF_ALIGNMENT = ("points", "masks")
-OF_PAIRS = ("information", "distances")
-OF_PATCHES = ("features", *OF_PAIRS)
 WHAT = (*OF_ALIGNMENT, *OF_PATCHES, *TEMPORAL_WHAT)
 REDUCTIONS = ("mean", "norm")
 BEST = 5  # labels
@@ -147,16 +143,11 @@ def _inspect(
     if asked is None:
         asked = ("features", *(OF_ALIGNMENT if {*aligning} & {*chosen} and frames > 1 else ()))
     _require_pairs(asked, frames)
-    watched = Watched(asked, reduce)
     with ExitStack() as stack:
         network = stack.enter_context(evaluating(private_copy(model), InferenceOptions(fuse=False))).module
         pixels = processor.normalize_on(network.device, view.views)[None].to(network.dtype)
-        watched.network, watched.grid = network, grid
-        watched.predictors = {index: of for index, of in alignments_of(network).items() if index in chosen}
-        if not {*OF_PATCHES}.isdisjoint(asked):
-            stack.enter_context(watch_patches(network, chosen, frames, math.prod(grid), watched.see_patches))
-        if not {*OF_ALIGNMENT}.isdisjoint(asked):
-            stack.enter_context(watch_points(watched.predictors, watched.see_points))
+        watched = Watched(network, grid, asked, reduce)
+        stack.enter_context(watched.watching(chosen, frames))
         outputs = network.get_video_features(pixels)
         labels = _labels(network, outputs, clip.name) if opened.has_classes else []
     of_time = [name for name in asked if name in TEMPORAL_WHAT]

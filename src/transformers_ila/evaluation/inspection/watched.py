@@ -1,36 +1,57 @@
 """What layers give while a model computes, reduced to maps and numbers as it comes by."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 
 from ...model.pairs_ila import pairs_to_frames
 from ..frame_information import earth_movers_distance, mutual_information
-from ..layer_patches import Alignment, handed_on, layers_of
+from ..layer_patches import alignments_of, handed_on, layers_of, watch_patches, watch_points
+
+
+OF_ALIGNMENT = ("points", "masks")
+OF_PAIRS = ("information", "distances")
+OF_PATCHES = ("features", *OF_PAIRS)
 
 
 class Watched:
-    """Collect what layers give while the model computes, reduced as it comes."""
+    """Collect what layers give while a model computes on one clip, reduced as it comes.
 
-    network: Any
-    grid: tuple[int, int]
-    predictors: dict[int, Alignment]
+    Args:
+        network: a classifier of this package.
+        grid: patch rows and columns of what it is given.
+        asked: some of `OF_ALIGNMENT` and `OF_PATCHES`; other names are passed over.
+        reduce: how features become a map: "mean" over the channels, or their "norm".
+    """
 
-    def __init__(self, asked: Sequence[str], reduce: str) -> None:
-        self.asked, self.reduce = asked, reduce
+    def __init__(self, network: Any, grid: tuple[int, int], asked: Sequence[str], reduce: str = "mean") -> None:
+        self.network, self.grid, self.asked, self.reduce = network, grid, asked, reduce
+        self.alignments = alignments_of(network)
         self.points: dict[int, torch.Tensor] = {}
         self.masks: dict[int, torch.Tensor] = {}
         self.features: dict[int, torch.Tensor] = {}
         self.information: dict[int, torch.Tensor] = {}
         self.distances: dict[int, torch.Tensor] = {}
 
+    @contextmanager
+    def watching(self, layers: Sequence[int], num_frames: int) -> Iterator[None]:
+        """Watch these layers of the network while it computes in this block."""
+        with ExitStack() as stack:
+            if not {*OF_PATCHES}.isdisjoint(self.asked):
+                patches = math.prod(self.grid)
+                stack.enter_context(watch_patches(self.network, [*layers], num_frames, patches, self.see_patches))
+            if not {*OF_ALIGNMENT}.isdisjoint(self.asked):
+                aligning = {layer: self.alignments[layer] for layer in layers if layer in self.alignments}
+                stack.enter_context(watch_points(aligning, self.see_points))
+            yield
+
     def see_patches(self, layer: int, patches: torch.Tensor) -> None:
         """Reduce the output of a layer, (1, T, N, D)."""
         if "features" in self.asked:
-            maps = torch.stack(
-                [self._map_of(frame) for frame in patches[0]]
-            )  # frame by frame, as they grow in float32
+            maps = torch.stack([self._map_of(frame) for frame in patches[0]])  # one by one, as they grow in float32
             self.features[layer] = maps.unflatten(1, self.grid).cpu()
         measures = {"information": mutual_information, "distances": earth_movers_distance}
         wanted = {name: measure for name, measure in measures.items() if name in self.asked}
@@ -46,7 +67,7 @@ class Watched:
 
     def see_points(self, layer: int, points: torch.Tensor) -> None:
         """Give each frame the point and the mask of its pair: (pairs, 2, 2)."""
-        alignment = self.predictors[layer]
+        alignment = self.alignments[layer]
         masks = alignment.pairs.masks(points[None], *self.grid)
         for name, of_pairs in (("points", points[None]), ("masks", masks)):
             if name not in self.asked:
