@@ -170,7 +170,7 @@ class SourceFrames:
             if pictures_of(file) is not None:
                 raise VideoDecodingError(file.name, "its pictures have no times for an .mp4; allowed: .gif, with fps")
             with opened(file) as video:
-                begin = None if video.format in ORDERED else _first_time(file)
+                begin = _first_time(file)
                 stream, rate = video.stream, video.stream.average_rate or video.stream.guessed_rate
                 if stream.duration is not None:
                     self.duration = float(stream.duration * stream.time_base)
