@@ -7,9 +7,10 @@ from PIL import Image
 
 from support.figures import assert_legible
 from support.tiny_models import tiny_config
-from support.videos import SHARED, barcodes, needs_shared, write_video
+from support.videos import SHARED, barcodes, needs_shared, packet_places, write_video
 from transformers_ila import IlaForVideoClassification, IlaVideoProcessor, visualize
 from transformers_ila.evaluation.animation import SourceFrames
+from transformers_ila.evaluation.inspection.clips import read_clip
 from transformers_ila.evaluation.inspection.models import open_model
 from transformers_ila.evaluation.visualize import PICTURES, check_options, read_layers
 from transformers_ila.model.class_names_ila import label_fields
@@ -91,6 +92,19 @@ def test_source_frames_are_those_of_the_reader(video):
     assert barcodes(np.stack([frame.image for frame in frames])) == list(range(30))
     np.testing.assert_array_equal(frames[7].image, read_video(video, lambda total: [7])[0][0])
     np.testing.assert_allclose([frame.seconds for frame in frames], list_frames(video).timestamps, atol=1e-6)
+
+
+def test_times_count_from_the_first_frame_even_if_it_is_damaged(ila, tmp_path):
+    video = write_video(tmp_path / "video.mp4", 30, g=10, bf=0)
+    content, places = bytearray(video.read_bytes()), packet_places(video)
+    for start, size in places[:10]:
+        content[start : start + size] = bytes(size)
+    video.write_bytes(content)
+    frames = list(SourceFrames(video, ReadLimits()))
+    assert barcodes(np.stack([frame.image for frame in frames])) == list(range(10, 30))
+    np.testing.assert_allclose([frame.seconds for frame in frames], [index / 25 for index in range(10, 30)])
+    clip = read_clip(ila[1], str(video))  # which the maps are of
+    np.testing.assert_allclose([frames[index].seconds for index in clip.indices], clip.times, atol=1e-6)
 
 
 @needs_shared

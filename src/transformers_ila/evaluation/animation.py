@@ -17,8 +17,16 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..model.video_container_ila import AV_ERRORS, ORDERED, ReadLimits, VideoDecodingError, opened, reason_of
-from ..model.video_decoding_ila import PATIENCE, FrameConverter
+from ..model.video_container_ila import (
+    AV_ERRORS,
+    ORDERED,
+    ReadLimits,
+    VideoDecodingError,
+    VideoFile,
+    opened,
+    reason_of,
+)
+from ..model.video_decoding_ila import PATIENCE, FrameConverter, frame_times
 from ..model.video_frames_ila import in_memory
 from ..model.video_reading_ila import as_file, pictures_of
 from ..visualization.files import write_gif, write_video
@@ -132,7 +140,8 @@ def _side_by_side(panels: Sequence[Panel], frame: torch.Tensor, index: int) -> n
 class SourceFrame(NamedTuple):
     """Hold a frame of a video.
 
-    number: its place in the video, from 0; None where frames are thinned out. seconds: after the first one.
+    number: its place among those that decode, from 0; None where frames are thinned out.
+    seconds: when it is shown, after the first frame of the file, which need not decode, as the reader counts them.
     image: (H, W, 3) uint8, upright. pixel_aspect: width / height of one pixel.
     """
 
@@ -163,12 +172,13 @@ class SourceFrames:
             if pictures_of(file) is not None:
                 raise VideoDecodingError(file.name, "its pictures have no times for an .mp4; allowed: .gif, with fps")
             with opened(file) as video:
+                begin = _first_time(file)
                 stream, rate = video.stream, video.stream.average_rate or video.stream.guessed_rate
                 if stream.duration is not None:
                     self.duration = float(stream.duration * stream.time_base)
                 elif video.container.duration:
                     self.duration = video.container.duration / 1e6
-                converter, count, first, last, reason = FrameConverter(), 0, None, -1.0, ""
+                converter, count, first, last, reason = FrameConverter(), 0, begin, -1.0, ""
                 give_up = time.monotonic() + PATIENCE
                 for packet in video.packets():
                     try:
@@ -181,8 +191,9 @@ class SourceFrames:
                     for frame in frames:
                         ticks = frame.dts if video.format in ORDERED or frame.pts is None else frame.pts
                         if ticks is not None:
-                            first = ticks if first is None else first
-                            seconds = float((ticks - first) * stream.time_base)
+                            time_shown = float(ticks * stream.time_base)
+                            first = time_shown if first is None else first
+                            seconds = time_shown - first
                         else:
                             seconds = count / float(rate) if rate else last + 1 / 25
                         count += 1
@@ -195,6 +206,14 @@ class SourceFrames:
                         yield SourceFrame(count - 1, seconds, image, aspect)
                 if not count:
                     raise VideoDecodingError(file.name, f"no frame of it decodes{reason and ': '}{reason}")
+
+
+def _first_time(file: VideoFile) -> float | None:
+    """Return when the first frame of a file is shown, whether it decodes or not; None where packets do not tell."""
+    try:
+        return frame_times(file).first_time
+    except VideoDecodingError:
+        return None
 
 
 def _write_mp4(
