@@ -34,7 +34,7 @@ from ..model.pretrained_ila import describe_untrained, untrained_weights
 from ..model.validation_ila import MULTI_LABEL, mixes_time
 from ..model.video_frames_ila import frames_between, frames_first, in_memory, list_videos
 from ..model.video_processing_ila import IlaVideoProcessor
-from ..model.video_reading_ila import read_timed
+from ..model.video_reading_ila import read_timed, seconds_of
 from ..model.video_urls_ila import is_url, redact
 from ..version import __version__
 from .frame_information import TEMPERATURE, earth_movers_distance, mutual_information
@@ -334,6 +334,11 @@ def read_clip(
     if len(videos) != 1:
         raise ValueError(f"One video is looked at at a time, got {len(videos)}.")
     source, name = videos[0], name_of_video(videos[0])
+    part = seconds_of(source)
+    if part is not None:
+        if start is not None or end is not None:
+            raise ValueError(f"start={start}, end={end} stand beside a video that has its own, {part}; give one of them.")
+        start, end = part[0], part[1] if math.isfinite(part[1]) else None
 
     def rule(total: int, edges: Any = None) -> list[int]:
         if start is None and end is None:
