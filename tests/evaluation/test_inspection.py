@@ -345,6 +345,17 @@ def test_frames_are_those_that_the_processor_takes(model, processor, tmp_path):
         inspect_video(model, processor, tmp_path, start=1.0)
 
 
+def test_a_part_may_be_named_by_the_video(model, processor, tmp_path):
+    path = str(write_video(tmp_path / "a.mp4", 30))
+    asked = inspect_video(model, processor, path, what="features", start=0.4, end=0.8)
+    named = inspect_video(model, processor, {"path": path, "start": 0.4, "end": 0.8}, what="features")
+    assert named.indices == asked.indices and named.about["start"] == 0.4
+    open_end = inspect_video(model, processor, {"path": path, "start": 0.4}, what="features")
+    assert open_end.indices == inspect_video(model, processor, path, what="features", start=0.4).indices
+    with pytest.raises(ValueError, match="give one of them"):
+        inspect_video(model, processor, {"path": path, "start": 0.4}, what="features", end=0.8)
+
+
 def metadata_of(frames):
     from transformers.video_utils import VideoMetadata
 

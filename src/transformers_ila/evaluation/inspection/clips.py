@@ -12,7 +12,7 @@ from transformers.video_utils import VideoMetadata
 from ...backbones.siglip import SiglipForVideoClassification
 from ...model.video_frames_ila import frames_between, frames_first, in_memory, list_videos
 from ...model.video_processing_ila import IlaVideoProcessor
-from ...model.video_reading_ila import read_timed
+from ...model.video_reading_ila import read_timed, seconds_of
 from ...model.video_urls_ila import is_url, redact
 from ..views import draw_seed, drawing_from
 from .models import Opened
@@ -58,6 +58,13 @@ def read_clip(
     if len(videos) != 1:
         raise ValueError(f"One video is looked at at a time, got {len(videos)}.")
     source, name = videos[0], name_of_video(videos[0])
+    part = seconds_of(source)
+    if part is not None:
+        if start is not None or end is not None:
+            raise ValueError(
+                f"start={start}, end={end} stand beside a video that has its own, {part}; give one of them."
+            )
+        start, end = part[0], part[1] if math.isfinite(part[1]) else None
 
     def rule(total: int, edges: Any = None) -> list[int]:
         if start is None and end is None:
