@@ -108,7 +108,7 @@ class Inputs:
 
     @contextmanager
     def connected(self, session: str) -> Iterator[None]:
-        """Keep a session's place while the block runs; one without a connection makes room when all places are taken."""
+        """Keep a session's place while the block runs; those without a connection make room when all are taken."""
         with self._lock:
             self._connected[session] += 1
         try:
