@@ -119,7 +119,7 @@ class Page:
     def label(self, session: str, video: str | None, path: str, model: str, words: str) -> answers.LabelAnswer:
         """Answer the tab "Label"."""
         with self._asked(session, video, path, model) as (opened, checked):
-            return answers.label(opened, checked, answers.read_words(words))
+            return answers.label(opened, checked, answers.read_words(words or ""))
 
     def look(
         self,
@@ -128,13 +128,14 @@ class Page:
         path: str,
         model: str,
         picture: str,
-        layer: float,
+        layer: float | None,
         progress: Callable[..., object],
     ) -> answers.LookAnswer:
         """Answer the tab "Where it looked"."""
         with self._asked(session, video, path, model) as (opened, checked), self._watched(session, progress) as watch:
             file = self._new(session, "overlay").with_suffix(".mp4")
-            return answers.look(opened, checked, file, picture=picture, layer=int(layer), progress=watch)
+            layer = answers.LAST if layer is None else int(layer)
+            return answers.look(opened, checked, file, picture=picture, layer=layer, progress=watch)
 
     def timeline(
         self,
@@ -148,7 +149,7 @@ class Page:
     ) -> tuple[answers.TimelineAnswer, list[Path]]:
         """Answer the tab "Timeline", and write its files."""
         with self._asked(session, video, path, model) as (opened, checked), self._watched(session, progress) as watch:
-            found = answers.read_words(words)
+            found = answers.read_words(words or "")
             answer = answers.timeline(opened, checked, found, rate=rate or None, progress=watch)
         folder = self._new(session, "timeline")
         folder.mkdir(mode=0o700)
@@ -172,7 +173,8 @@ class Page:
     @contextmanager
     def _asked(self, session: str, video: str | None, path: str, model: str) -> Iterator[tuple[Any, Video]]:
         """Yield the model and the checked video; while they are in use nobody deletes them."""
-        if not (model or "").strip() and not self.shelf.choices:
+        model = str(model or "")  # of a list of choices whoever asks by a program may send anything
+        if not model.strip() and not self.shelf.choices:
             raise AppError(NO_MODEL)
         with (
             self.inputs.open(session, upload=video or None, path=path or None) as checked,
@@ -546,7 +548,8 @@ class Page:
         def search(  # type: ignore[no-untyped-def]
             query="", video=None, path="", top_k=5, request: gr.Request = None
         ):
-            by_video = bool(video or path.strip())
+            by_video = bool(video or (path or "").strip())
+            query = query or ""
             if by_video and query.strip():
                 raise AppError("Give words or an example video, not both.")
             return self.search(session_of(request), query, video, path, top_k, by_video).as_json()
