@@ -83,7 +83,7 @@ class Stopped(Exception):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelFacts:
+class ModelDescription:
     """Hold what the page says of a model before it is asked.
 
     kind: its class. classes: how many labels it has of its own; 0 for a CLIP that waits for words.
@@ -121,7 +121,7 @@ class ModelFacts:
         return [*found, self.untrained] if self.untrained else found
 
 
-def describe(opened: Opened) -> ModelFacts:
+def describe(opened: Opened) -> ModelDescription:
     """Return what a model is and can do."""
     model: Any = opened.model
     config = model.config
@@ -129,7 +129,7 @@ def describe(opened: Opened) -> ModelFacts:
     lacks = lacks_for_words(model)
     untrained = untrained_weights(model)
     random = describe_untrained(untrained, model.new_parameters) if untrained else ""
-    return ModelFacts(
+    return ModelDescription(
         name=opened.name,
         kind=type(model).__name__,
         classes=len(config.class_names) if names is not None or lacks else 0,
