@@ -150,6 +150,20 @@ def test_overlays_are_videos_with_their_facts(trained, video, tmp_path, picture)
     assert read_about(file)["layers"] == [1]
 
 
+def test_overlays_lie_where_the_model_saw_padding_too(trained, video, tmp_path, monkeypatch):
+    sizes = {"size": {"shortest_edge": 20}, "crop_size": {"height": 28, "width": 28}}
+    padding, crops = IlaVideoProcessor(num_frames=4, **sizes), []
+
+    def draw(panel, image, index, **how):
+        crops.append(how["crop"])
+        return image
+
+    monkeypatch.setattr("transformers_ila.evaluation.animation.Panel.draw", draw)
+    answers.look(opened(trained.model, padding), video, tmp_path / "x.mp4", picture="features", layer=0)
+    expected = [6 * side for side in padding.crop_of(48, 64)]  # the image is six times as large
+    assert crops[0] == pytest.approx(expected) and expected[0] < 0 and expected[1] < 0
+
+
 def test_a_model_without_masks_shows_its_feature_maps_and_says_so(clip, video, tmp_path):
     answer = answers.look(clip, video, tmp_path / "overlay.mp4", picture="masks", layer=0)
     assert answer.picture == "features" and "no masks" in answer.notes[0]

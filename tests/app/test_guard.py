@@ -6,6 +6,7 @@ import json
 import pytest
 
 from transformers_ila.app.guard import Guard
+from transformers_ila.app.limits import Busy
 from transformers_ila.app.options import AppOptions
 from transformers_ila.app.uploads import Inputs
 
@@ -67,6 +68,20 @@ def test_sizes(tmp_path):
     assert (status, words) == (413, "The video has 3.0 megabytes; at most 2 are taken here.")
     assert ask(tmp_path, "/gradio_api/queue/join", "POST", size=2**21)[0] == 413
     assert ask(tmp_path, "/gradio_api/queue/join", "POST")[0] == 413
+
+
+def test_a_page_keeps_its_place_while_its_heartbeat_is_open(tmp_path):
+    options = AppOptions(users=1)
+    inputs = Inputs(options, tmp_path)
+
+    async def app(scope, receive, send):
+        inputs.folder("abc")
+        with pytest.raises(Busy):
+            inputs.folder("other")
+
+    scope = {"type": "http", "path": "/gradio_api/heartbeat/abc", "method": "GET", "headers": []}
+    asyncio.run(Guard(app, options, inputs, lambda: 0)(scope, None, None))
+    inputs.folder("other")
 
 
 def test_busy(tmp_path):

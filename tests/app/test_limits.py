@@ -82,10 +82,7 @@ def test_a_recording_without_a_duration_has_one():
 def test_deadline():
     late = Deadline(0.001)
     time.sleep(0.002)
-    assert late.left == 0
-    with pytest.raises(AppError, match="longer than the 0.001 seconds that one answer may take"):
-        late.check()
-    Deadline(60).check()
+    assert late.left == 0 < Deadline(60).left
 
 
 def test_names_of_users_are_one_short_line():

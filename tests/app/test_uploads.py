@@ -222,6 +222,20 @@ def test_no_more_users_than_allowed(tmp_path, video):
         assert not (inputs.root / "a1").exists()
 
 
+def test_who_does_not_stay_makes_room(tmp_path, video):
+    """Each call by curl is a session of its own, which nobody ever says to have ended."""
+    inputs = make(tmp_path, users=2)
+    with inputs.connected("page"), inputs.open("page", upload=str(sent(inputs, video))):
+        pass
+    with inputs.connected("page"):
+        for number in range(5):
+            with inputs.open(f"call {number}", upload=str(sent(inputs, video, f"{number}.mp4", f"b{number}"))):
+                pass
+        assert left_in(inputs) == ["4.mp4", "clip.mp4"]
+        with inputs.connected("call 4"), pytest.raises(Busy, match="2 people use this page already"):
+            inputs.folder("other page")
+
+
 def test_no_more_files_than_allowed(tmp_path, video):
     inputs = make(tmp_path, megabytes=0.001, disk_megabytes=0.01)
     inputs.check_room(5000)

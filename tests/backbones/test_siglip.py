@@ -29,7 +29,7 @@ from transformers_ila import (
     SiglipForVideoClassification,
     SiglipVideoConfig,
 )
-from transformers_ila.backbones.siglip import none_of_these, patches_of
+from transformers_ila.backbones.siglip import in_eval_mode, none_of_these, patches_of
 from transformers_ila.evaluation.evaluator import evaluate
 from transformers_ila.evaluation.frame_information import last_patches
 from transformers_ila.evaluation.inference import (
@@ -424,3 +424,12 @@ def test_numbers_of_pictures_in_a_file_are_no_setting(saved, tmp_path):
     config = SiglipVideoConfig.from_pretrained(tmp_path)
     assert config.problem_type == "multi_label_classification"
     assert SiglipVideoConfig.from_dict(SiglipConfig().to_dict()).vision_config.image_size == 224
+
+
+def test_modes_are_restored():
+    model = torch.nn.Sequential(torch.nn.Dropout(), torch.nn.BatchNorm1d(2))
+    model[1].eval()
+    with pytest.raises(KeyError), in_eval_mode(model):
+        assert not model[0].training and not torch.is_grad_enabled()
+        raise KeyError
+    assert model.training and model[0].training and not model[1].training and torch.is_grad_enabled()

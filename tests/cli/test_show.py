@@ -73,10 +73,10 @@ def test_bad_words(place, words, complaint):
 
 
 def test_a_picture_of_a_video(place, capsys):
-    words = ["{place}/video.mp4", "--model", "{place}/ila", "--layers", "-1", "--output", "{place}/out/masks.png"]
+    words = ["{place}/video.mp4", "--model", "{place}/ila", "--layers", "-1", "--output", "{place}/out/masks.svg"]
     assert run(place, *words, "--device", "cpu") == 0
-    assert capsys.readouterr().out == f"masks: {place}/out/masks.png\n"
-    about = read_about(place / "out" / "masks.png")
+    assert capsys.readouterr().out == f"masks: {place}/out/masks.svg\n"
+    about = read_about(place / "out" / "masks.svg")
     assert (about["picture"], about["layers"], about["model"], about["video"]) == ("masks", [1], "ila", "video.mp4")
 
 
@@ -98,8 +98,8 @@ def test_models_side_by_side(place):
 
 def test_a_timeline_is_drawn_from_its_file(place):
     words = ["{place}/timeline.json", "--picture", "timeline"]
-    assert run(place, *words, "--output", "{place}/timeline.png") == 0
-    assert read_about(place / "timeline.png")["video"] == "clip.mp4"
+    assert run(place, *words, "--output", "{place}/timeline.svg") == 0
+    assert read_about(place / "timeline.svg")["video"] == "clip.mp4"
 
 
 @pytest.mark.slow
@@ -113,10 +113,10 @@ def test_a_timeline_is_computed_from_a_video(place):
 def test_own_words_of_a_clip(place):
     save_clip(place / "clip")
     words = ["{place}/video.mp4", "--model", "{place}/clip", "--picture", "features"]
-    assert run(place, *words, "--output", "{place}/plain.png") == 0
-    assert run(place, *words, "--output", "{place}/words.png", "--labels", "waving, juggling") == 0
-    assert {name for name, _ in read_about(place / "words.png")["labels"]} == {"waving", "juggling"}
-    assert read_about(place / "plain.png")["labels"] == []
+    assert run(place, *words, "--output", "{place}/plain.svg") == 0
+    assert run(place, *words, "--output", "{place}/words.svg", "--labels", "waving, juggling") == 0
+    assert {name for name, _ in read_about(place / "words.svg")["labels"]} == {"waving", "juggling"}
+    assert read_about(place / "plain.svg")["labels"] == []
 
 
 @pytest.mark.parametrize(

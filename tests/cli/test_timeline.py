@@ -107,6 +107,9 @@ def test_what_contradicts_the_model_is_an_error(place, capsys):
     ):
         assert run(place, one, "--rate", 5, "--no_keep_scores", *words) == 2
         assert "--no_keep_scores leaves out the scores that --" in capsys.readouterr().err
+    studio = ["--output", place / "out", "--format", "label-studio"]
+    assert run(place, one, "--labels", "a, $b", *studio, model="clip") == 2  # before hours of reading
+    assert "cannot have the labels" in capsys.readouterr().err
     assert run(place, one, model="clip") == 2
     assert "say by --labels" in capsys.readouterr().err
     assert run(place, one, "--rate", 5, "--background", "c") == 2

@@ -183,6 +183,31 @@ def test_an_interrupted_run_leaves_no_old_file(tmp_path, model, processor, video
     assert summary.in_tool["written"] == 4 and summary.before >= 1
 
 
+@pytest.mark.parametrize("tool", TOOLS)
+def test_files_of_others_are_kept(tmp_path, tool):
+    """People's own labels may lie under the same names, as FiftyOne exports them."""
+    labelling = Labelling(class_names=["a"], multi_label=False, model="m")
+    theirs = [(TOOLS[tool].file, '{"samples":[{"_id":1}]}'), (TOOLS[tool].file, "[]"), (TOOLS[tool].beside, "<View/>")]
+    for name, text in theirs:
+        file = tmp_path / name
+        file.write_text(text)
+        with pytest.raises(ValueError, match=f"{name}' was not written by this command"):
+            write_labels(tmp_path, tool, [], labelling)
+        assert [path.name for path in tmp_path.iterdir()] == [name] and file.read_text() == text
+        file.unlink()
+    for videos in ([], clips(tmp_path), []):
+        write_labels(tmp_path, tool, videos, labelling)
+    (tmp_path / TOOLS[tool].beside).unlink()  # a process that was killed there
+    write_labels(tmp_path, tool, [], labelling)
+
+
+def test_a_refused_run_leaves_the_file(tmp_path, model, processor, videos):
+    label_videos(model, processor, listed(videos)[:1], tmp_path, LabelOptions(format="fiftyone"))
+    with pytest.raises(ValueError, match="top_k 5, now 3"):
+        label_videos(model, processor, listed(videos)[:1], tmp_path, LabelOptions(format="fiftyone", top_k=3))
+    assert (tmp_path / "samples.json").is_file() and (tmp_path / "metadata.json").is_file()
+
+
 def test_what_cannot_be_written_for_a_tool(tmp_path, model, processor, videos):
     fiftyone, studio = (
         LabelOptions(format="fiftyone"),

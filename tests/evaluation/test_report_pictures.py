@@ -78,10 +78,10 @@ def test_pictures_say_what_the_report_says(written):
     said = {"confusion": f"{round(40 * top1)} of 40 videos right ({top1:.1%})"}
     said["calibration"] = f"expected calibration error {error:.1%} (15 bins)"
     said["classes"] = f"mean accuracy {report['metrics']['mean_class_accuracy']:.1%}; 1 without videos"
-    for picture in REPORT_PICTURES:
-        words = words_of(plot_report(written / "r.json", picture))
-        assert said[picture] in words and "a model on set, test" in words
-    matrix = plot_report(written / "r.json").axes[0].images[0].get_array()
+    figures = {picture: plot_report(written / "r.json", picture) for picture in REPORT_PICTURES}
+    for picture, figure in figures.items():
+        assert said[picture] in words_of(figure) and "a model on set, test" in words_of(figure)
+    matrix = figures["confusion"].axes[0].images[0].get_array()
     assert matrix.shape == (8, 8) and matrix.mask[7].all()
 
 

@@ -14,7 +14,12 @@ from transformers_ila.backbones.timesformer import (
     AlignedTimesformerConfig,
     AlignedTimesformerForVideoClassification,
 )
-from transformers_ila.evaluation.temporal_inspection import NO_EFFECT, NOT_ATA, TEMPORAL_WHAT, inspect_temporal
+from transformers_ila.evaluation.inspection.temporal_inspection import (
+    NO_EFFECT,
+    NOT_ATA,
+    TEMPORAL_WHAT,
+    inspect_temporal,
+)
 from transformers_ila.model.temporal_ila import aligned_routes
 
 

@@ -308,7 +308,7 @@ def test_a_phone_and_axe(browser, app, videos, scheme):
         page.click("#ila-label-button")
         said(page, "Most likely")
         for tab in ("Label", "Where it looked", "Timeline", "Search"):
-            choose(page, tab) if page.get_by_role("tab", name=tab).count() else None
+            choose(page, tab)  # each is there: Gradio puts what does not fit in a menu
             wide = page.evaluate("document.scrollingElement.scrollWidth - window.innerWidth")
             assert wide <= 0, (tab, wide)
             found = axe.run(page).response["violations"]

@@ -48,6 +48,7 @@ from transformers_ila.model.video_reading_ila import (
     VideoDecodingError,
     check_video,
     list_frames,
+    read_timed,
     read_video,
 )
 from transformers_ila.model.video_urls_ila import is_public, redact
@@ -846,3 +847,12 @@ def test_barcodes_of_a_long_video():
     bits = [[f[64 + 16 * (b // 10) :, 16 * (b % 10) :][:16, :16].mean() > 125 for b in range(20)] for f in frames]
     read = [sum(1 << b for b, on in enumerate(row) if on) for row in bits]
     assert read == segment_indices(15000, num_frames=8).tolist()
+
+
+def test_frames_of_an_avi_are_timed_by_their_order(tmp_path):
+    """AVI holds no times, and what FFmpeg makes of its order has frames with B-frames out of turn."""
+    video = write_video(tmp_path / "clip.avi", 30, bf=2, g=12)
+    frames, metadata, times, _ = read_timed(str(video), lambda total, edges: range(total))
+    assert metadata.timestamps != sorted(metadata.timestamps)
+    assert barcodes(frames) == list(range(30))
+    np.testing.assert_allclose(times, [index / 25 for index in range(30)])

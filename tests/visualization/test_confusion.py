@@ -8,7 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 
 from support.figures import assert_legible, words_of
-from transformers_ila.visualization.confusion import EMPTY, legible, plot_confusion_matrix, short_count, wrapped
+from transformers_ila.visualization.confusion import EMPTY, plot_confusion_matrix
 
 
 LONG = "Pretending to put something onto something without dropping it on the way to the table"
@@ -100,10 +100,3 @@ def test_no_class_and_no_video():
     with pytest.raises(ValueError, match="of 0 classes"):
         plot_confusion_matrix(torch.zeros(0, 0), [])
     assert "0 of 0 videos right" in words_of(plot_confusion_matrix(torch.zeros(2, 2), ["a", "b"]))
-
-
-def test_names_are_wrapped():
-    assert legible("a\nb", "class 1") == "a b" and legible("\u9a91", "class 1") == "class 1"
-    assert wrapped(LONG, "class 1", 20, 2) == "Pretending to put\nsomething onto..."
-    assert [short_count(count) for count in (7, 99999, 123456, 4_561_000)] == ["7", "99999", "123k", "4.56M"]
-    assert wrapped("", "class 1", 20, 2) == "class 1" and wrapped("x" * 50, "class 1", 20, 3).count("\n") == 2

@@ -3,12 +3,8 @@
 import pytest
 import torch
 
-from support.figures import assert_legible
+from support.figures import assert_legible, words_of
 from transformers_ila.visualization.regions import plot_regions
-
-
-def words_of(figure) -> str:
-    return " ".join(text.get_text() for holder in (figure, *figure.axes) for text in holder.texts)
 
 
 def test_regions_that_spread_most_are_drawn_each_on_one_scale():

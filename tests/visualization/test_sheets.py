@@ -8,7 +8,7 @@ import torch
 from matplotlib.patches import Circle, Rectangle
 
 from support.figures import assert_legible, texts_of
-from transformers_ila.visualization.sheets import COLUMNS, WIDTH, Row, plot_frames, robust_limits, wrapped
+from transformers_ila.visualization.sheets import COLUMNS, WIDTH, Row, plot_frames, robust_limits
 
 
 LONG = "pretending or failing to wipe something off of something"
@@ -30,8 +30,7 @@ def rows_of(count: int) -> list[Row]:
     ("count", "shape"),
     [
         (3, (32, 32)),
-        pytest.param(8, (18, 32), marks=pytest.mark.slow),
-        pytest.param(32, (32, 32), marks=pytest.mark.slow),
+        pytest.param(32, (18, 32), marks=pytest.mark.slow),
     ],
 )
 def test_words_can_be_read(count, shape):
@@ -101,15 +100,6 @@ def test_layers_are_told_apart_without_colours():
     assert len(light) == 18 and len(set(dashes[:4])) == 4
     words = [text.words for text in texts_of(figure)]
     assert all(words.count(f"layer {number}") == 1 for number in range(0, 16, 2)) and words.count("a") == 3
-
-
-def test_lines_are_wrapped():
-    lines = wrapped(f"{LONG} {'x' * 200}", 1.0, 7, lines=99)
-    assert len(lines) > 5 and "".join(lines).replace(" ", "") == (LONG + "x" * 200).replace(" ", "")
-    assert wrapped(LONG * 20, 1.0, 7, lines=2)[1].endswith("...") and len(wrapped(LONG * 20, 1.0, 7, lines=2)) == 2
-    assert wrapped(" \n", 1.0, 7, lines=2) == [] and wrapped("a\nb", 1.0, 7, lines=2) == ["a b"]
-    assert wrapped("a \u9a91\u81ea", 1.0, 7, lines=2) == ["a \ufffd\ufffd"]
-    assert wrapped("abc", 0.001, 7, lines=9) == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize(

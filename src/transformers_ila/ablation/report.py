@@ -13,7 +13,7 @@ from ..cost import cost
 from ..files import atomic_write
 from ..markup import csv_text, markdown_table
 from ..motionbench.tasks import TASKS
-from ..visualization.confusion import legible
+from ..visualization.words import legible
 from .ablation import Ablation, config_for_cost, own_gmacs
 from .results import in_turns, read_results, write_json
 from .runs import mean_accuracy

@@ -11,11 +11,11 @@ Every answer has an `about`, the sentences that say which model was asked what, 
 import copy
 import re
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,8 +23,10 @@ from PIL import Image
 
 from ..backbones.siglip import NONE_OF_THESE
 from ..backbones.zero_shot import zero_shot_model
+from ..evaluation.animation import Panel, SourceFrame, write_over
 from ..evaluation.inference import evaluating
-from ..evaluation.inspection import Inspection, inspect_video
+from ..evaluation.inspection.inspection import inspect_video
+from ..evaluation.inspection.result import Inspection
 from ..evaluation.layer_patches import alignments_of, layers_of
 from ..evaluation.options import LabelOptions
 from ..evaluation.prediction import label_batch
@@ -47,10 +49,10 @@ from ..timeline.sources import TimedFrame, open_frames
 from ..timeline.timeline import Timeline, TimelineInterrupted
 from ..timeline.timeline import timeline as read_timeline
 from ..video_writing import write_mp4
-from ..visualization.files import write_video
-from ..visualization.overlay import overlay
+from ..visualization.sheets import robust_limits
 from ..visualization.timeline import clock
 from .limits import shown
+from .models import Opened
 from .uploads import Video
 
 
@@ -64,21 +66,6 @@ FILES = (".json", ".csv", ".srt", ".html")  # that a timeline is handed on as
 PREVIEW_RATE, PREVIEW_SIDE, LONGEST_PREVIEW = 10.0, 240, 12.0  # frames a second, pixels, seconds
 THUMBNAIL_SIDE = 90  # pixels
 Progress = Callable[[float, float | None], object]  # seconds of the video that are done, and all as far as known
-
-
-class Opened(Protocol):
-    """Describe a model as `ModelShelf.open` gives it.
-
-    model, processor: in eval mode, on its device; the processor reads within the page's limits.
-    name: the folder or Hub id that a user chose.
-    """
-
-    @property
-    def model(self) -> Any: ...
-    @property
-    def processor(self) -> IlaVideoProcessor: ...
-    @property
-    def name(self) -> str: ...
 
 
 class Stopped(Exception):
@@ -96,7 +83,7 @@ class Stopped(Exception):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelFacts:
+class ModelDescription:
     """Hold what the page says of a model before it is asked.
 
     kind: its class. classes: how many labels it has of its own; 0 for a CLIP that waits for words.
@@ -134,7 +121,7 @@ class ModelFacts:
         return [*found, self.untrained] if self.untrained else found
 
 
-def describe(opened: Opened) -> ModelFacts:
+def describe(opened: Opened) -> ModelDescription:
     """Return what a model is and can do."""
     model: Any = opened.model
     config = model.config
@@ -142,7 +129,7 @@ def describe(opened: Opened) -> ModelFacts:
     lacks = lacks_for_words(model)
     untrained = untrained_weights(model)
     random = describe_untrained(untrained, model.new_parameters) if untrained else ""
-    return ModelFacts(
+    return ModelDescription(
         name=opened.name,
         kind=type(model).__name__,
         classes=len(config.class_names) if names is not None or lacks else 0,
@@ -405,18 +392,12 @@ def _write_overlay(
     seen: Inspection, picture: str, layer: int, opened: Opened, video: Video, file: Path, progress: Progress | None
 ) -> None:
     heat = getattr(seen, picture)[layer]
-    points = seen.points.get(layer)
-    limits = (0.0, 1.0) if picture == "masks" else (float(heat.min()), float(heat.max()))
+    limits = (0.0, 1.0) if picture == "masks" else robust_limits(heat)
+    panel = Panel(name="", grid=seen.grid, heat=heat, limits=limits, points=seen.points.get(layer))
     seconds = max(video.facts.seconds, 1 / OVERLAY_RATE)
-    seen_at = seen.times if seen.times is not None else torch.linspace(0, seconds, len(heat))
     limits_of_reading: Any = opened.processor.read_limits or {}
-    shown_at: deque[float] = deque()
 
-    def times() -> Iterator[float]:
-        while shown_at:
-            yield shown_at.popleft()
-
-    def images() -> Iterator[np.ndarray]:
+    def frames() -> Generator[SourceFrame]:
         with open_frames(
             str(video.path),
             rate=min(OVERLAY_RATE, MOST_FRAMES / seconds),
@@ -428,18 +409,10 @@ def _write_overlay(
                     continue
                 if progress is not None:
                     progress(min(frame.time, seconds), seconds)
-                nearest = int((seen_at - frame.time).abs().argmin())
-                shown_at.append(frame.time)
-                image = _enlarged(frame.image)
-                yield overlay(
-                    image,
-                    heat=heat[nearest],
-                    limits=limits,
-                    point=None if points is None else points[nearest],
-                    crop=_scaled(seen, image),
-                )
+                yield SourceFrame(None, frame.time, _enlarged(frame.image))
 
-    write_video(images(), file, seen.about, times=times())
+    times = torch.linspace(0, seconds, len(heat)) if seen.times is None else None
+    write_over(panel, seen, frames(), file, seen.about, times=times)
 
 
 def _enlarged(image: np.ndarray) -> np.ndarray:
@@ -449,14 +422,6 @@ def _enlarged(image: np.ndarray) -> np.ndarray:
     if times == 1:
         return image
     return np.asarray(Image.fromarray(image).resize((times * width, times * height), Image.Resampling.BILINEAR))
-
-
-def _scaled(seen: Inspection, image: np.ndarray) -> tuple[float, float, float, float]:
-    """Return what the model saw of a frame in pixels of an image of it, as far as it lies inside."""
-    height, width = image.shape[:2]
-    across, down = width / seen.size[0], height / seen.size[1]
-    left, top, right, bottom = seen.crop
-    return max(0.0, left * across), max(0.0, top * down), min(width, right * across), min(height, bottom * down)
 
 
 # -- timeline --------------------------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ READ = re.compile(  # GET and HEAD
 ASK = re.compile(rf"{API}/(queue/join|call/(v2/)?[^/]+|run/[^/]+|api/[^/]+)/?")  # POST: questions
 TELL = re.compile(rf"{API}/(cancel|reset)/?")  # POST: about a question
 UPLOAD = re.compile(rf"{API}/upload/?")
+HEARTBEAT = re.compile(rf"{API}/heartbeat/(?P<session>[^/]+)/?")  # GET: open as long as a page or a program is there
 ADDRESS = re.compile(rf"{API}/file=\s*[A-Za-z][A-Za-z0-9+.-]*:/", re.IGNORECASE)
 QUESTION = MEBIBYTE  # bytes of a question, at most: words, paths and numbers, no video
 ENVELOPE = 64 * 1024  # bytes that a form has beside its file
@@ -52,14 +53,17 @@ class Guard:
             await self.app(scope, receive, send)
             return
         refused = (404, "Not Found") if scope["type"] != "http" else await self._why_not(scope)
-        if refused is None:
-            await self.app(scope, receive, send)
-        else:
+        if refused is not None:
             await _answer(scope, send, *refused)
+        elif scope["method"] == "GET" and (found := HEARTBEAT.fullmatch(_path(scope))):
+            with self.inputs.connected(found["session"]):
+                await self.app(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
 
     async def _why_not(self, scope: Scope) -> tuple[int, str] | None:
         """Return the status and the words with which a request is refused, or None."""
-        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        path = _path(scope)
         if scope["method"] in ("GET", "HEAD"):
             return None if READ.fullmatch(path) and not ADDRESS.match(path) else (404, "Not Found")
         if scope["method"] == "OPTIONS":
@@ -85,6 +89,10 @@ class Guard:
         if ASK.fullmatch(path) and (waiting := self.waiting()) >= self.options.queue:
             return 503, f"Busy: {waiting} questions wait already, as many as may. Try again in a minute."
         return None
+
+
+def _path(scope: Scope) -> str:
+    return scope["path"].removeprefix(scope.get("root_path", ""))
 
 
 def _length(scope: Scope) -> int | None:

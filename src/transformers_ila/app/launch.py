@@ -127,7 +127,7 @@ def _temporary_folder() -> Iterator[Path]:
     parent = Path(tempfile.gettempdir())
     for folder in parent.glob(f"{PREFIX}*"):
         with suppress(OSError, FolderInUseError):
-            if folder.is_dir() and not folder.is_symlink():
+            if folder.is_dir() and not folder.is_symlink() and _is_own(folder):
                 with only_writer(folder):  # which its server holds as long as it runs
                     shutil.rmtree(folder / "files", ignore_errors=True)
                 folder.rmdir()
@@ -139,6 +139,11 @@ def _temporary_folder() -> Iterator[Path]:
             yield files
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_own(folder: Path) -> bool:
+    """Return whether this user made a folder: in that of another one, a link could lead what is written elsewhere."""
+    return not hasattr(os, "getuid") or folder.stat().st_uid == os.getuid()
 
 
 @contextmanager

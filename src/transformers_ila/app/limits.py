@@ -30,24 +30,15 @@ class VideoFacts(NamedTuple):
 
 
 class Deadline:
-    """Hold until when an answer may be computed; long work calls `check` between its steps."""
+    """Hold until when an answer may be computed."""
 
     def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
         self._end = time.monotonic() + seconds
 
     @property
     def left(self) -> float:
         """Return the seconds that are left, 0.0 when none are."""
         return max(0.0, self._end - time.monotonic())
-
-    def check(self) -> None:
-        """Raise an AppError if the time is over."""
-        if time.monotonic() > self._end:
-            raise AppError(
-                f"This took longer than the {_duration(self.seconds)} that one answer may take here. "
-                "Try a shorter video, or a smaller model."
-            )
 
 
 def check_video(path: str | Path, name: str, limits: LimitOptions) -> VideoFacts:

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from huggingface_hub import HfApi, scan_cache_dir, try_to_load_from_cache
 from huggingface_hub.errors import CacheNotFound, HfHubHTTPError, StrictDataclassError
 from safetensors import SafetensorError
@@ -27,7 +26,6 @@ from ..evaluation.inference import (
     named_in_errors,
     require_checkpoint,
 )
-from ..model.class_names_ila import explicit_class_names
 from ..model.video_processing_ila import IlaVideoProcessor
 from ..model.video_urls_ila import redact
 from ..search.index_files import local_folder, read_model
@@ -58,21 +56,6 @@ class Opened:
     last_used: float = field(default_factory=time.monotonic)
     _turn: threading.Lock = field(default_factory=threading.Lock)
     _count: threading.Lock = field(default_factory=threading.Lock)
-
-    @property
-    def device(self) -> torch.device:
-        """Return where the model computes."""
-        return self.model.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Return the precision in which it computes."""
-        return self.model.dtype
-
-    @property
-    def has_classes(self) -> bool:
-        """Return whether it knows classes of its own; a CLIP waits for words."""
-        return explicit_class_names(self.model.config) is not None
 
     def __enter__(self) -> "Opened":
         self._use(1)

@@ -27,6 +27,7 @@ from .answers import LONGEST_WORD, MOST_WORDS, PICTURES, Stopped
 from .limits import AppError, Deadline
 from .models import ModelShelf
 from .options import AppOptions
+from .theme import look_of_page
 from .uploads import Inputs, Video
 
 
@@ -52,38 +53,6 @@ NO_INDEX = (
 PROGRESS = gr.Progress()  # as a default of a parameter it stands for that of the question
 KEPT_RESULTS = 4  # of a kind, for a session: who asks a program may still be fetching one
 STOPPED = "its user stopped it"
-SANS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif")  # of the reader's machine
-MONO = ("ui-monospace", "Consolas", "monospace")
-# where the theme's own colours are too near to each other to be read by everybody
-CONTRAST = {
-    "block_label_background_fill": "*primary_100",
-    "block_label_background_fill_dark": "*neutral_700",
-    "block_label_text_color": "*neutral_800",
-    "block_title_background_fill": "none",
-    "block_title_background_fill_dark": "none",
-    "block_title_text_color": "*neutral_800",
-    "block_title_text_color_dark": "*neutral_100",
-    "block_title_padding": "0",
-    "body_text_color_subdued": "*neutral_600",
-    "body_text_color_subdued_dark": "*neutral_300",
-    "input_placeholder_color": "*neutral_500",
-    "input_placeholder_color_dark": "*neutral_400",
-    "button_primary_background_fill": "*primary_700",
-    "button_primary_background_fill_hover": "*primary_800",
-    "button_primary_background_fill_dark": "*primary_700",
-    "button_primary_background_fill_hover_dark": "*primary_600",
-    "checkbox_label_background_fill_selected": "*primary_700",
-    "checkbox_label_background_fill_selected_dark": "*primary_700",
-    "color_accent": "*primary_700",
-    "link_text_color": "*primary_700",
-    "link_text_color_dark": "*primary_300",
-}
-
-
-def look_of_page() -> dict[str, Any]:
-    """Return what of the page's look `Blocks.launch` takes: a theme without foreign fonts, and the style sheet."""
-    theme = gr.themes.Soft(primary_hue="blue", neutral_hue="slate", font=[*SANS], font_mono=[*MONO]).set(**CONTRAST)
-    return {"theme": theme, "css": (HERE / "page.css").read_text("utf-8")}
 
 
 def build_page(options: AppOptions, shelf: ModelShelf, inputs: Inputs) -> "gr.Blocks":
@@ -119,7 +88,7 @@ class Page:
     def label(self, session: str, video: str | None, path: str, model: str, words: str) -> answers.LabelAnswer:
         """Answer the tab "Label"."""
         with self._asked(session, video, path, model) as (opened, checked):
-            return answers.label(opened, checked, answers.read_words(words))
+            return answers.label(opened, checked, answers.read_words(words or ""))
 
     def look(
         self,
@@ -128,13 +97,14 @@ class Page:
         path: str,
         model: str,
         picture: str,
-        layer: float,
+        layer: float | None,
         progress: Callable[..., object],
     ) -> answers.LookAnswer:
         """Answer the tab "Where it looked"."""
         with self._asked(session, video, path, model) as (opened, checked), self._watched(session, progress) as watch:
             file = self._new(session, "overlay").with_suffix(".mp4")
-            return answers.look(opened, checked, file, picture=picture, layer=int(layer), progress=watch)
+            layer = answers.LAST if layer is None else int(layer)
+            return answers.look(opened, checked, file, picture=picture, layer=layer, progress=watch)
 
     def timeline(
         self,
@@ -148,7 +118,7 @@ class Page:
     ) -> tuple[answers.TimelineAnswer, list[Path]]:
         """Answer the tab "Timeline", and write its files."""
         with self._asked(session, video, path, model) as (opened, checked), self._watched(session, progress) as watch:
-            found = answers.read_words(words)
+            found = answers.read_words(words or "")
             answer = answers.timeline(opened, checked, found, rate=rate or None, progress=watch)
         folder = self._new(session, "timeline")
         folder.mkdir(mode=0o700)
@@ -172,7 +142,8 @@ class Page:
     @contextmanager
     def _asked(self, session: str, video: str | None, path: str, model: str) -> Iterator[tuple[Any, Video]]:
         """Yield the model and the checked video; while they are in use nobody deletes them."""
-        if not (model or "").strip() and not self.shelf.choices:
+        model = str(model or "")  # of a list of choices whoever asks by a program may send anything
+        if not model.strip() and not self.shelf.choices:
             raise AppError(NO_MODEL)
         with (
             self.inputs.open(session, upload=video or None, path=path or None) as checked,
@@ -546,7 +517,8 @@ class Page:
         def search(  # type: ignore[no-untyped-def]
             query="", video=None, path="", top_k=5, request: gr.Request = None
         ):
-            by_video = bool(video or path.strip())
+            by_video = bool(video or (path or "").strip())
+            query = query or ""
             if by_video and query.strip():
                 raise AppError("Give words or an example video, not both.")
             return self.search(session_of(request), query, video, path, top_k, by_video).as_json()

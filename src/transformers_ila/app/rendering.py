@@ -18,7 +18,7 @@ from ..model.video_urls_ila import redact
 from ..search.search import Hit
 from ..timeline.timeline import Timeline
 from ..visualization.timeline import clock, plot_timeline
-from .answers import LabelAnswer, ModelFacts, SearchAnswer, TimelineAnswer
+from .answers import LabelAnswer, ModelDescription, SearchAnswer, TimelineAnswer
 
 
 DPI = 110
@@ -50,7 +50,7 @@ def notes(sentences: Iterable[str]) -> str:
     return f'<ul class="ila-notes">{items}</ul>' if items else ""
 
 
-def facts(found: ModelFacts) -> str:
+def facts(found: ModelDescription) -> str:
     """Return what the page says of a model."""
     lines = "".join(f"<br>{text(sentence)}" for sentence in found.sentences())
     return f'<p class="ila-facts"><strong>{name(found.name)}</strong>{lines}</p>'

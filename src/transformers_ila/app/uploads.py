@@ -11,6 +11,7 @@ import shutil
 import stat
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -64,6 +65,7 @@ class Inputs:
         self.folders = [Path(folder).resolve() for folder in options.folders]
         self.shared: set[Path] = set()  # files below the root that everybody may open: the examples
         self._sessions: dict[str, _Session] = {}
+        self._connected: Counter[str] = Counter()  # open connections of pages and programs that stay, by session
         self._lock = threading.Lock()
 
     @contextmanager
@@ -103,6 +105,19 @@ class Inputs:
             kept = self._session(session)
             kept.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             return kept.folder
+
+    @contextmanager
+    def connected(self, session: str) -> Iterator[None]:
+        """Keep a session's place while the block runs; those without a connection make room when all are taken."""
+        with self._lock:
+            self._connected[session] += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._connected[session] -= 1
+                if not self._connected[session]:
+                    del self._connected[session]
 
     def forget(self, session: str) -> None:
         """Say that a user has left; `sweep` deletes what was kept, unless the user comes back within `GRACE`."""
@@ -171,13 +186,15 @@ class Inputs:
         return kept
 
     def _make_room(self) -> None:
-        """Forget the user who has left for longest, or raise a Busy."""
-        left = [
-            (kept.left, name) for name, kept in self._sessions.items() if kept.left is not None and not kept.at_work
+        """Forget the user who has left for longest, else who asked longest ago without staying; or raise a Busy."""
+        free = [
+            (kept.left is None, kept.last_used if kept.left is None else kept.left, name)
+            for name, kept in self._sessions.items()
+            if not kept.at_work and (kept.left is not None or not self._connected[name])
         ]
-        if not left:
+        if not free:
             raise Busy(f"Busy: {self.options.users} people use this page already. Try again in a few minutes.")
-        self._delete(min(left)[1])
+        self._delete(min(free)[2])
 
     def _delete(self, name: str) -> None:
         kept = self._sessions.pop(name)
@@ -223,6 +240,7 @@ class Inputs:
         if not is_url(url):
             raise AppError("Of addresses only those that begin with https:// or http:// are taken.")
         name = os.path.basename(url.partition("?")[0].rstrip("/"))
+        self.check_room()
         kept.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         file = kept.folder / f"download_{secrets.token_hex(8)}"
         try:

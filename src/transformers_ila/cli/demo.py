@@ -20,7 +20,7 @@ from transformers import set_seed
 
 from ..data.video_folder import VideoFolder, find_videos, hold_out
 from ..evaluation.inference import named_in_errors, require_checkpoint
-from ..evaluation.inspection import inspect_video
+from ..evaluation.inspection.inspection import inspect_video
 from ..files import only_writer
 from ..markup import plain_line
 from ..model.class_names_ila import label_fields

@@ -19,8 +19,9 @@ from tqdm import tqdm
 
 from ..distributed import rank_from_environment
 from ..evaluation.inference import require_checkpoint
-from ..evaluation.inspection import REDUCTIONS, Opened
-from ..evaluation.inspection import open_model as open_to_inspect
+from ..evaluation.inspection.inspection import REDUCTIONS
+from ..evaluation.inspection.models import Opened
+from ..evaluation.inspection.models import open_model as open_to_inspect
 from ..evaluation.report_fields import about_report
 from ..evaluation.report_files import check_folder_can_be_made
 from ..evaluation.report_pictures import REPORT_PICTURES, plot_report, read_report

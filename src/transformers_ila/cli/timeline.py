@@ -26,7 +26,15 @@ from tqdm import tqdm
 
 from ..data.lists import iter_videos
 from ..distributed import rank_from_environment
-from ..evaluation.formats import TOOLS, LabelledVideo, Labelling, local_files_url, write_labels
+from ..evaluation.formats import (
+    TOOLS,
+    LabelledVideo,
+    Labelling,
+    check_folder_for,
+    check_labels_for,
+    local_files_url,
+    write_labels,
+)
 from ..evaluation.options import require_seconds
 from ..evaluation.report_files import check_folder_can_be_made
 from ..markup import plain_line
@@ -169,6 +177,9 @@ class TimelineArguments(ModelArguments):
                 raise ValueError(f"--format {tools[0]} needs {allowed}, got {shown(source.name)}.")
             if "label-studio" in tools and not address:
                 local_files_url(source.place, self.document_root or os.sep)
+        for tool in tools:
+            for folder in filter(is_folder, self.output):
+                check_folder_for(tool, folder)
 
     def true_segments(self, sources: "list[Source]") -> dict[str, VideoSegments] | None:
         """Return the true segments of each video by its name; a ValueError says of which there are none."""
@@ -204,6 +215,8 @@ def run(args: TimelineArguments, options: TimelineOptions, segment_options: Segm
     if not options.keep_scores:
         require_no_scores(args)
     model, processor = args.open()
+    for tool in args.tools():
+        check_labels_for(tool, model.config.class_names)
     options = replace(options, device=options.device or rank.device())
     sources = list_sources(args.videos, args.root)[rank.rank :: rank.world_size]
     truth = args.true_segments(sources)

@@ -3,7 +3,8 @@
 from ..moved import old_names
 from .evaluator import evaluate
 from .inference import load_trained
-from .inspection import Inspection, inspect_same_frames, inspect_video
+from .inspection.inspection import inspect_same_frames, inspect_video
+from .inspection.result import Inspection
 from .options import EvaluationOptions, IndexOptions, InferenceOptions, LabelOptions, ProbeOptions, RetrievalOptions
 from .prediction import label_videos
 from .probing import extract_features

@@ -6,9 +6,10 @@ Shapes: `T` frames that the model saw, `h` x `w` patches.
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,13 +17,21 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..model.video_container_ila import AV_ERRORS, ORDERED, ReadLimits, VideoDecodingError, opened, reason_of
-from ..model.video_decoding_ila import PATIENCE, FrameConverter
+from ..model.video_container_ila import (
+    AV_ERRORS,
+    ORDERED,
+    ReadLimits,
+    VideoDecodingError,
+    VideoFile,
+    opened,
+    reason_of,
+)
+from ..model.video_decoding_ila import PATIENCE, FrameConverter, frame_times
 from ..model.video_frames_ila import in_memory
 from ..model.video_reading_ila import as_file, pictures_of
 from ..visualization.files import write_gif, write_video
 from ..visualization.overlay import overlay
-from .inspection import Inspection
+from .inspection.result import Inspection
 
 
 TILE = 256  # pixels, the least short side of a frame in a GIF
@@ -129,25 +138,29 @@ def _side_by_side(panels: Sequence[Panel], frame: torch.Tensor, index: int) -> n
 
 
 class SourceFrame(NamedTuple):
-    """Hold a frame: its number, its seconds after the first one, and its pixels, (H, W, 3) uint8, upright."""
+    """Hold a frame of a video.
 
-    number: int
+    number: its place among those that decode, from 0; None where frames are thinned out.
+    seconds: when it is shown, after the first frame of the file, which need not decode, as the reader counts them.
+    image: (H, W, 3) uint8, upright. pixel_aspect: width / height of one pixel.
+    """
+
+    number: int | None
     seconds: float
     image: np.ndarray
+    pixel_aspect: float = 1.0
 
 
 @dataclass
 class SourceFrames:
     """Give all frames of a video in order, one at a time in memory.
 
-    duration: seconds, as far as the file says it. pixel_aspect: width / height of one pixel. Both are known once the
-    first frame was given.
+    duration: seconds, as far as the file says it; known once the first frame was given.
     """
 
     source: Any
     limits: ReadLimits
     duration: float | None = None
-    pixel_aspect: float = 1.0
 
     def __iter__(self) -> Iterator[SourceFrame]:
         """Yield the frames; those whose time does not rise are left out, as no player shows them.
@@ -159,12 +172,13 @@ class SourceFrames:
             if pictures_of(file) is not None:
                 raise VideoDecodingError(file.name, "its pictures have no times for an .mp4; allowed: .gif, with fps")
             with opened(file) as video:
+                begin = _first_time(file)
                 stream, rate = video.stream, video.stream.average_rate or video.stream.guessed_rate
                 if stream.duration is not None:
                     self.duration = float(stream.duration * stream.time_base)
                 elif video.container.duration:
                     self.duration = video.container.duration / 1e6
-                converter, count, first, last, reason = FrameConverter(), 0, None, -1.0, ""
+                converter, count, first, last, reason = FrameConverter(), 0, begin, -1.0, ""
                 give_up = time.monotonic() + PATIENCE
                 for packet in video.packets():
                     try:
@@ -177,8 +191,9 @@ class SourceFrames:
                     for frame in frames:
                         ticks = frame.dts if video.format in ORDERED or frame.pts is None else frame.pts
                         if ticks is not None:
-                            first = ticks if first is None else first
-                            seconds = float((ticks - first) * stream.time_base)
+                            time_shown = float(ticks * stream.time_base)
+                            first = time_shown if first is None else first
+                            seconds = time_shown - first
                         else:
                             seconds = count / float(rate) if rate else last + 1 / 25
                         count += 1
@@ -187,10 +202,18 @@ class SourceFrames:
                         last = seconds
                         image = converter.convert(frame)
                         aspect = float(stream.sample_aspect_ratio or 1)
-                        self.pixel_aspect = 1 / aspect if converter.rotation % 180 else aspect
-                        yield SourceFrame(count - 1, seconds, image)
+                        aspect = 1 / aspect if converter.rotation % 180 else aspect
+                        yield SourceFrame(count - 1, seconds, image, aspect)
                 if not count:
                     raise VideoDecodingError(file.name, f"no frame of it decodes{reason and ': '}{reason}")
+
+
+def _first_time(file: VideoFile) -> float | None:
+    """Return when the first frame of a file is shown, whether it decodes or not; None where packets do not tell."""
+    try:
+        return frame_times(file).first_time
+    except VideoDecodingError:
+        return None
 
 
 def _write_mp4(
@@ -205,32 +228,67 @@ def _write_mp4(
         raise ValueError(f"An .mp4 is of a video with times, which {seen.video} has not; allowed: .gif, with fps.")
     source = SourceFrames(video, ReadLimits())
     span = (about.get("start") or 0.0, math.inf if about.get("end") is None else about["end"])
-    times, indices = seen.times.double().numpy(), set(seen.indices)
+
+    def wanted() -> Generator[SourceFrame]:
+        found = False
+        for frame in source:
+            if frame.seconds >= span[1]:
+                break
+            if frame.seconds < span[0]:
+                continue
+            found = True
+            yield frame
+            if progress is not None:
+                progress(frame.seconds, source.duration)
+        if not found:
+            raise VideoDecodingError(repr(seen.video), f"no frame lies between {span[0]:g} and {span[1]:g} s")
+
+    write_over(panel, seen, wanted(), path, about)
+
+
+def write_over(
+    panel: Panel,
+    seen: Inspection,
+    frames: Generator[SourceFrame],
+    path: str | Path,
+    about: dict[str, Any],
+    *,
+    times: torch.Tensor | None = None,
+) -> None:
+    """Write frames of a video as an .mp4, each under what the panel shows of the seen frame that is nearest in time.
+
+    Args:
+        panel: what is drawn.
+        seen: the frames that the model saw, and where they are in the video.
+        frames: of one size, which need not be the video's; closed at the end.
+        path: the file.
+        about: facts to hold in it.
+        times: (T,) when the seen frames are shown; by default as `seen` says.
+
+    Raises:
+        ValueError: there are no frames.
+        OSError: the file cannot be written.
+    """
+    times = seen.times if times is None else times
+    assert times is not None
+    seconds, indices = times.double().numpy(), set(seen.indices)
     waiting: deque[float] = deque()  # times of frames on their way to the writer, which asks for each behind its frame
 
-    def drawn() -> Generator[np.ndarray]:
-        for number, seconds, image in source:
-            if seconds >= span[1]:
-                return
-            if seconds < span[0]:
-                continue
-            waiting.append(seconds)
-            nearest = int(np.abs(times - seconds).argmin())
-            yield panel.draw(image, nearest, crop=seen.crop, seen=number in indices)
-            if progress is not None:
-                progress(seconds, source.duration)
+    def drawn(shown: Iterable[SourceFrame]) -> Iterator[np.ndarray]:
+        for frame in shown:
+            waiting.append(frame.seconds)
+            nearest = int(np.abs(seconds - frame.seconds).argmin())
+            height, width = frame.image.shape[:2]
+            scales = (width / seen.size[0], height / seen.size[1]) * 2
+            crop = [side * scale for side, scale in zip(seen.crop, scales)]
+            yield panel.draw(frame.image, nearest, crop=crop, seen=frame.number in indices)
 
     def clock() -> Iterator[float]:
         while waiting:
             yield waiting.popleft()
 
-    with closing(drawn()) as images:
-        first = next(images, None)
-        if first is None:
-            raise VideoDecodingError(repr(seen.video), f"no frame lies between {span[0]:g} and {span[1]:g} s")
-        write_video(_from(first, images), path, about, times=clock(), pixel_aspect=source.pixel_aspect)
-
-
-def _from(first: np.ndarray, rest: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-    yield first
-    yield from rest
+    with closing(frames):
+        first = next(frames, None)
+        shown = frames if first is None else chain([first], frames)
+        aspect = 1.0 if first is None else first.pixel_aspect
+        write_video(drawn(shown), path, about, times=clock(), pixel_aspect=aspect)

@@ -130,11 +130,12 @@ def write_labels(folder: str | Path, tool: str, videos: Iterable[LabelledVideo],
         "left out" for their names, which are no UTF-8.
 
     Raises:
-        ValueError: a label or a place that the tool cannot have.
+        ValueError: a label or a place that the tool cannot have, or a file there that was not written here.
         OSError: a file cannot be written; those of earlier times stay.
     """
     folder, counts = Path(folder), Counter[str]()
     check_labels_for(tool, labelling.class_names)
+    check_folder_for(tool, folder)
     folder.mkdir(parents=True, exist_ok=True)
     form = TOOLS[tool]
     with atomic_write(folder / form.file, encoding="ascii") as file:
@@ -151,8 +152,27 @@ def write_labels(folder: str | Path, tool: str, videos: Iterable[LabelledVideo],
 
 def remove_labels(folder: str | Path, tool: str) -> None:
     """Remove the files of a tool, which results that are about to change would make untrue."""
-    for name in (TOOLS[tool].file, TOOLS[tool].beside):
+    check_folder_for(tool, folder)
+    for name in (TOOLS[tool].beside, TOOLS[tool].file):  # in this order, as one beside nothing is taken for another's
         (Path(folder) / name).unlink(missing_ok=True)
+
+
+def check_folder_for(tool: str, folder: str | Path) -> None:
+    """Raise a ValueError where a folder has files of a tool's names that `write_labels` did not write.
+
+    People's own labels may lie in them: FiftyOne's exports have these names, too.
+    """
+    form = TOOLS[tool]
+    file, beside = Path(folder) / form.file, Path(folder) / form.beside
+    if file.is_file():
+        with file.open("rb") as opened:
+            begin = opened.read(64)
+        known = begin.startswith(tuple(f"{form.begin}{more}".encode() for more in (f"\n{form.entry}", form.end)))
+    else:
+        known = not beside.is_file()
+    if not known:
+        found = file if file.is_file() else beside
+        raise ValueError(f"{str(found)!r} was not written by this command, and would be lost: take another folder.")
 
 
 def check_labels_for(tool: str, class_names: Sequence[str]) -> None:
@@ -426,6 +446,7 @@ class ToolFiles:
 
     file: str
     begin: str
+    entry: str  # how each entry begins
     end: str
     entries: Callable[[Iterable[LabelledVideo], Labelling, Counter[str]], Iterator[dict[str, Any]]]
     beside: str
@@ -434,7 +455,7 @@ class ToolFiles:
 
 TOOLS = {
     "fiftyone": ToolFiles(
-        "samples.json", '{"samples": [', "\n]}\n", _fiftyone_samples, "metadata.json", _fiftyone_metadata
+        "samples.json", '{"samples": [', '{"_id": ', "\n]}\n", _fiftyone_samples, "metadata.json", _fiftyone_metadata
     ),
-    "label-studio": ToolFiles("tasks.json", "[", "\n]\n", _tasks, CONFIG, _label_config),
+    "label-studio": ToolFiles("tasks.json", "[", '{"data": ', "\n]\n", _tasks, CONFIG, _label_config),
 }

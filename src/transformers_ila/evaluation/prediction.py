@@ -28,7 +28,16 @@ from ..model.video_processing_ila import IlaVideoProcessor
 from ..model.video_urls_ila import redact
 from ..stores.addresses import is_address
 from ..stores.folder import open_folder
-from .formats import TOOLS, LabelledVideo, Labelling, check_labels_for, local_files_url, remove_labels, write_labels
+from .formats import (
+    TOOLS,
+    LabelledVideo,
+    Labelling,
+    check_folder_for,
+    check_labels_for,
+    local_files_url,
+    remove_labels,
+    write_labels,
+)
 from .inference import (
     Network,
     evaluating,
@@ -144,6 +153,7 @@ def check_for_tool(tool: str, output: str | Path, rank: Rank) -> None:
         )
     if is_address(output):
         raise ValueError(f"The file for {tool} is written to a local folder, got {redact(str(output))!r}.")
+    check_folder_for(tool, output)
 
 
 def _label_for_tool(
@@ -163,13 +173,13 @@ def _label_for_tool(
     paths: dict[bytes, str] = {}
 
     def listed() -> Iterator[NamedVideo]:
+        remove_labels(output, options.format)  # now that the results there are known to be these
         for name, path in videos:
             if options.format == "label-studio":
                 local_files_url(path, root)  # which finds what is not served now, and not when all is done
             paths[video_id(shown(name))] = path
             yield name, path
 
-    remove_labels(output, options.format)
     lines = replace(options, format="jsonl", document_root=None)
     summary = label_videos(model, processor, listed(), output, lines, rank=rank, progress=progress)
     settings = json.loads((Path(output) / SETTINGS).read_text(encoding="ascii"))

@@ -21,9 +21,11 @@ from ..visualization.regions import plot_regions
 from ..visualization.sheets import Row, plot_frames, robust_limits
 from ..visualization.temporal import plot_frame_attention, plot_information, plot_temporal_weights
 from .animation import Panel, write_animation
-from .inspection import REDUCTIONS, Inspection, Opened, inspect_same_frames, open_model
+from .inspection.inspection import REDUCTIONS, inspect_same_frames
+from .inspection.models import Opened, open_model
+from .inspection.result import Inspection
+from .inspection.temporal_inspection import TemporalInspection, is_whole, layers_with
 from .layer_patches import alignments_of, layers_of
-from .temporal_inspection import TemporalInspection, layers_with
 
 
 if TYPE_CHECKING:
@@ -61,8 +63,8 @@ def visualize(
     `visualization.files.read_about` reads.
 
     Args:
-        model: a classifier of this package, its folder or Hub id, or what `inspection.open_model` returned; or a
-            list of these, drawn side by side on the same frames (masks, points, features).
+        model: a classifier of this package, its folder or Hub id, or what `inspection.models.open_model` returned; or
+            a list of these, drawn side by side on the same frames (masks, points, features).
         video: what the processor takes as one video, such as a path or an http(s) URL.
         picture: a name of `PICTURES`.
         processor: of the model, or a list of the models'; by default the one beside the model's weights.
@@ -239,18 +241,14 @@ def check_options(
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if value is not None and not (number and 0 < value <= most):
             raise ValueError(f"{name} must be a number above 0, at most {most:g}; got {value!r}.")
-    if (count := given.get("count")) is not None and not (_is_whole(count) and count > 0):
+    if (count := given.get("count")) is not None and not (is_whole(count) and count > 0):
         raise ValueError(f"count must be a whole number, 1 or more; got {count!r}.")
     if (query := given.get("query")) is not None:
         indices = [*query] if isinstance(query, (list, tuple)) else []
-        if len(indices) != 3 or not all(_is_whole(index) and index >= 0 for index in indices):
+        if len(indices) != 3 or not all(is_whole(index) and index >= 0 for index in indices):
             raise ValueError(f"query must be a patch's frame, row and column, whole numbers from 0; got {query!r}.")
     if "query" in given and "count" in given:
         raise ValueError("count would have no effect beside query, which names one route.")
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def about_picture(found: Sequence[Inspection], picture: str, options: Mapping[str, Any]) -> dict[str, Any]:

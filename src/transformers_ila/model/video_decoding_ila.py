@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 from transformers.video_utils import VideoMetadata
 
-from .video_container_ila import AV_ERRORS, OpenVideo, VideoDecodingError, VideoFile, av, opened, reason_of
+from .video_container_ila import AV_ERRORS, ORDERED, OpenVideo, VideoDecodingError, VideoFile, av, opened, reason_of
 from .video_frames_ila import over_white_pixels
 from .video_packets_ila import (
     IndexMismatch,
@@ -64,7 +64,7 @@ class IlaVideoMetadata(VideoMetadata):
         video of which only some groups were decoded.
     frames_corrupt: frames that the decoder says it patched up because their data is damaged; not all decoders say.
     first_time: seconds on the container's clock at which the first frame is shown; of `frame_times` alone, and None
-        where packets have no time.
+        where packets have no time, or in AVI one of their order alone.
     """
 
     timestamps: list[float | None] | None = None  # type: ignore[assignment]
@@ -145,8 +145,9 @@ def frame_times(file: VideoFile) -> IlaVideoMetadata:
             times: Any = np.arange(len(ticks)) / float(rate)
         else:
             times = np.sort(np.array(ticks, dtype=np.int64)) * float(stream.time_base)
-            first = float(times[0])
-            times -= first
+            start = float(times[0])
+            times -= start
+            first = None if video.format in ORDERED else start  # there decoded frames' own times are out of turn
         last = 1 / float(rate) if rate else float(np.median(np.diff(times))) if len(times) > 1 else 0.0
         return IlaVideoMetadata(
             total_num_frames=len(times),

@@ -97,7 +97,7 @@ def read_timed(
     """Read frames as `read_video` does, and say when they are shown and how large they are before any scaling.
 
     Args:
-        source, short_side, limits: as in `read_video`.
+        source, short_side, limits: as in `read_video`; a part of a file is for the rule to choose, by the times.
         index_rule: is given the number of frames F, and when each begins and the last one ends, (F + 1,) seconds after
             the first begins; None of pictures, and where nothing tells. Where a file turns out to have more or fewer
             frames than packets, they are spread evenly.

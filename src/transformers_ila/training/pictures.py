@@ -7,25 +7,26 @@ What is unusual here:
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import nn
 from torch.utils.data import IterableDataset
 from transformers.integrations import TensorBoardCallback
 from transformers.utils import logging
 
+from ..backbones.siglip import in_eval_mode
 from ..evaluation.inference import probabilities
-from ..evaluation.inspection import Watched, notes_of_alignment
-from ..evaluation.layer_patches import alignments_of, grid_of, layers_of, watch_patches, watch_points
+from ..evaluation.inspection.notes import notes_of_alignment
+from ..evaluation.inspection.watched import OF_ALIGNMENT, Watched
+from ..evaluation.layer_patches import alignments_of, grid_of, layers_of
 from ..evaluation.metrics import predicted_classes
 from ..model.targets_ila import IGNORE_INDEX
 from ..model.validation_ila import MULTI_LABEL
-from ..visualization.confusion import legible, plot_confusion_matrix
+from ..visualization.confusion import plot_confusion_matrix
 from ..visualization.sheets import Row, plot_frames
+from ..visualization.words import legible
 
 
 logger = logging.get_logger(__name__)
@@ -201,17 +202,8 @@ def _looked_at(trainer: Any, batch: dict[str, Any]) -> _Seen:
     frames, _, height, width = inputs["pixel_values"].shape[-4:]
     grid, aligning = grid_of(base, height, width), alignments_of(base) if frames > 1 else {}
     layers = _some([*aligning] or [*range(len(layers_of(base)))])
-    watched = Watched(("points", "masks") if aligning else ("features",), "mean")
-    watched.network, watched.grid = base, grid
-    watched.predictors = {index: aligning[index] for index in layers} if aligning else {}
-    with ExitStack() as stack:
-        stack.enter_context(torch.no_grad())
-        stack.enter_context(_eval_mode(network))
-        stack.enter_context(trainer.compute_loss_context_manager())
-        if aligning:
-            stack.enter_context(watch_points(watched.predictors, watched.see_points))
-        else:
-            stack.enter_context(watch_patches(base, layers, frames, grid[0] * grid[1], watched.see_patches))
+    watched = Watched(base, grid, OF_ALIGNMENT if aligning else ("features",))
+    with in_eval_mode(network), trainer.compute_loss_context_manager(), watched.watching(layers, frames):
         logits = network(**inputs).logits[0].float().cpu()
     if not bool(logits.isfinite().all()):
         raise ValueError("the model's logits are not finite numbers")
@@ -229,18 +221,6 @@ def _looked_at(trainer: Any, batch: dict[str, Any]) -> _Seen:
 def _some(layers: list[int]) -> list[int]:
     """Return three layers at most: the first, the middle and the last."""
     return sorted({layers[round(share * (len(layers) - 1))] for share in torch.linspace(0, 1, LAYERS).tolist()})
-
-
-@contextmanager
-def _eval_mode(model: nn.Module) -> Iterator[None]:
-    """Put a model into eval mode, and each of its modules back into the mode that it had."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 def _frames(processor: Any, pixel_values: torch.Tensor) -> torch.Tensor:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .confusion import short_count, write_heading
+from .words import short_count, write_heading
 
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .confusion import short_count, wrapped, write_heading
+from .words import short_count, wrapped_name, write_heading
 
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def _has_shares(row: Mapping[str, Any], names: Sequence[str]) -> bool:
 
 
 def _name(row: Mapping[str, Any]) -> str:
-    return wrapped(str(row["name"]), f"class {row.get('index')}", NAME, LINES)
+    return wrapped_name(str(row["name"]), f"class {row.get('index')}", NAME, LINES)
 
 
 def precision(row: Mapping[str, Any]) -> float:

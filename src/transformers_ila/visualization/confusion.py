@@ -1,12 +1,11 @@
-"""Pictures of confusion matrices, and names as pictures show them."""
+"""Pictures of confusion matrices."""
 
-import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..markup import plain_line
+from .words import legible, short_count, wrapped_name, write_heading
 
 
 if TYPE_CHECKING:
@@ -14,10 +13,9 @@ if TYPE_CHECKING:
 
 NAMED = 40  # classes up to which every row and column has its name
 LARGEST = 25  # errors that are listed beside a matrix without names
-SHOWN = 48  # letters of a name
 NAME, LINES = 28, 2  # letters and lines of a name at an axis
 CELL, SIDE = (0.29, 0.6), 6.0  # inches: the smallest and the largest cell with a name; a matrix between these
-LETTER, HEADING_LETTER, SMALLEST = 0.065, 0.082, 5.4  # inches: of letters of names and headings; the least width
+LETTER, SMALLEST = 0.065, 5.4  # inches: of letters of names; the least width
 OVERVIEW = 9.0  # inches of a matrix without names; an eightieth of an inch for each class at least
 SHARES, EMPTY, CONTRAST = "Blues", "#d0d0d0", 0.5  # colours; the exponent that makes rare errors visible
 
@@ -47,7 +45,7 @@ def plot_confusion_matrix(matrix: torch.Tensor, names: Sequence[str], *, title: 
     is_named = classes <= NAMED
     cell = min(max(SIDE / classes, CELL[0]), CELL[1]) if is_named else max(OVERVIEW / classes, 1 / 80)
     side = cell * classes
-    shown = [wrapped(name, f"class {index}", NAME, LINES) for index, name in enumerate(names)]
+    shown = [wrapped_name(name, f"class {index}", NAME, LINES) for index, name in enumerate(names)]
     longest = LETTER * max(len(line) for name in shown for line in name.splitlines()) if is_named else 0.4
     width = max(side + longest + 1.0, SMALLEST) if is_named else side + 5.0
     figure = Figure(figsize=(width, side + longest + 1.6), layout="compressed")
@@ -124,39 +122,3 @@ def _largest_errors(matrix: torch.Tensor, names: Sequence[str]) -> list[str]:
 def _isolated(name: str) -> str:
     """Return a name between marks that keep what stands beside it in its place, also beside Arabic and Hebrew."""
     return f"\N{LEFT-TO-RIGHT MARK}{name}\N{LEFT-TO-RIGHT MARK}"
-
-
-# -- names in pictures -----------------------------------------------------------------------------------------------
-
-
-def legible(name: str, otherwise: str, longest: int = SHOWN) -> str:
-    """Return a name in one line, cut behind `longest` letters, for a text with `parse_math=False`.
-
-    otherwise: what is returned where the font lacks letters of the name.
-    """
-    from matplotlib.font_manager import findfont, get_font
-
-    line = plain_line(name, longest)
-    drawn = get_font(findfont("DejaVu Sans")).get_charmap().keys() >= set(map(ord, line))
-    return line if line and drawn else otherwise
-
-
-def wrapped(name: str, otherwise: str, width: int, lines: int) -> str:
-    """Return a name as `legible` does, broken into at most so many lines of `width` letters; "..." ends one cut."""
-    line = legible(name, otherwise, longest=width * lines * 2)
-    return "\n".join(textwrap.wrap(line, width, max_lines=lines, placeholder="...")) or otherwise
-
-
-def write_heading(figure: "Figure", title: str, *lines: str) -> None:
-    """Write the lines above a figure: a title of two lines at most, where there is one, and what else is said."""
-    width = int(figure.get_size_inches()[0] / HEADING_LETTER)
-    rest = [part for line in lines for part in textwrap.wrap(line, width)]
-    text = "\n".join(line for line in (wrapped(title, "", width, 2), *rest) if line)
-    figure.suptitle(text, x=0.01, ha="left", fontsize=9, parse_math=False)
-
-
-def short_count(count: int) -> str:
-    """Return a number in at most five letters: 99999, 123k, 4.56M."""
-    if count < 100_000:
-        return str(count)
-    return f"{count / 1000:.0f}k" if count < 1_000_000 else f"{count / 1e6:.3g}M"

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from .confusion import legible
+from .words import FONT, legible
 
 
 OPACITY = 0.6  # of the heat
@@ -204,4 +204,4 @@ def _caption(picture: Image.Image, caption: str) -> None:
 def _font(size: int) -> ImageFont.FreeTypeFont:
     from matplotlib.font_manager import findfont
 
-    return ImageFont.truetype(findfont("DejaVu Sans"), size)
+    return ImageFont.truetype(findfont(FONT), size)

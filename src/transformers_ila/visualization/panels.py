@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .sheets import wrapped
+from .words import wrapped_lines
 
 
 if TYPE_CHECKING:
@@ -30,8 +30,8 @@ class Page:
     def __init__(self, width: float, height: float, title: str = "", notes: Sequence[str] = ()) -> None:
         from matplotlib.figure import Figure  # here, as most who import this draw nothing
 
-        head = wrapped(title, width - 0.1, TITLE, lines=4) if title else []
-        foot = [line for note in notes for line in wrapped(note, width - 0.1, TEXT, lines=9)]
+        head = wrapped_lines(title, width - 0.1, TITLE, lines=4) if title else []
+        foot = [line for note in notes for line in wrapped_lines(note, width - 0.1, TEXT, lines=9)]
         self.width, self.height = width, height
         self.above = 0.06 + len(head) * TITLE * LINE + (0.08 if head else 0.0)
         below = 0.06 + len(foot) * TEXT * LINE + (0.1 if foot else 0.0)

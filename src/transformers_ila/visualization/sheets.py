@@ -4,17 +4,15 @@ Shapes: `T` frames, `L` layers, `h` x `w` patches. Lengths are inches, as the sh
 """
 
 import math
-from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 
-from ..markup import plain_line
 from .overlay import OPACITY, colours_of, in_frame, overlay
+from .words import POINT, width_of, wrapped_lines
 
 
 if TYPE_CHECKING:
@@ -26,7 +24,7 @@ WIDTH, LEAST_WIDTH, LARGEST = 7.0, 4.2, 1.3  # of a page without margins, of a s
 MARGIN, GAP, BLOCK_GAP = 0.06, 0.03, 0.12  # around the sheet; between frames; between lines of frames
 NAMES, SAMPLE, BAR = 0.95, 0.3, 0.09  # widths: of rows' names, of a stroke that is explained, of a colour bar
 TITLE, WORDS, SMALL = 9.0, 7.0, 6.5  # points: the title, names of rows and notes, times and limits
-POINT, SPACING = 1 / 72, 1.25  # inches; lines of text from each other, in letters' heights
+SPACING = 1.25  # lines of text from each other, in letters' heights
 SMOOTH = 160  # pixels of a frame's short side, at least, where heat lies over it
 ROBUST = (1, 99)  # percentiles of a row's heat that have the first and last colour
 STROKES: tuple[tuple[str, Any], ...] = (  # tell layers apart by dashes and by colours, all light on a dark line
@@ -103,13 +101,13 @@ def plot_frames(
         raise ValueError(f"`times` must be {count} finite numbers of seconds, got {clock}.")
     drawn = [_checked(part, count) for row in rows for part in _parts(row)]
     size = _Size(images, drawn)
-    heading = wrapped(title, size.width - 2 * MARGIN, TITLE, lines=4) if title else []
+    heading = wrapped_lines(title, size.width - 2 * MARGIN, TITLE, lines=4) if title else []
     remarks = list(notes)
     if any(row.heat is not None and row.limits is None and row.style == "heat" for row in rows):
         remarks.append(
             f"Colours of a row reach from the {ROBUST[0]}st to the {ROBUST[1]}th percentile of all its frames."
         )
-    footnotes = [line for note in remarks for line in wrapped(note, size.width - 2 * MARGIN, WORDS, lines=9)]
+    footnotes = [line for note in remarks for line in wrapped_lines(note, size.width - 2 * MARGIN, WORDS, lines=9)]
     line_height = size.line_height(drawn, clock is not None)
     height = 2 * MARGIN + len(heading) * _line(TITLE) + (0.05 if heading else 0) + size.lines * line_height
     height += (size.lines - 1) * BLOCK_GAP + len(footnotes) * _line(WORDS) + (0.06 if footnotes else 0)
@@ -139,15 +137,15 @@ class _Size:
         self.lines = math.ceil(count / COLUMNS)
         self.columns = math.ceil(count / self.lines)
         self.left = MARGIN + (NAMES if any(row.words.name or row.keys for row in rows) else 0)
-        numbers = [_inches(number(limit), SMALL) for row in rows if row.heat is not None for limit in row.limits]
+        numbers = [width_of(number(limit), SMALL) for row in rows if row.heat is not None for limit in row.limits]
         right = MARGIN + (0.1 + BAR + max(numbers) if numbers else 0)
         room = (WIDTH - self.left - right - (self.columns - 1) * GAP) / self.columns
         self.cell = min(room, LARGEST, LARGEST * wide / high)
         self.cell_height = self.cell * high / wide
         self.right = self.left + self.columns * (self.cell + GAP) - GAP
         self.width = max(LEAST_WIDTH, self.right + right)
-        self.names = [wrapped(row.words.name, NAMES - 0.06, WORDS, lines=6) for row in rows]
-        self.keys = [[wrapped(key, NAMES - SAMPLE - 0.1, WORDS, lines=1)[0] for key in row.keys] for row in rows]
+        self.names = [wrapped_lines(row.words.name, NAMES - 0.06, WORDS, lines=6) for row in rows]
+        self.keys = [[wrapped_lines(key, NAMES - SAMPLE - 0.1, WORDS, lines=1)[0] for key in row.keys] for row in rows]
 
     def line_height(self, rows: Sequence["_Drawn"], has_times: bool) -> float:
         """Return the height of a line of frames with its rows."""
@@ -166,51 +164,6 @@ class _Size:
 
 def _line(size: float) -> float:
     return size * POINT * SPACING
-
-
-def wrapped(text: str, width: float, size: float, *, lines: int) -> list[str]:
-    """Break a text into at most `lines` lines that fit into `width` inches at `size` points.
-
-    A word that is too long is broken, too; the last line ends in "..." where something is left out. Letters that the
-    font lacks are shown as a question mark on a black ground.
-    """
-    known = letters_of_font()
-    rest = "".join(letter if ord(letter) in known else "\ufffd" for letter in plain_line(text, 2000))
-    found: list[str] = []
-    while rest and len(found) < lines:
-        fitting = _fitting(rest, width, size)
-        if fitting == len(rest):
-            return [*found, rest]
-        if len(found) == lines - 1:
-            while fitting > 1 and _inches(rest[:fitting] + "...", size) > width:
-                fitting -= 1
-            return [*found, rest[:fitting].rstrip() + "..."]
-        blank = rest.rfind(" ", 0, fitting + 1)
-        end = blank if blank > 0 else fitting
-        found.append(rest[:end].rstrip())
-        rest = rest[end:].lstrip()
-    return found
-
-
-def _fitting(text: str, width: float, size: float) -> int:
-    """Return how many letters of a text fit into a width, 1 at least."""
-    return max(1, bisect_right(range(1, len(text) + 1), width, key=lambda end: _inches(text[:end], size)))
-
-
-@cache
-def letters_of_font() -> frozenset[int]:
-    """Return the code points of the letters that pictures can show."""
-    from matplotlib.font_manager import findfont, get_font
-
-    return frozenset(get_font(findfont("DejaVu Sans")).get_charmap())
-
-
-def _inches(text: str, size: float) -> float:
-    """Return the width of a text in inches, a little more at most: on a screen letters begin at whole pixels."""
-    from matplotlib.font_manager import FontProperties
-    from matplotlib.textpath import text_to_path
-
-    return text_to_path.get_text_width_height_descent(text, FontProperties(size=size), ismath=False)[0] * POINT * 1.07
 
 
 # -- rows ------------------------------------------------------------------------------------------------------------

@@ -32,7 +32,6 @@ MAP = "Blues"  # darker is more, as in GTA's Figure 15, and as ink on paper
 LEVELS = ("pixels", "regions")
 BAR = 0.09  # inches of a colour bar's width
 DIGIT = 0.06  # inches of a digit
-MOST_LINES = len(COLOURS) * len(LINES)  # that differ in colour or line, and by markers every few
 
 
 def plot_temporal_weights(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from .confusion import legible
+from .words import legible
 
 
 if TYPE_CHECKING:

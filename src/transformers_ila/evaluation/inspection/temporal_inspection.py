@@ -15,11 +15,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ..backbones.frozen_clip import FrozenClipForVideoClassification
-from ..backbones.siglip import SiglipForVideoClassification, in_eval_mode
-from ..backbones.timesformer import AlignedTimesformerLayer
-from ..model.temporal_ila import aligned_routes
-from .layer_patches import by_frame, grid_of, keeps_routes, layers_of
+from ...backbones.frozen_clip import FrozenClipForVideoClassification
+from ...backbones.siglip import SiglipForVideoClassification, in_eval_mode
+from ...backbones.timesformer import AlignedTimesformerLayer
+from ...model.temporal_ila import aligned_routes
+from ..layer_patches import by_frame, grid_of, keeps_routes, layers_of
 
 
 TEMPORAL_WHAT = ("routes", "weights", "regions", "frame_attention", "query_attention")
@@ -165,7 +165,7 @@ class _Watch:
         """Return the layers that each thing is asked of."""
         count = len(self.tower)
         given = None if layers is None else [layers] if isinstance(layers, int) else list(layers)
-        wrong = [index for index in given or () if not is_index(index) or not -count <= index < count]
+        wrong = [index for index in given or () if not is_whole(index) or not -count <= index < count]
         if wrong or given == []:
             raise ValueError(f"`layers` is {given}; allowed: one or several of 0 to {count - 1}, or -{count} to -1.")
         chosen: dict[str, list[int]] = {name: [] for name in TEMPORAL_WHAT}
@@ -206,7 +206,7 @@ class _Watch:
         sizes = (self.num_frames, *self.grid)
         if query is None:
             return sizes[0] // 2, sizes[1] // 2, sizes[2] // 2
-        whole = [index for index in query if is_index(index)]
+        whole = [index for index in query if is_whole(index)]
         if len(query) != 3 or len(whole) != 3 or not all(0 <= index < size for index, size in zip(whole, sizes)):
             allowed = ", ".join(f"{name} 0 to {size - 1}" for name, size in zip(("frame", "row", "column"), sizes))
             raise ValueError(f"`query` is {tuple(query)}; allowed: {allowed}.")
@@ -342,7 +342,7 @@ class _Watch:
         return [note for note, holds in said.items() if holds]
 
 
-def is_index(value: Any) -> bool:
+def is_whole(value: Any) -> bool:
     """Return whether a value is a whole number."""
     return isinstance(value, int) and not isinstance(value, bool)
 
