@@ -13,7 +13,7 @@ import copy
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from numbers import Integral
@@ -34,7 +34,7 @@ from ..model.pretrained_ila import describe_untrained, untrained_weights
 from ..model.validation_ila import MULTI_LABEL, mixes_time
 from ..model.video_frames_ila import frames_between, frames_first, in_memory, list_videos
 from ..model.video_processing_ila import IlaVideoProcessor
-from ..model.video_reading_ila import read_timed
+from ..model.video_reading_ila import read_timed, seconds_of
 from ..model.video_urls_ila import is_url, redact
 from ..version import __version__
 from .frame_information import TEMPERATURE, earth_movers_distance, mutual_information
@@ -129,7 +129,7 @@ def inspect_video(
     Args:
         model: a classifier of this package, or the folder or Hub id of one.
         processor: of the model; None: the one beside its weights, or one of its configuration.
-        video: what `IlaVideoProcessor` takes as one video.
+        video: what `IlaVideoProcessor` takes as one video; a part of a file by its own "start" and "end", or by these.
         layers: indices of layers, of which negative ones count from the last; None: all that have what is asked for.
         what: one or several of `WHAT`; None: features, and points and masks where the model has them.
         start, end: seconds of the video, between which the frames are taken; None: its start, its end.
@@ -149,7 +149,7 @@ def inspect_same_frames(
     models: Sequence[tuple[Any, Any]],
     video: Any,
     *,
-    layers: int | Sequence[int] | None = None,
+    layers: int | Sequence[int] | Callable[[Any], Sequence[int] | None] | None = None,
     what: str | Sequence[str] | None = None,
     start: float | None = None,
     end: float | None = None,
@@ -161,6 +161,7 @@ def inspect_same_frames(
 
     Args:
         models: pairs of a model and its processor, each as in `inspect_video`.
+        layers: as in `inspect_video`, or a function that returns such indices of each model.
         others: as in `inspect_video`.
 
     Models whose processors would show them another part of the frames are shown the first one's, stretched to their
@@ -183,8 +184,9 @@ def inspect_same_frames(
     first = _see(opened[0].processor, clip)
     seen = [first, *(_see_same(one, opened[0], clip, first) for one in opened[1:])]
     _require_frames(opened, clip)
-    how: dict[str, Any] = {"layers": layers, "asked": asked, "reduce": reduce, "query": query}
-    return [_inspect(one, clip, view, **how) for one, view in zip(opened, seen)]
+    chosen = [layers(one.model) if callable(layers) else layers for one in opened]
+    how: dict[str, Any] = {"asked": asked, "reduce": reduce, "query": query}
+    return [_inspect(one, clip, view, layers=own, **how) for one, view, own in zip(opened, seen, chosen)]
 
 
 def _asked(what: str | Sequence[str] | None) -> tuple[str, ...] | None:
@@ -334,6 +336,14 @@ def read_clip(
     if len(videos) != 1:
         raise ValueError(f"One video is looked at at a time, got {len(videos)}.")
     source, name = videos[0], name_of_video(videos[0])
+    part = seconds_of(source)
+    if part is not None:
+        if start is not None or end is not None:
+            raise ValueError(
+                f"{name} names its part, {part[0]:g} to {part[1]:g} s, so start={start}, end={end} would have no "
+                "effect."
+            )
+        start, end = part[0], None if math.isinf(part[1]) else part[1]
 
     def rule(total: int, edges: Any = None) -> list[int]:
         if start is None and end is None:
