@@ -86,7 +86,7 @@ def test_a_part_of_a_file_is_what_is_drawn(ila, video, tmp_path):
     about = read_about(tmp_path / "a.mp4")
     assert (about["start"], about["end"]) == (0.4, 0.8) and {*about["frames"]} <= {*range(10, 20)}
     assert list_frames(tmp_path / "a.mp4").total_num_frames == 10
-    with pytest.raises(ValueError, match="names its part, 0.4 to 0.8 s, so start=0.5, end=None would have no effect"):
+    with pytest.raises(ValueError, match="start=0.5, end=None stand beside a video that has its own"):
         visualize(ila[0], part, processor=ila[1], start=0.5)
 
 
