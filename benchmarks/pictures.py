@@ -149,10 +149,13 @@ def draw_pictures(folder: Path, output: Path, args: Arguments) -> None:
 
 
 def draw_demo(folder: Path, output: Path, args: Arguments) -> None:
-    """Run `ila demo` unless it has run, and take over its picture."""
+    """Run `ila demo` unless it has run, and draw its picture smaller."""
     if not (folder / "alignment.png").is_file():
         call("demo", "--output", str(folder))
-    shutil.copyfile(folder / "alignment.png", output / "alignment.png")
+    about = read_about(folder / "alignment.png")
+    (video,) = (folder / "videos" / "held_out").rglob(about["video"])
+    figure = visualize(folder / "model", video, "masks")
+    write_figure(figure, output / "alignment.png", about, dpi=DPI)
 
 
 def draw_timeline(folder: Path, output: Path, args: Arguments) -> None:

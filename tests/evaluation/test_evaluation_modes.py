@@ -274,6 +274,16 @@ def test_the_report_says_what_was_listed(model, processor, samples):
     assert described([samples[0]._replace(start=1.0, end=3.0)])["excerpts"] == 1
 
 
+def test_parts_of_a_file_are_told_apart(tmp_path, model, processor, samples):
+    file = samples[0].video
+    parts = [samples[0]._replace(start=start, end=end) for start, end in ((0.0, 0.2), (0.2, None), (99.0, 100.0))]
+    evaluation = evaluate(model, processor, parts)
+    write(evaluation, tmp_path / "report.json")
+    rows = list(csv.DictReader((tmp_path / "report_videos.csv").open(newline="")))
+    assert [row["path"] for row in rows] == [f"{file}#t=0.0,0.2", f"{file}#t=0.2", f"{file}#t=99.0,100.0"]
+    assert [one["path"] for one in evaluation.report()["unreadable"]] == [f"{file}#t=99.0,100.0"]
+
+
 # -- several processes -----------------------------------------------------------------------------------------------
 
 

@@ -356,6 +356,15 @@ def test_a_part_may_be_named_by_the_video(model, processor, tmp_path):
         inspect_video(model, processor, {"path": path, "start": 0.4}, what="features", end=0.8)
 
 
+def test_frames_of_floats_may_have_edges(model, processor):
+    """Cubic resizing of floats goes beyond the values beside an edge."""
+    frames = torch.zeros(4, 3, 40, 40)
+    frames[..., 20:] = 255
+    found = inspect_video(model, processor, frames, what="features", layers=0)
+    views = processor(frames, do_rescale=False, do_normalize=False, return_tensors="pt")["pixel_values"][0]
+    assert views.max() > 255.5 and found.frames.max() == 1
+
+
 def metadata_of(frames):
     from transformers.video_utils import VideoMetadata
 

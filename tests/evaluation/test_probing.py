@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from support.evaluation_models import TOLERANCE, views_of
 from transformers_ila.cli.main import run_verb
-from transformers_ila.data.annotations import read_annotations
+from transformers_ila.data.annotations import Sample, read_annotations
 from transformers_ila.evaluation import probing
 from transformers_ila.evaluation.options import ProbeOptions
 from transformers_ila.evaluation.probing import (
@@ -170,6 +170,12 @@ def test_features_are_computed_once(tmp_path, model, processor, folders, monkeyp
         file.write_bytes(file.read_bytes()[:50])
     with pytest.raises(ValueError, match="holds no features .* delete it"):
         extract_features(model, processor, samples, ProbeOptions(cache=str(tmp_path / "cache")))
+
+
+def test_each_part_of_a_file_that_cannot_be_read_counts(tmp_path, model, processor):
+    (tmp_path / "none.mp4").write_text("no video")
+    parts = [Sample(str(tmp_path / "none.mp4"), (0,), "n", start, start + 1.0) for start in (0.0, 1.0)]
+    assert len(extract_features(model, processor, parts).unreadable) == 2
 
 
 def test_videos_need_one_label(model, processor):

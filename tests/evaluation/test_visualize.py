@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 
 from support.figures import assert_legible
-from support.tiny_models import tiny_config
+from support.tiny_models import TINY_VISION, tiny_config
 from support.videos import SHARED, barcodes, needs_shared, packet_places, write_video
 from transformers_ila import IlaForVideoClassification, IlaVideoProcessor, visualize
 from transformers_ila.evaluation.animation import SourceFrames
@@ -59,6 +60,44 @@ def test_several_models_stand_side_by_side(ila, video, tmp_path):
     visualize(models, video, "features", processor=processors, output=tmp_path / "a.gif")
     with Image.open(tmp_path / "a.gif") as gif:
         assert gif.n_frames == ila[0].config.vision_config.num_frames and gif.width > 2 * 250
+
+
+def test_the_last_layer_is_each_models_own(ila, video, monkeypatch):
+    deep = opened(vision_config={**TINY_VISION, "num_hidden_layers": 3})
+    seen = []
+    monkeypatch.setattr(
+        "transformers_ila.evaluation.visualize._sheet", lambda found, rows: seen.append(found) or Figure()
+    )
+    for order in ((ila, deep), (deep, ila)):
+        models, processors = zip(*order)
+        visualize([*models], video, "features", processor=[*processors], layers="last")
+        visualize([*models], video, "points", processor=[*processors])
+    assert [[one.layers for one in found] for found in seen] == [
+        [(1,), (2,)],
+        [(0, 1), (0, 1, 2)],
+        [(2,), (1,)],
+        [(0, 1, 2), (0, 1)],
+    ]
+
+
+def test_a_part_of_a_file_is_what_is_drawn(ila, video, tmp_path):
+    part = {"path": str(video), "start": 0.4, "end": 0.8}
+    visualize(ila[0], part, processor=ila[1], output=tmp_path / "a.mp4")
+    about = read_about(tmp_path / "a.mp4")
+    assert (about["start"], about["end"]) == (0.4, 0.8) and {*about["frames"]} <= {*range(10, 20)}
+    assert list_frames(tmp_path / "a.mp4").total_num_frames == 10
+    with pytest.raises(ValueError, match="start=0.5, end=None stand beside a video that has its own"):
+        visualize(ila[0], part, processor=ila[1], start=0.5)
+
+
+def test_the_video_itself_is_not_overwritten(ila, tmp_path):
+    video = write_video(tmp_path / "video.mp4", 8)
+    content = video.read_bytes()
+    (tmp_path / "link.mp4").symlink_to(video)
+    for name in ("video.mp4", "link.mp4"):
+        with pytest.raises(ValueError, match="would overwrite what is drawn"):
+            visualize(ila[0], str(video), processor=ila[1], output=tmp_path / name)
+    assert video.read_bytes() == content
 
 
 def test_an_mp4_shows_all_frames_at_their_times(ila, video, tmp_path):
@@ -148,7 +187,7 @@ def test_a_video_shorter_than_a_clip_is_animated(ila, tmp_path):
 
 @pytest.mark.parametrize(
     ("given", "layers"),
-    [("all", "all"), (["last"], "last"), (-1, [-1]), (["0", "-1"], [0, -1]), ((1, 0), [1, 0])],
+    [("all", "all"), (["last"], "last"), (-1, [-1]), (["0", "-1"], [0, -1]), ((1, 0), [1, 0]), (np.int64(1), [1])],
 )
 def test_layers_are_read(given, layers):
     assert read_layers(given) == layers
@@ -171,6 +210,7 @@ def test_layers_are_read(given, layers):
         ("masks", {"layers": ["last", "0"]}, {}, "whole numbers, or 'all' or 'last' alone"),
         ("masks", {"layers": [0.5]}, {}, "layers must be whole numbers"),
         ("masks", {"layers": []}, {}, "layers must be whole numbers"),
+        ("masks", {"layers": 5.0}, {}, "layers must be whole numbers"),
         ("points", {"size": 0}, {}, "size must be a number above 0, at most 1; got 0"),
         ("points", {"fps": 99}, {"output": "a.gif"}, "fps must be a number above 0, at most 50"),
         ("routes", {"count": 0}, {}, "count must be a whole number, 1 or more; got 0"),

@@ -20,7 +20,7 @@ from transformers import set_seed
 
 from ..data.video_folder import VideoFolder, find_videos, hold_out
 from ..evaluation.inference import named_in_errors, require_checkpoint
-from ..evaluation.inspection.inspection import inspect_video
+from ..evaluation.visualize import visualize
 from ..files import only_writer
 from ..markup import plain_line
 from ..model.class_names_ila import label_fields
@@ -28,8 +28,6 @@ from ..model.configuration_ila import IlaConfig
 from ..model.modeling_ila import IlaForVideoClassification
 from ..model.video_processing_ila import IlaVideoProcessor
 from ..motionbench.tasks import write_folder
-from ..visualization.files import write_figure
-from ..visualization.sheets import Row, plot_frames
 
 
 # What a user types to get a label; run in a fresh process.
@@ -219,13 +217,7 @@ def classify_in_fresh_process(folder: Path, video: Path) -> list[dict]:
 
 def draw(folder: Path, video: Path, picture: Path) -> None:
     """Write a contact sheet of the video's frames with the points and masks of up to four layers."""
-    seen = inspect_video(folder, None, video, what=("points", "masks"))
-    places = np.linspace(0, len(seen.layers) - 1, min(4, len(seen.layers))).round().astype(int)
-    layers = [seen.layers[place] for place in places]
-    rows = [Row(f"layer {n}", heat=seen.masks[n], points=seen.points[n], style="mask") for n in layers]
-    title = f"{seen.video}: " + ", ".join(f"{label} {score:.2f}" for label, score in seen.labels[:2])
-    figure = plot_frames(seen.frames, rows, times=seen.times, title=title, notes=seen.notes)
-    write_figure(figure, picture, seen.about | {"picture": "masks", "layers": layers})
+    visualize(folder, video, "masks", output=picture)
 
 
 def run(args: DemoOptions) -> int:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from ..model.video_urls_ila import redact
-from .samples import Annotations, Labels, Sample, VideoRoot, annotations_of_samples, classes_of
+from .samples import Annotations, Labels, Sample, VideoRoot, annotations_of_samples, classes_of, part_suffix
 from .text import AnnotationError, Line, annotation_error
 
 
@@ -89,8 +89,7 @@ def annotations_of_export(
         indices = classes.several([(label, 0) for label in dict.fromkeys(item.labels)], line, by_name=True)
         if not indices and not multi_label:
             raise fault_in(file, item.where, "it has no label")
-        if start is not None:
-            name = f"{name}#t={start},{end}"  # as addresses name parts of media
+        name += part_suffix(start, end)
         key = (path, start, end)
         if key in samples:
             before, where = samples[key]

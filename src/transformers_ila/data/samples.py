@@ -492,8 +492,20 @@ def _shown(video: Any) -> str:
 
 
 def path_of(sample: Sample) -> str:
-    """Return the path of a video for reports, or what the annotation calls a video that is no file; no secrets."""
-    return redact(sample.video if isinstance(sample.video, str) else sample.name)
+    """Return the path of a video for reports, or what the annotation calls a video that is no file; no secrets.
+
+    Of a part of a file its seconds stand behind the path, as no other part of it is meant.
+    """
+    if not isinstance(sample.video, str):
+        return redact(sample.name)
+    return f"{redact(sample.video)}{part_suffix(sample.start, sample.end)}"
+
+
+def part_suffix(start: float | None, end: float | None) -> str:
+    """Return what stands behind the name of a part of a video, as addresses name parts of media; "" of all of it."""
+    if start is None and end is None:
+        return ""
+    return f"#t={'' if start is None else start}" + ("" if end is None else f",{end}")
 
 
 def named_source(samples: Sequence[Sample], index: int) -> tuple[str, Any]:

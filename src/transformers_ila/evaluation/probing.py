@@ -155,7 +155,7 @@ def _cache_name(
 
 def _file_state(sample: Sample) -> list[Any]:
     """Return which file a video is, and what changes when it is replaced: it then has other features."""
-    path = path_of(sample)
+    path = path_of(sample._replace(start=None, end=None))  # the file; its parts are in the name's hash
     try:
         found = os.stat(path)
         return [path, found.st_size, found.st_mtime_ns]

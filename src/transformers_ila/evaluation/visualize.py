@@ -6,7 +6,8 @@ Shapes: `T` frames, `h` x `w` patches.
 """
 
 import io
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -100,6 +101,7 @@ def visualize(
     options |= {"query": query, "count": count, "fps": fps}
     given = {name: value for name, value in options.items() if value is not None}
     check_options(picture, given, output=output, models=len(models))
+    _require_other_file(video, output)
     how, suffix = PICTURES[picture], "" if output is None else Path(output).suffix.lower()
     opened = [open_model(one, own) for one, own in zip(models, processors)]
     wanted = read_layers(layers) if layers is not None else LAST if suffix in ANIMATIONS else how.default
@@ -107,7 +109,7 @@ def visualize(
         [(one, None) for one in opened],
         video,
         what=how.asks,
-        layers=how.layers_of(opened[0].model, wanted),
+        layers=partial(how.layers_of, wanted=wanted),
         start=start,
         end=end,
         seed=seed,
@@ -188,7 +190,7 @@ def read_layers(layers: Any) -> str | list[int]:
     Raises:
         ValueError: something else.
     """
-    items = [layers] if isinstance(layers, (str, int)) else [*layers]
+    items = [layers] if isinstance(layers, str) or not isinstance(layers, Iterable) else [*layers]
     if items in ([ALL], [LAST]):
         return items[0]
     try:
@@ -249,6 +251,15 @@ def check_options(
             raise ValueError(f"query must be a patch's frame, row and column, whole numbers from 0; got {query!r}.")
     if "query" in given and "count" in given:
         raise ValueError("count would have no effect beside query, which names one route.")
+
+
+def _require_other_file(video: Any, output: str | Path | None) -> None:
+    """Raise a ValueError where the picture would take the place of the video itself."""
+    source = video.get("path") if isinstance(video, dict) else video
+    if output is None or not isinstance(source, (str, bytes, os.PathLike)) or not os.path.exists(output):
+        return
+    if os.path.exists(source) and os.path.samefile(source, output):
+        raise ValueError(f"output {str(output)!r} would overwrite what is drawn.")
 
 
 def about_picture(found: Sequence[Inspection], picture: str, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -54,6 +54,7 @@ MAX_STRIDE = 1_000_000
 MAX_SIDE = 2**14  # pixels
 MAX_PATCHES = 2**16  # of a frame
 ROUNDING = 1e-3  # by which floats may leave 0 to 255, as those that were normalised and are not any more
+OVERSHOOT = 128.0  # and how far where floats have been resized: beside edges, cubic interpolation goes beyond them
 MAX_PIXEL_VALUE = 100.0  # in size, after normalisation; those of CLIP end at 2.2
 RESIZE_RATIO = 256 / 224  # short side before the centre crop : crop, as the release's tests have it
 # What an image processor and this one both do; of an image processor any other `do_*` is refused.
@@ -309,7 +310,7 @@ class IlaVideoProcessor(BaseVideoProcessor):
         Returns:
             float32 pixel values of the same shape, on the device.
         """
-        _check_values(views, vars(self))
+        _check_values(views, vars(self), slack=OVERSHOOT)
         mean, std = (tuple(v) if isinstance(v, list) else v for v in (self.image_mean, self.image_std))  # hashable
         scale, normalize = (self.do_rescale, self.rescale_factor), self.do_normalize
         return self.rescale_and_normalize(views.to(device), *scale, normalize, mean, std)
@@ -578,8 +579,12 @@ def _check_call(options: Any) -> None:
         raise ValueError(f"max_num_patches={patches['max_num_patches']} needs {needed}, got {wrong}.")
 
 
-def _check_values(frames: torch.Tensor, options: Any) -> None:
+def _check_values(frames: torch.Tensor, options: Any, *, slack: float = ROUNDING) -> None:
     """Check the values of frames (..., C, H, W) that are to be rescaled or normalised.
+
+    Args:
+        frames, options: what is checked, and the processor's settings by name.
+        slack: how far floats may lie outside of 0 to 255.
 
     Raises:
         ValueError: floats below 0 or above 255, or values that are not on the scale of `image_mean` and `image_std`,
@@ -589,7 +594,7 @@ def _check_values(frames: torch.Tensor, options: Any) -> None:
     high = 255.0
     if frames.is_floating_point() and (rescaled or normalised):
         low, high = (float(value) for value in frames.aminmax())
-        if not (low >= -ROUNDING and high <= 255 + ROUNDING):
+        if not (low >= -slack and high <= 255 + slack):
             raise ValueError(
                 f"Frames of floats need values from 0 to 255, or to 1 with do_rescale=False; got {low:g} to {high:g}."
             )

@@ -9,7 +9,7 @@ What is unusual here:
 Shapes: `T` frames, `h`, `w` patch rows and columns, `N = h * w`, `D` width of the tower.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from numbers import Integral
@@ -77,7 +77,7 @@ def inspect_same_frames(
     models: Sequence[tuple[Any, Any]],
     video: Any,
     *,
-    layers: int | Sequence[int] | None = None,
+    layers: int | Sequence[int] | Callable[[Any], Sequence[int] | None] | None = None,
     what: str | Sequence[str] | None = None,
     start: float | None = None,
     end: float | None = None,
@@ -89,6 +89,7 @@ def inspect_same_frames(
 
     Args:
         models: pairs of a model and its processor, each as in `inspect_video`.
+        layers: as in `inspect_video`, or a function that returns such indices of each model.
         others: as in `inspect_video`.
 
     Models whose processors would show them another part of the frames are shown the first one's, stretched to their
@@ -111,8 +112,9 @@ def inspect_same_frames(
     first = see(opened[0].processor, clip)
     seen = [first, *(see_same(one, opened[0], clip, first) for one in opened[1:])]
     require_frames(opened, clip)
-    how: dict[str, Any] = {"layers": layers, "asked": asked, "reduce": reduce, "query": query}
-    return [_inspect(one, clip, view, **how) for one, view in zip(opened, seen)]
+    chosen = [layers(one.model) if callable(layers) else layers for one in opened]
+    how: dict[str, Any] = {"asked": asked, "reduce": reduce, "query": query}
+    return [_inspect(one, clip, view, layers=own, **how) for one, view, own in zip(opened, seen, chosen)]
 
 
 def _asked(what: str | Sequence[str] | None) -> tuple[str, ...] | None:
