@@ -268,6 +268,8 @@ def about_picture(found: Sequence[Inspection], picture: str, options: Mapping[st
     """Return the facts that a file holds of a picture: what is drawn, and of each model what its inspection says."""
     facts = {"picture": picture, **options, "notes": [*_notes(found)]}
     facts = {name: [*value] if isinstance(value, tuple) else value for name, value in facts.items()}
+    if picture == "integration":
+        facts["layers"] = sorted(_over_time(found[0]).frame_attention)  # its own, not the tower's
     if len(found) == 1:
         return {**found[0].about, **facts}
     return {**facts, "models": [one.about for one in found]}
@@ -330,7 +332,7 @@ def _points(found: Sequence[Inspection], *, size: float = BOX) -> "Figure":
         for start in range(0, len(layers), BESIDE):
             some = layers[start : start + BESIDE]
             names = [f"layer {layer}" for layer in some]
-            words = names[0] if len(some) == 1 else f"layers {some[0]} to {some[-1]}"
+            words = names[0] if len(some) == 1 else f"layers {', '.join(map(str, some))}"
             points = torch.stack([one.points[layer] for layer in some])
             row = Row(_row_name(found, one, words), points=points, style="boxes", box=size, grid=one.grid)
             rows.append(replace(row, point_names=names) if len(some) > 1 else row)
