@@ -121,7 +121,9 @@ def test_an_mp4_shows_all_frames_at_their_times(ila, video, tmp_path):
     assert len(done) == 30 and done[-1] == (pytest.approx(29 / 25), pytest.approx(30 / 25))
     about = read_about(tmp_path / "a.mp4")
     assert about["layers"] == [1] and about["seed"] is None and about["video"] == "video.mp4"
+    assert "limits" not in about
     visualize(ila[0], video, processor=ila[1], output=tmp_path / "b.mp4", start=0.4, end=0.8)
+    assert read_about(tmp_path / "b.mp4")["limits"] == [[0, 1]]
     assert list_frames(tmp_path / "b.mp4").total_num_frames == 10
 
 

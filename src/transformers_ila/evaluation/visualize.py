@@ -123,6 +123,7 @@ def visualize(
             write_figure(figure, output, about)
         elif how.panels is not None:
             panels = [panel for one in found for panel in how.panels(one, named=len(found) > 1, **drawn)]
+            about |= {"limits": limits} if (limits := [panel.limits for panel in panels if panel.limits]) else {}
             write_animation(panels, found[0], video, output, about, fps=fps, progress=progress)
     return figure
 
