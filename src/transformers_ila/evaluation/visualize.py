@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..visualization.attention import plot_query_attention
-from ..visualization.files import write_figure
+from ..visualization.files import ANIMATION, FIGURES, VIDEO, write_figure
 from ..visualization.matches import plot_matches, plot_routes
 from ..visualization.regions import plot_regions
 from ..visualization.sheets import Row, plot_frames, robust_limits
@@ -30,7 +30,7 @@ from .temporal_inspection import TemporalInspection, layers_with
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-FIGURES, ANIMATIONS = (".png", ".svg", ".pdf"), (".gif", ".mp4")
+ANIMATIONS = (ANIMATION, VIDEO)
 ALL, LAST, EVEN = "all", "last", "even"  # which layers are drawn; the third by default only: up to four, evenly
 MOST_EVEN = 4
 BESIDE = 4  # layers whose boxes are told apart in one row
