@@ -80,6 +80,18 @@ def test_the_last_layer_is_each_models_own(ila, video, monkeypatch):
     ]
 
 
+def test_layers_are_those_that_are_drawn(ila, video, tmp_path, monkeypatch):
+    rows = []
+    monkeypatch.setattr(
+        "transformers_ila.evaluation.visualize._sheet", lambda found, own: rows.extend(own) or Figure()
+    )
+    model, processor = opened(vision_config={**TINY_VISION, "num_hidden_layers": 4})
+    visualize(model, video, "points", processor=processor, layers=[0, 3])
+    assert rows[0].name == "layers 0, 3"
+    visualize(model, video, "integration", processor=processor, output=tmp_path / "a.svg")
+    assert read_about(tmp_path / "a.svg")["layers"] == [*range(len(model.mit.encoder.layers))] != [0, 1, 2, 3]
+
+
 def test_a_part_of_a_file_is_what_is_drawn(ila, video, tmp_path):
     part = {"path": str(video), "start": 0.4, "end": 0.8}
     visualize(ila[0], part, processor=ila[1], output=tmp_path / "a.mp4")
@@ -109,7 +121,9 @@ def test_an_mp4_shows_all_frames_at_their_times(ila, video, tmp_path):
     assert len(done) == 30 and done[-1] == (pytest.approx(29 / 25), pytest.approx(30 / 25))
     about = read_about(tmp_path / "a.mp4")
     assert about["layers"] == [1] and about["seed"] is None and about["video"] == "video.mp4"
+    assert "limits" not in about
     visualize(ila[0], video, processor=ila[1], output=tmp_path / "b.mp4", start=0.4, end=0.8)
+    assert read_about(tmp_path / "b.mp4")["limits"] == [[0, 1]]
     assert list_frames(tmp_path / "b.mp4").total_num_frames == 10
 
 

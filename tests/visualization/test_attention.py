@@ -40,6 +40,13 @@ def test_the_cross_and_the_map_in_space():
     assert any("elsewhere 10%" in text.get_text() for text in figure.texts)
 
 
+def test_limits_that_lie_close_are_told_apart():
+    one = {"spatial": torch.linspace(0.02041, 0.02049, 8).view(2, 4)}
+    figure = plot_query_attention(torch.rand(3, 3, 8, 16), (1, 1, 2), {4: one})
+    assert any("0.0204 to 0.0205" in text.get_text() for text in figure.texts)
+    assert_legible(figure)
+
+
 def test_bars_over_time_and_marks_along_the_route():
     one = found("ata", 3, (2, 4))
     figure = plot_query_attention(torch.rand(3, 3, 8, 16), (0, 0, 0), {0: one}, times=[0, 1, 2])

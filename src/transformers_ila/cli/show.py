@@ -25,13 +25,13 @@ from ..evaluation.inspection.models import open_model as open_to_inspect
 from ..evaluation.report_fields import about_report
 from ..evaluation.report_files import check_folder_can_be_made
 from ..evaluation.report_pictures import REPORT_PICTURES, plot_report, read_report
-from ..evaluation.visualize import FIGURES, PICTURES, check_options, visualize
+from ..evaluation.visualize import PICTURES, check_options, visualize
 from ..markup import plain_line
 from ..model.video_urls_ila import is_url, redact
 from ..timeline.formats import read_timeline, write_timeline
 from ..timeline.options import TimelineOptions
 from ..timeline.timeline import Timeline, timeline
-from ..visualization.files import write_figure
+from ..visualization.files import FIGURES, write_figure
 from .shared.signals import interrupted_by_sigterm
 from .shared.words import WordsArguments, open_model, read_words, require_words
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..visualization.attention import plot_query_attention
-from ..visualization.files import write_figure
+from ..visualization.files import ANIMATION, FIGURES, VIDEO, write_figure
 from ..visualization.matches import plot_matches, plot_routes
 from ..visualization.regions import plot_regions
 from ..visualization.sheets import Row, plot_frames, robust_limits
@@ -32,7 +32,7 @@ from .layer_patches import alignments_of, layers_of
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-FIGURES, ANIMATIONS = (".png", ".svg", ".pdf"), (".gif", ".mp4")
+ANIMATIONS = (ANIMATION, VIDEO)
 ALL, LAST, EVEN = "all", "last", "even"  # which layers are drawn; the third by default only: up to four, evenly
 MOST_EVEN = 4
 BESIDE = 4  # layers whose boxes are told apart in one row
@@ -125,6 +125,7 @@ def visualize(
             write_figure(figure, output, about)
         elif how.panels is not None:
             panels = [panel for one in found for panel in how.panels(one, named=len(found) > 1, **drawn)]
+            about |= {"limits": limits} if (limits := [panel.limits for panel in panels if panel.limits]) else {}
             write_animation(panels, found[0], video, output, about, fps=fps, progress=progress)
     return figure
 
@@ -266,6 +267,8 @@ def about_picture(found: Sequence[Inspection], picture: str, options: Mapping[st
     """Return the facts that a file holds of a picture: what is drawn, and of each model what its inspection says."""
     facts = {"picture": picture, **options, "notes": [*_notes(found)]}
     facts = {name: [*value] if isinstance(value, tuple) else value for name, value in facts.items()}
+    if picture == "integration":
+        facts["layers"] = sorted(_over_time(found[0]).frame_attention)  # its own, not the tower's
     if len(found) == 1:
         return {**found[0].about, **facts}
     return {**facts, "models": [one.about for one in found]}
@@ -328,7 +331,7 @@ def _points(found: Sequence[Inspection], *, size: float = BOX) -> "Figure":
         for start in range(0, len(layers), BESIDE):
             some = layers[start : start + BESIDE]
             names = [f"layer {layer}" for layer in some]
-            words = names[0] if len(some) == 1 else f"layers {some[0]} to {some[-1]}"
+            words = names[0] if len(some) == 1 else f"layers {', '.join(map(str, some))}"
             points = torch.stack([one.points[layer] for layer in some])
             row = Row(_row_name(found, one, words), points=points, style="boxes", box=size, grid=one.grid)
             rows.append(replace(row, point_names=names) if len(some) > 1 else row)

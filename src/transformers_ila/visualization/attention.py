@@ -111,6 +111,15 @@ def _checked(frames: torch.Tensor, query: tuple[int, int, int], attention: Found
     return grid[0], grid[1]
 
 
+def _told_apart(low: float, high: float) -> list[str]:
+    """Return two numbers in so many digits that they differ, two at least and four at most."""
+    return next(
+        words
+        for digits in (2, 3, 4)
+        if len({*(words := [f"{low:.{digits}g}", f"{high:.{digits}g}"])}) > 1 or digits == 4
+    )
+
+
 def _remarks(attention: Found, having: Mapping[str, list[int]]) -> list[str]:
     remarks = ["The cross marks the patch that reads; drawn is the mean over the heads."]
     if having["spatial"] or having["spatiotemporal"]:
@@ -172,7 +181,7 @@ class _Sheet:
                 spatial = found[layer]["spatial"].float()
                 limits = float(spatial.min()), float(spatial.max())
                 self._draw_heat(canvas, frame, spatial, limits, place)
-                words = f"layer {layer}\n{limits[0]:.2g} to {limits[1]:.2g}"
+                words = f"layer {layer}\n{' to '.join(_told_apart(*limits))}"
                 if "elsewhere" in found[layer]:
                     words += f"\nelsewhere {float(found[layer]['elsewhere']):.0%}"
             draw_cross(canvas, patch_centre(place, self.grid, self.patch), 5)
@@ -240,7 +249,7 @@ class _Sheet:
                 if layer is not None:
                     every = found[layer]["spatiotemporal"]
                     limits = float(every.min()), float(every.max())
-                    words = f"layer {layer}\n{limits[0]:.2g}\nto {limits[1]:.2g}"
+                    words = f"layer {layer}\n" + "\nto ".join(_told_apart(*limits))
                     if "elsewhere" in found[layer]:
                         words += f"\nelsewhere {float(found[layer]['elsewhere']):.0%}"
                     page.text(0.05, above + self.high / 2, words, SMALL, va="center")
