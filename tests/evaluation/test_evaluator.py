@@ -171,9 +171,9 @@ def test_no_readable_video(model, processor, broken):
 def test_lost_frames_are_counted(model, processor, tmp_path):
     write_mp4(tmp_path / "whole.mp4", next(make_videos(1, seed=0, num_frames=40)).frames)
     whole = (tmp_path / "whole.mp4").read_bytes()
-    moov = whole.rindex(b"moov")  # behind the pictures: what is overwritten is theirs
-    cut = bytearray(whole)
-    cut[moov // 2 : moov - 20] = bytes(moov - 20 - moov // 2)
+    pictures = whole.index(b"mdat") + 4
+    half = pictures + (len(whole) - pictures) // 2
+    cut = whole[:half] + bytes(len(whole) - half)  # the index stands before them
     (tmp_path / "damaged.mp4").write_bytes(cut)
     lost = processor(tmp_path / "damaged.mp4", return_metadata=True)["video_metadata"][0].frames_lost
     report = evaluate(model, processor, [(tmp_path / "whole.mp4", 0), (tmp_path / "damaged.mp4", 0)]).report()

@@ -337,7 +337,9 @@ def read_clip(
     part = seconds_of(source)
     if part is not None:
         if start is not None or end is not None:
-            raise ValueError(f"start={start}, end={end} stand beside a video that has its own, {part}; give one of them.")
+            raise ValueError(
+                f"start={start}, end={end} stand beside a video that has its own, {part}; give one of them."
+            )
         start, end = part[0], part[1] if math.isfinite(part[1]) else None
 
     def rule(total: int, edges: Any = None) -> list[int]:
