@@ -231,6 +231,7 @@ def test_faults_of_label_studio_name_the_task(tmp_path):
         ([task(1, choices("a")), task(2, choices("b"))], "task 2: the video '/clips/a.mp4' is that of task 1, too"),
         ([{"id": 3, "annotations": []}], "task 3: it has no `data`"),
         ([task(1), 7], "entry 2: a task must stand here"),
+        ([task(1, ranges((1, 10**400, "a")), fps=8)], "task 1: a range must be a first and a last frame"),
         ([task(4) | {"annotations": [17]}], "task 4: its 'annotations' must be a list of annotations"),
         (
             [task(1)],
@@ -299,6 +300,20 @@ def test_parts_of_fiftyone(tmp_path):
     assert "the 'support' of 'a' must be a first and a last one, got [0, 5]" in fault(tmp_path, json.dumps(wrong))[2]
 
 
+def test_parts_of_fiftyone_that_are_no_parts(tmp_path):
+    for rate, found, reason in (
+        (-8, {"label": "a", "support": [1, 4]}, "its metadata's frame_rate must be above 0, got -8"),
+        ("8", {"label": "a", "support": [1, 4]}, "its metadata's frame_rate must be above 0, got '8'"),
+        (8, {"label": "a", "support": [1, float("inf")]}, "must be a first and a last one, got [1, inf]"),
+    ):
+        content = {"samples": [sample("a.mp4", metadata={"frame_rate": rate}, events=parts(found))]}
+        assert reason in fault(tmp_path, json.dumps(content))[2]
+    content = {"samples": [sample("a.mp4", events={"_cls": "TemporalDetections", "detections": 5})]}
+    assert "its 'detections' must be a list, got 5" in fault(tmp_path, json.dumps(content))[2]
+    (found,) = fiftyone(tmp_path, sample("a.mp4", events=parts({"label": "a", "timestamps": [2, 2]}))).samples
+    assert found.start == 2 < found.end < 2.001  # one frame, which readers find
+
+
 def test_labels_of_fiftyone_alone(tmp_path):
     touch(tmp_path, "data/x/one.mp4", "data/two.webm")
     content = {"classes": ["w", "r"], "labels": {"x/one": [{"label": 1, "timestamps": [0.5, 2]}], "two": None}}
@@ -316,6 +331,7 @@ def test_labels_of_fiftyone_alone(tmp_path):
 def test_faults_of_fiftyone_name_the_sample(tmp_path):
     for content, reason in (
         ({"samples": [sample("a.mp4", t=one("x")), {"tags": []}]}, "sample 2: it has no `filepath`"),
+        ({"samples": [sample(5, t=one("x"))]}, "sample 1: it has no `filepath`"),
         ({"samples": [sample("a.mp4", t=one(3))]}, "sample 1 ('a.mp4'): a label must be a text, got 3"),
         (
             {"samples": [sample("a.mp4", t=one("x")), sample("a.mp4", t=one("y"))]},

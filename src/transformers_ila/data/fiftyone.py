@@ -24,6 +24,8 @@ SAMPLES, METADATA, LABELS, MANIFEST = "samples.json", "metadata.json", "labels.j
 ONE, SEVERAL, PARTS = "Classification", "Classifications", "TemporalDetections"
 PART = "TemporalDetection"
 KINDS = (ONE, SEVERAL, PART, PARTS)
+MOST = 2**53  # frames or seconds
+INSTANT = 1e-6  # seconds
 TRUTH = "ground_truth"  # the usual name of the field with what people say
 
 
@@ -96,7 +98,8 @@ def _of_dataset(
     text: Text, samples: list[Any], finder: MediaFinder, *, split: str | None, label_field: str | None
 ) -> tuple[list[Labelled], list[str]]:
     """Return what the samples of a dataset say, and its classes in their order."""
-    wrong = next((n for n, s in enumerate(samples) if not isinstance(s, dict) or not s.get("filepath")), None)
+    paths = [sample.get("filepath") if isinstance(sample, dict) else None for sample in samples]
+    wrong = next((number for number, path in enumerate(paths) if not isinstance(path, str) or not path), None)
     if wrong is not None:
         raise fault_in(text.file, f"sample {wrong + 1}", "it has no `filepath`")
     about = _metadata(text)
@@ -156,14 +159,23 @@ def _labelled(text: Text, sample: dict[str, Any], value: Any, where: str, finder
         if value.get("label") is not None:
             yield Labelled(where, media, (_name(text, where, value),))
     elif _kind(value) == SEVERAL:
-        yield Labelled(where, media, tuple(_name(text, where, one) for one in value.get("classifications") or ()))
+        yield Labelled(
+            where, media, tuple(_name(text, where, one) for one in _list(text, where, value, "classifications"))
+        )
     elif _kind(value) in (PART, PARTS):
         metadata = sample.get("metadata")
         rate = metadata.get("frame_rate") if isinstance(metadata, dict) else None
-        for part in [value] if _kind(value) == PART else value.get("detections") or ():
+        for part in [value] if _kind(value) == PART else _list(text, where, value, "detections"):
             yield _part(text, media, part, where, finder, rate)
     else:
         raise fault_in(text.file, where, f"{_kind(value)!r} is none of {', '.join(KINDS)}")
+
+
+def _list(text: Text, where: str, value: dict[str, Any], name: str) -> list[Any]:
+    found = value.get(name) or []
+    if not isinstance(found, list):
+        raise fault_in(text.file, where, f"its {name!r} must be a list, got {found!r:.80}")
+    return found
 
 
 def _name(text: Text, where: str, value: Any) -> str:
@@ -174,18 +186,23 @@ def _name(text: Text, where: str, value: Any) -> str:
 
 
 def _part(text: Text, media: str, part: Any, where: str, finder: MediaFinder, rate: Any = None) -> Labelled:
-    """Return the part of a video that a temporal detection means: frames from 1 on, or seconds."""
+    """Return the part of a video that a temporal detection means: frames from 1 on, or seconds.
+
+    The same first and last second is the frame that is shown then.
+    """
     label = _name(text, where, part)
     key = "timestamps" if part.get("timestamps") is not None else "support"
     span = part.get(key)
     numbers = isinstance(span, list) and len(span) == 2 and all(type(value) in (int, float) for value in span)
     least = 1 if key == "support" else 0
-    if not numbers or not least <= span[0] <= span[1]:
+    if not numbers or not least <= span[0] <= span[1] <= MOST:
         raise fault_in(text.file, where, f"the {key!r} of {label!r} must be a first and a last one, got {span!r}")
     if key == "support":
         rate = _frame_rate(text, media, where, finder) if not rate else rate
+        if type(rate) not in (int, float) or not 0 < rate <= MOST:
+            raise fault_in(text.file, where, f"its metadata's frame_rate must be above 0, got {rate!r:.80}")
         span = seconds_of_range(span[0], span[1], rate)
-    return Labelled(where, media, (label,), float(span[0]), float(span[1]))
+    return Labelled(where, media, (label,), float(span[0]), float(max(span[1], span[0] + INSTANT)))
 
 
 def _frame_rate(text: Text, media: str, where: str, finder: MediaFinder) -> float:

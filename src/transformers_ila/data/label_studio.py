@@ -27,6 +27,7 @@ FRAME_RATE = 24.0  # that Label Studio takes where its labelling interface says 
 RATES = ("fps", "frame_rate", "framerate", "frameRate")  # usual names of the frame rate in a task
 ROW = ("id", "annotation_id", "annotator", "created_at", "updated_at", "lead_time", "agreement", "comments")
 OWN = ("name", "offset", "probabilities", *RATES)  # columns that no annotator fills
+MOST = 2**53  # frames
 ANNOTATIONS = ("annotations", "completions")
 LATEST = ("updated_at", "created_at", "id")
 
@@ -281,7 +282,7 @@ def _range(text: Text, where: str, found: Any) -> tuple[float, float]:
     first: Any = found.get("start", found.get("end"))
     last: Any = found.get("end", first)
     numbers = all(type(value) in (int, float) for value in (first, last))
-    if not numbers or not 1 <= first <= last:
+    if not numbers or not 1 <= first <= last <= MOST:
         raise fault_in(text.file, where, f"a range must be a first and a last frame, from 1 on; got {found!r:.80}")
     return first, last
 
