@@ -216,6 +216,8 @@ def test_search_by_words_and_by_an_example(clip, trained, video, tmp_path):
     assert len(answers.search(index, opened(clip.model, limited), video).hits) == 2
     with pytest.raises(ValueError, match="Say in words"):
         answers.search(index, clip, " ")
+    with pytest.raises(ValueError, match="has 301 letters; allowed are 300"):
+        answers.search(index, clip, 301 * "a")
     with pytest.raises(ValueError, match="no text tower"):
         answers.search(index, trained, "a dog")
 

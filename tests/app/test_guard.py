@@ -11,7 +11,7 @@ from transformers_ila.app.options import AppOptions
 from transformers_ila.app.uploads import Inputs
 
 
-def ask(tmp_path, path, method="GET", *, waiting=0, size=None, kind="http", root_path="", **options):
+def ask(tmp_path, path, method="GET", *, waiting=0, size=None, kind="http", root_path="", headers=(), **options):
     """The status and the words of an answer; 200 where the request is let through."""
     sent = []
 
@@ -21,7 +21,7 @@ def ask(tmp_path, path, method="GET", *, waiting=0, size=None, kind="http", root
     async def send(message):
         sent.append(message)
 
-    headers = [] if size is None else [(b"content-length", str(size).encode())]
+    headers = [*headers, *([] if size is None else [(b"content-length", str(size).encode())])]
     scope = {"type": kind, "path": root_path + path, "method": method, "headers": headers, "root_path": root_path}
     options = AppOptions(**options)
     guard = Guard(app, options, Inputs(options, tmp_path), lambda: waiting)
@@ -82,6 +82,30 @@ def test_a_page_keeps_its_place_while_its_heartbeat_is_open(tmp_path):
     scope = {"type": "http", "path": "/gradio_api/heartbeat/abc", "method": "GET", "headers": []}
     asyncio.run(Guard(app, options, inputs, lambda: 0)(scope, None, None))
     inputs.folder("other")
+
+
+@pytest.mark.parametrize(
+    ("host", "options", "status"),
+    [
+        ("127.0.0.1:7860", {}, 200), ("localhost:7860", {}, 200), ("[::1]:7860", {}, 200), ("10.0.0.7", {}, 200),
+        ("evil.example:7860", {}, 403), ("127.0.0.1.evil.example", {}, 403), ("notlocalhost", {}, 403),
+        ("my.example", {"host": "0.0.0.0"}, 200), ("a1b2.gradio.live", {"share": True}, 200),
+    ],
+)  # fmt: skip
+def test_a_page_of_this_machine_answers_to_no_foreign_name(tmp_path, monkeypatch, host, options, status):
+    monkeypatch.delenv("GRADIO_ROOT_PATH", raising=False)
+    headers = [(b"host", host.encode())]
+    assert ask(tmp_path, "/config", headers=headers, **options)[0] == status
+    monkeypatch.setenv("GRADIO_ROOT_PATH", "/behind/a/proxy")
+    assert ask(tmp_path, "/config", headers=headers, **options)[0] == 200
+
+
+def test_a_page_of_this_machine_takes_nothing_from_other_websites(tmp_path):
+    headers = [(b"host", b"127.0.0.1:7860"), (b"sec-fetch-site", b"cross-site")]
+    assert ask(tmp_path, "/", headers=headers)[0] == 200  # a link leads to it
+    status, words = ask(tmp_path, "/gradio_api/upload", "POST", size=100, headers=headers)
+    assert status == 403 and "nothing from other websites" in words
+    assert ask(tmp_path, "/gradio_api/upload", "POST", size=100, headers=headers, host="0.0.0.0")[0] == 200
 
 
 def test_busy(tmp_path):

@@ -130,6 +130,9 @@ def test_broken_models_are_sentences(saved, tmp_path):
     changed("code", model_type="unheard", auto_map={"AutoConfig": "evil.Evil"})
     (changed("cut") / "model.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0{}")
     (changed("weightless") / "model.safetensors").unlink()
+    vision = json.loads((saved / "first" / "config.json").read_text())["vision_config"]
+    changed("wide", vision_config={**vision, "hidden_size": 40_000})
+    changed("deep", vision_config={**vision, "num_hidden_layers": 20_000})
     (changed("adapter") / "adapter_config.json").write_text('{"base_model_name_or_path": "/etc"}')
     (changed("torn") / "config.json").write_text("{")
     shelf = ModelShelf(AppOptions(folders=[str(tmp_path)]))
@@ -140,6 +143,8 @@ def test_broken_models_are_sentences(saved, tmp_path):
         "weightless": "holds no weights",
         "adapter": "is an adapter",
         "torn": "cannot be opened",
+        "wide": "megabytes or more; at most 4000 are taken here",  # which its small file of weights does not tell
+        "deep": "`num_hidden_layers` is 20000",
     }.items():
         for _ in range(2):  # the second time from memory
             with pytest.raises(AppError, match=message):

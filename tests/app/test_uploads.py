@@ -244,3 +244,18 @@ def test_no_more_files_than_allowed(tmp_path, video):
         inputs.check_room(5000)
     inputs.close()
     assert not inputs.root.exists()
+
+
+def test_empty_files_take_room_too(tmp_path):
+    inputs = make(tmp_path, megabytes=0.001, disk_megabytes=0.01)
+    for number in range(3):
+        sent(inputs, b"", place=f"a{number}")
+    with pytest.raises(Busy, match="space for videos is full"):
+        inputs.check_room()
+
+
+def test_the_end_waits_for_answers_at_work(tmp_path, video):
+    inputs = make(tmp_path)
+    with inputs.open("s", upload=str(sent(inputs, video))):
+        assert not inputs.wait_for_work(0.01)
+    assert inputs.wait_for_work(0.01)

@@ -57,7 +57,7 @@ from .uploads import Video
 
 
 BEST = 5  # labels of an answer
-MOST_WORDS, LONGEST_WORD = 400, 300  # words of one question; letters of a word
+MOST_WORDS, LONGEST_WORD = 400, 300  # words of one question; letters of a word, or of what is looked for
 PICTURES = {"masks": "Masks and interactive points", "features": "Feature maps"}  # of a layer, and their titles
 OVERLAY_RATE, OVERLAY_SIDE, MOST_FRAMES = 15.0, 360, 900  # frames a second, pixels, and frames of an overlay, at most
 LEAST_SIDE, LARGEST_SIDE = 320, 1280  # pixels, to which small videos are enlarged, and beyond which none is
@@ -577,6 +577,8 @@ def search(
         text = " ".join(query.split())
         if not text:
             raise ValueError("Say in words what you look for.")
+        if len(text) > LONGEST_WORD:
+            raise ValueError(f"What you look for has {len(text)} letters; allowed are {LONGEST_WORD}.")
         (hits,) = search_texts(index, opened.model, [text], top_k, all_windows=all_windows)
         return SearchAnswer(hits=hits, query=text, rows=len(index))
     index.check(opened.model, _unlimited(opened.processor))

@@ -5,13 +5,15 @@ or start programs. What is not named here is answered as if it were not there.
 """
 
 import asyncio
+import ipaddress
 import json
+import os
 import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from .limits import Busy
-from .options import MEBIBYTE, LimitOptions
+from .options import LOOPBACK, MEBIBYTE, AppOptions
 from .uploads import Inputs
 
 
@@ -44,7 +46,7 @@ class Guard:
         waiting: that says how many questions wait.
     """
 
-    def __init__(self, app: Any, options: LimitOptions, inputs: Inputs, waiting: Callable[[], int]) -> None:
+    def __init__(self, app: Any, options: AppOptions, inputs: Inputs, waiting: Callable[[], int]) -> None:
         self.app, self.options, self.inputs, self.waiting = app, options, inputs, waiting
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -64,6 +66,8 @@ class Guard:
     async def _why_not(self, scope: Scope) -> tuple[int, str] | None:
         """Return the status and the words with which a request is refused, or None."""
         path = _path(scope)
+        if (why_not := self._why_no_stranger(scope)) is not None:
+            return why_not
         if scope["method"] in ("GET", "HEAD"):
             return None if READ.fullmatch(path) and not ADDRESS.match(path) else (404, "Not Found")
         if scope["method"] == "OPTIONS":
@@ -89,6 +93,35 @@ class Guard:
         if ASK.fullmatch(path) and (waiting := self.waiting()) >= self.options.queue:
             return 503, f"Busy: {waiting} questions wait already, as many as may. Try again in a minute."
         return None
+
+    def _why_no_stranger(self, scope: Scope) -> tuple[int, str] | None:
+        """Refuse what other websites send by a user's browser to a page that is this machine's alone.
+
+        A name that such a website gives this machine's address makes it the same site to a browser, so names are
+        refused, too; behind a proxy, which has names of its own, GRADIO_ROOT_PATH is set.
+        """
+        if self.options.host.strip("[]") not in LOOPBACK or self.options.share or os.environ.get("GRADIO_ROOT_PATH"):
+            return None
+        headers = dict(scope["headers"])
+        name = re.sub(r":\d*$", "", headers.get(b"host", b"").decode("latin-1"))
+        if name and not _is_address(name):
+            return (
+                403,
+                f"This page is this machine's alone, under localhost or 127.0.0.1; asked was {name!r}.",
+            )
+        if headers.get(b"sec-fetch-site") == b"cross-site" and scope["method"] not in ("GET", "HEAD"):
+            return 403, "This page is this machine's alone, and takes nothing from other websites."
+        return None
+
+
+def _is_address(name: str) -> bool:
+    """Return whether a host is an address, or this machine's own name, and no name that others give to an address."""
+    if name.lower().rstrip(".") == "localhost" or name.lower().endswith(".localhost"):
+        return True
+    try:
+        return bool(ipaddress.ip_address(name.strip("[]")))
+    except ValueError:
+        return False
 
 
 def _path(scope: Scope) -> str:

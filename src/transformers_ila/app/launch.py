@@ -21,12 +21,13 @@ from typing import Any, NamedTuple
 from ..files import FolderInUseError, only_writer
 from .guard import Guard
 from .models import ModelShelf
-from .options import MEBIBYTE, AppOptions
+from .options import LOOPBACK, MEBIBYTE, AppOptions
 from .uploads import Inputs
 
 
 PREFIX = "transformers_ila_app_"  # of the folder of temporary files
 EVERY = 5.0  # seconds between two looks at what can be deleted
+PATIENCE = 10.0  # seconds for which answers at work are waited for when the page ends
 HELPERS = 8  # threads beside those that compute; each one has memory of its own that it keeps
 # What others may have set for Gradio, and what would let more through than the options say.
 NOT_HEEDED = (
@@ -58,7 +59,7 @@ def launch(options: AppOptions) -> None:
     """
     with serving(options) as server:
         print(f"The page: {server.address}" + (f"  public: {server.public}" if server.public else ""), flush=True)
-        if options.host not in ("127.0.0.1", "localhost", "::1") or server.public:
+        if options.host.strip("[]") not in LOOPBACK or server.public:
             print("Everybody who reaches this address can use it.", flush=True)
         print("Ctrl-C ends it.", flush=True)
         threading.Event().wait()
@@ -93,7 +94,9 @@ def serving(options: AppOptions) -> Iterator[Server]:
             _fetch_nothing(block, gradio)
             inputs.shared |= {Path(file).resolve() for file in getattr(block, "keep_in_cache", ())}
         demo.queue(max_size=options.queue, default_concurrency_limit=options.jobs, api_open=False)
+        stack.callback(inputs.wait_for_work, PATIENCE)  # a thread that computes while Python ends aborts it
         stack.callback(demo.close, verbose=False)
+        stack.callback(demo.stop_all)
 
         def waiting() -> int:
             return len(demo._queue)

@@ -12,7 +12,7 @@ from typing import Any
 from huggingface_hub import HfApi, scan_cache_dir, try_to_load_from_cache
 from huggingface_hub.errors import CacheNotFound, HfHubHTTPError, StrictDataclassError
 from safetensors import SafetensorError
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import AutoConfig, AutoModel, AutoModelForVideoClassification, PreTrainedConfig
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from ..backbones.zero_shot import PLAIN
@@ -36,6 +36,7 @@ from .options import MEBIBYTE, AppOptions
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack")  # of a repository, of which some are loaded
 FAILURES = (ValueError, OSError, RuntimeError, ImportError, MemoryError, SafetensorError, StrictDataclassError)
+LEAST_BYTES = 2  # of a parameter: bfloat16
 KEPT_FAILURES = 100  # of models that could not be loaded
 RETRY = 60.0  # seconds after which a model that could not be loaded is tried again
 
@@ -203,6 +204,19 @@ class ModelShelf:
         if Path(source).is_dir():
             sizes = {file.name: file.stat().st_size for file in Path(source).iterdir() if file.is_file()}
             self._check_size(source, sizes)
+        self._check_parameters(source, kind)
+
+    def _check_parameters(self, source: str, kind: str) -> None:
+        """Refuse a configuration of more parameters than the weights may have, before memory is taken for them."""
+        with named_in_errors(source), torch.device("meta"):
+            made_by: Any = AutoModel if kind in PLAIN else AutoModelForVideoClassification
+            model = made_by.from_config(AutoConfig.from_pretrained(source))
+        count = sum(values.numel() for values in [*model.parameters(), *model.buffers()])
+        if LEAST_BYTES * count > self.options.model_megabytes * MEBIBYTE:
+            raise AppError(
+                f"{quoted(source)} has {count / 1e6:.0f} million parameters, {LEAST_BYTES * count / MEBIBYTE:.0f} "
+                f"megabytes or more; at most {self.options.model_megabytes:g} are taken here."
+            )
 
     def _check_size(self, source: str, sizes: dict[str, int]) -> None:
         """Raise an AppError where the weights are larger than a user may ask for, or there are none."""
@@ -283,6 +297,8 @@ def _sizes_on_hub(source: str) -> dict[str, int]:
 
 
 def _words(error: BaseException) -> str:
-    """Return an error's first line, without what may be secret."""
-    lines = redact(str(error)).strip().splitlines()
+    """Return an error's first line, and the next where it ends with a colon, without what may be secret."""
+    lines = [line.strip() for line in redact(str(error)).strip().splitlines()]
+    if len(lines) > 1 and lines[0].endswith(":"):
+        return f"{lines[0]} {lines[1]}"
     return lines[0] if lines else type(error).__name__

@@ -15,6 +15,7 @@ from ..search.index_files import read_settings
 DEMO_MODEL = "demo_output/model"  # where `ila demo` and `make demo` leave theirs
 MEBIBYTE = 2**20
 MOST_EXAMPLES = 6  # of the demo's videos
+LOOPBACK = ("127.0.0.1", "localhost", "::1")  # hosts that nobody reaches from elsewhere
 LONGEST_HOST = 253  # letters of a name in DNS
 
 

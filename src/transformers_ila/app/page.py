@@ -64,10 +64,11 @@ def build_page(options: AppOptions, shelf: ModelShelf, inputs: Inputs) -> "gr.Bl
         inputs: where videos of users come from, and results go.
 
     Returns:
-        Gradio's Blocks; its `look` is what `launch` takes of it.
+        Gradio's Blocks; its `look` is what `launch` takes of it, and `stop_all` ends all long jobs where they are.
     """
-    page = Page(options, shelf, inputs).build()
-    page.look = look_of_page()
+    owner = Page(options, shelf, inputs)
+    page = owner.build()
+    page.look, page.stop_all = look_of_page(), owner.stop_all
     return page
 
 
@@ -151,12 +152,16 @@ class Page:
         ):
             yield opened, checked
 
-    def _new(self, session: str, kind: str) -> Path:
-        """Return a path that nobody guesses for a result of a session; of this kind its older results are deleted."""
+    def _new(self, session: str, kind: str, size: int = 0) -> Path:
+        """Return a path that nobody guesses for a result of a session; of this kind its older results are deleted.
+
+        size: bytes that it will have, as far as known. A Busy says that there is no room.
+        """
         folder = self.inputs.folder(session)
         older = sorted(folder.glob(f"{kind}_*"))  # by the time in their names
         for path in older[: max(0, len(older) - KEPT_RESULTS + 1)]:
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+        self.inputs.check_room(size)
         return folder / f"{kind}_{time.time_ns():020}_{secrets.token_hex(16)}"
 
     @contextmanager
@@ -185,6 +190,11 @@ class Page:
         if stop is not None:
             stop.set()
         return stop is not None
+
+    def stop_all(self) -> None:
+        """Let the long jobs of all sessions end where they are, as the server does."""
+        for stop in list(self._stops.values()):
+            stop.set()
 
     # -- the page ----------------------------------------------------------------------------------------------------
 
@@ -401,7 +411,10 @@ class Page:
         if number is None or not 0 <= number < len(self.options.chosen_examples):
             return gr.skip(), gr.skip()
         example = Path(self.options.chosen_examples[number])
-        return "", self._copied(example, session_of(request))
+        try:
+            return "", self._copied(example, session_of(request))
+        except Exception as error:
+            return rendering.status(words_of(error), is_error=True), gr.skip()
 
     def _show_path(self, path: str, request: gr.Request) -> tuple[Any, Any, Any]:
         """Put a video of the server into the player."""
@@ -419,7 +432,7 @@ class Page:
 
     def _copied(self, file: Path, session: str, name: str = "") -> str:
         """Return a copy of a file in the folder of a session, from where the player has it."""
-        folder = self._new(session, "video")
+        folder = self._new(session, "video", file.stat().st_size)
         folder.mkdir(mode=0o700)
         return str(shutil.copyfile(file, folder / Path(name or file.name).name))
 

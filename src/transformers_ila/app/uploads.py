@@ -26,6 +26,7 @@ from .options import MEBIBYTE, AppOptions
 
 
 GRACE = 20.0  # seconds for which a user who left may come back, as a phone does that lost its network
+BLOCK = 4096  # bytes of disk that a file takes beside its content, also an empty one
 RESULTS = "results"  # of the root, a folder for each session in it
 
 
@@ -156,6 +157,15 @@ class Inputs:
         if used + size > self.options.disk_megabytes * MEBIBYTE:
             raise Busy("Busy: the server's space for videos is full. Try again in a few minutes.")
 
+    def wait_for_work(self, seconds: float) -> bool:
+        """Wait until nobody's video is asked about, at most for some seconds; return whether it is so."""
+        end = time.monotonic() + seconds
+        while at_work := any(kept.at_work for kept in list(self._sessions.values())):
+            if time.monotonic() > end:
+                break
+            time.sleep(0.05)
+        return not at_work
+
     def close(self) -> None:
         """Delete everything."""
         with self._lock:
@@ -283,5 +293,5 @@ def _newest(file: Path) -> float:
 
 def _size(file: Path) -> int:
     with suppress(OSError):
-        return file.stat().st_size
+        return file.stat().st_size + BLOCK
     return 0
