@@ -221,6 +221,7 @@ def test_what_cannot_be_written_for_a_tool(tmp_path, model, processor, videos):
         label_videos(model, processor, listed(videos), tmp_path, studio)
     for more, message in (
         ({"document_root": "/data"}, "document_root has no effect on the format 'jsonl'"),
+        ({"format": "label-studio", "document_root": ""}, "document_root is empty"),
         ({"format": "label-studio", "embeddings": True}, "no use for embeddings"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -120,7 +120,9 @@ def opened_by(tool: str, folder: str, counts: dict[str, int]) -> str:
     file, beside = os.path.join(folder, TOOLS[tool].file), os.path.join(folder, TOOLS[tool].beside)
     unreadable = counts.get("unreadable", 0)
     fate = "with the tag 'unreadable'" if tool == "fiftyone" else "left out"
-    lines = [f"{plain_line(file, None)}: {counts.get('written', 0)} videos, and {unreadable} unreadable {fate}."]
+    written = counts.get("written", 0)
+    videos = "1 video" if written == 1 else f"{written} videos"
+    lines = [f"{plain_line(file, None)}: {videos}, and {unreadable} unreadable {fate}."]
     if tool == "fiftyone":
         kind = "fiftyone.types.FiftyOneDataset"
         options = f"--name ila --dataset-dir {shlex.quote(folder)} --type {kind}"

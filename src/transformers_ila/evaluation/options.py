@@ -173,6 +173,8 @@ class LabelOptions(InferenceOptions):
         require_one_of("format", self.format, (*RESULT_FORMATS, *TOOLS))
         if self.document_root is not None and self.format != "label-studio":
             raise ValueError(f"document_root has no effect on the format {self.format!r}; allowed: label-studio.")
+        if self.document_root == "":
+            raise ValueError("document_root is empty; allowed: the folder from which Label Studio serves files.")
         if self.embeddings and self.format == "label-studio":
             raise ValueError("Label Studio has no use for embeddings; allowed: another format.")
         require_whole_number("top_k", self.top_k, least=1)
