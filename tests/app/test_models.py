@@ -13,7 +13,7 @@ from support.hub_stand_in import HubStandIn
 from transformers_ila import IlaVideoProcessor
 from transformers_ila.app import models
 from transformers_ila.app.limits import AppError, Busy
-from transformers_ila.app.models import ModelShelf, Opened
+from transformers_ila.app.models import ModelCache, Opened
 from transformers_ila.app.options import AppOptions
 
 
@@ -29,16 +29,16 @@ def saved(tmp_path_factory):
 
 
 def test_models_are_shared_and_read_within_the_limits(saved):
-    shelf = ModelShelf(AppOptions(models=[str(saved / "first")], pixels=12345, dtype="bfloat16", device="cpu"))
-    assert shelf.choices == [str(saved / "first")]
-    with shelf.open(shelf.choices[0]) as opened:
-        assert opened is shelf.open(shelf.choices[0])
+    model_cache = ModelCache(AppOptions(models=[str(saved / "first")], pixels=12345, dtype="bfloat16", device="cpu"))
+    assert model_cache.choices == [str(saved / "first")]
+    with model_cache.open(model_cache.choices[0]) as opened:
+        assert opened is model_cache.open(model_cache.choices[0])
         assert (opened.model.device.type, opened.model.dtype, opened.model.training) == ("cpu", torch.bfloat16, False)
         assert opened.processor.read_limits["max_pixels"] == 12345
-        assert opened.name == shelf.choices[0]
+        assert opened.name == model_cache.choices[0]
 
 
-class Shelf(ModelShelf):
+class Shelf(ModelCache):
     """Opens names without anything behind them; waits where `go_on` has an event for one."""
 
     def __init__(self, *names, **options):
@@ -53,20 +53,20 @@ class Shelf(ModelShelf):
 
 
 def test_the_least_recently_used_goes_and_never_one_at_work():
-    shelf = Shelf("first", "second", "third", models_in_memory=2)
-    with shelf.open("first") as opened:
-        shelf.open("second")
-        shelf.open("third")
-        assert shelf.open("first") is opened and list(shelf._opened) == ["first", "third"]
-        with shelf.open("third"), pytest.raises(Busy, match="all models that fit in memory are at work"):
-            shelf.open("second")
-    shelf.open("second")
-    assert len(shelf._opened) == 2
+    model_cache = Shelf("first", "second", "third", models_in_memory=2)
+    with model_cache.open("first") as opened:
+        model_cache.open("second")
+        model_cache.open("third")
+        assert model_cache.open("first") is opened and list(model_cache._opened) == ["first", "third"]
+        with model_cache.open("third"), pytest.raises(Busy, match="all models that fit in memory are at work"):
+            model_cache.open("second")
+    model_cache.open("second")
+    assert len(model_cache._opened) == 2
 
 
 def test_one_at_a_time_computes_with_a_model():
-    shelf = Shelf("first", job_seconds=0.01)
-    with shelf.open("first") as opened:
+    model_cache = Shelf("first", job_seconds=0.01)
+    with model_cache.open("first") as opened:
         with pytest.raises(Busy, match="is answering other questions"):
             opened.__enter__()
     with opened:
@@ -75,17 +75,17 @@ def test_one_at_a_time_computes_with_a_model():
 
 
 def test_a_slow_load_keeps_nobody_from_another_model():
-    shelf = Shelf("first", "second")
-    shelf.go_on["first"] = threading.Event()
+    model_cache = Shelf("first", "second")
+    model_cache.go_on["first"] = threading.Event()
     found = []
-    threads = [threading.Thread(target=lambda: found.append(shelf.open("first"))) for _ in range(3)]
+    threads = [threading.Thread(target=lambda: found.append(model_cache.open("first"))) for _ in range(3)]
     for thread in threads:
         thread.start()
-    shelf.open("second")
-    shelf.go_on["first"].set()
+    model_cache.open("second")
+    model_cache.go_on["first"].set()
     for thread in threads:
         thread.join()
-    assert shelf.loads.count("first") == 1 and len(set(map(id, found))) == 1 and len(found) == 3
+    assert model_cache.loads.count("first") == 1 and len(set(map(id, found))) == 1 and len(found) == 3
 
 
 @pytest.mark.parametrize(
@@ -96,27 +96,29 @@ def test_folders_outside_are_refused_in_the_same_words(name, saved, tmp_path):
     allowed.mkdir()
     (allowed / "up").symlink_to(saved)
     with pytest.raises(AppError, match="is neither offered here, nor a folder that this page may read, nor a Hub id"):
-        ModelShelf(AppOptions(folders=[str(allowed)])).open(name)
+        ModelCache(AppOptions(folders=[str(allowed)])).open(name)
 
 
 def test_folders_inside_are_opened(saved):
-    shelf = ModelShelf(AppOptions(folders=[str(saved)]))
-    assert shelf.open("first").name == "first" and shelf.open(str(saved / "first")) is shelf.open("first")
+    model_cache = ModelCache(AppOptions(folders=[str(saved)]))
+    assert model_cache.open("first").name == "first" and model_cache.open(str(saved / "first")) is model_cache.open(
+        "first"
+    )
 
 
 def test_a_local_folder_is_no_hub_id(saved, monkeypatch):
     monkeypatch.chdir(saved.parent)
     with pytest.raises(AppError, match="is neither offered here"):
-        ModelShelf(AppOptions()).open(f"{saved.name}/first")
+        ModelCache(AppOptions()).open(f"{saved.name}/first")
 
 
 def test_fixed_models(saved):
-    shelf = ModelShelf(AppOptions(models=[str(saved / "first")], fixed_models=True, folders=[str(saved)]))
+    model_cache = ModelCache(AppOptions(models=[str(saved / "first")], fixed_models=True, folders=[str(saved)]))
     for name in ("user/name", "second"):
         with pytest.raises(AppError, match="is not offered here. Choose among"):
-            shelf.open(name)
+            model_cache.open(name)
     with pytest.raises(AppError, match="Choose a model first"):
-        shelf.open(" ")
+        model_cache.open(" ")
 
 
 def test_broken_models_are_sentences(saved, tmp_path):
@@ -135,7 +137,7 @@ def test_broken_models_are_sentences(saved, tmp_path):
     changed("deep", vision_config={**vision, "num_hidden_layers": 20_000})
     (changed("adapter") / "adapter_config.json").write_text('{"base_model_name_or_path": "/etc"}')
     (changed("torn") / "config.json").write_text("{")
-    shelf = ModelShelf(AppOptions(folders=[str(tmp_path)]))
+    model_cache = ModelCache(AppOptions(folders=[str(tmp_path)]))
     for name, message in {
         "bert": "of kind 'bert'; this page opens: ila",
         "code": "of kind 'unheard'",
@@ -148,8 +150,8 @@ def test_broken_models_are_sentences(saved, tmp_path):
     }.items():
         for _ in range(2):  # the second time from memory
             with pytest.raises(AppError, match=message):
-                shelf.open(name)
-    assert not shelf._opened
+                model_cache.open(name)
+    assert not model_cache._opened
 
 
 def test_hub_ids_are_bounded_before_they_are_downloaded(monkeypatch):
@@ -160,11 +162,11 @@ def test_hub_ids_are_bounded_before_they_are_downloaded(monkeypatch):
         return [SimpleNamespace(path=name, size=size) for name, size in files.items()] + [SimpleNamespace(path="onnx")]
 
     monkeypatch.setattr(models.HfApi, "list_repo_tree", tree)
-    shelf = ModelShelf(AppOptions(model_megabytes=4))
+    model_cache = ModelCache(AppOptions(model_megabytes=4))
     with pytest.raises(AppError, match="weights of 5 megabytes; at most 4 are taken here"):
-        shelf.open("user/large")
+        model_cache.open("user/large")
     with pytest.raises(AppError, match="user/none” cannot be opened"):
-        shelf.open("user/none")
+        model_cache.open("user/none")
 
 
 VISITORS = """
@@ -173,7 +175,7 @@ from pathlib import Path
 from huggingface_hub import HfApi
 from huggingface_hub.constants import HF_HUB_CACHE
 from transformers_ila.app.limits import AppError
-from transformers_ila.app.models import ModelShelf
+from transformers_ila.app.models import ModelCache
 from transformers_ila.app.options import AppOptions
 
 names = ["me/first", "me/second"]
@@ -181,14 +183,14 @@ for name in names:
     HfApi().create_repo(name)
     HfApi().upload_folder(repo_id=name, folder_path=FOLDER)
 there = lambda: sorted(path.name for path in Path(HF_HUB_CACHE).glob("models--*") if any(path.rglob("*.safetensors")))
-shelf = ModelShelf(AppOptions(models_in_memory=1, device="cpu"))
+model_cache = ModelCache(AppOptions(models_in_memory=1, device="cpu"))
 for name in names:
-    assert shelf.open(name).name == name
+    assert model_cache.open(name).name == name
 print(json.dumps(there()))
-shelf.close()
+model_cache.close()
 print(json.dumps(there()))
 try:
-    ModelShelf(AppOptions(model_megabytes=0.001)).open("me/first")
+    ModelCache(AppOptions(model_megabytes=0.001)).open("me/first")
 except AppError as error:
     print(json.dumps(str(error)))
 print(json.dumps(there()))

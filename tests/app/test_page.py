@@ -11,7 +11,7 @@ from support.evaluation_models import make_model
 from support.tiny_models import save_clip
 from support.videos import write_video
 from transformers_ila import IlaVideoProcessor
-from transformers_ila.app.models import ModelShelf
+from transformers_ila.app.models import ModelCache
 from transformers_ila.app.options import AppOptions
 from transformers_ila.app.uploads import Inputs
 from transformers_ila.evaluation.options import IndexOptions
@@ -42,7 +42,7 @@ def folder(tmp_path_factory):
 
 
 def page_of(options, tmp_path):
-    return Page(options, ModelShelf(options), Inputs(options, tmp_path))
+    return Page(options, ModelCache(options), Inputs(options, tmp_path))
 
 
 def labelled(block):
@@ -51,7 +51,7 @@ def labelled(block):
 
 def test_doors_names_and_look(folder, tmp_path):
     options = AppOptions(models=[str(folder / "model")], folders=[str(folder)], index=str(folder / "index"))
-    page = build_page(options, ModelShelf(options), Inputs(options, tmp_path))
+    page = build_page(options, ModelCache(options), Inputs(options, tmp_path))
     public = {fn.api_name for fn in page.fns.values() if fn.api_visibility == "public"}
     assert public == {"label", "look", "timeline", "search"}
     assert not [fn for fn in page.fns.values() if fn.api_visibility == "undocumented"]

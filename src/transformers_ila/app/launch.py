@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from ..files import FolderInUseError, only_writer
 from .guard import Guard
-from .models import ModelShelf
+from .models import ModelCache
 from .options import LOOPBACK, MEBIBYTE, AppOptions
 from .uploads import Inputs
 
@@ -47,7 +47,7 @@ class Server(NamedTuple):
     public: str | None
     demo: Any
     inputs: Inputs
-    shelf: ModelShelf
+    model_cache: ModelCache
 
 
 def launch(options: AppOptions) -> None:
@@ -85,10 +85,10 @@ def serving(options: AppOptions) -> Iterator[Server]:
         from .page import build_page
 
         stack.enter_context(_own_folders_of_uploads())
-        inputs, shelf = Inputs(options, root), ModelShelf(options)
+        inputs, model_cache = Inputs(options, root), ModelCache(options)
         stack.callback(inputs.close)
-        stack.callback(shelf.close)
-        demo = build_page(options, shelf, inputs)
+        stack.callback(model_cache.close)
+        demo = build_page(options, model_cache, inputs)
         _forget_who_leaves(demo, inputs, gradio)
         for block in demo.blocks.values():
             _fetch_nothing(block, gradio)
@@ -118,7 +118,7 @@ def serving(options: AppOptions) -> Iterator[Server]:
             **demo.look,
         )
         stack.enter_context(_sweeping(inputs, waiting))
-        yield Server(address, public or None, demo, inputs, shelf)
+        yield Server(address, public or None, demo, inputs, model_cache)
 
 
 # -- the folder of temporary files -----------------------------------------------------------------------------------

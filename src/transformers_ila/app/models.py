@@ -76,7 +76,7 @@ class Opened:
             self.last_used = time.monotonic()
 
 
-class ModelShelf:
+class ModelCache:
     """Load models at their first use and keep as many as the options say; the least recently used one goes first."""
 
     def __init__(self, options: AppOptions) -> None:

@@ -25,7 +25,7 @@ from ..search.search import Hit, VideoIndex
 from . import answers, rendering
 from .answers import LONGEST_WORD, MOST_WORDS, PICTURES, Stopped
 from .limits import AppError, Deadline
-from .models import ModelShelf
+from .models import ModelCache
 from .options import AppOptions
 from .theme import look_of_page
 from .uploads import Inputs, Video
@@ -55,18 +55,18 @@ KEPT_RESULTS = 4  # of a kind, for a session: who asks a program may still be fe
 STOPPED = "its user stopped it"
 
 
-def build_page(options: AppOptions, shelf: ModelShelf, inputs: Inputs) -> "gr.Blocks":
+def build_page(options: AppOptions, model_cache: ModelCache, inputs: Inputs) -> "gr.Blocks":
     """Build the page.
 
     Args:
         options: what it offers.
-        shelf: of its models.
+        model_cache: of its models.
         inputs: where videos of users come from, and results go.
 
     Returns:
         Gradio's Blocks; its `look` is what `launch` takes of it, and `stop_all` ends all long jobs where they are.
     """
-    owner = Page(options, shelf, inputs)
+    owner = Page(options, model_cache, inputs)
     page = owner.build()
     page.look, page.stop_all = look_of_page(), owner.stop_all
     return page
@@ -76,11 +76,11 @@ class Page:
     """Answer the questions of the page's users.
 
     Args:
-        options, shelf, inputs: as of `build_page`.
+        options, model_cache, inputs: as of `build_page`.
     """
 
-    def __init__(self, options: AppOptions, shelf: ModelShelf, inputs: Inputs) -> None:
-        self.options, self.inputs, self.shelf = options, inputs, shelf
+    def __init__(self, options: AppOptions, model_cache: ModelCache, inputs: Inputs) -> None:
+        self.options, self.inputs, self.model_cache = options, inputs, model_cache
         self.index = None if options.index is None else VideoIndex(options.index)
         self._stops: dict[str, threading.Event] = {}  # of sessions with a long job
 
@@ -135,7 +135,7 @@ class Page:
         if model is None:
             raise AppError("The index does not say which model made it: run `ila index` on it again.")
         if not by_video:
-            with self.shelf.open(model) as opened:
+            with self.model_cache.open(model) as opened:
                 return answers.search(self.index, opened, query, top_k=int(top_k))
         with self._asked(session, video, path, model) as (opened, checked):
             return answers.search(self.index, opened, checked, top_k=int(top_k))
@@ -144,11 +144,11 @@ class Page:
     def _asked(self, session: str, video: str | None, path: str, model: str) -> Iterator[tuple[Any, Video]]:
         """Yield the model and the checked video; while they are in use nobody deletes them."""
         model = str(model or "")  # of a list of choices whoever asks by a program may send anything
-        if not model.strip() and not self.shelf.choices:
+        if not model.strip() and not self.model_cache.choices:
             raise AppError(NO_MODEL)
         with (
             self.inputs.open(session, upload=video or None, path=path or None) as checked,
-            self.shelf.open(model) as opened,
+            self.model_cache.open(model) as opened,
         ):
             yield opened, checked
 
@@ -221,7 +221,7 @@ class Page:
         return page
 
     def _questions(self) -> None:
-        options, choices = self.options, self.shelf.choices
+        options, choices = self.options, self.model_cache.choices
         gr.HTML("<h2>Video</h2>", padding=False)
         self.video = gr.Video(
             label="Send or record a video",
@@ -389,7 +389,7 @@ class Page:
             return rendering.status(NO_MODEL), gr.skip(), gr.skip(), gr.skip()
         try:
             found = answers.describe(
-                self.shelf.open(model)
+                self.model_cache.open(model)
             )  # not in `with`, which waits until others have their answers
         except Exception as error:
             return rendering.status(words_of(error), is_error=True), gr.skip(), gr.skip(), gr.skip()
@@ -508,7 +508,7 @@ class Page:
     def _connect_api(self) -> None:
         """Give each tab an endpoint; parameters are those of the functions, answers are JSON and files."""
         answering: dict[str, Any] = {"concurrency_id": "answers", "concurrency_limit": self.options.jobs}
-        default = self.shelf.choices[0] if self.shelf.choices else ""
+        default = self.model_cache.choices[0] if self.model_cache.choices else ""
 
         def label(  # type: ignore[no-untyped-def]
             video=None, path="", model=default, words="", request: gr.Request = None
