@@ -16,19 +16,19 @@ already is kept.
 """
 
 import shutil
-import time
 from contextlib import chdir
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from timeline import Arguments as TimelineArguments
+from timeline import fit
 from timeline import train as train_for_timelines
 from transformers import HfArgumentParser, set_seed
 
 from ila_cli import main as ila
-from transformers_ila import IlaForVideoClassification, IlaVideoProcessor, visualize
-from transformers_ila.cli.demo import DemoOptions, accuracy, small_config, training_arguments
+from transformers_ila import IlaVideoProcessor, visualize
+from transformers_ila.cli.demo import DemoOptions, small_config
 from transformers_ila.data.video_folder import VideoFolder, find_videos
 from transformers_ila.evaluation.report_fields import about_report
 from transformers_ila.evaluation.report_pictures import REPORT_PICTURES, plot_report, read_report
@@ -76,7 +76,6 @@ class Arguments:
 
 def train(folder: Path, args: Arguments) -> dict[str, Path]:
     """Train the models, unless they are there; return their folders."""
-    from transformers import Trainer
 
     places = {name: folder / "models" / name for name in args.models}
     if all((place / "config.json").is_file() for place in places.values()):
@@ -102,20 +101,7 @@ def train(folder: Path, args: Arguments) -> dict[str, Path]:
         config.vision_config = type(config.vision_config)(**fields)
         processor = IlaVideoProcessor.for_model(config, size={"shortest_edge": SIDE})
         sets = sets or [VideoFolder(samples, processor, keep=True) for samples in (training, held_out)]
-        started = time.perf_counter()
-        trainer = Trainer(
-            model=IlaForVideoClassification(config),
-            args=training_arguments(options),
-            train_dataset=sets[0],
-            eval_dataset=sets[1],
-            processing_class=processor,
-            compute_metrics=accuracy,
-        )
-        trainer.train()
-        found = trainer.evaluate()["eval_accuracy"]
-        trainer.save_model(str(place))
-        seconds = time.perf_counter() - started
-        print(f"{name}: {found:.1%} of {len(held_out)} held-out videos, trained in {seconds:.0f} s", flush=True)
+        fit(config, options, sets, processor, place)
     return places
 
 

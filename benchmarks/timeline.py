@@ -8,13 +8,14 @@ holds already is kept.
 """
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from transformers import HfArgumentParser, set_seed
 
-from transformers_ila import IlaForVideoClassification, IlaVideoProcessor
+from transformers_ila import IlaConfig, IlaForVideoClassification, IlaVideoProcessor
 from transformers_ila.cli.demo import DemoOptions, accuracy, small_config, training_arguments
 from transformers_ila.data.video_folder import VideoFolder, find_videos
 from transformers_ila.motionbench.sequences import BACKGROUND, CLIP_SECONDS, write_sequences
@@ -39,10 +40,30 @@ class Arguments:
     seed: int = 0
 
 
-def train(folder: Path, args: Arguments) -> dict[str, Path]:
-    """Train both models on the clips, unless they are there; return their folders."""
+def fit(
+    config: IlaConfig, options: DemoOptions, sets: Sequence[VideoFolder], processor: IlaVideoProcessor, place: Path
+) -> None:
+    """Train a network on the first of two sets, save it, and print its accuracy on the second one."""
     from transformers import Trainer
 
+    started = time.perf_counter()
+    trainer = Trainer(
+        model=IlaForVideoClassification(config),
+        args=training_arguments(options),
+        train_dataset=sets[0],
+        eval_dataset=sets[1],
+        processing_class=processor,
+        compute_metrics=accuracy,
+    )
+    trainer.train()
+    found = trainer.evaluate()["eval_accuracy"]
+    trainer.save_model(str(place))
+    seconds = time.perf_counter() - started
+    print(f"{place.name}: {found:.1%} of {len(sets[1])} held-out videos, trained in {seconds:.0f} s", flush=True)
+
+
+def train(folder: Path, args: Arguments) -> dict[str, Path]:
+    """Train both models on the clips, unless they are there; return their folders."""
     places = {name: folder / "models" / name for name in MODELS}
     if all((place / "config.json").is_file() for place in places.values()):
         return places
@@ -59,20 +80,7 @@ def train(folder: Path, args: Arguments) -> dict[str, Path]:
         config = small_config(options, labels)
         config.vision_config.alignment_causal = name == "causal"
         config.frame_rate = options.num_frames / CLIP_SECONDS
-        started = time.perf_counter()
-        trainer = Trainer(
-            model=IlaForVideoClassification(config),
-            args=training_arguments(options),
-            train_dataset=sets[0],
-            eval_dataset=sets[1],
-            processing_class=processor,
-            compute_metrics=accuracy,
-        )
-        trainer.train()
-        found = trainer.evaluate()["eval_accuracy"]
-        trainer.save_model(str(place))
-        seconds = time.perf_counter() - started
-        print(f"{name}: {found:.1%} of {len(held_out)} held-out clips, trained in {seconds:.0f} s", flush=True)
+        fit(config, options, sets, processor, place)
     return places
 
 

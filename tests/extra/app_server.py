@@ -68,3 +68,13 @@ def app_process(log: Path, *arguments: object, cwd: Path | None = None) -> Itera
         if app.process.poll() is None:
             app.process.kill()
             app.process.wait()
+
+
+def demo_folder(tmp_path_factory) -> Path:
+    """The folder of `ila demo`: a model, and videos that it has not seen; DEMO names one that is there."""
+    if given := os.environ.get("DEMO"):
+        return Path(given)
+    folder = tmp_path_factory.mktemp("demo") / "out"
+    numbers = ["--num_videos", "48", "--num_held_out", "16", "--steps", "4"]
+    subprocess.run([sys.executable, "-m", "transformers_ila", "demo", "--output", folder, *numbers], check=True)
+    return folder

@@ -17,7 +17,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-from extra.app_server import AppProcess, app_process
+from extra.app_server import AppProcess, app_process, demo_folder
 from transformers import pipeline
 
 import transformers_ila  # noqa: F401  # which registers the pipelines
@@ -41,13 +41,7 @@ SCREENSHOTS = os.environ.get("SCREENSHOTS")
 
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory):
-    """The folder of `ila demo`: a model, and videos that it has not seen."""
-    if given := os.environ.get("DEMO"):
-        return Path(given)
-    folder = tmp_path_factory.mktemp("demo") / "out"
-    numbers = ["--num_videos", "48", "--num_held_out", "16", "--steps", "4"]
-    subprocess.run([sys.executable, "-m", "transformers_ila", "demo", "--output", folder, *numbers], check=True)
-    return folder
+    return demo_folder(tmp_path_factory)
 
 
 @pytest.fixture(scope="session")

@@ -5,15 +5,13 @@ DEMO names a folder of `ila demo`; else a small one is made. SECONDS, USERS: of 
 
 import os
 import random
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
-from extra.app_server import app_process
+from extra.app_server import app_process, demo_folder
 from transformers import pipeline
 
 import transformers_ila  # noqa: F401  # which registers the pipelines
@@ -27,12 +25,7 @@ GROWTH = 50.0  # megabytes
 
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory):
-    if given := os.environ.get("DEMO"):
-        return Path(given)
-    folder = tmp_path_factory.mktemp("demo") / "out"
-    numbers = ["--num_videos", "48", "--num_held_out", "16", "--steps", "4"]
-    subprocess.run([sys.executable, "-m", "transformers_ila", "demo", "--output", folder, *numbers], check=True)
-    return folder
+    return demo_folder(tmp_path_factory)
 
 
 class User(threading.Thread):

@@ -16,9 +16,8 @@ from transformers.integrations import TensorBoardCallback
 
 from support.figures import words_of
 from support.tiny_models import tiny_config
-from transformers_ila import IlaForVideoClassification, IlaVideoProcessor
-from transformers_ila.data.annotations import read_annotations
-from transformers_ila.motionbench.tasks import MOTIONS, write_folder
+from transformers_ila import IlaForVideoClassification
+from transformers_ila.motionbench.tasks import MOTIONS
 from transformers_ila.training import pictures
 from transformers_ila.training.arguments import IlaTrainingArguments
 from transformers_ila.training.augmentation import ClipAugmentation
@@ -34,18 +33,6 @@ from transformers_ila.training.trainer import (
 
 
 NAMES = sorted(MOTIONS)
-
-
-@pytest.fixture(scope="module")
-def videos(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("videos")
-    write_folder(folder, 16, seed=0, num_frames=6)
-    return read_annotations(folder)
-
-
-@pytest.fixture(scope="module")
-def processor():
-    return IlaVideoProcessor.for_model(tiny_config())
 
 
 def tiny_model(**fields):

@@ -27,7 +27,7 @@ from transformers_ila.data.video_folder import VideoFolder, find_videos
 from transformers_ila.files import LOCK, FolderInUseError
 from transformers_ila.model.alignment_ila import PointPredictor
 from transformers_ila.model.class_names_ila import label_fields
-from transformers_ila.motionbench.tasks import MOTIONS, write_folder
+from transformers_ila.motionbench.tasks import MOTIONS
 from transformers_ila.training.arguments import IlaTrainingArguments
 from transformers_ila.training.augmentation import ClipAugmentation, MixClips, MixingCollator
 from transformers_ila.training.callbacks import TrainedMark
@@ -45,18 +45,6 @@ from transformers_ila.training.unreadable import REPORT, UnreadableVideos
 
 FRAME_RATE = 8 * 3 / 4  # of frames 0, 1, 3 and 4 of six, 8 a second
 ACCUMULATION_TOLERANCE = 1e-6  # float32 sums in another order
-
-
-@pytest.fixture(scope="module")
-def videos(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("videos")
-    write_folder(folder, 16, seed=0, num_frames=6)
-    return read_annotations(folder)
-
-
-@pytest.fixture(scope="module")
-def processor():
-    return IlaVideoProcessor.for_model(tiny_config())
 
 
 def tiny_model(**fields):

@@ -69,7 +69,7 @@ Progress = Callable[[float, float | None], object]  # seconds of the video that 
 
 
 class Stopped(Exception):
-    """Ask a job to end where it is; raised by its progress.
+    """End a long answer that its user or its time limit has stopped; what was found until then is kept.
 
     reason: in words that follow "stopped".
     """
@@ -84,7 +84,7 @@ class Stopped(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelDescription:
-    """Hold what the page says of a model before it is asked.
+    """Hold the facts about a model that stand beside it on the page: its kind, labels, layers, device and number type.
 
     kind: its class. classes: how many labels it has of its own; 0 for a CLIP that waits for words.
     num_frames: of a clip. layers: how many its tower has. aligning: indices of those with points and masks.
@@ -153,7 +153,7 @@ def lacks_for_words(model: Any) -> str:
 
 
 def read_words(text: str) -> list[str]:
-    """Return the words of a text, with commas or line breaks between them; none of a blank text.
+    """Return the words of a text that has commas or line breaks between them; an empty list for a blank text.
 
     Raises:
         ValueError: a word twice, more than `MOST_WORDS`, or one of more than `LONGEST_WORD` letters.
@@ -173,7 +173,7 @@ def read_words(text: str) -> list[str]:
 
 
 def with_words(model: Any, words: Sequence[str], template: str = "") -> Any:
-    """Return a model on the weights of another that chooses among these words; the other stays as it is.
+    """Return a copy of a model, with the same weights in memory, whose classes are these words.
 
     template: a sentence with `{}` in which the words are read; by default the model's own.
 
@@ -189,7 +189,7 @@ def with_words(model: Any, words: Sequence[str], template: str = "") -> Any:
 
 
 def _asked(model: Any, words: Sequence[str], template: str) -> Any:
-    """Return the model that answers: one for these words, or the model itself for its own labels.
+    """Return a model whose classes are these words, or without words the model itself.
 
     Raises:
         ValueError: neither words nor labels, or a template without words.
@@ -211,7 +211,7 @@ def _asked(model: Any, words: Sequence[str], template: str) -> Any:
 
 
 def _cut_words(model: Any, words: Sequence[str]) -> list[str]:
-    """Return the sentence that words are longer than the text tower reads; of most there is none."""
+    """Return a list with a warning that names words longer than the text tower reads; empty where there are none."""
     if not words:
         return []
     limit = model.config.text_config.max_position_embeddings
@@ -264,7 +264,7 @@ class LabelAnswer:
 def label(
     opened: Opened, video: Video, words: Sequence[str] = (), template: str = "", *, top_k: int = BEST
 ) -> LabelAnswer:
-    """Name a video by the model's own labels, or by words.
+    """Return the best labels of a video, among the model's own or among words.
 
     Args:
         opened: the model.
@@ -324,7 +324,7 @@ def _faults(frames_lost: int, opened: Opened) -> list[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class LookAnswer:
-    """Hold the video with what a layer of the model looked at.
+    """Hold the MP4 that `look` wrote, and what it does not mean.
 
     file: MP4, without sound. picture: one of `PICTURES`. layer: its index. notes: what the picture does not mean.
     """
@@ -348,7 +348,7 @@ class LookAnswer:
 def look(
     opened: Opened, video: Video, file: Path, *, picture: str, layer: int, progress: Progress | None = None
 ) -> LookAnswer:
-    """Draw over a video what a layer made of it, as a video that every browser plays.
+    """Write an MP4 of a video with a layer's masks or features drawn over it.
 
     Each frame shows the map of the frame that the model saw nearest in time; one colour scale holds for all. A model
     that aligns nothing has no masks: its feature maps are drawn, and a note says so.
@@ -429,7 +429,7 @@ def _enlarged(image: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, kw_only=True)
 class TimelineAnswer:
-    """Hold a timeline, and among which labels its model chose."""
+    """Hold a timeline and the labels that its model chose among."""
 
     timeline: Timeline
     model: str

@@ -35,6 +35,7 @@ from ..data.text import preview
 from ..files import atomic_write
 from ..model.video_urls_ila import redact
 from ..version import __version__
+from ..visualization.timeline import TimedLabel
 
 
 logger = logging.get_logger(__name__)
@@ -49,15 +50,9 @@ FRACTION_OF_TIME = 25.0  # frames a second of a video whose own nobody knows: La
 NO_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 
 
-class TimedLabel(Protocol):
-    """Describe a segment: its label, start and end in seconds after the video's first frame, and a probability."""
+class ScoredLabel(TimedLabel, Protocol):
+    """Describe a segment with its probability; its seconds count from the video's first frame."""
 
-    @property
-    def label(self) -> str: ...
-    @property
-    def start(self) -> float: ...
-    @property
-    def end(self) -> float: ...
     @property
     def score(self) -> float: ...
 
@@ -78,7 +73,7 @@ class LabelledVideo:
     name: str
     path: str
     labels: Sequence[tuple[str, float]] = ()
-    segments: Sequence[TimedLabel] | None = None
+    segments: Sequence[ScoredLabel] | None = None
     frames: int | None = None
     duration: float | None = None
     offset: float = 0.0

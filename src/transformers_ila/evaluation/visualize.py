@@ -86,27 +86,16 @@ def visualize(
             video that cannot be read.
         OSError: no such checkpoint, or the file cannot be written.
     """
-    models = [model] if isinstance(model, Opened) or not isinstance(model, (list, tuple)) else [*model]
-    processors = [*processor] if isinstance(processor, (list, tuple)) else [processor] * len(models)
-    if len(models) != len(processors):
-        raise ValueError(f"`processor` must be one for each of {len(models)} models, got {len(processors)}.")
-    options: dict[str, Any] = {
-        "layers": layers,
-        "start": start,
-        "end": end,
-        "seed": seed,
-        "size": size,
-        "reduce": reduce,
-    }
-    options |= {"query": query, "count": count, "fps": fps}
+    pairs = _pairs(model, processor)
+    options: dict[str, Any] = {"layers": layers, "start": start, "end": end, "seed": seed, "size": size}
+    options |= {"reduce": reduce, "query": query, "count": count, "fps": fps}
     given = {name: value for name, value in options.items() if value is not None}
-    check_options(picture, given, output=output, models=len(models))
+    check_options(picture, given, output=output, models=len(pairs))
     _require_other_file(video, output)
     how, suffix = PICTURES[picture], "" if output is None else Path(output).suffix.lower()
-    opened = [open_model(one, own) for one, own in zip(models, processors)]
     wanted = read_layers(layers) if layers is not None else LAST if suffix in ANIMATIONS else how.default
     found = inspect_same_frames(
-        [(one, None) for one in opened],
+        [(open_model(one, own), None) for one, own in pairs],
         video,
         what=how.asks,
         layers=partial(how.layers_of, wanted=wanted),
@@ -128,6 +117,15 @@ def visualize(
             about |= {"limits": limits} if (limits := [panel.limits for panel in panels if panel.limits]) else {}
             write_animation(panels, found[0], video, output, about, fps=fps, progress=progress)
     return figure
+
+
+def _pairs(model: Any, processor: Any) -> list[tuple[Any, Any]]:
+    """Return each model with its processor, None where none was given."""
+    models = [model] if isinstance(model, Opened) or not isinstance(model, (list, tuple)) else [*model]
+    processors = [*processor] if isinstance(processor, (list, tuple)) else [processor] * len(models)
+    if len(models) != len(processors):
+        raise ValueError(f"`processor` must be one for each of {len(models)} models, got {len(processors)}.")
+    return list(zip(models, processors))
 
 
 def _png(figure: "Figure") -> bytes:
@@ -358,41 +356,30 @@ def _layer(of_layers: Mapping[int, Any]) -> tuple[int, Any]:
     return layer, of_layers[layer]
 
 
-def _title_of_routes(found: Sequence[Inspection], layer: int) -> str:
-    """Return the line above matches, which says where they are not the model's own."""
-    own = "" if layer in _over_time(found[0]).aligned else ", as ATA would match its patches"
-    return f"{_title(found)}, layer {layer}{own}"
+def _with_routes(plot: Callable[..., "Figure"], found: Sequence[Inspection], **options: Any) -> "Figure":
+    """Draw the routes of the last layer by `plot`; the title says where they are not the model's own."""
+    (one,) = found
+    layer, routes = _layer(_over_time(one).routes)
+    own = "" if layer in _over_time(one).aligned else ", as ATA would match its patches"
+    return plot(
+        one.frames,
+        routes,
+        one.grid,
+        similarities=_over_time(one).similarities[layer],
+        times=one.times,
+        title=f"{_title(found)}, layer {layer}{own}",
+        notes=_notes(found),
+        **options,
+    )
 
 
 def _matches(found: Sequence[Inspection], *, count: int = 10) -> "Figure":
-    (one,) = found
-    layer, routes = _layer(_over_time(one).routes)
-    return plot_matches(
-        one.frames,
-        routes,
-        one.grid,
-        similarities=_over_time(one).similarities[layer],
-        times=one.times,
-        most=count,
-        title=_title_of_routes(found, layer),
-        notes=_notes(found),
-    )
+    return _with_routes(plot_matches, found, most=count)
 
 
 def _routes(found: Sequence[Inspection], *, count: int | None = None, query: Sequence[int] | None = None) -> "Figure":
-    (one,) = found
-    layer, routes = _layer(_over_time(one).routes)
-    return plot_routes(
-        one.frames,
-        routes,
-        one.grid,
-        similarities=_over_time(one).similarities[layer],
-        times=one.times,
-        patches=None if query is None else [(query[0], query[1], query[2])],
-        most=count,
-        title=_title_of_routes(found, layer),
-        notes=_notes(found),
-    )
+    patches = None if query is None else [(query[0], query[1], query[2])]
+    return _with_routes(plot_routes, found, patches=patches, most=count)
 
 
 def _weights(found: Sequence[Inspection]) -> "Figure":
