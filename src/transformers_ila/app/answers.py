@@ -251,7 +251,7 @@ class LabelAnswer:
 
     @property
     def about(self) -> str:
-        """Return the sentence that is read out."""
+        """Return the sentence of the page's status line, which screen readers read out."""
         name, score = self.labels[0]
         return f"Most likely {plain_line(name, 80)}, {score:.0%}. {plain_line(self.model)} chose among {self.asked}."
 
@@ -337,7 +337,7 @@ class LookAnswer:
 
     @property
     def about(self) -> str:
-        """Return the sentence that is read out."""
+        """Return the sentence of the page's status line, which screen readers read out."""
         return f"{PICTURES[self.picture]} of layer {self.layer}, of {plain_line(self.model)}."
 
     def as_json(self) -> dict[str, Any]:
@@ -438,7 +438,7 @@ class TimelineAnswer:
 
     @property
     def about(self) -> str:
-        """Return the sentence that is read out."""
+        """Return the sentence of the page's status line, which screen readers read out."""
         found = self.timeline
         segments = _counted(len(found.segments), "segment") if found.segments else "no label was sure for long enough"
         stopped = "" if found.complete else f" It ends early, at {clock(found.duration)}: {found.stopped}."
@@ -544,7 +544,7 @@ class SearchAnswer:
 
     @property
     def about(self) -> str:
-        """Return the sentence that is read out."""
+        """Return the sentence of the page's status line, which screen readers read out."""
         found = _counted(len(self.hits), "video") if self.hits else "nothing"
         return f"Found {found} for {plain_line(self.query, 80)}, in an index of {_counted(self.rows, 'row')}."
 

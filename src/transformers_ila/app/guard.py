@@ -95,10 +95,11 @@ class Guard:
         return None
 
     def _why_no_stranger(self, scope: Scope) -> tuple[int, str] | None:
-        """Refuse what other websites send by a user's browser to a page that is this machine's alone.
+        """Return status and words that refuse another website's request, sent by a user's browser; None for others.
 
-        A name that such a website gives this machine's address makes it the same site to a browser, so names are
-        refused, too; behind a proxy, which has names of its own, GRADIO_ROOT_PATH is set.
+        Only a page that is this machine's alone refuses them. A name that such a website gives this machine's address
+        makes it the same site to a browser, so names are refused, too; behind a proxy, which has names of its own,
+        GRADIO_ROOT_PATH is set.
         """
         if self.options.host.strip("[]") not in LOOPBACK or self.options.share or os.environ.get("GRADIO_ROOT_PATH"):
             return None

@@ -133,7 +133,7 @@ def _remarks(attention: Found, having: Mapping[str, list[int]]) -> list[str]:
 
 
 class _Sheet:
-    """Frames, names and sizes of a picture, and its three parts, each with its height in inches."""
+    """Hold the frames, names and sizes of a picture, and draw its three parts, each with its height in inches."""
 
     def __init__(
         self,

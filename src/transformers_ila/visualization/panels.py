@@ -22,7 +22,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 
 class Page:
-    """A figure with a title above, notes below, and a body between them that is measured in inches from its top left.
+    """Hold a figure with a title, notes below, and between them a body that is measured in inches from its top left.
 
     The figure's width is `width`, and its height is what title, body and notes need.
     """

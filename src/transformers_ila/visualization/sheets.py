@@ -130,7 +130,7 @@ def plot_frames(
 
 
 class _Size:
-    """Hold the inches of everything: frames as large as the page allows, and room for the longest name."""
+    """Hold the sizes of a sheet in inches: frames as large as the page allows, and room for the longest name."""
 
     def __init__(self, images: np.ndarray, rows: Sequence["_Drawn"]) -> None:
         count, high, wide = images.shape[:3]
@@ -158,7 +158,7 @@ class _Size:
         return max(self.cell_height, lines * _line(WORDS), 2 * _line(SMALL))
 
     def place(self, column: int) -> float:
-        """Return where a column begins."""
+        """Return how many inches from the left edge a column begins."""
         return self.left + column * (self.cell + GAP)
 
 
@@ -354,7 +354,7 @@ def _draw_bar(axes: "Axes", row: _Drawn, size: _Size, middle: float, height: flo
 
 
 def number(value: float) -> str:
-    """Return a number with three digits that count."""
+    """Return a number as text, with three significant digits."""
     return f"{value:.3g}"
 
 
